@@ -1,0 +1,56 @@
+"""The command line: parse, make one call, print, exit. One module per group of commands, found by listing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from edgecnn.errors import EdgecnnError
+
+INTERRUPTED = 130
+BUG = 101
+
+
+def main() -> None:
+    """Run the command line; every error becomes its exit code here and nowhere else."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code (see the README's table)."""
+    import typer
+
+    from edgecnn.cli.app import application
+
+    # Typer >= 0.26 carries click inside itself: its base exception is reached through a public subclass.
+    click_exception = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        result = application()(args=arguments, prog_name="edgecnn", standalone_mode=False)
+    except EdgecnnError as exc:
+        return _fail(exc.message, exc.hint, exc.exit_code)
+    except click_exception as exc:
+        if type(exc).__name__ == "NoArgsIsHelpError":
+            print(exc.format_message())
+            return 2
+        context = getattr(exc, "ctx", None)
+        command = context.command_path if context is not None else "edgecnn"
+        return _fail(exc.format_message(), f"`{command} --help` shows what is allowed", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code
+        traceback.print_exc()
+        print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)
+        print("hint: report it with the traceback above and the output of `edgecnn doctor`", file=sys.stderr)
+        return BUG
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    print(f"hint: {hint}", file=sys.stderr)
+    return code

@@ -1,0 +1,333 @@
+"""Labelled images as numpy batches, in a deterministic order, from a data set named on the command line.
+
+`digits`, `mnist:DIR`, `cifar10:DIR`, an image folder, a calibration manifest, or an `.npz` whose array `input` is
+already preprocessed. The split ("train" or "test") comes from what the data is used for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgecnn.errors import DataError, MissingPackageError, nearest
+from edgecnn.preprocess import Preprocessing
+from edgecnn.session import Array
+
+Split = Literal["train", "test"]
+Labels = npt.NDArray[np.int64]
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`input` is float32 NCHW; `label` is -1 where unknown; `ids` name the images."""
+
+    input: Array
+    label: Labels
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by position. `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`),
+    `content(i)` the bytes whose sha256 identifies the image."""
+
+    name: str
+    ids: tuple[str, ...]
+    labels: Labels | None
+    label_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    content: Callable[[int], bytes]
+    image: Callable[[int], Image.Image] | None
+    array: Callable[[int], Array] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tensor(self, index: int) -> Array:
+        """One preprocessed image, float32 [C, H, W]; raises `DataError` that names an unreadable one."""
+        if self.array is not None:
+            return self.array(index)
+        assert self.image is not None
+        assert self.preprocessing is not None
+        return self.preprocessing.tensor(self.image(index))
+
+    def sha256(self, index: int) -> str:
+        """Identity of one image."""
+        return hashlib.sha256(self.content(index)).hexdigest()
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The images at `indices`, in that order."""
+        order = list(indices)
+        image, array, content = self.image, self.array, self.content
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in order),
+            labels=None if self.labels is None else self.labels[order],
+            content=lambda i: content(order[i]),
+            image=None if image is None else lambda i: image(order[i]),
+            array=None if array is None else lambda i: array(order[i]),
+        )
+
+
+def batches(dataset: Dataset, size: int, workers: int = 0) -> Iterator[Batch]:
+    """The data set in order, `size` images at a time (the last may be smaller), decoded by `workers` threads ahead.
+
+    At most three batches are held at once.
+    """
+    starts = range(0, len(dataset), size)
+    if workers <= 0 or dataset.array is not None:
+        for start in starts:
+            stop = min(start + size, len(dataset))
+            yield _batch(dataset, start, [dataset.tensor(i) for i in range(start, stop)])
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending = []
+        try:
+            for start in [*starts, -1, -1]:
+                if start >= 0:
+                    stop = min(start + size, len(dataset))
+                    pending.append((start, [pool.submit(dataset.tensor, i) for i in range(start, stop)]))
+                if pending and (len(pending) > 2 or start < 0):
+                    first, futures = pending.pop(0)
+                    yield _batch(dataset, first, [f.result() for f in futures])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def open_dataset(
+    source: str,
+    preprocessing: Preprocessing | None,
+    split: Split,
+    labels: Sequence[str] = (),
+    wnids: Sequence[str] = (),
+) -> Dataset:
+    """The data set that `source` names. `labels` and `wnids` are the model's classes: the folders of an image folder
+    are matched with them by name, never by position. Raises `DataError`."""
+    name, _, root = source.partition(":")
+    if source.endswith(".npz"):
+        return _npz(Path(source))
+    if preprocessing is None:
+        raise DataError(
+            f"{source}: how its images are preprocessed is not known",
+            "give an .npz with preprocessed `input`, or a model whose sidecar has its preprocessing",
+        )
+    named = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
+    if name in named:
+        return named[name](Path(root or "."), preprocessing, split)
+    if Path(source).is_dir():
+        return _image_folder(Path(source), preprocessing, split, labels, wnids)
+    if not Path(source).exists():
+        raise DataError(
+            f"no data set {source!r}",
+            nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, an image folder, a manifest or an .npz",
+        )
+    raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
+
+
+def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) -> list[int]:
+    """`count` positions, spread over the classes as evenly as they allow; the same for the same ids and seed."""
+    rank = [hashlib.sha256(f"{seed}:{i}".encode()).digest() for i in ids]
+    by_class: dict[int, list[int]] = {}
+    for position in sorted(range(len(ids)), key=lambda i: rank[i]):
+        by_class.setdefault(int(labels[position]), []).append(position)
+    turns = [(turn, label, p) for label, members in by_class.items() for turn, p in enumerate(members)]
+    return sorted(p for _, _, p in sorted(turns)[:count])
+
+
+def _batch(dataset: Dataset, start: int, tensors: list[Array]) -> Batch:
+    stop = start + len(tensors)
+    labels = np.full(len(tensors), -1, np.int64) if dataset.labels is None else dataset.labels[start:stop]
+    return Batch(np.stack(tensors), labels, dataset.ids[start:stop])
+
+
+def _pixels(
+    name: str, pixels: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], preprocessing: Preprocessing
+) -> Dataset:
+    width = len(str(len(pixels)))
+    return Dataset(
+        name=name,
+        ids=tuple(f"{name}/{i:0{width}d}" for i in range(len(pixels))),
+        labels=labels,
+        label_names=tuple(classes),
+        preprocessing=preprocessing,
+        content=lambda i: pixels[i].tobytes(),
+        image=lambda i: Image.fromarray(pixels[i]),
+    )
+
+
+def _digits(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    """The UCI digits that scikit-learn ships: 1 797 of 8x8 pixels; 540 of them, stratified, are the test set."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("scikit-learn", "the data set digits", "cpu") from exc
+    content = load_digits()
+    pixels = np.round(content.images * (255 / 16)).astype(np.uint8)
+    labels = content.target.astype(np.int64)
+    whole = _pixels("digits", pixels, labels, [str(d) for d in range(10)], preprocessing)
+    test = set(stratified(labels, whole.ids, 540))
+    return whole.subset([i for i in range(len(whole)) if (i in test) == (split == "test")])
+
+
+def _mnist(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    stem = {"train": "train", "test": "t10k"}[split]
+    pixels, labels = _idx(root / f"{stem}-images-idx3-ubyte"), _idx(root / f"{stem}-labels-idx1-ubyte")
+    if len(pixels) != len(labels):
+        raise DataError(f"{root}: {len(pixels)} images but {len(labels)} labels", "fetch both files again")
+    return _pixels(f"mnist-{split}", pixels, labels.astype(np.int64), [str(d) for d in range(10)], preprocessing)
+
+
+def _idx(path: Path) -> npt.NDArray[np.uint8]:
+    """An array in the IDX format of the MNIST files, plain or gzipped."""
+    for candidate, opener in ((path, open), (path.with_name(path.name + ".gz"), gzip.open)):
+        if not candidate.is_file():
+            continue
+        try:
+            with opener(candidate, "rb") as file:
+                content = file.read()
+            shape = [int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(content[3])]
+            return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+        except (OSError, EOFError, ValueError, IndexError) as exc:
+            raise DataError(f"{candidate}: not a whole IDX file ({exc})", "fetch the file again") from exc
+    raise DataError(f"{path}[.gz]: no such file", "mnist:DIR needs the folder with the four IDX files")
+
+
+def _cifar10(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    folder = root / "cifar-10-batches-bin" if (root / "cifar-10-batches-bin").is_dir() else root
+    names = ["test_batch.bin"] if split == "test" else [f"data_batch_{k}.bin" for k in range(1, 6)]
+    found = [folder / n for n in names if (folder / n).is_file()]
+    if not found:
+        raise DataError(f"{folder}: no {names[0]}", "cifar10:DIR needs the folder of the CIFAR-10 binary version")
+    rows = []
+    for path in found:
+        content = np.fromfile(path, np.uint8)
+        if content.size == 0 or content.size % 3073:
+            raise DataError(f"{path}: {content.size} bytes are not whole rows of 3073", "fetch the file again")
+        rows.append(content.reshape(-1, 3073))
+    table = np.concatenate(rows)
+    pixels = np.ascontiguousarray(table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    meta = folder / "batches.meta.txt"
+    classes = meta.read_text().split() if meta.is_file() else [str(k) for k in range(10)]
+    return _pixels(f"cifar10-{split}", pixels, table[:, 0].astype(np.int64), classes, preprocessing)
+
+
+def _image_folder(
+    root: Path, preprocessing: Preprocessing, split: Split, labels: Sequence[str], wnids: Sequence[str]
+) -> Dataset:
+    folder = next((root / n for n in SPLIT_FOLDERS[split] if (root / n).is_dir()), root)
+    classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    if not classes:
+        raise DataError(f"{folder}: no class folders", "an image folder holds one folder of images for each class")
+    names = [c.name for c in classes]
+    position = _class_positions(folder, names, labels, wnids)
+    paths, targets = [], []
+    for c in classes:
+        images = sorted(p for p in c.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise DataError(f"{c}: a class without images", "add images to it, or remove the folder")
+        paths += images
+        targets += [position[c.name]] * len(images)
+    return Dataset(
+        name=f"{root.name}-{split}" if folder != root else root.name,
+        ids=tuple(str(p.relative_to(folder)) for p in paths),
+        labels=np.array(targets, np.int64),
+        label_names=tuple(labels) if labels else tuple(names),
+        preprocessing=preprocessing,
+        content=lambda i: _file_bytes(paths[i]),
+        image=lambda i: decode(paths[i]),
+    )
+
+
+def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
+    if not labels and not wnids:
+        return {name: k for k, name in enumerate(names)}
+    for known in (wnids, labels):
+        table = {name: k for k, name in enumerate(known)}
+        if all(name in table for name in names):
+            return {name: table[name] for name in names}
+    known = wnids if any(name in set(wnids) for name in names) else labels
+    missing = [name for name in names if name not in set(known)]
+    raise DataError(
+        f"{folder}: class {missing[0]!r} is not one of the model's {len(labels) or len(wnids)} classes",
+        nearest(missing[0], known) or "name the class folders as the model's labels or as wnids",
+    )
+
+
+def decode(path: Path) -> Image.Image:
+    """One image file, decoded; raises `DataError` that names it."""
+    try:
+        with Image.open(path) as image:
+            picture: Image.Image = image.copy()
+            return picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read: {exc.strerror}", "check the data set's folder") from exc
+
+
+def _npz(path: Path) -> Dataset:
+    """Preprocessed `input` [N, C, H, W] float32 with an optional `label` [N], read row by row from the archive."""
+    try:
+        archive = zipfile.ZipFile(path)
+        member = archive.open("input.npy")
+        shape, order, dtype = _npy_header(member)
+        labels = _npy_whole(archive, "label.npy") if "label.npy" in archive.namelist() else None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path}: not an .npz with an array `input` ({exc})", "save it with numpy.savez") from exc
+    if len(shape) != 4 or dtype != np.float32 or order:
+        raise DataError(
+            f"{path}: `input` is {dtype} {list(shape)}, not float32 [N, C, H, W] in C order",
+            "save the preprocessed images as float32 NCHW",
+        )
+    if shape[0] == 0 or (labels is not None and len(labels) != shape[0]):
+        found = "no images" if shape[0] == 0 else f"{shape[0]} images but {len(labels or ())} labels"
+        raise DataError(f"{path}: {found}", "save one label for each image")
+    offset, stride = member.tell(), int(np.prod(shape[1:])) * 4
+
+    def row(index: int) -> bytes:
+        if member.tell() != offset + index * stride:
+            member.seek(offset + index * stride)
+        content = member.read(stride)
+        if len(content) != stride:
+            raise DataError(f"{path}: ends within image {index}", "the file is truncated: save it again")
+        return content
+
+    return Dataset(
+        name=path.stem,
+        ids=tuple(f"{path.stem}/{i}" for i in range(shape[0])),
+        labels=None if labels is None else labels.astype(np.int64),
+        label_names=None,
+        preprocessing=None,
+        content=row,
+        image=None,
+        array=lambda i: np.frombuffer(row(i), np.float32).reshape(shape[1:]),
+    )
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _npy_whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.int64]:
+    with archive.open(name) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

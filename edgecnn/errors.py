@@ -1,0 +1,90 @@
+"""Every error that a user can act on.
+
+    EdgecnnError            exit code 2: one `error:` line, one `hint:` line, no traceback
+    |- RecipeError          a recipe, or a setting given on the command line
+    |- ModelError           an unknown network; weights or a checkpoint that do not fit it
+    |- DataError            a data set, an image, a calibration set, labels
+    |- ArtifactError        a file that is missing, corrupt, stale, or not to be trusted
+    |  `- WriteError        a file that could not be written; the previous one is intact
+    |- GraphError           an ONNX graph that cannot be used as asked; names the node or tensor
+    |- TrainingError        a training run that cannot go on; the last good checkpoint is intact
+    |- MeasurementError     measurements that cannot be compared or judged
+    `- BackendError         a runtime that refused or failed
+       |- MissingPackageError   a package that this step needs is not installed
+       `- DeviceError           a device that is absent, unsupported, or failed
+
+Anything else that escapes is a bug in edgecnn (exit code 101, with its traceback). Foreign exceptions are
+translated once, where the foreign library is called, with `raise ... from exc`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgecnnError(Exception):
+    """What went wrong and where, what was found and what was allowed; `hint` says what to do next."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RecipeError(EdgecnnError):
+    """A recipe, or a setting given on the command line."""
+
+
+class ModelError(EdgecnnError):
+    """An unknown network; weights or a checkpoint that do not fit it."""
+
+
+class DataError(EdgecnnError):
+    """A data set, an image, a calibration set, or labels."""
+
+
+class ArtifactError(EdgecnnError):
+    """A file that is missing, corrupt, stale, or not to be trusted."""
+
+
+class WriteError(ArtifactError):
+    """A file that could not be written; the previous one is intact."""
+
+
+class GraphError(EdgecnnError):
+    """An ONNX graph that cannot be used as asked; names the node or tensor."""
+
+
+class TrainingError(EdgecnnError):
+    """A training run that cannot go on; the last good checkpoint is intact."""
+
+
+class MeasurementError(EdgecnnError):
+    """Measurements that cannot be compared or judged."""
+
+
+class BackendError(EdgecnnError):
+    """A runtime that refused or failed."""
+
+
+class MissingPackageError(BackendError):
+    """A package that this step needs is not installed."""
+
+    def __init__(self, package: str, needed_for: str, extra: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package!r}, which is not installed here",
+            f"install it with: pip install 'edgecnn[{extra}]'",
+        )
+
+
+class DeviceError(BackendError):
+    """A device that is absent, unsupported, or failed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The names closest to `name`, as the end of a hint; a suggestion is never taken by itself."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(c) for c in close)}?" if close else ""

@@ -1,0 +1,1 @@
+"""Measurements: parity, accuracy, latency, precision, and the statistics under them."""

@@ -1,0 +1,316 @@
+"""Recipes: one TOML file says everything about one deployment; what it leaves out comes from the defaults here.
+
+Loading is strict: an unknown key, a duplicate, a wrong type or an impossible value is an error, and all of them are
+reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgecnn.errors import RecipeError, nearest
+
+Precision = Literal["fp32", "fp16", "int8"]
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+
+
+def _ranged(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network, and where its weights come from."""
+
+    name: str = ""
+    classes: int | None = _ranged(None, low=1)
+    weights: str = "none"  # none (train it here), default (the published ones), a path or a URL
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the images are."""
+
+    source: str = ""  # a data set name with its root (digits, mnist:DIR, cifar10:DIR) or an image folder
+    calibration: str = ""  # a manifest of training images; empty: 512 of them, stratified
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the network is trained; epochs = 0 takes its weights as they are."""
+
+    epochs: int = _ranged(0, low=0)
+    batch: int = _ranged(64, low=1)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = _ranged(0.1, low=0)
+    momentum: float = _ranged(0.9, low=0, high=1)
+    weight_decay: float = _ranged(1e-4, low=0)
+    schedule: Literal["cosine", "step", "plateau", "one-cycle", "constant"] = "cosine"
+    seed: int = _ranged(0, low=0)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """The batch sizes an engine must serve: smallest, the one to be fastest at, largest."""
+
+    min: int = _ranged(1, low=1)
+    opt: int = _ranged(1, low=1)
+    max: int = _ranged(8, low=1)
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """How INT8 graphs are made."""
+
+    method: RangeMethod = "auto"
+    around: Literal["fp16", "fp32"] = "fp16"
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How latency is measured (trtexec's definitions)."""
+
+    batch: int = _ranged(1, low=1)
+    duration_s: float = _ranged(3.0, low=0.1)
+    warmup_ms: float = _ranged(200.0, low=0)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What an engine may lose; a tolerance that is left out is not judged."""
+
+    top1_drop_pp_max: float | None = _ranged(None, low=0, high=100)
+    top5_drop_pp_max: float | None = _ranged(None, low=0, high=100)
+    agreement_pct_min: float | None = _ranged(None, low=0, high=100)
+    int8_share_pct_min: float | None = _ranged(None, low=0, high=100)
+    latency_ratio_max: float | None = _ranged(None, low=0)
+    latency_ms_p99_max: float | None = _ranged(None, low=0)
+    size_mb_max: float | None = _ranged(None, low=0)
+    inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One deployment. `path` is where the TOML was found."""
+
+    title: str = ""
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    targets: tuple[str, ...] = ("cpu",)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
+    bench: BenchSettings = field(default_factory=BenchSettings)
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    path: Path = field(default=Path(), metadata={"hidden": True})
+
+    @property
+    def name(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+    def values(self, *keys: str) -> dict[str, Any]:
+        """The values of dotted keys ("train.epochs") or whole sections ("train"), as a sidecar's `fields`."""
+        return dict(pair for key in keys for pair in _flatten(key, self._get(key)))
+
+    def _get(self, key: str) -> Any:
+        value: Any = self
+        for part in key.split("."):
+            value = getattr(value, part)
+        return value
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked for: `./recipes`, then the copies packaged with the wheel or the checkout's own."""
+    return [f for f in (Path("recipes"), *packaged_folders("recipes")) if f.is_dir()]
+
+
+def packaged_folders(name: str) -> list[Path]:
+    """The read-only copies of a top-level folder (`recipes`, `calibration`) that came with the installation."""
+    here = Path(__file__).resolve().parent
+    return [f for f in (here / "_packaged" / name, here.parent / name) if f.is_dir()]
+
+
+def list_recipes() -> dict[str, Path]:
+    """Every recipe by name; one in `./recipes` hides a packaged one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in recipe_folders():
+        for path in sorted(folder.glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe given by its stem or by a path; raises `RecipeError` with the nearest names."""
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such recipe file", "`edgecnn recipe list` shows those that are there")
+        return path
+    known = list_recipes()
+    if name_or_path not in known:
+        raise RecipeError(
+            f"no recipe {name_or_path!r} in {', '.join(str(f) for f in recipe_folders()) or './recipes'}",
+            nearest(name_or_path, known) or "`edgecnn recipe list` shows those that are there",
+        )
+    return known[name_or_path]
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with `section.key=value` overrides; raises `RecipeError` that lists every problem."""
+    path = find_recipe(name_or_path)
+    content = _parse(path, _read(path))
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise RecipeError(f"--set {override}: expected key=value", "for example --set train.epochs=3")
+        _put(content, key.strip(), _override_value(value.strip()))
+    return recipe_from_mapping(content, path)
+
+
+def recipe_from_mapping(content: Mapping[str, Any], path: Path) -> Recipe:
+    """A recipe from parsed TOML; raises `RecipeError` that lists every problem, each with its key."""
+    problems: list[str] = []
+    recipe: Recipe = _build(Recipe, content, "", problems)
+    problems += _contradictions(recipe)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        listing = "".join(f"\n  - {p}" for p in problems) if len(problems) > 1 else ""
+        raise RecipeError(
+            f"{path}: {problems[0]}{more}{listing}", "`edgecnn recipe show NAME` prints a recipe with every key"
+        )
+    return dataclasses.replace(recipe, path=path)
+
+
+def settings_rows(recipe: Recipe) -> list[tuple[str, Any]]:
+    """(dotted key, value) of every setting, defaults included."""
+    return [pair for f in _shown(Recipe) for pair in _flatten(f.name, getattr(recipe, f.name))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RecipeError(f"{path}: cannot be read: {exc}", "a recipe is a UTF-8 TOML file") from exc
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib as toml
+    else:
+        import tomli as toml
+    try:
+        return dict(toml.loads(text))
+    except toml.TOMLDecodeError as exc:
+        raise RecipeError(f"{path}: not valid TOML: {exc}", "a key may stand only once, strings need quotes") from exc
+
+
+def _override_value(text: str) -> Any:
+    try:
+        return _parse(Path("--set"), f"value = {text}")["value"]
+    except RecipeError:
+        return text
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = content.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {key}: {section} is not a section", "`edgecnn recipe show NAME` prints the keys")
+        content = inner
+    content[last] = value
+
+
+def _shown(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(kind) if not f.metadata.get("hidden")]
+
+
+def _flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if dataclasses.is_dataclass(value):
+        for f in _shown(value):
+            yield from _flatten(f"{key}.{f.name}", getattr(value, f.name))
+    else:
+        yield key, list(value) if isinstance(value, tuple) else value
+
+
+def _build(kind: Any, content: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in _shown(kind)}
+    for key in content.keys() - known.keys():
+        problems.append(f"unknown key {prefix}{key}; {nearest(key, known) or 'allowed: ' + ', '.join(known)}")
+    values = {}
+    for name, f in known.items():
+        if name not in content:
+            continue
+        where, value, hint = f"{prefix}{name}", content[name], hints[name]
+        if dataclasses.is_dataclass(hint):
+            if isinstance(value, dict):
+                values[name] = _build(hint, value, f"{where}.", problems)
+            else:
+                problems.append(f"{where} must be a section, [{where}]")
+            continue
+        if problem := _type_problem(hint, value) or _range_problem(f, value):
+            problems.append(f"{where} = {value!r}: {problem}")
+        else:
+            values[name] = _converted(hint, value)
+    return kind(**values)
+
+
+def _type_problem(hint: Any, value: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _type_problem(next(a for a in arguments if a is not type(None)), value)
+    if origin is Literal:
+        if value in arguments:
+            return ""
+        close = nearest(str(value), [str(a) for a in arguments])
+        return f"must be one of {', '.join(map(repr, arguments))}" + (f"; {close}" if close else "")
+    if origin is tuple:
+        if not isinstance(value, list) or not value:
+            return "must be a list with at least one entry"
+        return next((p for v in value if (p := _type_problem(arguments[0], v))), "")
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    right = isinstance(value, (int, float) if hint is float else hint)
+    if not right or (isinstance(value, bool) and hint is not bool):
+        return f"must be {names[hint]}"
+    return ""
+
+
+def _range_problem(f: dataclasses.Field[Any], value: Any) -> str:
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    if low is not None and value < low:
+        return f"must be at least {low}"
+    if high is not None and value > high:
+        return f"must be at most {high}"
+    return "" if not isinstance(value, float) or value == value else "must be a number"
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    arguments = typing.get_args(hint)
+    return float(value) if hint is float or float in arguments else value
+
+
+def _contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    if not recipe.model.name:
+        problems.append("model.name is missing: which network is it?")
+    if not recipe.data.source:
+        problems.append("data.source is missing: a data set name, or an image folder")
+    batch = recipe.batch
+    if not batch.min <= batch.opt <= batch.max:
+        problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
+    if recipe.bench.batch > batch.max:
+        problems.append(f"bench.batch = {recipe.bench.batch} is larger than batch.max = {batch.max}")
+    return problems

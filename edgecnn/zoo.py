@@ -1,0 +1,83 @@
+"""Torch-free facts about each network, from `zoo.toml`; the networks themselves stand in `edgecnn/pytorch/models/`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from edgecnn.errors import ModelError, nearest
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published set of weights, and what it was trained with."""
+
+    url: str
+    sha256: str  # whole, or the prefix that the publisher gives
+    licence: str
+    top1_pct: float | None = None
+    top5_pct: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known about a network without building it.
+
+    `input_shape` is (channels, height, width); `macs` counts multiply-adds for one image of that shape.
+    """
+
+    name: str
+    family: str
+    year: int
+    paper: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    params: int
+    macs: int
+    preprocessing: dict[str, Any]
+    top1_pct: float | None = None
+    top5_pct: float | None = None
+    aliases: tuple[str, ...] = ()
+    weights: Weights | None = None
+    min_size: int = 1  # the smallest square input the network can take
+    notes: str = field(default="")
+
+
+@functools.cache
+def cards() -> dict[str, ModelCard]:
+    """Every network by name, in the order of `zoo.toml` (that of the papers)."""
+    if sys.version_info >= (3, 11):
+        import tomllib as toml
+    else:
+        import tomli as toml
+    content = toml.loads(resources.files("edgecnn").joinpath("zoo.toml").read_text(encoding="utf-8"))
+    presets = content.pop("preprocessing")
+    return {name: _card(name, entry, presets) for name, entry in content.items()}
+
+
+def find_model(name: str) -> ModelCard:
+    """The card of a network by its name or alias; raises `ModelError` with the nearest names."""
+    known = cards()
+    if name in known:
+        return known[name]
+    aliases = {alias: card for card in known.values() for alias in card.aliases}
+    if name in aliases:
+        return aliases[name]
+    raise ModelError(
+        f"no network {name!r} in the zoo of {len(known)}",
+        nearest(name, [*known, *aliases]) or "`edgecnn models` lists them",
+    )
+
+
+def _card(name: str, entry: dict[str, Any], presets: dict[str, dict[str, Any]]) -> ModelCard:
+    entry = dict(entry)
+    entry["input_shape"] = tuple(entry["input_shape"])
+    entry["aliases"] = tuple(entry.get("aliases", ()))
+    entry["preprocessing"] = presets[entry["preprocessing"]]
+    if "weights" in entry:
+        entry["weights"] = Weights(**entry["weights"])
+    return ModelCard(name=name, **entry)
