@@ -24,7 +24,9 @@ def run(arguments: list[str]) -> int:
     from edgecnn.cli.app import application
 
     # Typer >= 0.26 carries click inside itself: its base exception is reached through a public subclass.
-    click_exception = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    click_exception: type[typer.BadParameter] = next(  # really its base class
+        c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+    )
     try:
         result = application()(args=arguments, prog_name="edgecnn", standalone_mode=False)
     except EdgecnnError as exc:
