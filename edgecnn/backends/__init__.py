@@ -1,1 +1,68 @@
-"""One file or folder per runtime, found by its name."""
+"""One file or folder per runtime, found by its name; a leading underscore marks a helper.
+
+Each backend module offers
+
+    engine_from_onnx(graph, output, options) -> Sidecar    builds the engine `output` from an ONNX file, with its sidecar
+    open_engine(path, threads, trust) -> Session           loads an engine that its sidecar vouches for
+    device(threads) -> dict                                what the engine runs on, as it stands in a sidecar
+    SUFFIX                                                  of its engine files
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from edgecnn.artifact import Sidecar
+from edgecnn.errors import ArtifactError, BackendError, nearest
+from edgecnn.recipe import BatchSettings
+from edgecnn.session import Session
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime."""
+
+    target: str = "cpu"
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    threads: int | None = None
+
+
+class Backend(Protocol):
+    """What a backend module offers."""
+
+    SUFFIX: str
+
+    def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar: ...
+
+    def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session: ...
+
+    def device(self, threads: int | None = None) -> dict[str, Any]: ...
+
+
+def backend_names() -> list[str]:
+    """Every backend in this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def load_backend(name: str) -> Backend:
+    """The backend module `name`; raises `BackendError` with the nearest names."""
+    known = backend_names()
+    if name not in known:
+        raise BackendError(f"no backend {name!r}", nearest(name, known) or f"backends: {', '.join(known)}")
+    return cast(Backend, importlib.import_module(f"edgecnn.backends.{name}"))
+
+
+def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> Session:
+    """Open an engine with the backend its suffix names (`.plan`, `.engine`: trt; `.onnx`: ort)."""
+    suffixes = {".onnx": "ort", ".plan": "trt", ".engine": "trt"}
+    if path.suffix not in suffixes:
+        raise ArtifactError(
+            f"{path}: {path.suffix or 'no suffix'} is not that of an engine", f"engines end in {', '.join(suffixes)}"
+        )
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path")
+    return load_backend(suffixes[path.suffix]).open_engine(path, threads, trust)

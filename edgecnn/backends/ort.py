@@ -1,0 +1,168 @@
+"""ONNX Runtime on the CPU: an engine is the graph itself, with a sidecar that fixes provider and threads.
+
+It computes FP16 graphs in FP32 (storage only) and Q/DQ graphs either with integer kernels (the `cpu` placement) or
+in float (the `tensorrt` placement, an exact simulation of its rounding).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
+from edgecnn.backends import BuildOptions
+from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
+from edgecnn.session import Array, TensorSpec
+
+SUFFIX = ".onnx"
+PROVIDER = "CPUExecutionProvider"
+
+
+def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sidecar:
+    """Copy `graph` to the engine `output` after loading it once and running it at the largest batch.
+
+    Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses.
+    """
+    source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
+    with OrtSession(graph, options.threads) as session:
+        shape = tuple(n or options.batch.max for n in session.input.shape)
+        if shape[0] != options.batch.max and session.input.shape[0] is not None:
+            raise BackendError(
+                f"{graph}: its batch is frozen at {shape[0]}, the recipe asks for up to {options.batch.max}",
+                "export it with a dynamic batch axis, or set batch.max to the frozen one",
+            )
+        session.run(np.zeros(shape, np.float32))
+    sidecar = dataclasses.replace(
+        source,
+        kind="engine",
+        made_by=f"edgecnn build {graph.name} --backend ort",
+        parents=parents_of(output, graph),
+        tools=tool_versions("onnxruntime", "onnxruntime-gpu"),
+        device=device(options.threads),
+        facts={**source.facts, "backend": "ort", "provider": PROVIDER, "threads": options.threads},
+    )
+    return write_artifact(output, lambda temporary: _copy(graph, temporary), sidecar)
+
+
+def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> OrtSession:
+    """Load an engine, or a plain graph (ONNX is data, not code: it needs no sidecar to be loaded).
+
+    `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match.
+    """
+    if sidecar_path(path).exists():
+        sidecar = verified_sidecar(path)
+        threads = threads or sidecar.facts.get("threads")
+    return OrtSession(path, threads)
+
+
+def device(threads: int | None = None) -> dict[str, Any]:
+    """The processor and the number of threads, as they stand in a sidecar."""
+    return {"cpu": cpu_name(), "threads": threads or available_cores()}
+
+
+def cpu_name() -> str:
+    """The processor's model name as Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.machine()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class OrtSession:
+    """A graph under ONNX Runtime's CPU provider."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as exc:
+            raise MissingPackageError("onnxruntime", "running an ONNX graph", "cpu") from exc
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or available_cores()
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+        except Exception as exc:
+            raise _load_error(path, exc) from exc
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ArtifactError(
+                f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each",
+                "`edgecnn import` makes a foreign graph fit",
+            )
+        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
+            raise ArtifactError(
+                f"{path}: {inputs[0].name} is {inputs[0].type}, {outputs[0].name} is {outputs[0].type}; "
+                "both must be tensor(float)",
+                "`edgecnn import` makes a foreign graph fit",
+            )
+        self.path = path
+        self._input, self._output = _spec(inputs[0]), _spec(outputs[0])
+
+    @property
+    def input(self) -> TensorSpec:
+        """Name and shape of the input."""
+        return self._input
+
+    @property
+    def output(self) -> TensorSpec:
+        """Name and shape of the logits."""
+        return self._output
+
+    def run(self, batch: Array) -> Array:
+        """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for another shape."""
+        wanted = self._input.shape
+        if len(batch.shape) != len(wanted) or any(w not in (None, g) for w, g in zip(wanted, batch.shape, strict=True)):
+            shown = "x".join("N" if n is None else str(n) for n in wanted)
+            raise BackendError(
+                f"{self.path}: a batch of shape {'x'.join(map(str, batch.shape))}, the engine takes {shown}",
+                "use the preprocessing of the model the engine was made from",
+            )
+        try:
+            logits: Array = self._session.run(None, {self._input.name: batch})[0]
+        except Exception as exc:
+            raise DeviceError(f"{self.path}: ONNX Runtime failed: {_one_line(exc)}", "see the message above") from exc
+        return logits
+
+    def __enter__(self) -> OrtSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(n if isinstance(n, int) else None for n in value.shape)
+    return TensorSpec(value.name, shape, "float32")
+
+
+def _load_error(path: Path, exc: Exception) -> ArtifactError | BackendError:
+    if not path.is_file():
+        return ArtifactError(f"{path}: no such file", "make it first, or check the path")
+    kind = type(exc).__name__
+    if kind in {"InvalidProtobuf", "InvalidGraph", "NoSuchFile"}:
+        return ArtifactError(f"{path}: not a whole ONNX graph ({_one_line(exc)})", "copy it again, or export it again")
+    return BackendError(f"{path}: ONNX Runtime refuses it: {_one_line(exc)}", "`edgecnn inspect` shows what is in it")
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:300]
+
+
+def _copy(graph: Path, temporary: Path) -> None:
+    shutil.copyfile(graph, temporary)
