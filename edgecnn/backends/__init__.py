@@ -2,7 +2,7 @@
 
 Each backend module offers
 
-    engine_from_onnx(graph, output, options) -> Sidecar    builds the engine `output` from an ONNX file, with its sidecar
+    engine_from_onnx(graph, output, options) -> Sidecar    builds `output` from an ONNX file, with sidecar
     open_engine(path, threads, trust) -> Session           loads an engine that its sidecar vouches for
     device(threads) -> dict                                what the engine runs on, as it stands in a sidecar
     SUFFIX                                                  of its engine files
