@@ -1,0 +1,145 @@
+"""What engines are built for: facts about each device, from `targets.toml`, and whether a machine is that device."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+from edgecnn.errors import DeviceError, RecipeError, nearest
+
+MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device to build for. Versions are strings ("10.3"), `tensorrt_max` "" is no bound; memory in GB as sold.
+
+    `unsupported` says why this project cannot build for it; `unverified` names the fields that nobody checked.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    description: str
+    source: str
+    compute_capability: str = ""
+    tensorrt_min: str = ""
+    tensorrt_max: str = ""
+    memory_gb: tuple[int, ...] = ()
+    dla_cores: int = 0
+    fp16: bool = True
+    int8: bool = True
+    jetpack: tuple[str, ...] = ()
+    match: tuple[str, ...] = ()
+    unified_memory: bool = False
+    unsupported: str = ""
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> str:
+        """The runtime that its engines are for: "ort" or "trt"."""
+        return "ort" if self.kind == "cpu" else "trt"
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """What one release of JetPack carries."""
+
+    name: str
+    l4t: str
+    devices: str
+    cuda: str
+    tensorrt: str
+    python: str
+    supported: bool
+    source: str
+
+
+def targets() -> dict[str, Target]:
+    """Every target by name, the unsupported ones too."""
+    return {name: _target(name, entry) for name, entry in _content()["target"].items()}
+
+
+def jetpacks() -> dict[str, JetPack]:
+    """Every JetPack release by name, oldest first."""
+    return {name: JetPack(name=name, **entry) for name, entry in _content()["jetpack"].items()}
+
+
+def find_target(name: str) -> Target:
+    """A target by name; raises `RecipeError` with the nearest names, `DeviceError` when it cannot be built for."""
+    known = targets()
+    if name not in known:
+        raise RecipeError(
+            f"no target {name!r}",
+            nearest(name, known) or "`edgecnn targets` lists them; `gpu` is the GPU of this machine",
+        )
+    target = known[name]
+    if target.unsupported:
+        raise DeviceError(
+            f"target {name}: not supported: {target.unsupported}",
+            "`edgecnn targets` lists what is; ONNX graphs can still be made with --target cpu",
+        )
+    return target
+
+
+def target_mismatch(target: Target, device: Mapping[str, Any]) -> str | None:
+    """Why `device` is not `target`, or None when it is; to be asked before anything is built.
+
+    `device` is what a backend's `device()` says: `gpu_name`, `compute_capability`, `board` (Jetson), `memory_gb` and
+    `tensorrt`; what it leaves out is not judged.
+    """
+    capability = device.get("compute_capability")
+    here = device.get("board") or device.get("gpu_name") or device.get("cpu") or "this machine"
+    if target.kind == "cpu":
+        return None if capability is None else f"target cpu is not {here}: choose one of its names, or gpu"
+    if capability is None:
+        return f"target {target.name} is a GPU, and {here} is none"
+    if target.compute_capability and capability != target.compute_capability:
+        return f"target {target.name} has compute capability {target.compute_capability}, {here} has {capability}"
+    names = [str(device[key]) for key in ("board", "gpu_name") if device.get(key)]
+    telling = bool(device.get("board")) or not target.unified_memory  # every Orin's GPU is called "Orin"
+    if target.match and names and telling and not any(re.search(p, n) for p in target.match for n in names):
+        return f"target {target.name} is {target.description}, this is {' with '.join(names)}"
+    memory = device.get("memory_gb")
+    if memory and target.memory_gb and not any(abs(memory / gb - 1) <= MEMORY_TOLERANCE for gb in target.memory_gb):
+        return f"target {target.name} has {' or '.join(map(str, target.memory_gb))} GB, {here} has {memory:.1f}"
+    return _tensorrt_mismatch(target, str(device.get("tensorrt") or ""))
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """(10, 3, 0) of "10.3.0"; what follows the first part that is not a number is left out."""
+    parts = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        parts.append(int(part))
+    return tuple(parts)
+
+
+def _tensorrt_mismatch(target: Target, version: str) -> str | None:
+    found = version_tuple(version)[:2]
+    if not found:
+        return None
+    if target.tensorrt_min and found < version_tuple(target.tensorrt_min):
+        return f"target {target.name} needs TensorRT {target.tensorrt_min} or later, here is {version}"
+    if target.tensorrt_max and found > version_tuple(target.tensorrt_max):
+        return f"target {target.name} has TensorRT up to {target.tensorrt_max}, here is {version}"
+    return None
+
+
+@functools.cache
+def _content() -> dict[str, dict[str, Any]]:
+    if sys.version_info >= (3, 11):
+        import tomllib as toml
+    else:
+        import tomli as toml
+    return dict(toml.loads(resources.files("edgecnn").joinpath("targets.toml").read_text(encoding="utf-8")))
+
+
+def _target(name: str, entry: Mapping[str, Any]) -> Target:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Target(name=name, **values)
