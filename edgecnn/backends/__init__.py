@@ -24,11 +24,16 @@ from edgecnn.session import Session
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime."""
+    """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime.
+
+    `recipe` and `fields` are copied into the engine's sidecar.
+    """
 
     target: str = "cpu"
     batch: BatchSettings = field(default_factory=BatchSettings)
     threads: int | None = None
+    recipe: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class Backend(Protocol):

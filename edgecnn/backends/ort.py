@@ -44,6 +44,8 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
         kind="engine",
         made_by=f"edgecnn build {graph.name} --backend ort",
         parents=parents_of(output, graph),
+        recipe=options.recipe,
+        fields=options.fields,
         tools=tool_versions("onnxruntime", "onnxruntime-gpu"),
         device=device(options.threads),
         facts={**source.facts, "backend": "ort", "provider": PROVIDER, "threads": options.threads},
