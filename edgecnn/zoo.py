@@ -27,7 +27,9 @@ class Weights:
 class ModelCard:
     """What is known about a network without building it.
 
-    `input_shape` is (channels, height, width); `macs` counts multiply-adds for one image of that shape.
+    `input_shape` is (channels, height, width); `macs` counts multiply-adds for one image of that shape; `params` leaves
+    out auxiliary branches, which only training runs. `min_size` is the smallest square input that the network can take,
+    and with `fixed_size` the only one. `top1_pct` and `top5_pct` are the publisher's.
     """
 
     name: str
@@ -43,7 +45,8 @@ class ModelCard:
     top5_pct: float | None = None
     aliases: tuple[str, ...] = ()
     weights: Weights | None = None
-    min_size: int = 1  # the smallest square input the network can take
+    min_size: int = 1
+    fixed_size: bool = False
     notes: str = field(default="")
 
 
@@ -71,6 +74,20 @@ def find_model(name: str) -> ModelCard:
         f"no network {name!r} in the zoo of {len(known)}",
         nearest(name, [*known, *aliases]) or "`edgecnn models` lists them",
     )
+
+
+def check_size(card: ModelCard, height: int, width: int) -> None:
+    """Refuse, with the smallest that it can take, a resolution that the network cannot; raises `ModelError`."""
+    if card.fixed_size and (height, width) != card.input_shape[1:]:
+        raise ModelError(
+            f"{card.name} cannot take {height}x{width}: its fully connected layers fit {card.min_size}x{card.min_size}",
+            f"use {card.min_size}, or a network that ends in average pooling",
+        )
+    if min(height, width) < card.min_size:
+        raise ModelError(
+            f"{card.name} cannot take {height}x{width}: the smallest it can is {card.min_size}x{card.min_size}",
+            f"use at least {card.min_size}",
+        )
 
 
 def _card(name: str, entry: dict[str, Any], presets: dict[str, dict[str, Any]]) -> ModelCard:

@@ -1,1 +1,47 @@
-"""One file per family, one function per variant; the facts about each variant stand in `edgecnn/zoo.toml`."""
+"""One file per family, one public function per variant; the facts about each variant stand in `edgecnn/zoo.toml`.
+
+A variant is a function `NAME(classes: int = N) -> nn.Module`, found by listing the files of this folder; a leading
+underscore marks a file with shared parts. What each returns keeps these promises:
+
+- it is in train mode, initialised as its paper says (else He), under the caller's torch seed;
+- `forward(x)` gives logits [N, classes]; in train mode a network with auxiliary heads gives (logits, auxiliary, ...);
+- `head_names`: the classifier layers that another number of classes replaces; `stage_names`: the other submodules that
+  hold parameters, in forward order; `aux_names` (only where there are any): the auxiliary branches, used in training
+  alone. Head, stages and auxiliary branches together hold every parameter, and no stage shares one with another.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+
+from torch import nn
+
+from edgecnn.zoo import find_model
+
+Variant = Callable[..., nn.Module]
+
+
+@functools.cache
+def variants() -> dict[str, Variant]:
+    """Every variant of every family by name."""
+    found: dict[str, Variant] = {}
+    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
+        if not file.name.rpartition(".")[2].startswith("_"):
+            module = importlib.import_module(file.name)
+            for name, function in inspect.getmembers(module, inspect.isfunction):
+                if function.__module__ == module.__name__ and not name.startswith("_"):
+                    found[name] = function
+    return found
+
+
+def build_model(name: str, classes: int | None = None) -> nn.Module:
+    """The network of a name or alias, freshly initialised, in train mode; `classes` defaults to the zoo's number.
+
+    Raises `ModelError` for an unknown name.
+    """
+    card = find_model(name)
+    return variants()[card.name](card.classes if classes is None else classes)

@@ -1,0 +1,126 @@
+"""The zoo's table against the code, and the promises that every network keeps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from edgecnn.errors import ModelError
+from edgecnn.pytorch.models import build_model, variants
+from edgecnn.pytorch.summary import summarise
+from edgecnn.zoo import cards, check_size, find_model
+
+NETWORKS = 11
+
+
+@pytest.fixture(scope="module")
+def on_meta() -> Callable[[str], nn.Module]:
+    def build(name: str) -> nn.Module:
+        with torch.device("meta"):
+            return build_model(name)
+
+    return build
+
+
+def test_every_entry_has_a_function_and_every_function_an_entry() -> None:
+    assert set(cards()) == set(variants())
+    assert len(cards()) == NETWORKS
+
+
+@pytest.mark.parametrize("name", cards())
+def test_a_variant_takes_the_number_of_classes_and_nothing_else(name: str) -> None:
+    parameters = inspect.signature(variants()[name]).parameters
+    assert list(parameters) == ["classes"]
+    assert parameters["classes"].default == cards()[name].classes
+    assert (variants()[name].__doc__ or "").strip()
+
+
+def test_the_order_is_that_of_the_papers_and_aliases_are_unique() -> None:
+    years = [card.year for card in cards().values()]
+    assert years == sorted(years)
+    names = [*cards(), *(alias for card in cards().values() for alias in card.aliases)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", cards())
+def test_parameters_and_multiply_adds_are_those_of_the_table(name: str) -> None:
+    card, found = cards()[name], summarise(name)
+    assert (found.params, found.macs) == (card.params, card.macs)
+    assert found.layers[-1].output_shape == (card.classes,)
+
+
+@pytest.mark.parametrize("name", cards())
+def test_head_stages_and_auxiliary_branches_hold_every_parameter_once(
+    name: str, on_meta: Callable[[str], nn.Module]
+) -> None:
+    model = on_meta(name)
+    heads, stages = tuple(model.head_names), tuple(model.stage_names)
+    branches = tuple(getattr(model, "aux_names", ()))
+    for path in (*heads, *stages, *branches):
+        model.get_submodule(path)
+    assert heads
+    assert all(isinstance(model.get_submodule(h), nn.Linear | nn.Conv2d) for h in heads)
+    main = [h for h in heads if not h.startswith(tuple(f"{b}." for b in branches))]
+    assert len(main) == 1
+
+    def owners(parameter: str) -> Iterator[str]:
+        return (p for p in (*main, *stages, *branches) if parameter.startswith(f"{p}."))
+
+    for parameter, _ in model.named_parameters():
+        assert len(list(owners(parameter))) == 1, parameter
+    assert all(any(True for _ in model.get_submodule(s).parameters()) for s in stages)
+
+
+@pytest.mark.parametrize("name", cards())
+def test_stages_stand_in_the_order_in_which_they_run(name: str, on_meta: Callable[[str], nn.Module]) -> None:
+    model, order = on_meta(name).eval(), []
+    for stage in model.stage_names:
+        model.get_submodule(stage).register_forward_hook(lambda *_, stage=stage: order.append(stage))
+    model(torch.empty(1, *cards()[name].input_shape, device="meta"))
+    assert tuple(order) == tuple(model.stage_names)
+
+
+@pytest.mark.parametrize("name", cards())
+def test_another_number_of_classes_changes_the_head_alone(name: str, on_meta: Callable[[str], nn.Module]) -> None:
+    model = on_meta(name)
+    with torch.device("meta"):
+        other = build_model(name, 7)
+    before = {key: value.shape for key, value in model.state_dict().items()}
+    after = {key: value.shape for key, value in other.state_dict().items()}
+    assert before.keys() == after.keys()
+    changed = {key.rpartition(".")[0] for key in before if before[key] != after[key]}
+    assert changed == set(model.head_names)
+    assert other.training
+
+
+@pytest.mark.parametrize("name", cards())
+def test_the_smallest_input_is_the_smallest(name: str, on_meta: Callable[[str], nn.Module]) -> None:
+    card, model = cards()[name], on_meta(name).eval()
+    channels = card.input_shape[0]
+    classes = model(torch.empty(2, channels, card.min_size, card.min_size, device="meta")).shape
+    assert classes == (2, card.classes)
+    check_size(card, card.min_size, card.min_size)
+    if card.min_size > 1:
+        with pytest.raises((RuntimeError, ValueError)):
+            model(torch.empty(2, channels, card.min_size - 1, card.min_size - 1, device="meta"))
+        with pytest.raises(ModelError, match=f"{card.min_size}x{card.min_size}"):
+            check_size(card, card.min_size - 1, card.min_size - 1)
+
+
+def test_the_callers_seed_decides_the_weights() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.cat([p.detach().flatten() for p in build_model("resnet20_cifar").parameters()])
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_an_unknown_network_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ModelError) as caught:
+        find_model("resnet19")
+    assert "resnet18" in caught.value.hint
