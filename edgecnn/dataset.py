@@ -298,7 +298,7 @@ def _npz(path: Path) -> Dataset:
             "save the preprocessed images as float32 NCHW",
         )
     if shape[0] == 0 or (labels is not None and len(labels) != shape[0]):
-        found = "no images" if shape[0] == 0 else f"{shape[0]} images but {len(labels or ())} labels"
+        found = "no images" if labels is None or shape[0] == 0 else f"{shape[0]} images but {len(labels)} labels"
         raise DataError(f"{path}: {found}", "save one label for each image")
     offset, stride = member.tell(), int(np.prod(shape[1:])) * 4
 

@@ -1,0 +1,152 @@
+"""Data sets: order, labels, subsets, pieces; and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.calibration import make_manifest, open_data, read_manifest, select, write_manifest
+from edgecnn.dataset import batches, open_dataset, stratified
+from edgecnn.errors import DataError
+from edgecnn.preprocess import Preprocessing
+
+SMALL = Preprocessing(resize=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name, count in (("n02", 3), ("n01", 2)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = random.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{k}.png")
+    return tmp_path / "pets"
+
+
+def test_folders_are_matched_by_wnid_not_by_position(folder: Path) -> None:
+    dataset = open_dataset(str(folder), SMALL, "test", ["zebra", "ant", "bee"], ["n09", "n02", "n01"])
+    assert dataset.ids == ("n01/0.png", "n01/1.png", "n02/0.png", "n02/1.png", "n02/2.png")
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [2, 2, 1, 1, 1]
+
+
+def test_a_class_that_the_model_does_not_know(folder: Path) -> None:
+    with pytest.raises(DataError, match="'n01'"):
+        open_dataset(str(folder), SMALL, "test", ["n02", "n03"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_keep_the_order_and_the_ragged_end(folder: Path, workers: int) -> None:
+    dataset = open_dataset(str(folder), SMALL, "train")
+    made = list(batches(dataset, 2, workers))
+    assert [b.input.shape[0] for b in made] == [2, 2, 1]
+    assert [i for b in made for i in b.ids] == list(dataset.ids)
+    whole = np.concatenate([b.input for b in made])
+    np.testing.assert_array_equal(whole, np.stack([dataset.tensor(i) for i in range(5)]))
+
+
+def test_the_split_folders_are_found(folder: Path) -> None:
+    root = folder.parent / "whole"
+    (root / "val").parent.mkdir()
+    folder.rename(root / "val")
+    (root / "train" / "n01").mkdir(parents=True)
+    with pytest.raises(DataError, match="without images"):
+        open_dataset(str(root), SMALL, "train")
+    assert len(open_dataset(str(root), SMALL, "test")) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_an_unreadable_image_is_named(folder: Path, content: bytes) -> None:
+    (folder / "n01" / "0.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"n01/0\.png"):
+        open_dataset(str(folder), SMALL, "test").tensor(0)
+
+
+def test_an_npz_is_read_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "cal.npz"
+    values = np.random.default_rng(1).normal(size=(5, 3, 4, 4)).astype(np.float32)
+    for save in (np.savez, np.savez_compressed):
+        save(path, input=values, label=np.arange(5))
+        dataset = open_dataset(str(path), None, "test")
+        np.testing.assert_array_equal(np.concatenate([b.input for b in batches(dataset, 2)]), values)
+        np.testing.assert_array_equal(dataset.tensor(1), values[1])
+        assert dataset.labels is not None
+        assert dataset.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros(3)}, "input"),
+        ({"input": np.zeros((2, 3, 4, 4))}, "float64"),
+        ({"input": np.zeros((2, 3), np.float32)}, "float32 \\[2, 3\\]"),
+        ({"input": np.zeros((0, 3, 4, 4), np.float32)}, "no images"),
+        ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.zeros(3)}, "3 labels"),
+    ],
+)
+def test_an_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+    np.savez(tmp_path / "cal.npz", **arrays)
+    with pytest.raises(DataError, match=words):
+        open_dataset(str(tmp_path / "cal.npz"), None, "test")
+
+
+def test_mnist_files_plain_or_gzipped(tmp_path: Path) -> None:
+    grey = Preprocessing(resize=28, crop=28, mean=(0.5,), std=(0.5,), channels=1)
+    images = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 28, 28)) + bytes(2 * 28 * 28)
+    labels = bytes([0, 0, 8, 1]) + (2).to_bytes(4, "big") + bytes([7, 3])
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(labels)
+    dataset = open_dataset(f"mnist:{tmp_path}", grey, "test")
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [7, 3]
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images)[:40])
+    with pytest.raises(DataError, match="IDX"):
+        open_dataset(f"mnist:{tmp_path}", grey, "test")
+
+
+@pytest.mark.parametrize("source", ["digitz", "cifar10:/nowhere", "mnist:/nowhere", "/nowhere/at/all"])
+def test_a_missing_data_set(source: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_dataset(source, SMALL, "test")
+    assert caught.value.hint
+
+
+def test_stratified_is_even_and_repeatable() -> None:
+    labels = np.repeat(np.arange(4), [10, 20, 30, 3])
+    ids = [str(i) for i in range(63)]
+    chosen = stratified(labels, ids, 23)
+    assert np.bincount(labels[chosen]).tolist() == [7, 7, 6, 3] or sorted(np.bincount(labels[chosen])) == [3, 6, 7, 7]
+    assert chosen == stratified(labels, ids, 23)
+    assert chosen != stratified(labels, ids, 23, seed=1)
+
+
+def test_a_manifest_brings_the_same_images_back(folder: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(folder), SMALL, "train")
+    path = tmp_path / "set.txt"
+    write_manifest(path, make_manifest(dataset, str(folder), "train", 3))
+    assert open_data(str(path), SMALL, "train").ids == read_manifest(path).ids
+    assert len(open_data(f"{path}:{folder}", SMALL, "train")) == 3
+    victim = read_manifest(path).ids[0]
+    Image.new("RGB", (9, 9)).save(folder / victim)
+    with pytest.raises(DataError, match="sha256"):
+        open_data(str(path), SMALL, "train")
+    (folder / victim).unlink()
+    with pytest.raises(DataError, match="is not in"):
+        select(read_manifest(path), open_dataset(str(folder), SMALL, "train"))
+
+
+@pytest.mark.parametrize("text", ["", "x\n", "# edgecnn calibration set 1\n", "# edgecnn calibration set 1\na b\n"])
+def test_a_damaged_manifest(tmp_path: Path, text: str) -> None:
+    (tmp_path / "set.txt").write_text(text)
+    with pytest.raises(DataError, match="set.txt"):
+        read_manifest(tmp_path / "set.txt")
+
+
+def test_more_images_than_there_are(folder: Path) -> None:
+    with pytest.raises(DataError, match="5 images, 6"):
+        make_manifest(open_dataset(str(folder), SMALL, "train"), "pets", "train", 6)
