@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
@@ -82,16 +83,19 @@ class Dataset:
         )
 
 
-def batches(dataset: Dataset, size: int, workers: int = 0) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset, size: int, workers: int = 0, unreadable: Callable[[str, DataError], None] | None = None
+) -> Iterator[Batch]:
     """The data set in order, `size` images at a time (the last may be smaller), decoded by `workers` threads ahead.
 
-    At most three batches are held at once.
+    At most three batches are held at once. An image that cannot be read raises `DataError`, or goes to `unreadable`
+    and is left out.
     """
     starts = range(0, len(dataset), size)
     if workers <= 0 or dataset.array is not None:
         for start in starts:
-            stop = min(start + size, len(dataset))
-            yield _batch(dataset, start, [dataset.tensor(i) for i in range(start, stop)])
+            tensors = [partial(dataset.tensor, i) for i in range(start, min(start + size, len(dataset)))]
+            yield from _batch(dataset, start, tensors, unreadable)
         return
     with ThreadPoolExecutor(workers) as pool:
         pending = []
@@ -99,10 +103,9 @@ def batches(dataset: Dataset, size: int, workers: int = 0) -> Iterator[Batch]:
             for start in [*starts, -1, -1]:
                 if start >= 0:
                     stop = min(start + size, len(dataset))
-                    pending.append((start, [pool.submit(dataset.tensor, i) for i in range(start, stop)]))
+                    pending.append((start, [pool.submit(dataset.tensor, i).result for i in range(start, stop)]))
                 if pending and (len(pending) > 2 or start < 0):
-                    first, futures = pending.pop(0)
-                    yield _batch(dataset, first, [f.result() for f in futures])
+                    yield from _batch(dataset, *pending.pop(0), unreadable)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -147,10 +150,24 @@ def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) ->
     return sorted(p for _, _, p in sorted(turns)[:count])
 
 
-def _batch(dataset: Dataset, start: int, tensors: list[Array]) -> Batch:
-    stop = start + len(tensors)
-    labels = np.full(len(tensors), -1, np.int64) if dataset.labels is None else dataset.labels[start:stop]
-    return Batch(np.stack(tensors), labels, dataset.ids[start:stop])
+def _batch(
+    dataset: Dataset,
+    start: int,
+    tensors: Sequence[Callable[[], Array]],
+    unreadable: Callable[[str, DataError], None] | None,
+) -> Iterator[Batch]:
+    read, positions = [], []
+    for position, tensor in enumerate(tensors, start):
+        try:
+            read.append(tensor())
+            positions.append(position)
+        except DataError as exc:
+            if unreadable is None:
+                raise
+            unreadable(dataset.ids[position], exc)
+    if read:
+        labels = np.full(len(read), -1, np.int64) if dataset.labels is None else dataset.labels[positions]
+        yield Batch(np.stack(read), labels, tuple(dataset.ids[p] for p in positions))
 
 
 def _pixels(

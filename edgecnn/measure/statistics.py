@@ -1,0 +1,155 @@
+"""Statistics behind the verdicts; numpy only.
+
+A comparison on the same images is McNemar's table: of `n` images, `lost` are right in the reference and wrong in the
+engine, `gained` the other way round. The drop is (lost - gained) / n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+Z95 = 1.959963984540054  # two-sided 95 %
+MOST_IMAGES = 10**9  # no test set is larger: a question that needs more is not settled by images
+
+
+def drop_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
+    """Two-sided 95 % score interval for the drop, as proportions (Tango, Statistics in Medicine 17, 1998)."""
+    low, high = drop_intervals(np.array([lost]), np.array([gained]), n)
+    return float(low[0]), float(high[0])
+
+
+def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float) -> tuple[Floats, Floats]:
+    """`drop_interval` of many tables of `n` images at once.
+
+    The interval holds the drops that the score test does not reject; the score falls with the drop, so bisection
+    finds both ends to within rounding.
+    """
+    b, c = np.asarray(lost, np.float64), np.asarray(gained, np.float64)
+    observed = (b - c) / n
+
+    def bisect(inner: Floats, outer: Floats) -> Floats:
+        for _ in range(52):
+            middle = (inner + outer) / 2
+            inside = np.abs(_score(b, c, n, middle)) <= Z95
+            inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
+        return outer
+
+    return bisect(observed, np.full_like(observed, -1.0)), bisect(observed, np.full_like(observed, 1.0))
+
+
+def _score(b: Floats, c: Floats, n: float, drop: Floats) -> Floats:
+    """Tango's score statistic: the constrained maximum likelihood estimate of P(gained) solves a quadratic."""
+    linear = -b - c + (2 * n - b + c) * drop
+    constant = -c * drop * (1 - drop)
+    root = np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # the second form where the first would cancel
+        gained = np.where(linear <= 0, (root - linear) / (4 * n), -2 * constant / (root + linear))
+        gained = np.nan_to_num(gained, nan=0.0)
+        excess = b - c - n * drop
+        variance = np.maximum(n * (2 * gained + drop * (1 - drop)), 0.0)
+        score: Floats = np.where(excess == 0, 0.0, excess / np.sqrt(variance))
+    return score
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided p-value of McNemar's test: the smaller count against Binomial(lost + gained, 1/2)."""
+    discordant, smaller = lost + gained, min(lost, gained)
+    if lost == gained:
+        return 1.0
+    term = tail = 1
+    for k in range(smaller):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
+    share: float = 2 * tail / 2**discordant
+    return min(1.0, share)
+
+
+def wilson_interval(count: float, n: float) -> tuple[float, float]:
+    """Two-sided 95 % interval of a proportion (Wilson, JASA 22, 1927)."""
+    share, z2 = count / n, Z95 * Z95
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if count == 0 else max(0.0, middle - half)
+    return low, 1.0 if count == n else min(1.0, middle + half)
+
+
+def images_for_drop(lost: int, gained: int, n: int, margin: float) -> int | None:
+    """How many images would settle whether the drop exceeds `margin` (a proportion) if the shares of lost and gained
+    images stay as they are; None when no number would."""
+
+    def settled(size: int) -> bool:
+        low, high = drop_interval(lost * size / n, gained * size / n, size)
+        return high <= margin or low > margin
+
+    return _smallest(settled, n)
+
+
+def images_for_share(count: int, n: int, floor: float) -> int | None:
+    """How many images would settle whether a share (`count` of `n` so far) is below `floor`; None when no number."""
+
+    def settled(size: int) -> bool:
+        low, high = wilson_interval(count * size / n, size)
+        return low >= floor or high < floor
+
+    return _smallest(settled, n)
+
+
+def _smallest(settled: Callable[[int], bool], start: int) -> int | None:
+    low, high = start, start
+    while not settled(high):
+        low, high = high, high * 2
+        if high > MOST_IMAGES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return high
+
+
+def percentile(ascending: npt.NDArray[Any], percent: float) -> float:
+    """trtexec's percentile of sorted samples: no interpolation, but for the median of an even number."""
+    n = len(ascending)
+    if percent == 50:
+        return float((ascending[(n - 1) // 2] + ascending[n // 2]) / 2)
+    return float(ascending[max(n - 1 - int((100 - percent) * n / 100), 0)])
+
+
+def samples_for_percentile(percent: float) -> int:
+    """The fewest samples that carry a percentile: MLPerf's early-stopping rule at 99 % confidence with one sample above
+    it (64 for p90, 662 for p99)."""
+    q, n = percent / 100, 1
+    while q**n + n * (1 - q) * q ** (n - 1) > 0.01:
+        n += 1
+    return n
+
+
+def percentile_interval(ascending: npt.NDArray[Any], percent: float) -> tuple[float, float | None]:
+    """Distribution-free 95 % interval of a percentile from order statistics; the upper end is None where the samples
+    do not reach that far."""
+    n, q = len(ascending), percent / 100
+    probability, below, lower, upper = (1 - q) ** n, 0.0, 0, None
+    for k in range(n + 1):  # P(exactly k samples lie below the percentile), by recurrence in log space
+        if k:
+            probability = math.exp(
+                math.lgamma(n + 1)
+                - math.lgamma(k + 1)
+                - math.lgamma(n - k + 1)
+                + k * math.log(q)
+                + (n - k) * math.log1p(-q)
+            )
+        below += probability
+        if below <= 0.025:
+            lower = k + 1
+        if below >= 0.975:
+            upper = k
+            break
+    low = float(ascending[max(lower - 1, 0)])
+    return low, None if upper is None or upper >= n else float(ascending[upper])

@@ -1,0 +1,126 @@
+"""Paired accuracy on predictions whose answer is known by hand, and everything that must be refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgecnn.errors import MeasurementError
+from edgecnn.measure.accuracy import measure_accuracy
+from edgecnn.measure.predictions import Predictions
+
+
+def predictions(classes: list[int], labels: list[int], count: int = 10) -> Predictions:
+    """Logits whose first place is `classes`, the others descending by class."""
+    logits = np.tile(-np.arange(count, dtype=np.float32), (len(classes), 1))
+    logits[np.arange(len(classes)), classes] = 5
+    names = tuple(f"class {k}" for k in range(count))
+    ids = tuple(f"image/{k}" for k in range(len(classes)))
+    return Predictions(ids, np.array(labels, np.int64), logits, "a" * 64, "digits", names)
+
+
+LABELS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+REFERENCE = predictions([0, 1, 2, 3, 4, 5, 6, 7, 0, 0], LABELS)  # 8 right
+ENGINE = predictions([0, 1, 2, 3, 4, 5, 0, 0, 8, 0], LABELS)  # loses 6 and 7, gains 8
+
+
+def test_counts_by_hand() -> None:
+    found = measure_accuracy("int8", ENGINE, REFERENCE)
+    assert (found.n, found.n_labelled, found.classes) == (10, 10, 10)
+    assert (found.top1_pct, found.reference_top1_pct) == (70, 80)
+    assert (found.top1_lost, found.top1_gained) == (2, 1)
+    assert found.top1_drop_pp == 10
+    assert found.top1_drop_ci_pp is not None
+    assert found.top1_drop_ci_pp[0] < 10 < found.top1_drop_ci_pp[1]
+    assert found.mcnemar_p == 1.0
+    assert found.agreement_pct == 70
+    # own class first, then 0 1 2 3: labels 4..9 are in the first five only when predicted
+    assert (found.top5_pct, found.reference_top5_pct) == (70, 80)
+    assert [c["id"] for c in found.changed] == ["image/6", "image/7", "image/8"]
+    assert found.changed[2] == {"id": "image/8", "label": 8, "reference": 0, "engine": 8}
+    assert [row["label_name"] for row in found.worst_classes] == ["class 6", "class 7"]
+    assert found.sqnr_db is not None
+    assert found.findings == ()
+
+
+def test_json_is_flat_but_for_its_lists() -> None:
+    content = measure_accuracy("int8", ENGINE, REFERENCE).to_json()
+    assert content["name"] == "int8"
+    assert not [k for k, v in content.items() if isinstance(v, dict)]
+    assert isinstance(content["top1_drop_ci_pp"], list)
+
+
+def test_ties_go_to_the_lower_class_in_top1_and_top5_alike() -> None:
+    tied = replace(REFERENCE, logits=np.zeros_like(REFERENCE.logits))
+    found = measure_accuracy("flat", tied, REFERENCE)
+    assert found.top1_pct == 10
+    assert found.top5_pct == 50
+
+
+def test_without_labels_there_is_agreement_alone() -> None:
+    unknown = np.full(10, -1, np.int64)
+    found = measure_accuracy("int8", replace(ENGINE, labels=unknown), replace(REFERENCE, labels=unknown))
+    assert found.agreement_pct == 70
+    assert found.n_labelled == 0
+    assert found.top1_pct is found.top1_drop_ci_pp is found.mcnemar_p is found.top1_guess_pct is None
+
+
+def test_top5_of_few_classes_is_not_a_measurement() -> None:
+    few = predictions([0, 1, 2], [0, 1, 2], count=5)
+    found = measure_accuracy("few", few, few)
+    assert found.top1_pct == 100
+    assert found.top5_pct is found.top5_drop_pp is None
+
+
+def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> None:
+    logits = REFERENCE.logits.copy()
+    logits[2, 7], logits[3, 0] = np.nan, np.inf
+    found = measure_accuracy("fp16", replace(REFERENCE, logits=logits), REFERENCE)
+    assert found.nan_count == 2
+    assert found.top1_pct == 60
+    assert found.agreement_pct == 80
+    assert found.sqnr_db is None
+    assert "not finite" in found.findings[0]
+    with pytest.raises(MeasurementError, match=r"not finite on 2 of 10"):
+        measure_accuracy("fp16", REFERENCE, replace(REFERENCE, logits=logits))
+
+
+def test_constant_predictions_are_a_finding() -> None:
+    found = measure_accuracy("int8", predictions([3] * 10, LABELS), REFERENCE)
+    assert "every one of the 10 predictions is class 3" in found.findings
+    assert found.top1_guess_pct == pytest.approx(10)
+    assert found.top1_pct == 10
+
+
+def test_unreadable_images_are_left_out_on_both_sides() -> None:
+    short = replace(ENGINE.without({"image/6"}), unreadable=("image/6",))
+    found = measure_accuracy("int8", short, REFERENCE)
+    assert found.n == 9
+    assert found.unreadable == ("image/6",)
+    assert found.top1_drop_pp == 0
+    assert "1 unreadable" in found.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preprocessing_sha256": "b" * 64}, "preprocessing aaaaaaaaaaaa, the reference by bbbbbbbbbbbb"),
+        ({"label_names": tuple("abcdefghij")}, "class 0 is 'class 0' here and 'a' in the reference"),
+        ({"label_names": REFERENCE.label_names[:8]}, "class 8 is 'class 8' here and 'absent'"),
+        ({"ids": (*REFERENCE.ids[:4], "other/4", *REFERENCE.ids[5:])}, "image 4 is 'image/4' here and 'other/4'"),
+        ({"labels": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8])}, "'image/9' has label 9 here and 8"),
+        ({"logits": np.zeros((10, 11), np.float32)}, "10 classes, the reference 11"),
+        ({"ids": (), "labels": np.zeros(0, np.int64), "logits": np.zeros((0, 10), np.float32)}, "no images"),
+    ],
+)
+def test_a_reference_of_something_else_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        measure_accuracy("int8", ENGINE, replace(REFERENCE, **change))  # type: ignore[arg-type]
+
+
+def test_predictions_of_another_length_are_refused() -> None:
+    short = Predictions(REFERENCE.ids[:7], REFERENCE.labels[:7], REFERENCE.logits[:7], REFERENCE.preprocessing_sha256)
+    with pytest.raises(MeasurementError, match="10 images here, 7 in the reference"):
+        measure_accuracy("int8", ENGINE, short)

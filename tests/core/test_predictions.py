@@ -1,0 +1,166 @@
+"""Running a session over a data set: order, corrupt images, resuming, frozen batches; and the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecnn.artifact import Sidecar, sidecar_path
+from edgecnn.dataset import Dataset, open_dataset
+from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.measure.predictions import predict, read_predictions, write_predictions
+from edgecnn.preprocess import Preprocessing
+from edgecnn.session import Array, TensorSpec
+
+PREPROCESSING = Preprocessing(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+class Means:
+    """A session whose logits are simple facts about each image; counts what it is asked."""
+
+    def __init__(self, batch: int | None = None, size: int = 8, classes: int = 3) -> None:
+        self.input = TensorSpec("input", (batch, 3, size, size), "float32")
+        self.output = TensorSpec("logits", (batch, classes), "float32")
+        self.sizes: list[int] = []
+
+    def run(self, batch: Array) -> Array:
+        self.sizes.append(len(batch))
+        return batch.mean(axis=(2, 3))[:, : self.output.shape[1]]
+
+    def __enter__(self) -> Means:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for k in range(11):
+        path = tmp_path / "images" / "abc"[k % 3] / f"{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def dataset(folder: Path) -> Dataset:
+    return open_dataset(str(folder), PREPROCESSING, "test")
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_logits_are_in_the_order_of_the_data_whatever_the_batch(dataset: Dataset, workers: int) -> None:
+    whole = np.stack([dataset.tensor(k).mean(axis=(1, 2)) for k in range(len(dataset))])
+    steps: list[tuple[int, int]] = []
+    found = predict(Means(), dataset, batch=4, workers=workers, progress=lambda *step: steps.append(step))
+    np.testing.assert_allclose(found.logits, whole, rtol=1e-6)
+    assert found.ids == dataset.ids
+    assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert found.preprocessing_sha256 == PREPROCESSING.sha256
+    assert steps == [(4, 11), (8, 11), (11, 11)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_named_and_counted_or_stops_a_strict_run(folder: Path, workers: int) -> None:
+    (folder / "b" / "04.png").write_bytes(b"\x89PNG not really")
+    dataset = open_dataset(str(folder), PREPROCESSING, "test")
+    found = predict(Means(), dataset, batch=4, workers=workers)
+    assert found.unreadable == ("b/04.png",)
+    assert len(found.ids) == len(found.logits) == len(found.labels) == 10
+    assert "b/04.png" not in found.ids
+    with pytest.raises(DataError, match=r"04\.png"):
+        predict(Means(), dataset, batch=4, workers=workers, strict=True)
+
+
+def test_nothing_readable_and_nothing_at_all_are_errors(folder: Path, dataset: Dataset) -> None:
+    with pytest.raises(DataError, match="no images"):
+        predict(Means(), dataset.subset([]), batch=4)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of its 11 images"):
+        predict(Means(), dataset, batch=4)
+
+
+def _until(count: int) -> Callable[[int, int], None]:
+    def stop(done: int, total: int) -> None:
+        if done >= count:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_killed_run_goes_on_where_it_stopped(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+    (folder / "a" / "03.png").write_bytes(b"")
+    journal = tmp_path / "validate.partial"
+    whole = predict(Means(), dataset, batch=2)
+    with pytest.raises(KeyboardInterrupt):
+        predict(Means(), dataset, batch=2, journal=journal, identity="e", progress=_until(6))
+    with journal.open("ab") as file:
+        file.write(b"half a record")
+    session = Means()
+    resumed = predict(session, dataset, batch=2, journal=journal, identity="e")
+    assert sum(session.sizes) == 5
+    np.testing.assert_array_equal(resumed.logits, whole.logits)
+    assert resumed.ids == whole.ids
+    assert resumed.unreadable == whole.unreadable == ("a/03.png",)
+
+
+@pytest.mark.parametrize("other", ["engine", "data"])
+def test_a_journal_of_something_else_is_not_resumed(dataset: Dataset, tmp_path: Path, other: str) -> None:
+    journal = tmp_path / "validate.partial"
+    predict(Means(), dataset, batch=4, journal=journal, identity="e")
+    session = Means()
+    data = replace(dataset, ids=tuple(reversed(dataset.ids))) if other == "data" else dataset
+    predict(session, data, batch=4, journal=journal, identity="f" if other == "engine" else "e")
+    assert sum(session.sizes) == 11
+
+
+def test_a_frozen_batch_is_filled_up_and_cut(dataset: Dataset) -> None:
+    session = Means(batch=4)
+    found = predict(session, dataset, batch=4)
+    assert session.sizes == [4, 4, 4]
+    np.testing.assert_array_equal(found.logits, predict(Means(), dataset, batch=4).logits)
+
+
+def test_data_that_do_not_fit_the_session(dataset: Dataset) -> None:
+    with pytest.raises(MeasurementError, match="images of 3x8x8, the engine takes 3x16x16"):
+        predict(Means(size=16), dataset, batch=4)
+    with pytest.raises(MeasurementError, match="label 2, the engine only 2 classes"):
+        predict(Means(classes=2), dataset, batch=16)
+
+
+def test_predictions_survive_their_file_and_a_changed_file_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    found = replace(predict(Means(), dataset, batch=4), unreadable=("gone.png",))
+    write_predictions(path, found, Sidecar(kind="reference"))
+    again = read_predictions(path)
+    np.testing.assert_array_equal(again.logits, found.logits)
+    np.testing.assert_array_equal(again.labels, found.labels)
+    assert replace(again, logits=found.logits, labels=found.labels) == found
+    first = path.read_bytes()
+    write_predictions(path, found, Sidecar(kind="reference"))
+    assert path.read_bytes() == first
+    path.write_bytes(first[:-20])
+    with pytest.raises(ArtifactError, match="sha256"):
+        read_predictions(path)
+    sidecar_path(path).unlink()
+    with pytest.raises(ArtifactError, match="no sidecar"):
+        read_predictions(path)
+
+
+def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
+    from edgecnn.artifact import write_artifact
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, logits=np.zeros(3))
+
+    write_artifact(tmp_path / "x.npz", write, Sidecar(kind="reference"))
+    with pytest.raises(ArtifactError, match="not a file of predictions"):
+        read_predictions(tmp_path / "x.npz")
