@@ -1,0 +1,190 @@
+"""Plan files without a GPU: magic, format and TensorRT version in pure Python, what the sidecar adds, and whether a
+plan can run here. Nothing is deserialised: a plan is native code.
+
+Layout (NVIDIA's trtexec, `--getPlanVersionOnly`, sampleEngines.cpp of 10.3 to 11.1): bytes 0-3 `ftrt`, bytes 4-7 the
+serialisation version (0 is understood), bytes 24-27 major, minor, patch and build of the TensorRT that built it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shlex
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact import Sidecar, read_sidecar, sha256_of, sidecar_path
+from edgecnn.backends._layers import layers_from_json, shares_of
+from edgecnn.errors import ArtifactError
+from edgecnn.targets import version_tuple
+
+MAGIC = b"ftrt"
+HEADER_BYTES = 28
+MAX_PREFIX_BYTES = 1 << 20
+FOREIGN = (
+    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint or TorchScript?)"),
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
+    (b"\x08", "an ONNX graph, perhaps: build it with `edgecnn build`"),
+    (b"<", "an HTML or XML page, perhaps a failed download"),
+    (b"{", "a JSON file, perhaps the sidecar"),
+)
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What the first bytes of a plan say. `tensorrt` is major.minor.patch.build; `offset` is where the plan starts,
+    and `prefix` what another tool wrote before it ("" when nothing)."""
+
+    tensorrt: str
+    serialisation: int
+    size_bytes: int
+    offset: int = 0
+    prefix: str = ""
+
+
+def read_plan_header(path: Path) -> PlanHeader:
+    """The header of a plan file; raises `ArtifactError` that says what the file is instead, as far as can be told."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+            offset, prefix = _json_prefix(path, file.read, start) if not start.startswith(MAGIC) else (0, "")
+            if offset:
+                file.seek(offset)
+                start = file.read(HEADER_BYTES)
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path") from exc
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
+    if not start.startswith(MAGIC):
+        raise ArtifactError(f"{path}: not a TensorRT plan: {_guess(start, size)}", "build one with `edgecnn build`")
+    if len(start) < HEADER_BYTES:
+        raise ArtifactError(
+            f"{path}: a plan cut off after {size} bytes; its header alone has {HEADER_BYTES}",
+            "copy it again, or build it again",
+        )
+    serialisation = struct.unpack_from("<I", start, 4)[0]
+    if serialisation != 0:
+        raise ArtifactError(
+            f"{path}: plan serialisation version {serialisation}; this edgecnn reads version 0",
+            "the file is damaged (a copy in text mode?), or newer than this edgecnn: build it again",
+        )
+    return PlanHeader(".".join(str(b) for b in start[24:28]), serialisation, size, offset, prefix)
+
+
+def plan_mismatch(
+    path: Path, header: PlanHeader, sidecar: Sidecar | None, tensorrt: str, device: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """(message, hint) when a plan cannot run under this TensorRT on this device, else None.
+
+    All four version numbers must agree (as many as `tensorrt` has) unless the plan was built version compatible, which
+    lets a newer TensorRT run it. The GPU is compared through the sidecar: without one nothing is known about it.
+    """
+    facts = sidecar.facts if sidecar else {}
+    built, here = version_tuple(header.tensorrt), version_tuple(tensorrt)
+    known = min(len(built), len(here))
+    same = built[:known] == here[:known] or (bool(facts.get("version_compatible")) and here >= built[: len(here)])
+    built_on = (sidecar.device if sidecar else None) or {}
+    there, this = str(built_on.get("compute_capability") or ""), str(device.get("compute_capability") or "")
+    reach = str(facts.get("hardware_compatibility") or "none")
+    fits = not there or not this or there == this or (reach == "ampere_plus" and version_tuple(this) >= (8, 0))
+    if same and fits:
+        return None
+    origin = f" (sidecar: {built_on.get('board') or built_on.get('gpu_name', 'GPU')}, SM {there})" if there else ""
+    message = f"{path}: built by TensorRT {header.tensorrt}{origin}; here are {tensorrt or 'no TensorRT'}"
+    message += f" and SM {this}" if this else ""
+    return message, f"a plan runs where it was built; rebuild it here: {rebuild_command(path, sidecar)}"
+
+
+def rebuild_command(path: Path, sidecar: Sidecar | None) -> str:
+    """The command line that builds the plan `path` again, from its sidecar as far as that tells."""
+    graphs = [p for p in (sidecar.parents if sidecar else {}) if p.endswith(".onnx")]
+    graph = os.path.normpath(path.parent / graphs[0]) if graphs else f"{path.stem}.onnx"
+    target = str((sidecar.facts if sidecar else {}).get("target") or "gpu")
+    return shlex.join(["edgecnn", "build", graph, "--backend", "trt", "--target", target, "-o", str(path)])
+
+
+def installed_tensorrt() -> str:
+    """The version of the TensorRT package installed here, without importing it; "" when there is none."""
+    for package in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def describe_plan(path: Path) -> dict[str, Any]:
+    """What `edgecnn inspect X.plan` prints: the header and, from the sidecar, device, profiles and precision shares."""
+    header = read_plan_header(path)
+    shown: dict[str, Any] = {
+        "path": str(path),
+        "kind": "TensorRT plan",
+        "built_by_tensorrt": header.tensorrt,
+        "tensorrt_here": installed_tensorrt() or None,
+        "size_mb": header.size_bytes / 1e6,
+        "prefix": header.prefix or None,
+    }
+    if not sidecar_path(path).exists():
+        return {**shown, "sidecar": None, "note": "without a sidecar it is loaded only with --trust"}
+    sidecar = read_sidecar(path)
+    facts = sidecar.facts
+    layers = layers_from_json(facts.get("layers") or [])
+    mismatch = plan_mismatch(path, header, sidecar, installed_tensorrt(), {}) if installed_tensorrt() else None
+    return {
+        **shown,
+        "sidecar": str(sidecar_path(path)),
+        "sha256_matches": sha256_of(path) == sidecar.sha256,
+        "precision_requested": sidecar.precision_requested or None,
+        "precision_obtained": sidecar.precision_obtained or None,
+        **(shares_of(layers) if layers else {}),
+        "device": sidecar.device,
+        "target": facts.get("target"),
+        "profiles": facts.get("profiles"),
+        "hardware_compatibility": facts.get("hardware_compatibility"),
+        "version_compatible": facts.get("version_compatible"),
+        "made_from": sidecar.parents,
+        "made_by": sidecar.made_by,
+        "created": sidecar.created,
+        "mismatch": mismatch[0] if mismatch else None,
+        "rebuild": rebuild_command(path, sidecar),
+    }
+
+
+def foreign_prefix_error(path: Path, header: PlanHeader) -> ArtifactError:
+    """The refusal of a plan that another tool put something in front of."""
+    clean = path.with_name(f"{path.stem}.clean.plan")
+    return ArtifactError(
+        f"{path}: {header.prefix} stands before the plan; neither TensorRT nor edgecnn loads it so",
+        f"cut it off: tail -c +{header.offset + 1} {shlex.quote(str(path))} > {shlex.quote(str(clean))}",
+    )
+
+
+def _json_prefix(path: Path, read: Any, start: bytes) -> tuple[int, str]:
+    """(offset of the plan, what stands before it) when `start` is a uint32 length and JSON, as Ultralytics writes."""
+    if len(start) < 6 or start[4:5] != b"{":
+        return 0, ""
+    length = struct.unpack_from("<I", start)[0]
+    if not 2 <= length <= MAX_PREFIX_BYTES:
+        return 0, ""
+    content = start[4:] + read(max(0, length + len(MAGIC) - (len(start) - 4)))
+    if content[length : length + len(MAGIC)] != MAGIC:
+        return 0, ""
+    try:
+        metadata = json.loads(content[:length])
+    except ValueError:
+        return 0, ""
+    author = metadata.get("author") if isinstance(metadata, dict) else None
+    by = f" written by {author}" if isinstance(author, str) else ""
+    return 4 + length, f"a JSON prefix of {length} bytes{by}"
+
+
+def _guess(start: bytes, size: int) -> str:
+    if not size:
+        return "the file is empty"
+    what = next((meaning for magic, meaning in FOREIGN if start.startswith(magic)), "")
+    return what or f"it starts with {start[:4]!r}, a plan with {MAGIC!r}"
