@@ -10,7 +10,7 @@ Style = Literal["tensorrt", "cpu"]
 
 @dataclass(frozen=True)
 class Edge:
-    """Input `index` of the node named `node`; the node "" stands for the graph's output."""
+    """Input `index` of the node named `node` (names are unique in a prepared graph); "" is the graph's output."""
 
     node: str
     index: int
