@@ -1,0 +1,95 @@
+"""Help is cheap and complete; mistakes on the command line are two lines."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from edgecnn.cli.app import application
+
+HEAVY = ("numpy", "PIL", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "sklearn", "tensorrt")
+
+
+def commands() -> Iterator[list[str]]:
+    def walk(command: Any, path: list[str]) -> Iterator[list[str]]:
+        yield path
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, [*path, name])
+
+    yield from walk(typer.main.get_command(application()), [])
+
+
+def test_help_imports_nothing_heavy_and_covers_every_command() -> None:
+    script = (
+        "import sys, json, io, contextlib\n"
+        "from edgecnn.cli import run\n"
+        "paths = json.loads(sys.argv[1])\n"
+        "texts = []\n"
+        "for path in paths:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        assert run([*path, '--help']) == 0\n"
+        "    texts.append(out.getvalue())\n"
+        f"print(json.dumps([[m for m in {HEAVY!r} if m in sys.modules], texts]))\n"
+    )
+    paths = list(commands())
+    assert len(paths) > 4
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(paths)], capture_output=True, text=True, check=True)
+    heavy, texts = json.loads(done.stdout)
+    assert heavy == []
+    for path, text in zip(paths, texts, strict=True):
+        assert "Usage: edgecnn" in text, path
+        assert len(text.splitlines()) > 4, path
+
+
+def test_help_costs_little(root: Path) -> None:
+    """At most 0.3 s of processor time, the best of three runs."""
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "edgecnn", "--help"], capture_output=True, check=True, cwd=root)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(costs) <= 0.3
+
+
+def test_every_command_has_help_text() -> None:
+    app = typer.main.get_command(application())
+    for name, command in app.commands.items():  # type: ignore[attr-defined]
+        assert command.help, name
+
+
+@pytest.mark.parametrize("arguments", [["modells"], ["models", "--famly", "x"], ["inspect"]])
+def test_mistakes_are_two_lines(edgecnn: Callable[..., Any], arguments: list[str]) -> None:
+    edgecnn(*arguments).refused()
+
+
+def test_version(edgecnn: Callable[..., Any]) -> None:
+    import edgecnn as package
+
+    result = edgecnn("--version")
+    assert (result.code, result.out) == (0, f"edgecnn {package.__version__}\n")
+
+
+def test_a_bug_is_exit_code_101_with_its_traceback(
+    edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecnn.zoo.cards", lambda: 1 / 0)
+    result = edgecnn("models")
+    assert result.code == 101
+    assert "ZeroDivisionError" in result.err
+
+
+def test_an_interrupt_is_exit_code_130(edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgecnn.zoo.cards", interrupted)
+    assert edgecnn("models").code == 130
