@@ -1,0 +1,285 @@
+"""A float32 graph -> the same graph in FP16, float32 at its boundary; with or without Q/DQ pairs in it.
+
+Initialisers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
+stays float32 and is named: tensors whose calibrated values come near its limit, weights beyond it or all below it.
+Without ranges only the weights can be checked. BatchNormalization becomes Mul and Add: its variance and epsilon lose
+their digits in FP16, the quotients do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
+from edgecnn.errors import GraphError
+from edgecnn.graph.placement import MOVES
+from edgecnn.graph.prepare import prepared
+from edgecnn.graph.view import QUANTISED, View, attribute, view_of, without_weights
+
+LIMIT = 65504.0
+MARGIN = 2.0  # calibration sees some images, not all of them
+NORMAL = 2.0**-14  # below it FP16 loses digits
+
+_F32, _F16 = TensorProto.FLOAT, TensorProto.FLOAT16
+# Inputs that are float32 whatever the node computes in: (operator, input).
+_ALWAYS_F32 = frozenset({("Resize", 1), ("Resize", 2), ("Dropout", 1)})
+# Bounds and fillers may be cut to the largest FP16 number: no FP16 value lies beyond.
+_BOUNDS = frozenset({("Clip", 1), ("Clip", 2), ("Pad", 2)})
+
+
+class Observed(Protocol):
+    """What calibration saw of one tensor: `largest` absolute value."""
+
+    @property
+    def largest(self) -> float: ...
+
+
+class ObservedTensors(Protocol):
+    """Calibration ranges by tensor name."""
+
+    @property
+    def tensors(self) -> Mapping[str, Observed]: ...
+
+
+def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The FP16 graph of a float32 graph (prepared first) or of one with Q/DQ pairs, and what stayed float32.
+
+    The names that come back are tensors whose calibrated values exceed half of FP16's limit and initialisers that
+    FP16 cannot hold; the nodes that touch them compute in float32. Raises `GraphError` when the graph holds FP16
+    already, a Q/DQ scale is not an FP16 number, or a tensor did not get the type that it should have.
+    """
+    require_no_fp16(model)
+    quantised = any(node.op_type in QUANTISED for node in model.graph.node)
+    ready = _plain_scaling(model if quantised else prepared(model))
+    view = view_of(ready)
+    types = _float_tensors(ready)
+    wide = _wide(view, types, {} if ranges is None else {n: t.largest for n, t in ranges.tensors.items()})
+    writer = _Writer(view, types, wide)
+    made = writer.written(ready)
+    _assert_types(made, writer.planned)
+    return made, tuple(wide)
+
+
+def require_no_fp16(model: onnx.ModelProto) -> None:
+    """Raise `GraphError` naming the first tensor or node that is FP16 or bfloat16 already."""
+    half = (_F16, TensorProto.BFLOAT16)
+    found = [repr(t.name) for t in model.graph.initializer if t.data_type in half]
+    found += [repr(v.name) for v in model.graph.input if v.type.tensor_type.elem_type in half]
+    casts = (n for n in model.graph.node if n.op_type == "Cast" and attribute(n, "to", 0) in half)
+    found += [repr(n.name or n.output[0]) for n in casts]
+    if found:
+        raise GraphError(f"the graph is FP16 already ({found[0]} is)", "start from the FP32 graph")
+
+
+def write_fp16(
+    path: Path, model: onnx.ModelProto, kept: tuple[str, ...], sidecar: Sidecar, *parents: Path, from_ranges: bool
+) -> Sidecar:
+    """Write the FP16 graph with its sidecar; `sidecar` brings the recipe's facts, preprocessing and labels."""
+    facts = {
+        **sidecar.facts,
+        "kept_float32": list(kept),
+        "range_check": "weights and activations" if from_ranges else "weights only: no calibration ranges were given",
+    }
+    done = dataclasses.replace(
+        sidecar,
+        kind="graph",
+        precision_requested="fp16",
+        precision_obtained="mixed" if kept else "fp16",
+        parents=sidecar.parents or parents_of(path, *parents),
+        tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime"),
+        facts=facts,
+    )
+    return write_artifact(path, lambda temporary: onnx.save(model, str(temporary)), done)
+
+
+def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """BatchNormalization as Mul and Add of per-channel constants; the rest of the graph is shared, not copied."""
+    if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
+        return model
+    arrays = {t.name: t for t in model.graph.initializer}
+    done = onnx.ModelProto()
+    done.CopyFrom(without_initializers(model))
+    done.graph.initializer.extend(model.graph.initializer)
+    nodes = list(done.graph.node)
+    del done.graph.node[:]
+    for node in nodes:
+        if node.op_type != "BatchNormalization" or any(name not in arrays for name in node.input[1:5]):
+            done.graph.node.append(node)
+            continue
+        gamma, beta, mean, var = (numpy_helper.to_array(arrays[n]).astype(np.float64) for n in node.input[1:5])
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = gamma / np.sqrt(var + epsilon)
+        middle = f"{node.output[0]}_scaled"
+        for name, value in (("factor", factor), ("shift", beta - mean * factor)):
+            shaped = value.astype(np.float32).reshape(-1, 1, 1)
+            done.graph.initializer.append(numpy_helper.from_array(shaped, f"{node.output[0]}_{name}"))
+        done.graph.node.extend(
+            [
+                helper.make_node("Mul", [node.input[0], f"{node.output[0]}_factor"], [middle], f"{node.name}_factor"),
+                helper.make_node("Add", [middle, f"{node.output[0]}_shift"], [node.output[0]], f"{node.name}_shift"),
+            ]
+        )
+    return done
+
+
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Everything of `model` but its weights."""
+    bare = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, metadata_props=model.metadata_props
+    )
+    bare.producer_name = model.producer_name
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    return bare
+
+
+def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """The names of all tensors that are float32 now."""
+    graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    known = {i.name: i.type.tensor_type.elem_type for i in infos}
+    known.update((t.name, t.data_type) for t in model.graph.initializer)
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                raise GraphError(
+                    f"node {node.name!r}: the type of {name!r} cannot be inferred",
+                    "export the network with standard operators of opset 19",
+                )
+    return frozenset(name for name, kind in known.items() if kind == _F32)
+
+
+def _wide(view: View, floats: frozenset[str], largest: Mapping[str, float]) -> dict[str, None]:
+    """The activations and initialisers that FP16 cannot hold, in the order of the graph."""
+    wide: dict[str, None] = {}
+    seen = dict(largest)
+    for name in view.inputs:
+        if seen.get(name, 0.0) > LIMIT / MARGIN:
+            wide[name] = None
+    for node in view.nodes:
+        for index, name in enumerate(node.input):
+            if name in floats and name in view.initializers and not _fits(view, node, index):
+                wide[name] = None
+        for name in node.output:
+            if name not in seen and node.input and node.op_type in MOVES | QUANTISED | {"Relu"}:
+                seen[name] = seen.get(node.input[0], 0.0)
+            if name in floats and seen.get(name, 0.0) > LIMIT / MARGIN:
+                wide[name] = None
+        if node.op_type == "LRN" and seen.get(node.input[0], 0.0) ** 2 > LIMIT / MARGIN:
+            wide[node.output[0]] = None  # it sums squares
+    return wide
+
+
+def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:
+    """Whether FP16 holds the initialiser that is input `index` of `node` well enough for what the node does with it."""
+    if (node.op_type, index) in _ALWAYS_F32 | _BOUNDS:
+        return True
+    name = node.input[index]
+    magnitude = np.abs(numpy_helper.to_array(view.initializers[name]))
+    largest, smallest = float(magnitude.max(initial=0.0)), float(magnitude.min(initial=np.inf))
+    if node.op_type in QUANTISED and not NORMAL <= smallest <= largest <= LIMIT:
+        raise GraphError(
+            f"node {node.name!r}: its scale {name!r} ({smallest:g} to {largest:g}) is no normal FP16 number",
+            "quantise with --around fp32, or look at the range of this tensor",
+        )
+    multiplies = node.op_type in ("Conv", "Gemm", "MatMul", "Mul") and index < 2
+    return largest <= LIMIT and not (multiplies and 0 < largest < NORMAL)
+
+
+class _Writer:
+    """Writes the nodes again with the types decided, adding a Cast where a reader needs the other type."""
+
+    def __init__(self, view: View, floats: frozenset[str], wide: Iterable[str]) -> None:
+        self._view, self._floats, self._wide = view, floats, frozenset(wide)
+        self._half = {id(node) for node in view.nodes if self._can_be_half(node)}
+        self.planned = {name: _F32 for name in view.inputs if name in floats}
+        for node in view.nodes:
+            kind = _F16 if id(node) in self._half else _F32
+            self.planned.update((name, kind) for name in node.output if name in floats)
+        self._inside = {o: f"{o}_fp16" for o in view.outputs if self.planned.get(o) == _F16}
+        self._nodes: list[onnx.NodeProto] = []
+        self._cast: dict[tuple[str, int], str] = {}
+
+    def written(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph of `model` in the planned types."""
+        made = without_initializers(model)
+        for node in self._view.nodes:
+            half = id(node) in self._half
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = [self._read(node, i, half) for i in range(len(node.input))]
+            copy.output[:] = [self._inside.get(name, name) for name in node.output]
+            self._nodes.append(copy)
+        for name, inside in self._inside.items():
+            self._nodes.append(helper.make_node("Cast", [inside], [name], f"{name}_cast", to=_F32))
+            self.planned[inside], self.planned[name] = _F16, _F32
+        del made.graph.node[:]
+        made.graph.node.extend(self._nodes)
+        read = {name for node in self._nodes for name in node.input}
+        for tensor in model.graph.initializer:
+            if tensor.name in read:
+                made.graph.initializer.append(tensor)
+            if (name := _half_name(tensor.name)) in read and tensor.name in self._floats:
+                made.graph.initializer.append(_halved(tensor, name))
+        return made
+
+    def _can_be_half(self, node: onnx.NodeProto) -> bool:
+        reads = [n for i, n in enumerate(node.input) if n in self._floats and (node.op_type, i) not in _ALWAYS_F32]
+        touches = {*reads, *(name for name in node.output if name in self._floats)}
+        return bool(reads) and node.op_type != "Cast" and not touches & self._wide
+
+    def _read(self, node: onnx.NodeProto, index: int, half: bool) -> str:
+        """The name under which `node` reads its input `index`, after adding the Cast that this takes."""
+        name = str(node.input[index])
+        kind = _F16 if half and (node.op_type, index) not in _ALWAYS_F32 else _F32
+        if name not in self._floats:
+            return name
+        if name in self._view.initializers:
+            return _half_name(name) if kind == _F16 else name
+        inside = self._inside.get(name, name)
+        if self.planned[name] == kind:
+            return inside
+        if (name, kind) not in self._cast:
+            cast = f"{name}_as_{'fp16' if kind == _F16 else 'fp32'}"
+            self._nodes.append(helper.make_node("Cast", [inside], [cast], cast, to=kind))
+            self._cast[name, kind] = cast
+            self.planned[cast] = kind
+        return self._cast[name, kind]
+
+
+def _half_name(name: str) -> str:
+    return f"{name}_fp16"
+
+
+def _halved(tensor: TensorProto, name: str) -> TensorProto:
+    array = numpy_helper.to_array(tensor)
+    if array.size == 1:  # a bound may lie beyond: -inf stays, the largest float32 becomes the largest FP16
+        array = np.where(np.isinf(array), array, np.clip(array, -LIMIT, LIMIT))
+    return numpy_helper.from_array(array.astype(np.float16), name)
+
+
+def _assert_types(model: onnx.ModelProto, planned: Mapping[str, int]) -> None:
+    """Raise `GraphError` unless inference gives every tensor the type that was planned for it."""
+    bare = without_weights(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as exc:
+        raise GraphError(f"the types of the FP16 graph do not fit: {exc}", "this is a bug in edgecnn") from exc
+    infos = (*inferred.input, *inferred.value_info, *inferred.output)
+    found = {info.name: info.type.tensor_type.elem_type for info in infos}
+    for name, kind in planned.items():
+        if found.get(name) != kind:
+            got = TensorProto.DataType.Name(found.get(name, 0)).lower()
+            raise GraphError(
+                f"tensor {name!r} should be {TensorProto.DataType.Name(kind).lower()} in the FP16 graph, found {got}",
+                "this is a bug in edgecnn",
+            )

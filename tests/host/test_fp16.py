@@ -1,0 +1,248 @@
+"""FP16 graphs: what is typed how, what stays float32 and is named, and that the numbers hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgecnn.artifact import Sidecar, verified_sidecar
+from edgecnn.errors import GraphError
+from edgecnn.graph.fp16 import to_fp16, write_fp16
+from tests.host.graphs import build
+
+RESIDUAL = """
+    c0 = Conv(input, out=8, k=3)
+    r0 = Relu(c0)
+    c1 = Conv(r0, k=3)
+    a1 = Add(c1, r0)
+    r1 = Relu(a1)
+    gap = GlobalAveragePool(r1)
+    f = Flatten(gap)
+    logits = Gemm(f)
+"""
+
+
+@dataclass
+class Seen:
+    largest: float
+
+
+@dataclass
+class Ranges:
+    tensors: dict[str, Seen] = field(default_factory=dict)
+
+
+def ranges(**largest: float) -> Ranges:
+    return Ranges({name: Seen(value) for name, value in largest.items()})
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, str]:
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    infos = [*graph.input, *graph.value_info, *graph.output]
+    kinds = {i.name: i.type.tensor_type.elem_type for i in infos} | {t.name: t.data_type for t in graph.initializer}
+    return {name: TensorProto.DataType.Name(kind).lower() for name, kind in kinds.items()}
+
+
+def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": images})[0]
+
+
+def run_in_fp16(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    """As the types say: ONNX Runtime's CPU provider computes FP16 graphs in float32 and hides an overflow."""
+    return ReferenceEvaluator(model).run(None, {"input": images})[0]
+
+
+def images(n: int = 2, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(1).normal(0, 1, (n, 4, size, size)).astype(np.float32)
+
+
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def test_everything_inside_is_fp16_and_the_boundary_is_float32() -> None:
+    model = build(RESIDUAL)
+    before = model.SerializeToString()
+    made, kept = to_fp16(model)
+    assert kept == ()
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(made, full_check=True)
+    types = types_of(made)
+    assert {n: t for n, t in types.items() if t != "float16"} == {"input": "float", "logits": "float"}
+    assert sum(n.op_type == "Cast" for n in made.graph.node) == 2
+    assert sum(a.nbytes for a in weights_of(made).values()) * 2 == sum(a.nbytes for a in weights_of(model).values())
+    assert {n.name for n in model.graph.node} <= {n.name for n in made.graph.node}
+    x = images()
+    assert sqnr_db(run(model, x), run(made, x)) > 50
+    assert made.opset_import[0].version == 19
+
+
+def test_a_tensor_that_leaves_fp16_stays_float32_and_is_named() -> None:
+    model = build(RESIDUAL)
+    scale = np.float32(60000)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("c0.weight", "c0.bias"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * scale, tensor.name))
+        elif tensor.name in ("logits.weight",):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / scale * 16, tensor.name))
+    x = images()
+    reference = run(model, x)
+    assert np.isfinite(reference).all()
+    blind, _ = to_fp16(model)
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(run_in_fp16(blind, x)).all()
+    wide = ranges(input=4.0, c0=2e5, r0=2e5, c1=2e5, a1=2e5, r1=2e5, gap=9e4, f=9e4, logits=5.0)
+    made, kept = to_fp16(model, wide)
+    assert set(kept) >= {"c0", "r0", "c1", "a1", "r1", "gap", "f"}
+    assert kept.index("c0") < kept.index("r1")
+    assert sqnr_db(reference, run_in_fp16(made, x)) > 50
+    types = types_of(made)
+    assert all(types[name] == "float" for name in ("c0", "r0", "c1", "a1", "r1", "gap", "f", "logits"))
+
+
+def test_only_what_is_near_the_limit_is_kept_and_casts_stand_around_it() -> None:
+    made, kept = to_fp16(build(RESIDUAL), ranges(input=3.0, c0=3.0, r0=3.0, c1=40000.0, a1=30000.0, r1=30000.0))
+    assert kept == ("c1",)
+    types = types_of(made)
+    assert types["c1"] == types["a1"] == "float"  # the Add reads c1: it computes in float32
+    assert types["r0"] == types["r1"] == "float16"
+    assert types["c1.weight"] == "float"
+    assert {"r0_as_fp32", "a1_as_fp16"} <= {n.output[0] for n in made.graph.node if n.op_type == "Cast"}
+
+
+def test_moved_and_rectified_values_inherit_the_range() -> None:
+    model = build("c = Conv(input)\nr = Relu(c)\np = MaxPool(r, kernel_shape=[2, 2])\nlogits = Conv(p)")
+    made, kept = to_fp16(model, ranges(c=5e4))
+    assert kept == ("c", "r", "p")
+    assert types_of(made)["logits"] == "float"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("c.weight", 1e5, True),
+        ("c.bias", 7e4, True),
+        ("c.weight", 1e-6, True),
+        ("c.bias", 1e-9, False),
+        ("c.weight", 6e4, False),
+    ],
+)
+def test_weights_are_checked_without_ranges(name: str, value: float, kept: bool) -> None:
+    model = build("c = Conv(input)\nlogits = Conv(c)")
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, value, np.float32), name))
+    made, names = to_fp16(model)
+    assert names == ((name,) if kept else ())
+    assert types_of(made)["c"] == ("float" if kept else "float16")
+
+
+def test_a_batch_normalisation_of_tiny_variance_keeps_its_digits() -> None:
+    model = build("r = Relu(input)\nb = BatchNormalization(r)\ns = Relu(b)\nlogits = Conv(s)")
+    for tensor in model.graph.initializer:
+        if tensor.name == "b.var":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(4, 3e-9, np.float32), tensor.name))
+        elif tensor.name == "b.scale":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(4, 3e-3, np.float32), tensor.name))
+    made, kept = to_fp16(model)
+    assert kept == ()
+    assert not any(n.op_type == "BatchNormalization" for n in made.graph.node)
+    x = images()
+    assert sqnr_db(run(model, x), run_in_fp16(made, x)) > 50
+
+
+def test_bounds_beyond_fp16_are_cut_not_kept() -> None:
+    model = build("c = Conv(input)\nk = Clip(c)\nlogits = Conv(k)")
+    tensor = next(t for t in model.graph.initializer if t.name == "k.max")
+    tensor.CopyFrom(numpy_helper.from_array(np.float32(3.4e38), "k.max"))
+    made, kept = to_fp16(model)
+    assert kept == ()
+    assert weights_of(made)["k.max_fp16"] == np.float16(65504)
+
+
+def test_an_lrn_that_sums_large_squares_is_kept() -> None:
+    model = build("c = Conv(input)\nn = LRN(c, size=5)\nlogits = Conv(n)")
+    assert to_fp16(model, ranges(c=100.0, n=50.0))[1] == ()
+    made, kept = to_fp16(model, ranges(c=300.0, n=50.0))
+    assert kept == ("n",)
+    assert types_of(made)["c"] == "float16"
+
+
+def paired(scale: float, dtype: type = np.float32) -> onnx.ModelProto:
+    """input -> Q/DQ -> Conv with an int8 weight, as quantised graphs have it."""
+    model = build("c = Conv(input, k=3)\nr = Relu(c)\nlogits = Conv(r)")
+    graph = model.graph
+    weight = next(t for t in graph.initializer if t.name == "c.weight")
+    array = numpy_helper.to_array(weight)
+    step = np.abs(array).max(axis=(1, 2, 3)).astype(np.float16).astype(np.float32) / 128
+    graph.initializer.remove(weight)
+    codes = np.clip(np.rint(array / step.reshape(-1, 1, 1, 1)), -127, 127).astype(np.int8)
+    for name, value in {"w8": codes, "ws": step, "s": np.float32(scale), "z": np.int8(0)}.items():
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "s", "z"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"], "dq"),
+        helper.make_node("DequantizeLinear", ["w8", "ws"], ["w"], "wdq", axis=0),
+    ]
+    graph.node[0].input[0], graph.node[0].input[1] = "dq", "w"
+    old = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes + old)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def test_pairs_get_fp16_scales_and_the_same_integers() -> None:
+    model = paired(2.0**-5)
+    made, kept = to_fp16(model)
+    assert kept == ()
+    types = types_of(made)
+    assert types["q"] == types["w8"] == "int8"
+    assert types["dq"] == types["w"] == types["c"] == types["s_fp16"] == types["ws_fp16"] == "float16"
+    np.testing.assert_array_equal(weights_of(made)["w8"], weights_of(model)["w8"])
+    np.testing.assert_array_equal(weights_of(made)["ws_fp16"].astype(np.float32), weights_of(model)["ws"])
+    x = images()
+    assert sqnr_db(run(model, x), run(made, x)) > 45
+
+
+def test_a_scale_that_fp16_cannot_hold_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"node 'q': its scale 's' \(1e-05 to 1e-05\) is no normal FP16 number"):
+        to_fp16(paired(1e-5))
+
+
+def test_a_wide_tensor_with_a_pair_stays_float32_on_both_sides() -> None:
+    made, kept = to_fp16(paired(500.0), ranges(input=64000.0, c=50.0))
+    assert kept == ("input", "dq")
+    types = types_of(made)
+    assert types["dq"] == types["c"] == "float"
+    assert types["r"] == "float16"
+
+
+def test_an_fp16_graph_is_refused() -> None:
+    made, _ = to_fp16(build(RESIDUAL))
+    with pytest.raises(GraphError, match="the graph is FP16 already"):
+        to_fp16(made)
+
+
+def test_the_sidecar_says_what_was_checked(tmp_path: Path) -> None:
+    made, kept = to_fp16(build(RESIDUAL), ranges(c1=4e4))
+    write_fp16(tmp_path / "m.fp16.onnx", made, kept, Sidecar(kind=""), from_ranges=True)
+    sidecar = verified_sidecar(tmp_path / "m.fp16.onnx")
+    assert (sidecar.precision_requested, sidecar.precision_obtained) == ("fp16", "mixed")
+    assert sidecar.facts == {"kept_float32": ["c1"], "range_check": "weights and activations"}
+    write_fp16(tmp_path / "b.onnx", made, (), Sidecar(kind=""), from_ranges=False)
+    assert verified_sidecar(tmp_path / "b.onnx").facts["range_check"].startswith("weights only")
+    assert verified_sidecar(tmp_path / "b.onnx").precision_obtained == "fp16"
