@@ -72,11 +72,11 @@ def mcnemar_p(lost: int, gained: int) -> float:
     return min(1.0, share)
 
 
-def wilson_interval(count: float, n: float) -> tuple[float, float]:
-    """Two-sided 95 % interval of a proportion (Wilson, JASA 22, 1927)."""
-    share, z2 = count / n, Z95 * Z95
+def wilson_interval(count: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Two-sided interval of a proportion, 95 % by default (Wilson, JASA 22, 1927)."""
+    share, z2 = count / n, z * z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low = 0.0 if count == 0 else max(0.0, middle - half)
     return low, 1.0 if count == n else min(1.0, middle + half)
 

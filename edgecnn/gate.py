@@ -1,0 +1,296 @@
+"""The gate: tolerances and measurements in, a verdict out. Pure: no files, no clocks.
+
+A tolerance is a non-inferiority margin. It passes when the whole 95 % interval is on its good side, fails when the
+whole interval is on the other, and is INCONCLUSIVE otherwise, with the number of images that would settle it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from edgecnn.errors import MeasurementError
+from edgecnn.measure.statistics import images_for_drop, images_for_share, samples_for_percentile, wilson_interval
+from edgecnn.recipe import Tolerances
+
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Measurement = Mapping[str, Any]
+
+BASELINE = "fp32"  # what the others are compared with: only its accuracy is judged
+ACCURACY = ("top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min")
+GUESS_Z = 5.0  # one chance in three million that guessing gets past
+REGRESSION_MAX = {"latency_ms_p50": 1.10, "size_mb": 1.02}  # against the accepted number
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One tolerance of one engine: the value, its interval where it has one, the limit and the evidence."""
+
+    name: str
+    tolerance: str
+    value: float | None
+    interval: tuple[float | None, float | None] | None
+    limit: float | None
+    verdict: Outcome
+    evidence: str
+    images_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All judgements; the worst of them decides. Without any the verdict is INCONCLUSIVE: nothing was proved."""
+
+    judgements: tuple[Judgement, ...]
+    inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def verdict(self) -> Outcome:
+        """FAIL if anything failed, PASS if everything passed; the recipe may map what stays open."""
+        outcomes = {j.verdict for j in self.judgements}
+        if "FAIL" in outcomes:
+            return "FAIL"
+        if outcomes == {"PASS"}:
+            return "PASS"
+        mapped: dict[str, Outcome] = {"inconclusive": "INCONCLUSIVE", "pass": "PASS", "fail": "FAIL"}
+        return mapped[self.inconclusive] if outcomes else "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed, 3 inconclusive."""
+        return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in verdict.json."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "inconclusive": self.inconclusive,
+            "judgements": [asdict(j) for j in self.judgements],
+            "notes": list(self.notes),
+        }
+
+
+def verdict_from_json(content: Mapping[str, Any]) -> Verdict:
+    """A verdict as `to_json` wrote it; raises `MeasurementError` for anything else."""
+    try:
+        judgements = tuple(
+            Judgement(**{**j, "interval": tuple(j["interval"]) if j["interval"] else None})
+            for j in content["judgements"]
+        )
+        return Verdict(judgements, content["inconclusive"], tuple(content["notes"]))
+    except (KeyError, TypeError) as exc:
+        raise MeasurementError(f"not a verdict of edgecnn ({exc!r})", "make it again with `edgecnn gate`") from exc
+
+
+def judge(
+    tolerances: Tolerances, measurements: Sequence[Measurement], accepted: Mapping[str, Any] | None = None
+) -> Verdict:
+    """Judge every measurement by every tolerance that is set, and against the accepted numbers.
+
+    A measurement is a flat mapping with `name` and DESIGN's keys; a tolerance whose value it does not carry is not
+    judged on it, but one that no measurement carries is INCONCLUSIVE. Raises `MeasurementError` for no measurements and
+    for accepted numbers of another device or of other data.
+    """
+    if not measurements:
+        raise MeasurementError("nothing was measured", "run `edgecnn validate` and `edgecnn bench` first")
+    judgements: list[Judgement] = []
+    for measurement in measurements:
+        judgements += _broken(measurement)
+    for tolerance in [t for t in _JUDGES if getattr(tolerances, t) is not None]:
+        found = [
+            _JUDGES[tolerance](m, tolerance, getattr(tolerances, tolerance))
+            for m in measurements
+            if _key(tolerance) in m and (tolerance in ACCURACY or not _is_baseline(m, measurements))
+        ]
+        judgements += found or [
+            Judgement("all", tolerance, None, None, getattr(tolerances, tolerance), "INCONCLUSIVE", "not measured")
+        ]
+    if accepted is not None:
+        judgements += _regressions(measurements, accepted)
+    return Verdict(tuple(judgements), tolerances.inconclusive)
+
+
+def accepted_numbers(measurements: Sequence[Measurement], device_key: str) -> dict[str, Any]:
+    """What `gate --record` writes: the numbers that a later run is held against."""
+    keys = (*("data", "n", "top1_pct", "top5_pct", "top1_drop_pp", "agreement_pct"), *REGRESSION_MAX)
+    return {
+        "device_key": device_key,
+        "accepted": {m["name"]: {k: m[k] for k in keys if m.get(k) is not None} for m in measurements},
+    }
+
+
+def _key(tolerance: str) -> str:
+    return tolerance.rpartition("_")[0]
+
+
+def _is_baseline(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    return measurement["name"] == BASELINE and len(measurements) > 1
+
+
+def _broken(measurement: Measurement) -> Iterator[Judgement]:
+    """What no tolerance excuses."""
+    name, count = measurement["name"], measurement.get("nan_count") or 0
+    if count:
+        evidence = f"logits that are not finite on {count} of {measurement.get('n')} images"
+        yield Judgement(name, "nan_count_max", float(count), None, 0.0, "FAIL", evidence)
+
+
+def _outcome_below(interval: tuple[float, float | None], limit: float) -> Outcome:
+    low, high = interval
+    if high is not None and high <= limit:
+        return "PASS"
+    return "FAIL" if low > limit else "INCONCLUSIVE"
+
+
+def _guess(measurement: Measurement, tolerance: str) -> str | None:
+    """Why the predictions prove nothing: they do no better than unrelated ones with the same class frequencies."""
+    share, n = ("agreement_pct", "n") if tolerance == "agreement_pct_min" else ("top1_pct", "n_labelled")
+    guess_key = share.replace("_pct", "_guess_pct")
+    if measurement.get(guess_key) is None or measurement.get(share) is None or not measurement.get(n):
+        return None
+    size, value, guess = measurement[n], measurement[share], measurement[guess_key]
+    low, _ = wilson_interval(value / 100 * size, size, GUESS_Z)
+    if 100 * low > guess:
+        return None
+    return f"cannot be told from guessing: {share} {value:.2f} on {size} images, by chance {guess:.2f}"
+
+
+def _judge_drop(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
+    metric = tolerance.partition("_")[0]
+    value, interval = measurement[f"{metric}_drop_pp"], measurement.get(f"{metric}_drop_ci_pp")
+    name, n = measurement["name"], measurement.get("n_labelled", measurement.get("n"))
+    if value is None or interval is None:
+        few = metric == "top5" and measurement.get("classes", 6) <= 5
+        why = "top-5 says nothing with five classes or fewer" if few else "the images have no labels"
+        return Judgement(name, tolerance, None, None, limit, "INCONCLUSIVE", why)
+    low, high = interval
+    if guess := _guess(measurement, tolerance):
+        return Judgement(name, tolerance, value, (low, high), limit, "FAIL", guess)
+    outcome, needed = _outcome_below((low, high), limit), None
+    lost, gained = measurement.get(f"{metric}_lost"), measurement.get(f"{metric}_gained")
+    evidence = f"drop {value:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}], n = {n}"
+    if lost is not None and gained is not None:
+        evidence += f", {lost} lost and {gained} gained"
+        if outcome == "INCONCLUSIVE":
+            needed = images_for_drop(lost, gained, int(n or 0), limit / 100)
+            evidence += _needed_text(needed)
+    return Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+
+
+def _judge_agreement(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
+    name, value, n = measurement["name"], measurement["agreement_pct"], int(measurement["n"])
+    count = int(measurement.get("agreement_n", round(value / 100 * n)))
+    low, high = (100 * end for end in wilson_interval(count, n))
+    if guess := _guess(measurement, tolerance):
+        return Judgement(name, tolerance, value, (low, high), limit, "FAIL", guess)
+    outcome: Outcome = "PASS" if low >= limit else "FAIL" if high < limit else "INCONCLUSIVE"
+    evidence, needed = f"agreement {value:.2f} %, 95 % interval [{low:.2f}, {high:.2f}], n = {n}", None
+    if outcome == "INCONCLUSIVE":
+        needed = images_for_share(count, n, limit / 100)
+        evidence += _needed_text(needed)
+    return Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+
+
+def _needed_text(needed: int | None) -> str:
+    if needed is None:
+        return "; no number of images would settle it: the value is at the limit"
+    return f"; about {needed} images would settle it if the shares stay as they are"
+
+
+def _judge_ratio(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
+    name, value, interval = measurement["name"], measurement["latency_ratio"], measurement.get("latency_ratio_ci")
+    if value is None or interval is None:
+        return Judgement(name, tolerance, value, None, limit, "INCONCLUSIVE", "no interleaved comparison was made")
+    low, high = interval
+    outcome = _outcome_below((low, high), limit)
+    evidence = (
+        f"median {value:.3f} x {measurement.get('latency_reference', 'the reference')}, 95 % interval "
+        f"[{low:.3f}, {high:.3f}], {measurement.get('latency_ratio_rounds', '?')} interleaved rounds"
+    )
+    if outcome == "INCONCLUSIVE":
+        evidence += "; a longer --duration narrows it"
+    return Judgement(name, tolerance, value, (low, high), limit, outcome, evidence)
+
+
+def _judge_p99(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
+    name, value, interval = measurement["name"], measurement["latency_ms_p99"], measurement.get("latency_ms_p99_ci")
+    n = measurement.get("n_queries", "?")
+    if value is None or interval is None:
+        why = f"{n} queries carry no p99, it takes {samples_for_percentile(99)}: a longer --duration gives more"
+        return Judgement(name, tolerance, value, None, limit, "INCONCLUSIVE", why)
+    low, high = interval
+    shown = "?" if high is None else f"{high:.3f}"
+    evidence = f"p99 {value:.3f} ms, 95 % interval [{low:.3f}, {shown}], {n} queries"
+    return Judgement(name, tolerance, value, (low, high), limit, _outcome_below((low, high), limit), evidence)
+
+
+def _judge_exact(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
+    """Values that are counted, not sampled."""
+    name, value = measurement["name"], measurement[_key(tolerance)]
+    if value is None:
+        return Judgement(name, tolerance, None, None, limit, "INCONCLUSIVE", "not measured")
+    good = value <= limit if tolerance.endswith("_max") else value >= limit
+    return Judgement(name, tolerance, value, None, limit, "PASS" if good else "FAIL", f"{_key(tolerance)} {value:.4g}")
+
+
+_JUDGES = {
+    "top1_drop_pp_max": _judge_drop,
+    "top5_drop_pp_max": _judge_drop,
+    "agreement_pct_min": _judge_agreement,
+    "int8_share_pct_min": _judge_exact,
+    "latency_ratio_max": _judge_ratio,
+    "latency_ms_p99_max": _judge_p99,
+    "size_mb_max": _judge_exact,
+}
+
+
+def _regressions(measurements: Sequence[Measurement], accepted: Mapping[str, Any]) -> Iterator[Judgement]:
+    """Against the accepted numbers of the same device: a drop that is significantly larger, a latency whose interval
+    lies beyond 1.10 x the accepted one, a file that grew by more than 2 %."""
+    for measurement in measurements:
+        key = measurement.get("device_key")
+        if key is not None and key != accepted["device_key"]:
+            raise MeasurementError(
+                f"the accepted numbers are those of {accepted['device_key']}, this run is from {key}",
+                "numbers of different devices are not comparable: record them with `edgecnn gate --record` on this one",
+            )
+        old = accepted["accepted"].get(measurement["name"])
+        if old is None:
+            continue
+        for fact in ("data", "n"):
+            if fact in old and measurement.get(fact) not in (None, old[fact]):
+                raise MeasurementError(
+                    f"{measurement['name']}: accepted on {fact} = {old[fact]}, this run has {measurement[fact]}",
+                    "validate on the same images, or record new numbers with `edgecnn gate --record`",
+                )
+        yield from _drop_regression(measurement, old)
+        yield from _growth(measurement, old)
+
+
+def _drop_regression(measurement: Measurement, old: Mapping[str, Any]) -> Iterator[Judgement]:
+    value, interval = measurement.get("top1_drop_pp"), measurement.get("top1_drop_ci_pp")
+    before = old.get("top1_drop_pp")
+    if value is None or interval is None or before is None:
+        return
+    low, high = interval
+    outcome: Outcome = "FAIL" if low > before else "PASS"
+    change = "significantly worse" if outcome == "FAIL" else "no significant change"
+    evidence = f"drop {value:.2f} pp [{low:.2f}, {high:.2f}], accepted {before:.2f}: {change}"
+    yield Judgement(measurement["name"], "accepted top1_drop_pp", value, (low, high), before, outcome, evidence)
+
+
+def _growth(measurement: Measurement, old: Mapping[str, Any]) -> Iterator[Judgement]:
+    for key, factor in REGRESSION_MAX.items():
+        value, before = measurement.get(key), old.get(key)
+        if value is None or before is None:
+            continue
+        interval = measurement.get(f"{key}_ci")
+        low, high = interval or (value, value)
+        limit = factor * before
+        outcome = _outcome_below((low, high), limit)
+        evidence = f"{key} {value:.4g}, accepted {before:.4g} ({100 * (value / before - 1):+.1f} %)"
+        yield Judgement(
+            measurement["name"], f"accepted {key}", value, (low, high) if interval else None, limit, outcome, evidence
+        )

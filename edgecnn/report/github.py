@@ -1,0 +1,40 @@
+"""GitHub actions: workflow commands that become annotations; the step summary is the Markdown report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LEVELS = {"FAIL": "error", "INCONCLUSIVE": "warning", "PASS": "notice"}
+
+
+def github_annotations(results: Mapping[str, Any], file: str = "") -> str:
+    """One line per judgement that did not pass, then one for the verdict; `file` is the recipe in the repository."""
+    verdict = results["verdict"]
+    lines = [
+        _command(
+            LEVELS[j["verdict"]],
+            f"{results['recipe']} {j['name']}: {j['tolerance']}",
+            f"{j['verdict']}: {j['evidence']}" + ("" if j["limit"] is None else f" (limit {j['limit']:g})"),
+            file,
+        )
+        for j in verdict["judgements"]
+        if j["verdict"] != "PASS"
+    ]
+    summary = f"{len(verdict['judgements'])} judgements on {results['target']}"
+    title = f"{results['recipe']}: {verdict['verdict']}"
+    return "\n".join([*lines, _command(LEVELS[verdict["verdict"]], title, summary, file)]) + "\n"
+
+
+def _command(level: str, title: str, message: str, file: str) -> str:
+    """A workflow command; % and line ends are escaped, in properties also : and , (actions/toolkit, command.ts)."""
+    properties = f"file={_property(file)},line=1," if file else ""
+    return f"::{level} {properties}title={_property(title)}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,32 @@
+"""GitLab's code-quality report: one finding for each judgement that did not pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEVERITIES = {"FAIL": "critical", "INCONCLUSIVE": "minor"}
+
+
+def gitlab_report(results: Mapping[str, Any], file: str = "") -> str:
+    """A JSON list; `file` is the recipe in the repository, where the findings are shown.
+
+    The fingerprint holds no number, so that the same finding is recognised in the next run.
+    """
+    findings = [
+        {
+            "description": f"{results['recipe']} on {results['target']}, {j['name']}: {j['tolerance']} {j['verdict']}: "
+            + j["evidence"],
+            "check_name": f"edgecnn {j['tolerance']}",
+            "fingerprint": hashlib.sha256(
+                "\n".join([results["recipe"], results["target"], j["name"], j["tolerance"], j["verdict"]]).encode()
+            ).hexdigest(),
+            "severity": SEVERITIES[j["verdict"]],
+            "location": {"path": file or f"recipes/{results['recipe']}.toml", "lines": {"begin": 1}},
+        }
+        for j in results["verdict"]["judgements"]
+        if j["verdict"] != "PASS"
+    ]
+    return json.dumps(findings, indent=1, ensure_ascii=False) + "\n"

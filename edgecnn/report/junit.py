@@ -1,0 +1,70 @@
+"""JUnit XML, as Jenkins, GitLab and GitHub actions read it (jenkinsci/xunit-plugin, junit-10.xsd).
+
+One suite per precision, one case per tolerance. What stayed open is an error, unless the recipe lets it pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit_report(results: Mapping[str, Any]) -> str:
+    """The judgements of a run as test cases."""
+    verdict = results["verdict"]
+    root = ElementTree.Element("testsuites", name=_clean(f"edgecnn {results['recipe']} on {results['target']}"))
+    totals = dict.fromkeys(("tests", "failures", "errors"), 0)
+    for name in dict.fromkeys(j["name"] for j in verdict["judgements"]):
+        judgements = [j for j in verdict["judgements"] if j["name"] == name]
+        suite = ElementTree.SubElement(root, "testsuite", name=_clean(name))
+        kinds = [_case(suite, f"edgecnn.{results['recipe']}.{results['target']}", j, verdict) for j in judgements]
+        counts = {
+            "tests": len(kinds),
+            "failures": kinds.count("failure"),
+            "errors": kinds.count("error"),
+        }
+        for key, count in counts.items():
+            suite.set(key, str(count))
+            totals[key] += count
+        suite.set("skipped", str(kinds.count("skipped")))
+        suite.set("time", "0")
+    for key, count in totals.items():
+        root.set(key, str(count))
+    ElementTree.indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(
+    suite: ElementTree.Element, prefix: str, judgement: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> str | None:
+    """Add one test case; returns the element that says it did not pass, or None."""
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        classname=_clean(f"{prefix}.{judgement['name']}"),
+        name=_clean(judgement["tolerance"]),
+        time="0",
+    )
+    open_as = {"inconclusive": "error", "fail": "failure", "pass": "skipped"}[verdict["inconclusive"]]
+    kind = {"PASS": None, "FAIL": "failure", "INCONCLUSIVE": open_as}[judgement["verdict"]]
+    text = _clean(judgement["evidence"] + _limit(judgement))
+    if kind is None:
+        ElementTree.SubElement(case, "system-out").text = text
+    elif kind == "skipped":
+        ElementTree.SubElement(case, kind, message=f"INCONCLUSIVE: {text}")
+    else:
+        ElementTree.SubElement(case, kind, type=judgement["verdict"], message=text).text = text
+    return kind
+
+
+def _limit(judgement: Mapping[str, Any]) -> str:
+    return "" if judgement["limit"] is None else f" (limit {judgement['limit']:g})"
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML cannot hold."""
+    return NOT_XML.sub("?", text)

@@ -1,0 +1,201 @@
+"""The gate as a pure function: every tolerance at, below and above its limit, and what no tolerance excuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecnn.errors import MeasurementError
+from edgecnn.gate import _JUDGES, Verdict, accepted_numbers, judge, verdict_from_json
+from edgecnn.measure.accuracy import measure_accuracy
+from edgecnn.measure.predictions import Predictions
+from edgecnn.recipe import Tolerances
+
+
+def measurement(n: int = 10_000, lost: int = 30, gained: int = 10, **more: Any) -> dict[str, Any]:
+    """An engine's accuracy on `n` images with labels, 9 of 10 right in the reference."""
+    labels = np.arange(n) % 10
+    reference, engine = labels.copy(), labels.copy()
+    reference[: n // 10] = (labels[: n // 10] + 1) % 10
+    engine[: n // 10] = reference[: n // 10]
+    engine[:gained] = labels[:gained]
+    engine[n - lost :] = (labels[n - lost :] + 2) % 10
+    ids = tuple(map(str, range(n)))
+    both = [Predictions(ids, labels, np.eye(10, dtype=np.float32)[c], "p", "d") for c in (engine, reference)]
+    return {**measure_accuracy("int8", *both).to_json(), **more}
+
+
+def only(verdict: Verdict) -> Any:
+    (judgement,) = verdict.judgements
+    return judgement
+
+
+def test_every_tolerance_of_a_recipe_has_a_judge() -> None:
+    assert set(_JUDGES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
+    assert len(_JUDGES) == 7
+
+
+def test_a_drop_is_judged_by_its_interval_not_by_its_value() -> None:
+    found = measurement()
+    assert found["top1_drop_pp"] == pytest.approx(0.2)
+    low, high = found["top1_drop_ci_pp"]
+    for limit, outcome in ((high, "PASS"), (high - 1e-9, "INCONCLUSIVE"), (low, "INCONCLUSIVE"), (low - 1e-9, "FAIL")):
+        assert only(judge(Tolerances(top1_drop_pp_max=limit), [found])).verdict == outcome
+
+
+def test_a_tolerance_that_the_sample_cannot_settle_names_the_images_that_would() -> None:
+    verdict = judge(Tolerances(top1_drop_pp_max=2), [measurement(n=200, lost=3, gained=1)])
+    judgement = only(verdict)
+    assert judgement.verdict == verdict.verdict == "INCONCLUSIVE"
+    assert verdict.exit_code == 3
+    assert judgement.images_needed is not None
+    assert judgement.images_needed > 200
+    assert f"about {judgement.images_needed} images" in judgement.evidence
+    assert "n = 200" in judgement.evidence
+    more = judgement.images_needed / 200
+    settled = measurement(n=judgement.images_needed, lost=round(3 * more), gained=round(more))
+    assert judge(Tolerances(top1_drop_pp_max=2), [settled]).verdict == "PASS"
+
+
+@pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
+def test_a_recipe_maps_what_stays_open(mapping: Any, code: int) -> None:
+    verdict = judge(Tolerances(top1_drop_pp_max=0.3, inconclusive=mapping), [measurement()])
+    assert only(verdict).verdict == "INCONCLUSIVE"
+    assert verdict.exit_code == code
+
+
+def test_agreement_is_judged_by_its_wilson_interval() -> None:
+    found = measurement()  # 9 960 of 10 000 agree
+    for limit, outcome in ((99.4, "PASS"), (99.6, "INCONCLUSIVE"), (99.9, "FAIL")):
+        judgement = only(judge(Tolerances(agreement_pct_min=limit), [found]))
+        assert judgement.verdict == outcome
+    assert only(judge(Tolerances(agreement_pct_min=99.5), [found])).images_needed is not None
+
+
+def test_nan_logits_fail_whatever_else_holds() -> None:
+    verdict = judge(Tolerances(top1_drop_pp_max=50, inconclusive="pass"), [measurement(nan_count=1)])
+    assert verdict.exit_code == 1
+    assert "not finite on 1 of 10000" in verdict.judgements[0].evidence
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("n", [1, 3, 30, 300])
+def test_a_graph_with_random_weights_never_passes(seed: int, n: int) -> None:
+    """Whatever the tolerances, the number of images and the mapping; also when the reference is random as well."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, n)
+    ids = tuple(map(str, range(n)))
+    random, other = (rng.normal(size=(n, 10)).astype(np.float32) for _ in range(2))
+    good = np.eye(10, dtype=np.float32)[labels]
+    constant = np.tile(random[:1], (n, 1))
+    loosest = Tolerances(top1_drop_pp_max=100, top5_drop_pp_max=100, agreement_pct_min=0, inconclusive="pass")
+    for engine in (random, constant):
+        if (engine.argmax(1) == labels).mean() > 0.5:
+            continue  # one or three images guessed right: chance, and not what this test is about
+        for reference in (good, other, engine):
+            pair = [Predictions(ids, labels, logits, "p", "d") for logits in (engine, reference)]
+            found = measure_accuracy("int8", *pair).to_json()
+            assert judge(loosest, [found]).verdict == "FAIL"
+
+
+def test_constant_predictions_fail_even_where_the_reference_is_constant_too() -> None:
+    n = 100
+    labels = np.arange(n) % 10
+    same = Predictions(tuple(map(str, range(n))), labels, np.tile(np.eye(10, dtype=np.float32)[3], (n, 1)), "p", "d")
+    verdict = judge(Tolerances(agreement_pct_min=99), [measure_accuracy("int8", same, same).to_json()])
+    assert verdict.verdict == "FAIL"
+    assert "guessing" in only(verdict).evidence
+
+
+def test_the_latency_gate_uses_the_interval_of_the_ratio() -> None:
+    ratio = {"name": "int8", "latency_ratio": 0.7, "latency_ratio_ci": [0.68, 0.72], "latency_reference": "fp32"}
+    for limit, outcome in ((0.72, "PASS"), (0.7, "INCONCLUSIVE"), (0.67, "FAIL")):
+        assert only(judge(Tolerances(latency_ratio_max=limit), [ratio])).verdict == outcome
+    missing = {"name": "int8", "latency_ratio": None}
+    assert only(judge(Tolerances(latency_ratio_max=1), [missing])).verdict == "INCONCLUSIVE"
+
+
+def test_a_percentile_that_the_sample_does_not_carry_is_inconclusive() -> None:
+    few = {"name": "int8", "latency_ms_p99": None, "n_queries": 120}
+    judgement = only(judge(Tolerances(latency_ms_p99_max=5), [few]))
+    assert judgement.verdict == "INCONCLUSIVE"
+    assert "662" in judgement.evidence
+    open_end = {"name": "int8", "latency_ms_p99": 4.0, "latency_ms_p99_ci": [3.9, None], "n_queries": 700}
+    assert only(judge(Tolerances(latency_ms_p99_max=5), [open_end])).verdict == "INCONCLUSIVE"
+    assert only(judge(Tolerances(latency_ms_p99_max=3.5), [open_end])).verdict == "FAIL"
+
+
+def test_counted_values_are_judged_exactly() -> None:
+    found = {"name": "int8", "size_mb": 2.0, "int8_share_pct": 98.0}
+    for tolerances, outcome in (
+        (Tolerances(size_mb_max=2.0), "PASS"),
+        (Tolerances(size_mb_max=1.9), "FAIL"),
+        (Tolerances(int8_share_pct_min=98), "PASS"),
+        (Tolerances(int8_share_pct_min=99), "FAIL"),
+    ):
+        assert only(judge(tolerances, [found])).verdict == outcome
+
+
+def test_the_baseline_is_judged_by_accuracy_alone_unless_it_stands_alone() -> None:
+    baseline = measurement(name="fp32", size_mb=9.0)
+    small = measurement(name="int8", size_mb=2.0)
+    tolerances = Tolerances(size_mb_max=3, top1_drop_pp_max=5)
+    judged = [(j.name, j.tolerance) for j in judge(tolerances, [baseline, small]).judgements]
+    assert judged == [("fp32", "top1_drop_pp_max"), ("int8", "top1_drop_pp_max"), ("int8", "size_mb_max")]
+    assert judge(tolerances, [{**baseline, "name": "fp32"}]).verdict == "FAIL"
+
+
+def test_what_was_not_measured_is_never_passed_over() -> None:
+    verdict = judge(Tolerances(size_mb_max=3), [measurement()])
+    assert only(verdict).evidence == "not measured"
+    assert verdict.exit_code == 3
+    assert judge(Tolerances(), [measurement()]).verdict == "INCONCLUSIVE"
+    with pytest.raises(MeasurementError, match="nothing was measured"):
+        judge(Tolerances(top1_drop_pp_max=1), [])
+
+
+def test_without_labels_a_drop_is_inconclusive() -> None:
+    unlabelled = {"name": "int8", "n": 10, "top1_drop_pp": None, "top1_drop_ci_pp": None, "classes": 10}
+    assert "no labels" in only(judge(Tolerances(top1_drop_pp_max=1), [unlabelled])).evidence
+    few = {"name": "int8", "n": 10, "top5_drop_pp": None, "top5_drop_ci_pp": None, "classes": 2}
+    assert "five classes" in only(judge(Tolerances(top5_drop_pp_max=1), [few])).evidence
+
+
+KEY = "cpu:AMD EPYC:2"
+
+
+def test_regressions_against_accepted_numbers() -> None:
+    latency = {"latency_ms_p50": 2.0, "latency_ms_p50_ci": [1.99, 2.01], "size_mb": 1.0}
+    before = measurement(**latency, device_key=KEY)
+    accepted = accepted_numbers([before], KEY)
+    tolerances = Tolerances(top1_drop_pp_max=5)
+    assert judge(tolerances, [before], accepted).verdict == "PASS"
+    outcomes = {
+        "accepted top1_drop_pp": measurement(lost=120, **latency),
+        "accepted latency_ms_p50": {**before, "latency_ms_p50": 2.4, "latency_ms_p50_ci": [2.3, 2.5]},
+        "accepted size_mb": {**before, "size_mb": 1.5},
+    }
+    for tolerance, now in outcomes.items():
+        verdict = judge(tolerances, [now], accepted)
+        assert [j.tolerance for j in verdict.judgements if j.verdict == "FAIL"] == [tolerance]
+    noisy = {**before, "latency_ms_p50": 2.2, "latency_ms_p50_ci": [2.0, 2.4]}
+    assert judge(tolerances, [noisy], accepted).verdict == "INCONCLUSIVE"
+
+
+def test_accepted_numbers_of_another_device_or_of_other_data_are_refused() -> None:
+    accepted = accepted_numbers([measurement()], KEY)
+    with pytest.raises(MeasurementError, match="cpu:AMD EPYC:2, this run is from cpu:other:2"):
+        judge(Tolerances(), [measurement(device_key="cpu:other:2")], accepted)
+    with pytest.raises(MeasurementError, match="n = 10000, this run has 500"):
+        judge(Tolerances(), [measurement(n=500)], accepted)
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = judge(Tolerances(top1_drop_pp_max=0.3, size_mb_max=1), [measurement(size_mb=2.0)])
+    assert verdict_from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+    with pytest.raises(MeasurementError, match="not a verdict"):
+        verdict_from_json({"verdict": "PASS"})

@@ -1,0 +1,218 @@
+"""Latency on sessions whose times are known; clocks from a made-up sysfs and a made-up NVML."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecnn.errors import MeasurementError
+from edgecnn.measure.clocks import Clocks, clock_warnings, open_nvml, read_clocks
+from edgecnn.measure.latency import compare_latency, measure_latency
+from edgecnn.session import Array, TensorSpec, Timing
+
+BATCH = np.zeros((4, 3, 2, 2), np.float32)
+
+
+class Scripted:
+    """A session whose events say what they are told to, at once."""
+
+    def __init__(self, compute_ms: Any, h2d_ms: float = 0.5, d2h_ms: float = 0.25) -> None:
+        self.input = TensorSpec("input", (None, 3, 2, 2), "float32")
+        self.output = TensorSpec("logits", (None, 2), "float32")
+        self._compute_ms, self._copies, self.calls = compute_ms, (h2d_ms, d2h_ms), 0
+
+    def run(self, batch: Array) -> Array:
+        self.calls += 1
+        return np.zeros((len(batch), 2), np.float32)
+
+    def timed(self, batch: Array) -> Timing:
+        self.calls += 1
+        return Timing(self._copies[0], self._compute_ms(self.calls), self._copies[1], "cuda events")
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+def measured(session: Scripted, **more: Any) -> Any:
+    settings: dict[str, Any] = {"warmup_ms": 0, "duration_s": 0, "clocks": Clocks, **more}
+    return measure_latency("e", session, BATCH, **settings)
+
+
+def test_latency_is_h2d_plus_compute_plus_d2h() -> None:
+    found = measured(Scripted(lambda k: float(k)), min_queries=11)
+    assert found.n_queries == 11
+    assert found.latency_ms_p50 == 6 + 0.75
+    assert found.latency_ms_mean == 6 + 0.75
+    assert (found.compute_ms_p50, found.h2d_ms_p50, found.d2h_ms_p50) == (6, 0.5, 0.25)
+    assert found.latency_ms_cov_pct == pytest.approx(100 * np.arange(1, 12).std() / 6.75)
+    assert found.clock == "cuda events"
+    assert found.transfers
+
+
+@pytest.mark.parametrize(
+    ("n", "carried"), [(63, ""), (64, "p90"), (129, "p90"), (130, "p90 p95"), (661, "p90 p95"), (662, "p90 p95 p99")]
+)
+def test_percentiles_only_where_the_sample_carries_them(n: int, carried: str) -> None:
+    content = measured(Scripted(lambda k: 1.0), min_queries=n).to_json()
+    assert " ".join(p for p in ("p90", "p95", "p99") if content[f"latency_ms_{p}"] is not None) == carried
+    assert content["latency_ms_p50"] is not None
+
+
+def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
+    session = Scripted(lambda k: 1.0)
+    found = measured(session, warmup_ms=30, duration_s=0.05)
+    assert session.calls > found.n_queries
+    assert 0.05 <= found.duration_s < 0.5
+    assert found.throughput_images_per_s == pytest.approx(4 * found.n_queries / found.duration_s)
+
+
+def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
+    class Untimed(Scripted):
+        timed = None  # type: ignore[assignment]
+
+    del Untimed.timed
+    assert measured(Scripted(lambda k: 1.0), mode="throughput").clock == "host"
+    found = measured(Scripted(lambda k: 1.0), mode="throughput")
+    assert (found.compute_ms_p50, found.transfers, found.mode) == (None, False, "throughput")
+
+
+def test_drift_and_instability_are_said() -> None:
+    slowing = measured(Scripted(lambda k: 10 + 0.02 * k), min_queries=200)
+    assert slowing.drift_pct > 5
+    assert any("drift" in w for w in slowing.warnings)
+    assert any("coefficient of variation" in w for w in slowing.warnings)
+    steady = measured(Scripted(lambda k: 10.0), min_queries=200)
+    assert steady.warnings == ()
+    copies = measured(Scripted(lambda k: 0.3), min_queries=20)
+    assert any("h2d takes as long" in w for w in copies.warnings)
+
+
+def test_a_clock_that_moved_is_said() -> None:
+    readings = iter([Clocks(gpu_mhz=1300, locked=True), *[Clocks(gpu_mhz=918, locked=True)] * 50])
+    found = measured(Scripted(lambda k: 1.0), clocks=lambda: next(readings))
+    assert any("GPU clock moved between 918 and 1300 MHz" in w for w in found.warnings)
+    assert found.clocks == {"gpu_mhz": 918, "locked": True}
+
+
+def test_throttling_power_mode_and_unlocked_clocks_are_said() -> None:
+    said = clock_warnings(
+        [
+            Clocks(gpu_mhz=1000, locked=False, power_mode="0 MAXN"),
+            Clocks(gpu_mhz=1000, locked=False, power_mode="1 15W", throttled=("hardware thermal slowdown",)),
+        ]
+    )
+    assert len(said) == 3
+    assert "thermal" in said[0]
+    assert clock_warnings([Clocks(cpu_mhz=2600), Clocks(cpu_mhz=2601)]) == []
+
+
+def test_interleaved_comparison_gives_the_ratio_with_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    fast, slow = (Scripted(lambda k, m=m: float(m * rng.lognormal(0, 0.1)), 0, 0) for m in (40, 50))
+    (found,) = compare_latency({"fp32": slow, "int8": fast}, BATCH, warmup_ms=0, duration_s=4, clocks=Clocks)
+    assert found.ratio_ci[0] < 0.8 < found.ratio_ci[1]
+    assert found.ratio_ci[1] - found.ratio_ci[0] < 0.15
+    assert found.to_json()["latency_reference"] == "fp32"
+    assert found.rounds == 80
+
+
+def test_the_interval_covers_when_the_machine_has_slow_phases() -> None:
+    """Two equal engines on a machine whose speed changes every few blocks: 1 must lie inside nearly always."""
+    hits = 0
+    for seed in range(40):
+        rng, state = np.random.default_rng(seed), {"speed": 1.0, "calls": 0}
+
+        def query(k: int, rng: Any = rng, state: Any = state) -> float:
+            state["calls"] += 1
+            if state["calls"] % 7 == 0:
+                state["speed"] = float(rng.lognormal(0, 0.2))
+            return 20 * state["speed"] * float(rng.lognormal(0, 0.02))
+
+        sessions = {"a": Scripted(query, 0, 0), "b": Scripted(query, 0, 0)}
+        (found,) = compare_latency(sessions, BATCH, warmup_ms=0, duration_s=1.5, clocks=Clocks, seed=seed)
+        hits += found.ratio_ci[0] <= 1 <= found.ratio_ci[1]
+    assert hits >= 36
+
+
+def test_one_engine_is_no_comparison() -> None:
+    with pytest.raises(MeasurementError, match="two engines"):
+        compare_latency({"a": Scripted(lambda k: 1.0)}, BATCH, warmup_ms=0, duration_s=0)
+
+
+def write(root: Path, **files: str) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def test_clocks_of_a_jetson(tmp_path: Path) -> None:
+    files = {
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1510400\n",
+        "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "1510400\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+        "sys/class/devfreq/17000000.gpu/cur_freq": "624750000\n",
+        "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+        "sys/class/devfreq/17000000.gpu/max_freq": "624750000\n",
+        "sys/class/devfreq/15340000.vic/cur_freq": "1\n",
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+        "sys/class/thermal/thermal_zone0/temp": "40000\n",
+        "sys/class/thermal/thermal_zone1/type": "gpu-thermal\n",
+        "sys/class/thermal/thermal_zone1/temp": "45500\n",
+        "var/lib/nvpmodel/status": "pmode:0001\n",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=1 NAME=7W >\nCPU_ONLINE CORE_0 1\n",
+    }
+    write(tmp_path, **files)
+    found = read_clocks(tmp_path)
+    assert found == Clocks(1510.4, "schedutil", 624.75, None, 45.5, "1 7W", False, ())
+    write(tmp_path, **{"sys/class/devfreq/17000000.gpu/min_freq": "624750000"})
+    assert read_clocks(tmp_path).locked is True
+
+
+def test_clocks_of_a_machine_that_tells_nothing(tmp_path: Path) -> None:
+    assert read_clocks(tmp_path) == Clocks()
+    assert Clocks().to_json() == {}
+    write(tmp_path, **{"proc/cpuinfo": "processor : 0\ncpu MHz\t\t: 2600.5\ncpu MHz : 2599.5\n"})
+    assert read_clocks(tmp_path).cpu_mhz == 2600
+
+
+class FakeNvml:
+    """The five entry points, with their pointers."""
+
+    def __init__(self, init: int = 0) -> None:
+        self._init = init
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return self._init
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:  # noqa: N802
+        return 0 if index == 0 else 2
+
+    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int, value: Any) -> int:  # noqa: N802
+        value._obj.value = {1: 1410, 2: 877}[clock]
+        return 0
+
+    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int, value: Any) -> int:  # noqa: N802
+        return 3
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any, value: Any) -> int:  # noqa: N802
+        assert isinstance(value._obj, ctypes.c_ulonglong)
+        value._obj.value = 0x1 | 0x4 | 0x40
+        return 0
+
+
+def test_clocks_of_a_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = read_clocks(tmp_path, open_nvml(FakeNvml()))
+    assert (found.gpu_mhz, found.memory_mhz, found.temperature_c) == (1410, 877, None)
+    assert found.throttled == ("software power cap", "hardware thermal slowdown")
+    assert open_nvml(FakeNvml(init=9)) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert open_nvml(FakeNvml()) is None
