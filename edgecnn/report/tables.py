@@ -29,7 +29,7 @@ def conditions(results: Mapping[str, Any]) -> list[str]:
             copies = "with" if m.get("transfers") else "without"
             graph = "a CUDA graph" if m.get("graph") else "no CUDA graph"
             lines.append(
-                f"{m['name']}: {m['mode']} mode, batch {m['batch']}, {m['n_queries']} queries by the {m['clock']} clock, "
+                f"{m['name']}: {m['mode']} mode, batch {m['batch']}, {m['n_queries']} queries, clock {m['clock']}, "
                 f"{copies} transfers, {graph}, {m['sync']}" + _clocks(m)
             )
         lines += [f"{m['name']}: {w}" for w in m.get("warnings") or ()]
