@@ -16,7 +16,7 @@ from typing import Any
 
 from edgecnn.artifact import write_bytes
 from edgecnn.errors import MeasurementError
-from edgecnn.report.html import html_report
+from edgecnn.report.html_page import html_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_report
