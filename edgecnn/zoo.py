@@ -90,6 +90,14 @@ def check_size(card: ModelCard, height: int, width: int) -> None:
         )
 
 
+@functools.cache
+def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and wnids of the 1 000 ImageNet classes, in the order of every published set of weights."""
+    text = resources.files("edgecnn").joinpath("imagenet.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    return tuple(name for _, name in rows), tuple(wnid for wnid, _ in rows)
+
+
 def _card(name: str, entry: dict[str, Any], presets: dict[str, dict[str, Any]]) -> ModelCard:
     entry = dict(entry)
     entry["input_shape"] = tuple(entry["input_shape"])

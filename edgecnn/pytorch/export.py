@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,18 @@ import onnx
 import torch
 from torch import nn
 
-from edgecnn.artifact import Sidecar, tool_versions, write_artifact
+from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.backends.ort import OrtSession
 from edgecnn.errors import EdgecnnError, GraphError, ModelError
+from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.onnx_file import write_onnx
 from edgecnn.pytorch.operators import OPERATORS
 from edgecnn.pytorch.translation import Translation
+from edgecnn.pytorch.weights import load_weights
+from edgecnn.recipe import BatchSettings
 from edgecnn.session import Array
-from edgecnn.zoo import ModelCard
+from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
 
 OPSET, IR_VERSION = 19, 9
 MAX_DIFFERENCE = 1e-4  # of max |logit|
@@ -56,6 +61,53 @@ def export_onnx(module: nn.Module, card: ModelCard, output: Path, sidecar: Sidec
         return write_artifact(output, write, done)
     finally:
         module.train(was_training)
+
+
+def export_model(
+    name: str,
+    output: Path,
+    *,
+    weights: str = "default",
+    classes: int | None = None,
+    size: int | None = None,
+    labels: Sequence[str] | None = None,
+    max_batch: int = BatchSettings.max,
+) -> Sidecar:
+    """Export a network of the zoo with `weights` (see `load_weights`) for `size` x `size` images.
+
+    `labels` names its classes; a network for the 1 000 classes of ImageNet has them already. Raises `ModelError`.
+    """
+    card = find_model(name)
+    if size is not None:
+        card = resized(card, size)
+    wanted = card.classes if classes is None else classes
+    if labels is None and (wanted, card.classes) == (1000, 1000):
+        names, wnids = imagenet_classes()
+        sidecar = Sidecar(kind="graph", labels=list(names), wnids=list(wnids))
+    else:
+        sidecar = Sidecar(kind="graph", labels=None if labels is None else list(labels))
+    if sidecar.labels is not None and len(sidecar.labels) != wanted:
+        raise ModelError(
+            f"{card.name}: {len(sidecar.labels)} labels for {wanted} classes", "give one label for each class"
+        )
+    module = build_model(card.name, wanted)
+    info = load_weights(module, card, weights)
+    sidecar = dataclasses.replace(
+        sidecar,
+        made_by=f"edgecnn export {card.name}",
+        parents=parents_of(output, Path(weights)) if Path(weights).is_file() else {},
+        preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
+        facts=info.facts(),
+    )
+    return export_onnx(module, card, output, sidecar, max_batch=max_batch)
+
+
+def resized(card: ModelCard, size: int) -> ModelCard:
+    """`card` for another input resolution, its preprocessing scaled alike; raises `ModelError` where that cannot be."""
+    check_size(card, size, size)
+    old = preprocessing_from_json(card.preprocessing)
+    new = dataclasses.replace(old, crop=size, resize=round(old.resize * size / old.crop))
+    return dataclasses.replace(card, input_shape=(old.channels, size, size), preprocessing=new.to_json())
 
 
 def probe_images(input_shape: tuple[int, int, int], count: int) -> Array:

@@ -1,0 +1,64 @@
+"""Commands that make FP32 graphs: export, from a network of the zoo; import, from somebody else's graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.printing import print_json, print_rows, say
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    app.command()(export)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors or .pth of your own.")] = None,
+    weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
+    classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A text file, one class name a line.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Input height and width.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="MODEL.fp32.onnx when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
+    from edgecnn.artifact import Sidecar
+    from edgecnn.errors import ModelError
+    from edgecnn.zoo import check_size, find_model
+
+    card = find_model(model)
+    if size is not None:
+        check_size(card, size, size)
+    if checkpoint is not None and weights != "default":
+        raise ModelError(
+            f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
+            "give one of them",
+        )
+    names = None if labels is None else _lines(labels)
+    from edgecnn.pytorch.export import export_model
+
+    path = output or Path(f"{card.name}.fp32.onnx")
+    source = weights if checkpoint is None else str(checkpoint)
+    made: Sidecar = export_model(card.name, path, weights=source, classes=classes, size=size, labels=names)
+    for note in made.facts.get("weights_notes", []):
+        say(f"{source}: {note}")
+    keys = ("classes", "params", "nodes", "max_difference", "seconds", "weights")
+    row = {"path": str(path), "name": card.name, **{k: made.facts[k] for k in keys}}
+    row |= {"input_shape": made.facts["input_shape"], "size_mb": path.stat().st_size / 1e6, "sha256": made.sha256}
+    if as_json:
+        print_json(row)
+    else:
+        print_rows([row], ["path", "input_shape", "params", "nodes", "max_difference", "seconds", "size_mb"])
+
+
+def _lines(path: Path) -> list[str]:
+    from edgecnn.errors import DataError
+
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc
