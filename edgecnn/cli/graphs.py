@@ -1,0 +1,201 @@
+"""Commands on graphs: calibrate, quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.printing import print_json, print_rows, say
+
+if TYPE_CHECKING:
+    from edgecnn.dataset import Dataset
+
+CALIBRATION_IMAGES = 512
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    app.command()(calibrate)
+    app.command()(quantize)
+
+
+def calibrate(
+    graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
+    data: Annotated[str, typer.Option(help="Images: a manifest, a data set, a folder, or an .npz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ranges, X.calib.json.")],
+    images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one run of the graph.")] = 8,
+    trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
+    trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
+    from edgecnn.artifact import Sidecar, parents_of
+    from edgecnn.graph.ranges import collect_ranges, write_ranges, write_tensorrt_cache
+
+    dataset = _calibration_images(graph, data, images)
+    ranges = collect_ranges(
+        graph, dataset, batch=batch, progress=_progress("calibrate"), resume=out.with_name(f".{out.name}.partial")
+    )
+    write_ranges(
+        ranges,
+        out,
+        Sidecar(kind="ranges", made_by="edgecnn calibrate", parents=parents_of(out, graph), fields={"data": data}),
+    )
+    if trt_cache is not None:
+        write_tensorrt_cache(ranges, trt_cache, trt_cache_version)
+    rows = [
+        {"name": s.name, "min": s.low, "max": s.high, "channels": len(s.channel_low), "values": s.count}
+        for s in ranges.tensors.values()
+    ]
+    if as_json:
+        print_json({"path": str(out), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
+    else:
+        print_rows(rows, ["name", "min", "max", "channels", "values"])
+        say(f"{out}: {len(rows)} tensors over {ranges.images} images")
+
+
+def quantize(
+    graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
+    precision: Annotated[str, typer.Option(help="fp16 or int8.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The graph to write.")],
+    target: Annotated[str, typer.Option("--for", help="tensorrt or cpu.")] = "tensorrt",
+    around: Annotated[str, typer.Option(help="What is not INT8: fp16 or fp32.")] = "",
+    ranges: Annotated[Path | None, typer.Option(help="X.calib.json, of this graph.")] = None,
+    data: Annotated[str, typer.Option(help="Calibration images (as in calibrate).")] = "",
+    images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
+    method: Annotated[str, typer.Option(help="minmax, percentile, entropy, mse or auto.")] = "",
+    explain: Annotated[bool, typer.Option("--explain", help="What every tensor got.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Make the FP16 or INT8 graph; for INT8 give ranges, images, or both (`auto` uses both)."""
+    from edgecnn.recipe import QuantizeSettings
+
+    defaults = QuantizeSettings()
+    method, around = method or defaults.method, around or ("fp32" if target == "cpu" else defaults.around)
+    _one_of("--precision", precision, ("fp16", "int8"))
+    _one_of("--for", target, ("tensorrt", "cpu"))
+    _one_of("--around", around, ("fp16", "fp32"))
+    _one_of("--method", method, ("minmax", "percentile", "entropy", "mse", "auto"))
+    if precision == "fp16":
+        result = _quantize_fp16(graph, out, ranges)
+    else:
+        result = _quantize_int8(graph, out, target, around, ranges, data, images, method)
+    if as_json:
+        print_json(result)
+        return
+    if explain and result.get("rows"):
+        columns = list(result["rows"][0])
+        print_rows(result["rows"], columns)
+    if result.get("steps"):
+        print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
+    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out")])
+    for line in result.get("left_out", []):
+        say(f"left out: {line}")
+
+
+def _quantize_int8(
+    graph: Path, out: Path, target: str, around: str, ranges: Path | None, data: str, images: int, method: str
+) -> dict[str, Any]:
+    from edgecnn.artifact import sha256_of
+    from edgecnn.errors import RecipeError
+    from edgecnn.graph.int8 import quantize_int8, write_int8
+    from edgecnn.graph.prepare import load_graph
+    from edgecnn.graph.ranges import collect_ranges, read_ranges
+
+    if ranges is None and not data:
+        raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
+    dataset = _calibration_images(graph, data, images) if data else None
+    if ranges is not None:
+        known = read_ranges(ranges, sha256_of(graph))
+    else:
+        assert dataset is not None
+        known = collect_ranges(graph, dataset, progress=_progress("calibrate"))
+    made, report = quantize_int8(
+        load_graph(graph), known, "cpu" if target == "cpu" else "tensorrt", method=method, around=_around(around),
+        data=dataset, progress=_progress("quantize"),
+    )  # fmt: skip
+    fields = {"for": target, "method": method, "around": around, "data": data}
+    parents = (graph, ranges) if ranges is not None else (graph,)
+    sidecar = write_int8(out, made, report, _inherited(graph, fields), *parents)
+    return {"path": str(out), "size_mb": round(out.stat().st_size / 1e6, 3), **_obtained(sidecar), **report.to_json()}
+
+
+def _quantize_fp16(graph: Path, out: Path, ranges: Path | None) -> dict[str, Any]:
+    from edgecnn.artifact import sha256_of
+    from edgecnn.graph.fp16 import write_fp16
+    from edgecnn.graph.ranges import read_ranges
+
+    known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
+    sidecar = write_fp16(graph, out, known, _inherited(graph, {}))
+    return {"path": str(out), "size_mb": round(out.stat().st_size / 1e6, 3), **_obtained(sidecar), **sidecar.facts}
+
+
+def _obtained(sidecar: Any) -> dict[str, Any]:
+    return {
+        "precision_requested": sidecar.precision_requested,
+        "precision_obtained": sidecar.precision_obtained,
+        "sha256": sidecar.sha256,
+    }
+
+
+def _around(value: str) -> Any:
+    return value
+
+
+def _inherited(graph: Path, fields: dict[str, Any]) -> Any:
+    """The sidecar to write: what the float graph's says about images and labels, if it has one."""
+    from edgecnn.artifact import Sidecar, read_sidecar, sidecar_path
+
+    old = read_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
+    return Sidecar(
+        kind="graph",
+        made_by="edgecnn quantize",
+        recipe=old.recipe,
+        fields=fields,
+        preprocessing=old.preprocessing,
+        labels=old.labels,
+        wnids=old.wnids,
+    )
+
+
+def _calibration_images(graph: Path, data: str, images: int) -> Dataset:
+    """At most `images` of the training images that `data` names, stratified, preprocessed as the graph's sidecar says."""
+    from edgecnn.artifact import read_sidecar, sidecar_path
+    from edgecnn.calibration import open_data
+    from edgecnn.dataset import stratified
+    from edgecnn.preprocess import preprocessing_from_json
+
+    sidecar = read_sidecar(graph) if sidecar_path(graph).exists() else None
+    known = sidecar.preprocessing if sidecar is not None else None
+    labels, wnids = (sidecar.labels or (), sidecar.wnids or ()) if sidecar is not None else ((), ())
+    whole = open_data(data, preprocessing_from_json(known) if known else None, "train", labels, wnids)
+    if len(whole) <= images:
+        return whole
+    chosen = range(images) if whole.labels is None else stratified(whole.labels, whole.ids, images)
+    return whole.subset(list(chosen))
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    from edgecnn.errors import RecipeError, nearest
+
+    if value not in allowed:
+        raise RecipeError(
+            f"{option} {value}: not one of {', '.join(allowed)}", nearest(value, allowed) or f"give {allowed[0]}"
+        )
+
+
+def _progress(what: str) -> Any:
+    """A line on stderr that counts; only on a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done >= total else ""
+        print(f"\r{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show

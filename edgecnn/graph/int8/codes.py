@@ -1,0 +1,133 @@
+"""Scales of activations and integer codes of weights: the numbers behind Q/DQ pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecnn.errors import GraphError
+from edgecnn.graph.placement import Placement
+from edgecnn.graph.ranges.methods import interval, threshold
+from edgecnn.graph.ranges.statistics import TensorStatistics
+
+Array = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+
+FP16_SMALLEST = 2.0**-14  # the smallest normal FP16 number: a smaller scale loses bits, or is flushed to zero
+FP32_SMALLEST = 1e-30
+HARMLESS = 1.0 / 127  # the scale of a channel that is zero throughout
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One Q/DQ pair: x is stored as round(x / scale) + zero, clipped to int8 or uint8."""
+
+    scale: float
+    zero: int = 0
+    unsigned: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value that it represents."""
+        first, last = (0, 255) if self.unsigned else (-128, 127)
+        return (first - self.zero) * self.scale, (last - self.zero) * self.scale
+
+    def applied(self, values: Array) -> Array:
+        """Quantised and dequantised, as QuantizeLinear and DequantizeLinear do it (ties to even)."""
+        first, last = (0, 255) if self.unsigned else (-128, 127)
+        codes = np.clip(np.rint(values / np.float32(self.scale)) + self.zero, first, last)
+        return np.asarray((codes - self.zero) * np.float32(self.scale), np.float32)
+
+
+@dataclass(frozen=True)
+class WeightCodes:
+    """An initialiser as int8: `codes` in its shape, `scale` [channels of `axis`] (or [1] without one)."""
+
+    codes: Codes
+    scale: Array
+    axis: int | None
+
+    def values(self) -> Array:
+        """What DequantizeLinear makes of them."""
+        return (self.codes * _along(self.scale, self.axis, self.codes.ndim)).astype(np.float32)
+
+
+def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> dict[str, TensorStatistics]:
+    """The statistics of every group of tensors that share a scale; raises `GraphError` naming one without any."""
+    groups: dict[str, TensorStatistics] = {}
+    for quantized in placement.activations:
+        if quantized.tensor not in tensors:
+            raise GraphError(
+                f"tensor {quantized.tensor!r} has no calibration range",
+                "the ranges were made by another version of edgecnn or ONNX Runtime: calibrate again",
+            )
+        one = tensors[quantized.tensor]
+        extremes = np.array([one.low], np.float32), np.array([one.high], np.float32)
+        one = replace(one, channel_low=extremes[0], channel_high=extremes[1], channel_sum=np.zeros(1, np.int64))
+        if quantized.group in groups:
+            groups[quantized.group].merge(one)
+        else:
+            groups[quantized.group] = replace(one, name=quantized.group, positive=one.positive.copy())
+    return groups
+
+
+def scale_by_method(statistics: TensorStatistics, method: str, style: str, smallest: float) -> Scale:
+    """The scale of one group; `smallest` keeps it a normal number. A tensor that is always zero gets a harmless one."""
+    if statistics.largest == 0.0:
+        return Scale(HARMLESS, 0, style == "cpu")
+    if style == "tensorrt":
+        return Scale(max(threshold(statistics, method) / 127, smallest))
+    low, high = interval(statistics, method)
+    return unsigned_scale(low, high, smallest)
+
+
+def unsigned_scale(low: float, high: float, smallest: float) -> Scale:
+    """A uint8 scale and zero point for [low, high], which holds zero."""
+    scale = max((high - low) / 255, smallest)
+    return Scale(scale, int(np.clip(round(-low / scale), 0, 255)), True)
+
+
+def weight_codes(weight: Array, axis: int | None, smallest: float, *, search: bool) -> WeightCodes:
+    """Round `weight` to int8 with one symmetric scale per channel of `axis`.
+
+    With `search` each scale is the one of least squared error among shrunken ranges, else it is max|w| / 127.
+    """
+    rows = _rows(weight, axis)
+    largest = np.abs(rows).max(axis=1) if rows.size else np.zeros(len(rows), np.float32)
+    scale = np.where(largest > 0, np.maximum(largest / 127, smallest), HARMLESS).astype(np.float32)
+    if search:
+        scale = _least_squares_scales(rows, scale, smallest)
+    return rounded(weight, scale, axis)
+
+
+def rounded(weight: Array, scale: Array, axis: int | None) -> WeightCodes:
+    """`weight` rounded to the nearest code of `scale`."""
+    steps = _along(scale, axis, weight.ndim)
+    return WeightCodes(np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scale, axis)
+
+
+def as_fp16(value: float) -> float:
+    """The nearest FP16 number, at least the smallest normal one."""
+    return float(np.float16(min(max(value, FP16_SMALLEST), 65504.0)))
+
+
+def _least_squares_scales(rows: Array, scale: Array, smallest: float) -> Array:
+    best = np.full(len(rows), np.inf)
+    chosen = scale.copy()
+    for share in np.linspace(1.0, 0.7, 31, dtype=np.float32):
+        tried = np.maximum(scale * share, smallest).astype(np.float32)[:, None]
+        error = np.square(rows - np.clip(np.rint(rows / tried), -127, 127) * tried).sum(axis=1)
+        better = error < best
+        best, chosen = np.where(better, error, best), np.where(better, tried[:, 0], chosen)
+    return np.asarray(chosen, np.float32)
+
+
+def _rows(weight: Array, axis: int | None) -> Array:
+    return weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+
+
+def _along(scale: Array, axis: int | None, rank: int) -> Array:
+    return scale.reshape([-1 if k == axis else 1 for k in range(rank)])

@@ -1,0 +1,195 @@
+"""One pass of the float graph over the calibration images, with statistics taken from every activation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import helper
+
+from edgecnn.artifact import sha256_of, write_bytes
+from edgecnn.dataset import Dataset, batches
+from edgecnn.errors import BackendError, DataError, GraphError
+from edgecnn.graph.prepare import GraphIndex, load_graph, prepared, session_options
+from edgecnn.graph.ranges.statistics import Ranges, TensorStatistics, constant_tensors, empty_statistics
+
+Progress = Callable[[int, int], None]
+_FUSED = {"Relu", "Clip", "BatchNormalization"}
+_SAVE_EVERY = 256  # images
+
+
+def collect_ranges(
+    graph: Path,
+    dataset: Dataset,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+) -> Ranges:
+    """Run `graph` once over `dataset` and keep statistics of every tensor that may be quantised.
+
+    Memory does not depend on the number of images. With `resume`, what was counted is saved there now and then, and
+    an interrupted run goes on from it. Raises `GraphError` and `DataError`, which name the tensor or image.
+    """
+    digest = sha256_of(graph)
+    return collect_from_model(
+        prepared(load_graph(graph)), digest, dataset, batch=batch, threads=threads, progress=progress, resume=resume
+    )
+
+
+def collect_from_model(
+    model: onnx.ModelProto,
+    graph_sha256: str,
+    dataset: Dataset,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+) -> Ranges:
+    """`collect_ranges` of a graph in memory that is prepared already."""
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: no images to calibrate with", "give at least one image, better some hundred")
+    index = GraphIndex(model)
+    names = observed_tensors(index)
+    _require_input_shape(index, dataset)
+    workers = threads or os.cpu_count() or 1
+    session = observing_session(model, names, workers)
+    key = _resume_key(graph_sha256, dataset, batch)
+    done, digests, tensors = _resumed(resume, key, names)
+    with ThreadPoolExecutor(workers) as pool:
+        for part in batches(dataset.subset(range(done, len(dataset))), batch, workers):
+            outputs = [part.input, *run_session(session, {index.input: part.input})]
+            seen = dict(zip([index.input, *names], outputs, strict=True))
+            for name, value in seen.items():
+                if name not in tensors:
+                    tensors[name] = empty_statistics(name, value.shape[1])
+            list(pool.map(_take, [tensors[n] for n in seen], seen.values()))
+            del outputs, seen
+            digests += [dataset.sha256(k) for k in range(done, done + len(part.input))]
+            before, done = done, done + len(part.input)
+            if progress is not None:
+                progress(done, len(dataset))
+            if resume is not None and before // _SAVE_EVERY != done // _SAVE_EVERY and done < len(dataset):
+                _save(resume, key, digests, tensors)
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    if index.input in constant_tensors(tensors):
+        raise DataError(f"{dataset.name}: every pixel has the same value", "calibrate with real images")
+    return Ranges(
+        graph_sha256=graph_sha256,
+        data=dataset.name,
+        data_sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        images=len(dataset),
+        tensors={n: tensors[n] for n in [index.input, *names]},
+    )
+
+
+def observed_tensors(index: GraphIndex) -> list[str]:
+    """Activations with a channel axis, but for those that only an activation function reads (they are fused)."""
+    wanted = []
+    for node in index.nodes:
+        for name in node.output:
+            readers = index.readers.get(name, [])
+            fused = bool(readers) and all(n.op_type in _FUSED and k == 0 for n, k in readers)
+            if index.is_activation(name) and not (fused and node.op_type in ("Conv", "Gemm", "Add")):
+                wanted.append(name)
+    return wanted
+
+
+def observing_session(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
+    """A session of `model` whose outputs are the tensors `names`."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    try:
+        return onnxruntime.InferenceSession(
+            watched.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:
+        raise GraphError(f"ONNX Runtime refuses the graph: {exc}", "check it with onnx.checker") from exc
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, feeds: dict[str, npt.NDArray[np.float32]]
+) -> list[npt.NDArray[np.float32]]:
+    """All outputs of one run; raises `BackendError`."""
+    try:
+        return list(session.run(None, feeds))
+    except Exception as exc:
+        raise BackendError(f"ONNX Runtime failed while running the graph: {exc}", "check the graph's input") from exc
+
+
+def _take(statistics: TensorStatistics, value: npt.NDArray[np.float32]) -> None:
+    if not (np.isfinite(value.min()) and np.isfinite(value.max())):
+        raise GraphError(
+            f"tensor {statistics.name!r} is NaN or infinite on calibration images",
+            "check the weights and the preprocessing: the float graph itself overflows",
+        )
+    statistics.add(value)
+
+
+def _require_input_shape(index: GraphIndex, dataset: Dataset) -> None:
+    expected = index.shape[index.input]
+    found = dataset.tensor(0).shape
+    if any(e is not None and e != f for e, f in zip(expected[1:], found, strict=False)) or len(found) != 3:
+        allowed = "x".join("?" if e is None else str(e) for e in expected[1:])
+        raise DataError(
+            f"{dataset.name}: images are {'x'.join(map(str, found))}, input {index.input!r} takes {allowed}",
+            "use the preprocessing that belongs to this network",
+        )
+
+
+def _resume_key(graph_sha256: str, dataset: Dataset, batch: int) -> str:
+    preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
+    return hashlib.sha256("\n".join([graph_sha256, preprocessing, str(batch), *dataset.ids]).encode()).hexdigest()
+
+
+def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorStatistics]) -> None:
+    content: dict[str, npt.NDArray[np.generic]] = {"key": np.array(key), "digests": np.array(digests)}
+    for number, s in enumerate(tensors.values()):
+        content[f"name{number}"] = np.array(s.name)
+        for field in ("positive", "channel_low", "channel_high", "channel_sum"):
+            content[f"{field}{number}"] = getattr(s, field)
+        if s.negative is not None:
+            content[f"negative{number}"] = s.negative
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def _resumed(path: Path | None, key: str, names: Sequence[str]) -> tuple[int, list[str], dict[str, TensorStatistics]]:
+    """What an interrupted run left in `path`; nothing when it was another run, or damaged."""
+    if path is None or not path.is_file():
+        return 0, [], {}
+    tensors: dict[str, TensorStatistics] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as held:
+        if str(held["key"]) != key:
+            return 0, [], {}
+        digests = [str(d) for d in held["digests"]]
+        for number in range(len(names) + 1):
+            negative = f"negative{number}"
+            name = str(held[f"name{number}"])
+            tensors[name] = TensorStatistics(
+                name=name,
+                positive=held[f"positive{number}"],
+                negative=held[negative] if negative in held.files else None,
+                channel_low=held[f"channel_low{number}"],
+                channel_high=held[f"channel_high{number}"],
+                channel_sum=held[f"channel_sum{number}"],
+                images=len(digests),
+            )
+        return len(digests), digests, tensors
+    return 0, [], {}
