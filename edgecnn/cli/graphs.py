@@ -125,11 +125,14 @@ def _quantize_int8(
 
 def _quantize_fp16(graph: Path, out: Path, ranges: Path | None) -> dict[str, Any]:
     from edgecnn.artifact import sha256_of
-    from edgecnn.graph.fp16 import write_fp16
+    from edgecnn.graph.fp16 import to_fp16, write_fp16
+    from edgecnn.graph.prepare import load_graph
     from edgecnn.graph.ranges import read_ranges
 
     known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
-    sidecar = write_fp16(graph, out, known, _inherited(graph, {}))
+    made, kept = to_fp16(load_graph(graph), known)
+    parents = (graph,) if ranges is None else (graph, ranges)
+    sidecar = write_fp16(out, made, kept, _inherited(graph, {}), *parents, from_ranges=known is not None)
     return {"path": str(out), "size_mb": round(out.stat().st_size / 1e6, 3), **_obtained(sidecar), **sidecar.facts}
 
 
@@ -162,7 +165,7 @@ def _inherited(graph: Path, fields: dict[str, Any]) -> Any:
 
 
 def _calibration_images(graph: Path, data: str, images: int) -> Dataset:
-    """At most `images` of the training images that `data` names, stratified, preprocessed as the graph's sidecar says."""
+    """At most `images` of what `data` names, stratified, preprocessed as the graph's sidecar says."""
     from edgecnn.artifact import read_sidecar, sidecar_path
     from edgecnn.calibration import open_data
     from edgecnn.dataset import stratified

@@ -67,11 +67,13 @@ def _pair(index: GraphIndex, quantized: QuantizedTensor, scale: Scale) -> list[o
 
 
 def _quantised_weights(index: GraphIndex, weights: Mapping[str, WeightCodes]) -> list[onnx.NodeProto]:
+    """The int8 initialiser takes the name of the float one, so that a reader of the file finds it."""
     nodes = []
     for name, codes in weights.items():
         zero = np.zeros(codes.scale.shape if codes.axis is not None else (), np.int8)
         scale = codes.scale if codes.axis is not None else codes.scale.reshape(())
-        nodes.append(_dequantized(index, name, codes.codes, scale, zero, codes.axis))
+        index.initializer[name].CopyFrom(numpy_helper.from_array(codes.codes, name))
+        nodes.append(_dequantized(index, name, name, scale, zero, codes.axis))
         for node, k in index.readers[name]:
             node.input[k] = name + SUFFIX_DQ
     return nodes
@@ -95,22 +97,23 @@ def _integer_biases(
         axis = 0 if codes.axis is not None else None
         scale = step.astype(np.float32) if axis == 0 else np.float32(step.reshape(-1)[0])
         zero = np.zeros(step.shape if axis == 0 else (), np.int32)
-        nodes.append(_dequantized(index, own, whole, scale, zero, axis))
+        index.model.graph.initializer.append(numpy_helper.from_array(whole, own))
+        nodes.append(_dequantized(index, own, own, scale, zero, axis))
         node.input[2] = own + SUFFIX_DQ
     return nodes
 
 
 def _dequantized(
     index: GraphIndex,
+    codes: str,
     name: str,
-    codes: npt.NDArray[np.signedinteger[Any]],
     scale: Array | np.float32,
     zero: npt.NDArray[np.signedinteger[Any]],
     axis: int | None,
 ) -> onnx.NodeProto:
-    names = [name + SUFFIX_Q, f"{name}_scale", f"{name}_zero_point"]
-    arrays = [codes, np.asarray(scale, np.float32), zero]
-    index.model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
+    names = [codes, f"{name}_scale", f"{name}_zero_point"]
+    arrays = [np.asarray(scale, np.float32), zero]
+    index.model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names[1:], strict=True))
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     return helper.make_node("DequantizeLinear", names, [name + SUFFIX_DQ], f"{name}_DequantizeLinear", **attributes)
 

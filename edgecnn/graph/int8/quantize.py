@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-import onnxruntime
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.dataset import Dataset
-from edgecnn.errors import GraphError
+from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8.codes import (
     FP16_SMALLEST,
     FP32_SMALLEST,
@@ -24,14 +24,13 @@ from edgecnn.graph.int8.codes import (
     weight_codes,
 )
 from edgecnn.graph.int8.insert import insert_pairs
+from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
 from edgecnn.graph.placement import Placement, Style, place
-from edgecnn.graph.prepare import GraphIndex, prepared, session_options
+from edgecnn.graph.prepare import GraphIndex, prepared
 from edgecnn.graph.ranges.collect import Progress
 from edgecnn.graph.ranges.statistics import Ranges
-from edgecnn.graph.view import multiply_adds, view_of
 
 Around = Literal["fp16", "fp32"]
-INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 
 
 @dataclass
@@ -44,6 +43,7 @@ class Report:
     int8_share_pct: float = 0.0
     integer_kernels: int | None = None
     weighted_nodes: int = 0
+    kept_float32: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -75,7 +75,8 @@ def quantize_int8(
     made = insert_pairs(ready, placement, scales, weights)
     _describe(report, made, placement, scales, method)
     if around == "fp16":
-        made = _around_fp16(made, ranges)
+        made, kept = to_fp16(made, ranges)
+        report.kept_float32 = list(kept)
     return made, report
 
 
@@ -127,27 +128,18 @@ def _fp16_weight(index: GraphIndex, name: str, weight: WeightCodes) -> WeightCod
     return rounded(index.array(name), scale, weight.axis)
 
 
-def _around_fp16(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    from edgecnn.graph.fp16 import to_fp16
-
-    return to_fp16(model, ranges)
-
-
 def _describe(
     report: Report, made: onnx.ModelProto, placement: Placement, scales: dict[str, Scale], method: str
 ) -> None:
-    """Assert that what was asked is in the graph, and fill in the report."""
-    view = view_of(made)
-    costs = multiply_adds(made)
-    weighted = list(view.weighted())
-    paired = {n.output[0] for n in weighted if all(_dequantised(view.producer.get(i)) for i in n.input[:2])}
-    missing = [n.name for n in weighted if n.output[0] not in paired]
-    if missing:
-        raise GraphError(f"node {missing[0]!r} is not quantised", "this is not what was asked for: report the graph")
-    report.weighted_nodes = len(weighted)
-    report.int8_share_pct = round(100.0 * sum(costs[o] for o in paired) / max(sum(costs.values()), 1), 2)
+    """Check that what was asked is in the graph, and fill in the report."""
+    assert_placed(made, placement)
+    report.weighted_nodes = len(placement.weights)
+    report.int8_share_pct = round(int8_share_pct(made), 2)
     if placement.style == "cpu":
-        report.integer_kernels = integer_kernels(made)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            onnx.save(made, str(path))
+            report.integer_kernels, report.weighted_nodes = integer_kernels(path)
     for quantized in placement.activations:
         scale = scales[quantized.group]
         report.rows.append(
@@ -163,21 +155,3 @@ def _describe(
                 "high": scale.bounds[1],
             }
         )
-
-
-def integer_kernels(model: onnx.ModelProto) -> int:
-    """How many Conv, Gemm and MatMul of `model` are integer kernels in ONNX Runtime's optimised graph."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = session_options(1)
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimised = onnx.load(options.optimized_model_filepath)
-    return sum(
-        n.op_type in ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat") for n in optimised.graph.node
-    )
-
-
-def _dequantised(node: onnx.NodeProto | None) -> bool:
-    return node is not None and node.op_type == "DequantizeLinear"
