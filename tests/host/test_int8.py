@@ -1,0 +1,137 @@
+"""INT8 graphs: the numbers behind the pairs, what is in the file, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from graphs import build
+from onnx import numpy_helper
+from test_ranges import NET, images
+
+from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.errors import GraphError
+from edgecnn.graph.int8 import quantize_int8, write_int8
+from edgecnn.graph.int8.codes import Scale, as_fp16, unsigned_scale, weight_codes
+from edgecnn.graph.ranges import Ranges, collect_ranges
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Ranges, np.ndarray]:
+    path = tmp_path_factory.mktemp("case") / "net.onnx"
+    onnx.save(build(NET), path)
+    data = images(64)
+    batch = np.stack([data.tensor(i) for i in range(64)])
+    return onnx.load(path), collect_ranges(path, data), batch
+
+
+def logits(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {"input": batch})
+    return np.asarray(made)
+
+
+def sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(exact).sum() / np.square(exact - made).sum()))
+
+
+@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_the_logits(case: tuple, style: str, method: str) -> None:
+    model, ranges, batch = case
+    made, report = quantize_int8(model, ranges, style, method=method, around="fp32")
+    onnx.checker.check_model(made)
+    assert sqnr_db(logits(model, batch), logits(made, batch)) > 27
+    assert report.int8_share_pct == 100.0
+    if style == "cpu":
+        assert (report.integer_kernels, report.weighted_nodes) == (3, 3)
+
+
+def test_the_same_input_gives_the_same_bytes(case: tuple) -> None:
+    model, ranges, _ = case
+    first, second = (quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")[0] for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+def test_tensorrt_pairs_are_symmetric_int8_and_fp16_scales_are_normal(case: tuple) -> None:
+    model, ranges, batch = case
+    made, report = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp16")
+    arrays = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
+    pairs = [n for n in made.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 6
+    for node in pairs:
+        assert arrays[node.input[2]].dtype == np.int8
+        assert not arrays[node.input[2]].any()
+        assert arrays[node.input[1]].dtype == np.float16
+        assert (arrays[node.input[1]] >= 2.0**-14).all()
+    assert report.kept_float32 == []
+    assert sqnr_db(logits(model, batch), logits(made, batch)) > 27
+
+
+def test_weights_stay_right_when_their_scale_is_not_an_fp16_number(case: tuple) -> None:
+    """The codes belong to the rounded scale: with the exact one they would be off by up to 5e-4 of the weight."""
+    model, ranges, _ = case
+    made, _ = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16")
+    arrays = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
+    exact = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}["c2.weight"]
+    pair = next(n for n in made.graph.node if n.input[0] == "c2.weight")
+    scale = arrays[pair.input[1]].astype(np.float32).reshape(-1, 1, 1, 1)
+    assert np.abs(arrays["c2.weight"] * scale - exact).max() <= 0.5001 * scale.max()
+
+
+def test_a_pair_does_what_onnx_says() -> None:
+    values = np.linspace(-3, 3, 1001, dtype=np.float32)
+    assert Scale(0.01).applied(values).max() == np.float32(1.27)
+    assert Scale(0.01).applied(values).min() == np.float32(-1.28)
+    leaning = unsigned_scale(-1.0, 2.0, 1e-9)
+    assert leaning.bounds == pytest.approx((-1.0, 2.0), abs=0.012)
+    assert leaning.applied(np.zeros(1, np.float32))[0] == 0.0, "zero is exact, or padding is wrong"
+
+
+def test_a_dead_channel_gets_a_harmless_scale_and_search_never_hurts() -> None:
+    weight = np.random.default_rng(0).standard_t(4, (8, 256, 3, 3)).astype(np.float32)
+    weight[2] = 0.0
+    plain, searched = (weight_codes(weight, 0, 1e-30, search=s) for s in (False, True))
+    assert plain.scale[2] == pytest.approx(1 / 127)
+    assert np.abs(plain.values() - weight).max() <= plain.scale.max() / 2 * 1.0001
+    error = [np.square(c.values() - weight).sum((1, 2, 3)) for c in (plain, searched)]
+    assert (error[1] <= error[0] * 1.000001).all()
+    assert error[1].sum() < 0.97 * error[0].sum()
+
+
+def test_fp16_scales_are_rounded_and_never_subnormal() -> None:
+    assert as_fp16(1e-9) == 2.0**-14
+    assert as_fp16(1 / 3) == float(np.float16(1 / 3))
+
+
+def test_ranges_that_lack_a_tensor_are_refused(case: tuple) -> None:
+    model, ranges, _ = case
+    lacking = Ranges("", "", "", 1, {n: s for n, s in ranges.tensors.items() if n != "p"})
+    with pytest.raises(GraphError, match="'p' has no calibration range"):
+        quantize_int8(model, lacking, "tensorrt", method="mse")
+
+
+def test_a_quantised_graph_is_refused(case: tuple) -> None:
+    model, ranges, _ = case
+    made, _ = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")
+    with pytest.raises(GraphError, match="already quantised"):
+        quantize_int8(made, ranges, "tensorrt", method="mse")
+
+
+def test_the_sidecar_says_what_was_obtained(case: tuple, tmp_path: Path) -> None:
+    model, ranges, _ = case
+    made, report = quantize_int8(model, ranges, "cpu", method="mse")
+    source, path = tmp_path / "net.onnx", tmp_path / "net.int8.onnx"
+    onnx.save(model, source)
+    write_int8(path, made, report, Sidecar(kind="graph", labels=["a", "b", "c"]), source)
+    sidecar = verified_sidecar(path)
+    assert (sidecar.precision_requested, sidecar.precision_obtained) == ("int8", "int8")
+    assert sidecar.facts["integer_kernels"] == sidecar.facts["weighted_nodes"] == 3
+    assert sidecar.facts["int8_share_pct"] == 100.0
+    assert sidecar.parents == {"net.onnx": sha256_of(source)}
+    assert sidecar.labels == ["a", "b", "c"]
