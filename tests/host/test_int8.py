@@ -101,7 +101,7 @@ def test_a_dead_channel_gets_a_harmless_scale_and_search_never_hurts() -> None:
     assert np.abs(plain.values() - weight).max() <= plain.scale.max() / 2 * 1.0001
     error = [np.square(c.values() - weight).sum((1, 2, 3)) for c in (plain, searched)]
     assert (error[1] <= error[0] * 1.000001).all()
-    assert error[1].sum() < 0.97 * error[0].sum()
+    assert error[1].sum() < 0.99 * error[0].sum()
 
 
 def test_fp16_scales_are_rounded_and_never_subnormal() -> None:
