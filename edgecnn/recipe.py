@@ -7,6 +7,7 @@ reported at once.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,17 +43,67 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class AugmentSettings:
+    """How training images are varied; what is 0, false or left out is off. Each image's draw depends on the seed, the
+    epoch and the image alone, not on batches, threads or processes."""
+
+    mirror: bool = False
+    pad: int = _ranged(0, low=0)  # random crop after padding by this many black pixels
+    area: tuple[float, ...] | None = None  # random resized crop: least and greatest share of the picture, as [0.08, 1]
+    jitter: tuple[int, ...] | None = None  # scale jitter: least and greatest short side before a random crop
+    rotation_deg: float = _ranged(0.0, low=0, high=180)
+    shear_deg: float = _ranged(0.0, low=0, high=60)
+    shift: float = _ranged(0.0, low=0, high=1)  # share of the image's side
+    zoom: float = _ranged(0.0, low=0, high=0.9)  # 0.1: between 0.9 and 1.1
+    elastic_px: float = _ranged(0.0, low=0)  # local warping: standard deviation of the displacement
+    colour: float = _ranged(0.0, low=0, high=1)  # brightness, contrast and saturation, each within 1 +- this
+    pca_colour: float = _ranged(0.0, low=0)  # AlexNet's: standard deviation along the components, 0.1 in the paper
+    erase: float = _ranged(0.0, low=0, high=1)  # probability of a random rectangle set to the mean
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """How the network is trained; epochs = 0 takes its weights as they are."""
 
     epochs: int = _ranged(0, low=0)
-    batch: int = _ranged(64, low=1)
+    batch: int = _ranged(64, low=1)  # of the whole job: several processes share it
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = _ranged(0.1, low=0)
     momentum: float = _ranged(0.9, low=0, high=1)
+    nesterov: bool = False
     weight_decay: float = _ranged(1e-4, low=0)
     schedule: Literal["cosine", "step", "plateau", "one-cycle", "constant"] = "cosine"
+    warmup_epochs: float = _ranged(0.0, low=0)
+    milestones: tuple[int, ...] | None = None  # step: the epochs after which the rate falls
+    factor: float = _ranged(0.1, low=0, high=1)  # step and plateau: what the rate is multiplied by
+    patience: int = _ranged(3, low=1)  # plateau: epochs without a better validation top-1
+    validation: float = _ranged(0.1, low=0, high=0.5)  # share of the training images that chooses the best epoch
+    early_stop: int = _ranged(0, low=0)  # epochs without a better validation top-1; 0: never
+    label_smoothing: float = _ranged(0.0, low=0, high=0.99)
+    mixup: float = _ranged(0.0, low=0)  # alpha of the Beta distribution
+    cutmix: float = _ranged(0.0, low=0)
+    ema: float = _ranged(0.0, low=0, high=0.99999)  # decay of the weights' moving average, which is then kept
+    clip_norm: float = _ranged(0.0, low=0)
+    dropout: float | None = _ranged(None, low=0, high=0.99)  # in place of the network's own
+    auxiliary_weight: float = _ranged(0.3, low=0)
+    init: Literal["default", "he", "xavier"] = "default"
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    channels_last: bool = False
+    sync_batchnorm: bool = False  # statistics over all processes; GPUs only
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = _ranged(None, low=0)  # decoding threads; left out: one per core
     seed: int = _ranged(0, low=0)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """What is trained when `model.weights` gives a start: every layer alike (left out),
+    "head" (a new classifier), "last-N" (the last N stages and the head) or "all"."""
+
+    train: str = ""
+    rate_factor: float = _ranged(0.1, low=0)  # the pretrained layers' rate over that of the new head
+    cache: bool = True  # features of the frozen part are computed once, where no augmentation varies them
 
 
 @dataclass(frozen=True)
@@ -105,6 +156,7 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
@@ -313,4 +365,25 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
     if recipe.bench.batch > batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is larger than batch.max = {batch.max}")
+    return problems + _training_contradictions(recipe)
+
+
+def _training_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    train, transfer, augment = recipe.train, recipe.transfer, recipe.train.augment
+    if transfer.train and not re.fullmatch(r"head|all|last-[1-9]\d*", transfer.train):
+        problems.append(f"transfer.train = {transfer.train!r}: must be 'head', 'all' or 'last-N' such as 'last-2'")
+    if transfer.train and recipe.model.weights == "none":
+        problems.append("transfer.train needs weights to start from: model.weights is 'none'")
+    if train.schedule == "step" and not train.milestones:
+        problems.append("train.schedule = 'step' needs train.milestones, such as [30, 60]")
+    if train.epochs and train.warmup_epochs >= train.epochs:
+        problems.append(f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of {train.epochs} epochs")
+    if (train.early_stop or train.schedule == "plateau") and train.validation == 0:
+        problems.append("train.early_stop and the plateau schedule need train.validation > 0 to judge by")
+    for name, pair in (("area", augment.area), ("jitter", augment.jitter)):
+        if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
+            problems.append(f"train.augment.{name} = {list(pair)}: two numbers, the smaller first")
+    if augment.area and augment.jitter:
+        problems.append("train.augment.area and train.augment.jitter exclude each other")
     return problems

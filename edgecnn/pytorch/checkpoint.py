@@ -1,0 +1,104 @@
+"""Checkpoints: weights as safetensors with a sidecar, and the training state that a killed run resumes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from edgecnn.artifact import Sidecar, atomic_path, parents_of, tool_versions, write_artifact
+from edgecnn.errors import ArtifactError, TrainingError
+from edgecnn.preprocess import Preprocessing
+from edgecnn.recipe import Recipe
+from edgecnn.zoo import find_model
+
+STATE_NAME = "training-state.pt"
+STATE_SCHEMA = 1
+FREE_KEYS = {"train.workers"}  # settings that change nothing about the result
+
+Weights = Mapping[str, Tensor]
+
+
+def checkpoint_fields(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
+    values = recipe.values("model", "data.source", "train", "transfer")
+    return {k: v for k, v in values.items() if k not in FREE_KEYS}
+
+
+def checkpoint_sidecar(
+    recipe: Recipe,
+    path: Path,
+    labels: list[str],
+    preprocessing: Preprocessing,
+    device: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Sidecar:
+    """The sidecar of a checkpoint at `path`; weights given as a file are its parent."""
+    start = Path(recipe.model.weights)
+    return Sidecar(
+        kind="checkpoint",
+        made_by="train",
+        precision_requested="fp32",
+        precision_obtained="fp32",
+        parents=parents_of(path, start) if start.is_file() else {},
+        recipe=recipe.name,
+        fields=checkpoint_fields(recipe),
+        preprocessing=preprocessing.to_json(),
+        labels=labels,
+        wnids=labels if labels and all(re.fullmatch(r"n\d{8}", name) for name in labels) else None,
+        tools=tool_versions("torch", "torchvision", "safetensors"),
+        device=dict(device),
+        facts={"model": find_model(recipe.model.name).name, "classes": len(labels), **facts},
+    )
+
+
+def write_checkpoint(path: Path, weights: Weights, sidecar: Sidecar) -> Sidecar:
+    """Write weights as safetensors, atomically, with their sidecar."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
+    return write_artifact(path, lambda temporary: safetensors.torch.save_file(plain, temporary), sidecar)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises `ArtifactError` when it is missing or damaged."""
+    tensors: dict[str, Tensor] = _read(path, lambda: safetensors.torch.load_file(path))
+    return tensors
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the training state, atomically; tensors and plain values only, so that `weights_only` loads it."""
+    with atomic_path(folder / STATE_NAME) as temporary:
+        torch.save({"schema": STATE_SCHEMA, **state}, temporary)
+
+
+def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """The state of a run of the same recipe; raises `TrainingError` naming what differs."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        raise TrainingError(f"{path}: there is no run to resume", "start one without --resume")
+    state: dict[str, Any] = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    if state.get("schema") != STATE_SCHEMA:
+        raise TrainingError(f"{path}: not a training state of this edgecnn", "start anew without --resume")
+    before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if changed:
+        listing = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed)
+        raise TrainingError(
+            f"{path}: the run was started with another recipe: {listing}",
+            "resume with the recipe it was started with, or start anew without --resume",
+        )
+    return state
+
+
+def _read(path: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
+    except Exception as exc:
+        raise ArtifactError(f"{path}: cannot be read ({exc})", "the file is damaged: make it again") from exc

@@ -1,0 +1,142 @@
+"""What training reports while it runs: a bar on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state within an epoch; `loss` and `top1_pct` are means since its start. Epochs and steps count from 1."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    top1_pct: float
+    images_per_s: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A completed epoch; the validation figures are None where no images are held out."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    top1_pct: float
+    validation_loss: float | None
+    validation_top1_pct: float | None
+    images_per_s: float
+    seconds: float
+    learning_rate: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the training state."""
+        return asdict(self)
+
+
+class Progress(Protocol):
+    """Told about each step, each epoch, and anything worth a line."""
+
+    def step(self, step: Step) -> None: ...
+
+    def epoch(self, epoch: Epoch) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def step(self, step: Step) -> None:
+        pass
+
+    def epoch(self, epoch: Epoch) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines(Silent):
+    """One plain line for each epoch, and one every ten seconds within a long one."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def step(self, step: Step) -> None:
+        if time.monotonic() - self.last > 10:
+            self.last = time.monotonic()
+            self.note(
+                f"epoch {step.epoch}/{step.epochs} step {step.step}/{step.steps} loss {step.loss:.4f} "
+                f"top-1 {step.top1_pct:.2f} % {step.images_per_s:.0f} images/s"
+            )
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.last = time.monotonic()
+        self.note(epoch_line(epoch))
+
+    def note(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+class Bar(Silent):
+    """A rich bar over the steps of the running epoch, with a line left behind for each completed one."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[figures]}"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.bar.add_task("training", total=None, figures="")
+        self.bar.start()
+
+    def step(self, step: Step) -> None:
+        figures = f"loss {step.loss:.4f}  top-1 {step.top1_pct:.2f} %  {step.images_per_s:.0f} images/s"
+        description = f"epoch {step.epoch}/{step.epochs}"
+        self.bar.update(self.task, description=description, total=step.steps, completed=step.step, figures=figures)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.bar.reset(self.task)
+        self.note(epoch_line(epoch))
+
+    def note(self, message: str) -> None:
+        self.bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def for_terminal() -> Progress:
+    """A bar where stderr is a terminal, else lines."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """An epoch's figures on one line."""
+    held_out = ""
+    if epoch.validation_loss is not None and epoch.validation_top1_pct is not None:
+        held_out = f" | held out: loss {epoch.validation_loss:.4f} top-1 {epoch.validation_top1_pct:.2f} %"
+    return (
+        f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.4f} top-1 {epoch.top1_pct:.2f} %{held_out} | "
+        f"{epoch.images_per_s:.0f} images/s, rate {epoch.learning_rate:.2g}, {epoch.seconds:.1f} s"
+    )

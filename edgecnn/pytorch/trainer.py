@@ -1,0 +1,211 @@
+"""One network, what updates it, and its images: an epoch of training, and evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgecnn.dataset import Dataset
+from edgecnn.errors import TrainingError
+from edgecnn.preprocess import Preprocessing
+from edgecnn.pytorch.augment import Augmenter, colour_components, key, mixed
+from edgecnn.pytorch.distributed import World
+from edgecnn.pytorch.loader import Loaded, Pictures, Positions
+from edgecnn.pytorch.optimise import MovingAverage, make_optimiser
+from edgecnn.pytorch.progress import Progress, Step
+from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
+from edgecnn.recipe import AugmentSettings, TrainSettings
+
+REPORT_S = 0.2  # between two looks at the running loss (a look waits for the device)
+DIVERGED = 10.0  # an epoch's mean loss above this many times that of guessing
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and accuracy over n images."""
+
+    loss: float
+    top1_pct: float
+    top5_pct: float
+    n: int
+
+
+@dataclass
+class Material:
+    """The images of a run: `train` is what is learned from, `validation` what chooses the epoch."""
+
+    train: Pictures
+    validation: Pictures | None
+    test: Dataset | None
+    labels: list[str]
+    preprocessing: Preprocessing
+
+    def like_training(self, dataset: Dataset) -> Pictures:
+        """Other images, loaded as the training images are but not varied."""
+        like = self.train
+        return Pictures(dataset, AugmentSettings(), like.device, workers=like.workers, skip_corrupt=like.skip_corrupt)
+
+    @property
+    def corrupt(self) -> int:
+        """How many unreadable images were left out."""
+        return len(self.train.corrupt) + len(self.validation.corrupt if self.validation else ())
+
+
+class Trainer:
+    """A network, what updates it, and the images; `train_epoch` and `evaluate` are all it does."""
+
+    def __init__(
+        self, settings: TrainSettings, network: nn.Module, material: Material, world: World, progress: Progress
+    ) -> None:
+        self.settings, self.material, self.world, self.progress = settings, material, world, progress
+        self.network = network.to(world.device)
+        if settings.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.optimiser = make_optimiser([{"params": [p for p in network.parameters() if p.requires_grad]}], settings)
+        self.average = MovingAverage(self.network, settings.ema) if settings.ema else None
+        self.plateau = Plateau()
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
+        components = None
+        if settings.augment.pca_colour and material.preprocessing.channels == 3:
+            components = colour_components(material.train.sample(512))
+        self.augmenter = Augmenter(settings.augment, material.preprocessing, settings.seed, world.device, components)
+        self.count = len(material.train.readable)
+        self.steps = self.count // settings.batch
+        self.rate = 0.0
+
+    def train_epoch(self, epoch: int) -> tuple[float, float, float]:
+        """One pass; (mean loss, top-1 in percent, images/s). Raises `TrainingError` when the loss is not finite."""
+        settings, world = self.settings, self.world
+        torch.manual_seed(key(settings.seed, epoch, "dropout", world.rank))
+        self.network.train()
+        sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, images
+        started = looked = time.monotonic()
+        for step, batch in enumerate(self.material.train.batches(self._order(epoch), epoch), 1):
+            self._set_rate(epoch * self.steps + step - 1)
+            sums += self._step(batch, key(settings.seed, epoch, step, "mix", world.rank), epoch)
+            now = time.monotonic()
+            if now - looked > REPORT_S:
+                looked = now
+                loss, top1_pct, images = self._means(sums, epoch)
+                self.progress.step(
+                    Step(
+                        epoch + 1, settings.epochs, step, self.steps, loss, top1_pct,
+                        images * world.size / (now - started), self.rate,
+                    )
+                )  # fmt: skip
+        loss, top1_pct, images = self._means(world.sum(sums), epoch)
+        guessing = math.log(len(self.material.labels))
+        if loss > DIVERGED * guessing:
+            raise TrainingError(
+                f"training diverged: the mean loss of epoch {epoch + 1} is {loss:.3g}; guessing gives {guessing:.3g}",
+                f"lower train.learning_rate (now {settings.learning_rate:g}), or set train.warmup_epochs",
+            )
+        return loss, top1_pct, images / (time.monotonic() - started)
+
+    def _order(self, epoch: int) -> Iterator[Positions]:
+        """This process's part of each batch; the last images that fill no batch wait for the next epoch."""
+        random = np.random.default_rng(key(self.settings.seed, epoch, "order"))
+        order = self.material.train.readable[random.permutation(self.count)]
+        size = self.settings.batch
+        for step in range(self.steps):
+            yield self.world.share(order[step * size : (step + 1) * size])
+
+    def _set_rate(self, step: int) -> None:
+        factor = learning_rate_factor(self.settings, step, self.steps, self.plateau)
+        self.rate = self.settings.learning_rate * factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * group["share"]
+
+    def _step(self, batch: Loaded, seed: int, epoch: int) -> Tensor:
+        """Forward, backward, update; (sum of losses, correct, images) on the device."""
+        settings, world = self.settings, self.world
+        x = self._prepared(self.augmenter.varied(batch.input, batch.position, epoch))
+        label, partners, share = batch.label, None, 1.0
+        if settings.mixup or settings.cutmix:
+            x, partners, share = mixed(x, settings.mixup, settings.cutmix, seed)
+        with self._autocast():
+            outputs = self.network(x)
+            heads = outputs if isinstance(outputs, tuple) else (outputs,)
+            loss = self._loss(heads, label) * share
+            if partners is not None:
+                loss = loss + self._loss(heads, label[partners]) * (1 - share)
+        # Processes average their gradients: weigh by this one's part of the whole batch.
+        self.scaler.scale(loss * (len(label) * world.size / settings.batch)).backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.network)
+        correct = (heads[0].detach().argmax(1) == label).sum()
+        return torch.stack(
+            [loss.detach().double() * len(label), correct.double(), correct.new_full((), len(label)).double()]
+        )
+
+    def _loss(self, heads: tuple[Tensor, ...], label: Tensor) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        main, *auxiliary = (F.cross_entropy(logits.float(), label, label_smoothing=smoothing) for logits in heads)
+        return main + self.settings.auxiliary_weight * sum(auxiliary, main.new_zeros(()))
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else x
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.settings.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.world.device.type, dtype, enabled=self.settings.amp != "off")
+
+    def _means(self, sums: Tensor, epoch: int) -> tuple[float, float, float]:
+        loss, correct, images = sums.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"training stopped in epoch {epoch + 1}: the loss is {loss}",
+                f"lower train.learning_rate (now {self.settings.learning_rate:g}) or set train.clip_norm; "
+                f"the checkpoint of epoch {epoch} is intact"
+                if epoch
+                else "lower train.learning_rate "
+                f"(now {self.settings.learning_rate:g}) or set train.clip_norm; no epoch was completed",
+            )
+        return loss / max(1, images), 100 * correct / max(1, images), images
+
+    @torch.no_grad()
+    def evaluate(self, pictures: Pictures) -> Score:
+        """Loss, top-1 and top-5 over all readable images, shared between the processes."""
+        self.network.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
+        mine = self.world.share(pictures.readable)
+        order = (mine[start : start + EVALUATION_BATCH] for start in range(0, len(mine), EVALUATION_BATCH))
+        with self.averaged():
+            for batch in pictures.batches(order):
+                with self._autocast():
+                    logits = self.network(self._prepared(self.augmenter.plain(batch.input))).float()
+                hits = logits.topk(min(5, logits.shape[1])).indices == batch.label[:, None]
+                loss = F.cross_entropy(logits, batch.label, reduction="sum")
+                sums += torch.stack(
+                    [loss.double(), hits[:, 0].sum(), hits.sum(), hits.new_full((), 1).long() * len(hits)]
+                )
+        loss_sum, top1, top5, n = self.world.sum(sums).tolist()
+        return Score(loss_sum / max(1, n), 100 * top1 / max(1, n), 100 * top5 / max(1, n), int(n))
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The moving average in place of the weights, where there is one."""
+        if self.average is None:
+            yield
+            return
+        raw = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.weights)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(raw)

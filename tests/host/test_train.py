@@ -1,0 +1,192 @@
+"""Training: what it writes, that it repeats and resumes bit for bit, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgecnn.artifact import read_sidecar, verified_sidecar
+from edgecnn.dataset import batches, open_dataset
+from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
+from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
+from edgecnn.pytorch.progress import Epoch, Silent
+from edgecnn.pytorch.reference import open_reference
+from edgecnn.pytorch.train import train
+from edgecnn.recipe import Recipe, recipe_from_mapping
+from edgecnn.session import Session
+
+RICH = {  # everything with a memory at once
+    "ema": 0.9,
+    "mixup": 0.2,
+    "cutmix": 0.5,
+    "label_smoothing": 0.1,
+    "clip_norm": 1.0,
+    "warmup_epochs": 0.5,
+    "dropout": 0.1,
+    "schedule": "plateau",
+    "optimiser": "adamw",
+    "augment": {"mirror": True, "pad": 2, "rotation_deg": 5, "elastic_px": 0.5, "colour": 0.1, "erase": 0.2},
+}
+
+
+class Interrupt(Silent):
+    """Kills the run when an epoch is done."""
+
+    def __init__(self, epoch: int) -> None:
+        self.at = epoch
+
+    def epoch(self, epoch: Epoch) -> None:
+        if epoch.epoch == self.at:
+            raise KeyboardInterrupt
+
+
+def recipe(source: str = "digits", **settings: object) -> Recipe:
+    values = {"epochs": 1, "batch": 32, "learning_rate": 0.05, **settings}
+    return recipe_from_mapping(
+        {"model": {"name": "lenet5"}, "data": {"source": source}, "train": values}, Path("recipes/digits-test.toml")
+    )
+
+
+def folder_of(root: Path, classes: Sequence[str], count: int = 6) -> Path:
+    random = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(random.integers(0, 255, (36, 40), dtype=np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def same(a: Path, b: Path) -> bool:
+    return a.read_bytes() == b.read_bytes()
+
+
+def test_the_recipe_of_the_digits_reaches_98_percent_and_its_checkpoint_is_the_reference(tmp_path: Path) -> None:
+    from edgecnn.recipe import load_recipe
+
+    result = train(load_recipe("lenet5-digits"), tmp_path, threads=1)
+    assert result.top1_pct is not None
+    assert result.top1_pct >= 98.0
+    assert result.n == 540
+    sidecar = verified_sidecar(result.checkpoint)
+    assert sidecar.kind == "checkpoint"
+    assert sidecar.recipe == "lenet5-digits"
+    assert sidecar.fields["train.epochs"] == 20
+    assert sidecar.labels == [str(d) for d in range(10)]
+    assert sidecar.facts["top1_pct"] == result.top1_pct
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert sidecar.preprocessing is not None
+    test = open_dataset("digits", preprocessing_from_json(sidecar.preprocessing), "test")
+    with open_reference(result.checkpoint) as session:
+        assert isinstance(session, Session)
+        hits = [session.run(b.input).argmax(1) == b.label for b in batches(test, 100)]
+    assert 100 * np.concatenate(hits).mean() == pytest.approx(result.top1_pct)
+
+
+@pytest.mark.parametrize("settings", [{}, RICH], ids=["plain", "rich"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[str, object]) -> None:
+    three = recipe(epochs=3, **settings)
+    train(three, tmp_path / "whole", threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(three, tmp_path / "killed", threads=1, progress=Interrupt(1))
+    assert not (tmp_path / "killed/model.safetensors").exists()
+    torch.rand(7)  # the state of the process must not matter
+    train(three, tmp_path / "killed", threads=1, resume=True)
+    for name in ("model", "best", "last"):
+        assert same(tmp_path / f"whole/{name}.safetensors", tmp_path / f"killed/{name}.safetensors")
+    torch.load(tmp_path / "whole" / STATE_NAME, weights_only=True)
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "a", threads=1)
+    train(recipe(seed=1), tmp_path / "b", threads=1)
+    assert not same(tmp_path / "a/model.safetensors", tmp_path / "b/model.safetensors")
+
+
+def test_the_best_epoch_is_chosen_on_held_out_training_images(tmp_path: Path) -> None:
+    result = train(recipe(epochs=3, schedule="constant"), tmp_path, threads=1)
+    state = torch.load(tmp_path / STATE_NAME, weights_only=True)
+    scores = [(h["validation_top1_pct"], -h["validation_loss"]) for h in state["history"]]
+    assert result.validation_n == 126
+    assert result.best_epoch == 1 + scores.index(max(scores))
+    assert read_sidecar(tmp_path / "best.safetensors").facts["epoch"] == result.best_epoch
+
+
+def test_early_stop_ends_and_keeps_the_best(tmp_path: Path) -> None:
+    result = train(recipe(epochs=9, learning_rate=0.0, early_stop=2, schedule="constant"), tmp_path, threads=1)
+    assert result.epochs == 3
+    assert result.best_epoch == 1
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e30])
+def test_a_rate_that_diverges_is_named_and_leaves_the_last_checkpoint(tmp_path: Path, rate: float) -> None:
+    result = train(recipe(), tmp_path, threads=1)
+    before = result.checkpoint.read_bytes()
+    with pytest.raises(TrainingError, match="diverged|loss is nan") as caught:
+        train(recipe(learning_rate=rate), tmp_path, threads=1)
+    assert "learning_rate" in caught.value.hint
+    assert result.checkpoint.read_bytes() == before
+
+
+def test_resuming_with_another_recipe_is_refused_with_what_changed(tmp_path: Path) -> None:
+    train(recipe(), tmp_path, threads=1)
+    with pytest.raises(TrainingError, match=r"train.epochs was 1, now 2; train.learning_rate was 0.05, now 0.1"):
+        train(recipe(epochs=2, learning_rate=0.1), tmp_path, resume=True)
+    with pytest.raises(TrainingError, match="no run to resume"):
+        train(recipe(), tmp_path / "elsewhere", resume=True)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    train(recipe(), tmp_path, threads=1)
+    (tmp_path / STATE_NAME).write_bytes((tmp_path / STATE_NAME).read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match=STATE_NAME):
+        train(recipe(), tmp_path, resume=True)
+
+
+def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "two", ["ants", "bees"])
+    with pytest.raises(DataError, match="11 training images make no batch of 32"):
+        train(recipe(str(folder)), tmp_path / "out")
+    (folder / "wasps").mkdir()
+    with pytest.raises(DataError, match=r"wasps: a class without images"):
+        train(recipe(str(folder)), tmp_path / "out")
+    with pytest.raises(DataError, match="one class only"):
+        train(recipe(str(folder_of(tmp_path / "one", ["ants"]))), tmp_path / "out")
+    with pytest.raises(RecipeError, match=r"train.epochs is 0"):
+        train(recipe(epochs=0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corrupt_image_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "data", ["ants", "bees"])
+    (folder / "bees/3.png").write_bytes(b"not a picture")
+    for augment in ({}, {"area": [0.5, 1.0]}):  # held in memory, and decoded for each epoch
+        settings = recipe(str(folder), batch=4, validation=0, epochs=2, augment=augment)
+        with pytest.raises(DataError, match=r"bees/3.png: not a readable image"):
+            train(settings, tmp_path / "out")
+        result = train(settings, tmp_path / "out", skip_corrupt=True)
+        assert result.corrupt_images == 1
+        assert result.top1_pct is None  # the folder has no test split of its own: none is reported
+    assert json.loads((tmp_path / "out/model.safetensors.json").read_text())["facts"]["corrupt_images"] == 1
+
+
+def test_a_folder_that_vanishes_mid_epoch_leaves_the_checkpoints_whole(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "data", ["ants", "bees"])
+
+    class Vanish(Silent):
+        def epoch(self, epoch: Epoch) -> None:
+            folder.rename(tmp_path / "gone")
+
+    settings = recipe(str(folder), batch=4, validation=0, epochs=3, augment={"area": [0.5, 1.0]})
+    with pytest.raises(DataError, match="png"):
+        train(settings, tmp_path / "out", progress=Vanish())
+    read_weights(tmp_path / "out/best.safetensors")
+    verified_sidecar(tmp_path / "out/last.safetensors")
+    (tmp_path / "gone").rename(folder)
+    assert train(settings, tmp_path / "out", resume=True).epochs == 3
