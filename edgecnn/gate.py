@@ -18,6 +18,7 @@ Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Measurement = Mapping[str, Any]
 
 BASELINE = "fp32"  # what the others are compared with: only its accuracy is judged
+SIMULATED = "-tensorrt"  # ends the name of a TensorRT placement simulated on a CPU: its speed says nothing
 ACCURACY = ("top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min")
 GUESS_Z = 5.0  # one chance in three million that guessing gets past
 REGRESSION_MAX = {"latency_ms_p50": 1.10, "size_mb": 1.02}  # against the accepted number
@@ -67,7 +68,7 @@ class Verdict:
             "verdict": self.verdict,
             "exit_code": self.exit_code,
             "inconclusive": self.inconclusive,
-            "judgements": [asdict(j) for j in self.judgements],
+            "judgements": [{**asdict(j), "interval": j.interval and list(j.interval)} for j in self.judgements],
             "notes": list(self.notes),
         }
 
@@ -102,7 +103,7 @@ def judge(
         found = [
             _JUDGES[tolerance](m, tolerance, getattr(tolerances, tolerance))
             for m in measurements
-            if _key(tolerance) in m and (tolerance in ACCURACY or not _is_baseline(m, measurements))
+            if _key(tolerance) in m and _applies(tolerance, m, measurements)
         ]
         judgements += found or [
             Judgement("all", tolerance, None, None, getattr(tolerances, tolerance), "INCONCLUSIVE", "not measured")
@@ -125,8 +126,12 @@ def _key(tolerance: str) -> str:
     return tolerance.rpartition("_")[0]
 
 
-def _is_baseline(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
-    return measurement["name"] == BASELINE and len(measurements) > 1
+def _applies(tolerance: str, measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    if tolerance in ACCURACY:
+        return True
+    baseline = measurement["name"] == BASELINE and len(measurements) > 1
+    simulated = measurement["name"].endswith(SIMULATED) and tolerance.startswith("latency")
+    return not baseline and not simulated
 
 
 def _broken(measurement: Measurement) -> Iterator[Judgement]:

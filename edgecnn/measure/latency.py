@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -125,7 +126,7 @@ def measure_latency(
     """
     clocks = clocks or _clock_reader()
     one = _query(session, mode)
-    samples = _collect(lambda: one(batch_input), warmup_ms, duration_s, min_queries, clocks)
+    samples = _collect(partial(one, batch_input), warmup_ms, duration_s, min_queries, clocks)
     ms = samples.ms()
     ascending = np.sort(ms)
     n = len(ms)
@@ -183,11 +184,13 @@ def compare_latency(
         raise MeasurementError("a comparison needs two engines", "name a second one")
     clocks = clocks or _clock_reader()
     queries = {name: _query(session, "latency") for name, session in sessions.items()}
-    size = {}
+    size, longest = {}, BLOCK_S
     for name, query in queries.items():
-        warm = _collect(lambda q=query: q(batch_input), 0, warmup_ms / 1000, 3, clocks).ms()  # type: ignore[misc]
-        size[name] = max(1, int(BLOCK_S * 1000 / max(float(np.median(warm)), 1e-3)))
-    rounds = max(MIN_ROUNDS, round(duration_s / BLOCK_S))
+        warm = _collect(partial(query, batch_input), 0, warmup_ms / 1000, 3, clocks).ms()
+        query_s = max(float(np.median(warm)) / 1000, 1e-6)
+        size[name] = max(1, int(BLOCK_S / query_s))
+        longest = max(longest, size[name] * query_s)
+    rounds = max(MIN_ROUNDS, round(duration_s / longest))
     blocks: dict[str, list[Floats]] = {name: [] for name in sessions}
     readings = [clocks()]
     for k in range(rounds):

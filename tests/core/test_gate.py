@@ -149,6 +149,14 @@ def test_the_baseline_is_judged_by_accuracy_alone_unless_it_stands_alone() -> No
     assert judge(tolerances, [{**baseline, "name": "fp32"}]).verdict == "FAIL"
 
 
+def test_the_speed_of_a_simulation_is_not_judged() -> None:
+    slow = {"latency_ratio": 3.0, "latency_ratio_ci": [2.9, 3.1]}
+    fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6]}
+    rows = [{"name": "int8", **fast}, {"name": "int8-tensorrt", **slow}]
+    assert only(judge(Tolerances(latency_ratio_max=1), rows)).name == "int8"
+    assert judge(Tolerances(latency_ratio_max=1), [{"name": "int8", **slow}]).verdict == "FAIL"
+
+
 def test_what_was_not_measured_is_never_passed_over() -> None:
     verdict = judge(Tolerances(size_mb_max=3), [measurement()])
     assert only(verdict).evidence == "not measured"

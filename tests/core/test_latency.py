@@ -120,7 +120,7 @@ def test_interleaved_comparison_gives_the_ratio_with_its_interval() -> None:
     assert found.ratio_ci[0] < 0.8 < found.ratio_ci[1]
     assert found.ratio_ci[1] - found.ratio_ci[0] < 0.15
     assert found.to_json()["latency_reference"] == "fp32"
-    assert found.rounds == 80
+    assert 70 <= found.rounds <= 80
 
 
 def test_the_interval_covers_when_the_machine_has_slow_phases() -> None:

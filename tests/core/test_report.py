@@ -1,0 +1,205 @@
+"""Every output format from one run with a pass, a failure and something open; CI formats against their schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from edgecnn.errors import MeasurementError, WriteError
+from edgecnn.gate import Judgement, Verdict, accepted_numbers
+from edgecnn.report import FORMATS, write_report
+from edgecnn.report.github import github_annotations
+from edgecnn.report.gitlab import gitlab_report
+from edgecnn.report.json_file import json_report
+from edgecnn.report.junit import junit_report
+from edgecnn.report.markdown import markdown_comment, markdown_report
+
+JUDGEMENTS = (
+    Judgement("fp16", "top1_drop_pp_max", 0.0, (-0.7, 0.7), 2.0, "PASS", "drop 0.00 pp, n = 540"),
+    Judgement("int8", "top1_drop_pp_max", 3.1, (2.2, 4.6), 2.0, "FAIL", "drop 3.10 pp\nn = 540, 50 % <of> it: a|b & c"),
+    Judgement("int8", "latency_ratio_max", 0.9, (0.8, 1.1), 1.0, "INCONCLUSIVE", "ratio \x00 open", 9000),
+)
+
+
+def results(inconclusive: Any = "inconclusive", judgements: Any = JUDGEMENTS) -> dict[str, Any]:
+    measurements = [
+        {
+            "name": "int8", "data": "digits", "n": 540, "top1_pct": 95.1, "top5_pct": 99.8, "top1_drop_pp": 3.1,
+            "top1_drop_ci_pp": [2.2, 4.6], "agreement_pct": 96.0, "latency_ms_p50": 0.41, "latency_ms_p90": 0.5,
+            "latency_ms_p99": None, "throughput_images_per_s": 2400.0, "size_mb": 0.07, "n_queries": 300, "batch": 1,
+            "mode": "latency", "clock": "host", "transfers": False, "graph": False, "sync": "synchronous call",
+            "latency_ratio": 0.9, "latency_ratio_ci": [0.8, 1.1], "warnings": ["unstable"], "findings": ["1 left out"],
+            "clocks": {"cpu_mhz": 2600.0}, "top1_lost": 17, "top1_gained": 0,
+            "worst_classes": [{"label": 8, "label_name": "eight", "n": 54, "top1_lost": 5, "top1_gained": 0,
+                               "top1_drop_pp": 9.3, "top1_drop_ci_pp": [2.9, 19.9]}],
+        },
+        {"name": "fp16", "n": 540, "top1_pct": 98.2},
+    ]  # fmt: skip
+    return {
+        "recipe": "lenet5-digits",
+        "target": "cpu",
+        "device": {"cpu": "AMD EPYC", "threads": 2},
+        "measurements": measurements,
+        "verdict": Verdict(judgements, inconclusive).to_json(),
+        "artifacts": [
+            {"path": "model.int8.onnx", "kind": "graph", "made_by": "edgecnn quantize", "sha256": "ab" * 32,
+             "parents": ["model.fp32.onnx"]}
+        ],
+        "notes": ["INT8 simulated"],
+    }  # fmt: skip
+
+
+def rows_of(markdown: str, first: str) -> list[list[str]]:
+    """Cells of the pipe table whose header starts with `first`."""
+    lines = markdown.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| {first} "))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def test_markdown_has_the_whole_table_the_evidence_and_what_made_what() -> None:
+    text = markdown_report(results())
+    assert text.startswith("# lenet5-digits on cpu: FAIL\n")
+    header, _, int8, fp16 = rows_of(text, "precision")
+    row = dict(zip(header, int8, strict=True))
+    assert row["top-1 drop pp [95 %]"] == "3.10 [2.20, 4.60]"
+    assert (row["p50 ms"], row["p90 ms"], row["p99 ms"]) == ("0.410", "0.500", "-")
+    assert (row["n"], row["size MB"], row["agreement %"]) == ("540", "0.07", "96.00")
+    assert dict(zip(header, fp16, strict=True))["agreement %"] == "-"
+    verdicts = rows_of(text, "verdict")
+    assert [r[0] for r in verdicts[2:]] == ["PASS", "FAIL", "INCONCLUSIVE"]
+    assert "a\\|b" in verdicts[3][4]
+    assert rows_of(text, "artifact")[2][:3] == ["model.int8.onnx", "graph", "edgecnn quantize"]
+    for said in (
+        "INT8 simulated",
+        "AMD EPYC",
+        "int8: unstable",
+        "1 left out",
+        "without transfers",
+        "cpu_mhz 2600",
+        "eight",
+    ):
+        assert said in text
+
+
+def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
+    now = results()
+    accepted = accepted_numbers([{"name": "int8", "top1_pct": 97.0, "size_mb": 0.07}], "cpu-key")
+    text = markdown_comment(now, accepted)
+    header, _, int8, fp16 = rows_of(text, "precision")
+    assert dict(zip(header, int8, strict=True))["top-1 %"] == "95.1 (-1.9)"
+    assert dict(zip(header, int8, strict=True))["size MB"] == "0.07 (+0)"
+    assert dict(zip(header, fp16, strict=True))["top-1 %"] == "98.2"
+    assert "cpu-key" in text
+    assert text.count("- **") == 2
+    assert "--record" in markdown_comment(now)
+    assert "All 1 judgements passed" in markdown_comment(results(judgements=JUDGEMENTS[:1]))
+
+
+@pytest.mark.parametrize(
+    ("inconclusive", "kind"), [("inconclusive", "error"), ("pass", "skipped"), ("fail", "failure")]
+)
+def test_junit_is_valid_and_counts_what_it_holds(inconclusive: str, kind: str) -> None:
+    schema = etree.XMLSchema(etree.parse(Path(__file__).with_name("junit.xsd")))
+    root = etree.fromstring(junit_report(results(inconclusive)).encode())
+    schema.assertValid(root)
+    suites = {s.get("name"): s for s in root}
+    assert suites.keys() == {"fp16", "int8"}
+    int8 = suites["int8"]
+    assert [case.get("name") for case in int8] == ["top1_drop_pp_max", "latency_ratio_max"]
+    assert int8[0].find("failure").get("message").startswith("drop 3.10 pp")
+    assert int8[1][0].tag == kind
+    for attribute, tag in (("failures", "failure"), ("errors", "error")):
+        assert int(root.get(attribute)) == len(root.findall(f".//{tag}"))
+        assert int(int8.get(attribute)) == len(int8.findall(f".//{tag}"))
+    assert root.get("tests") == "3"
+
+
+def test_junit_without_judgements_is_valid() -> None:
+    schema = etree.XMLSchema(etree.parse(Path(__file__).with_name("junit.xsd")))
+    schema.assertValid(etree.fromstring(junit_report(results(judgements=())).encode()))
+
+
+def test_github_annotations_are_escaped_and_name_the_recipe() -> None:
+    lines = github_annotations(results(), "recipes/lenet5-digits.toml").splitlines()
+    assert len(lines) == 3
+    parsed = [re.fullmatch(r"::(error|warning|notice) file=([^,:]+),line=1,title=([^,:]+)::(.*)", s) for s in lines]
+    assert all(parsed)
+    assert [m[1] for m in parsed if m] == ["error", "warning", "error"]
+    assert "%0An = 540, 50 %25 <of> it" in lines[0]
+    assert github_annotations(results(judgements=JUDGEMENTS[:1])).startswith("::notice title=lenet5-digits%3A PASS::")
+
+
+def test_gitlab_findings_have_what_gitlab_requires() -> None:
+    findings = json.loads(gitlab_report(results()))
+    assert len(findings) == 2
+    for finding in findings:
+        assert finding.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert finding["severity"] in {"info", "minor", "major", "critical", "blocker"}
+        assert re.fullmatch("[0-9a-f]{64}", finding["fingerprint"])
+        assert finding["location"] == {"path": "recipes/lenet5-digits.toml", "lines": {"begin": 1}}
+    assert len({f["fingerprint"] for f in findings}) == 2
+    moved = [dataclasses.replace(j, value=9.9, evidence="another number") for j in JUDGEMENTS]
+    again = json.loads(gitlab_report(results(judgements=moved)))
+    assert [f["fingerprint"] for f in again] == [f["fingerprint"] for f in findings]
+
+
+class Structure(HTMLParser):
+    """Cells of all tables, and whether every tag is closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "td":
+            self.cells.append(data)
+
+
+def test_html_is_whole_and_refers_to_nothing_outside() -> None:
+    text = FORMATS[".html"](results())
+    parsed = Structure()
+    parsed.feed(text)
+    assert parsed.open == []
+    assert "3.10 [2.20, 4.60]" in parsed.cells
+    assert "drop 3.10 pp\nn = 540, 50 % <of> it: a|b & c" in parsed.cells
+    assert not re.search(r"<script|src=|href=", text)
+
+
+def test_json_is_the_results_and_holds_no_nan() -> None:
+    assert json.loads(json_report(results())) == results()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_report({"x": float("nan")})
+
+
+def test_a_report_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None:
+    for suffix in FORMATS:
+        write_report(tmp_path / f"report{suffix}", results())
+        assert (tmp_path / f"report{suffix}").stat().st_size > 500
+    with pytest.raises(MeasurementError, match="suffix .pdf"):
+        write_report(tmp_path / "report.pdf", results())
+
+
+def test_a_junit_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"report\.xml"):
+        write_report(tmp_path / "file" / "report.xml", results())
