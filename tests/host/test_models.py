@@ -14,7 +14,7 @@ from edgecnn.pytorch.models import build_model, variants
 from edgecnn.pytorch.summary import summarise
 from edgecnn.zoo import cards, check_size, find_model
 
-NETWORKS = 11
+NETWORKS = 24
 
 
 @pytest.fixture(scope="module")
