@@ -58,6 +58,8 @@ def describe(path: Path) -> dict[str, Any]:
         facts["sidecar"] = "none: it did not come from edgecnn, or its sidecar was left behind"
         return facts
     sidecar = verified_sidecar(path)
+    if suffix == ".plan":  # described with its sidecar already
+        return facts
     shown = {k: v for k, v in vars(sidecar).items() if v not in (None, "", {}, [])}
     facts["sidecar"] = shown
     return facts

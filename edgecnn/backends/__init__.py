@@ -14,24 +14,34 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from edgecnn.artifact import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.recipe import BatchSettings
 from edgecnn.session import Session
 
+HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
+
 
 @dataclass(frozen=True)
 class BuildOptions:
     """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime.
 
-    `recipe` and `fields` are copied into the engine's sidecar.
+    `recipe` and `fields` are copied into the engine's sidecar. The rest is TensorRT's: the workspace limit (None: from
+    the memory that is free), the builder's optimisation level (0-5; None: its default), on which other GPUs and newer
+    TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
+    driver).
     """
 
     target: str = "cpu"
     batch: BatchSettings = field(default_factory=BatchSettings)
     threads: int | None = None
+    workspace_mb: int | None = None
+    optimisation_level: int | None = None
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    timing_cache: Path | None = None
     recipe: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["fp32", "fp16", "int8", "other", "unknown"]
+Role = Literal["compute", "reformat", "free", "other"]
 COMPUTE_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32", "other", "unknown")
 
 
@@ -22,7 +23,7 @@ class EngineLayer:
 
     name: str
     kind: str
-    role: Literal["compute", "reformat", "free", "other"]
+    role: Role
     precision: Precision
     macs: int | None = None
     nodes: tuple[str, ...] = ()

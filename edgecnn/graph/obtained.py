@@ -101,6 +101,20 @@ def integer_kernels(path: Path) -> tuple[int, int]:
     return k, k + sum(kind in FLOAT_KERNELS for kind in kinds)
 
 
+def require_loads(model: onnx.ModelProto) -> None:
+    """Raise `BackendError` unless ONNX Runtime's CPU provider takes `model` as it is, without optimising it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        first = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        raise BackendError(f"ONNX Runtime does not load it: {first}", "export it again at opset 19") from exc
+
+
 def _is_int8(view: View, node: onnx.NodeProto) -> bool:
     return all(dequantised(view, tensor) is not None for tensor in node.input[:2])
 

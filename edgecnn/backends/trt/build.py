@@ -1,0 +1,284 @@
+"""From an ONNX graph to a plan: one path for TensorRT 10.3 to 11.x.
+
+The network is strongly typed, so that the precision is the graph's and no builder flag can change it. The plan is
+deserialised once and its layers are read back before it is written: what is not what was asked for is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
+from edgecnn.backends import BuildOptions
+from edgecnn.backends._board import available_memory_bytes
+from edgecnn.backends._cuda import Cuda, load_cuda
+from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, shares_of
+from edgecnn.backends.trt.engine import inspected_layers
+from edgecnn.backends.trt.library import (
+    Message,
+    device_facts,
+    failure,
+    load_tensorrt,
+    logger_for,
+    recording,
+    warnings_in,
+)
+from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
+from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
+from edgecnn.errors import BackendError, DeviceError, GraphError
+from edgecnn.targets import find_target, target_mismatch
+
+WORKSPACE_SHARE = 0.75  # of the free memory of a card of its own
+WORKSPACE_SHARE_UNIFIED = 0.5  # where the host needs the same memory
+TIGHT_MEMORY_BYTES = 2e9
+COSTS = {
+    "same_compute_capability": "tactics that depend on the GPU's model are left out",
+    "ampere_plus": "tactics are those that every GPU from Ampere on has: slower than a plan for one GPU",
+    "version_compatible": "the plan carries a lean runtime, is slower, and loads only with --trust (host code)",
+}
+
+
+def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sidecar:
+    """Build the plan `output` from `graph` for this machine's GPU; returns its sidecar, as written.
+
+    Raises `DeviceError` when the machine is not `options.target`, `GraphError` for a graph that the parser refuses,
+    `BackendError` or `DeviceError` with TensorRT's own messages when the build fails, and KeyboardInterrupt when the
+    user cancels it; then nothing is written.
+    """
+    source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
+    target = find_target(options.target)
+    trt = load_tensorrt()
+    cuda = load_cuda()
+    device = device_facts(cuda, trt.__version__)
+    if reason := target_mismatch(target, device):
+        raise DeviceError(f"{graph}: {reason}", "build on that device, or name this one with --target (gpu: any)")
+    with recording(trt) as messages:
+        builder = _builder(trt, messages)
+        network = _network(trt, builder)
+        parser = _parsed(trt, network, graph, messages)
+        requested = _requested_precision(trt, network, graph, source)
+        config, notes = _config(trt, builder, cuda, options)
+        _add_profile(builder, config, network, graph, options, messages)
+        cache_path = options.timing_cache or default_cache_path(device)
+        cache, said = load_timing_cache(config, cache_path)
+        for note in [*notes, said]:
+            say(note)
+        plan = _built(trt, builder, network, config, graph, messages)
+        layers = _read_back(trt, plan, options, graph, messages)
+        _refuse_other_precision(graph, requested, layers)
+        sidecar = dataclasses.replace(
+            source,
+            kind="engine",
+            made_by=f"edgecnn build {graph.name} --backend trt",
+            precision_requested=requested,
+            precision_obtained=obtained_precision(layers),
+            parents=parents_of(output, graph),
+            recipe=options.recipe,
+            fields=options.fields,
+            tools={"tensorrt": trt.__version__, **tool_versions("cuda-bindings", "pycuda")},
+            device=device,
+            facts={
+                **source.facts,
+                **_facts(trt, config, options, layers, network),
+                "timing_cache": {"file": cache_path.name, "sha256": merge_timing_cache(config, cache_path)},
+                "notes": notes,
+                "warnings": warnings_in(messages)[:20],
+            },
+        )
+        done = write_artifact(output, lambda temporary: _write(plan, temporary), sidecar)
+    del cache, parser  # both must outlive the build
+    return done
+
+
+def _builder(trt: Any, messages: Sequence[Message]) -> Any:
+    try:
+        return trt.Builder(logger_for(trt))
+    except TypeError as exc:  # "pybind11::init(): factory function returned nullptr"
+        hint = (
+            "`edgecnn doctor` shows driver, CUDA and TensorRT; the driver must be new enough for this TensorRT's CUDA"
+        )
+        raise failure("TensorRT's builder cannot be made", messages, hint) from exc
+
+
+def _network(trt: Any, builder: Any) -> Any:
+    """An empty strongly typed network. In 10.x the flag is a bit number (the enum itself would mean another bit); 11
+    knows no other typing, and may drop the flag."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    if int(trt.__version__.split(".")[0]) < 11 and not network.get_flag(flag):
+        raise BackendError(
+            f"TensorRT {trt.__version__} did not make a strongly typed network", "report it: precision is not safe"
+        )
+    return network
+
+
+def _parsed(trt: Any, network: Any, graph: Path, messages: Sequence[Message]) -> Any:
+    parser = trt.OnnxParser(network, logger_for(trt))
+    if not parser.parse_from_file(str(graph)):
+        problems = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        if not problems:
+            raise failure(f"{graph}: the ONNX parser refuses it", messages, "`edgecnn inspect` shows what is in it")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise GraphError(
+            f"{graph}: TensorRT {trt.__version__} cannot parse it: {problems[0]}{more}",
+            "opset 19 is what every supported TensorRT takes: export or import the graph again with edgecnn",
+        )
+    if network.num_inputs != 1 or network.num_outputs != 1:
+        raise GraphError(
+            f"{graph}: {network.num_inputs} inputs and {network.num_outputs} outputs; a classifier has one of each",
+            "`edgecnn import` makes a foreign graph fit",
+        )
+    ends = (network.get_input(0), network.get_output(0))
+    if any(tensor.dtype != trt.DataType.FLOAT for tensor in ends):
+        shown = ", ".join(f"{tensor.name} is {tensor.dtype.name}" for tensor in ends)
+        raise GraphError(f"{graph}: {shown}; both must be FLOAT", "`edgecnn import` makes a foreign graph fit")
+    return parser
+
+
+def _parser_error(error: Any) -> str:
+    where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
+    return where + " ".join(str(error.desc()).split())
+
+
+def _requested_precision(trt: Any, network: Any, graph: Path, source: Sidecar) -> str:
+    """What the graph asks for: its Q/DQ layers and FP16 tensors; raises `GraphError` if the sidecar says otherwise."""
+    quantising = {trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}
+    found = "fp32"
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type in quantising:
+            found = "int8"
+            break
+        if any(layer.get_output(k).dtype == trt.DataType.HALF for k in range(layer.num_outputs)):
+            found = "fp16"
+    promised = source.precision_requested or found
+    if promised != found:
+        raise GraphError(
+            f"{graph}: its sidecar promises {promised}, and the graph is {found}",
+            "the file is not the one that the sidecar describes, or it was changed: make it again",
+        )
+    return found
+
+
+def _config(trt: Any, builder: Any, cuda: Cuda, options: BuildOptions) -> tuple[Any, list[str]]:
+    """The builder's settings, and what is to be said about them."""
+    config = builder.create_builder_config()
+    limit, why = _workspace(cuda, options)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
+    notes = [f"workspace limit {limit / 1e9:.2f} GB: {why}"]
+    if cuda.properties().integrated and limit < TIGHT_MEMORY_BYTES:
+        notes.append("memory is tight: if the build ends with `Killed`, close programs, add swap, or lower batch.max")
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 means FP32: the reference is
+    if options.hardware_compatibility != "none":
+        level = getattr(trt.HardwareCompatibilityLevel, options.hardware_compatibility.upper(), None)
+        if level is None:
+            raise BackendError(
+                f"TensorRT {trt.__version__} has no hardware compatibility level {options.hardware_compatibility}",
+                "it came after 10.7; ampere_plus is older, or build on each device",
+            )
+        config.hardware_compatibility_level = level
+        notes.append(f"{options.hardware_compatibility}: {COSTS[options.hardware_compatibility]}")
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        notes.append(f"version compatible: {COSTS['version_compatible']}")
+    return config, notes
+
+
+def _workspace(cuda: Cuda, options: BuildOptions) -> tuple[int, str]:
+    if options.workspace_mb is not None:
+        return options.workspace_mb * 1_000_000, "as asked"
+    free, total = cuda.memory_info()
+    share = WORKSPACE_SHARE
+    if cuda.properties().integrated:
+        free, share = min(free, available_memory_bytes() or free), WORKSPACE_SHARE_UNIFIED
+    return int(free * share), f"{100 * share:.0f} % of {free / 1e9:.2f} GB free of {total / 1e9:.2f}"
+
+
+def _add_profile(
+    builder: Any, config: Any, network: Any, graph: Path, options: BuildOptions, messages: Sequence[Message]
+) -> None:
+    tensor = network.get_input(0)
+    shape, batch = tuple(tensor.shape), options.batch
+    if any(n < 0 for n in shape[1:]):
+        raise GraphError(f"{graph}: input shape {shape}: only the batch may be dynamic", "export it with a fixed size")
+    if shape[0] >= 0:
+        if (batch.min, batch.opt, batch.max) != (shape[0],) * 3:
+            raise GraphError(
+                f"{graph}: its batch is frozen at {shape[0]}, asked for are {batch.min} to {batch.max}",
+                "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one",
+            )
+        return
+    profile = builder.create_optimization_profile()
+    try:
+        profile.set_shape(tensor.name, *((n, *shape[1:]) for n in (batch.min, batch.opt, batch.max)))
+    except ValueError as exc:
+        raise failure(
+            f"{graph}: optimisation profile: {exc}", messages, "batch: min <= opt <= max, all positive"
+        ) from exc
+    if config.add_optimization_profile(profile) < 0:
+        raise failure(f"{graph}: TensorRT refuses the optimisation profile", messages, "check batch.min, opt and max")
+
+
+def _built(trt: Any, builder: Any, network: Any, config: Any, graph: Path, messages: Sequence[Message]) -> Any:
+    progress, interruption = BuildProgress(), Interruption()
+    monitor = progress_monitor(trt, progress, interruption)
+    config.progress_monitor = monitor
+    with interruption.watching(), progress.shown():
+        plan = builder.build_serialized_network(network, config)
+    if interruption.asked:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise failure(f"{graph}: TensorRT cannot build it", messages, "the message above is TensorRT's own")
+    return plan
+
+
+def _read_back(
+    trt: Any, plan: Any, options: BuildOptions, graph: Path, messages: Sequence[Message]
+) -> list[EngineLayer]:
+    """Layers of the plan that was just built, at its optimal batch."""
+    runtime = trt.Runtime(logger_for(trt))
+    runtime.engine_host_code_allowed = options.version_compatible  # our own plan, made a moment ago
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise failure(f"{graph}: the plan just built cannot be loaded", messages, "report it with TensorRT's version")
+    return inspected_layers(trt, engine, options.batch.opt, messages)
+
+
+def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[EngineLayer]) -> None:
+    """An engine of which no layer has the precision asked for is never written; smaller shares are the gate's."""
+    shares = shares_of(layers)
+    known = 100.0 - (shares["unknown_layers_pct"] or 0.0)
+    if not shares["compute_layers"] or not known or shares[f"{requested}_layers_pct"]:
+        return
+    raise BackendError(
+        f"{graph}: {requested} was asked for, and none of the engine's {shares['compute_layers']:.0f} Conv and Gemm "
+        f"layers is {requested}: obtained is {obtained_precision(layers)}",
+        "this TensorRT has no such kernels for this graph on this GPU: build for another precision",
+    )
+
+
+def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[EngineLayer], network: Any) -> dict[str, Any]:
+    shape = tuple(network.get_input(0).shape)[1:]
+    batch = options.batch
+    return {
+        "backend": "trt",
+        "target": options.target,
+        "profiles": [{k: [n, *shape] for k, n in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}],
+        "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        "optimisation_level": config.builder_optimization_level,
+        "hardware_compatibility": options.hardware_compatibility,
+        "version_compatible": options.version_compatible,
+        "tf32": False,
+        "layers": layers_to_json(layers),
+    }
+
+
+def _write(plan: Any, path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(plan)

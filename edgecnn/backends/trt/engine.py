@@ -1,0 +1,338 @@
+"""A plan as a Session: trusted, deserialised, run on a stream of its own, timed by events.
+
+Each batch shape has an execution context of its own. Its first batch is enqueued; from the second on it is replayed as
+a CUDA graph, and where that cannot be had, `conditions` says why. Results are copied out: they are the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgecnn.artifact import Sidecar, read_sidecar, sidecar_path
+from edgecnn.backends._cuda import Cuda, load_cuda
+from edgecnn.backends._layers import EngineLayer
+from edgecnn.backends.trt.inspector import layers_from_inspector
+from edgecnn.backends.trt.library import (
+    Message,
+    device_facts,
+    failure,
+    load_tensorrt,
+    logger_for,
+    recording,
+    warnings_in,
+)
+from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
+from edgecnn.errors import ArtifactError, BackendError, DeviceError
+from edgecnn.session import Array, TensorSpec, Timing
+
+KEPT_SHAPES = 4
+FLOAT_BYTES = 4
+
+
+@dataclass
+class _Shape:
+    """What is ready for one input shape."""
+
+    context: Any
+    output_shape: tuple[int, ...]
+    used: bool = False
+    graph: Any = None
+
+
+def trusted_plan(path: Path, trust: bool) -> tuple[bytes, Sidecar | None]:
+    """The bytes of a plan that may be loaded, and its sidecar; raises `ArtifactError` for what is not to be trusted.
+
+    A plan is native code. The bytes that are hashed are those that are loaded. `trust` lets a plan without a sidecar
+    through; one that its sidecar contradicts is refused in any case.
+    """
+    header = read_plan_header(path)
+    if header.offset:
+        raise foreign_prefix_error(path, header)
+    if not sidecar_path(path).exists():
+        if not trust:
+            raise ArtifactError(
+                f"{path}: has no sidecar {sidecar_path(path).name}, and a plan is native code",
+                "copy the sidecar along; if you know who built the plan, --trust loads it without",
+            )
+        return path.read_bytes(), None
+    sidecar = read_sidecar(path)
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sidecar.sha256:
+        raise ArtifactError(
+            f"{path}: its sha256 {found[:12]} is not the one its sidecar promises ({sidecar.sha256[:12]})",
+            f"it was changed or half copied: copy both again, or rebuild it: {rebuild_command(path, sidecar)}",
+        )
+    return content, sidecar
+
+
+class TrtSession:
+    """A deserialised plan on this machine's GPU."""
+
+    def __init__(self, path: Path, trust: bool = False) -> None:
+        content, sidecar = trusted_plan(path, trust)
+        self._trt = load_tensorrt()
+        self._cuda: Cuda = load_cuda()
+        device = device_facts(self._cuda, self._trt.__version__)
+        if mismatch := plan_mismatch(path, read_plan_header(path), sidecar, self._trt.__version__, device):
+            raise BackendError(*mismatch)
+        self.path = path
+        self.sidecar = sidecar
+        self.graph_fallback = "" if self._cuda.captures else f"{self._cuda.name} cannot record them"
+        self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
+        with contextlib.ExitStack() as opening, recording(self._trt) as messages:
+            self._runtime, self._engine = self._deserialised(content, sidecar, trust, messages)
+            opening.callback(self._drop_engine)
+            self._input, self._output, self._limits = self._io()
+            self._stream = self._cuda.create_stream()
+            opening.callback(self._cuda.destroy_stream, self._stream)
+            opening.callback(self._drop_shapes)
+            self._events = [self._event(opening) for _ in range(4)]
+            largest = shaped_context(self._engine, self._input.name, self._limits[1], messages)
+            self._host_in, self._device_in = self._buffers(opening, self._limits[1])
+            self._host_out, self._device_out = self._buffers(
+                opening, tuple(largest.get_tensor_shape(self._output.name))
+            )
+            del largest
+            self.warnings = warnings_in(messages)
+            self._held = opening.pop_all()
+
+    @property
+    def input(self) -> TensorSpec:
+        """Name and shape of the input; a dynamic batch is None."""
+        return self._input
+
+    @property
+    def output(self) -> TensorSpec:
+        """Name and shape of the logits."""
+        return self._output
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """How it is run, as a report must name it beside a latency."""
+        graph = f"no: {self.graph_fallback}" if self.graph_fallback else "yes, from the second batch of a shape on"
+        return {
+            "cuda_graph": graph,
+            "transfers": "included, from and to pinned memory, in sequence on one stream",
+            "sync": "the host waits for the stream",
+            "clock": "cuda events",
+        }
+
+    def run(self, batch: Array) -> Array:
+        """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for a shape outside the profile."""
+        shape = self._enqueue(batch, timed=False)
+        return self._result(shape)
+
+    def timed(self, batch: Array) -> Timing:
+        """H2D, compute and D2H of one batch by CUDA events, in milliseconds."""
+        self._enqueue(batch, timed=True)
+        h2d, compute, d2h = (self._cuda.elapsed_ms(a, b) for a, b in zip(self._events, self._events[1:], strict=False))
+        return Timing(h2d, compute, d2h, "cuda events")
+
+    def layers(self, batch: int) -> list[EngineLayer]:
+        """The engine's layers at one batch size."""
+        with recording(self._trt) as messages:
+            return inspected_layers(self._trt, self._engine, batch, messages)
+
+    def layer_times_ms(self, batch: Array, queries: int = 10) -> dict[str, float]:
+        """Mean time of each layer, by TensorRT's profiler, which slows the whole: shares are to be read from it."""
+        from edgecnn.backends.trt.profile import profiled_layers
+
+        self.run(batch)  # the input is on the device
+        with recording(self._trt) as messages:
+            shape = self._new_shape(tuple(batch.shape), messages)
+            return profiled_layers(self._trt, self._cuda, shape.context, self._stream, queries, messages)
+
+    def __enter__(self) -> TrtSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(DeviceError) if kind else contextlib.nullcontext():
+            self._held.close()
+
+    def _deserialised(
+        self, content: bytes, sidecar: Sidecar | None, trust: bool, messages: Sequence[Message]
+    ) -> tuple[Any, Any]:
+        try:
+            runtime = self._trt.Runtime(logger_for(self._trt))
+        except TypeError as exc:
+            raise failure("TensorRT's runtime cannot be made", messages, "`edgecnn doctor` shows what is here") from exc
+        if sidecar and sidecar.facts.get("version_compatible"):
+            if not trust:
+                raise ArtifactError(
+                    f"{self.path}: a version compatible plan carries host code, which is off",
+                    "load it with --trust if you built it, or rebuild it without version compatibility",
+                )
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise failure(
+                f"{self.path}: TensorRT {self._trt.__version__} cannot load it",
+                messages,
+                f"rebuild it here: {rebuild_command(self.path, sidecar)}",
+            )
+        return runtime, engine
+
+    def _io(self) -> tuple[TensorSpec, TensorSpec, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Input, output, and the smallest and largest input shape."""
+        trt, engine = self._trt, self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        types = {engine.get_tensor_dtype(n) for n in names}
+        if len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}:
+            raise ArtifactError(
+                f"{self.path}: inputs {inputs}, outputs {outputs} of {sorted(t.name for t in types)}; a classifier has "
+                "one FLOAT input and one FLOAT output",
+                "build it with edgecnn from a graph that `edgecnn import` accepts",
+            )
+        smallest, _, largest = (tuple(s) for s in engine.get_tensor_profile_shape(inputs[0], 0))
+        return self._spec(inputs[0]), self._spec(outputs[0]), (smallest, largest)
+
+    def _spec(self, name: str) -> TensorSpec:
+        shape = tuple(n if n >= 0 else None for n in self._engine.get_tensor_shape(name))
+        return TensorSpec(name, shape, "float32")
+
+    def _event(self, opening: contextlib.ExitStack) -> Any:
+        event = self._cuda.create_event()
+        opening.callback(self._cuda.destroy_event, event)
+        return event
+
+    def _buffers(self, opening: contextlib.ExitStack, shape: tuple[int, ...]) -> tuple[Any, int]:
+        nbytes = FLOAT_BYTES * int(np.prod(shape))
+        pinned, view = self._cuda.malloc_pinned(nbytes)
+        opening.callback(self._cuda.free_pinned, pinned)
+        device = self._cuda.malloc(nbytes)
+        opening.callback(self._cuda.free, device)
+        return view, device
+
+    def _enqueue(self, batch: Array, timed: bool) -> _Shape:
+        """Copy in, compute, copy out, wait; the result is then in pinned memory."""
+        self._check(batch)
+        cuda, stream = self._cuda, self._stream
+        with recording(self._trt) as messages:
+            shape = self._prepared(tuple(batch.shape), messages)
+            np.copyto(self._host_in[: batch.nbytes].view(np.float32).reshape(batch.shape), batch)
+            self._mark(0, timed)
+            cuda.to_device(self._device_in, self._host_in, batch.nbytes, stream)
+            self._mark(1, timed)
+            self._compute(shape, messages)
+            self._mark(2, timed)
+            cuda.to_host(self._host_out, self._device_out, self._out_bytes(shape), stream)
+            self._mark(3, timed)
+            cuda.synchronize_stream(stream)
+            if not shape.used:
+                shape.used = True
+            elif shape.graph is None and not self.graph_fallback:
+                self._capture(shape)
+        return shape
+
+    def _mark(self, index: int, timed: bool) -> None:
+        if timed:
+            self._cuda.record(self._events[index], self._stream)
+
+    def _compute(self, shape: _Shape, messages: Sequence[Message]) -> None:
+        if shape.graph is not None:
+            self._cuda.launch_graph(shape.graph, self._stream)
+        elif not shape.context.execute_async_v3(self._cuda.handle(self._stream)):
+            raise failure(
+                f"{self.path}: TensorRT could not run a batch", messages, "the message above is TensorRT's own"
+            )
+
+    def _capture(self, shape: _Shape) -> None:
+        """Record the work of one shape as a graph, after one ordinary enqueue (trtexec); or say why not."""
+        self._cuda.begin_capture(self._stream)
+        queued = shape.context.execute_async_v3(self._cuda.handle(self._stream))
+        try:
+            shape.graph = self._cuda.end_capture(self._stream)
+        except DeviceError as exc:
+            self.graph_fallback = exc.message
+        if not queued:
+            self.graph_fallback = self.graph_fallback or "TensorRT cannot enqueue this engine while recording"
+            if shape.graph is not None:
+                self._cuda.destroy_graph(shape.graph)
+                shape.graph = None
+
+    def _result(self, shape: _Shape) -> Array:
+        flat = self._host_out[: self._out_bytes(shape)].view(np.float32)
+        logits: Array = flat.reshape(shape.output_shape).copy()
+        return logits
+
+    def _out_bytes(self, shape: _Shape) -> int:
+        return FLOAT_BYTES * int(np.prod(shape.output_shape))
+
+    def _check(self, batch: Array) -> None:
+        smallest, largest = self._limits
+        fits = batch.ndim == len(largest) and all(
+            a <= n <= b for a, n, b in zip(smallest, batch.shape, largest, strict=True)
+        )
+        if not fits or batch.dtype != np.float32:
+            shown = "x".join(str(a) if a == b else f"({a}..{b})" for a, b in zip(smallest, largest, strict=True))
+            raise BackendError(
+                f"{self.path}: a batch of shape {'x'.join(map(str, batch.shape))}, {batch.dtype}; the engine takes "
+                f"{shown}, float32",
+                "use the model's preprocessing, or rebuild the engine with another batch.min and batch.max",
+            )
+
+    def _prepared(self, shape: tuple[int, ...], messages: Sequence[Message]) -> _Shape:
+        """The context for one input shape, made on its first use; the one not used for longest goes when there are too
+        many."""
+        if shape not in self._shapes:
+            if len(self._shapes) >= KEPT_SHAPES:
+                self._drop_shape(next(iter(self._shapes)))
+            self._shapes[shape] = self._new_shape(shape, messages)
+        self._shapes.move_to_end(shape)
+        return self._shapes[shape]
+
+    def _new_shape(self, shape: tuple[int, ...], messages: Sequence[Message]) -> _Shape:
+        context = shaped_context(self._engine, self._input.name, shape, messages)
+        for name, address in ((self._input.name, self._device_in), (self._output.name, self._device_out)):
+            if not context.set_tensor_address(name, address):
+                raise failure(f"{self.path}: TensorRT refuses the buffer of {name}", messages, "report it")
+        return _Shape(context, tuple(context.get_tensor_shape(self._output.name)))
+
+    def _drop_shape(self, shape: tuple[int, ...]) -> None:
+        dropped = self._shapes.pop(shape)
+        if dropped.graph is not None:
+            self._cuda.destroy_graph(dropped.graph)
+
+    def _drop_shapes(self) -> None:
+        for shape in list(self._shapes):
+            self._drop_shape(shape)
+
+    def _drop_engine(self) -> None:
+        del self._engine, self._runtime  # in this order: the runtime must outlive the engine
+
+
+def shaped_context(engine: Any, name: str, shape: tuple[int, ...], messages: Sequence[Message]) -> Any:
+    """An execution context with its input shape set; raises with TensorRT's messages where it refuses."""
+    context = engine.create_execution_context()
+    if context is None:
+        raise failure("TensorRT cannot make an execution context", messages, "is the device memory taken by others?")
+    if not context.set_input_shape(name, shape):
+        raise failure(f"TensorRT refuses the input shape {shape}", messages, "it lies outside the engine's profile")
+    if missing := context.infer_shapes():
+        raise failure(f"TensorRT cannot infer shapes of {', '.join(missing)}", messages, "report it with the graph")
+    return context
+
+
+def inspected_layers(trt: Any, engine: Any, batch: int, messages: Sequence[Message]) -> list[EngineLayer]:
+    """Layers of an engine at one batch size: without a context with shapes the inspector knows no types."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+    shape = tuple(engine.get_tensor_shape(name))
+    context = shaped_context(engine, name, (batch, *shape[1:]), messages)
+    inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
+    return layers_from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

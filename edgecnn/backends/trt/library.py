@@ -1,0 +1,115 @@
+"""The tensorrt package: import it, bound its version, keep its messages, and name the device it runs on.
+
+TensorRT keeps the first logger that it is given in a process, so there is one here, and callers record from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from edgecnn.backends._board import board_name, driver_version, power_mode
+from edgecnn.backends._cuda import Cuda
+from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
+from edgecnn.targets import version_tuple
+
+OLDEST = (10, 3)
+NEWEST_MAJOR = 11
+KEPT_MESSAGES = 2000
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "failed_allocation", "memoryallocation")
+
+Message = tuple[str, str]  # severity name, text
+
+
+def load_tensorrt() -> Any:
+    """The tensorrt module; raises `MissingPackageError` when it is absent, `BackendError` for one that is broken or
+    of a version that is not supported (10.3 to 11.x are)."""
+    try:
+        import tensorrt
+    except ModuleNotFoundError as exc:
+        missing = MissingPackageError("tensorrt", "building and running TensorRT engines", "gpu")
+        if board_name():
+            missing.hint = "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and a virtual "
+            missing.hint += "environment made with --system-site-packages"
+        raise missing from exc
+    except ImportError as exc:
+        raise BackendError(
+            f"the package tensorrt is installed, but not its libraries: {exc}",
+            "install TensorRT itself from NVIDIA's index or with JetPack, and see that LD_LIBRARY_PATH finds it",
+        ) from exc
+    version = version_tuple(tensorrt.__version__)
+    if version[:2] < OLDEST or version[0] > NEWEST_MAJOR:
+        raise BackendError(
+            f"TensorRT {tensorrt.__version__} is not supported; 10.3 to {NEWEST_MAJOR}.x are",
+            "`edgecnn targets --jetpack` shows which JetPack carries which TensorRT",
+        )
+    return tensorrt
+
+
+@functools.cache
+def logger_for(trt: Any) -> Any:
+    """The one logger of this process; `kept` is the list that it appends to, without the verbose ones."""
+
+    class KeepingLogger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.kept: list[Message] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity != trt.ILogger.Severity.VERBOSE and len(self.kept) < KEPT_MESSAGES:
+                self.kept.append((severity.name, msg))
+
+    return KeepingLogger()
+
+
+@contextlib.contextmanager
+def recording(trt: Any) -> Iterator[list[Message]]:
+    """TensorRT's messages of the block, as they come; those of a block within go to that one alone."""
+    logger = logger_for(trt)
+    outer, logger.kept = logger.kept, []
+    try:
+        yield logger.kept
+    finally:
+        logger.kept = outer
+
+
+def errors_in(messages: Sequence[Message], most: int = 3) -> str:
+    """TensorRT's last error messages as one line; its last warning where there is none; "" when it said nothing."""
+    found = [text for severity, text in messages if severity in ("ERROR", "INTERNAL_ERROR")]
+    found = found or [text for severity, text in messages if severity == "WARNING"][-1:]
+    return " | ".join(" ".join(text.split()) for text in found[-most:])
+
+
+def warnings_in(messages: Sequence[Message]) -> list[str]:
+    """TensorRT's warnings, each once, in order."""
+    return list(dict.fromkeys(" ".join(text.split()) for severity, text in messages if severity == "WARNING"))
+
+
+def failure(what: str, messages: Sequence[Message], hint: str) -> EdgecnnError:
+    """The error for a call of TensorRT that answered None or False: `what` failed, and what its log says."""
+    said = errors_in(messages) or "TensorRT said nothing about it"
+    if any(word in said.lower() for word in OUT_OF_MEMORY):
+        return DeviceError(
+            f"{what}: out of memory: {said}",
+            "free device memory, or lower the workspace, batch.max or the resolution",
+        )
+    return BackendError(f"{what}: {said}", hint)
+
+
+def device_facts(cuda: Cuda, tensorrt: str) -> dict[str, Any]:
+    """The device as it stands in a sidecar; nothing in it moves from run to run (clocks do, and are not here)."""
+    gpu = cuda.properties()
+    facts = {
+        "gpu_name": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "memory_gb": round(gpu.memory_bytes / 1e9, 1),
+        "multiprocessors": gpu.multiprocessors,
+        "board": board_name(),
+        "driver": driver_version(),
+        "cuda": gpu.cuda,
+        "power_mode": power_mode(),
+        "tensorrt": tensorrt,
+    }
+    return {key: value for key, value in facts.items() if value != ""}

@@ -1,0 +1,315 @@
+"""What a target will refuse in a graph, said before anyone copies a file to a device.
+
+Sources for TensorRT: the operator tables of its ONNX parser (operators.md of 9.2, 10.0 and 10.15), NVIDIA's
+"Explicit quantization" page, NvInfer.h. A finding is an error when the build fails or the engine is not what was
+asked for, a warning when it works but not as one would think.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgecnn.errors import BackendError, GraphError
+from edgecnn.graph.obtained import dequantised, require_loads
+from edgecnn.graph.view import View, attribute, view_of, without_weights
+from edgecnn.targets import Target
+
+# The newest opset that the parser of a TensorRT reads, from that version on.
+PARSER_OPSETS = (((10, 0), 20), ((10, 9), 22), ((10, 13), 24))
+OLDEST_OPSET = 9
+FP16_SCALES_OPSET = 19
+
+# Operators of classifiers that every parser from 10.3 on takes.
+_PARSED = (
+    "Abs Add ArgMax AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose "
+    "DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather Gemm GlobalAveragePool "
+    "GlobalMaxPool Greater HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu "
+    "Less Log LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mul Neg Not PRelu Pad Pow QuantizeLinear Range "
+    "Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize "
+    "Round Selu Shape Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum "
+    "Tanh Tile TopK Transpose Trilu Unsqueeze Where"
+)
+PARSED = frozenset(_PARSED.split())
+
+VNNI_X86 = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
+DOT_PRODUCT_ARM = frozenset({"asimddp", "i8mm"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a target refuses or takes otherwise; `where` is the node, tensor or "graph"."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    what: str
+    hint: str
+
+
+def lint(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Finding]:
+    """What `target` refuses in `model`, errors first. `tensorrt` is the version there; without it the oldest one
+    that is supported on the target is taken."""
+    try:
+        view = view_of(model)
+    except GraphError as exc:
+        return [Finding("error", "graph", exc.message, exc.hint)]
+    if target.kind == "cpu":
+        rules: list[Callable[[], Iterator[Finding]]] = [
+            lambda: _batch(model, view),
+            lambda: _integer_kernel_types(view),
+            lambda: _values(view),
+            lambda: _loads(model),
+        ]
+    else:
+        version = tensorrt or target.tensorrt_min or "10.3"
+        rules = [
+            lambda: _opset(model, version),
+            lambda: _batch(model, view),
+            lambda: _operators(view),
+            lambda: _pairs(model, view),
+            lambda: _doubles(view),
+            lambda: _values(view),
+            lambda: _precisions(view, target),
+            lambda: _types(model, view),
+        ]
+    found = [finding for rule in rules for finding in rule()]
+    return sorted(found, key=lambda finding: finding.severity)
+
+
+def require_clean(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Finding]:
+    """The warnings of `lint`; raises `GraphError` with the first error, and how many there are."""
+    found = lint(model, target, tensorrt)
+    errors = [f for f in found if f.severity == "error"]
+    if errors:
+        more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise GraphError(
+            f"{target.name} would refuse this graph: {errors[0].where}: {errors[0].what}{more}", errors[0].hint
+        )
+    return found
+
+
+def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:
+    """What this CPU's instructions do to INT8 figures of ONNX Runtime, or None when they are sound.
+
+    `cpuinfo` is the text of /proc/cpuinfo (read here when None), `machine` as `platform.machine()`. Without VNNI,
+    x86 multiplies uint8 by int8 with saturating 16-bit sums (ONNX Runtime, "Quantize ONNX models").
+    """
+    machine = (machine or platform.machine()).lower()
+    if cpuinfo is None:
+        try:
+            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return "which INT8 instructions this CPU has could not be read: its INT8 accuracy may be several points low"
+    words = {
+        word
+        for line in cpuinfo.splitlines()
+        if line.partition(":")[0].strip().lower() in ("flags", "features")
+        for word in line.partition(":")[2].split()
+    }
+    if machine in ("x86_64", "amd64", "i686", "i386"):
+        if words & VNNI_X86:
+            return None
+        return (
+            "this CPU has no VNNI instructions: ONNX Runtime's INT8 sums saturate here, and INT8 accuracy reads "
+            "several points lower than on a CPU with them or on the target"
+        )
+    if machine in ("aarch64", "arm64"):
+        if words & DOT_PRODUCT_ARM:
+            return None
+        return "this CPU has no INT8 dot-product instructions: INT8 is right but not fast here"
+    return f"INT8 on {machine} is not known to this project: compare its accuracy with another CPU's"
+
+
+def _opset(model: onnx.ModelProto, tensorrt: str) -> Iterator[Finding]:
+    numbers = tuple(int(part) for part in tensorrt.split(".")[:2])
+    newest = next((opset for since, opset in reversed(PARSER_OPSETS) if numbers >= since), PARSER_OPSETS[0][1])
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx") and not OLDEST_OPSET <= entry.version <= newest:
+            yield Finding(
+                "error",
+                "graph",
+                f"opset {entry.version}; the parser of TensorRT {tensorrt} reads {OLDEST_OPSET} to {newest}",
+                "export at opset 19",
+            )
+
+
+def _batch(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
+    dynamic = True
+    for value in model.graph.input:
+        if value.name not in view.inputs:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        fixed = [d.HasField("dim_value") for d in dims]
+        if fixed and fixed[0]:
+            dynamic = False
+            yield Finding(
+                "error", value.name, f"its batch is frozen to {dims[0].dim_value}", "export with a dynamic batch axis"
+            )
+        for axis, known in enumerate(fixed[1:], start=1):
+            if not known:
+                yield Finding("error", value.name, f"its axis {axis} is not fixed", "fix channels, height and width")
+    for node in view.nodes:
+        shape = view.initializers.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+        if shape is not None and not view.is_constant(node.input[0]) and dynamic:
+            first = int(numpy_helper.to_array(shape).reshape(-1)[0]) if shape.dims and shape.dims[0] else 0
+            if first > 0:
+                yield Finding(
+                    "error", node.name, f"a batch of {first} is baked into this Reshape", "write it as x.flatten(1)"
+                )
+
+
+def _operators(view: View) -> Iterator[Finding]:
+    for node in view.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            what, hint = f"{node.domain}.{node.op_type} is no standard operator", "a plugin would be needed"
+            yield Finding("error", node.name, what, hint)
+        elif node.op_type not in PARSED:
+            yield Finding(
+                "error",
+                node.name,
+                f"{node.op_type} is not among the operators that every TensorRT from 10.3 on parses",
+                "export the network with other operators, for INT8 as Q/DQ pairs",
+            )
+        elif node.op_type in ("MaxPool", "AveragePool"):
+            if len([o for o in node.output if o]) > 1:
+                yield Finding("error", node.name, "MaxPool's Indices are not supported", "do not read the indices")
+            if any(a.name == "dilations" and any(d != 1 for d in a.ints) for a in node.attribute):
+                yield Finding("error", node.name, "pooling with dilations is not supported", "use a plain pooling")
+
+
+def _pairs(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    for node in view.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = view.initializers.get(node.input[1])
+        if scale is None:
+            yield Finding("error", node.name, f"its scale {node.input[1]!r} is not a constant", "quantise with edgecnn")
+            continue
+        steps = numpy_helper.to_array(scale).astype(np.float64)
+        if not np.isfinite(steps).all() or (steps <= 0).any():
+            yield Finding("error", node.name, "its scale is not positive throughout", "calibrate again")
+        if scale.data_type == TensorProto.FLOAT16 and opset < FP16_SCALES_OPSET:
+            yield Finding(
+                "error", node.name, f"an FP16 scale at opset {opset}", "export at opset 19: the first with them"
+            )
+        yield from _zero_point(view, node)
+        if steps.size > 1:
+            yield from _axis(view, node)
+    for node in view.weighted():
+        sides = [dequantised(view, tensor) is not None for tensor in node.input[:2]]
+        if sides[0] != sides[1]:
+            missing = "weight" if sides[0] else "activation"
+            yield Finding(
+                "error",
+                node.name,
+                f"only one input is INT8: a pair is missing on its {missing}",
+                "quantise both or none",
+            )
+
+
+def _zero_point(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
+    name = node.input[2] if len(node.input) > 2 else ""
+    if not name:
+        codes = view.initializers.get(node.input[0])
+        if node.op_type == "QuantizeLinear":
+            yield Finding("error", node.name, "no zero point, which means uint8", "quantise with --for tensorrt")
+        elif codes is not None and codes.data_type != TensorProto.INT8:
+            kind = TensorProto.DataType.Name(codes.data_type).lower()
+            yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --for tensorrt")
+        return
+    zero = view.initializers.get(name)
+    if zero is None:
+        yield Finding("error", node.name, f"its zero point {name!r} is not a constant", "quantise with --for tensorrt")
+    elif zero.data_type != TensorProto.INT8:
+        kind = TensorProto.DataType.Name(zero.data_type).lower()
+        yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --for tensorrt")
+    elif numpy_helper.to_array(zero).any():
+        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantise with --for tensorrt")
+
+
+def _axis(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
+    """A scale per channel stands on weights alone, along their output channels."""
+    source = node.input[0]
+    made_by = view.producer.get(source)
+    if made_by is not None and made_by.op_type == "QuantizeLinear":
+        source = made_by.input[0]
+    weight = view.initializers.get(source)
+    if weight is None:
+        yield Finding("error", node.name, "a scale per channel on an activation", "use one scale per activation")
+        return
+    axis = attribute(node, "axis", 1)
+    for reader, index in view.readers.get(node.output[0], []):
+        if reader.op_type == "Conv" or (reader.op_type == "Gemm" and attribute(reader, "transB", 0)):
+            wanted = 0
+        elif reader.op_type in ("Gemm", "MatMul"):
+            wanted = len(weight.dims) - 1
+        else:
+            continue
+        if index == 1 and axis % len(weight.dims) != wanted:
+            yield Finding("error", node.name, f"scales along axis {axis}, not {wanted}", "one scale per output channel")
+
+
+def _doubles(view: View) -> Iterator[Finding]:
+    for tensor in view.initializers.values():
+        if tensor.data_type == TensorProto.DOUBLE:
+            yield Finding("error", tensor.name, "float64, which TensorRT cuts down to float32", "export in float32")
+
+
+def _values(view: View) -> Iterator[Finding]:
+    bounds = {n.input[i] for n in view.nodes if n.op_type in ("Clip", "Pad") for i in range(1, len(n.input))}
+    for tensor in view.initializers.values():
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and tensor.name not in bounds:
+            bad = int((~np.isfinite(numpy_helper.to_array(tensor))).sum())
+            if bad:
+                yield Finding("error", tensor.name, f"{bad} values are NaN or infinite", "train or convert again")
+
+
+def _precisions(view: View, target: Target) -> Iterator[Finding]:
+    if not target.int8 and (node := next((n for n in view.nodes if n.op_type == "QuantizeLinear"), None)) is not None:
+        yield Finding("error", node.name, f"{target.name} has no INT8", "take the FP16 graph")
+    halves = (t for t in view.initializers.values() if t.data_type == TensorProto.FLOAT16)
+    if not target.fp16 and (tensor := next(halves, None)) is not None:
+        yield Finding("error", tensor.name, f"{target.name} has no fast FP16", "take the FP32 graph")
+
+
+def _types(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
+    """A strongly typed network takes the types as they are: they must fit."""
+    if any(node.domain not in ("", "ai.onnx") for node in view.nodes):
+        return
+    try:
+        onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as exc:
+        yield Finding("error", "graph", f"its types or shapes do not fit: {_first_line(exc)}", "export it again")
+
+
+def _integer_kernel_types(view: View) -> Iterator[Finding]:
+    """ONNX Runtime fuses a node into an integer kernel only when its pairs have one type."""
+    kinds: dict[str, str] = {}
+    for node in view.nodes:
+        zero = (
+            view.initializers.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+        )
+        if zero is not None:
+            kinds.setdefault(TensorProto.DataType.Name(zero.data_type).lower(), node.name)
+    if len(kinds) > 1:
+        names = " and ".join(f"{kind} ({name})" for kind, name in kinds.items())
+        yield Finding("warning", "graph", f"activations are {names}: not all kernels will be integer", "use --for cpu")
+
+
+def _loads(model: onnx.ModelProto) -> Iterator[Finding]:
+    try:
+        require_loads(model)
+    except BackendError as exc:
+        yield Finding("error", "graph", exc.message, exc.hint)
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

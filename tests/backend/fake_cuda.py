@@ -1,0 +1,456 @@
+# ruff: noqa: N801, N802, N815 - CUDA's names
+"""A CUDA device that counts: real memory on the host, streams that run nothing until they are waited for, events with
+a clock of their own, graphs that replay; spoken to as `cuda.bindings.runtime` or as `pycuda.driver`.
+
+Queued work runs at a synchronisation, so that a result read too early is wrong here as it would be there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+COPY_MS, COMPUTE_MS = 0.125, 1.0
+
+
+class FakeError(Exception):
+    """A CUDA error code on its way to the caller."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class Stream:
+    """Work that waits, or is being recorded."""
+
+    handle: int
+    queue: list[Callable[[], None]] = field(default_factory=list)
+    recorded: list[Callable[[], None]] | None = None
+    broken: bool = False  # something failed while recording
+
+
+@dataclass
+class FakeDevice:
+    """The state: what is allocated, what is queued, which calls are to fail (name -> error code)."""
+
+    name: str = "NVIDIA L4"
+    capability: tuple[int, int] = (8, 9)
+    total: int = 24_000_000_000
+    integrated: bool = False
+    memory: dict[int, Any] = field(default_factory=dict)
+    pinned: dict[int, Any] = field(default_factory=dict)
+    streams: dict[int, Stream] = field(default_factory=dict)
+    events: dict[int, float | None] = field(default_factory=dict)
+    graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    executables: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    fail: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    clock_ms: float = 0.0
+    next_handle: int = 1000
+
+    def live(self) -> dict[str, int]:
+        """How many of each resource are held."""
+        kinds = ("memory", "pinned", "streams", "events", "graphs", "executables")
+        return {kind: len(getattr(self, kind)) for kind in kinds}
+
+    def handle(self) -> int:
+        self.next_handle += 1
+        return self.next_handle
+
+    def called(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if self.fail.get(name):
+            raise FakeError(self.fail[name])
+
+    def allocate(self, kind: str, nbytes: int) -> int:
+        if nbytes <= 0:
+            raise FakeError(1)
+        block = (ctypes.c_uint8 * nbytes)()
+        ctypes.memset(block, 0xA5, nbytes)
+        address = ctypes.addressof(block)
+        getattr(self, kind)[address] = block
+        return address
+
+    def release(self, kind: str, key: int) -> None:
+        if key not in getattr(self, kind):
+            raise FakeError(1)
+        del getattr(self, kind)[key]
+
+    def check_range(self, address: int, nbytes: int, *kinds: str) -> None:
+        for kind in kinds:
+            for start, block in getattr(self, kind).items():
+                if start <= address and address + nbytes <= start + len(block):
+                    return
+        raise FakeError(700)  # cudaErrorIllegalAddress
+
+    def stream(self, handle: Any) -> Stream:
+        if int(handle) not in self.streams:
+            raise FakeError(400)  # cudaErrorInvalidResourceHandle
+        return self.streams[int(handle)]
+
+    def enqueue(self, handle: Any, work: Callable[[], None]) -> None:
+        stream = self.stream(handle)
+        (stream.queue if stream.recorded is None else stream.recorded).append(work)
+
+    def copy(self, target: int, source: int, nbytes: int, stream: Any) -> None:
+        self.check_range(target, nbytes, "memory", "pinned")
+        self.check_range(source, nbytes, "memory", "pinned")
+
+        def work() -> None:
+            ctypes.memmove(target, source, nbytes)
+            self.clock_ms += COPY_MS
+
+        self.enqueue(stream, work)
+
+    def record(self, event: int, stream: Any) -> None:
+        if event not in self.events:
+            raise FakeError(400)
+        self.events[event] = None
+
+        def work() -> None:
+            self.events[event] = self.clock_ms
+
+        self.enqueue(stream, work)
+
+    def synchronize(self, handle: Any) -> None:
+        stream = self.stream(handle)
+        if stream.recorded is not None:
+            stream.broken = True
+            raise FakeError(900)  # cudaErrorStreamCaptureUnsupported
+        while stream.queue:
+            stream.queue.pop(0)()
+
+    def elapsed(self, start: int, end: int) -> float:
+        a, b = self.events[start], self.events[end]
+        if a is None or b is None:
+            raise FakeError(600)  # cudaErrorNotReady
+        return b - a
+
+
+class cudaError_t(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInitializationError = 3
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
+    cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+MEANINGS = {2: b"out of memory", 35: b"CUDA driver version is insufficient for CUDA runtime version"}
+
+
+class cudaMemcpyKind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class cudaStreamCaptureMode(enum.IntEnum):
+    cudaStreamCaptureModeGlobal = 0
+    cudaStreamCaptureModeThreadLocal = 1
+
+
+class Handle:
+    """An opaque handle, as cuda-bindings gives: it is no int, and converts to one."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __int__(self) -> int:
+        return self._number
+
+
+def runtime_module(device: FakeDevice) -> types.ModuleType:
+    """`cuda.bindings.runtime` of cuda-bindings, as far as it is used: every call answers (error, values...)."""
+    module = types.ModuleType("cuda.bindings.runtime")
+
+    def offered(values: int) -> Callable[[Callable[..., Any]], None]:
+        def wrap(function: Callable[..., Any]) -> None:
+            def call(*arguments: Any) -> tuple[Any, ...]:
+                try:
+                    device.called(function.__name__)
+                    result = function(*arguments)
+                except FakeError as stop:
+                    return (cudaError_t(stop.code), *([None] * values))
+                if values == 0:
+                    return (cudaError_t.cudaSuccess,)
+                return (cudaError_t.cudaSuccess, *(result if values > 1 else (result,)))
+
+            setattr(module, function.__name__, call)
+
+        return wrap
+
+    _offer_memory(device, offered)
+    _offer_work(device, offered)
+
+    @offered(1)
+    def cudaGetErrorName(error: Any) -> bytes:
+        return cudaError_t(int(error)).name.encode()
+
+    @offered(1)
+    def cudaGetErrorString(error: Any) -> bytes:
+        return MEANINGS.get(int(error), b"unspecified")
+
+    for value in (cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode):
+        setattr(module, value.__name__, value)
+    module.cudaHostAllocDefault = 0  # type: ignore[attr-defined]
+    module.cudaStreamNonBlocking = 1  # type: ignore[attr-defined]
+    module.cudaEventDefault = 0  # type: ignore[attr-defined]
+    return module
+
+
+def _offer_memory(device: FakeDevice, offered: Any) -> None:
+    @offered(0)
+    def cudaSetDevice(index: int) -> None:
+        assert index == 0
+
+    @offered(1)
+    def cudaMalloc(size: int) -> int:
+        return device.allocate("memory", size)
+
+    @offered(0)
+    def cudaFree(address: int) -> None:
+        device.release("memory", address)
+
+    @offered(1)
+    def cudaHostAlloc(size: int, flags: int) -> int:
+        assert flags == 0
+        return device.allocate("pinned", size)
+
+    @offered(0)
+    def cudaFreeHost(address: int) -> None:
+        device.release("pinned", address)
+
+    @offered(0)
+    def cudaMemcpyAsync(target: int, source: int, count: int, kind: Any, stream: Any) -> None:
+        assert isinstance(kind, cudaMemcpyKind)
+        device.copy(target, source, count, stream)
+
+    @offered(2)
+    def cudaMemGetInfo() -> tuple[int, int]:
+        return device.total - sum(map(len, device.memory.values())), device.total
+
+    @offered(1)
+    def cudaGetDeviceProperties(index: int) -> Any:
+        assert index == 0
+        major, minor = device.capability
+        return types.SimpleNamespace(
+            name=device.name.encode(),
+            major=major,
+            minor=minor,
+            totalGlobalMem=device.total,
+            multiProcessorCount=58,
+            integrated=int(device.integrated),
+        )
+
+    @offered(1)
+    def cudaDriverGetVersion() -> int:
+        return 12080
+
+
+def _offer_work(device: FakeDevice, offered: Any) -> None:
+    @offered(1)
+    def cudaStreamCreateWithFlags(flags: int) -> Handle:
+        assert flags == 1, "the default stream synchronises with everything"
+        handle = device.handle()
+        device.streams[handle] = Stream(handle)
+        return Handle(handle)
+
+    @offered(0)
+    def cudaStreamDestroy(stream: Handle) -> None:
+        device.release("streams", int(stream))
+
+    @offered(0)
+    def cudaStreamSynchronize(stream: Handle) -> None:
+        device.synchronize(stream)
+
+    @offered(1)
+    def cudaEventCreateWithFlags(flags: int) -> Handle:
+        handle = device.handle()
+        device.events[handle] = None
+        return Handle(handle)
+
+    @offered(0)
+    def cudaEventDestroy(event: Handle) -> None:
+        device.release("events", int(event))
+
+    @offered(0)
+    def cudaEventRecord(event: Handle, stream: Handle) -> None:
+        device.record(int(event), stream)
+
+    @offered(1)
+    def cudaEventElapsedTime(start: Handle, end: Handle) -> float:
+        return device.elapsed(int(start), int(end))
+
+    @offered(0)
+    def cudaStreamBeginCapture(stream: Handle, mode: Any) -> None:
+        assert mode is cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        assert not device.stream(stream).queue, "the stream is to be idle"
+        device.stream(stream).recorded = []
+
+    @offered(1)
+    def cudaStreamEndCapture(stream: Handle) -> Handle:
+        found = device.stream(stream)
+        work, found.recorded, broken, found.broken = found.recorded, None, found.broken, False
+        assert work is not None
+        if broken:
+            raise FakeError(901)
+        handle = device.handle()
+        device.graphs[handle] = work
+        return Handle(handle)
+
+    @offered(1)
+    def cudaGraphInstantiate(graph: Handle, flags: int) -> Handle:
+        assert flags == 0
+        handle = device.handle()
+        device.executables[handle] = device.graphs[int(graph)]
+        return Handle(handle)
+
+    @offered(0)
+    def cudaGraphDestroy(graph: Handle) -> None:
+        device.release("graphs", int(graph))
+
+    @offered(0)
+    def cudaGraphLaunch(graph: Handle, stream: Handle) -> None:
+        for work in device.executables[int(graph)]:
+            device.enqueue(stream, work)
+
+    @offered(0)
+    def cudaGraphExecDestroy(graph: Handle) -> None:
+        device.release("executables", int(graph))
+
+
+def pycuda_module(device: FakeDevice) -> types.ModuleType:
+    """`pycuda.driver`, as far as it is used: objects that free themselves, exceptions instead of codes."""
+    module = types.ModuleType("pycuda.driver")
+
+    class Error(Exception):
+        pass
+
+    class LogicError(Error):
+        pass
+
+    class MemoryError(Error):
+        pass
+
+    def guarded(name: str, work: Callable[[], Any]) -> Any:
+        try:
+            device.called(name)
+            return work()
+        except FakeError as stop:
+            raise (MemoryError if stop.code == 2 else LogicError)(
+                f"{name} failed: {'out of memory' if stop.code == 2 else 'error ' + str(stop.code)}"
+            ) from None
+
+    class Allocation:
+        def __init__(self, kind: str, nbytes: int) -> None:
+            self.kind, self.address = kind, device.allocate(kind, nbytes)
+
+        def __int__(self) -> int:
+            return self.address
+
+        def free(self) -> None:
+            guarded("cuMemFree", lambda: device.release(self.kind, self.address))
+
+    class Pinned(np.ndarray):  # the view's base is the allocation, as in pycuda
+        pass
+
+    class Stream_:
+        def __init__(self, flags: int = 0) -> None:
+            assert flags == 1
+            self.handle = device.handle()
+            device.streams[self.handle] = Stream(self.handle)
+
+        def __int__(self) -> int:
+            return self.handle
+
+        def synchronize(self) -> None:
+            guarded("cuStreamSynchronize", lambda: device.synchronize(self))
+
+        def __del__(self) -> None:
+            device.streams.pop(self.handle, None)
+
+    class Event:
+        def __init__(self) -> None:
+            self.handle = device.handle()
+            device.events[self.handle] = None
+
+        def record(self, stream: Stream_) -> None:
+            guarded("cuEventRecord", lambda: device.record(self.handle, stream))
+
+        def time_since(self, start: Event) -> float:
+            return guarded("cuEventElapsedTime", lambda: device.elapsed(start.handle, self.handle))
+
+        def __del__(self) -> None:
+            device.events.pop(self.handle, None)
+
+    class Context:
+        def push(self) -> None:
+            pass
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            assert index == 0
+
+        def retain_primary_context(self) -> Context:
+            return Context()
+
+        def compute_capability(self) -> tuple[int, int]:
+            return device.capability
+
+        def name(self) -> str:
+            return device.name
+
+        def total_memory(self) -> int:
+            return device.total
+
+        def get_attribute(self, attribute: str) -> int:
+            return {"MULTIPROCESSOR_COUNT": 58, "INTEGRATED": int(device.integrated)}[attribute]
+
+    class PinnedBase:
+        def __init__(self, nbytes: int) -> None:
+            self._allocation = Allocation("pinned", nbytes)
+            block = device.pinned[self._allocation.address]
+            self.__array_interface__ = np.ctypeslib.as_array(block).__array_interface__
+
+        def free(self) -> None:
+            self._allocation.free()
+
+    def pagelocked_empty(nbytes: int, dtype: Any) -> Any:
+        assert dtype is np.uint8
+        return guarded("cuMemHostAlloc", lambda: np.asarray(PinnedBase(nbytes)))
+
+    def copy(target: int, source: int, nbytes: int, stream: Any) -> None:
+        guarded("cuMemcpyAsync", lambda: device.copy(target, source, nbytes, stream))
+
+    offered = {
+        "Error": Error,
+        "LogicError": LogicError,
+        "MemoryError": MemoryError,
+        "Stream": Stream_,
+        "Event": Event,
+        "Device": Device,
+        "init": lambda: guarded("cuInit", lambda: None),
+        "mem_alloc": lambda nbytes: guarded("cuMemAlloc", lambda: Allocation("memory", nbytes)),
+        "pagelocked_empty": pagelocked_empty,
+        "memcpy_htod_async": lambda d, h, s: copy(int(d), h.ctypes.data, h.nbytes, s),
+        "memcpy_dtoh_async": lambda h, d, s: copy(h.ctypes.data, int(d), h.nbytes, s),
+        "mem_get_info": lambda: (device.total - sum(map(len, device.memory.values())), device.total),
+        "get_driver_version": lambda: 12080,
+        "device_attribute": types.SimpleNamespace(MULTIPROCESSOR_COUNT="MULTIPROCESSOR_COUNT", INTEGRATED="INTEGRATED"),
+    }
+    for name, value in offered.items():
+        setattr(module, name, value)
+    return module

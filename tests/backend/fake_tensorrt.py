@@ -1,0 +1,820 @@
+"""A TensorRT that is strict: it impersonates one version by the names-only snapshot of that version's real bindings.
+
+An attribute that the version does not have is an AttributeError, an argument name or count that no overload has is a
+TypeError, a read-only property cannot be set. Calls answer None or False where TensorRT does, with a line in the log.
+Objects that are used after what they depend on has gone say so. Graphs are executed with ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import struct
+import threading
+import types
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from tests.backend.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
+
+API = Path(__file__).parent / "api"
+FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
+
+
+class Enum:
+    """A pybind11 enum member: no int, but it converts to one, silently wherever an int is wanted."""
+
+    def __init__(self, kind: str, name: str, value: int) -> None:
+        self._kind, self.name, self.value = kind, name, value
+
+    def __int__(self) -> int:
+        return self.value
+
+    __index__ = __int__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Enum) and (other._kind, other.value) == (self._kind, self.value)
+
+    def __hash__(self) -> int:
+        return hash((self._kind, self.value))
+
+    def __repr__(self) -> str:
+        return f"<{self._kind}.{self.name}: {self.value}>"
+
+
+class Strict:
+    """An object with exactly the methods and properties that the snapshot lists for its class."""
+
+    _api: ClassVar[dict[str, Any]] = {}
+    _module: Any = None
+    _class = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        api = type(self)._api
+        if name in api.get("properties", {}):
+            return object.__getattribute__(self, name)
+        if name not in api.get("methods", {}):
+            raise AttributeError(f"'tensorrt.{type(self)._class}' object has no attribute {name!r}")
+        method = object.__getattribute__(self, name)
+        overloads = api["methods"][name]
+
+        @functools.wraps(method)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not any(_accepts(parameters, arguments, named) for parameters in overloads):
+                raise TypeError(f"{name}(): incompatible function arguments: {arguments} {named}; {overloads}")
+            return method(*arguments, **named)
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        access = type(self)._api.get("properties", {}).get(name)
+        if not name.startswith("_") and access != "rw":
+            why = "is read-only" if access else "does not exist"
+            raise AttributeError(f"'tensorrt.{type(self)._class}': property {name!r} {why}")
+        object.__setattr__(self, name, value)
+
+
+def _accepts(parameters: list[str], arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    names = [p.rstrip("=") for p in parameters if p != "self"]
+    required = {p for p in parameters if p != "self" and not p.endswith("=")}
+    given = set(names[: len(arguments)]) | set(named)
+    return len(arguments) <= len(names) and set(named) <= set(names[len(arguments) :]) and required <= given
+
+
+def alive(reference: Any, what: str) -> Any:
+    """What a weak reference points to; using a dead one is what crashes the real library."""
+    found = reference()
+    if found is None:
+        raise RuntimeError(f"use after free: {what} is gone")
+    return found
+
+
+class ILogger:
+    """To be subclassed; its __init__ must be called."""
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+
+class IProgressMonitor:
+    """To be subclassed; its __init__ must be called."""
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+
+class IProfiler:
+    """To be subclassed; its __init__ must be called."""
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+
+def initialised(value: Any) -> Any:
+    """What pybind11 demands of a Python subclass."""
+    if not getattr(value, "_initialised", False):
+        raise TypeError(f"{type(value).__name__}.__init__() must be called when overriding __init__")
+    return value
+
+
+class HostMemory(bytes):
+    """A buffer that is not to be used as bytes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "nbytes":
+            return bytes.__len__(self)
+        if name.startswith("__"):
+            return bytes.__getattribute__(self, name)
+        raise AttributeError(f"'tensorrt.IHostMemory' object has no attribute {name!r}")
+
+
+class TimingCache(Strict):
+    """Kernel names with their times, of one version."""
+
+    def __init__(self, version: str, entries: set[str]) -> None:
+        self._version, self._entries = version, entries
+
+    def combine(self, input_cache: TimingCache, ignore_mismatch: bool) -> bool:
+        if input_cache._version != self._version and not ignore_mismatch:
+            return False
+        self._entries |= input_cache._entries
+        return True
+
+    def serialize(self) -> HostMemory:
+        return HostMemory(json.dumps({"trt": self._version, "entries": sorted(self._entries)}).encode())
+
+
+class Profile(Strict):
+    """Shapes of one optimisation profile."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        shapes = tuple(tuple(s) for s in (min, opt, max))
+        if not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)) or any(n < 1 for s in shapes for n in s):
+            raise ValueError(f"Shape provided for {input} is inconsistent: {shapes}")
+        self._shapes[input] = shapes
+
+    def get_shape(self, input: str) -> list[tuple[int, ...]]:
+        return list(self._shapes[input])
+
+
+class BuilderConfig(Strict):
+    """Settings; the version decides which there are."""
+
+    def __init__(self) -> None:
+        module = self._module
+        self._flags = {"TF32"}
+        self._limits: dict[Any, int] = {}
+        self._profiles: list[Profile] = []
+        self._cache: Any = None
+        self._cache_given = False
+        self.builder_optimization_level = 3
+        self.profiling_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
+        self.hardware_compatibility_level = module.HardwareCompatibilityLevel.NONE
+        self.progress_monitor = None
+
+    def set_flag(self, flag: Enum) -> None:
+        self._flags.add(flag.name)
+
+    def clear_flag(self, flag: Enum) -> None:
+        self._flags.discard(flag.name)
+
+    def get_flag(self, flag: Enum) -> bool:
+        return flag.name in self._flags
+
+    def set_memory_pool_limit(self, pool: Enum, pool_size: int) -> None:
+        self._limits[pool] = pool_size
+
+    def get_memory_pool_limit(self, pool: Enum) -> int:
+        return self._limits[pool]
+
+    def add_optimization_profile(self, profile: Profile) -> int:
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None:
+        module = self._module
+        content = bytes(serialized_timing_cache)
+        if not content:
+            return module.ITimingCache(module.__version__, set())
+        try:
+            found = json.loads(content)
+        except ValueError:
+            module._log("ERROR", "createTimingCache: corrupted timing cache")
+            return None
+        return module.ITimingCache(found["trt"], set(found["entries"]))
+
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        if cache._version != self._module.__version__ and not ignore_mismatch:
+            self._module._log("WARNING", "Timing cache header mismatch")
+            return False
+        self._cache, self._cache_given = weakref.ref(cache), True
+        return True
+
+    def get_timing_cache(self) -> TimingCache:
+        return alive(self._cache, "the timing cache")
+
+
+class Tensor(Strict):
+    """A tensor of a network."""
+
+    def __init__(self, name: str, dtype: Enum, shape: tuple[int, ...]) -> None:
+        self._name, self._dtype, self._shape = name, dtype, shape
+
+    name = property(lambda self: self._name)
+    dtype = property(lambda self: self._dtype)
+    shape = property(lambda self: self._shape)
+
+
+class Layer(Strict):
+    """A layer of a network."""
+
+    def __init__(self, name: str, kind: Enum, outputs: list[Tensor]) -> None:
+        self._name, self._kind, self._outputs = name, kind, outputs
+
+    name = property(lambda self: self._name)
+    type = property(lambda self: self._kind)
+    num_outputs = property(lambda self: len(self._outputs))
+
+    def get_output(self, index: int) -> Tensor:
+        return self._outputs[index]
+
+
+class Network(Strict):
+    """What the parser has put in."""
+
+    def __init__(self, builder: Any, flags: int) -> None:
+        self._builder, self._flags, self._parser = weakref.ref(builder), flags, None
+        self._model: Any = None
+        self._layers: list[Layer] = []
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    num_layers = property(lambda self: len(self._layers))
+    num_inputs = property(lambda self: len(self._inputs))
+    num_outputs = property(lambda self: len(self._outputs))
+
+    def get_flag(self, flag: Enum) -> bool:
+        return self._module._major >= 11 or bool(self._flags >> int(flag) & 1)
+
+    def get_layer(self, index: int) -> Layer:
+        return self._layers[index]
+
+    def get_input(self, index: int) -> Tensor:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> Tensor:
+        return self._outputs[index]
+
+
+class ParserError(Strict):
+    """One problem of a graph."""
+
+    def __init__(self, text: str, name: str, operator: str) -> None:
+        self._text, self._name, self._operator = text, name, operator
+
+    def desc(self) -> str:
+        return self._text
+
+    def node_name(self) -> str:
+        return self._name
+
+    def node_operator(self) -> str:
+        return self._operator
+
+
+LAYER_TYPES = {
+    "Conv": "CONVOLUTION",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Relu": "ACTIVATION",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
+    "Cast": "CAST",
+    "Add": "ELEMENTWISE",
+    "Concat": "CONCATENATION",
+    "Softmax": "SOFTMAX",
+}
+DTYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 2: "UINT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
+OTHERS = """MaxPool AveragePool GlobalAveragePool Flatten Reshape Clip Sigmoid Mul HardSigmoid HardSwish LRN Identity
+BatchNormalization Transpose Slice Split Squeeze Unsqueeze ReduceMean Pad Constant Shape Gather Sub Div"""
+PARSED = {*LAYER_TYPES, *OTHERS.split()}
+
+
+class OnnxParser(Strict):
+    """Reads a graph with onnx; refuses operators and opsets that are beyond it."""
+
+    def __init__(self, network: Network, logger: Any) -> None:
+        self._network, self._errors = network, []
+        initialised(logger)
+        network._parser = weakref.ref(self)
+
+    num_errors = property(lambda self: len(self._errors))
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def _refuse(self, text: str, name: str = "", operator: str = "") -> bool:
+        self._errors.append(self._module.ParserError(text, name, operator))
+        self._module._log("ERROR", f"ModelImporter.cpp: {text}")
+        return False
+
+    def parse_from_file(self, model: str) -> bool:
+        module = self._module
+        try:
+            graph = onnx.shape_inference.infer_shapes(onnx.load(model))
+        except Exception as exc:  # noqa: BLE001
+            return self._refuse(f"Failed to parse the ONNX model: {exc}")
+        if "parse" in module._inject:
+            return self._refuse("Assertion failed: unsupported", "/conv/Conv", "Conv")
+        newest = 20 if module.__version__.startswith("10.3") else 24  # 24 from 10.13 on
+        opset = next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx"))
+        if opset > newest:
+            return self._refuse(f"opset {opset} is newer than {newest}")
+        for node in graph.graph.node:
+            if node.op_type not in PARSED:
+                return self._refuse("No importer registered for op", node.name, node.op_type)
+        self._fill(graph)
+        return True
+
+    def _fill(self, graph: Any) -> None:
+        module, network = self._module, self._network
+        values = {
+            v.name: v.type.tensor_type for v in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output)
+        }
+
+        def tensor(name: str) -> Tensor:
+            kind = values.get(name)
+            dims = tuple(d.dim_value or -1 for d in kind.shape.dim) if kind is not None else ()
+            code = kind.elem_type if kind is not None else 1
+            return module.ITensor(name, getattr(module.DataType, DTYPES[code]), dims)
+
+        network._model = graph
+        network._inputs = [tensor(v.name) for v in graph.graph.input]
+        network._outputs = [tensor(v.name) for v in graph.graph.output]
+        for node in graph.graph.node:
+            kind = getattr(module.LayerType, LAYER_TYPES.get(node.op_type, "IDENTITY"))
+            network._layers.append(module.ILayer(node.name, kind, [tensor(name) for name in node.output]))
+
+
+class Builder(Strict):
+    """Makes networks, settings and plans."""
+
+    def __init__(self, logger: Any) -> None:
+        initialised(logger)
+        module = self._module
+        if module._logger is not None and module._logger() not in (None, logger):
+            module._log("WARNING", "The logger passed into createInferBuilder differs from one already provided")
+        module._logger = module._logger or weakref.ref(logger)
+        if "builder" in module._inject:
+            module._log("ERROR", "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_network(self, flags: int = 0) -> Network:
+        return self._module.INetworkDefinition(self, int(flags))
+
+    def create_builder_config(self) -> BuilderConfig:
+        return self._module.IBuilderConfig()
+
+    def create_optimization_profile(self) -> Profile:
+        return self._module.IOptimizationProfile()
+
+    def build_serialized_network(self, network: Network, config: BuilderConfig) -> HostMemory | None:
+        module = self._module
+        alive(network._parser, "the parser, which owns the weights")
+        if config._cache_given:
+            alive(config._cache, "the timing cache")
+        if problem := self._problem(network, config):
+            module._log("ERROR", f"IBuilder::buildSerializedNetwork: {problem}")
+            return None
+        names = [node.name for node in network._model.graph.node]
+        if not self._progress(config.progress_monitor, names):
+            module._log("ERROR", "IBuilder::buildSerializedNetwork: Error Code 10: build cancelled")
+            return None
+        if config._cache_given:
+            config._cache()._entries.update(f"{module._device.name}:{n}" for n in names)
+        module._builds.append({"flags": set(config._flags), "level": config.builder_optimization_level})
+        return HostMemory(module._plan_bytes(network, config))
+
+    def _problem(self, network: Network, config: BuilderConfig) -> str:
+        inject = self._module._inject
+        typed = network.get_flag(self._module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        if "build_oom" in inject:
+            return "Error Code 2: OutOfMemory (Requested size was 9000000000 bytes.)"
+        if "build" in inject:
+            return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
+        if typed and config._flags & {"FP16", "INT8", "BF16", "FP8"}:
+            return "Error Code 3: API Usage Error (precision flags on a strongly typed network)"
+        if any(n < 0 for t in network._inputs for n in t._shape) and not config._profiles:
+            return "Error Code 4: API Usage Error (Network has dynamic inputs, but no optimization profile)"
+        return ""
+
+    def _progress(self, monitor: Any, names: list[str]) -> bool:
+        """Calls the monitor from another thread, as TensorRT does, while this one waits in C."""
+        if monitor is None:
+            return True
+        initialised(monitor)
+        done: list[bool] = []
+
+        def work() -> None:
+            monitor.phase_start("Building Engine", None, 2)
+            monitor.phase_start("Timing kernels", "Building Engine", len(names))
+            going = True
+            for step, _ in enumerate(names):
+                if self._module._on_step:
+                    self._module._on_step(step)
+                going = going and monitor.step_complete("Timing kernels", step)
+            monitor.phase_finish("Timing kernels")
+            going = going and monitor.step_complete("Building Engine", 0)
+            monitor.phase_finish("Building Engine")
+            done.append(going)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self._module._wait(thread)
+        thread.join()
+        return done == [True]
+
+
+class Runtime(Strict):
+    """Loads plans."""
+
+    def __init__(self, logger: Any) -> None:
+        initialised(logger)
+        self._module._logger = self._module._logger or weakref.ref(logger)
+        if "runtime" in self._module._inject:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self.engine_host_code_allowed = False
+        self._module._count("Runtime", self)
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> Engine | None:
+        module = self._module
+        content = bytes(serialized_engine)
+        problem = self._refusal(content)
+        if "deserialize" in module._inject:
+            problem = (
+                "Error Code 1: Serialization (Serialization assertion failed. Size specified in header mismatches)"
+            )
+        if problem:
+            module._log("ERROR", f"IRuntime::deserializeCudaEngine: {problem}")
+            return None
+        (length,) = struct.unpack_from("<I", content, 28)
+        facts = json.loads(content[32 : 32 + length])
+        return module.ICudaEngine(self, facts, content[32 + length :])
+
+    def _refusal(self, content: bytes) -> str:
+        module = self._module
+        if not content.startswith(b"ftrt"):
+            return "Error Code 1: Serialization (Magic tag does not match)"
+        built = tuple(content[24:28])
+        (length,) = struct.unpack_from("<I", content, 28)
+        facts = json.loads(content[32 : 32 + length])
+        if facts["version_compatible"] and not self.engine_host_code_allowed:
+            return "Error Code 3: API Usage Error (host code is not allowed)"
+        if built != module._numbers and not (facts["version_compatible"] and built <= module._numbers):
+            return (
+                "Error Code 6: API Usage Error (The engine plan file is not compatible with this version of TensorRT, "
+                f"expecting library version {module.__version__} got ..)"
+            )
+        if facts["capability"] != list(module._device.capability) and facts["hardware"] == "NONE":
+            return "Error Code 6: API Usage Error (Engine plan file is generated on an incompatible device)"
+        return ""
+
+
+class Engine(Strict):
+    """A deserialised plan."""
+
+    def __init__(self, runtime: Runtime, facts: dict[str, Any], model: bytes) -> None:
+        self._runtime, self._facts, self._graph = weakref.ref(runtime), facts, model
+        self._module._count("ICudaEngine", self)
+
+    num_io_tensors = property(lambda self: 2)
+
+    def _tensor(self, name: str) -> dict[str, Any]:
+        alive(self._runtime, "the runtime")
+        return next(t for t in self._facts["io"] if t["name"] == name)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self._facts["io"][index]["name"]
+
+    def get_tensor_mode(self, name: str) -> Enum:
+        return getattr(self._module.TensorIOMode, self._tensor(name)["mode"])
+
+    def get_tensor_dtype(self, name: str) -> Enum:
+        return getattr(self._module.DataType, self._tensor(name)["dtype"])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensor(name)["shape"])
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        if self._tensor(name)["mode"] != "INPUT":
+            raise RuntimeError("profile shapes are of inputs only")
+        return [tuple(s) for s in self._facts["profiles"][profile_index]]
+
+    def create_execution_context(self) -> Context | None:
+        if "context" in self._module._inject:
+            self._module._log("ERROR", "IExecutionContext: Error Code 2: OutOfMemory (no further information)")
+            return None
+        return self._module.IExecutionContext(self)
+
+    def create_engine_inspector(self) -> Inspector:
+        return self._module.EngineInspector(self)
+
+
+class Context(Strict):
+    """Shapes and addresses of one stream of work."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+        self._shape: tuple[int, ...] | None = None
+        self._addresses: dict[str, int] = {}
+        self.profiler = None
+        self.enqueue_emits_profile = True
+        self._unreported = False
+        self._module._count("IExecutionContext", self)
+
+    def _names(self) -> tuple[str, str]:
+        engine = alive(self._engine, "the engine")
+        return engine._facts["io"][0]["name"], engine._facts["io"][1]["name"]
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        engine, shape = alive(self._engine, "the engine"), tuple(shape)
+        low, _, high = (tuple(s) for s in engine._facts["profiles"][0])
+        inside = len(shape) == len(low) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+        if name != self._names()[0] or not inside:
+            self._module._log(
+                "ERROR",
+                f"IExecutionContext::setInputShape: Error Code 3: API Usage Error (Static dimension mismatch while "
+                f"setting input shape for {name}. Set dimensions are {list(shape)}. Expected {low} to {high}.)",
+            )
+            return False
+        self._shape = shape
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return [] if self._shape else [self._names()[0]]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch = self._shape[0] if self._shape else -1
+        shape = alive(self._engine, "the engine")._tensor(name)["shape"]
+        return tuple(batch if n < 0 else n for n in shape)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if not isinstance(memory, int):
+            raise TypeError("set_tensor_address(): incompatible function arguments")
+        if name not in self._names():
+            self._module._log("ERROR", f"setTensorAddress: {name} is no tensor of the engine")
+            return False
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        module, engine = self._module, alive(self._engine, "the engine")
+        alive(engine._runtime, "the runtime")
+        if not isinstance(stream_handle, int):
+            raise TypeError("execute_async_v3(): incompatible function arguments")
+        recording = module._device.stream(stream_handle).recorded is not None
+        if "execute" in module._inject or (recording and "capture" in module._inject):
+            module._device.stream(stream_handle).broken = recording
+            module._log("ERROR", "IExecutionContext::executeV3: Error Code 1: Cuda Runtime (an illegal memory access)")
+            return False
+        if self._shape is None or set(self._addresses) != set(self._names()):
+            module._log("ERROR", "IExecutionContext::enqueueV3: Error Code 3: API Usage Error (address is not set)")
+            return False
+        given, taken = self._names()
+        source, target = self._addresses[given], self._addresses[taken]
+        shapes = self._shape, self.get_tensor_shape(taken)
+        try:
+            for address, shape in ((source, shapes[0]), (target, shapes[1])):
+                module._device.check_range(address, 4 * math.prod(shape), "memory")
+        except FakeError:
+            module._log("ERROR", "enqueueV3: an address is no device memory of that size")
+            return False
+        module._device.enqueue(stream_handle, lambda: module._compute(engine, source, target, *shapes))
+        self._unreported = True
+        return True
+
+    def report_to_profiler(self) -> bool:
+        if self.profiler is None or self.enqueue_emits_profile or not self._unreported:
+            return False
+        initialised(self.profiler)
+        for layer in self._module._records(alive(self._engine, "the engine"), self._shape):
+            self.profiler.report_layer_time(layer["Name"], 0.0 if layer["LayerType"] == "NoOp" else 0.25)
+        self._unreported = False
+        return True
+
+
+class Inspector(Strict):
+    """Tells of layers in the schema of its version."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+        self.execution_context = None
+
+    def get_engine_information(self, format: Enum) -> str:
+        module, engine = self._module, alive(self._engine, "the engine")
+        assert format == module.LayerInformationFormat.JSON
+        context = self.execution_context
+        records = module._records(engine, context._shape if context is not None else None)
+        names = [t["name"] for t in engine._facts["io"]]
+        layers = records if engine._facts["detailed"] else [r["Name"] for r in records]
+        if module._major < 11:
+            return json.dumps({"Layers": layers, "Bindings": names})
+        tensors = [
+            {"Name": t["name"], "IOMode": t["mode"].title(), "DataType": "Float", "Dimensions": t["shape"]}
+            for t in engine._facts["io"]
+        ]
+        return json.dumps({"Layers": layers, "I/O Tensors": tensors})
+
+
+CLASSES: dict[str, type] = {
+    "ITimingCache": TimingCache,
+    "IOptimizationProfile": Profile,
+    "IBuilderConfig": BuilderConfig,
+    "ITensor": Tensor,
+    "ILayer": Layer,
+    "INetworkDefinition": Network,
+    "ParserError": ParserError,
+    "OnnxParser": OnnxParser,
+    "Builder": Builder,
+    "Runtime": Runtime,
+    "ICudaEngine": Engine,
+    "IExecutionContext": Context,
+    "EngineInspector": Inspector,
+}
+SUBCLASSED = {"ILogger": ILogger, "IProgressMonitor": IProgressMonitor, "IProfiler": IProfiler}
+
+
+def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
+    """The module `tensorrt` of a version, as its snapshot has it. `_inject` names failures to come:
+    builder, parse, build, build_oom, runtime, deserialize, context, execute, capture, fp32 (layers told as FP32)."""
+    api = json.loads((API / f"{version}.json").read_text())
+    module: Any = types.ModuleType("tensorrt")
+    module.__version__ = api["version"]
+    module._api = api
+    module._major = int(version.split(".")[0])
+    numbers = [int(n) for n in version.split(".")]
+    module._numbers = (*numbers, 26)[:4]
+    module._device, module._inject, module._logger = device, set(), None
+    module._builds, module._on_step, module._live = [], None, {}
+    module._sessions = {}
+    module._wait = lambda thread: thread.join()
+    for name, content in api["classes"].items():
+        setattr(module, name, _class(module, name, content))
+    for name in (*api["functions"], *api["other"]):
+        setattr(module, name, object())
+    module._log = functools.partial(_log, module)
+    module._count = functools.partial(_count, module)
+    module._plan_bytes = functools.partial(_plan_bytes, module)
+    module._records = functools.partial(_records, module)
+    module._compute = functools.partial(_compute, module)
+    return module
+
+
+def _class(module: Any, name: str, content: dict[str, Any]) -> Any:
+    if "enum" in content:
+        members = {key: Enum(name, key, value) for key, value in content["enum"].items()}
+        return type(name, (), {**members, "__members__": members})
+    if name in SUBCLASSED:
+        nested = {key: _class(module, key, inner) for key, inner in content.get("nested", {}).items()}
+        return type(name, (SUBCLASSED[name],), nested)
+    if name in CLASSES:
+        return type(name, (CLASSES[name],), {"_api": content, "_module": module, "_class": name})
+    return type(name, (Strict,), {"_api": content, "_module": module, "_class": name})
+
+
+def _log(module: Any, severity: str, text: str) -> None:
+    logger = module._logger() if module._logger else None
+    assert logger is not None, "use after free: the logger is gone"
+    logger.log(getattr(module.ILogger.Severity, severity), text)
+
+
+def _count(module: Any, kind: str, value: Any) -> None:
+    live = module._live.setdefault(kind, weakref.WeakSet())
+    live.add(value)
+
+
+def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
+    shapes = [list(p.get_shape(network._inputs[0]._name)) for p in config._profiles]
+    facts = {
+        "io": [
+            {"name": t._name, "mode": mode, "dtype": t._dtype.name, "shape": list(t._shape)}
+            for t, mode in ((network._inputs[0], "INPUT"), (network._outputs[0], "OUTPUT"))
+        ],
+        "profiles": shapes or [[list(network._inputs[0]._shape)] * 3],
+        "capability": list(module._device.capability),
+        "hardware": config.hardware_compatibility_level.name,
+        "version_compatible": "VERSION_COMPATIBLE" in config._flags,
+        "detailed": config.profiling_verbosity == module.ProfilingVerbosity.DETAILED,
+        "typed": network.get_flag(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED) and "fp32" not in module._inject,
+    }
+    head = json.dumps(facts).encode()
+    return (
+        b"ftrt" + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head
+    ) + network._model.SerializeToString()
+
+
+def _values(model: Any) -> dict[str, Any]:
+    graph = model.graph
+    return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
+
+
+def _session(module: Any, engine: Engine) -> Any:
+    key = hash(engine._graph)
+    if key not in module._sessions:
+        model = onnx.load_from_string(engine._graph)
+        shapes = {
+            v.name: v.type.tensor_type for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        }
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        run = onnxruntime.InferenceSession(engine._graph, options, providers=["CPUExecutionProvider"])
+        module._sessions[key] = (model, shapes, run)
+    return module._sessions[key]
+
+
+def _compute(module: Any, engine: Engine, source: int, target: int, given: Any, taken: Any) -> None:
+    import ctypes
+
+    flat = np.ctypeslib.as_array((ctypes.c_float * math.prod(given)).from_address(source))
+    run = _session(module, engine)[2]
+    logits = run.run(None, {run.get_inputs()[0].name: flat.reshape(given).copy()})[0].astype(np.float32)
+    assert logits.shape == tuple(taken)
+    ctypes.memmove(target, np.ascontiguousarray(logits).ctypes.data, logits.nbytes)
+    module._device.clock_ms += COMPUTE_MS
+
+
+def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list[dict[str, Any]]:
+    """One record for every node but Q/DQ and Relu, which are fused; a Reformat in front."""
+    model, values, _ = _session(module, engine)
+    dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+
+    def tensor(name: str, kind: str) -> dict[str, Any]:
+        dims = [d.dim_value or (shape[0] if shape else -1) for d in values[name].shape.dim] if name in values else []
+        if shape is None and any(n < 0 for n in dims):
+            return {"Name": name, "Dimensions": dims, "Format/Datatype": "N/A due to dynamic shapes"}
+        if module._major < 11:
+            return {"Name": name, "Dimensions": dims, "Format/Datatype": FORMATS_10[kind]}
+        return {"Name": name, "Dimensions": dims, "Format": "Row major linear", "DataType": kind}
+
+    def kind_of(name: str) -> str:
+        if not engine._facts["typed"]:
+            return "Float"
+        if name in dequantised:
+            return "Int8"
+        code = values[name].elem_type if name in values else 1
+        return {10: "Half", 3: "Int8"}.get(code, "Float")
+
+    start = model.graph.input[0].name
+    records = [
+        {
+            "Name": "Reformatting CopyNode for Input Tensor 0",
+            "LayerType": "Reformat",
+            "Inputs": [tensor(start, "Float")],
+            "Outputs": [tensor(start, "Float")],
+            "ParameterType": "Reformat",
+            "Metadata": "",
+        }
+    ]
+    weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "Constant"):
+            continue
+        data = node.input[0]
+        record = {
+            "Name": node.name,
+            "LayerType": {"Conv": "CaskConvolution", "Gemm": "MatrixMultiply"}.get(node.op_type, node.op_type),
+            "Inputs": [tensor(data, kind_of(data))],
+            "Outputs": [tensor(node.output[0], kind_of(node.output[0]))],
+            "TacticName": f"sm89_fake_{node.op_type.lower()}",
+            "Metadata": f"[ONNX Layer: {node.name}]",
+        }
+        if node.op_type == "Conv":
+            kernel = next(list(a.ints) for a in node.attribute if a.name == "kernel_shape")
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            record |= {"ParameterType": "Convolution", "Kernel": kernel, "Groups": groups}
+            record["OutMaps"] = record["Outputs"][0]["Dimensions"][1]
+        records.append(record)
+    assert weights
+    return records
+
+
+@contextlib.contextmanager
+def injected(module: Any, *failures: str) -> Any:
+    """Let the next calls fail."""
+    module._inject |= set(failures)
+    try:
+        yield
+    finally:
+        module._inject -= set(failures)
