@@ -14,7 +14,7 @@ from edgecnn.pytorch.models import build_model, variants
 from edgecnn.pytorch.summary import summarise
 from edgecnn.zoo import cards, check_size, find_model
 
-NETWORKS = 24
+NETWORKS = 11
 
 
 @pytest.fixture(scope="module")
