@@ -27,8 +27,7 @@ Weights = Mapping[str, Tensor]
 
 def checkpoint_fields(recipe: Recipe) -> dict[str, Any]:
     """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
-    values = recipe.values("model", "data.source", "train", "transfer")
-    return {k: v for k, v in values.items() if k not in FREE_KEYS}
+    return recipe.values("model", "data.source", "train", "transfer")
 
 
 def checkpoint_sidecar(
@@ -84,8 +83,7 @@ def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
     state: dict[str, Any] = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
     if state.get("schema") != STATE_SCHEMA:
         raise TrainingError(f"{path}: not a training state of this edgecnn", "start anew without --resume")
-    before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    before, now, changed = _changes(state, recipe)
     if changed:
         listing = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed)
         raise TrainingError(
@@ -93,6 +91,24 @@ def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
             "resume with the recipe it was started with, or start anew without --resume",
         )
     return state
+
+
+def can_resume(folder: Path, recipe: Recipe) -> bool:
+    """Whether `folder` holds the state of a run of the same recipe."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        return False
+    try:
+        read_state(folder, recipe)
+    except (TrainingError, ArtifactError):
+        return False
+    return True
+
+
+def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
+    keys = (before.keys() | now.keys()) - FREE_KEYS
+    return before, now, [k for k in sorted(keys) if before.get(k) != now.get(k)]
 
 
 def _read(path: Path, load: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 TIMEOUT = datetime.timedelta(seconds=25)  # a peer that died is noticed by then
 
@@ -29,6 +29,14 @@ class World:
         """This rank's contiguous part of a sequence; the parts differ by at most one item."""
         start, stop = (len(items) * r // self.size for r in (self.rank, self.rank + 1))
         return items[start:stop]
+
+    def parallel(self, body: nn.Module) -> nn.Module:
+        """`body` with its gradients averaged over all processes."""
+        if self.size == 1:
+            return body
+        return nn.parallel.DistributedDataParallel(
+            body, device_ids=[self.device] if self.device.type == "cuda" else None
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over all processes."""

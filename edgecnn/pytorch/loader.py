@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from edgecnn.dataset import Dataset
 from edgecnn.errors import DataError
-from edgecnn.pytorch.augment import crop_draws, crop_of, key
+from edgecnn.pytorch.augment import Augmenter, colour_components, crop_draws, crop_of, key
 from edgecnn.recipe import AugmentSettings
 
 MEMORY_BYTES = 512 << 20  # decoded crops up to this size stay in memory
+COLOUR_SAMPLE = 512  # images whose principal colours are taken
 AHEAD = 3  # batches being decoded while one is trained on
 
 Positions = npt.NDArray[np.int64]
@@ -35,6 +37,24 @@ class Loaded:
     input: Tensor
     label: Tensor
     position: Tensor
+
+
+class Source(Protocol):
+    """Labelled inputs by position."""
+
+    device: torch.device
+    readable: Positions
+    corrupt: dict[str, str]
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
+        """One batch for each array of positions."""
+        ...
+
+    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
+        """What the network takes: varied for training in `epoch`, plain without one."""
+        ...
 
 
 class Pictures:
@@ -66,6 +86,13 @@ class Pictures:
         channels, height, width = self.preprocessing.input_shape
         if augment.area is None and augment.jitter is None and len(dataset) * channels * height * width <= MEMORY_BYTES:
             self._fill()
+        components = None
+        if augment.pca_colour and channels == 3:
+            components = colour_components(self._sample(COLOUR_SAMPLE))
+        self.augmenter = Augmenter(augment, self.preprocessing, seed, device, components)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
         """One batch for each array of positions."""
@@ -82,7 +109,13 @@ class Pictures:
             there = there.to(self.device)
             yield Loaded(pixels.permute(0, 3, 1, 2), self.labels[there], there)
 
-    def sample(self, count: int) -> Tensor:
+    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
+        """Normalised float32, varied for training in `epoch`, plain without one."""
+        if epoch is None:
+            return self.augmenter.plain(batch.input)
+        return self.augmenter.varied(batch.input, batch.position, epoch)
+
+    def _sample(self, count: int) -> Tensor:
         """About `count` images, evenly spaced: uint8 [N, C, H, W] on the host."""
         step = max(1, len(self.readable) // count)
         [batch] = self.batches([self.readable[::step][:count]])
@@ -133,3 +166,25 @@ class Pictures:
         crops = [f.result() for f in futures]
         keep = [k for k, crop in enumerate(crops) if crop is not None]
         return positions[keep], [crop for crop in crops if crop is not None]
+
+
+class Features:
+    """Frozen features in place of pictures: float32 [N, ...], computed once."""
+
+    def __init__(self, features: Tensor, labels: Tensor, corrupt: dict[str, str]) -> None:
+        self.features, self.labels, self.corrupt = features, labels, corrupt
+        self.device = features.device
+        self.readable = np.arange(len(features), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
+        """One batch for each array of positions."""
+        for positions in order:
+            there = torch.from_numpy(positions).to(self.device)
+            yield Loaded(self.features[there], self.labels[there], there)
+
+    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
+        """The features as they are."""
+        return batch.input

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import torch
 
 from edgecnn.artifact import Sidecar, write_artifact
-from edgecnn.dataset import Dataset, open_dataset, stratified
+from edgecnn.dataset import Dataset, Split, open_dataset, stratified
 from edgecnn.errors import DataError, RecipeError, TrainingError
-from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.augment import key
+from edgecnn.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.pytorch.checkpoint import (
+    can_resume,
     checkpoint_fields,
     checkpoint_sidecar,
     read_state,
@@ -32,11 +33,10 @@ from edgecnn.pytorch.checkpoint import (
 from edgecnn.pytorch.distributed import World
 from edgecnn.pytorch.events import EventFile
 from edgecnn.pytorch.loader import Pictures
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.optimise import initialise
 from edgecnn.pytorch.progress import Epoch, Progress, Silent
 from edgecnn.pytorch.schedule import Plateau
 from edgecnn.pytorch.trainer import Material, Score, Trainer
+from edgecnn.pytorch.transfer import known_labels, make_learner, start_network, with_cached_features
 from edgecnn.recipe import AugmentSettings, Recipe, TrainSettings
 from edgecnn.zoo import find_model
 
@@ -83,7 +83,7 @@ def train(
     recipe: Recipe,
     output: Path,
     *,
-    resume: bool = False,
+    resume: bool | None = False,
     threads: int | None = None,
     skip_corrupt: bool = False,
     progress: Progress | None = None,
@@ -92,29 +92,35 @@ def train(
 
     Written after each epoch: `best.safetensors`, `last.safetensors` and `training-state.pt`; at the end
     `model.safetensors`, the best. The same recipe gives the same weights on the same machine, torch and thread count,
-    also when resumed. Raises `TrainingError` when the loss is not finite or the state is another recipe's, `DataError`
-    and `RecipeError` for what cannot be trained on.
+    also when resumed; `resume=None` resumes where `output` holds a run of the same recipe, else starts anew. Raises
+    `TrainingError` when the loss is not finite or the state is another recipe's, `DataError` and `RecipeError` for
+    what cannot be trained on.
     """
     if recipe.train.epochs == 0:
         raise RecipeError(f"{recipe.path}: train.epochs is 0: there is nothing to train", "set train.epochs")
     if threads is not None:
         torch.set_num_threads(threads)
-    world = World(0, 1, training_device(recipe.train))
     started = time.monotonic()
-    progress = progress or Silent()
-    material = open_material(recipe, world.device, skip_corrupt)
-    torch.manual_seed(key(recipe.train.seed, "weights"))
-    network = build_model(recipe.model.name, len(material.labels))
-    initialise(network, recipe.train)
-    trainer = Trainer(recipe.train, network, material, world, progress)
-    run = Run(recipe, output, trainer)
-    if resume:
+    world = World(0, 1, training_device(recipe.train))
+    run = Run(recipe, output, make_trainer(recipe, output, world, skip_corrupt, progress or Silent()))
+    if resume or (resume is None and can_resume(output, recipe)):
         run.restore()
-    try:
-        run.to_the_end()
-    finally:
-        progress.close()
+    run.to_the_end()
     return run.finish(time.monotonic() - started)
+
+
+def make_trainer(recipe: Recipe, output: Path, world: World, skip_corrupt: bool, progress: Progress) -> Trainer:
+    """Data, network and optimiser as the recipe says, ready for the first epoch."""
+    material = open_material(recipe, world.device, skip_corrupt)
+    network, notes = start_network(recipe, material.labels)
+    for note in notes:
+        progress.note(note)
+    network.to(world.device)
+    if recipe.train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    learner = make_learner(recipe, network)
+    learner, material = with_cached_features(recipe, learner, material, progress)
+    return Trainer(recipe.train, learner, material, world, progress)
 
 
 def training_device(settings: TrainSettings) -> torch.device:
@@ -135,8 +141,9 @@ def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> M
     """
     settings, card = recipe.train, find_model(recipe.model.name)
     preprocessing = preprocessing_from_json(card.preprocessing)
-    whole = open_dataset(recipe.data.source, preprocessing, "train")
-    test = open_dataset(recipe.data.source, preprocessing, "test", whole.label_names or ())
+    known = known_labels(recipe.model.weights)
+    whole = _open(recipe, preprocessing, "train", known)
+    test = _open(recipe, preprocessing, "test", whole.label_names or ())
     labels = list(whole.label_names or ())
     _check_trainable(recipe, whole, labels)
     assert whole.labels is not None
@@ -154,13 +161,22 @@ def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> M
             dataset, augment, device, seed=settings.seed, workers=settings.workers, skip_corrupt=skip_corrupt
         )
 
+    plain = AugmentSettings()
     return Material(
         train=pictures(kept, settings.augment),
-        validation=pictures(whole.subset(sorted(held)), AugmentSettings()) if held else None,
-        test=None if (test.name, test.ids) == (whole.name, whole.ids) else test,
+        validation=pictures(whole.subset(sorted(held)), plain) if held else None,
+        test=None if (test.name, test.ids) == (whole.name, whole.ids) else pictures(test, plain),
         labels=labels,
         preprocessing=preprocessing,
     )
+
+
+def _open(recipe: Recipe, preprocessing: Preprocessing, split: Split, known: Sequence[str]) -> Dataset:
+    """A split, in the order of the classes that the weights know where it has just those."""
+    found = open_dataset(recipe.data.source, preprocessing, split)
+    if sorted(found.label_names or ()) == sorted(known) and list(found.label_names or ()) != list(known):
+        return open_dataset(recipe.data.source, preprocessing, split, known)
+    return found
 
 
 def _check_trainable(recipe: Recipe, whole: Dataset, labels: list[str]) -> None:
@@ -243,10 +259,8 @@ class Run:
         trainer, best = self.trainer, self.output / "best.safetensors"
         trainer.average = None
         trainer.network.load_state_dict(read_weights(best))
-        test = trainer.material.test
-        pictures = trainer.material.like_training(test) if test is not None else None
-        score = trainer.evaluate(pictures) if pictures is not None else None
-        held_out = trainer.material.validation
+        test, held_out = trainer.material.test, trainer.material.validation
+        score = trainer.evaluate(test, trainer.network) if test is not None else None
         result = TrainResult(
             checkpoint=self.output / "model.safetensors",
             epochs=len(self.history),
@@ -259,7 +273,7 @@ class Run:
             n=score.n if score else 0,
             images_per_s=sum(h["images_per_s"] for h in self.history) / len(self.history),
             seconds=seconds,
-            corrupt_images=trainer.material.corrupt + (len(pictures.corrupt) if pictures else 0),
+            corrupt_images=trainer.material.corrupt,
         )
         if trainer.world.writes:
             facts = {k: v for k, v in result.to_json().items() if k != "checkpoint"}

@@ -6,23 +6,23 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecnn.dataset import Dataset
 from edgecnn.errors import TrainingError
 from edgecnn.preprocess import Preprocessing
-from edgecnn.pytorch.augment import Augmenter, colour_components, key, mixed
+from edgecnn.pytorch.augment import key, mixed
 from edgecnn.pytorch.distributed import World
-from edgecnn.pytorch.loader import Loaded, Pictures, Positions
+from edgecnn.pytorch.loader import Loaded, Pictures, Positions, Source
 from edgecnn.pytorch.optimise import MovingAverage, make_optimiser
 from edgecnn.pytorch.progress import Progress, Step
 from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
-from edgecnn.recipe import AugmentSettings, TrainSettings
+from edgecnn.recipe import TrainSettings
 
 REPORT_S = 0.2  # between two looks at the running loss (a look waits for the device)
 DIVERGED = 10.0  # an epoch's mean loss above this many times that of guessing
@@ -43,41 +43,44 @@ class Score:
 class Material:
     """The images of a run: `train` is what is learned from, `validation` what chooses the epoch."""
 
-    train: Pictures
-    validation: Pictures | None
-    test: Dataset | None
+    train: Source
+    validation: Source | None
+    test: Pictures | None
     labels: list[str]
     preprocessing: Preprocessing
-
-    def like_training(self, dataset: Dataset) -> Pictures:
-        """Other images, loaded as the training images are but not varied."""
-        like = self.train
-        return Pictures(dataset, AugmentSettings(), like.device, workers=like.workers, skip_corrupt=like.skip_corrupt)
 
     @property
     def corrupt(self) -> int:
         """How many unreadable images were left out."""
-        return len(self.train.corrupt) + len(self.validation.corrupt if self.validation else ())
+        return sum(len(source.corrupt) for source in (self.train, self.validation, self.test) if source)
+
+
+@dataclass
+class Learner:
+    """A network, and which part of it learns: `body` maps a source's inputs to logits (the network itself, or what
+    follows the frozen part), `groups` are the optimiser's, `frozen` the submodules that stay in eval mode."""
+
+    network: nn.Module
+    body: nn.Module
+    groups: list[dict[str, Any]]
+    frozen: list[nn.Module] = field(default_factory=list)
+    auxiliary_weight: float = 0.0
 
 
 class Trainer:
     """A network, what updates it, and the images; `train_epoch` and `evaluate` are all it does."""
 
     def __init__(
-        self, settings: TrainSettings, network: nn.Module, material: Material, world: World, progress: Progress
+        self, settings: TrainSettings, learner: Learner, material: Material, world: World, progress: Progress
     ) -> None:
-        self.settings, self.material, self.world, self.progress = settings, material, world, progress
-        self.network = network.to(world.device)
-        if settings.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        self.optimiser = make_optimiser([{"params": [p for p in network.parameters() if p.requires_grad]}], settings)
+        self.settings, self.learner, self.material = settings, learner, material
+        self.world, self.progress = world, progress
+        self.network = learner.network
+        self.body = world.parallel(learner.body)
+        self.optimiser = make_optimiser(learner.groups, settings)
         self.average = MovingAverage(self.network, settings.ema) if settings.ema else None
         self.plateau = Plateau()
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
-        components = None
-        if settings.augment.pca_colour and material.preprocessing.channels == 3:
-            components = colour_components(material.train.sample(512))
-        self.augmenter = Augmenter(settings.augment, material.preprocessing, settings.seed, world.device, components)
         self.count = len(material.train.readable)
         self.steps = self.count // settings.batch
         self.rate = 0.0
@@ -87,6 +90,8 @@ class Trainer:
         settings, world = self.settings, self.world
         torch.manual_seed(key(settings.seed, epoch, "dropout", world.rank))
         self.network.train()
+        for module in self.learner.frozen:
+            module.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, images
         started = looked = time.monotonic()
         for step, batch in enumerate(self.material.train.batches(self._order(epoch), epoch), 1):
@@ -128,12 +133,12 @@ class Trainer:
     def _step(self, batch: Loaded, seed: int, epoch: int) -> Tensor:
         """Forward, backward, update; (sum of losses, correct, images) on the device."""
         settings, world = self.settings, self.world
-        x = self._prepared(self.augmenter.varied(batch.input, batch.position, epoch))
+        x = self._prepared(self.material.train.inputs(batch, epoch))
         label, partners, share = batch.label, None, 1.0
         if settings.mixup or settings.cutmix:
             x, partners, share = mixed(x, settings.mixup, settings.cutmix, seed)
         with self._autocast():
-            outputs = self.network(x)
+            outputs = self.body(x)
             heads = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = self._loss(heads, label) * share
             if partners is not None:
@@ -156,10 +161,11 @@ class Trainer:
     def _loss(self, heads: tuple[Tensor, ...], label: Tensor) -> Tensor:
         smoothing = self.settings.label_smoothing
         main, *auxiliary = (F.cross_entropy(logits.float(), label, label_smoothing=smoothing) for logits in heads)
-        return main + self.settings.auxiliary_weight * sum(auxiliary, main.new_zeros(()))
+        return main + self.learner.auxiliary_weight * sum(auxiliary, main.new_zeros(()))
 
     def _prepared(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else x
+        wanted = self.settings.channels_last and x.ndim == 4
+        return x.contiguous(memory_format=torch.channels_last) if wanted else x
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.settings.amp == "fp16" else torch.bfloat16
@@ -179,16 +185,17 @@ class Trainer:
         return loss / max(1, images), 100 * correct / max(1, images), images
 
     @torch.no_grad()
-    def evaluate(self, pictures: Pictures) -> Score:
+    def evaluate(self, source: Source, body: nn.Module | None = None) -> Score:
         """Loss, top-1 and top-5 over all readable images, shared between the processes."""
+        body = self.learner.body if body is None else body
         self.network.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        mine = self.world.share(pictures.readable)
+        mine = self.world.share(source.readable)
         order = (mine[start : start + EVALUATION_BATCH] for start in range(0, len(mine), EVALUATION_BATCH))
         with self.averaged():
-            for batch in pictures.batches(order):
+            for batch in source.batches(order):
                 with self._autocast():
-                    logits = self.network(self._prepared(self.augmenter.plain(batch.input))).float()
+                    logits = body(self._prepared(source.inputs(batch))).float()
                 hits = logits.topk(min(5, logits.shape[1])).indices == batch.label[:, None]
                 loss = F.cross_entropy(logits, batch.label, reduction="sum")
                 sums += torch.stack(
