@@ -53,13 +53,23 @@ class ModelCard:
 @functools.cache
 def cards() -> dict[str, ModelCard]:
     """Every network by name, in the order of `zoo.toml` (that of the papers)."""
+    return {name: _card(name, entry, presets()) for name, entry in _content().items() if name != "preprocessing"}
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """The named ways of preprocessing, as they stand in a sidecar."""
+    found: dict[str, dict[str, Any]] = _content()["preprocessing"]
+    return found
+
+
+@functools.cache
+def _content() -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib as toml
     else:
         import tomli as toml
-    content = toml.loads(resources.files("edgecnn").joinpath("zoo.toml").read_text(encoding="utf-8"))
-    presets = content.pop("preprocessing")
-    return {name: _card(name, entry, presets) for name, entry in content.items()}
+    content: dict[str, Any] = toml.loads(resources.files("edgecnn").joinpath("zoo.toml").read_text(encoding="utf-8"))
+    return content
 
 
 def find_model(name: str) -> ModelCard:

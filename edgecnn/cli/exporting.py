@@ -13,6 +13,7 @@ from edgecnn.cli.printing import print_json, print_rows, say
 def add_to(app: typer.Typer) -> None:
     """Register this module's commands."""
     app.command()(export)
+    app.command("import")(import_)
 
 
 def export(
@@ -53,6 +54,34 @@ def export(
         print_json(row)
     else:
         print_rows([row], ["path", "input_shape", "params", "nodes", "max_difference", "seconds", "size_mb"])
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="An ONNX classifier from elsewhere.")],
+    preprocess: Annotated[str, typer.Option(help="A preset (imagenet-224, half-224 ...) or a JSON file.")] = "",
+    labels: Annotated[str, typer.Option(help="`imagenet`, or a text file with one class name a line.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.fp32.onnx when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
+    from edgecnn.graph.foreign import import_graph, named_labels, named_preprocessing
+
+    path = output or Path(f"{file.stem.removesuffix('_fp32').removesuffix('.fp32')}.fp32.onnx")
+    made = import_graph(
+        file,
+        path,
+        named_preprocessing(preprocess) if preprocess else None,
+        named_labels(labels) if labels else None,
+    )
+    for change in made.facts["changes"]:
+        say(f"{file}: {change}")
+    if made.preprocessing is None:
+        say(f"{file}: how its images are preprocessed is not known; --preprocess says it")
+    row = {"path": str(path), **made.facts, "preprocessing": made.preprocessing, "sha256": made.sha256}
+    if as_json:
+        print_json(row)
+    else:
+        print_rows([row], ["path", "input_shape", "classes", "params", "nodes", "max_difference"])
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,0 +1,297 @@
+"""Graphs from elsewhere: what is normalised, what is said about it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecnn import cli
+from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.errors import DataError, GraphError
+from edgecnn.graph.foreign import Labels, import_graph, named_labels, named_preprocessing
+from edgecnn.preprocess import Preprocessing
+
+EIGHT = Preprocessing(resize=9, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+_random = np.random.default_rng(3)
+
+
+def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, list(inputs), [output], **attributes)
+
+
+def graph_of(
+    nodes: Sequence[onnx.NodeProto],
+    constants: dict[str, Any],
+    *,
+    given: Sequence[int | str | None] = ("n", 3, 8, 8),
+    made: Sequence[int | str | None] = ("n", 5),
+    names: tuple[str, str] = ("x", "y"),
+    kind: int = TensorProto.FLOAT,
+    opset: int = 17,
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(
+        list(nodes),
+        "elsewhere",
+        [helper.make_tensor_value_info(names[0], kind, list(given))],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, list(made))],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def weights(*shape: int) -> Any:
+    return _random.standard_normal(shape).astype(np.float32)
+
+
+CONV = {"w": weights(5, 3, 3, 3)}
+HEAD = [node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "y")]
+
+
+def imported(model: onnx.ModelProto, tmp_path: Path, **arguments: Any) -> tuple[onnx.ModelProto, list[str]]:
+    source, output = tmp_path / "elsewhere.onnx", tmp_path / "ours.onnx"
+    onnx.save(model, source)
+    sidecar = import_graph(source, output, **arguments)
+    assert sidecar == verified_sidecar(output)
+    assert sidecar.parents == {"elsewhere.onnx": sha256_of(source)}
+    ours = onnx.load(output)
+    onnx.checker.check_model(ours, full_check=True)
+    assert (ours.ir_version, ours.opset_import[0].version) == (9, 19)
+    assert (ours.graph.input[0].name, ours.graph.output[0].name) == ("input", "logits")
+    assert all(n.name for n in ours.graph.node)
+    return ours, sidecar.facts["changes"]
+
+
+def logits(model: onnx.ModelProto, images: Any) -> Any:
+    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": images})[0]
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def test_names_opset_and_a_frozen_batch(tmp_path: Path) -> None:
+    model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV, given=(1, 3, 8, 8), made=(1, 5), opset=11)
+    ours, changes = imported(model, tmp_path)
+    assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
+    assert dims(ours.graph.output[0]) == ["batch", 5]
+    assert logits(ours, weights(7, 3, 8, 8)).shape == (7, 5)
+    said = " | ".join(changes)
+    for expected in ("opset 11 -> 19", "'x' renamed to 'input'", "'y' renamed to 'logits'", "batch 1 made dynamic"):
+        assert expected in said
+
+
+def test_a_graph_that_keeps_the_contract_is_left_as_it_is(tmp_path: Path) -> None:
+    first, _ = imported(graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV), tmp_path)
+    onnx.save(first, tmp_path / "again.onnx")
+    sidecar = import_graph(tmp_path / "again.onnx", tmp_path / "twice.onnx")
+    assert sidecar.facts["changes"] == []
+    assert onnx.load(tmp_path / "twice.onnx").graph == first.graph
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared"),
+    [([1, -1], 1), ([1, 5], 1), ([1, -1], "n"), ([2, -1], 2)],
+    ids=["flatten", "fixed", "declared-dynamic-but-baked", "batch-2"],
+)
+def test_a_batch_baked_into_a_reshape_is_taken_out(tmp_path: Path, shape: list[int], declared: int | str) -> None:
+    nodes = [node("Conv", ["x", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), node("Reshape", ["p", "s"], "y")]
+    model = graph_of(nodes, {**CONV, "s": np.int64(shape)}, given=(declared, 3, 8, 8), made=(declared, 5))
+    ours, changes = imported(model, tmp_path)
+    assert any("out of 1 Reshape constants" in c for c in changes)
+    images = weights(4, 3, 8, 8)
+    together = logits(ours, images)
+    assert np.allclose(together, np.concatenate([logits(ours, i[None]) for i in images]), atol=1e-6)
+
+
+def test_a_channel_shuffle_with_a_baked_batch(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], "a"),
+        node("Reshape", ["a", "five"], "b"),
+        node("Transpose", ["b"], "d", perm=[0, 2, 1, 3, 4]),
+        node("Constant", [], "four", value=numpy_helper.from_array(np.int64([1, 6, 6, 6]))),
+        node("Reshape", ["d", "four"], "c"),
+        *HEAD,
+    ]
+    constants = {"w": weights(6, 3, 3, 3), "five": np.int64([1, 2, 3, 6, 6])}
+    ours, changes = imported(graph_of(nodes, constants, given=(1, 3, 8, 8), made=(1, 6)), tmp_path)
+    assert any("out of 2 Reshape constants" in c for c in changes)
+    assert logits(ours, weights(3, 3, 8, 8)).shape == (3, 6)
+
+
+def test_a_batch_that_cannot_be_freed_stays_and_that_is_said(tmp_path: Path) -> None:
+    """The batch is merged into the channels: no constant can be changed to undo that."""
+    merged = [
+        node("Conv", ["x", "w"], "c"),
+        node("Reshape", ["c", "s"], "r"),
+        node("Expand", ["r", "e"], "t"),
+        node("ReduceMean", ["t"], "y", axes=[0, 3], keepdims=0),
+    ]
+    constants = {**CONV, "s": np.int64([5, 36]), "e": np.int64([1, 1, 5, 36])}
+    ours, changes = imported(graph_of(merged, constants, given=(1, 3, 8, 8), made=(1, 5)), tmp_path)
+    assert dims(ours.graph.input[0])[0] == 1
+    assert any("stays frozen at 1" in c for c in changes)
+
+
+def test_channels_last_with_and_without_the_transpose_of_tf2onnx(tmp_path: Path) -> None:
+    after = [node("Conv", ["t", "w"], "c"), *HEAD]
+    transposed = [node("Transpose", ["x"], "t", perm=[0, 3, 1, 2]), *after]
+    model = graph_of(transposed, CONV, given=("n", 8, 8, 3))
+    ours, changes = imported(model, tmp_path)
+    assert "Transpose" not in [n.op_type for n in ours.graph.node]
+    assert any("the Transpose behind it removed" in c for c in changes)
+    first = [node("Mul", ["x", "two"], "m"), node("Transpose", ["m"], "t", perm=[0, 3, 1, 2]), *after]
+    ours, changes = imported(graph_of(first, {**CONV, "two": np.float32(2)}, given=("n", 8, 8, 3)), tmp_path)
+    assert [n.op_type for n in ours.graph.node][:2] == ["Transpose", "Mul"]
+    assert any("a Transpose added" in c for c in changes)
+    assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
+
+
+def test_the_end_becomes_logits_of_two_axes(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), node("Softmax", ["p"], "y", axis=1)]
+    model = graph_of(nodes, CONV, made=("n", 5, 1, 1))
+    ours, changes = imported(model, tmp_path)
+    assert ours.graph.node[-1].op_type == "Flatten"
+    said = " | ".join(changes)
+    assert "Softmax" in said
+    assert "a Flatten added" in said
+    images = weights(2, 3, 8, 8)
+    old = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0].reshape(2, 5)
+    new = np.exp(logits(ours, images))
+    assert np.allclose(new / new.sum(1, keepdims=True), old, atol=1e-6)
+
+
+def test_renaming_reaches_inner_graphs_and_avoids_names_that_are_taken(tmp_path: Path) -> None:
+    def branch(factor: str, name: str) -> onnx.GraphProto:
+        made = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node("Mul", ["x", factor], name)], name, [], [made])
+
+    nodes = [
+        helper.make_node("If", ["yes"], ["input"], then_branch=branch("two", "b1"), else_branch=branch("three", "b2")),
+        node("Conv", ["input", "logits"], "c"),
+        *HEAD,
+    ]
+    constants = {"logits": CONV["w"], "yes": np.array(True), "two": np.float32(2), "three": np.float32(3)}
+    ours, _ = imported(graph_of(nodes, constants), tmp_path)
+    assert len({i.name for i in ours.graph.initializer}) == 4
+    assert "logits" not in [i.name for i in ours.graph.initializer]
+
+
+def test_initialisers_listed_as_inputs_and_local_functions(tmp_path: Path) -> None:
+    model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV)
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, CONV["w"].shape))
+    twice = helper.make_function(
+        "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], "b")], [helper.make_opsetid("", 17)]
+    )
+    model.functions.append(twice)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    model.graph.node.insert(1, helper.make_node("Twice", ["c"], ["c2"], domain="local"))
+    model.graph.node[2].input[0] = "c2"
+    ours, changes = imported(model, tmp_path)
+    assert [i.name for i in ours.graph.input] == ["input"]
+    assert not ours.functions
+    assert any("1 initialisers" in c for c in changes)
+    assert any("Twice" in c for c in changes)
+
+
+def test_preprocessing_and_labels_given_or_read(tmp_path: Path) -> None:
+    model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV)
+    helper.set_model_props(model, {"preprocessing": json.dumps(EIGHT.to_json())})
+    imported(model, tmp_path)
+    assert verified_sidecar(tmp_path / "ours.onnx").preprocessing == EIGHT.to_json()
+    (tmp_path / "p.json").write_text(json.dumps(EIGHT.to_json()))
+    assert named_preprocessing(str(tmp_path / "p.json")) == EIGHT
+    assert named_preprocessing("half-224").crop == 224
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    imported(model, tmp_path, labels=named_labels(str(tmp_path / "labels.txt")))
+    assert verified_sidecar(tmp_path / "ours.onnx").labels == list("abcde")
+    with pytest.raises(DataError, match="1000 labels for 5 classes"):
+        imported(model, tmp_path, labels=named_labels("imagenet"))
+    with pytest.raises(DataError, match="makes 3x224x224, the graph takes 3x8x8"):
+        imported(model, tmp_path, preprocessing=named_preprocessing("half-224"))
+    with pytest.raises(DataError, match="no preprocessing"):
+        named_preprocessing("half-242")
+    sizes = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV, given=("n", 3, "h", "w_"))
+    with pytest.raises(GraphError, match="no fixed height and width"):
+        imported(sizes, tmp_path)
+    ours, _ = imported(sizes, tmp_path, preprocessing=EIGHT, labels=Labels(tuple("abcde")))
+    assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
+
+
+def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
+    whole = [node("Conv", ["x", "w"], "c"), *HEAD]
+    two = graph_of(whole, CONV)
+    two.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 5, 1, 1]))
+    quantised = [node("QuantizeLinear", ["x", "s"], "q"), node("DequantizeLinear", ["q", "s"], "d")]
+    foreign = graph_of([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], {})
+    foreign.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    half = [node("Cast", ["x"], "h", to=TensorProto.FLOAT16), node("Conv", ["h", "w"], "c")]
+    half += [node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "f"), node("Cast", ["f"], "y", to=1)]
+    return {
+        "two-outputs": (two, "outputs"),
+        "uint8-input": (graph_of([node("Cast", ["x"], "y", to=1)], {}, kind=TensorProto.UINT8), "uint8"),
+        "quantised": (
+            graph_of([*quantised, node("Conv", ["d", "w"], "c"), *HEAD], {**CONV, "s": np.float32(0.1)}),
+            "already quantised",
+        ),
+        "other-domain": (foreign, "com.microsoft"),
+        "half": (graph_of(half, {"w": CONV["w"].astype(np.float16)}), "float16"),
+        "no-channels": (graph_of(whole, CONV, given=("n", 8, 8, 8)), "neither NCHW nor NHWC"),
+        "not-a-classifier": (graph_of([node("Conv", ["x", "w"], "y")], CONV, made=("n", 5, 6, 6)), "not .*classes"),
+        "broken": (graph_of(whole, {"w": weights(5, 4, 3, 3)}), "ONNX Runtime cannot run it"),
+        "dead": (graph_of([*whole], {"w": CONV["w"] * 0}), "same or infinite outputs"),
+    }
+
+
+@pytest.mark.parametrize("kind", refused_models())
+def test_refused(tmp_path: Path, kind: str) -> None:
+    model, message = refused_models()[kind]
+    with pytest.raises(GraphError, match=message):
+        imported(model, tmp_path)
+    assert not (tmp_path / "ours.onnx").exists()
+
+
+def test_command_says_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "net.onnx"
+    onnx.save(graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV), source)
+    assert cli.run(["import", str(source), "-o", str(tmp_path / "out.onnx"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    row = json.loads(out)
+    assert row["preprocessing"] is None
+    assert "--preprocess" in err
+    assert all(change in err for change in row["changes"])
+    assert cli.run(["import", str(source), "-o", str(source)]) == 2
+    assert "overwrite itself" in capsys.readouterr().err
+    content = source.read_bytes()
+    for broken in (b"", content[: len(content) // 2], b"not a graph at all"):
+        source.write_bytes(broken)
+        assert cli.run(["import", str(source), "-o", str(tmp_path / "out2.onnx")]) == 2
+        error, hint = capsys.readouterr().err.strip().splitlines()
+        assert error.startswith("error: ")
+        assert hint.startswith("hint: ")
+    assert not (tmp_path / "out2.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "nodes"), [("mobilenet_v1_0.5_160", "half-160", 57), ("mobilenet_v2_1.0_224", "half-224", 100)]
+)
+def test_the_two_graphs_from_elsewhere(tmp_path: Path, shared: Path, name: str, preset: str, nodes: int) -> None:
+    sidecar: Sidecar = import_graph(
+        shared / "weights" / f"{name}_fp32.onnx",
+        tmp_path / "ours.onnx",
+        named_preprocessing(preset),
+        named_labels("imagenet"),
+    )
+    assert sidecar.facts["nodes"] == nodes
+    assert sidecar.facts["batch"] is None
+    assert sidecar.facts["max_difference"] < 1e-5
+    assert sidecar.wnids is not None
+    assert sidecar.wnids[0] == "n01440764"
