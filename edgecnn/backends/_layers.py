@@ -42,11 +42,21 @@ def layers_from_json(records: Iterable[Mapping[str, Any]]) -> list[EngineLayer]:
 
 def obtained_precision(layers: Sequence[EngineLayer]) -> str:
     """The precision of most multiply-adds: "int8", "fp16", "fp32", "other", or "unknown" when it cannot be told."""
-    shares = shares_of(layers)
-    if not any(layer.role == "compute" for layer in layers):
+    facts = share_facts(layers)
+    if facts["shares_by"] is None:
         return "unknown"
-    by = "macs" if shares["int8_macs_pct"] is not None else "layers"
-    return max(COMPUTE_PRECISIONS, key=lambda p: shares[f"{p}_{by}_pct"] or 0.0)
+    return max(COMPUTE_PRECISIONS[:-1], key=lambda p: facts[f"{p}_share_pct"] or 0.0)
+
+
+def share_facts(layers: Sequence[EngineLayer]) -> dict[str, Any]:
+    """Shares as an engine's sidecar and a measurement carry them: by multiply-adds where all are known, else by the
+    number of compute layers (`shares_by` says which; None when the precision of none is known)."""
+    compute = [layer for layer in layers if layer.role == "compute"]
+    told = any(layer.precision != "unknown" for layer in compute)
+    shares = shares_of(layers)
+    by = None if not told else "macs" if shares["int8_macs_pct"] is not None else "layers"
+    values = {f"{p}_share_pct": shares[f"{p}_{by}_pct"] if by else None for p in COMPUTE_PRECISIONS[:-1]}
+    return {"shares_by": by, **values, "reformat_layers": int(shares["reformat_layers"] or 0)}
 
 
 def shares_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float] | None = None) -> dict[str, float | None]:

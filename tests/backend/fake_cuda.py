@@ -188,6 +188,7 @@ def runtime_module(device: FakeDevice) -> types.ModuleType:
                     return (cudaError_t.cudaSuccess,)
                 return (cudaError_t.cudaSuccess, *(result if values > 1 else (result,)))
 
+            call.__wrapped__ = function  # type: ignore[attr-defined]
             setattr(module, function.__name__, call)
 
         return wrap

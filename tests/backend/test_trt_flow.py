@@ -97,6 +97,7 @@ def test_timed_by_events(trt: Any, graph: Graph) -> None:
             timing = session.timed(images(2))
             assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (COPY_MS, COMPUTE_MS, COPY_MS)
             assert timing.clock == "cuda events"
+        assert session.graph
 
 
 def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
@@ -113,7 +114,8 @@ def test_a_graph_that_cannot_be_captured_is_a_stated_fallback(trt: Any, device: 
     with load_backend("trt").open_engine(build(source)) as session, injected(trt, "capture"):
         for _ in range(4):
             np.testing.assert_allclose(session.run(images(2)), reference(source, images(2)), rtol=1e-5, atol=1e-6)
-        assert session.conditions["cuda_graph"].startswith("no: cudaStreamEndCapture failed: cudaErrorStreamCapture")
+        assert not session.graph
+        assert session.graph_fallback.startswith("cudaStreamEndCapture failed: cudaErrorStreamCapture")
         assert device.live()["executables"] == device.live()["graphs"] == 0
 
 
@@ -128,7 +130,7 @@ def test_pycuda_runs_it_without_graphs(
     with load_backend("trt").open_engine(build(source)) as session:
         for _ in range(3):
             np.testing.assert_allclose(session.run(images(2)), reference(source, images(2)), rtol=1e-5, atol=1e-6)
-        assert session.conditions["cuda_graph"] == "no: pycuda cannot record them"
+        assert session.graph_fallback == "pycuda cannot record them"
     del session  # pycuda frees streams and events with their objects
     gc.collect()
     assert set(device.live().values()) == {0}

@@ -15,7 +15,7 @@ from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, v
 from edgecnn.backends import BuildOptions
 from edgecnn.backends._board import available_memory_bytes
 from edgecnn.backends._cuda import Cuda, load_cuda
-from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, shares_of
+from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.engine import inspected_layers
 from edgecnn.backends.trt.library import (
     Message,
@@ -81,7 +81,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
             tools={"tensorrt": trt.__version__, **tool_versions("cuda-bindings", "pycuda")},
             device=device,
             facts={
-                **source.facts,
+                **_facts_of_graph(source),
                 **_facts(trt, config, options, layers, network),
                 "timing_cache": {"file": cache_path.name, "sha256": merge_timing_cache(config, cache_path)},
                 "notes": notes,
@@ -263,6 +263,14 @@ def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[Engine
     )
 
 
+def _facts_of_graph(source: Sidecar) -> dict[str, Any]:
+    """What the graph's sidecar knows; its INT8 share is what was asked for, and not the engine's."""
+    facts = dict(source.facts)
+    if "int8_share_pct" in facts:
+        facts["graph_int8_share_pct"] = facts.pop("int8_share_pct")
+    return facts
+
+
 def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[EngineLayer], network: Any) -> dict[str, Any]:
     shape = tuple(network.get_input(0).shape)[1:]
     batch = options.batch
@@ -275,6 +283,7 @@ def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[Engine
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
         "tf32": False,
+        **share_facts(layers),
         "layers": layers_to_json(layers),
     }
 

@@ -1,7 +1,7 @@
 """A plan as a Session: trusted, deserialised, run on a stream of its own, timed by events.
 
 Each batch shape has an execution context of its own. Its first batch is enqueued; from the second on it is replayed as
-a CUDA graph, and where that cannot be had, `conditions` says why. Results are copied out: they are the caller's.
+a CUDA graph, and where that cannot be had, `graph_fallback` says why. Results are copied out: they are the caller's.
 """
 
 from __future__ import annotations
@@ -117,15 +117,14 @@ class TrtSession:
         return self._output
 
     @property
-    def conditions(self) -> dict[str, str]:
-        """How it is run, as a report must name it beside a latency."""
-        graph = f"no: {self.graph_fallback}" if self.graph_fallback else "yes, from the second batch of a shape on"
-        return {
-            "cuda_graph": graph,
-            "transfers": "included, from and to pinned memory, in sequence on one stream",
-            "sync": "the host waits for the stream",
-            "clock": "cuda events",
-        }
+    def graph(self) -> bool:
+        """Whether the batch shape run last is replayed as a CUDA graph; if not, `graph_fallback` may say why."""
+        return bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None
+
+    @property
+    def sync(self) -> str:
+        """How the host waits for a batch."""
+        return "stream synchronisation, copies and compute in sequence on one stream"
 
     def run(self, batch: Array) -> Array:
         """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for a shape outside the profile."""

@@ -1,0 +1,42 @@
+"""Commands on the inside of an engine: layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.printing import print_json, print_rows
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    app.command()(layers)
+
+
+def layers(
+    engine: Annotated[Path, typer.Argument(help="A .plan with its sidecar.")],
+    times: Annotated[bool, typer.Option("--times", help="Run it here and time every layer (needs the GPU).")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size to time.")] = 1,
+    queries: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 50,
+    trust: Annotated[bool, typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List an engine's layers with the precision each has, and where the time goes."""
+    from edgecnn.measure.precision import layer_table
+
+    table = layer_table(engine, timed=times, batch=batch, queries=queries, trust=trust)
+    if as_json:
+        print_json(table)
+        return
+    columns = ["name", "kind", "precision", "macs", *(["time_ms", "time_pct"] if times else [])]
+    print_rows(table["layers"], columns)
+    print()
+    by = ["layers", "macs", *(["time"] if times else [])]
+    shares = [
+        {"precision": p, **{f"{b} %": table[f"{p}_{b}_pct"] for b in by}}
+        for p in ("int8", "fp16", "fp32", "other", "unknown")
+    ]
+    print_rows([row for row in shares if any(row[f"{b} %"] for b in by)], ["precision", *(f"{b} %" for b in by)])
+    print(f"reformat layers: {table['reformat_layers']:.0f}")

@@ -1,0 +1,133 @@
+"""Precision obtained against requested, from inspector answers of both schemas (written, not recorded: see README)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecnn import cli
+from edgecnn.backends import BuildOptions, load_backend
+from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
+from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
+from edgecnn.errors import BackendError
+from edgecnn.measure.precision import judge_precision
+from edgecnn.recipe import BatchSettings
+
+ANSWERS = Path(__file__).parent / "inspector"
+CONV1, CONV2, FC = 16 * 3 * 9 * 32 * 32, 16 * 1 * 9 * 16 * 16, 16 * 10
+
+
+def answer(name: str) -> str:
+    return (ANSWERS / f"{name}.json").read_text()
+
+
+def measured(name: str, requested: str, **more: Any) -> dict[str, Any]:
+    layers = layers_from_inspector(answer(name))
+    facts = {"precision_requested": requested, "precision_obtained": obtained_precision(layers)}
+    return facts | share_facts(layers) | more
+
+
+@pytest.mark.parametrize("schema", ["10x", "11x"])
+def test_both_schemas_give_the_same_layers(schema: str) -> None:
+    layers = layers_from_inspector(answer(f"int8.{schema}"))
+    assert [(x.role, x.precision) for x in layers] == [
+        ("reformat", "fp32"),
+        ("compute", "int8"),
+        ("compute", "int8"),
+        ("other", "fp16"),
+        ("compute", "fp16"),
+        ("free", "fp16"),
+    ]
+    assert [x.macs for x in layers if x.role == "compute"] == [CONV1, CONV2, FC]
+    assert layers[1].nodes == ("/conv1/Conv", "/relu1/Relu")
+    assert io_tensors(answer(f"int8.{schema}")) == ["input", "logits"]
+
+
+def test_shares_of_layers_multiply_adds_and_time() -> None:
+    layers = layers_from_inspector(answer("int8.10x"))
+    times = dict(zip([x.name for x in layers], [0.1, 0.4, 0.2, 0.1, 0.2, 0.0], strict=True))
+    shares = shares_of(layers, times)
+    assert shares["int8_layers_pct"] == pytest.approx(200 / 3)
+    assert shares["int8_macs_pct"] == pytest.approx(100 * (CONV1 + CONV2) / (CONV1 + CONV2 + FC))
+    assert shares["int8_time_pct"] == pytest.approx(60)
+    assert shares["fp16_time_pct"] == pytest.approx(30)
+    assert shares["reformat_time_pct"] == pytest.approx(10)
+    assert shares["reformat_layers"] == 1
+    assert obtained_precision(layers) == "int8"
+
+
+def test_an_fp32_engine_can_not_pass_as_fp16_nor_as_int8() -> None:
+    for requested in ("fp16", "int8"):
+        found = judge_precision(measured("fp32.10x", requested))
+        assert found is not None
+        assert found[0] == "FAIL"
+        assert f"{requested} was requested; 0.0 % of the engine's multiply-adds are {requested}: it is fp32" in found[1]
+
+
+def test_an_int8_engine_passes_unless_much_of_the_graph_s_share_was_lost() -> None:
+    assert judge_precision(measured("int8.11x", "int8", graph_int8_share_pct=100.0)) is not None
+    outcome, evidence = judge_precision(measured("int8.11x", "int8", graph_int8_share_pct=100.0)) or ("", "")
+    assert outcome == "PASS", evidence
+    halved = measured("int8.11x", "int8", graph_int8_share_pct=100.0) | {"int8_share_pct": 60.0}
+    outcome, evidence = judge_precision(halved) or ("", "")
+    assert (outcome, "of the graph's 100.0 %" in evidence) == ("FAIL", True)
+
+
+@pytest.mark.parametrize("name", ["dynamic.10x", "names.10x"])
+def test_what_the_layers_do_not_tell_is_inconclusive(name: str) -> None:
+    outcome, evidence = judge_precision(measured(name, "fp16")) or ("", "")
+    assert (outcome, "do not tell" in evidence) == ("INCONCLUSIVE", True)
+
+
+def test_an_engine_whose_layers_were_not_read_is_not_judged() -> None:
+    assert judge_precision({"precision_requested": "int8", "precision_obtained": "int8"}) is None
+
+
+def test_a_fused_block_counts_as_a_layer_when_it_holds_a_convolution() -> None:
+    layers = layers_from_inspector(answer("fused.10x"))
+    assert [x.role for x in layers] == ["compute", "other"]
+    assert share_facts(layers)["shares_by"] == "layers"  # a share of a part of the multiply-adds would flatter
+    assert obtained_precision(layers) == "fp16"
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", '{"Nodes": []}'])
+def test_what_is_no_inspector_answer_is_an_error(text: str) -> None:
+    with pytest.raises(BackendError, match="not understood"):
+        layers_from_inspector(text)
+
+
+def test_the_layer_table(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = graph("int8")
+    plan = source.with_suffix(".plan")
+    load_backend("trt").engine_from_onnx(source, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
+    capsys.readouterr()
+    assert cli.run(["layers", str(plan), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [row["time_ms"] for row in table["layers"]] == [None] * len(table["layers"])
+    assert table["int8_macs_pct"] == 100
+    assert cli.run(["layers", str(plan), "--times", "--queries", "3", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert sum(row["time_pct"] for row in table["layers"]) == pytest.approx(100)
+    assert table["int8_time_pct"] > 0
+    assert cli.run(["layers", str(plan), "--times"]) == 0
+    assert "time_pct" in capsys.readouterr().out
+
+
+def test_inspect_prints_header_device_profiles_and_shares(
+    one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = graph("int8")
+    plan = source.with_suffix(".plan")
+    load_backend("trt").engine_from_onnx(source, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
+    capsys.readouterr()
+    assert cli.run(["inspect", str(plan), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["built_by_tensorrt"] == "10.16.1.11"
+    assert facts["device"]["gpu_name"] == "NVIDIA L4"
+    assert facts["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
+    assert facts["int8_macs_pct"] == 100
+    assert facts["rebuild"].startswith(f"edgecnn build {source} --backend trt")
