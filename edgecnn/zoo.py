@@ -21,6 +21,7 @@ class Weights:
     top1_pct: float | None = None
     top5_pct: float | None = None
     source: str = ""
+    background: bool = False  # the file's classifier has a class "background" before ours
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ModelCard:
 
     `input_shape` is (channels, height, width); `macs` counts multiply-adds for one image of that shape; `params` leaves
     out auxiliary branches, which only training runs. `min_size` is the smallest square input that the network can take,
-    and with `fixed_size` the only one. `top1_pct` and `top5_pct` are the publisher's.
+    and with `fixed_size` the only one. `top1_pct` and `top5_pct` are the publisher's, or the
+    paper's where nobody publishes weights.
     """
 
     name: str

@@ -58,7 +58,7 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
                 "train it, give a --checkpoint, or take --weights none for random ones",
             )
         path = fetch(card.weights.url, card.weights.sha256)
-        info = load_checkpoint(path, module)
+        info = load_checkpoint(path, module, card.weights.background)
         return WeightsInfo("default", info.sha256, card.weights.url, card.weights.licence, info.said)
     if re.match(r"https?://", source):
         info = load_checkpoint(fetch(source), module)
@@ -66,9 +66,15 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
     return load_checkpoint(Path(source), module)
 
 
-def load_checkpoint(path: Path, module: nn.Module) -> WeightsInfo:
-    """Fill `module` from a safetensors or PyTorch file; raises as `load_weights` does, and names the keys."""
+def load_checkpoint(path: Path, module: nn.Module, background: bool = False) -> WeightsInfo:
+    """Fill `module` from a safetensors or PyTorch file; raises as `load_weights` does, and names the keys.
+
+    With `background` a classifier of one class more than the module's loses its first: TensorFlow's networks count
+    from a class "background" that no image has.
+    """
     state, said = read_state(path)
+    if background:
+        said += _drop_background(state, module)
     _fit(path, state, module)
     module.load_state_dict(state, strict=False)
     return WeightsInfo(path.name, sha256_of(path), said=tuple(said))
@@ -158,6 +164,14 @@ def _read_torch(path: Path) -> Any:
         raise ArtifactError(
             f"{path}: not a whole PyTorch checkpoint ({why})", "it is truncated or of another kind: copy it again"
         ) from exc
+
+
+def _drop_background(state: State, module: nn.Module) -> list[str]:
+    wanted = module.state_dict()
+    keys = [f"{head}.{kind}" for head in module.head_names for kind in ("weight", "bias")]  # type: ignore[union-attr]
+    longer = [key for key in keys if key in state and len(state[key]) == len(wanted[key]) + 1]
+    state.update({key: state[key][1:] for key in longer})
+    return ["the class 'background' was left out"] if longer else []
 
 
 def _fit(path: Path, state: State, module: nn.Module) -> None:

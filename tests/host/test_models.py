@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,16 +15,14 @@ from edgecnn.pytorch.models import build_model, variants
 from edgecnn.pytorch.summary import summarise
 from edgecnn.zoo import cards, check_size, find_model
 
-NETWORKS = 11
+NETWORKS = 60
 
 
-@pytest.fixture(scope="module")
-def on_meta() -> Callable[[str], nn.Module]:
-    def build(name: str) -> nn.Module:
-        with torch.device("meta"):
-            return build_model(name)
-
-    return build
+@functools.cache
+def on_meta(name: str) -> nn.Module:
+    """The network without memory or arithmetic, in eval mode."""
+    with torch.device("meta"):
+        return build_model(name).eval()
 
 
 def test_every_entry_has_a_function_and_every_function_an_entry() -> None:
@@ -54,9 +53,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_table(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", cards())
-def test_head_stages_and_auxiliary_branches_hold_every_parameter_once(
-    name: str, on_meta: Callable[[str], nn.Module]
-) -> None:
+def test_head_stages_and_auxiliary_branches_hold_every_parameter_once(name: str) -> None:
     model = on_meta(name)
     heads, stages = tuple(model.head_names), tuple(model.stage_names)
     branches = tuple(getattr(model, "aux_names", ()))
@@ -76,16 +73,18 @@ def test_head_stages_and_auxiliary_branches_hold_every_parameter_once(
 
 
 @pytest.mark.parametrize("name", cards())
-def test_stages_stand_in_the_order_in_which_they_run(name: str, on_meta: Callable[[str], nn.Module]) -> None:
-    model, order = on_meta(name).eval(), []
+def test_stages_stand_in_the_order_in_which_they_run(name: str) -> None:
+    model, order, hooks = on_meta(name), [], []
     for stage in model.stage_names:
-        model.get_submodule(stage).register_forward_hook(lambda *_, stage=stage: order.append(stage))
+        hooks.append(model.get_submodule(stage).register_forward_hook(lambda *_, stage=stage: order.append(stage)))
     model(torch.empty(1, *cards()[name].input_shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
     assert tuple(order) == tuple(model.stage_names)
 
 
 @pytest.mark.parametrize("name", cards())
-def test_another_number_of_classes_changes_the_head_alone(name: str, on_meta: Callable[[str], nn.Module]) -> None:
+def test_another_number_of_classes_changes_the_head_alone(name: str) -> None:
     model = on_meta(name)
     with torch.device("meta"):
         other = build_model(name, 7)
@@ -98,17 +97,22 @@ def test_another_number_of_classes_changes_the_head_alone(name: str, on_meta: Ca
 
 
 @pytest.mark.parametrize("name", cards())
-def test_the_smallest_input_is_the_smallest(name: str, on_meta: Callable[[str], nn.Module]) -> None:
-    card, model = cards()[name], on_meta(name).eval()
+def test_the_smallest_input_is_the_smallest(name: str) -> None:
+    card, model = cards()[name], on_meta(name)
     channels = card.input_shape[0]
     classes = model(torch.empty(2, channels, card.min_size, card.min_size, device="meta")).shape
     assert classes == (2, card.classes)
     check_size(card, card.min_size, card.min_size)
     if card.min_size > 1:
+        too_small = card.min_size * 3 // 4 if card.fixed_size else card.min_size - 1
         with pytest.raises((RuntimeError, ValueError)):
-            model(torch.empty(2, channels, card.min_size - 1, card.min_size - 1, device="meta"))
+            model(torch.empty(2, channels, too_small, too_small, device="meta"))
         with pytest.raises(ModelError, match=f"{card.min_size}x{card.min_size}"):
-            check_size(card, card.min_size - 1, card.min_size - 1)
+            check_size(card, too_small, too_small)
+    if card.fixed_size:
+        assert (card.min_size, card.min_size) == card.input_shape[1:]
+        with pytest.raises(ModelError, match=f"{card.min_size}x{card.min_size}"):
+            check_size(card, card.min_size + 32, card.min_size + 32)
 
 
 def test_the_callers_seed_decides_the_weights() -> None:

@@ -1,20 +1,21 @@
-"""What several families share: initialisation and the pooling before a classifier."""
+"""What several families share: initialisation, and the small modules between convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def initialise_he(model: nn.Module, classifier_std: float = 0.01, mode: str = "fan_out") -> None:
-    """He et al. 2015: normal weights of variance 2 / fan for convolutions; BN starts as the identity; classifier
-    weights are normal with `classifier_std`, biases zero. Modules without a child are visited in order, so that one
-    seed gives one network."""
+def initialise_he(model: nn.Module, classifier_std: float = 0.01) -> None:
+    """He et al. 2015: normal weights of variance 2 / fan-out for convolutions; BN starts as the identity; classifier
+    weights are normal with `classifier_std`, biases zero. Layers are visited in order, so that a seed decides all."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
@@ -34,6 +35,26 @@ def initialise_xavier(layers: Iterable[nn.Module]) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def conv_bn(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] | None = nn.ReLU,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """Convolution that keeps the size at stride 1, BN, and an activation unless that is None: keys `0`, `1`."""
+    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), norm(outputs)]
+    return nn.Sequential(*layers, *([] if activation is None else [activation()]))
+
+
+def rounded_channels(channels: float) -> int:
+    """The multiple of 8 nearest to a scaled width, but never more than a tenth below it (MobileNetV2, footnote)."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
 class GridPool(nn.Module):
     """Average the feature map to `size` x `size` cells; a map that already has them passes untouched, so that a graph
     exported at the native resolution carries no pooling of one cell."""
@@ -46,3 +67,60 @@ class GridPool(nn.Module):
         if x.shape[-2] == self.size and x.shape[-1] == self.size:
             return x
         return F.adaptive_avg_pool2d(x, self.size)
+
+
+class LocalResponseNorm(nn.Module):
+    """AlexNet's normalisation across channels: x / (k + alpha * sum of x^2 over `size` neighbours)^beta.
+
+    `alpha` is the paper's; torch and ONNX divide theirs by `size`. An exported graph holds one LRN node.
+    """
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha * size, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            attributes: dict[str, Any] = {
+                "alpha": self.alpha,
+                "beta": self.beta,
+                "bias": self.k,
+                "size": self.size,
+            }
+            return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
+        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+
+class ChannelShuffle(nn.Module):
+    """Deal the channels of `groups` groups out in turn: (group, position) becomes (position, group)."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.channels, self.groups = channels, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        x = x.reshape(-1, self.groups, self.channels // self.groups, height, width)
+        return x.transpose(1, 2).reshape(-1, self.channels, height, width)
+
+
+class SqueezeExcitation(nn.Module):
+    """Hu et al. 2017: global average, two 1x1 convolutions through a narrow layer, a gate; scale the channels by it."""
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        gate: Callable[[], nn.Module] = nn.Sigmoid,
+    ) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.activation = activation()
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = self.gate(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+        return x * scale
