@@ -11,7 +11,8 @@ Both styles put a pair on every input of every Conv, Gemm and MatMul, and differ
             too (behind a Relu or Clip, which the pair makes redundant), and residual Adds, Concats, SE scales and
             data movements join in when their result is quantised anyway.
 
-Tensors whose values are only moved or concatenated form a group with one scale.
+Tensors whose values are only moved or concatenated form a group with one scale (for `cpu`, as far as all of them or
+none can be negative).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ MOVES = frozenset(
 )
 # Of these, the ones that ONNX Runtime runs on 8-bit tensors.
 MOVES_ON_CPU = MOVES - {"Pad", "Identity"}
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
 AFFINE = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div", "Identity"})
 
 
@@ -260,6 +263,7 @@ class _TensorRT:
 class _Cpu:
     def __init__(self, view: View) -> None:
         self.view, self.pairs = view, _Pairs()
+        self._positive = _never_negative(view)
         for node in view.weighted():
             self._pair_result(node)
 
@@ -278,13 +282,14 @@ class _Cpu:
             return
         for index, tensor in enumerate(node.input[:1] if moves else node.input):
             self.pairs.add(tensor, (node, index))
-            if node.op_type == "Concat":
+            # A scale shared with values below zero would keep a Relu from dropping out of its convolution.
+            if node.op_type == "Concat" and (tensor in self._positive) == (results[0] in self._positive):
                 self.pairs.join(tensor, results[0])
 
     def _joins(self, node: onnx.NodeProto) -> bool:
         if node.op_type in MOVES_ON_CPU:
             return True
-        if node.op_type in ("AveragePool", "GlobalAveragePool"):
+        if node.op_type in AVERAGES:
             return False  # they read the pair of their input when it has one; none is made for them
         if node.op_type not in ("Add", "Mul", "Concat") or len(self.view.varying(node)) < len(node.input):
             return False
@@ -314,6 +319,22 @@ def _activated(view: View, node: onnx.NodeProto) -> str:
     if result not in view.outputs and len(readers) == 1 and readers[0][0].op_type in ("Relu", "Clip"):
         return str(readers[0][0].output[0])
     return result
+
+
+def _never_negative(view: View) -> set[str]:
+    """The tensors that cannot hold a negative value, whatever the image."""
+    known: set[str] = set()
+    for node in view.nodes:
+        if node.op_type == "Clip":
+            bound = view.initializers.get(node.input[1]) if len(node.input) > 1 else None
+            positive = bound is not None and float(onnx.numpy_helper.to_array(bound)) >= 0
+        elif node.op_type in ("Add", "Mul", "Concat"):
+            positive = all(name in known for name in node.input)
+        else:
+            positive = node.op_type in POSITIVE or (node.op_type in MOVES | AVERAGES and node.input[0] in known)
+        if positive:
+            known.update(node.output)
+    return known
 
 
 def _weighted_depth(view: View) -> dict[str, int]:
