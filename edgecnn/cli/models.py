@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.cli.printing import print_json, print_rows, say
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,16 +18,26 @@ def add_to(app: typer.Typer) -> None:
 def models(
     family: Annotated[str, typer.Option(help="Only this family.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw top-1 against multiply-adds to this .svg instead.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="With --plot: draw the latency that this run measured; repeatable.")
+    ] = None,
 ) -> None:
-    """List the networks of the zoo."""
-    from edgecnn.errors import ModelError, nearest
+    """List the networks of the zoo, or draw them: accuracy against complexity."""
+    from edgecnn.errors import ModelError, RecipeError, nearest
     from edgecnn.zoo import cards
+
+    if runs and (plot is None or family):
+        raise RecipeError("--runs goes with --plot and without --family", "give --plot FILE.svg")
 
     families = {card.family for card in cards().values()}
     if family and family not in families:
         raise ModelError(
             f"no family {family!r}", nearest(family, families) or f"families: {', '.join(sorted(families))}"
         )
+    if plot is not None:
+        _draw(plot, runs, family)
+        return
     rows = [
         {
             "name": card.name,
@@ -46,3 +57,16 @@ def models(
         print_json(rows)
     else:
         print_rows(rows, ["name", "family", "year", "params", "macs", "input_shape", "top1_pct"])
+
+
+def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:
+    from edgecnn.report.complexity import write_run_plot, write_zoo_plot
+    from edgecnn.zoo import cards
+
+    if runs:
+        write_run_plot(plot, runs)
+    else:
+        left_out = write_zoo_plot(plot, (card for card in cards().values() if family in ("", card.family)))
+        if left_out:
+            say(f"without a published ImageNet top-1, and so not drawn: {', '.join(left_out)}")
+    print(plot)
