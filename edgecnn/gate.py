@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from edgecnn.errors import MeasurementError
+from edgecnn.measure.precision import judge_precision
 from edgecnn.measure.statistics import images_for_drop, images_for_share, samples_for_percentile, wilson_interval
 from edgecnn.recipe import Tolerances
 
@@ -135,11 +136,13 @@ def _applies(tolerance: str, measurement: Measurement, measurements: Sequence[Me
 
 
 def _broken(measurement: Measurement) -> Iterator[Judgement]:
-    """What no tolerance excuses."""
+    """What is judged whatever the tolerances are."""
     name, count = measurement["name"], measurement.get("nan_count") or 0
     if count:
         evidence = f"logits that are not finite on {count} of {measurement.get('n')} images"
         yield Judgement(name, "nan_count_max", float(count), None, 0.0, "FAIL", evidence)
+    if precision := judge_precision(measurement):
+        yield Judgement(name, "precision_obtained", None, None, None, *precision)
 
 
 def _outcome_below(interval: tuple[float, float | None], limit: float) -> Outcome:

@@ -18,20 +18,21 @@ from edgecnn.errors import ArtifactError, MeasurementError
 
 LOST_SHARE_PP_MAX = 5.0  # INT8 multiply-adds that the graph has and the engine may lack: fusions blur the count
 
-Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Outcome = Literal["PASS", "FAIL"]
 
 
 def judge_precision(measurement: Mapping[str, Any]) -> tuple[Outcome, str] | None:
     """(outcome, evidence) of an engine whose layers were read back, or None for one whose were not.
 
-    FAIL when no multiply-add has the requested precision, or when much of what the graph has in INT8 is not INT8 in
-    the engine; INCONCLUSIVE when the layers do not tell. This is apart from any tolerance that a recipe sets.
+    FAIL when no multiply-add has the requested precision, when much of what the graph has in INT8 is not INT8 in the
+    engine, and when the layers do not tell: a recipe may let pass what is open, and this must not be. It is judged
+    apart from any tolerance.
     """
     requested, by = measurement.get("precision_requested"), measurement.get("shares_by")
     if not requested or "shares_by" not in measurement:
         return None
     if by is None:
-        return "INCONCLUSIVE", f"{requested} was requested; the engine's layers do not tell their precision"
+        return "FAIL", f"{requested} was requested; the engine's layers do not tell their precision: it is unproven"
     share, obtained = measurement.get(f"{requested}_share_pct") or 0.0, measurement.get("precision_obtained")
     evidence = f"{requested} was requested; {share:.1f} % of the engine's {_unit(by)} are {requested}"
     if not share:

@@ -14,8 +14,9 @@ from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
+from edgecnn.gate import judge
 from edgecnn.measure.precision import judge_precision
-from edgecnn.recipe import BatchSettings
+from edgecnn.recipe import BatchSettings, Tolerances
 
 ANSWERS = Path(__file__).parent / "inspector"
 CONV1, CONV2, FC = 16 * 3 * 9 * 32 * 32, 16 * 1 * 9 * 16 * 16, 16 * 10
@@ -78,9 +79,26 @@ def test_an_int8_engine_passes_unless_much_of_the_graph_s_share_was_lost() -> No
 
 
 @pytest.mark.parametrize("name", ["dynamic.10x", "names.10x"])
-def test_what_the_layers_do_not_tell_is_inconclusive(name: str) -> None:
+def test_what_the_layers_do_not_tell_cannot_pass(name: str) -> None:
     outcome, evidence = judge_precision(measured(name, "fp16")) or ("", "")
-    assert (outcome, "do not tell" in evidence) == ("INCONCLUSIVE", True)
+    assert (outcome, "do not tell" in evidence) == ("FAIL", True)
+
+
+@pytest.mark.parametrize("mapped", ["inconclusive", "pass", "fail"])
+def test_no_recipe_lets_the_gate_pass_an_engine_of_another_precision(mapped: Any) -> None:
+    tolerances = Tolerances(size_mb_max=100, inconclusive=mapped)
+    for facts in (measured("fp32.10x", "fp16"), measured("names.10x", "fp16")):
+        verdict = judge(tolerances, [{"name": "fp16", "size_mb": 1.0, **facts}])
+        assert verdict.verdict == "FAIL"
+        assert [j.tolerance for j in verdict.judgements if j.verdict == "FAIL"] == ["precision_obtained"]
+    assert judge(tolerances, [{"name": "int8", "size_mb": 1.0, **measured("int8.10x", "int8")}]).verdict == "PASS"
+
+
+def test_the_gate_fails_below_the_recipe_s_share() -> None:
+    found = {"name": "int8", **measured("int8.10x", "int8")}
+    share = found["int8_share_pct"]
+    assert judge(Tolerances(int8_share_pct_min=share), [found]).verdict == "PASS"
+    assert judge(Tolerances(int8_share_pct_min=share + 0.01), [found]).verdict == "FAIL"
 
 
 def test_an_engine_whose_layers_were_not_read_is_not_judged() -> None:

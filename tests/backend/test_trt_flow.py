@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -348,3 +349,15 @@ def test_without_the_package_the_refusal_says_what_to_install(
     with pytest.raises(BackendError, match="needs the package 'tensorrt', which is not installed here") as caught:
         build(graph())
     assert caught.value.exit_code == 2
+
+
+def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> None:
+    """What builds, loads, inspects and judges an engine imports where none of them is installed."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'sklearn'): sys.modules[name] = None\n"
+        "import edgecnn.backends.trt.build, edgecnn.backends.trt.engine, edgecnn.backends.trt.profile\n"
+        "import edgecnn.gate, edgecnn.measure.precision, edgecnn.measure.latency, edgecnn.measure.accuracy\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
+    assert ran.returncode == 0, ran.stderr
