@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,18 +24,25 @@ def add_to(app: typer.Typer) -> None:
 def calibrate(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
     data: Annotated[str, typer.Option(help="Images: a manifest, a data set, a folder, or an .npz.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The ranges, X.calib.json.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The ranges, X.calib.json.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
     batch: Annotated[int, typer.Option(min=1, help="Images in one run of the graph.")] = 8,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
+    check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,
+    test: Annotated[str, typer.Option(help="Test images, for --check.  [default: the test split of --data]")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
+) -> int:
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
     from edgecnn.artifact import Sidecar, parents_of
+    from edgecnn.errors import RecipeError
     from edgecnn.graph.ranges import collect_ranges, write_ranges, write_tensorrt_cache
 
     dataset = _calibration_images(graph, data, images)
+    if check:
+        return _check_calibration(graph, dataset, test or _own_source(data), as_json)
+    if out is None:
+        raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
     ranges = collect_ranges(
         graph, dataset, batch=batch, progress=_progress("calibrate"), resume=out.with_name(f".{out.name}.partial")
     )
@@ -55,6 +62,34 @@ def calibrate(
     else:
         print_rows(rows, ["name", "min", "max", "channels", "values"])
         say(f"{out}: {len(rows)} tensors over {ranges.images} images")
+    return 0
+
+
+def _check_calibration(graph: Path, dataset: Dataset, test: str, as_json: bool) -> int:
+    from edgecnn.measure.calibration_check import check_calibration
+
+    found = check_calibration(dataset, _images_of(graph, test, "test"), graph, progress=_progress("ranges"))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_rows([found.to_json()], ["n", "test_n", "repeated", "classes_covered", "classes", "suggested_n"])
+        columns = ["range_spread_pct_median", "noise_excess_pct_median", "noise_excess_pct_worst", "worst_tensor"]
+        print_rows([found.to_json()], columns)
+        for problem in found.problems or ("nothing to complain of",):
+            print(problem)
+        if not found.near_duplicates_checked:
+            print("near-duplicates were not looked for: these pictures are too small or too alike to tell")
+    return 1 if found.duplicates or found.near_duplicates else 0
+
+
+def _own_source(data: str) -> str:
+    """The data set that `data` takes its images from."""
+    from edgecnn.calibration import find_manifest, read_manifest
+
+    name, _, root = data.partition(".txt:")
+    if root or not data.endswith(".txt"):
+        return root or data
+    return read_manifest(find_manifest(name)).source
 
 
 def quantize(
@@ -166,19 +201,24 @@ def _inherited(graph: Path, fields: dict[str, Any]) -> Any:
 
 def _calibration_images(graph: Path, data: str, images: int) -> Dataset:
     """At most `images` of what `data` names, stratified, preprocessed as the graph's sidecar says."""
+    from edgecnn.dataset import stratified
+
+    whole = _images_of(graph, data, "train")
+    if len(whole) <= images:
+        return whole
+    chosen = range(images) if whole.labels is None else stratified(whole.labels, whole.ids, images)
+    return whole.subset(list(chosen))
+
+
+def _images_of(graph: Path, data: str, split: Literal["train", "test"]) -> Dataset:
     from edgecnn.artifact import read_sidecar, sidecar_path
     from edgecnn.calibration import open_data
-    from edgecnn.dataset import stratified
     from edgecnn.preprocess import preprocessing_from_json
 
     sidecar = read_sidecar(graph) if sidecar_path(graph).exists() else None
     known = sidecar.preprocessing if sidecar is not None else None
     labels, wnids = (sidecar.labels or (), sidecar.wnids or ()) if sidecar is not None else ((), ())
-    whole = open_data(data, preprocessing_from_json(known) if known else None, "train", labels, wnids)
-    if len(whole) <= images:
-        return whole
-    chosen = range(images) if whole.labels is None else stratified(whole.labels, whole.ids, images)
-    return whole.subset(list(chosen))
+    return open_data(data, preprocessing_from_json(known) if known else None, split, labels, wnids)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

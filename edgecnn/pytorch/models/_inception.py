@@ -18,8 +18,7 @@ class ConvBN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.relu(self.bn(self.conv(x)))
-        return out
+        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
 
 
 def same(inputs: int, outputs: int, height: int, width: int) -> ConvBN:

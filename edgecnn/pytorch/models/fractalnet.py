@@ -37,8 +37,7 @@ class ConvBN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.relu(self.bn(self.conv(x)))
-        return out
+        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
 
 
 def _weights(columns: Sequence[int], chosen: int | None) -> list[float]:
@@ -130,8 +129,7 @@ class FractalNet(nn.Module):
         x = self.stem(x)
         for index, (block, dropout) in enumerate(zip(self.blocks, self.dropouts, strict=True)):
             x = dropout(block(self.downsample(x) if index else x, chosen))
-        out: Tensor = self.prediction(self.pool(x).flatten(1))
-        return out
+        return self.prediction(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
 def _cifar(columns: int, width: int, classes: int) -> FractalNet:

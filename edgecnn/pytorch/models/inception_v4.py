@@ -128,8 +128,7 @@ class InceptionV4(nn.Module):
         initialise_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last_linear(self.pool(self.features(x)).flatten(1))
-        return out
+        return self.last_linear(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
 def inception_v4(classes: int = 1000) -> InceptionV4:

@@ -75,8 +75,7 @@ class Squeeze(nn.Module):
         self.bn = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.conv(self.act(x)))
-        return out
+        return self.bn(self.conv(self.act(x)))  # type: ignore[no-any-return]
 
 
 class Separable(nn.Module):
@@ -88,8 +87,7 @@ class Separable(nn.Module):
         self.pointwise_conv2d = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.pointwise_conv2d(self.depthwise_conv2d(x))
-        return out
+        return self.pointwise_conv2d(self.depthwise_conv2d(x))  # type: ignore[no-any-return]
 
 
 class TwiceSeparable(nn.Module):
@@ -108,8 +106,7 @@ class TwiceSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn_sep_1(self.separable_1(self.act_1(x)))
-        out: Tensor = self.bn_sep_2(self.separable_2(self.act_2(x)))
-        return out
+        return self.bn_sep_2(self.separable_2(self.act_2(x)))  # type: ignore[no-any-return]
 
 
 class Cell(nn.Module):
@@ -207,8 +204,7 @@ class Stem(nn.Module):
         self.bn = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.conv(x))
-        return out
+        return self.bn(self.conv(x))  # type: ignore[no-any-return]
 
 
 class NASNet(nn.Module):
@@ -255,8 +251,7 @@ class NASNet(nn.Module):
             if not (self.skip_reduction and name.startswith("reduction")):
                 earlier = x
             x = y
-        out: Tensor = self.last_linear(self.pool(self.act(x)).flatten(1))
-        return out
+        return self.last_linear(self.pool(self.act(x)).flatten(1))  # type: ignore[no-any-return]
 
 
 def nasnet_mobile(classes: int = 1000) -> NASNet:

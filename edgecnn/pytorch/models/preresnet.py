@@ -42,8 +42,7 @@ class PreBasic(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(active)
         y = self.conv1(active)
         y = self.conv2(self.norm2(y))
-        out: Tensor = y + shortcut
-        return out
+        return y + shortcut  # type: ignore[no-any-return]
 
 
 class PreBottleneck(nn.Module):
@@ -68,8 +67,7 @@ class PreBottleneck(nn.Module):
         y = self.conv1(active)
         y = self.conv2(self.norm2(y))
         y = self.conv3(self.norm3(y))
-        out: Tensor = y + shortcut
-        return out
+        return y + shortcut  # type: ignore[no-any-return]
 
 
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -87,8 +85,7 @@ class PreStage(nn.Module):
         self.blocks = nn.Sequential(block(inputs, width, stride), *(block(outputs, width, 1) for _ in range(count - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.blocks(x)
-        return out
+        return self.blocks(x)  # type: ignore[no-any-return]
 
 
 class PreResNet(nn.Module):
@@ -123,8 +120,7 @@ class PreResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stages(self.stem(x)))
-        out: Tensor = self.head(x).flatten(1)
-        return out
+        return self.head(x).flatten(1)  # type: ignore[no-any-return]
 
 
 def _imagenet(block: type[PreBasic | PreBottleneck], blocks: Sequence[int], classes: int) -> PreResNet:
