@@ -127,6 +127,7 @@ def with_cached_features(
         return learner, material
     prefix, body = parts
     one = next(iter(material.train.batches([material.train.readable[:1]])))
+    prefix.eval()
     with torch.no_grad():
         shape = prefix(material.train.inputs(one)).shape[1:]
     images = len(material.train.readable) + (len(material.validation.readable) if material.validation else 0)
@@ -144,8 +145,7 @@ def with_cached_features(
 
 @torch.no_grad()
 def frozen_features(prefix: nn.Module, source: Source) -> Features:
-    """`prefix` of every readable image, in eval mode."""
-    prefix.eval()
+    """`prefix`, in eval mode, of every readable image."""
     order = np.array_split(source.readable, -(-len(source.readable) // FEATURE_BATCH))
     features, labels = [], []
     for batch in source.batches(order):

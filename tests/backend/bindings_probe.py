@@ -75,6 +75,7 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
         "get_layer": lambda: bare("INetworkDefinition").get_layer(0),
         "get_input": lambda: bare("INetworkDefinition").get_input(0),
         "get_output": lambda: bare("ILayer").get_output(0),
+        "layer input": lambda: bare("ILayer").get_input(0),
         "pool": lambda: bare("IBuilderConfig").set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 1 << 34),
         "set_flag": lambda: bare("IBuilderConfig").set_flag(trt.BuilderFlag.VERSION_COMPATIBLE),
         "clear_flag": lambda: bare("IBuilderConfig").clear_flag(trt.BuilderFlag.TF32),
@@ -110,6 +111,8 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
     }
     for name in ("num_layers", "num_inputs", "num_outputs"):
         calls[f"network.{name}"] = getting("INetworkDefinition", name)
+    for name in ("type", "metadata", "num_outputs"):
+        calls[f"layer.{name}"] = getting("ILayer", name)
     for name in ("name", "dtype", "shape"):
         calls[f"tensor.{name}"] = getting("ITensor", name)
     return calls
@@ -153,6 +156,16 @@ def check_own_code(folder: Path) -> None:
         load_backend("trt").open_engine(plan, trust=True)
 
 
+def check_class_assignment() -> None:
+    """A plain layer becomes the kind of layer that its type says."""
+    for name in ("IConvolutionLayer", "IDeconvolutionLayer"):
+        layer = bare("ILayer")
+        layer.__class__ = getattr(trt, name)
+        assert isinstance(layer, getattr(trt, name))
+        for attribute in ("kernel_size_nd", "num_groups"):
+            assert hasattr(type(layer), attribute)
+
+
 def main(folder: Path, version: str) -> None:
     assert trt.__version__ == version, trt.__version__
     from edgecnn.backends.trt.library import logger_for
@@ -176,6 +189,7 @@ def main(folder: Path, version: str) -> None:
     assert set(wrong.values()) == {"refused"}, {k: v for k, v in wrong.items() if v != "refused"}
     taken_away = outcome(lambda: trt.BuilderFlag.FP16)
     assert taken_away == ("absent" if version.startswith("11") else "taken")
+    check_class_assignment()
     check_own_code(folder)
     print(f"{version}: {len(right)} calls taken, {len(wrong)} refused")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.machinery
 import json
 import math
 import struct
@@ -59,13 +60,12 @@ class Strict:
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("_"):
             return object.__getattribute__(self, name)
-        api = type(self)._api
-        if name in api.get("properties", {}):
+        if name in _all(type(self), "properties"):
             return object.__getattribute__(self, name)
-        if name not in api.get("methods", {}):
+        if name not in _all(type(self), "methods"):
             raise AttributeError(f"'tensorrt.{type(self)._class}' object has no attribute {name!r}")
         method = object.__getattribute__(self, name)
-        overloads = api["methods"][name]
+        overloads = _all(type(self), "methods")[name]
 
         @functools.wraps(method)
         def call(*arguments: Any, **named: Any) -> Any:
@@ -76,11 +76,20 @@ class Strict:
         return call
 
     def __setattr__(self, name: str, value: Any) -> None:
-        access = type(self)._api.get("properties", {}).get(name)
+        access = _all(type(self), "properties").get(name)
         if not name.startswith("_") and access != "rw":
             why = "is read-only" if access else "does not exist"
             raise AttributeError(f"'tensorrt.{type(self)._class}': property {name!r} {why}")
         object.__setattr__(self, name, value)
+
+
+def _all(kind: Any, what: str) -> dict[str, Any]:
+    """Methods or properties of a class and of its bases in the version."""
+    found = dict(kind._api.get(what, {}))
+    for base in kind._api.get("bases", []):
+        if hasattr(kind._module, base):
+            found = _all(getattr(kind._module, base), what) | found
+    return found
 
 
 def _accepts(parameters: list[str], arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
@@ -240,15 +249,27 @@ class Tensor(Strict):
 class Layer(Strict):
     """A layer of a network."""
 
-    def __init__(self, name: str, kind: Enum, outputs: list[Tensor]) -> None:
-        self._name, self._kind, self._outputs = name, kind, outputs
+    def __init__(self, node: Any, kind: Enum, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self._name, self._kind, self._inputs, self._outputs = node.name, kind, inputs, outputs
+        self._attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     name = property(lambda self: self._name)
+    metadata = property(lambda self: f"[ONNX Layer: {self._name}]")
     type = property(lambda self: self._kind)
     num_outputs = property(lambda self: len(self._outputs))
 
+    def get_input(self, index: int) -> Tensor:
+        return self._inputs[index]
+
     def get_output(self, index: int) -> Tensor:
         return self._outputs[index]
+
+
+class Convolution(Layer):
+    """What a layer is once its class was set."""
+
+    num_groups = property(lambda self: self._attributes.get("group", 1))
+    kernel_size_nd = property(lambda self: tuple(self._attributes["kernel_shape"]))
 
 
 class Network(Strict):
@@ -308,7 +329,8 @@ LAYER_TYPES = {
 }
 DTYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 2: "UINT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 OTHERS = """MaxPool AveragePool GlobalAveragePool Flatten Reshape Clip Sigmoid Mul HardSigmoid HardSwish LRN Identity
-BatchNormalization Transpose Slice Split Squeeze Unsqueeze ReduceMean Pad Constant Shape Gather Sub Div"""
+Tanh LeakyRelu BatchNormalization Transpose Slice Split Squeeze Unsqueeze ReduceMean Pad Constant Shape Gather Sub
+Div"""
 PARSED = {*LAYER_TYPES, *OTHERS.split()}
 
 
@@ -365,7 +387,8 @@ class OnnxParser(Strict):
         network._outputs = [tensor(v.name) for v in graph.graph.output]
         for node in graph.graph.node:
             kind = getattr(module.LayerType, LAYER_TYPES.get(node.op_type, "IDENTITY"))
-            network._layers.append(module.ILayer(node.name, kind, [tensor(name) for name in node.output]))
+            taken, given = ([tensor(name) for name in names if name] for names in (node.input, node.output))
+            network._layers.append(module.ILayer(node, kind, taken, given))
 
 
 class Builder(Strict):
@@ -644,6 +667,8 @@ CLASSES: dict[str, type] = {
     "IBuilderConfig": BuilderConfig,
     "ITensor": Tensor,
     "ILayer": Layer,
+    "IConvolutionLayer": Convolution,
+    "IDeconvolutionLayer": Convolution,
     "INetworkDefinition": Network,
     "ParserError": ParserError,
     "OnnxParser": OnnxParser,
@@ -661,6 +686,7 @@ def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     builder, parse, build, build_oom, runtime, deserialize, context, execute, capture, fp32 (layers told as FP32)."""
     api = json.loads((API / f"{version}.json").read_text())
     module: Any = types.ModuleType("tensorrt")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others ask whether it is installed
     module.__version__ = api["version"]
     module._api = api
     module._major = int(version.split(".")[0])

@@ -105,11 +105,25 @@ def test_an_engine_whose_layers_were_not_read_is_not_judged() -> None:
     assert judge_precision({"precision_requested": "int8", "precision_obtained": "int8"}) is None
 
 
-def test_a_fused_block_counts_as_a_layer_when_it_holds_a_convolution() -> None:
-    layers = layers_from_inspector(answer("fused.10x"))
-    assert [x.role for x in layers] == ["compute", "other"]
-    assert share_facts(layers)["shares_by"] == "layers"  # a share of a part of the multiply-adds would flatter
+def test_a_fused_block_counts_by_the_nodes_that_the_network_names() -> None:
+    weighing = {"/conv1/Conv": CONV1, "/fc/Gemm": FC}
+    layers = layers_from_inspector(answer("fused.10x"), weighing)
+    assert [(x.role, x.macs) for x in layers] == [("compute", CONV1 + FC), ("other", None)]
+    assert share_facts(layers)["shares_by"] == "macs"
     assert obtained_precision(layers) == "fp16"
+    assert share_facts(layers_from_inspector(answer("fused.10x")))["shares_by"] is None
+
+
+def test_a_share_of_a_part_of_the_multiply_adds_is_none() -> None:
+    """It would flatter: then layers are counted."""
+    layers = layers_from_inspector(answer("fused.10x"), {"/conv1/Conv": CONV1, "/fc/Gemm": None})
+    assert share_facts(layers)["shares_by"] == "layers"
+    assert shares_of(layers)["fp16_macs_pct"] is None
+
+
+def test_a_node_counts_once() -> None:
+    both = layers_from_inspector(answer("int8.10x"), {"/conv1/Conv": CONV1, "/relu1/Relu": 5})
+    assert [x.macs for x in both if x.role == "compute"] == [CONV1 + 5, CONV2, FC]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", '{"Nodes": []}'])

@@ -15,7 +15,7 @@ from edgecnn.pytorch.models import build_model, variants
 from edgecnn.pytorch.summary import summarise
 from edgecnn.zoo import cards, check_size, find_model
 
-NETWORKS = 60
+NETWORKS = 64
 
 
 @functools.cache

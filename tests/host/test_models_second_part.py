@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgecnn.errors import ModelError
 from edgecnn.pytorch.models import fractalnet, variants
-from edgecnn.pytorch.models.shufflenet_v1 import ChannelShuffle
+from edgecnn.pytorch.models._parts import ChannelShuffle
 from edgecnn.pytorch.weights import load_checkpoint
 
 timm = pytest.importorskip("timm")
@@ -24,6 +24,8 @@ OF_TIMM = [
     pytest.param("preresnet50", "resnetv2_50", 224, marks=LARGE),
     pytest.param("preresnet101", "resnetv2_101", 224, marks=LARGE),
     pytest.param("preresnet152", "resnetv2_152", 224, marks=LARGE),
+    pytest.param("se_resnext50_32x4d", "legacy_seresnext50_32x4d", 224, marks=LARGE),
+    pytest.param("senet154", "legacy_senet154", 224, marks=LARGE),
     pytest.param("inception_v4", "inception_v4", 299, marks=LARGE),
     pytest.param("inception_resnet_v2", "inception_resnet_v2", 299, marks=LARGE),
 ]
@@ -73,6 +75,30 @@ def test_nasnet_large_is_timms() -> None:
     torch.manual_seed(0)
     ours, theirs = variants()["nasnet_large"](), timm.create_model("nasnetalarge")
     assert_same_network(ours.double(), theirs.double(), 331, tolerance=1e-12)
+
+
+def test_wrn28_10_is_timms_block_widened_as_the_paper_says() -> None:
+    from timm.layers import BatchNormAct2d, create_conv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    torch.manual_seed(0)
+    convolutions: dict[str, Any] = {"conv_layer": create_conv2d, "norm_layer": BatchNormAct2d}
+    shape: dict[str, Any] = {"channels": (160, 320, 640), "basic": True, "bottle_ratio": 1.0, "stem_chs": 16}
+    theirs = ResNetV2([4, 4, 4], num_classes=10, **shape, **convolutions)
+    theirs.stem.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    theirs.stem.pool = nn.Identity()
+    assert_same_network(variants()["wrn28_10_cifar"](), theirs, 32)
+
+
+def test_densenet_bc100_12_is_torchvisions_with_the_stem_of_the_paper() -> None:
+    from torchvision.models import DenseNet
+
+    torch.manual_seed(0)
+    theirs = DenseNet(12, (16, 16, 16), 24, num_classes=10)
+    theirs.features.conv0 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
+    for name in ("norm0", "relu0", "pool0"):
+        setattr(theirs.features, name, nn.Identity())
+    assert_same_network(variants()["densenet_bc100_12_cifar"](), theirs, 32)
 
 
 class NASNetMobileOfTimm(nn.Module):
@@ -134,6 +160,10 @@ PRINTED = [
     ("preresnet18", 11.7),
     ("preresnet200", 64.7),
     ("inception_v4", 42.7),
+    ("wrn28_10_cifar", 36.5),
+    ("densenet_bc100_12_cifar", 0.8),
+    ("se_resnext50_32x4d", 27.6),
+    ("senet154", 115.1),
     ("inception_resnet_v2", 55.8),
     ("nasnet_mobile", 5.3),
     ("nasnet_large", 88.8),
@@ -169,6 +199,14 @@ SHAPES: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {
         224,
         {"maxpool": (24, 56, 56), "stage2": (240, 28, 28), "stage3": (480, 14, 14), "stage4": (960, 7, 7)},
     ),
+    "resnet1202_cifar": (32, {"layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}),
+    "wrn28_10_cifar": (32, {"stages.0": (160, 32, 32), "stages.1": (320, 16, 16), "stages.2": (640, 8, 8)}),
+    "densenet_bc100_12_cifar": (
+        32,
+        {"features.denseblock1": (216, 32, 32), "features.denseblock2": (300, 16, 16)}
+        | {"features.denseblock3": (342, 8, 8)},
+    ),
+    "senet154": (224, {"layer0": (128, 112, 112), "layer1": (256, 56, 56), "layer4": (2048, 7, 7)}),
     "fractalnet_cifar": (
         32,
         {f"blocks.{k}": (w, 32 >> k, 32 >> k) for k, w in enumerate((64, 128, 256, 512, 512))},
@@ -204,7 +242,7 @@ def test_channel_shuffle_is_the_transpose_of_the_channel_table(groups: int, chan
     for group in range(groups):
         for k in range(each):
             expected[:, k * groups + group] = x[:, group * each + k]
-    got = ChannelShuffle(groups, channels)(torch.from_numpy(x)).numpy()
+    got = ChannelShuffle(channels, groups)(torch.from_numpy(x)).numpy()
     assert np.array_equal(got, expected)
     assert not np.array_equal(got, x)
 

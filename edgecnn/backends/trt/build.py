@@ -7,7 +7,7 @@ deserialised once and its layers are read back before it is written: what is not
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ from edgecnn.backends.trt.library import (
     recording,
     warnings_in,
 )
+from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.targets import find_target, target_mismatch
+
+MacsByNode = Mapping[str, int | None]
 
 WORKSPACE_SHARE = 0.75  # of the free memory of a card of its own
 WORKSPACE_SHARE_UNIFIED = 0.5  # where the host needs the same memory
@@ -59,7 +62,8 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
         builder = _builder(trt, messages)
         network = _network(trt, builder)
         parser = _parsed(trt, network, graph, messages)
-        requested = _requested_precision(trt, network, graph, source)
+        requested = requested_precision(trt, network, graph, source)
+        weighing = macs_by_node(trt, network)
         config, notes = _config(trt, builder, cuda, options)
         _add_profile(builder, config, network, graph, options, messages)
         cache_path = options.timing_cache or default_cache_path(device)
@@ -67,7 +71,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
         for note in [*notes, said]:
             say(note)
         plan = _built(trt, builder, network, config, graph, messages)
-        layers = _read_back(trt, plan, options, graph, messages)
+        layers = _read_back(trt, plan, options, graph, weighing, messages)
         _refuse_other_precision(graph, requested, layers)
         sidecar = dataclasses.replace(
             source,
@@ -83,6 +87,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
             facts={
                 **_facts_of_graph(source),
                 **_facts(trt, config, options, layers, network),
+                "macs_by_node": weighing,
                 "timing_cache": {"file": cache_path.name, "sha256": merge_timing_cache(config, cache_path)},
                 "notes": notes,
                 "warnings": warnings_in(messages)[:20],
@@ -141,26 +146,6 @@ def _parsed(trt: Any, network: Any, graph: Path, messages: Sequence[Message]) ->
 def _parser_error(error: Any) -> str:
     where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
     return where + " ".join(str(error.desc()).split())
-
-
-def _requested_precision(trt: Any, network: Any, graph: Path, source: Sidecar) -> str:
-    """What the graph asks for: its Q/DQ layers and FP16 tensors; raises `GraphError` if the sidecar says otherwise."""
-    quantising = {trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}
-    found = "fp32"
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type in quantising:
-            found = "int8"
-            break
-        if any(layer.get_output(k).dtype == trt.DataType.HALF for k in range(layer.num_outputs)):
-            found = "fp16"
-    promised = source.precision_requested or found
-    if promised != found:
-        raise GraphError(
-            f"{graph}: its sidecar promises {promised}, and the graph is {found}",
-            "the file is not the one that the sidecar describes, or it was changed: make it again",
-        )
-    return found
 
 
 def _config(trt: Any, builder: Any, cuda: Cuda, options: BuildOptions) -> tuple[Any, list[str]]:
@@ -239,7 +224,7 @@ def _built(trt: Any, builder: Any, network: Any, config: Any, graph: Path, messa
 
 
 def _read_back(
-    trt: Any, plan: Any, options: BuildOptions, graph: Path, messages: Sequence[Message]
+    trt: Any, plan: Any, options: BuildOptions, graph: Path, weighing: MacsByNode, messages: Sequence[Message]
 ) -> list[EngineLayer]:
     """Layers of the plan that was just built, at its optimal batch."""
     runtime = trt.Runtime(logger_for(trt))
@@ -247,7 +232,7 @@ def _read_back(
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise failure(f"{graph}: the plan just built cannot be loaded", messages, "report it with TensorRT's version")
-    return inspected_layers(trt, engine, options.batch.opt, messages)
+    return inspected_layers(trt, engine, options.batch.opt, weighing, messages)
 
 
 def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[EngineLayer]) -> None:

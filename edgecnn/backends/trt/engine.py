@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,8 +139,9 @@ class TrtSession:
 
     def layers(self, batch: int) -> list[EngineLayer]:
         """The engine's layers at one batch size."""
+        known = self.sidecar.facts.get("macs_by_node", {}) if self.sidecar else {}
         with recording(self._trt) as messages:
-            return inspected_layers(self._trt, self._engine, batch, messages)
+            return inspected_layers(self._trt, self._engine, batch, known, messages)
 
     def layer_times_ms(self, batch: Array, queries: int = 10) -> dict[str, float]:
         """Mean time of each layer, by TensorRT's profiler, which slows the whole: shares are to be read from it."""
@@ -326,7 +327,9 @@ def shaped_context(engine: Any, name: str, shape: tuple[int, ...], messages: Seq
     return context
 
 
-def inspected_layers(trt: Any, engine: Any, batch: int, messages: Sequence[Message]) -> list[EngineLayer]:
+def inspected_layers(
+    trt: Any, engine: Any, batch: int, macs_by_node: Mapping[str, int | None], messages: Sequence[Message]
+) -> list[EngineLayer]:
     """Layers of an engine at one batch size: without a context with shapes the inspector knows no types."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
@@ -334,4 +337,4 @@ def inspected_layers(trt: Any, engine: Any, batch: int, messages: Sequence[Messa
     context = shaped_context(engine, name, (batch, *shape[1:]), messages)
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
-    return layers_from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return layers_from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), macs_by_node)

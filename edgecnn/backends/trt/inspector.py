@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgecnn.backends._layers import EngineLayer, Precision, Role
+from edgecnn.backends.trt.network import ONNX_NODE
 from edgecnn.errors import BackendError
 
 Json = Mapping[str, Any]
@@ -26,23 +27,25 @@ DATATYPES: tuple[tuple[str, Precision], ...] = (
     (r"\b(float|fp32|float32)\b", "fp32"),
 )
 WEIGHTED = re.compile(r"convolution|deconvolution|gemm|matrixmultiply|fullyconnected", re.IGNORECASE)
-WEIGHTED_NODE = re.compile(r"(^|[/_])(conv|gemm|matmul|linear|addmm)[^/]*$", re.IGNORECASE)
 FUSED_KINDS = re.compile(r"kgen|myelin|foreignnode", re.IGNORECASE)
 FREE_KINDS = {"noop", "constant", "shapecall", "signal", "wait"}
-ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
-def layers_from_inspector(text: str) -> list[EngineLayer]:
-    """The layers in the order of execution; raises `BackendError` for text that is not the inspector's JSON."""
+def layers_from_inspector(text: str, macs_by_node: Mapping[str, int | None] | None = None) -> list[EngineLayer]:
+    """The layers in the order of execution; raises `BackendError` for text that is not the inspector's JSON.
+
+    `macs_by_node` names the ONNX nodes that weigh multiply-adds: by it fused blocks are known, whose records tell
+    neither. A node counts once, in the first layer that names it.
+    """
     try:
-        content = json.loads(text)
-        records = content["Layers"]
+        records = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError) as exc:
         raise BackendError(
             f"the engine inspector's answer is not understood: {text[:80]!r}",
             "report it with the TensorRT version: its schema may have changed",
         ) from exc
-    return [_layer(record) for record in records]
+    left = dict(macs_by_node or {})
+    return [_layer(record, left) for record in records]
 
 
 def io_tensors(text: str) -> list[str]:
@@ -53,15 +56,19 @@ def io_tensors(text: str) -> list[str]:
     ]
 
 
-def _layer(record: Json | str) -> EngineLayer:
+def _layer(record: Json | str, left: dict[str, int | None]) -> EngineLayer:
     if isinstance(record, str):  # built with layer names only
         return EngineLayer(record, "", "other", "unknown")
     name, kind = str(record.get("Name", "")), str(record.get("LayerType", ""))
     inputs, outputs = _tensors(record, "Inputs"), _tensors(record, "Outputs")
     nodes = tuple(dict.fromkeys(ONNX_NODE.findall(str(record.get("Metadata", "")))))
-    role = _role(name, kind, str(record.get("ParameterType", "")), nodes)
+    role = _role(name, kind, str(record.get("ParameterType", "")))
+    mine = [left.pop(n) for n in nodes if n in left] if role != "reformat" else []
     told = [p for p in map(_precision, (*inputs[:1], *outputs)) if p != "unknown"]
-    macs = _macs(record, inputs, outputs) if role == "compute" else None
+    macs = None
+    if mine or role == "compute":
+        role = "compute"
+        macs = sum(m or 0 for m in mine) if mine and None not in mine else _macs(record, inputs, outputs)
     return EngineLayer(name, kind, role, told[0] if told else "unknown", macs, nodes, str(record.get("TacticName", "")))
 
 
@@ -69,15 +76,12 @@ def _tensors(record: Json, key: str) -> Sequence[Json]:
     return [t for t in record.get(key) or [] if isinstance(t, dict)]
 
 
-def _role(name: str, kind: str, parameters: str, nodes: tuple[str, ...]) -> Role:
+def _role(name: str, kind: str, parameters: str) -> Role:
     if kind.lower() == "reformat" or parameters.lower() == "reformat" or name.startswith("Reformatting CopyNode"):
         return "reformat"
     if kind.lower() in FREE_KINDS:
         return "free"
-    if WEIGHTED.search(kind) or WEIGHTED.search(parameters):
-        return "compute"
-    fused = FUSED_KINDS.search(kind) or FUSED_KINDS.search(name)
-    return "compute" if fused and any(WEIGHTED_NODE.search(node) for node in nodes) else "other"
+    return "compute" if WEIGHTED.search(kind) or WEIGHTED.search(parameters) else "other"
 
 
 def _precision(tensor: Json) -> Precision:

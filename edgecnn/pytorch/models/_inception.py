@@ -18,7 +18,8 @@ class ConvBN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
 
 
 def same(inputs: int, outputs: int, height: int, width: int) -> ConvBN:

@@ -2,7 +2,7 @@
 
 Within a block every layer sees the outputs of all earlier ones, joined, and adds `growth` maps of its own. Each layer
 is BN-ReLU-1x1 to 4 * growth maps, BN-ReLU-3x3 (the B of DenseNet-BC); between blocks a 1x1 halves the maps (the C).
-Keys and arithmetic are torchvision's.
+Keys and arithmetic are torchvision's; the CIFAR network has the same keys, but for the stem's BN, which it lacks.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ def _transition(inputs: int) -> nn.Sequential:
 
 
 class DenseNet(nn.Module):
-    """[N, 3, 224, 224] -> stem 56x56 -> four dense blocks of 56, 28, 14 and 7 squared -> average -> classes."""
+    """[N, 3, 224, 224] -> stem 56x56 -> four dense blocks of 56, 28, 14 and 7 squared -> average -> classes.
+
+    With `small` for [N, 3, 32, 32]: the stem is one 3x3 convolution, and the blocks stand at 32, 16 and 8 squared.
+    """
 
     head_names = ("classifier",)
-    stage_names = (
-        *("features.conv0", "features.norm0", "features.denseblock1", "features.transition1"),
-        *("features.denseblock2", "features.transition2", "features.denseblock3", "features.transition3"),
-        *("features.denseblock4", "features.norm5"),
-    )
 
-    def __init__(self, growth: int, blocks: Sequence[int], stem: int, classes: int) -> None:
+    def __init__(self, growth: int, blocks: Sequence[int], stem: int, classes: int, small: bool = False) -> None:
         super().__init__()
-        layers: OrderedDict[str, nn.Module] = OrderedDict(
-            conv0=nn.Conv2d(3, stem, 7, 2, 3, bias=False),
-            norm0=nn.BatchNorm2d(stem),
-            relu0=nn.ReLU(),
-            pool0=nn.MaxPool2d(3, 2, 1),
-        )
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if small:
+            layers["conv0"] = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        else:
+            layers["conv0"] = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+            layers["norm0"] = nn.BatchNorm2d(stem)
+            layers["relu0"] = nn.ReLU()
+            layers["pool0"] = nn.MaxPool2d(3, 2, 1)
         channels = stem
         for number, count in enumerate(blocks, start=1):
             layers[f"denseblock{number}"] = _dense_block(channels, growth, count)
@@ -79,6 +79,8 @@ class DenseNet(nn.Module):
         layers["norm5"] = nn.BatchNorm2d(channels)
         layers["relu5"] = nn.ReLU()
         self.features = nn.Sequential(layers)
+        with_parameters = ("conv", "norm", "denseblock", "transition")
+        self.stage_names = tuple(f"features.{name}" for name in layers if name.startswith(with_parameters))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, classes)
         initialise_he(self)
@@ -106,3 +108,8 @@ def densenet169(classes: int = 1000) -> DenseNet:
 def densenet201(classes: int = 1000) -> DenseNet:
     """Growth 32; 20.0 M parameters."""
     return DenseNet(32, (6, 12, 48, 32), 64, classes)
+
+
+def densenet_bc100_12_cifar(classes: int = 10) -> DenseNet:
+    """100 layers with growth 12: 0.8 M parameters and 4.51 % error on CIFAR-10 with augmentation."""
+    return DenseNet(12, (16, 16, 16), 24, classes, small=True)

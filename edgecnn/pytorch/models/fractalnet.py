@@ -37,7 +37,8 @@ class ConvBN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+        out: Tensor = self.relu(self.bn(self.conv(x)))
+        return out
 
 
 def _weights(columns: Sequence[int], chosen: int | None) -> list[float]:
@@ -129,7 +130,8 @@ class FractalNet(nn.Module):
         x = self.stem(x)
         for index, (block, dropout) in enumerate(zip(self.blocks, self.dropouts, strict=True)):
             x = dropout(block(self.downsample(x) if index else x, chosen))
-        return self.prediction(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.prediction(self.pool(x).flatten(1))
+        return out
 
 
 def _cifar(columns: int, width: int, classes: int) -> FractalNet:

@@ -34,7 +34,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.cat([self.get_submodule(name)(x) for name in self.branch_names], 1)
         y = self.conv2d(y) * self.scale + x
-        return y if self.act is None else self.act(y)  # type: ignore[no-any-return]
+        out: Tensor = y if self.act is None else self.act(y)
+        return out
 
 
 def _mixed_5b() -> Branches:
@@ -137,7 +138,8 @@ class InceptionResNetV2(nn.Module):
         x = self.repeat(self.mixed_5b(self.maxpool_5a(x)))
         x = self.repeat_1(self.mixed_6a(x))
         x = self.block8(self.repeat_2(self.mixed_7a(x)))
-        return self.classif(self.pool(self.conv2d_7b(x)).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.classif(self.pool(self.conv2d_7b(x)).flatten(1))
+        return out
 
 
 def inception_resnet_v2(classes: int = 1000) -> InceptionResNetV2:

@@ -128,7 +128,8 @@ class InceptionV4(nn.Module):
         initialise_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last_linear(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.last_linear(self.pool(self.features(x)).flatten(1))
+        return out
 
 
 def inception_v4(classes: int = 1000) -> InceptionV4:

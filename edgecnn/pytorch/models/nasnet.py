@@ -75,7 +75,8 @@ class Squeeze(nn.Module):
         self.bn = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(self.act(x)))  # type: ignore[no-any-return]
+        out: Tensor = self.bn(self.conv(self.act(x)))
+        return out
 
 
 class Separable(nn.Module):
@@ -87,7 +88,8 @@ class Separable(nn.Module):
         self.pointwise_conv2d = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise_conv2d(self.depthwise_conv2d(x))  # type: ignore[no-any-return]
+        out: Tensor = self.pointwise_conv2d(self.depthwise_conv2d(x))
+        return out
 
 
 class TwiceSeparable(nn.Module):
@@ -106,7 +108,8 @@ class TwiceSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn_sep_1(self.separable_1(self.act_1(x)))
-        return self.bn_sep_2(self.separable_2(self.act_2(x)))  # type: ignore[no-any-return]
+        out: Tensor = self.bn_sep_2(self.separable_2(self.act_2(x)))
+        return out
 
 
 class Cell(nn.Module):
@@ -204,7 +207,8 @@ class Stem(nn.Module):
         self.bn = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))  # type: ignore[no-any-return]
+        out: Tensor = self.bn(self.conv(x))
+        return out
 
 
 class NASNet(nn.Module):
@@ -251,7 +255,8 @@ class NASNet(nn.Module):
             if not (self.skip_reduction and name.startswith("reduction")):
                 earlier = x
             x = y
-        return self.last_linear(self.pool(self.act(x)).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.last_linear(self.pool(self.act(x)).flatten(1))
+        return out
 
 
 def nasnet_mobile(classes: int = 1000) -> NASNet:

@@ -42,7 +42,8 @@ class PreBasic(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(active)
         y = self.conv1(active)
         y = self.conv2(self.norm2(y))
-        return y + shortcut  # type: ignore[no-any-return]
+        out: Tensor = y + shortcut
+        return out
 
 
 class PreBottleneck(nn.Module):
@@ -67,7 +68,8 @@ class PreBottleneck(nn.Module):
         y = self.conv1(active)
         y = self.conv2(self.norm2(y))
         y = self.conv3(self.norm3(y))
-        return y + shortcut  # type: ignore[no-any-return]
+        out: Tensor = y + shortcut
+        return out
 
 
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -85,7 +87,8 @@ class PreStage(nn.Module):
         self.blocks = nn.Sequential(block(inputs, width, stride), *(block(outputs, width, 1) for _ in range(count - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)  # type: ignore[no-any-return]
+        out: Tensor = self.blocks(x)
+        return out
 
 
 class PreResNet(nn.Module):
@@ -120,7 +123,8 @@ class PreResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stages(self.stem(x)))
-        return self.head(x).flatten(1)  # type: ignore[no-any-return]
+        out: Tensor = self.head(x).flatten(1)
+        return out
 
 
 def _imagenet(block: type[PreBasic | PreBottleneck], blocks: Sequence[int], classes: int) -> PreResNet:

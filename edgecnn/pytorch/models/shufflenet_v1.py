@@ -12,21 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
-
-
-class ChannelShuffle(nn.Module):
-    """[N, g * n, H, W] -> the same channels in the order (0, n, 2n, ..., 1, n + 1, ...): the transpose of a g x n
-    table."""
-
-    def __init__(self, groups: int, channels: int) -> None:
-        super().__init__()
-        self.groups, self.channels = groups, channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2], x.shape[-1]
-        table = x.reshape(-1, self.groups, self.channels // self.groups, height, width)
-        return table.transpose(1, 2).reshape(-1, self.channels, height, width)
+from edgecnn.pytorch.models._parts import ChannelShuffle, initialise_he
 
 
 class ShuffleUnit(nn.Module):
@@ -43,7 +29,7 @@ class ShuffleUnit(nn.Module):
         self.conv1 = nn.Conv2d(inputs, inner, 1, groups=first_groups, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.relu1 = nn.ReLU()
-        self.shuffle = ChannelShuffle(groups, inner)
+        self.shuffle = ChannelShuffle(inner, groups)
         self.conv2 = nn.Conv2d(inner, inner, 3, 2 if self.strides else 1, 1, groups=inner, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, made, 1, groups=groups, bias=False)
@@ -56,7 +42,8 @@ class ShuffleUnit(nn.Module):
         y = self.bn2(self.conv2(y))
         y = self.bn3(self.conv3(y))
         y = x + y if self.shortcut is None else torch.cat([self.shortcut(x), y], 1)
-        return self.relu2(y)  # type: ignore[no-any-return]
+        out: Tensor = self.relu2(y)
+        return out
 
 
 class ShuffleNetV1(nn.Module):
@@ -86,7 +73,8 @@ class ShuffleNetV1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.stage4(self.stage3(self.stage2(x)))
-        return self.fc(self.avgpool(x).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return out
 
 
 def shufflenet_v1_g3(classes: int = 1000) -> ShuffleNetV1:
