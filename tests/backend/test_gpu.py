@@ -38,7 +38,8 @@ def results() -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     yield found
     path = Path(os.environ.get("EDGECNN_GPU_RESULTS", "build/gpu-results.json"))
-    write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
+    if found:
+        write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 @pytest.fixture(scope="session")

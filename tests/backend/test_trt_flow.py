@@ -250,6 +250,33 @@ def test_a_changed_plan_is_refused_trusted_or_not(one_trt: Any, graph: Graph) ->
     assert not one_trt._live.get("ICudaEngine")
 
 
+def test_a_foreign_prefix_is_refused_with_the_way_to_cut_it_off(one_trt: Any, graph: Graph) -> None:
+    plan = build(graph())
+    metadata = b'{"author": "Ultralytics"}'
+    foreign = plan.with_name("foreign.engine")
+    foreign.write_bytes(len(metadata).to_bytes(4, "little") + metadata + plan.read_bytes())
+    with pytest.raises(ArtifactError, match="a JSON prefix of 25 bytes written by Ultralytics") as caught:
+        open_engine(foreign, trust=True)
+    subprocess.run(caught.value.hint.partition(": ")[2], shell=True, check=True)
+    with open_engine(foreign.with_name("foreign.clean.plan"), trust=True) as session:
+        assert session.run(images(1)).shape == (1, 5)
+
+
+def test_tensorrt_s_warnings_are_passed_on(
+    one_trt: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = build(graph())
+    create = one_trt.ICudaEngine.create_execution_context
+
+    def warn(self: Any) -> Any:
+        one_trt._log("WARNING", "Using an engine plan file across different models of devices is not recommended")
+        return create(self)
+
+    monkeypatch.setattr(one_trt.ICudaEngine, "create_execution_context", warn)
+    with open_engine(plan):
+        assert "TensorRT warns: Using an engine plan file across different models" in capsys.readouterr().err
+
+
 def test_a_plan_of_another_version_is_refused_before_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Graph
 ) -> None:

@@ -192,13 +192,11 @@ def _add_profile(
     shape, batch = tuple(tensor.shape), options.batch
     if any(n < 0 for n in shape[1:]):
         raise GraphError(f"{graph}: input shape {shape}: only the batch may be dynamic", "export it with a fixed size")
-    if shape[0] >= 0:
-        if (batch.min, batch.opt, batch.max) != (shape[0],) * 3:
-            raise GraphError(
-                f"{graph}: its batch is frozen at {shape[0]}, asked for are {batch.min} to {batch.max}",
-                "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one",
-            )
-        return
+    if shape[0] >= 0 and (batch.min, batch.opt, batch.max) != (shape[0],) * 3:
+        raise GraphError(
+            f"{graph}: its batch is frozen at {shape[0]}, asked for are {batch.min} to {batch.max}",
+            "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one",
+        )
     profile = builder.create_optimization_profile()
     try:
         profile.set_shape(tensor.name, *((n, *shape[1:]) for n in (batch.min, batch.opt, batch.max)))

@@ -31,6 +31,7 @@ from edgecnn.backends.trt.library import (
     warnings_in,
 )
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
+from edgecnn.backends.trt.progress import say
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.session import Array, TensorSpec, Timing
 
@@ -103,7 +104,8 @@ class TrtSession:
                 opening, tuple(largest.get_tensor_shape(self._output.name))
             )
             del largest
-            self.warnings = warnings_in(messages)
+            for warning in warnings_in(messages):
+                say(f"{path}: TensorRT warns: {warning}")
             self._held = opening.pop_all()
 
     @property

@@ -58,8 +58,6 @@ class Interruption:
         finally:
             signal.signal(signal.SIGINT, previous)
             signal.set_wakeup_fd(previous_fd)
-            if self.asked:
-                say("interrupted")
             os.close(self._reader)
             os.close(writer)
             self._reader = -1
