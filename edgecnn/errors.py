@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EdgecnnError(Exception):
@@ -32,6 +33,10 @@ class EdgecnnError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross from a worker process to its parent; a subclass may take other arguments than it keeps."""
+        return _remade, (type(self), self.message, self.hint)
 
 
 class RecipeError(EdgecnnError):
@@ -82,6 +87,12 @@ class MissingPackageError(BackendError):
 
 class DeviceError(BackendError):
     """A device that is absent, unsupported, or failed."""
+
+
+def _remade(kind: type[EdgecnnError], message: str, hint: str) -> EdgecnnError:
+    error = kind.__new__(kind, message)
+    EdgecnnError.__init__(error, message, hint)
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

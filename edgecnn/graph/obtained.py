@@ -15,9 +15,6 @@ INTEGER_KERNELS = frozenset(
     {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
     | {"QGemm"}
 )
-FLOAT_KERNELS = frozenset(
-    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcConv"}
-)
 
 
 def assert_placed(model: onnx.ModelProto, placement: Placement) -> None:
@@ -66,7 +63,10 @@ def dequantised(view: View, tensor: str) -> str | None:
     if node is None or node.op_type != "DequantizeLinear":
         return None
     source = view.producer.get(node.input[0])
-    return str(source.input[0] if source is not None and source.op_type == "QuantizeLinear" else node.input[0])
+    if source is None or source.op_type != "QuantizeLinear":
+        return str(node.input[0])
+    cast = view.producer.get(source.input[0])  # to FP16, in a graph that is FP16 around INT8
+    return str(cast.input[0] if cast is not None and cast.op_type == "Cast" else source.input[0])
 
 
 def int8_share_pct(model: onnx.ModelProto) -> float:
@@ -80,7 +80,7 @@ def int8_share_pct(model: onnx.ModelProto) -> float:
 
 
 def integer_kernels(path: Path) -> tuple[int, int]:
-    """(k, n): of the n kernels with weights that ONNX Runtime's CPU provider makes of `path`, k compute in integers.
+    """(k, n): of the n weighted nodes of `path`, ONNX Runtime's CPU provider computes k in integers.
 
     Counted in the graph as ONNX Runtime optimised it for this machine. Raises `BackendError` when it does not load.
     """
@@ -97,8 +97,8 @@ def integer_kernels(path: Path) -> tuple[int, int]:
         except Exception as exc:  # its exceptions have no common base
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {exc}", "is the file whole?") from exc
         kinds = [node.op_type for node in onnx.load(optimised, load_external_data=False).graph.node]
-    k = sum(kind in INTEGER_KERNELS for kind in kinds)
-    return k, k + sum(kind in FLOAT_KERNELS for kind in kinds)
+    weighted = sum(1 for _ in view_of(onnx.load(path)).weighted())
+    return sum(kind in INTEGER_KERNELS for kind in kinds), weighted
 
 
 def require_loads(model: onnx.ModelProto) -> None:

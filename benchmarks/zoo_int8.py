@@ -1,0 +1,226 @@
+"""FP16 and INT8 graphs of every network of the zoo, on real images: are they complete, legal, and near FP32?
+
+    python benchmarks/zoo_int8.py [NETWORK...] [--json F] [--table docs/networks.md] [--shared DIR] [--jobs N]
+
+Each network is exported with seeded random weights and BN statistics of real images (published weights where the
+shared folder has them), calibrated on `CALIBRATION` images and measured on `TEST` others.
+SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits. Random weights make a harder test than trained ones: nothing
+in them has learnt to be robust.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from edgecnn.artifact import Sidecar
+from edgecnn.dataset import Dataset, open_dataset
+from edgecnn.graph.fp16 import to_fp16
+from edgecnn.graph.int8 import quantize_int8
+from edgecnn.graph.lint import lint
+from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
+from edgecnn.graph.placement import place
+from edgecnn.graph.prepare import load_graph, prepared
+from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.targets import find_target
+from edgecnn.zoo import ModelCard, cards, find_model
+
+CALIBRATION, TEST = 32, 12
+SETTLING = 12  # of the calibration images, for the statistics of random networks
+TARGET, TENSORRTS = "orin-nx-16gb", ("10.3", "11.4")
+PUBLISHED = {"squeezenet1_1": "squeezenet1_1_imagenet", "resnet20_cifar": "resnet20_cifar10jpeg"}
+MARKS = "<!-- INT8 -->", "<!-- /INT8 -->"
+
+
+def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
+    """Export, calibrate, make FP16, INT8 for TensorRT (around FP16) and for the CPU, check and run each.
+
+    Raises what the project raises when a graph is incomplete; findings of the lint come back in `findings`.
+    """
+    card = find_model(name)
+    data = _images(card, shared)
+    started = time.perf_counter()
+    weights = _export(card, folder / "fp32.onnx", shared, data)
+    row: dict[str, Any] = {"name": name, "weights": weights, "seconds_export": _since(started)}
+    source = load_graph(folder / "fp32.onnx")
+    model = prepared(source)
+    started = time.perf_counter()
+    ranges = collect_from_model(model, "", data.subset(range(CALIBRATION)), threads=1)
+    row["seconds_calibrate"] = _since(started)
+    batch = np.stack([data.tensor(i) for i in range(CALIBRATION, CALIBRATION + TEST)])
+    exact = _run(source, batch, folder)
+    row["nodes"] = len(model.graph.node)
+
+    started = time.perf_counter()
+    half, kept = to_fp16(source, ranges)
+    row |= {"fp16_kept_float32": len(kept), "fp16_sqnr_db": _sqnr_db(exact, _run(half, batch, folder))}
+    row["seconds_fp16"] = _since(started)
+
+    started = time.perf_counter()
+    legal, _ = quantize_int8(model, ranges, "tensorrt", around="fp16")
+    assert_placed(legal, place(model, "tensorrt"))
+    row |= {"int8_share_pct": round(int8_share_pct(legal), 2), "pairs": len(place(model, "tensorrt").activations)}
+    row["int8_sqnr_db"] = _sqnr_db(exact, _run(legal, batch, folder))
+    row["seconds_int8"] = _since(started)
+
+    started = time.perf_counter()
+    integer, _ = quantize_int8(model, ranges, "cpu")
+    assert_placed(integer, place(model, "cpu"))
+    row["cpu_sqnr_db"] = _sqnr_db(exact, _run(integer, batch, folder))
+    row["integer_kernels"], row["kernels"] = integer_kernels(folder / "graph.onnx")
+    row["seconds_cpu"] = _since(started)
+    orin, cpu = find_target(TARGET), find_target("cpu")
+    found = [f for graph in (half, legal) for version in TENSORRTS for f in lint(graph, orin, version)]
+    row["findings"] = sorted({f"{f.where}: {f.what}" for f in found + lint(integer, cpu)})
+    return row
+
+
+def measure_zoo(names: Sequence[str], shared: Path, jobs: int) -> list[dict[str, Any]]:
+    """`measure_network` of each, the largest first, in processes of their own; in the order of `names`."""
+    order = sorted(names, key=lambda n: -find_model(n).macs)
+    context = multiprocessing.get_context("spawn")
+    rows: dict[str, dict[str, Any]] = {}
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+        running = {pool.submit(_measure_alone, name, shared): name for name in order}
+        for done in concurrent.futures.as_completed(running):
+            row = rows[running[done]] = done.result()
+            print(json.dumps(row), file=sys.stderr, flush=True)
+    return [rows[name] for name in names]
+
+
+def _measure_alone(name: str, shared: Path) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_network(name, Path(folder), shared)
+
+
+def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
+    from edgecnn.pytorch.export import export_onnx
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.weights import load_weights
+
+    file = shared / "weights" / f"{PUBLISHED.get(card.name, '')}.safetensors"
+    published = card.name in PUBLISHED and file.exists()
+    module = build_model(card.name)
+    load_weights(module, card, str(file) if published else "none")
+    if not published:
+        _settle(module, np.stack([data.tensor(i) for i in range(SETTLING)]))
+    export_onnx(module, card, path, Sidecar(kind="graph"), max_batch=3)
+    return "published" if published else "random"
+
+
+def _settle(module: Any, images: np.ndarray) -> None:
+    """Batch normalisation's statistics from real images: those from noise let many a network explode on photographs."""
+    import torch
+
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        module(torch.from_numpy(images))
+    module.eval()
+
+
+def _images(card: ModelCard, shared: Path) -> Dataset:
+    """Real images of many classes: handwritten digits for one channel, CIFAR-10 for 32 pixels, else photographs."""
+    preprocessing = preprocessing_from_json(card.preprocessing)
+    if preprocessing.channels == 1:
+        return open_dataset("digits", preprocessing, "test")
+    if preprocessing.crop <= 32:
+        return open_dataset(f"cifar10:{shared / 'data' / 'cifar10-jpeg'}", preprocessing, "test")
+    photographs = open_dataset(str(shared / "data" / "imagenet-500"), preprocessing, "test")
+    step = len(photographs) // (CALIBRATION + TEST)
+    return photographs.subset(range(0, step * (CALIBRATION + TEST), step))
+
+
+def _run(model: onnx.ModelProto, batch: np.ndarray, folder: Path) -> np.ndarray:
+    """Logits of `batch` in threes; one image alone must give what it gives among three."""
+    path = folder / "graph.onnx"
+    onnx.save(model, path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    logits = np.concatenate([session.run(None, {"input": batch[k : k + 3]})[0] for k in range(0, len(batch), 3)])
+    alone = session.run(None, {"input": batch[:1]})[0]
+    if _sqnr_db(logits[:1], alone) < 25:
+        raise AssertionError(f"{model.graph.name}: an image alone gives other logits than in a batch of 3")
+    return np.asarray(logits)
+
+
+def _sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
+    noise = float(np.square(exact.astype(np.float64) - made).sum())
+    return round(10 * float(np.log10(np.square(exact.astype(np.float64)).sum() / max(noise, 1e-30))), 2)
+
+
+def _since(started: float) -> float:
+    return round(time.perf_counter() - started, 1)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        f"SQNR of the logits against FP32 on {TEST} images, ranges from {CALIBRATION} others. TensorRT: FP16 around"
+        " INT8, simulated; CPU: ONNX Runtime's integer kernels. Seconds are of one core, export to lint.",
+        "",
+        "| network | weights | nodes | INT8 share of multiply-adds, % | SQNR dB: FP16 | INT8 TensorRT | INT8 CPU"
+        " | integer kernels | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seconds = sum(v for k, v in row.items() if k.startswith("seconds"))
+        lines.append(
+            f"| `{row['name']}` | {row['weights']} | {row['nodes']} | {row['int8_share_pct']:g} | {row['fp16_sqnr_db']}"
+            f" | {row['int8_sqnr_db']} | {row['cpu_sqnr_db']} | {row['integer_kernels']} of {row['kernels']}"
+            f" | {seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def put_table(text: str, path: Path) -> None:
+    """Replace what stands between the marks in `path`, or append the marks."""
+    content = path.read_text(encoding="utf-8") if path.exists() else ""
+    if MARKS[0] not in content:
+        content += f"\n## FP16 and INT8 graphs\n\n{MARKS[0]}\n{MARKS[1]}\n"
+    before, _, rest = content.partition(MARKS[0])
+    path.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", "../shared")))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    rows = measure_zoo(options.networks or list(cards()), options.shared.resolve(), options.jobs)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.table:
+        put_table(table(rows), options.table)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
