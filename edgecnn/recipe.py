@@ -21,8 +21,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 
 
-def _ranged(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
+def _ranged(default: Any, low: float | None = None, high: float | None = None, free: bool = False) -> Any:
+    """A bounded setting; a `free` one changes how a result is made and not what it is."""
+    return field(default=default, metadata={"low": low, "high": high, "free": free})
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class TrainSettings:
     channels_last: bool = False
     sync_batchnorm: bool = False  # statistics over all processes; GPUs only
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = _ranged(None, low=0)  # decoding threads; left out: one per core
+    workers: int | None = _ranged(None, low=0, free=True)  # decoding threads; left out: one per core
     seed: int = _ranged(0, low=0)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
@@ -170,7 +171,7 @@ class Recipe:
 
     def values(self, *keys: str) -> dict[str, Any]:
         """The values of dotted keys ("train.epochs") or whole sections ("train"), as a sidecar's `fields`."""
-        return dict(pair for key in keys for pair in _flatten(key, self._get(key)))
+        return dict(pair for key in keys for pair in _flatten(key, self._get(key), with_free=False))
 
     def _get(self, key: str) -> Any:
         value: Any = self
@@ -287,10 +288,11 @@ def _shown(kind: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(kind) if not f.metadata.get("hidden")]
 
 
-def _flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(key: str, value: Any, with_free: bool = True) -> Iterator[tuple[str, Any]]:
     if dataclasses.is_dataclass(value):
         for f in _shown(value):
-            yield from _flatten(f"{key}.{f.name}", getattr(value, f.name))
+            if with_free or not f.metadata.get("free"):
+                yield from _flatten(f"{key}.{f.name}", getattr(value, f.name), with_free)
     else:
         yield key, list(value) if isinstance(value, tuple) else value
 

@@ -20,7 +20,6 @@ from edgecnn.zoo import find_model
 
 STATE_NAME = "training-state.pt"
 STATE_SCHEMA = 1
-FREE_KEYS = {"train.workers"}  # settings that change nothing about the result
 
 Weights = Mapping[str, Tensor]
 
@@ -107,8 +106,8 @@ def can_resume(folder: Path, recipe: Recipe) -> bool:
 
 def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
-    keys = (before.keys() | now.keys()) - FREE_KEYS
-    return before, now, [k for k in sorted(keys) if before.get(k) != now.get(k)]
+    keys = sorted(before.keys() | now.keys())
+    return before, now, [k for k in keys if before.get(k) != now.get(k)]
 
 
 def _read(path: Path, load: Callable[[], Any]) -> Any:

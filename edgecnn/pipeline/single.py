@@ -1,0 +1,81 @@
+"""The steps that the command line offers alone and that need more than one part of the project."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact import Sidecar, parents_of, read_sidecar, sidecar_path, verified_sidecar
+from edgecnn.backends import BuildOptions, load_backend, open_engine
+from edgecnn.calibration import open_data
+from edgecnn.errors import ArtifactError, DeviceError
+from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.recipe import BatchSettings
+from edgecnn.session import Session
+from edgecnn.targets import find_target, target_mismatch
+
+VALIDATION_BATCH = 64
+
+
+def make_reference(source: Path, data: str, output: Path, threads: int | None) -> dict[str, Any]:
+    """Predictions of a checkpoint (PyTorch) or a graph (ONNX Runtime) on the test split of `data`.
+
+    Raises `ArtifactError` for another kind of file, and the errors of the data set.
+    """
+    from edgecnn.measure.predictions import predict, write_predictions
+
+    sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")
+    preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
+    dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
+    with open_reference_source(source, threads) as session:
+        predictions = predict(session, dataset, batch=VALIDATION_BATCH)
+    made = dataclasses.replace(
+        sidecar,
+        kind="predictions",
+        made_by=f"edgecnn reference {source.name} --data {data}",
+        parents=parents_of(output, source),
+        fields={},
+        facts={},
+    )
+    write_predictions(output, predictions, made)
+    return {"output": str(output), "n": len(predictions.ids), "classes": int(predictions.logits.shape[1])}
+
+
+def open_reference_source(source: Path, threads: int | None) -> Session:
+    """A session of what `--reference` may name: a checkpoint or a graph."""
+    if not source.is_file():
+        raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
+    if source.suffix == ".onnx":
+        return open_engine(source, threads)
+    if source.suffix == ".safetensors":
+        from edgecnn.pytorch.reference import open_reference
+
+        return open_reference(source, threads)
+    raise ArtifactError(f"{source}: not a checkpoint or a graph", "name a .safetensors or an .onnx file")
+
+
+def build_engine(
+    graph: Path, backend: str, target: str, output: Path | None, max_batch: int | None, threads: int | None
+) -> dict[str, Any]:
+    """Build `graph` for a target; raises `DeviceError` when this machine is not that target."""
+    if not graph.is_file():
+        raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
+    module = load_backend(backend)
+    chosen = find_target(target or {"ort": "cpu", "trt": "gpu"}[backend])
+    if chosen.backend != backend:
+        raise DeviceError(
+            f"target {chosen.name} is built with --backend {chosen.backend}, not {backend}",
+            f"use --backend {chosen.backend}, or another --target",
+        )
+    mismatch = target_mismatch(chosen, module.device(threads))
+    if mismatch:
+        raise DeviceError(mismatch, "build on the device itself, or name the target that this machine is")
+    largest = max_batch or BatchSettings().max
+    batch = BatchSettings(max=largest)
+    engine = output or graph.with_name(
+        f"{graph.stem}.engine{module.SUFFIX}" if backend == "ort" else f"{graph.stem}.plan"
+    )
+    module.engine_from_onnx(graph, engine, BuildOptions(chosen.name, batch, threads))
+    made = read_sidecar(engine)
+    return {"engine": str(engine), "target": chosen.name, "sha256": made.sha256, "device": made.device}

@@ -1,0 +1,137 @@
+"""What a recipe makes: one task for each file, in the order of the flow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgecnn.artifact import Sidecar, parents_of, tool_versions
+from edgecnn.backends import load_backend
+from edgecnn.recipe import Recipe
+from edgecnn.targets import Target, find_target
+
+HOST = ""  # the target of tasks that belong to none
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One engine of a target: its name in reports, and the graph that it is built from."""
+
+    name: str
+    graph: str
+
+    @property
+    def style(self) -> Literal["tensorrt", "cpu"] | None:
+        """Where Q/DQ stand; None for a graph without them."""
+        styles: dict[str, Literal["tensorrt", "cpu"]] = {
+            "model.int8-tensorrt.onnx": "tensorrt",
+            "model.int8-cpu.onnx": "cpu",
+        }
+        return styles.get(self.graph)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file and how it comes about.
+
+    `keys` are the recipe values that it depends on, through its parents too: a device judges a graph whose checkpoint
+    stayed behind.
+    """
+
+    step: str
+    output: Path
+    kind: str
+    parents: tuple[Path, ...] = ()
+    keys: tuple[str, ...] = ()
+    target: str = HOST
+    variant: Variant | None = None
+    tools: dict[str, str] = dataclasses.field(default_factory=dict)
+    device: dict[str, Any] | None = None
+
+    def sidecar(self, recipe: Recipe) -> Sidecar:
+        """What the sidecar of `output` would say if it were made now (its parents are added on writing)."""
+        return Sidecar(
+            kind=self.kind,
+            made_by=f"edgecnn run {recipe.name}: {self.step}",
+            recipe=recipe.name,
+            fields=recipe.values(*self.keys),
+            tools=self.tools,
+            device=self.device,
+        )
+
+    def sidecar_with_parents(self, recipe: Recipe) -> Sidecar:
+        """The same, with the sha256 of the parents as they are now."""
+        return dataclasses.replace(self.sidecar(recipe), parents=parents_of(self.output, *self.parents))
+
+
+def variants(recipe: Recipe, target: Target) -> list[Variant]:
+    """The engines of a target. On a CPU, INT8 comes twice: in integer kernels, and as TensorRT would round it."""
+    made = []
+    for precision in recipe.precisions:
+        if precision != "int8":
+            made.append(Variant(precision, f"model.{precision}.onnx"))
+            continue
+        if target.kind == "cpu":
+            made.append(Variant("int8", "model.int8-cpu.onnx"))
+            made.append(Variant("int8-tensorrt", "model.int8-tensorrt.onnx"))
+        else:
+            made.append(Variant("int8", "model.int8-tensorrt.onnx"))
+    return made
+
+
+def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[Task]:
+    """Every task of a recipe, parents before children."""
+    targets = [find_target(name) for name in recipe.targets]
+    own = [*_host_tasks(recipe, folder, targets)]
+    own += [t for target in targets for t in _target_tasks(recipe, folder, target, threads)]
+    keys: dict[Path, tuple[str, ...]] = {}
+    for task in own:
+        inherited = [key for parent in task.parents for key in keys[parent]]
+        keys[task.output] = tuple(dict.fromkeys([*inherited, *task.keys]))
+    return [dataclasses.replace(task, keys=keys[task.output]) for task in own]
+
+
+def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator[Task]:
+    checkpoint, fp32, ranges = folder / "model.safetensors", folder / "model.fp32.onnx", folder / "model.calib.json"
+    yield Task("train", checkpoint, "checkpoint", keys=("model", "data.source", "train", "transfer"))
+    yield Task("export", fp32, "graph", (checkpoint,), ("batch.max",))
+    graphs = sorted({v.graph for target in targets for v in variants(recipe, target)} - {fp32.name})
+    if graphs:
+        yield Task("calibrate", ranges, "calibration ranges", (fp32,), ("data.source", "data.calibration"))
+    for graph in graphs:
+        keys = ("quantize",) if "int8" in graph else ()
+        style = Variant("", graph)
+        yield Task("quantize", folder / graph, "graph", (fp32, ranges), keys, variant=style)
+    yield Task("reference", folder / "reference.npz", "predictions", (checkpoint,), ("data.source",))
+
+
+def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | None) -> Iterator[Task]:
+    backend = load_backend(target.backend)
+    tools, device = _here(target, threads)
+    made: list[Path] = []
+    engines: list[Path] = []
+    for variant in variants(recipe, target):
+        graph, engine = folder / variant.graph, folder / target.name / f"{variant.name}{backend.SUFFIX}"
+        accuracy = folder / target.name / f"{variant.name}.accuracy.json"
+        yield Task("build", engine, "engine", (graph,), ("batch",), target.name, variant, tools, device)
+        parents = (engine, folder / "reference.npz")
+        yield Task("validate", accuracy, "accuracy", parents, ("data.source",), target.name, variant)
+        engines.append(engine)
+        made.append(accuracy)
+    latency, verdict = folder / target.name / "latency.json", folder / target.name / "verdict.json"
+    yield Task("bench", latency, "latency", tuple(engines), ("bench",), target.name, device=device)
+    yield Task("gate", verdict, "verdict", (*made, latency), ("tolerances",), target.name)
+    report = folder / target.name / "report.json"
+    yield Task("report", report, "report", (verdict,), ("title",), target.name)
+
+
+def _here(target: Target, threads: int | None) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """Tools and device that an engine depends on; unknown (and not compared) where the runtime is absent."""
+    packages = {"ort": ("onnxruntime", "onnxruntime-gpu"), "trt": ("tensorrt",)}[target.backend]
+    tools = tool_versions(*packages)
+    if not tools:
+        return {}, None
+    return tools, load_backend(target.backend).device(threads)

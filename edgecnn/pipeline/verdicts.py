@@ -1,0 +1,129 @@
+"""From the measurements of one target folder to its verdict and its report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact import read_json, read_sidecar
+from edgecnn.errors import MeasurementError
+from edgecnn.gate import Verdict, judge
+from edgecnn.recipe import Recipe
+from edgecnn.targets import find_target
+
+ACCURACY_SUFFIX = ".accuracy.json"
+
+
+def device_key(device: Mapping[str, Any]) -> str:
+    """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT major.minor
+    and power mode, or the processor and its threads."""
+    tensorrt = ".".join(str(device.get("tensorrt") or "").split(".")[:2])
+    parts = [
+        device.get("board") or device.get("gpu_name") or device.get("cpu") or "unknown",
+        f"sm{device['compute_capability']}" if device.get("compute_capability") else "",
+        f"trt{tensorrt}" if tensorrt else "",
+        device.get("power_mode") or "",
+        f"{device['threads']}threads" if device.get("threads") else "",
+    ]
+    return re.sub(r"[^a-z0-9.]+", "-", "_".join(str(p) for p in parts if p).lower()).strip("-")
+
+
+def accepted_path(recipe: Recipe, device: Mapping[str, Any]) -> Path:
+    """Where the accepted numbers of a recipe stand for a device: beside the recipe used."""
+    return recipe.path.parent / "accepted" / recipe.name / f"{device_key(device)}.json"
+
+
+def measurements_of(folder: Path) -> list[dict[str, Any]]:
+    """One flat object for each engine of a target folder: accuracy, latency, size and precision together.
+
+    Raises `MeasurementError` when nothing was measured there.
+    """
+    latency_path = folder / "latency.json"
+    latencies = {m["name"]: m for m in read_json(latency_path)["measurements"]} if latency_path.exists() else {}
+    accuracies = {p.name.removesuffix(ACCURACY_SUFFIX): p for p in folder.glob(f"*{ACCURACY_SUFFIX}")}
+    if not latencies and not accuracies:
+        raise MeasurementError(f"{folder}: no measurements", "run `edgecnn run`, or `edgecnn validate` and `bench`")
+    order = [n for n in latencies if n in accuracies] + sorted(set(accuracies) - set(latencies))
+    rows = []
+    for name in order or list(latencies):
+        row: dict[str, Any] = {"name": name}
+        if name in accuracies:
+            row |= {k: v for k, v in read_json(accuracies[name]).items() if k != "provenance"}
+        row |= latencies.get(name, {})
+        rows.append(row | {"name": name})
+    return rows
+
+
+def engine_facts(engine: Path) -> dict[str, Any]:
+    """Size and precision of an engine, as a measurement carries them."""
+    sidecar = read_sidecar(engine)
+    facts = {
+        "size_mb": round(engine.stat().st_size / 1e6, 6),
+        "precision_requested": sidecar.precision_requested,
+        "precision_obtained": sidecar.precision_obtained,
+    }
+    for key in ("int8_share_pct", "integer_kernels", "weighted_nodes"):
+        if key in sidecar.facts:
+            facts[key] = sidecar.facts[key]
+    return facts
+
+
+def judge_target(recipe: Recipe, folder: Path) -> Verdict:
+    """Judge a target folder by the recipe's tolerances and by the numbers accepted for its device, if any."""
+    latency = folder / "latency.json"
+    device = read_json(latency)["device"] if latency.exists() else {}
+    accepted = accepted_path(recipe, device)
+    return judge(recipe.tolerances, measurements_of(folder), read_json(accepted) if accepted.exists() else None)
+
+
+def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Everything that a report shows of one target: measurements, verdict, what made each artifact, notes."""
+    verdict, latency = read_json(folder / "verdict.json"), read_json(folder / "latency.json")
+    target = find_target(folder.name)
+    return {
+        "recipe": recipe.name,
+        "title": recipe.title,
+        "target": folder.name,
+        "device": latency["device"],
+        "device_key": device_key(latency["device"]),
+        "reference": latency["reference"],
+        "measurements": measurements_of(folder),
+        "verdict": {k: v for k, v in verdict.items() if k != "provenance"},
+        "artifacts": [_artifact(p, folder) for p in _artifacts(folder)],
+        "notes": _notes(target.kind),
+    }
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    host = [p for p in sorted(folder.parent.iterdir()) if p.suffix in {".safetensors", ".onnx", ".npz"}]
+    ranges = sorted(folder.parent.glob("*.calib.json"))
+    own = [p for p in sorted(folder.iterdir()) if p.suffix in {".onnx", ".plan"}]
+    return [p for p in [*host, *ranges, *own] if p.suffix == ".json" or p.with_name(f"{p.name}.json").exists()]
+
+
+def _artifact(path: Path, folder: Path) -> dict[str, Any]:
+    sidecar = read_sidecar(path)
+    return {
+        "path": str(path.relative_to(folder.parent)),
+        "kind": sidecar.kind,
+        "made_by": sidecar.made_by,
+        "sha256": sidecar.sha256,
+        "parents": sorted(sidecar.parents),
+        "tools": sidecar.tools,
+        "created": sidecar.created,
+        "size_mb": round(path.stat().st_size / 1e6, 6),
+    }
+
+
+def _notes(kind: str) -> list[str]:
+    if kind != "cpu":
+        return []
+    notes = [
+        "FP16 is storage only: ONNX Runtime's CPU provider computes such a graph in FP32",
+        "int8-tensorrt is simulated: the rounding of the TensorRT placement, exactly, in float arithmetic",
+    ]
+    from edgecnn.graph.lint import int8_guard
+
+    return [*notes, *([guard] if (guard := int8_guard()) else [])]

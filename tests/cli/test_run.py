@@ -1,0 +1,259 @@
+"""The whole flow, as a user runs it: one recipe, from training to the verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecnn.artifact import read_json, read_sidecar, sha256_of, sidecar_path
+from edgecnn.cli import run
+
+VARIANTS = ("fp32", "fp16", "int8", "int8-tensorrt")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of lenet5-digits, made once."""
+    folder = tmp_path_factory.mktemp("runs") / "lenet5-digits"
+    started = time.monotonic()
+    assert run(["run", "lenet5-digits", "--out", str(folder)]) in (0, 3)
+    (folder / "seconds.txt").write_text(str(time.monotonic() - started))
+    return folder
+
+
+@pytest.fixture
+def copied(digits: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(digits, tmp_path / "lenet5-digits"))
+
+
+def steps(err: str) -> set[str]:
+    """The steps that a run says it did."""
+    return {line.split()[0] for line in err.splitlines() if line[:1].isalpha() and ": " in line} - {"the"}
+
+
+def test_the_verdict_is_pass_with_its_evidence(digits: Path) -> None:
+    report = read_json(digits / "cpu" / "report.json")
+    assert report["verdict"]["verdict"] == "PASS"
+    rows = {m["name"]: m for m in report["measurements"]}
+    assert tuple(rows) == VARIANTS
+    for row in rows.values():
+        assert row["n"] == 540
+        assert row["top1_pct"] >= 96.0
+        assert row["latency_ms_p50"] > 0
+        assert row["size_mb"] > 0
+        low, high = row["top1_drop_ci_pp"]
+        assert low <= row["top1_drop_pp"] <= high
+    assert rows["fp32"]["reference_top1_pct"] >= 98.0, "the recipe promises 98 % top-1"
+    assert rows["fp32"]["agreement_pct"] == 100.0
+    assert rows["fp16"]["size_mb"] < 0.6 * rows["fp32"]["size_mb"]
+    text = (digits / "cpu" / "report.md").read_text()
+    assert "simulated" in text
+    assert "storage only" in text
+
+
+def test_int8_is_real(digits: Path) -> None:
+    cpu = read_sidecar(digits / "cpu" / "int8.onnx")
+    assert cpu.facts["integer_kernels"] == cpu.facts["weighted_nodes"] == 5, "2 Conv and 3 Gemm"
+    tensorrt = read_sidecar(digits / "cpu" / "int8-tensorrt.onnx")
+    assert tensorrt.facts["int8_share_pct"] == 100.0
+    assert sha256_of(digits / "cpu" / "int8.onnx") != sha256_of(digits / "cpu" / "int8-tensorrt.onnx")
+
+
+def test_every_artifact_is_described(digits: Path) -> None:
+    files = [p for p in digits.rglob("*") if p.suffix in {".onnx", ".npz"}] + [digits / "model.safetensors"]
+    assert len(files) == 10
+    for path in files:
+        sidecar = read_sidecar(path)
+        assert sidecar.sha256 == sha256_of(path)
+        assert sidecar.preprocessing is not None
+        assert sidecar.labels == [str(d) for d in range(10)], path
+        assert sidecar.tools
+
+
+def test_a_second_run_redoes_nothing(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied)
+    assert result.code == 0
+    assert "everything is up to date" in result.err
+    assert "PASS" in result.out
+
+
+def test_a_second_run_takes_at_most_three_seconds(copied: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "edgecnn", "run", "lenet5-digits", "--out", str(copied)]
+    seconds = []
+    for _ in range(2):
+        started = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True, cwd=root)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("tolerances.top1_drop_pp_max=5", {"gate", "report"}),
+        ("bench.duration_s=0.2", {"bench", "gate", "report"}),
+        ("title=other", {"report"}),
+    ],
+)
+def test_one_field_redoes_its_readers_and_says_why(
+    copied: Path, edgecnn: Callable[..., Any], setting: str, expected: set[str]
+) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied, "--set", setting)
+    assert result.code == 0
+    assert steps(result.err) == expected
+    assert f"{setting.split('=')[0]} changed from" in result.err
+
+
+def test_a_tolerance_that_is_broken_fails_with_exit_code_1(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied, "--set", "tolerances.size_mb_max=0.01", "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["reports"][0]["verdict"]["verdict"] == "FAIL"
+
+
+def test_until_stops_early(tmp_path: Path, edgecnn: Callable[..., Any], copied: Path) -> None:
+    shutil.rmtree(copied / "cpu")
+    assert edgecnn("run", "lenet5-digits", "--out", copied, "--until", "build").code == 0
+    assert sorted(p.name for p in (copied / "cpu").glob("*.onnx")) == sorted(f"{v}.onnx" for v in VARIANTS)
+    assert not list((copied / "cpu").glob("*.accuracy.json"))
+    edgecnn("run", "lenet5-digits", "--out", copied, "--until", "bilud").refused()
+
+
+def test_a_target_that_is_not_this_machine(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied, "--set", 'targets=["orin-nano"]')
+    assert result.code == 0
+    assert "orin-nano is not this machine" in result.err
+    assert "edgecnn run" in result.err
+    assert (copied / "model.int8-tensorrt.onnx").exists()
+
+
+def test_a_tampered_engine_is_refused_and_remade(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    engine = copied / "cpu" / "int8.onnx"
+    engine.write_bytes(engine.read_bytes() + b"x")
+    validate = ("validate", engine, "--reference", copied / "reference.npz", "--data", "digits")
+    assert "sha256" in edgecnn(*validate).refused()
+    result = edgecnn("run", "lenet5-digits", "--out", copied)
+    assert result.code == 0
+    assert "sha256" in result.err
+
+
+def test_a_truncated_checkpoint_graph_and_sidecar(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    for name in ("model.safetensors", "model.fp32.onnx"):
+        path = copied / name
+        path.write_bytes(path.read_bytes()[:1000])
+        assert name in edgecnn("inspect", path).refused()
+        sidecar_path(path).unlink()
+        assert name in edgecnn("inspect", path).refused()
+    sidecar = sidecar_path(copied / "cpu" / "fp32.onnx")
+    sidecar.write_text(sidecar.read_text()[:100])
+    assert sidecar.name in edgecnn("inspect", copied / "cpu" / "fp32.onnx").refused()
+
+
+def test_an_interrupt_in_training_is_resumable(tmp_path: Path, root: Path) -> None:
+    """SIGINT after the first epoch's checkpoint: 130; the run then goes on to the same weights."""
+    whole = ["--set", "train.epochs=6", "--until", "train"]
+    command = [sys.executable, "-m", "edgecnn", "run", "lenet5-digits", "--out", str(tmp_path / "a"), *whole]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "a" / "training-state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 0), err
+    assert "Traceback" not in err
+    assert run(["run", "lenet5-digits", "--out", str(tmp_path / "a"), *whole]) == 0
+    assert run(["run", "lenet5-digits", "--out", str(tmp_path / "b"), *whole]) == 0
+    digests = [sha256_of(tmp_path / name / "model.safetensors") for name in "ab"]
+    assert digests[0] == digests[1]
+
+
+def test_predict_names_the_digit(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
+    from edgecnn.dataset import open_dataset
+    from edgecnn.preprocess import preprocessing_from_json
+    from edgecnn.zoo import find_model
+
+    dataset = open_dataset("digits", preprocessing_from_json(find_model("lenet5").preprocessing), "test")
+    assert dataset.image is not None
+    assert dataset.labels is not None
+    right = 0
+    for k in range(0, 50, 10):
+        dataset.image(k).save(tmp_path / f"{k}.png")
+        result = edgecnn("predict", copied / "cpu" / "int8.onnx", tmp_path / f"{k}.png", "--json")
+        best = json.loads(result.out)[0]["top5"][0]
+        right += best["label"] == str(dataset.labels[k])
+    assert right >= 4
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert "empty.png" in edgecnn("predict", copied / "cpu" / "int8.onnx", tmp_path / "empty.png").refused()
+
+
+def test_steps_alone(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
+    """The same graph through the single commands, without a recipe."""
+    graph, data = copied / "model.fp32.onnx", "digits"
+    ranges, int8, engine = tmp_path / "l.calib.json", tmp_path / "l.int8.onnx", tmp_path / "l.engine.onnx"
+    reference = tmp_path / "reference.npz"
+    assert edgecnn("calibrate", graph, "--data", "calibration/lenet5-digits.txt", "-o", ranges).code == 0
+    quantize = ("quantize", graph, "--precision", "int8", "--for", "cpu", "--ranges", ranges, "-o", int8)
+    assert edgecnn(*quantize).code == 0
+    assert edgecnn("build", int8, "--backend", "ort", "-o", engine).code == 0
+    assert edgecnn("reference", copied / "model.safetensors", "--data", data, "-o", reference).code == 0
+    result = edgecnn("validate", engine, "--reference", reference, "--data", data, "--json")
+    assert result.code == 0
+    measured = json.loads(result.out)
+    assert measured["n"] == 540
+    assert measured["agreement_pct"] > 97
+    result = edgecnn("bench", "--engine", engine, "--duration", "0.2", "--json")
+    assert json.loads(result.out)["latency_ms_p50"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere"], "no recipe"),
+        (["run", "lenet5-digits", "--set", "model.name=lenet6"], "lenet5"),
+        (["run", "lenet5-digits", "--set", "data.source=digitz"], "digits"),
+        (["run", "lenet5-digits", "--set", "train.epochs=-1"], "at least 0"),
+        (["run", "lenet5-digits", "--set", "train.epoch=1"], "'epochs'"),
+        (["run", "lenet5-digits", "--set", "targets=['cpuu']"], "cpu"),
+        (["run", "lenet5-digits", "--set", "data.calibration=none"], "calibration"),
+        (["build", "nothing.onnx"], "nothing.onnx"),
+        (["build", "nothing.onnx", "--backend", "tpu"], "tpu"),
+        (["inspect", "nothing.onnx"], "nothing.onnx"),
+        (["reference", "nothing.safetensors", "--data", "digits"], "nothing.safetensors"),
+        (["recipe", "show", "lenet5-digit"], "'lenet5-digits'"),
+    ],
+)
+def test_mistakes(tmp_path: Path, edgecnn: Callable[..., Any], arguments: list[str], words: str) -> None:
+    out = ["--out", str(tmp_path / "run")] if arguments[0] == "run" else []
+    assert words in edgecnn(*arguments, *out).refused()
+
+
+def test_a_missing_tensorrt_is_a_hint(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    text = edgecnn("build", copied / "model.fp32.onnx", "--backend", "trt").refused()
+    assert "tensorrt" in text
+
+
+def test_an_unwritable_folder(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "file" in edgecnn("run", "lenet5-digits", "--out", tmp_path / "file" / "run", "--until", "train").refused()
+
+
+def test_recipes_are_listed_shown_and_copied(
+    tmp_path: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "lenet5-digits" in edgecnn("recipe", "list").out
+    assert "train.epochs" in edgecnn("recipe", "show", "lenet5-digits").out
+    assert edgecnn("recipe", "check", "lenet5-digits").code == 0
+    assert edgecnn("recipe", "copy", "lenet5-digits").code == 0
+    assert (tmp_path / "recipes" / "lenet5-digits.toml").exists()
+    assert "exists already" in edgecnn("recipe", "copy", "lenet5-digits").refused()

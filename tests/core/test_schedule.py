@@ -1,0 +1,112 @@
+"""Which tasks run and why: judged by sidecars, driven by what is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edgecnn.artifact import sidecar_path, write_artifact
+from edgecnn.pipeline.schedule import outdated
+from edgecnn.pipeline.tasks import Task, all_tasks, variants
+from edgecnn.recipe import BatchSettings, ModelSettings, Recipe, TrainSettings
+from edgecnn.targets import find_target
+
+RECIPE = Recipe(model=ModelSettings("lenet5"), path=Path("mine.toml"))
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[Task]:
+    checkpoint, graph, engine, report = (tmp_path / n for n in ("c.st", "g.onnx", "e.onnx", "r.txt"))
+    return [
+        Task("train", checkpoint, "checkpoint", keys=("model", "train")),
+        Task("export", graph, "graph", (checkpoint,), ("model", "train", "batch.max")),
+        Task("build", engine, "engine", (graph,), ("model", "train", "batch")),
+        Task("report", report, "report", (engine,), ("model", "train", "batch", "title")),
+    ]
+
+
+def make(task: Task, recipe: Recipe = RECIPE, content: str = "") -> None:
+    text = content or task.step
+    sidecar = task.sidecar_with_parents(recipe)
+    write_artifact(task.output, lambda temporary: temporary.write_text(text) and None, sidecar)
+
+
+def due(tasks: list[Task], recipe: Recipe = RECIPE) -> dict[str, str]:
+    return {task.step: reason for task, reason in outdated(tasks, recipe)}
+
+
+def test_everything_runs_once_and_then_nothing(tasks: list[Task]) -> None:
+    assert list(due(tasks)) == ["train", "export", "build", "report"]
+    for task in tasks:
+        make(task)
+    assert due(tasks) == {}
+
+
+def test_one_changed_field_redoes_what_reads_it_and_what_follows(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    changed = dataclasses.replace(RECIPE, batch=BatchSettings(min=1, opt=2, max=8))
+    assert due(tasks, changed) == {"build": "batch.opt changed from 1 to 2", "report": "e.onnx is made again"}
+    titled = dataclasses.replace(RECIPE, title="new")
+    assert due(tasks, titled) == {"report": "title changed from '' to 'new'"}
+
+
+def test_a_device_without_the_checkpoint_is_complete(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    tasks[0].output.unlink()
+    assert due(tasks) == {}
+    tasks[2].output.unlink()
+    assert list(due(tasks)) == ["build", "report"]
+
+
+def test_a_missing_checkpoint_does_not_hide_changed_training(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    tasks[0].output.unlink()
+    changed = dataclasses.replace(RECIPE, train=TrainSettings(epochs=9))
+    assert list(due(tasks, changed)) == ["train", "export", "build", "report"]
+    assert due(tasks, changed)["export"] == "c.st is made again"
+
+
+def test_a_file_changed_behind_our_back_is_made_again(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    tasks[1].output.write_text("edited")
+    assert "sha256" in due(tasks)["export"]
+    assert list(due(tasks)) == ["export", "build", "report"]
+
+
+def test_an_interrupted_write_is_made_again(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    sidecar_path(tasks[2].output).unlink()
+    assert "sidecar" in due(tasks)["build"]
+
+
+def test_the_tasks_of_a_recipe_come_parents_first(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, targets=("cpu", "gpu"))
+    made = all_tasks(recipe, tmp_path)
+    seen: set[Path] = set()
+    for task in made:
+        assert set(task.parents) <= seen
+        seen.add(task.output)
+    engines = [str(t.output.relative_to(tmp_path)) for t in made if t.step == "build"]
+    assert engines == [
+        "cpu/fp32.onnx",
+        "cpu/fp16.onnx",
+        "cpu/int8.onnx",
+        "cpu/int8-tensorrt.onnx",
+        "gpu/fp32.plan",
+        "gpu/fp16.plan",
+        "gpu/int8.plan",
+    ]
+    graphs = [t.output.name for t in made if t.step == "quantize"]
+    assert graphs == ["model.fp16.onnx", "model.int8-cpu.onnx", "model.int8-tensorrt.onnx"]
+
+
+def test_a_gpu_gets_the_tensorrt_placement_under_the_plain_name() -> None:
+    names = {v.name: v.graph for v in variants(RECIPE, find_target("gpu"))}
+    assert names == {"fp32": "model.fp32.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-tensorrt.onnx"}
