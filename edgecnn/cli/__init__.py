@@ -44,6 +44,9 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
     except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code
         traceback.print_exc()
         print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)

@@ -25,6 +25,8 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
     """
     from edgecnn.measure.predictions import predict, write_predictions
 
+    if not source.is_file():
+        raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
     sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
@@ -44,8 +46,6 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
 
 def open_reference_source(source: Path, threads: int | None) -> Session:
     """A session of what `--reference` may name: a checkpoint or a graph."""
-    if not source.is_file():
-        raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
     if source.suffix == ".onnx":
         return open_engine(source, threads)
     if source.suffix == ".safetensors":
@@ -59,9 +59,9 @@ def build_engine(
     graph: Path, backend: str, target: str, output: Path | None, max_batch: int | None, threads: int | None
 ) -> dict[str, Any]:
     """Build `graph` for a target; raises `DeviceError` when this machine is not that target."""
+    module = load_backend(backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
-    module = load_backend(backend)
     chosen = find_target(target or {"ort": "cpu", "trt": "gpu"}[backend])
     if chosen.backend != backend:
         raise DeviceError(
@@ -76,6 +76,6 @@ def build_engine(
     engine = output or graph.with_name(
         f"{graph.stem}.engine{module.SUFFIX}" if backend == "ort" else f"{graph.stem}.plan"
     )
-    module.engine_from_onnx(graph, engine, BuildOptions(chosen.name, batch, threads))
+    module.engine_from_onnx(graph, engine, BuildOptions(target=chosen.name, batch=batch, threads=threads))
     made = read_sidecar(engine)
     return {"engine": str(engine), "target": chosen.name, "sha256": made.sha256, "device": made.device}

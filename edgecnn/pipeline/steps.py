@@ -138,7 +138,9 @@ def _build(task: Task, context: Context) -> None:
     target = find_target(task.target)
     recipe = context.recipe
     fields = recipe.values(*task.keys)
-    options = BuildOptions(target.name, recipe.batch, context.threads, recipe.name, fields)
+    options = BuildOptions(
+        target=target.name, batch=recipe.batch, threads=context.threads, recipe=recipe.name, fields=fields
+    )
     load_backend(target.backend).engine_from_onnx(graph, task.output, options)
 
 

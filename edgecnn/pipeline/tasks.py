@@ -13,6 +13,19 @@ from edgecnn.backends import load_backend
 from edgecnn.recipe import Recipe
 from edgecnn.targets import Target, find_target
 
+_RUNTIMES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+TOOLS = {
+    "train": ("torch", "torchvision"),
+    "export": ("torch", "onnx"),
+    "calibrate": ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    "quantize": ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
+    "reference": ("numpy", "torch"),
+    "build": _RUNTIMES,
+    "validate": _RUNTIMES,
+    "bench": _RUNTIMES,
+    "gate": (),
+    "report": (),
+}
 HOST = ""  # the target of tasks that belong to none
 
 
@@ -63,8 +76,12 @@ class Task:
         )
 
     def sidecar_with_parents(self, recipe: Recipe) -> Sidecar:
-        """The same, with the sha256 of the parents as they are now."""
-        return dataclasses.replace(self.sidecar(recipe), parents=parents_of(self.output, *self.parents))
+        """The same, with the sha256 of the parents as they are now and the versions of what may take part."""
+        return dataclasses.replace(
+            self.sidecar(recipe),
+            parents=parents_of(self.output, *self.parents),
+            tools=self.tools or tool_versions(*TOOLS[self.step]),
+        )
 
 
 def variants(recipe: Recipe, target: Target) -> list[Variant]:
