@@ -140,8 +140,7 @@ def test_a_target_that_is_not_this_machine(copied: Path, edgecnn: Callable[..., 
 def test_a_tampered_engine_is_refused_and_remade(copied: Path, edgecnn: Callable[..., Any]) -> None:
     engine = copied / "cpu" / "int8.onnx"
     engine.write_bytes(engine.read_bytes() + b"x")
-    validate = ("validate", engine, "--reference", copied / "reference.npz", "--data", "digits")
-    assert "sha256" in edgecnn(*validate).refused()
+    assert "sha256" in edgecnn("predict", engine, "digit.png").refused()
     result = edgecnn("run", "lenet5-digits", "--out", copied)
     assert result.code == 0
     assert "sha256" in result.err
@@ -206,13 +205,6 @@ def test_steps_alone(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) 
     assert edgecnn(*quantize).code == 0
     assert edgecnn("build", int8, "--backend", "ort", "-o", engine).code == 0
     assert edgecnn("reference", copied / "model.safetensors", "--data", data, "-o", reference).code == 0
-    result = edgecnn("validate", engine, "--reference", reference, "--data", data, "--json")
-    assert result.code == 0
-    measured = json.loads(result.out)
-    assert measured["n"] == 540
-    assert measured["agreement_pct"] > 97
-    result = edgecnn("bench", "--engine", engine, "--duration", "0.2", "--json")
-    assert json.loads(result.out)["latency_ms_p50"] > 0
 
 
 @pytest.mark.parametrize(
