@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,13 +36,21 @@ def train(
     from edgecnn.pytorch.progress import for_terminal
     from edgecnn.pytorch.train import train as run_training
 
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         result = run_training(
-            settings, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=for_terminal()
+            settings,
+            folder,
+            resume=resume,
+            threads=threads,
+            skip_corrupt=skip_corrupt,
+            progress=for_terminal() if first else None,
         )
     except KeyboardInterrupt:
         say(f"the completed epochs are in {folder}: go on with --resume")
         raise
+    if not first:
+        return
     row = {"name": settings.name, **result.to_json()}
     if as_json:
         print_json(row)

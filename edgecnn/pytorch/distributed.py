@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
-TIMEOUT = datetime.timedelta(seconds=25)  # a peer that died is noticed by then
+from edgecnn.errors import EdgecnnError, TrainingError
+
+TIMEOUT = datetime.timedelta(minutes=10)  # of a peer that hangs; one that died is noticed at once
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,101 @@ class World:
         if self.size > 1:
             distributed.all_reduce(values)
         return values
+
+    def equalise(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the tensors of rank 0, such as BN statistics."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def together(self, what: str, action: Callable[[], Result]) -> Result:
+        """`action` on every rank; where it fails on one, all ranks raise, each with what happened where."""
+        try:
+            result, error = action(), None
+        except EdgecnnError as exc:
+            result, error = None, exc
+        messages = self.gather(error.message if error else None)
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise TrainingError(f"rank {rank} could not {what}: {message}", "every rank needs what rank 0 has")
+        assert result is not None
+        return result
+
+    def from_first(self, what: str, action: Callable[[], Result]) -> Result:
+        """What `action` gives on rank 0, on every rank; its error is everybody's."""
+        if self.size == 1:
+            return action()
+        found: list[Any] = self.together(what, lambda: [action()] if self.writes else [None])
+        distributed.broadcast_object_list(found, 0)
+        result: Result = found[0]
+        return result
+
+    def must_agree(self, what: str, value: dict[str, Any]) -> None:
+        """Raises `TrainingError` naming the first rank and key whose value is not that of rank 0."""
+        everyone = self.gather(value)
+        for rank, other in enumerate(everyone):
+            for key in sorted(everyone[0].keys() | other.keys()):
+                if everyone[0].get(key) != other.get(key):
+                    raise TrainingError(
+                        f"{what} differs between ranks: {key} is {other.get(key)!r} on rank {rank}, "
+                        f"{everyone[0].get(key)!r} on rank 0",
+                        "start every rank with the same command, recipe and data",
+                    )
+
+
+@contextlib.contextmanager
+def joined(device: Callable[[int], torch.device]) -> Iterator[World]:
+    """This process's place in its job: what torchrun's environment says, else alone.
+
+    `device(local_rank)` chooses the device. Raises `TrainingError` when the others cannot be reached, and for a process
+    that died while this one waited for it.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device(0))
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    here = device(local)
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        distributed.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as exc:
+        raise TrainingError(
+            f"rank {rank} of {size} cannot join the job at {where}: {str(exc).splitlines()[0]}",
+            "another job may hold the port: give torchrun another --master-port; check the address and the firewall",
+        ) from exc
+    try:
+        yield World(rank, size, here)
+    except RuntimeError as exc:
+        if not _is_lost_peer(exc):
+            raise
+        raise TrainingError(
+            f"rank {rank} of {size}: another process of the job ended: {str(exc).splitlines()[0][:200]}",
+            "its own error stands above; go on from the last completed epoch with --resume",
+        ) from exc
+    finally:
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
+
+
+def environment_rank() -> int:
+    """The rank that torchrun gave this process; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _is_lost_peer(exc: RuntimeError) -> bool:
+    text = str(exc)
+    signs = ("Connection closed by peer", "Connection reset", "gloo", "NCCL", "Broken pipe", "Timed out waiting")
+    return isinstance(exc, distributed.DistError) or any(sign in text for sign in signs)

@@ -6,6 +6,7 @@ processes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,6 +95,12 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def sha256(self) -> str:
+        """The identity of the list of images: their ids and labels."""
+        pairs = zip(self.dataset.ids, self.labels.tolist(), strict=True)
+        return hashlib.sha256("\n".join(f"{i} {label}" for i, label in pairs).encode()).hexdigest()[:12]
+
     def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
         """One batch for each array of positions."""
         if self.memory is not None:
@@ -103,7 +110,8 @@ class Pictures:
             return
         for positions, crops in self._decoded(order, epoch):
             if not crops:
-                continue
+                name, problem = next(iter(self.corrupt.items()))
+                raise DataError(f"no image of a batch is readable, first {name}: {problem}", "check the data set")
             there = torch.from_numpy(positions)
             pixels = torch.from_numpy(np.stack(crops)).to(self.device, non_blocking=True)
             there = there.to(self.device)

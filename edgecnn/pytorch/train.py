@@ -6,17 +6,20 @@ is looked at once, when training is over: what a later step measures on it has n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from edgecnn import __version__
 from edgecnn.artifact import Sidecar, write_artifact
 from edgecnn.dataset import Dataset, Split, open_dataset, stratified
 from edgecnn.errors import DataError, RecipeError, TrainingError
@@ -30,7 +33,7 @@ from edgecnn.pytorch.checkpoint import (
     write_checkpoint,
     write_state,
 )
-from edgecnn.pytorch.distributed import World
+from edgecnn.pytorch.distributed import World, joined
 from edgecnn.pytorch.events import EventFile
 from edgecnn.pytorch.loader import Pictures
 from edgecnn.pytorch.progress import Epoch, Progress, Silent
@@ -39,6 +42,8 @@ from edgecnn.pytorch.trainer import Material, Score, Trainer
 from edgecnn.pytorch.transfer import known_labels, make_learner, start_network, with_cached_features
 from edgecnn.recipe import AugmentSettings, Recipe, TrainSettings
 from edgecnn.zoo import find_model
+
+RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
 
 
 @dataclass(frozen=True)
@@ -101,37 +106,70 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.monotonic()
-    world = World(0, 1, training_device(recipe.train))
-    run = Run(recipe, output, make_trainer(recipe, output, world, skip_corrupt, progress or Silent()))
-    if resume or (resume is None and can_resume(output, recipe)):
-        run.restore()
-    run.to_the_end()
-    return run.finish(time.monotonic() - started)
+    with joined(lambda local: training_device(recipe.train, local)) as world, _memory_errors(recipe, world):
+        fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
+        world.must_agree("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
+        run = Run(recipe, output, make_trainer(recipe, world, skip_corrupt, progress or Silent()))
+        if resume or (resume is None and world.from_first("look for a run", lambda: can_resume(output, recipe))):
+            run.restore()
+        run.to_the_end()
+        return run.finish(time.monotonic() - started)
 
 
-def make_trainer(recipe: Recipe, output: Path, world: World, skip_corrupt: bool, progress: Progress) -> Trainer:
+@contextlib.contextmanager
+def _memory_errors(recipe: Recipe, world: World) -> Iterator[None]:
+    """Running out of memory, as an error with a hint."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        signs = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(exc, (MemoryError, torch.OutOfMemoryError)) and not any(s in str(exc) for s in signs):
+            raise
+        where = f"rank {world.rank} on {world.device}" if world.size > 1 else str(world.device)
+        raise TrainingError(
+            f"out of memory ({where}): {str(exc).splitlines()[0][:200] if str(exc) else 'no memory left'}",
+            f"lower train.batch (now {recipe.train.batch}), or set train.amp; the last checkpoint is whole",
+        ) from exc
+
+
+def make_trainer(recipe: Recipe, world: World, skip_corrupt: bool, progress: Progress) -> Trainer:
     """Data, network and optimiser as the recipe says, ready for the first epoch."""
-    material = open_material(recipe, world.device, skip_corrupt)
-    network, notes = start_network(recipe, material.labels)
+    settings = recipe.train
+    if world.size > settings.batch:
+        raise TrainingError(
+            f"{world.size} processes cannot share batches of {settings.batch} images",
+            "start fewer processes, or set a larger train.batch (it is of the whole job)",
+        )
+    material = world.together("open the data", lambda: open_material(recipe, world.device, skip_corrupt))
+    world.must_agree("the data", material.identity())
+    network, notes = world.together("start the network", lambda: start_network(recipe, material.labels))
     for note in notes:
         progress.note(note)
     network.to(world.device)
-    if recipe.train.channels_last:
+    if settings.channels_last:
         network.to(memory_format=torch.channels_last)
+    if settings.sync_batchnorm and world.size > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     learner = make_learner(recipe, network)
     learner, material = with_cached_features(recipe, learner, material, progress)
-    return Trainer(recipe.train, learner, material, world, progress)
+    return Trainer(settings, learner, material, world, progress)
 
 
-def training_device(settings: TrainSettings) -> torch.device:
-    """The device that the recipe names; `auto` is the GPU where there is one."""
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
+def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.device:
+    """The device that the recipe names; `auto` is the GPU where there is one, one for each process of a machine."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if settings.device == "cuda" and not count:
         raise RecipeError("train.device = 'cuda': PyTorch sees no GPU here", "set train.device to 'auto' or 'cpu'")
-    device = torch.device("cuda" if there and settings.device != "cpu" else "cpu")
-    if settings.amp == "fp16" and device.type == "cpu":
+    on_gpu = count > 0 and settings.device != "cpu"
+    if on_gpu and local_rank >= count:
+        raise TrainingError(
+            f"local rank {local_rank} has no GPU: this machine has {count}", f"use --nproc-per-node {count} or fewer"
+        )
+    if settings.amp == "fp16" and not on_gpu:
         raise RecipeError("train.amp = 'fp16' needs a GPU", "use 'bf16' or 'off' on a CPU")
-    return device
+    if settings.sync_batchnorm and not on_gpu:
+        raise RecipeError("train.sync_batchnorm needs GPUs", "leave it out on a CPU: statistics are per process there")
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> Material:
@@ -200,7 +238,8 @@ class Run:
 
     def restore(self) -> None:
         """Continue after the last completed epoch; raises `TrainingError` when the state is another run's."""
-        state, trainer = read_state(self.output, self.recipe), self.trainer
+        trainer = self.trainer
+        state = trainer.world.from_first("read the training state", lambda: read_state(self.output, self.recipe))
         if state["labels"] != trainer.material.labels:
             raise TrainingError(
                 f"{self.output}: the run was started with the classes {', '.join(state['labels'])}; "
@@ -258,7 +297,9 @@ class Run:
         """Make the best epoch's weights the result, and measure them once on the test split."""
         trainer, best = self.trainer, self.output / "best.safetensors"
         trainer.average = None
-        trainer.network.load_state_dict(read_weights(best))
+        if trainer.world.writes:
+            trainer.network.load_state_dict(read_weights(best))
+        trainer.world.equalise(trainer.network.state_dict().values())
         test, held_out = trainer.material.test, trainer.material.validation
         score = trainer.evaluate(test, trainer.network) if test is not None else None
         result = TrainResult(
@@ -273,7 +314,7 @@ class Run:
             n=score.n if score else 0,
             images_per_s=sum(h["images_per_s"] for h in self.history) / len(self.history),
             seconds=seconds,
-            corrupt_images=trainer.material.corrupt,
+            corrupt_images=trainer.material.corrupt(trainer.world),
         )
         if trainer.world.writes:
             facts = {k: v for k, v in result.to_json().items() if k != "checkpoint"}

@@ -25,6 +25,7 @@ from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
 from edgecnn.recipe import TrainSettings
 
 REPORT_S = 0.2  # between two looks at the running loss (a look waits for the device)
+REPORTS = 50  # looks in an epoch of several processes, which must look together
 DIVERGED = 10.0  # an epoch's mean loss above this many times that of guessing
 EVALUATION_BATCH = 256
 
@@ -49,10 +50,18 @@ class Material:
     labels: list[str]
     preprocessing: Preprocessing
 
-    @property
-    def corrupt(self) -> int:
-        """How many unreadable images were left out."""
-        return sum(len(source.corrupt) for source in (self.train, self.validation, self.test) if source)
+    def identity(self) -> dict[str, Any]:
+        """What all processes of a job must have alike."""
+        sources = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "labels": self.labels,
+            **{f"{k} images": s.sha256 for k, s in sources.items() if isinstance(s, Pictures)},
+        }
+
+    def corrupt(self, world: World) -> int:
+        """How many unreadable images any process left out."""
+        sources = [source for source in (self.train, self.validation, self.test) if source]
+        return sum(len(set().union(*world.gather(sorted(source.corrupt)))) for source in sources)
 
 
 @dataclass
@@ -98,15 +107,14 @@ class Trainer:
             self._set_rate(epoch * self.steps + step - 1)
             sums += self._step(batch, key(settings.seed, epoch, step, "mix", world.rank), epoch)
             now = time.monotonic()
-            if now - looked > REPORT_S:
+            if now - looked > REPORT_S if world.size == 1 else step % max(1, self.steps // REPORTS) == 0:
                 looked = now
-                loss, top1_pct, images = self._means(sums, epoch)
-                self.progress.step(
-                    Step(
-                        epoch + 1, settings.epochs, step, self.steps, loss, top1_pct,
-                        images * world.size / (now - started), self.rate,
-                    )
-                )  # fmt: skip
+                loss, top1_pct, images = self._means(world.sum(sums.clone()), epoch)
+                speed = images / (now - started)
+                self.progress.step(Step(epoch + 1, settings.epochs, step, self.steps, loss, top1_pct, speed, self.rate))
+        world.equalise(self.network.buffers())
+        if self.average is not None:
+            world.equalise(self.average.weights.values())
         loss, top1_pct, images = self._means(world.sum(sums), epoch)
         guessing = math.log(len(self.material.labels))
         if loss > DIVERGED * guessing:
