@@ -1,4 +1,4 @@
-"""Commands on the zoo: models."""
+"""Commands on the zoo: models, summary."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgecnn.cli.printing import print_json, print_rows, say
 def add_to(app: typer.Typer) -> None:
     """Register this module's commands."""
     app.command()(models)
+    app.command()(summary)
 
 
 def models(
@@ -46,9 +47,19 @@ def models(
             "params": card.params,
             "macs": card.macs,
             "input_shape": list(card.input_shape),
+            "classes": card.classes,
             "top1_pct": card.top1_pct,
+            "top5_pct": card.top5_pct,
             "weights": card.weights.url if card.weights else None,
+            "weights_source": card.weights.source if card.weights else None,
+            "weights_sha256": card.weights.sha256 or None if card.weights else None,
+            "weights_licence": card.weights.licence if card.weights else None,
+            "preprocessing": card.preprocessing,
+            "min_size": card.min_size,
+            "fixed_size": card.fixed_size,
+            "aliases": list(card.aliases),
             "paper": card.paper,
+            "notes": card.notes,
         }
         for card in cards().values()
         if family in ("", card.family)
@@ -56,7 +67,46 @@ def models(
     if as_json:
         print_json(rows)
     else:
-        print_rows(rows, ["name", "family", "year", "params", "macs", "input_shape", "top1_pct"])
+        print_rows(
+            rows, ["name", "family", "year", "params", "macs", "input_shape", "top1_pct", "weights_source", "paper"]
+        )
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Input height and width; the network's when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Print a network layer by layer, for one image: shapes, parameters, multiply-adds, activation memory."""
+    from edgecnn.zoo import check_size, find_model
+
+    card = find_model(model)
+    if size is not None:
+        check_size(card, size, size)
+    from edgecnn.pytorch.summary import summarise
+
+    found = summarise(card.name, classes, size)
+    content = found.to_json()
+    if as_json:
+        print_json(content)
+        return
+    columns = ["name", "type", "output_shape", "params", "weights", "macs", "activation_bytes"]
+    totals = {"name": "total", **{c: content[c] for c in columns[3:]}}
+    print_rows([*content["layers"], totals], columns)
+    if found.auxiliary:
+        print()
+        print("in training only, and in no total:")
+        print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
+    print()
+    print(
+        f"{found.model} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
+        f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
+        f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "
+        f"float32, of which at most {found.peak_activation_bytes / 1e6:.1f} MB are needed at once"
+    )
 
 
 def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:

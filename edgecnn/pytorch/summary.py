@@ -6,7 +6,8 @@ memory. Multiply-adds are those of convolutions and fully connected layers, with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,6 @@ from torch import Tensor, fx, nn
 from edgecnn.errors import ModelError
 from edgecnn.pytorch.models import build_model
 from edgecnn.zoo import check_size, find_model
-
-VIEWS = {"flatten", "getitem", "chunk", "view", "reshape", "permute", "transpose"}  # share their input's memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Summary:
     input_shape: tuple[int, int, int]
     layers: tuple[LayerFacts, ...]
     auxiliary: tuple[LayerFacts, ...]  # layers that only training runs; in no total
+    peak_activation_bytes: int  # the most that is alive at once, input included, when each output is freed after use
 
     @property
     def params(self) -> int:
@@ -54,12 +54,26 @@ class Summary:
         return sum(layer.macs for layer in self.layers)
 
     @property
+    def weights(self) -> int:
+        """Parameters of more than one dimension: no biases, no BN."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
     def activation_bytes(self) -> int:
-        """All outputs together; an engine that reuses buffers needs less."""
+        """All outputs together; an engine that reuses buffers needs `peak_activation_bytes`."""
         return sum(layer.activation_bytes for layer in self.layers)
 
+    def to_json(self) -> dict[str, Any]:
+        """Flat, with units in the names."""
+        content: dict[str, Any] = {"name": self.model, "classes": self.classes, "input_shape": list(self.input_shape)}
+        content |= {k: getattr(self, k) for k in ("params", "weights", "macs")}
+        content |= {"activation_bytes": self.activation_bytes, "peak_activation_bytes": self.peak_activation_bytes}
+        for kind in ("layers", "auxiliary"):
+            content[kind] = [asdict(layer) for layer in getattr(self, kind)]
+        return content
 
-class _Tracer(fx.Tracer):
+
+class LayerTracer(fx.Tracer):
     """Layers are the modules without children, those of this package too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -67,24 +81,46 @@ class _Tracer(fx.Tracer):
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a traced network and notes what each layer gave."""
+    """Runs a traced network and notes what each layer gave, and how much memory was alive at the worst moment."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.layers: list[LayerFacts] = []
+        self.peak_bytes = 0
 
     def run_node(self, n: fx.Node) -> Any:
+        before = _storages(self.env.values())
         result = super().run_node(n)
-        if n.op == "call_module":
-            layer = self.fetch_attr(str(n.target))
-            self.layers.append(_facts(str(n.target), layer, result))
-        elif n.op in ("call_function", "call_method") and isinstance(result, Tensor):
-            kind = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
-            scope = list(n.meta.get("nn_module_stack", {}).values())
-            name = f"{scope[-1][0]}.{n.name}" if scope and scope[-1][0] else n.name
-            size = 0 if kind in VIEWS else _bytes(result)
-            self.layers.append(LayerFacts(name, kind, tuple(result.shape[1:]), 0, 0, 0, size))
+        after = before | _storages([result])
+        self.peak_bytes = max(self.peak_bytes, sum(after.values()))
+        if n.op.startswith("call_") and isinstance(result, Tensor):
+            made = sum(size for storage, size in after.items() if storage not in before)
+            layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+            self.layers.append(_facts(_name(n), layer or _kind(n), result, made))
         return result
+
+
+def _storages(values: Iterable[Any]) -> dict[int, int]:
+    """Bytes of every piece of memory that the values hold, views counted once."""
+    held: dict[int, int] = {}
+    for value in values:
+        if isinstance(value, Tensor):
+            held[value.untyped_storage()._cdata] = value.untyped_storage().nbytes()
+        elif isinstance(value, list | tuple):
+            held |= _storages(value)
+    return held
+
+
+def _name(node: fx.Node) -> str:
+    """The layer's path; an operation between layers is named within the module that has it."""
+    if node.op == "call_module":
+        return str(node.target)
+    scope = list(node.meta.get("nn_module_stack", {}).values())
+    return f"{scope[-1][0]}.{node.name}" if scope and scope[-1][0] else node.name
+
+
+def _kind(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def summarise(name: str, classes: int | None = None, size: int | None = None) -> Summary:
@@ -101,7 +137,7 @@ def summarise(name: str, classes: int | None = None, size: int | None = None) ->
     check_size(card, *shape[1:])
     with torch.device("meta"):
         model = build_model(name, number).eval()
-        recorder = _Recorder(fx.GraphModule(model, _Tracer().trace(model)))
+        recorder = _Recorder(fx.GraphModule(model, LayerTracer().trace(model)))
         recorder.run(torch.empty(1, *shape))
     seen = {layer.name for layer in recorder.layers}
     auxiliary = [
@@ -109,24 +145,22 @@ def summarise(name: str, classes: int | None = None, size: int | None = None) ->
         for path, layer in model.named_modules()
         if path not in seen and next(layer.parameters(recurse=False), None) is not None
     ]
-    return Summary(card.name, number, shape, tuple(recorder.layers), tuple(auxiliary))
+    return Summary(card.name, number, shape, tuple(recorder.layers), tuple(auxiliary), recorder.peak_bytes)
 
 
-def _facts(name: str, layer: nn.Module, output: Tensor) -> LayerFacts:
+def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int) -> LayerFacts:
+    shape = tuple(output.shape[1:])
+    if isinstance(layer, str):
+        return LayerFacts(name, layer, shape, 0, 0, 0, made_bytes)
     macs = 0
     if isinstance(layer, nn.Conv2d):
         macs = output[0].numel() * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear):
         macs = output[0].numel() * layer.in_features
-    size = 0 if isinstance(layer, nn.Dropout | nn.Identity | nn.Flatten) else _bytes(output)
-    return LayerFacts(name, type(layer).__name__, tuple(output.shape[1:]), *_params(layer), macs, size)
+    return LayerFacts(name, type(layer).__name__, shape, *_params(layer), macs, made_bytes)
 
 
 def _params(layer: nn.Module) -> tuple[int, int]:
     """All parameters of one layer, and of these the weights."""
     own = list(layer.parameters(recurse=False))
     return sum(p.numel() for p in own), sum(p.numel() for p in own if p.dim() > 1)
-
-
-def _bytes(output: Tensor) -> int:
-    return output[0].numel() * 4

@@ -69,7 +69,7 @@ def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
     session = Scripted(lambda k: 1.0)
     found = measured(session, warmup_ms=30, duration_s=0.05)
     assert session.calls > found.n_queries
-    assert 0.05 <= found.duration_s < 0.5
+    assert 0.05 <= found.duration_s < 5
     assert found.throughput_images_per_s == pytest.approx(4 * found.n_queries / found.duration_s)
 
 

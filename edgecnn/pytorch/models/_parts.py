@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,26 +67,12 @@ class GridPool(nn.Module):
         return F.adaptive_avg_pool2d(x, self.size)
 
 
-class LocalResponseNorm(nn.Module):
-    """AlexNet's normalisation across channels: x / (k + alpha * sum of x^2 over `size` neighbours)^beta.
+def local_response_norm() -> nn.LocalResponseNorm:
+    """AlexNet's normalisation across channels: x / (2 + 1e-4 * sum of x^2 over 5 neighbours)^0.75.
 
-    `alpha` is the paper's; torch and ONNX divide theirs by `size`. An exported graph holds one LRN node.
+    torch and ONNX divide their alpha by the number of neighbours, so it is 5 times the paper's.
     """
-
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha * size, beta, k
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            attributes: dict[str, Any] = {
-                "alpha": self.alpha,
-                "beta": self.beta,
-                "bias": self.k,
-                "size": self.size,
-            }
-            return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
-        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+    return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
 
 
 class ChannelShuffle(nn.Module):

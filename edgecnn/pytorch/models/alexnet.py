@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import GridPool, LocalResponseNorm, initialise_he
+from edgecnn.pytorch.models._parts import GridPool, initialise_he, local_response_norm
 
 
 class AlexNet(nn.Module):
@@ -27,11 +27,11 @@ class AlexNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 96, 11, 4)
         self.relu1 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(3, 2)
-        self.norm1 = LocalResponseNorm()
+        self.norm1 = local_response_norm()
         self.conv2 = nn.Conv2d(96, 256, 5, 1, 2)
         self.relu2 = nn.ReLU()
         self.pool2 = nn.MaxPool2d(3, 2)
-        self.norm2 = LocalResponseNorm()
+        self.norm2 = local_response_norm()
         self.conv3 = nn.Conv2d(256, 384, 3, 1, 1)
         self.relu3 = nn.ReLU()
         self.conv4 = nn.Conv2d(384, 384, 3, 1, 1)

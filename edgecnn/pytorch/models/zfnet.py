@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import LocalResponseNorm
+from edgecnn.pytorch.models._parts import local_response_norm
 
 
 class ZFNet(nn.Module):
@@ -24,11 +24,11 @@ class ZFNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 96, 7, 2, 1)
         self.relu1 = nn.ReLU()
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.norm1 = LocalResponseNorm()
+        self.norm1 = local_response_norm()
         self.conv2 = nn.Conv2d(96, 256, 5, 2)
         self.relu2 = nn.ReLU()
         self.pool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.norm2 = LocalResponseNorm()
+        self.norm2 = local_response_norm()
         self.conv3 = nn.Conv2d(256, 512, 3, 1, 1)
         self.relu3 = nn.ReLU()
         self.conv4 = nn.Conv2d(512, 1024, 3, 1, 1)
