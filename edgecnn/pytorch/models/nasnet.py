@@ -157,16 +157,16 @@ class NormalCell(Cell):
         self.comb_iter_1_left = TwiceSeparable(width, width, 5)
         self.comb_iter_1_right = TwiceSeparable(width, width, 3)
         self.comb_iter_2_left = _average()
-        self.comb_iter_3_left = _average()
-        self.comb_iter_3_right = _average()
+        self.comb_iter_3 = _average()
         self.comb_iter_4_left = TwiceSeparable(width, width, 3)
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        average = self.comb_iter_3(b)  # the search chose the same operation twice
         sums = [
             self.comb_iter_0_left(a) + self.comb_iter_0_right(b),
             self.comb_iter_1_left(b) + self.comb_iter_1_right(b),
             self.comb_iter_2_left(a) + b,
-            self.comb_iter_3_left(b) + self.comb_iter_3_right(b),
+            average + average,
             self.comb_iter_4_left(a) + a,
         ]
         return torch.cat([b, *sums], 1)
