@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgecnn.errors import DataError, MissingPackageError, nearest
-from edgecnn.preprocess import Preprocessing
+from edgecnn.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.session import Array
 
 Split = Literal["train", "test"]
@@ -121,7 +122,7 @@ def open_dataset(
     are matched with them by name, never by position. Raises `DataError`."""
     name, _, root = source.partition(":")
     if source.endswith(".npz"):
-        return _npz(Path(source))
+        return _npz(Path(source), preprocessing)
     if preprocessing is None:
         raise DataError(
             f"{source}: how its images are preprocessed is not known",
@@ -274,6 +275,10 @@ def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], 
     for known in (wnids, labels):
         table = {name: k for k, name in enumerate(known)}
         if all(name in table for name in names):
+            if twice := [name for name in names if known.count(name) > 1]:
+                raise DataError(
+                    f"{folder}: {twice[0]!r} is the name of {known.count(twice[0])} classes", "name the folder by wnid"
+                )
             return {name: table[name] for name in names}
     known = wnids if any(name in set(wnids) for name in names) else labels
     missing = [name for name in names if name not in set(known)]
@@ -300,13 +305,18 @@ def _file_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {exc.strerror}", "check the data set's folder") from exc
 
 
-def _npz(path: Path) -> Dataset:
-    """Preprocessed `input` [N, C, H, W] float32 with an optional `label` [N], read row by row from the archive."""
+def _npz(path: Path, expected: Preprocessing | None) -> Dataset:
+    """Preprocessed `input` [N, C, H, W] float32 with an optional `label` [N], read row by row from the archive.
+
+    Where it carries its `preprocessing` (JSON, as in a sidecar), that must be the model's.
+    """
     try:
         archive = zipfile.ZipFile(path)
+        held = archive.namelist()
         member = archive.open("input.npy")
         shape, order, dtype = _npy_header(member)
-        labels = _npy_whole(archive, "label.npy") if "label.npy" in archive.namelist() else None
+        labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None
+        made_by = json.loads(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
         raise DataError(f"{path}: not an .npz with an array `input` ({exc})", "save it with numpy.savez") from exc
     if len(shape) != 4 or dtype != np.float32 or order:
@@ -317,6 +327,12 @@ def _npz(path: Path) -> Dataset:
     if shape[0] == 0 or (labels is not None and len(labels) != shape[0]):
         found = "no images" if labels is None or shape[0] == 0 else f"{shape[0]} images but {len(labels)} labels"
         raise DataError(f"{path}: {found}", "save one label for each image")
+    known = None if made_by is None else preprocessing_from_json(made_by)
+    if known and expected and (difference := first_difference(made_by, expected.to_json())):
+        raise DataError(
+            f"{path}: its images were preprocessed otherwise than the model expects: {difference}",
+            "make the .npz again with the preprocessing in the model's sidecar",
+        )
     offset, stride = member.tell(), int(np.prod(shape[1:])) * 4
 
     def row(index: int) -> bytes:
@@ -332,7 +348,7 @@ def _npz(path: Path) -> Dataset:
         ids=tuple(f"{path.stem}/{i}" for i in range(shape[0])),
         labels=None if labels is None else labels.astype(np.int64),
         label_names=None,
-        preprocessing=None,
+        preprocessing=known,
         content=row,
         image=None,
         array=lambda i: np.frombuffer(row(i), np.float32).reshape(shape[1:]),

@@ -257,6 +257,8 @@ _JUDGES = {
 def _regressions(measurements: Sequence[Measurement], accepted: Mapping[str, Any]) -> Iterator[Judgement]:
     """Against the accepted numbers of the same device: a drop that is significantly larger, a latency whose interval
     lies beyond 1.10 x the accepted one, a file that grew by more than 2 %."""
+    if not isinstance(accepted.get("accepted"), Mapping) or "device_key" not in accepted:
+        raise MeasurementError("the accepted numbers are not such a file", "record them again: `edgecnn gate --record`")
     for measurement in measurements:
         key = measurement.get("device_key")
         if key is not None and key != accepted["device_key"]:

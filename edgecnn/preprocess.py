@@ -101,3 +101,12 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
     if problem:
         raise DataError(f"preprocessing: {problem}", "correct it in the zoo entry or the sidecar it comes from")
     return made
+
+
+def first_difference(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> str | None:
+    """In what two preprocessings of sidecars differ first: "resize 256 against 232"; None when they are equal."""
+    if ours is None or theirs is None:
+        shown = ["none" if p is None else "a known one" for p in (ours, theirs)]
+        return None if ours is theirs else " against ".join(shown)
+    a, b = preprocessing_from_json(ours).to_json(), preprocessing_from_json(theirs).to_json()
+    return next((f"{key} {a[key]} against {b[key]}" for key in a if a[key] != b[key]), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -24,6 +25,35 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
 def say(message: str) -> None:
     """One line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def counter(what: str, unit: str) -> Callable[[int, int], None]:
+    """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
+
+    The rate is that of this run: what an interrupted one did before does not count.
+    """
+    terminal, started = sys.stderr.isatty(), time.monotonic()
+    shown, first = started, -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown, first
+        now = time.monotonic()
+        if first < 0:
+            first = done if done < total else 0
+        finished = done >= total and terminal
+        if now - shown < (0.1 if terminal else 5.0) and not finished:
+            return
+        shown = now
+        rate = max(done - first, 1) / max(now - started, 1e-9)
+        line = f"{what} {done}/{total} {unit}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
+        print(
+            f"\r{line}\033[K" if terminal else line,
+            end="\n" if finished or not terminal else "",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return show
 
 
 def _cell(value: Any) -> str:

@@ -78,7 +78,7 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     preprocessing, labels, images or classes are not the same."""
     left_out = set(engine.unreadable) | set(reference.unreadable)
     engine, reference = engine.without(left_out), reference.without(left_out)
-    _refuse_unlike(engine, reference)
+    require_comparable(engine, reference)
     ours, theirs = _scored(engine), _scored(reference)
     if broken := int((theirs.predicted < 0).sum()):
         raise MeasurementError(
@@ -113,8 +113,8 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     )
 
 
-def _refuse_unlike(engine: Predictions, reference: Predictions) -> None:
-    """Raise `MeasurementError` at the first thing in which the two are not comparable."""
+def require_comparable(engine: Predictions, reference: Predictions) -> None:
+    """Raise `MeasurementError` that names the first difference in classes, preprocessing, images or labels."""
     again = "make the reference again on this data set with `edgecnn reference`"
     if not engine.ids or not reference.ids:
         raise MeasurementError("no images to compare", "name a data set with at least one readable image")

@@ -75,12 +75,16 @@ def judge_target(recipe: Recipe, folder: Path) -> Verdict:
     latency = folder / "latency.json"
     device = read_json(latency)["device"] if latency.exists() else {}
     accepted = accepted_path(recipe, device)
-    return judge(recipe.tolerances, measurements_of(folder), read_json(accepted) if accepted.exists() else None)
+    rows = [{**row, "device_key": device_key(device)} for row in measurements_of(folder)]
+    return judge(recipe.tolerances, rows, read_json(accepted) if accepted.exists() else None)
 
 
 def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Everything that a report shows of one target: measurements, verdict, what made each artifact, notes."""
-    verdict, latency = read_json(folder / "verdict.json"), read_json(folder / "latency.json")
+    verdict = read_json(folder / "verdict.json")
+    latency: dict[str, Any] = {"device": {}, "reference": None}
+    if (folder / "latency.json").exists():
+        latency = read_json(folder / "latency.json")
     target = find_target(folder.name)
     return {
         "recipe": recipe.name,

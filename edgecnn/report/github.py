@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from edgecnn.errors import WriteError
 
 LEVELS = {"FAIL": "error", "INCONCLUSIVE": "warning", "PASS": "notice"}
 
@@ -24,6 +27,15 @@ def github_annotations(results: Mapping[str, Any], file: str = "") -> str:
     summary = f"{len(verdict['judgements'])} judgements on {results['target']}"
     title = f"{results['recipe']}: {verdict['verdict']}"
     return "\n".join([*lines, _command(LEVELS[verdict["verdict"]], title, summary, file)]) + "\n"
+
+
+def append_summary(path: Path, text: str) -> None:
+    """Add to the step summary, which other steps write to as well; raises `WriteError`."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as exc:
+        raise WriteError(f"{path}: cannot be written: {exc.strerror}", "check GITHUB_STEP_SUMMARY") from exc
 
 
 def _command(level: str, title: str, message: str, file: str) -> str:

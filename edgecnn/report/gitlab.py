@@ -10,8 +10,8 @@ from typing import Any
 SEVERITIES = {"FAIL": "critical", "INCONCLUSIVE": "minor"}
 
 
-def gitlab_report(results: Mapping[str, Any], file: str = "") -> str:
-    """A JSON list; `file` is the recipe in the repository, where the findings are shown.
+def gitlab_report(*runs: Mapping[str, Any], file: str = "") -> str:
+    """A JSON list over `runs`; `file` is the recipe in the repository, where the findings are shown.
 
     The fingerprint holds no number, so that the same finding is recognised in the next run.
     """
@@ -26,6 +26,7 @@ def gitlab_report(results: Mapping[str, Any], file: str = "") -> str:
             "severity": SEVERITIES[j["verdict"]],
             "location": {"path": file or f"recipes/{results['recipe']}.toml", "lines": {"begin": 1}},
         }
+        for results in runs
         for j in results["verdict"]["judgements"]
         if j["verdict"] != "PASS"
     ]

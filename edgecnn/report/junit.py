@@ -13,25 +13,22 @@ from xml.etree import ElementTree
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_report(results: Mapping[str, Any]) -> str:
-    """The judgements of a run as test cases."""
-    verdict = results["verdict"]
-    root = ElementTree.Element("testsuites", name=_clean(f"edgecnn {results['recipe']} on {results['target']}"))
+def junit_report(*runs: Mapping[str, Any]) -> str:
+    """The judgements of one or more runs as test cases."""
+    root = ElementTree.Element("testsuites", name="edgecnn")
     totals = dict.fromkeys(("tests", "failures", "errors"), 0)
-    for name in dict.fromkeys(j["name"] for j in verdict["judgements"]):
-        judgements = [j for j in verdict["judgements"] if j["name"] == name]
-        suite = ElementTree.SubElement(root, "testsuite", name=_clean(name))
-        kinds = [_case(suite, f"edgecnn.{results['recipe']}.{results['target']}", j, verdict) for j in judgements]
-        counts = {
-            "tests": len(kinds),
-            "failures": kinds.count("failure"),
-            "errors": kinds.count("error"),
-        }
-        for key, count in counts.items():
-            suite.set(key, str(count))
-            totals[key] += count
-        suite.set("skipped", str(kinds.count("skipped")))
-        suite.set("time", "0")
+    for results in runs:
+        judgements = results["verdict"]["judgements"]
+        prefix = f"{results['recipe']}.{results['target']}"
+        for name in dict.fromkeys(j["name"] for j in judgements):
+            suite = ElementTree.SubElement(root, "testsuite", name=_clean(f"{prefix}.{name}"))
+            kinds = [_case(suite, f"edgecnn.{prefix}", j, results["verdict"]) for j in judgements if j["name"] == name]
+            counts = {"tests": len(kinds), "failures": kinds.count("failure"), "errors": kinds.count("error")}
+            for key, count in counts.items():
+                suite.set(key, str(count))
+                totals[key] += count
+            suite.set("skipped", str(kinds.count("skipped")))
+            suite.set("time", "0")
     for key, count in totals.items():
         root.set(key, str(count))
     ElementTree.indent(root, " ")

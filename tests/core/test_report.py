@@ -115,8 +115,8 @@ def test_junit_is_valid_and_counts_what_it_holds(inconclusive: str, kind: str) -
     root = etree.fromstring(junit_report(results(inconclusive)).encode())
     schema.assertValid(root)
     suites = {s.get("name"): s for s in root}
-    assert suites.keys() == {"fp16", "int8"}
-    int8 = suites["int8"]
+    assert suites.keys() == {"lenet5-digits.cpu.fp16", "lenet5-digits.cpu.int8"}
+    int8 = suites["lenet5-digits.cpu.int8"]
     assert [case.get("name") for case in int8] == ["top1_drop_pp_max", "latency_ratio_max"]
     assert int8[0].find("failure").get("message").startswith("drop 3.10 pp")
     assert int8[1][0].tag == kind

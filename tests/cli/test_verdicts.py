@@ -1,0 +1,334 @@
+"""validate, bench, gate and report as a user calls them, on a small graph that needs no training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from lxml import etree
+from onnx import numpy_helper
+from PIL import Image
+
+from edgecnn.artifact import Sidecar, read_json, write_artifact, write_json_artifact
+from edgecnn.pipeline.verdicts import accepted_path
+from edgecnn.recipe import load_recipe
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
+from graphs import build
+
+PREPROCESSING = {
+    "resize": 8,
+    "crop": 8,
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+    "interpolation": "bilinear",
+    "channels": 3,
+}
+NET = """
+    c = Conv(input, out=8, k=3)
+    r = Relu(c)
+    p = GlobalAveragePool(r)
+    f = Flatten(p)
+    logits = Gemm(f, rows=8, out=4)
+"""
+RECIPE = """
+title = "small"
+precisions = ["fp32", "int8"]
+[model]
+name = "lenet5"
+[data]
+source = "images"
+[tolerances]
+top1_drop_pp_max = 10
+agreement_pct_min = 80
+"""
+
+
+def sidecar(**more: Any) -> Sidecar:
+    return Sidecar(kind="graph", recipe="small", preprocessing=PREPROCESSING, labels=["a", "b", "c", "d"], **more)
+
+
+def write_graph(path: Path, model: onnx.ModelProto, described: Sidecar) -> Path:
+    write_artifact(path, lambda temporary: onnx.save(model, str(temporary)), described)
+    return path
+
+
+def noisy(model: onnx.ModelProto, share: float, seed: int = 0) -> onnx.ModelProto:
+    """A copy whose weights carry noise; share 1 is a graph with random weights."""
+    made, rng = onnx.ModelProto(), np.random.default_rng(seed)
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        noise = rng.normal(0, value.std() + 1e-6, value.shape)
+        tensor.CopyFrom(numpy_helper.from_array(((1 - share) * value + share * noise).astype(np.float32), tensor.name))
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images labelled as the FP32 graph sees most of them, its graphs, and a reference."""
+    from edgecnn.cli import run
+
+    folder = tmp_path_factory.mktemp("made")
+    rng = np.random.default_rng(0)
+    model = build(NET, channels=3)
+    fp32 = write_graph(folder / "fp32.onnx", model, sidecar(precision_requested="fp32"))
+    pixels = [rng.integers(0, 255, (8, 8, 3), np.uint8) // rng.integers(1, 6) for _ in range(240)]
+    for k, image in enumerate(pixels):  # first anywhere, to be sorted by what the graph says
+        path = folder / "unsorted" / "a" / f"{k:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    assert run(["reference", str(fp32), "--data", str(folder / "unsorted"), "-o", str(folder / "first.npz")]) == 0
+    logits = np.load(folder / "first.npz")["logits"]
+    logits = logits - np.median(logits, axis=0)
+    bias = -np.median(np.load(folder / "first.npz")["logits"], axis=0)
+    for tensor in model.graph.initializer:
+        if tensor.name == "logits.bias":
+            value = (numpy_helper.to_array(tensor) + bias).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    write_graph(fp32, model, sidecar(precision_requested="fp32"))
+    for k, image in enumerate(pixels):
+        label = int(logits[k].argmax()) if k % 10 else int(rng.integers(4))
+        path = folder / "images" / "abcd"[label] / f"{k:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    from edgecnn.artifact import parents_of
+
+    near = sidecar(precision_requested="int8", parents=parents_of(folder / "int8.onnx", fp32))
+    write_graph(folder / "int8.onnx", noisy(model, 0.01), near)
+    write_graph(folder / "random.onnx", noisy(model, 1.0, seed=3), near)
+    data = ["--data", str(folder / "images")]
+    assert run(["reference", str(fp32), *data, "-o", str(folder / "reference.npz")]) == 0
+    return folder
+
+
+def validate(
+    edgecnn: Callable[..., Any], made: Path, engine: str, *more: object, reference: str = "reference.npz"
+) -> Any:
+    return edgecnn("validate", made / engine, "--reference", made / reference, "--data", made / "images", *more)
+
+
+def test_validate_gives_the_paired_numbers(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+    result = validate(edgecnn, made, "int8.onnx", "--json", "-o", tmp_path / "int8.accuracy.json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["n"] == 240
+    assert found["reference_top1_pct"] > 80
+    assert found["top1_drop_ci_pp"][0] <= found["top1_drop_pp"] <= found["top1_drop_ci_pp"][1]
+    written = read_json(tmp_path / "int8.accuracy.json")
+    assert written["top1_pct"] == found["top1_pct"]
+    assert len(written["provenance"]["parents"]) == 2
+    assert not list(tmp_path.glob(".*partial"))
+    text = validate(edgecnn, made, "int8.onnx").out
+    assert "95 % interval" in text
+
+
+def test_a_graph_as_reference_gives_the_same(edgecnn: Callable[..., Any], made: Path) -> None:
+    saved, live = (
+        json.loads(validate(edgecnn, made, "int8.onnx", "--json", reference=r).out)
+        for r in ("reference.npz", "fp32.onnx")
+    )
+    assert saved == live
+
+
+def test_the_ladder_follows_the_parents(edgecnn: Callable[..., Any], made: Path) -> None:
+    result = validate(edgecnn, made, "random.onnx", "--ladder", "--json")
+    assert result.code == 0, result.err
+    first, last = json.loads(result.out)["ladder"]
+    assert (first["source"], first["target"], first["changed"]) == ("reference.npz", "fp32.onnx", 0)
+    assert (last["source"], last["target"], last["explained"]) == ("fp32.onnx", "random.onnx", False)
+    assert last["parting"]["node"] == "c/Conv"
+    text = validate(edgecnn, made, "random.onnx", "--ladder").out
+    assert "moved at fp32.onnx -> random.onnx" in text
+
+
+def changed(made: Path, to: Path, **more: Any) -> Path:
+    """int8.onnx with another sidecar."""
+    import dataclasses
+
+    return write_graph(to, onnx.load(made / "int8.onnx"), dataclasses.replace(sidecar(), **more))
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs(
+    edgecnn: Callable[..., Any], made: Path, tmp_path: Path
+) -> None:
+    ask = ("--reference", made / "reference.npz", "--data")
+    other = changed(made, tmp_path / "e.onnx", preprocessing={**PREPROCESSING, "resize": 9})
+    refusal = edgecnn("validate", other, *ask, made / "images").refused()
+    assert "resize 9 against 8 in the reference" in refusal
+    renamed = changed(made, tmp_path / "l.onnx", labels=["a", "b", "d", "c"])
+    refusal = edgecnn("validate", renamed, *ask, made / "images").refused()
+    assert "class 2 is 'd' here and 'c'" in refusal
+    (tmp_path / "few" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "few" / "a" / "x.png")
+    refusal = edgecnn("validate", made / "int8.onnx", *ask, tmp_path / "few").refused()
+    assert "image 0 is 'a/x.png' here" in refusal
+    np.savez(
+        tmp_path / "d.npz",
+        input=np.zeros((2, 3, 8, 8), np.float32),
+        preprocessing=json.dumps({**PREPROCESSING, "mean": [0.1] * 3}),
+    )
+    refusal = edgecnn("validate", made / "int8.onnx", *ask, tmp_path / "d.npz").refused()
+    assert "mean [0.1, 0.1, 0.1] against [0.5, 0.5, 0.5]" in refusal
+    assert "no such file" in edgecnn("validate", made / "none.onnx", *ask, made / "images").refused()
+    assert "no such file" in validate(edgecnn, made, "int8.onnx", reference="none.npz").refused()
+
+
+def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+    import shutil
+
+    images = Path(shutil.copytree(made / "images", tmp_path / "images"))
+    victim = next(images.glob("b/*.png"))
+    victim.write_bytes(b"no picture")
+    ask = ("validate", made / "int8.onnx", "--reference", made / "reference.npz", "--data", images)
+    found = json.loads(edgecnn(*ask, "--json").out)
+    assert found["n"] == 239
+    assert found["unreadable"] == [f"b/{victim.name}"]
+    assert victim.name in edgecnn(*ask, "--strict").refused()
+
+
+def test_bench_sweeps_batches_and_compares(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+    short = ("--duration", 0.05, "--warmup", 5)
+    ask = ("bench", "--engine", made / "int8.onnx", "--vs", made / "fp32.onnx", *short)
+    result = edgecnn(*ask, "--batch", "1,4", "--json", "-o", tmp_path / "latency.json")
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)["measurements"]
+    assert [r["batch"] for r in rows] == [1, 4]
+    for row in rows:
+        assert row["latency_ratio_ci"][0] <= row["latency_ratio"] <= row["latency_ratio_ci"][1]
+        assert row["latency_reference"] == "fp32"
+        assert row["size_mb"] > 0
+    assert read_json(tmp_path / "latency.json")["device"]["threads"] >= 1
+    text = edgecnn("bench", "--engine", made / "int8.onnx", *short, "--throughput")
+    assert "latency_ms_p50" in text.out
+    assert "throughput mode" in text.err
+    assert "--batch 1,x" in edgecnn("bench", "--engine", made / "int8.onnx", "--batch", "1,x").refused()
+
+
+@pytest.fixture
+def run_folder(edgecnn: Callable[..., Any], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """./runs/small/cpu with the measurements of fp32 and int8, and the recipe beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.toml").write_text(RECIPE)
+    folder = tmp_path / "runs" / "small" / "cpu"
+    folder.mkdir(parents=True)
+    for name in ("fp32", "int8"):
+        assert validate(edgecnn, made, f"{name}.onnx", "-o", folder / f"{name}.accuracy.json").code == 0
+    rows = [
+        {"name": name, "latency_ms_p50": 1.0, "latency_ms_p50_ci": [0.99, 1.01], "size_mb": 0.1}
+        for name in ("fp32", "int8")
+    ]
+    content = {"device": {"cpu": "Some CPU", "threads": 2}, "reference": "fp32", "measurements": rows}
+    write_json_artifact(folder / "latency.json", content, Sidecar(kind="latency", recipe="small"))
+    return folder
+
+
+def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    for name in ("small", "runs/small", run_folder):
+        result = edgecnn("gate", name, "--json")
+        assert result.code == 0, result.err
+        (verdict,) = json.loads(result.out)
+        assert verdict["verdict"] == "PASS"
+        assert len(verdict["judgements"]) == 4
+    assert read_json(run_folder / "verdict.json")["verdict"] == "PASS"
+    assert "small on cpu: PASS" in edgecnn("gate", "small").out
+
+
+def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
+    edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipes" / "small.toml"
+    _, high = read_json(run_folder / "int8.accuracy.json")["top1_drop_ci_pp"]
+    recipe.write_text(RECIPE.replace("drop_pp_max = 10", f"drop_pp_max = {high - 0.1}"))
+    result = edgecnn("gate", "small", "--json")
+    assert result.code == 3
+    needed = [j["images_needed"] for j in json.loads(result.out)[0]["judgements"] if j["verdict"] == "INCONCLUSIVE"]
+    assert needed
+    assert all(n is None or n > 240 for n in needed)
+    recipe.write_text(RECIPE.replace("= 10", "= 100").replace("= 80", "= 0"))
+    assert edgecnn("gate", "small").code == 0
+    assert validate(edgecnn, made, "random.onnx", "-o", run_folder / "int8.accuracy.json").code == 0
+    result = edgecnn("gate", "small")
+    assert result.code == 1
+    assert "guessing" in result.out
+
+
+def test_outputs_for_ci(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    outputs = ("--junit", "j.xml", "--gitlab", "g.json", "--markdown", "c.md", "--github")
+    result = edgecnn("gate", "small", *outputs)
+    assert result.code == 0, result.err
+    assert "::notice file=" in result.out
+    assert summary.read_text().startswith("before\n# small on cpu: PASS")
+    schema = etree.XMLSchema(etree.parse(root / "tests" / "core" / "junit.xsd"))
+    schema.assertValid(etree.parse("j.xml"))
+    assert json.loads(Path("g.json").read_text()) == []
+    assert "All 4 judgements passed" in Path("c.md").read_text()
+    machine = edgecnn("gate", "small", "--github", "--json")
+    assert json.loads(machine.out)[0]["verdict"] == "PASS"
+    assert "::notice" in machine.err
+    Path("taken").write_text("")
+    assert "taken/j.xml" in edgecnn("gate", "small", "--junit", "taken/j.xml").refused()
+
+
+def test_recorded_numbers_are_written_on_request_alone_and_hold_later_runs(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
+) -> None:
+    accepted = tmp_path / "recipes" / "accepted"
+    assert edgecnn("gate", "small").code == 0
+    assert not accepted.exists()
+    assert edgecnn("gate", "small", "--record").code == 0
+    path = accepted_path(load_recipe("small"), {"cpu": "Some CPU", "threads": 2})
+    assert read_json(path)["accepted"]["int8"]["latency_ms_p50"] == 1.0
+    assert edgecnn("gate", "small", "--markdown", "c.md").code == 0
+    assert "(+0)" in Path("c.md").read_text()
+    before = path.read_bytes()
+    latency = read_json(run_folder / "latency.json")
+    latency["measurements"][1] |= {"latency_ms_p50": 1.5, "latency_ms_p50_ci": [1.4, 1.6]}
+    (run_folder / "latency.json").write_text(json.dumps(latency))
+    result = edgecnn("gate", "small", "--json")
+    assert result.code == 1
+    failed = [j["tolerance"] for j in json.loads(result.out)[0]["judgements"] if j["verdict"] == "FAIL"]
+    assert failed == ["accepted latency_ms_p50"]
+    assert path.read_bytes() == before
+    latency["device"]["threads"] = 4
+    (run_folder / "latency.json").write_text(json.dumps(latency))
+    assert edgecnn("gate", "small").code == 0, "another device has no accepted numbers"
+    other = accepted_path(load_recipe("small"), {"cpu": "Some CPU", "threads": 4})
+    other.write_bytes(before)
+    assert "2threads, this run is from" in edgecnn("gate", "small").refused()
+    other.write_text("{}")
+    assert "not such a file" in edgecnn("gate", "small").refused()
+
+
+def test_failing_numbers_are_not_recorded(edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipes" / "small.toml").write_text(RECIPE + "size_mb_max = 0.01\n")
+    assert "not recorded" in edgecnn("gate", "small", "--record").refused()
+    assert not (tmp_path / "recipes" / "accepted").exists()
+
+
+def test_report_in_every_format(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    assert "nothing was judged" in edgecnn("report", "runs/small", "-o", "r.md").refused()
+    assert edgecnn("gate", "small").code == 0
+    for suffix in ("md", "html", "json", "xml"):
+        result = edgecnn("report", "runs/small", "-o", f"r.{suffix}")
+        assert result.code == 0, result.err
+        assert Path(f"r.{suffix}").stat().st_size > 300
+    assert "suffix .doc" in edgecnn("report", "runs/small", "-o", "r.doc").refused()
+
+
+def test_a_run_that_is_not_there(edgecnn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "nothing was measured" in edgecnn("gate", ".").refused()
+    assert "no recipe 'smal'" in edgecnn("gate", "smal").refused()
