@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

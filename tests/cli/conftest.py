@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,11 @@ def edgecnn(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of lenet5-digits, made once; copy it to change it."""
+    folder = tmp_path_factory.mktemp("runs") / "lenet5-digits"
+    assert run(["run", "lenet5-digits", "--out", str(folder)]) == 0
+    return folder

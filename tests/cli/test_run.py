@@ -18,17 +18,9 @@ import pytest
 from edgecnn.artifact import read_json, read_sidecar, sha256_of, sidecar_path
 from edgecnn.cli import run
 
+pytestmark = pytest.mark.xdist_group("digits")
+
 VARIANTS = ("fp32", "fp16", "int8", "int8-tensorrt")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of lenet5-digits, made once."""
-    folder = tmp_path_factory.mktemp("runs") / "lenet5-digits"
-    started = time.monotonic()
-    assert run(["run", "lenet5-digits", "--out", str(folder)]) in (0, 3)
-    (folder / "seconds.txt").write_text(str(time.monotonic() - started))
-    return folder
 
 
 @pytest.fixture
