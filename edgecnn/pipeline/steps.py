@@ -153,10 +153,13 @@ def _validate(task: Task, context: Context) -> None:
     reference = read_predictions(reference_path)
     sidecar = read_sidecar(engine)
     dataset = open_split(context, sidecar, "test")
+    batch, workers = min(VALIDATION_BATCH, context.recipe.batch.max), context.threads or available_cores()
+    journal = task.output.with_name(f".{task.output.name}.partial")
     with open_engine(engine, context.threads) as session:
-        predictions = predict(session, dataset, batch=min(VALIDATION_BATCH, context.recipe.batch.max))
+        predictions = predict(session, dataset, batch=batch, workers=workers, journal=journal, identity=sidecar.sha256)
     accuracy = measure_accuracy(task.variant.name, predictions, reference)
     write_json_artifact(task.output, accuracy.to_json(), task.sidecar_with_parents(context.recipe))
+    journal.unlink(missing_ok=True)
 
 
 def _bench(task: Task, context: Context) -> None:

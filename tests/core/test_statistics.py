@@ -46,6 +46,13 @@ def test_score_interval_without_discordant_pairs_has_a_closed_form() -> None:
         assert low == pytest.approx(-high, rel=1e-9)
 
 
+def test_published_examples() -> None:
+    """Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014): airway hyper-responsiveness before and after
+    transplantation, 1 and 7 discordant of 21 pairs: -0.286, Tango -0.517 to -0.026, exact McNemar p 0.070."""
+    assert drop_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    assert mcnemar_p(1, 7) == pytest.approx(0.0703, abs=5e-5)
+
+
 def test_score_interval_is_antisymmetric_and_within_one() -> None:
     low, high = drop_interval(40, 0, 40)
     assert 0 < low < 1 == pytest.approx(high)

@@ -1,0 +1,62 @@
+"""The CI files in docs/ci: valid by the schemas of GitHub and GitLab, and every command in them exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from edgecnn.cli.app import application
+
+FILES = {"github.yml": "vendor.github-workflows", "gitlab.yml": "vendor.gitlab-ci"}
+
+
+@pytest.mark.parametrize(("name", "schema"), FILES.items())
+def test_schema(root: Path, name: str, schema: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(root / "docs" / "ci" / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_schemas_refuse_a_mistake(root: Path, tmp_path: Path) -> None:
+    for name, schema in FILES.items():
+        wrong = tmp_path / name
+        text = (root / "docs" / "ci" / name).read_text()
+        wrong.write_text(text.replace("runs-on:", "run-on:").replace("when: always", "when: sometimes"))
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(wrong)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1, name
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [s for v in value.values() for s in strings(v)]
+    if isinstance(value, list):
+        return [s for v in value for s in strings(v)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_command_and_option_exists(root: Path, name: str) -> None:
+    content = yaml.safe_load((root / "docs" / "ci" / name).read_text())
+    lines = [line.strip() for text in strings(content) for line in text.splitlines()]
+    calls = [shlex.split(line)[1:] for line in lines if line.startswith("edgecnn ")]
+    assert [c[0] for c in calls] == ["run", "gate"]
+    commands = typer.main.get_command(application()).commands  # type: ignore[attr-defined]
+    for call in calls:
+        known = {option for parameter in commands[call[0]].params for option in parameter.opts}
+        assert {word for word in call if word.startswith("--")} <= known
+
+
+def test_what_the_gate_writes_is_what_the_files_read(root: Path) -> None:
+    for name in FILES:
+        text = (root / "docs" / "ci" / name).read_text()
+        call = re.findall(r"edgecnn gate .*", text)[-1]
+        for written in re.findall(r"--(?:junit|gitlab|markdown) (\S+)", call):
+            assert text.count(written) >= 2, (name, written)
