@@ -6,10 +6,11 @@ import os
 import sys
 import traceback
 
-from edgecnn.errors import EdgecnnError
+from edgecnn.errors import EdgecnnError, MissingPackageError
 
 INTERRUPTED = 130
 BUG = 101
+OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"}  # absent on a device
 
 
 def main() -> None:
@@ -47,7 +48,11 @@ def run(arguments: list[str]) -> int:
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
-    except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code
+    except Exception as exc:  # noqa: BLE001 - the one place where a bug becomes an exit code
+        package = exc.name.partition(".")[0] if isinstance(exc, ModuleNotFoundError) and exc.name else ""
+        if package in OF_THE_HOST:
+            missing = MissingPackageError(package, "this command", "cpu")
+            return _fail(missing.message, missing.hint, missing.exit_code)
         traceback.print_exc()
         print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)
         print("hint: report it with the traceback above and the output of `edgecnn doctor`", file=sys.stderr)

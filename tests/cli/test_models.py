@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -71,3 +72,14 @@ def test_an_addition_is_a_row_and_a_view_costs_nothing(edgecnn: Callable[..., An
 )
 def test_what_cannot_be_summarised_is_refused(edgecnn: Callable[..., Any], arguments: tuple[Any], said: str) -> None:
     assert said in edgecnn(*arguments).refused()
+
+
+def test_without_torch_the_package_and_the_way_to_it_are_named(
+    edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [m for m in sys.modules if m.startswith("edgecnn.pytorch")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    said = edgecnn("summary", "resnet18").refused()
+    assert "'torch'" in said
+    assert "edgecnn[cpu]" in said
