@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from PIL import Image
 from edgecnn.artifact import Sidecar, read_json, write_artifact, write_json_artifact
 from edgecnn.pipeline.verdicts import accepted_path
 from edgecnn.recipe import load_recipe
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
-from graphs import build
+from tests.host.graphs import build
 
 PREPROCESSING = {
     "resize": 8,

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import build
 from PIL import Image, ImageFilter
 
 from edgecnn.dataset import Dataset, open_dataset
 from edgecnn.errors import DataError
 from edgecnn.measure.calibration_check import check_calibration
 from edgecnn.preprocess import Preprocessing
+from tests.host.graphs import build
 
 PREPROCESSING = Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3)
 

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graphs import build
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError
 from edgecnn.graph.fp16 import to_fp16, write_fp16
+from tests.host.graphs import build
 
 RESIDUAL = """
     c0 = Conv(input, out=8, k=3)

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graphs import build
 from onnx import numpy_helper
-from test_ranges import NET, images
 
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
 from edgecnn.errors import GraphError
 from edgecnn.graph.int8 import quantize_int8, write_int8
 from edgecnn.graph.int8.codes import Scale, as_fp16, unsigned_scale, weight_codes
 from edgecnn.graph.ranges import Ranges, collect_ranges
+from tests.host.graphs import build
+from tests.host.test_ranges import NET, images
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 

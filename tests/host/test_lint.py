@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from graphs import build
 from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.lint import PARSED, int8_guard, lint, require_clean
 from edgecnn.targets import Target
+from tests.host.graphs import build
 
 ORIN = Target(name="orin-nx-16gb", kind="gpu", description="", source="", tensorrt_min="10.3", tensorrt_max="10.16")
 CPU = Target(name="cpu", kind="cpu", description="", source="")

@@ -8,10 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graphs import build
 from onnx import numpy_helper
-from test_placement import GRAPHS
-from test_ranges import images
 
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.int8 import quantize_int8
@@ -21,6 +18,9 @@ from edgecnn.graph.placement import Style, place
 from edgecnn.graph.prepare import prepared
 from edgecnn.graph.ranges.collect import collect_from_model
 from edgecnn.targets import Target
+from tests.host.graphs import build
+from tests.host.test_placement import GRAPHS
+from tests.host.test_ranges import images
 
 ORIN = Target(name="orin", kind="gpu", description="", source="", tensorrt_min="10.3")
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import build
 from onnx import numpy_helper
-from test_ranges import images
 
 from edgecnn.errors import MeasurementError
 from edgecnn.graph.fp16 import to_fp16
@@ -19,6 +17,8 @@ from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.ranges import collect_ranges
 from edgecnn.measure.parity import Rung, climb, describe, first_parting, moved
 from edgecnn.measure.predictions import Predictions
+from tests.host.graphs import build
+from tests.host.test_ranges import images
 
 NET = """
     c1 = Conv(input, out=8, k=3)

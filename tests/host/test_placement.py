@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from graphs import build
 
 from edgecnn.errors import GraphError
 from edgecnn.graph.placement import Placement, Style, place
 from edgecnn.graph.view import multiply_adds, name_nodes
+from tests.host.graphs import build
 
 
 def shown(placement: Placement) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import build
 from onnx import helper, numpy_helper
 
 from edgecnn.artifact import Sidecar, sha256_of
@@ -19,6 +18,7 @@ from edgecnn.graph.ranges import Ranges, TensorStatistics, collect_ranges, read_
 from edgecnn.graph.ranges.files import write_tensorrt_cache
 from edgecnn.graph.ranges.methods import interval, percentile, squared_errors, threshold
 from edgecnn.graph.ranges.statistics import empty_statistics
+from tests.host.graphs import build
 
 NET = """
 c1 = Conv(input, out=6, k=3)
