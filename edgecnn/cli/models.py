@@ -101,6 +101,7 @@ def summary(
         print("in training only, and in no total:")
         print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
     print()
+    print(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
     print(
         f"{found.model} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
         f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "

@@ -41,6 +41,8 @@ class Summary:
     input_shape: tuple[int, int, int]
     layers: tuple[LayerFacts, ...]
     auxiliary: tuple[LayerFacts, ...]  # layers that only training runs; in no total
+    stages: tuple[str, ...]  # what `train = "last-N"` counts from the end
+    head: tuple[str, ...]  # what another number of classes replaces
     peak_activation_bytes: int  # the most that is alive at once, input included, when each output is freed after use
 
     @property
@@ -68,6 +70,7 @@ class Summary:
         content: dict[str, Any] = {"name": self.model, "classes": self.classes, "input_shape": list(self.input_shape)}
         content |= {k: getattr(self, k) for k in ("params", "weights", "macs")}
         content |= {"activation_bytes": self.activation_bytes, "peak_activation_bytes": self.peak_activation_bytes}
+        content |= {"stages": list(self.stages), "head": list(self.head)}
         for kind in ("layers", "auxiliary"):
             content[kind] = [asdict(layer) for layer in getattr(self, kind)]
         return content
@@ -145,7 +148,16 @@ def summarise(name: str, classes: int | None = None, size: int | None = None) ->
         for path, layer in model.named_modules()
         if path not in seen and next(layer.parameters(recurse=False), None) is not None
     ]
-    return Summary(card.name, number, shape, tuple(recorder.layers), tuple(auxiliary), recorder.peak_bytes)
+    return Summary(
+        model=card.name,
+        classes=number,
+        input_shape=shape,
+        layers=tuple(recorder.layers),
+        auxiliary=tuple(auxiliary),
+        stages=tuple(model.stage_names),  # type: ignore[arg-type]
+        head=tuple(model.head_names),  # type: ignore[arg-type]
+        peak_activation_bytes=recorder.peak_bytes,
+    )
 
 
 def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int) -> LayerFacts:

@@ -58,6 +58,7 @@ def test_an_addition_is_a_row_and_a_view_costs_nothing(edgecnn: Callable[..., An
     assert rows["layer1.0.add"]["activation_bytes"] == 4 * 64 * 56 * 56
     assert rows["flatten"]["activation_bytes"] == 0
     assert rows["fc"]["macs"] == 512_000
+    assert "layer3 layer4; head: fc" in edgecnn("summary", "resnet18").out
 
 
 @pytest.mark.parametrize(

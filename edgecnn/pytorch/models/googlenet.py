@@ -1,9 +1,10 @@
 """GoogLeNet: Szegedy et al., "Going deeper with convolutions", 2014.
 
 An inception module looks at its input through 1x1, 3x3 and 5x5 filters and a pooling at once, and lets the next layer
-choose. Naively that is dear (854 M multiply-adds at 28x28x256); 1x1 convolutions that first narrow the input make it
-affordable (358 M). Two auxiliary heads feed gradient into the middle of the 22 layers while training (their losses
-count 0.3); they are absent in eval mode.
+choose. Naively that is dear: 854 M multiply-adds for 128, 192 and 96 maps from 256 maps of 28x28. 1x1 convolutions that
+first narrow the input to 64 make it 271 M, with a fourth branch behind the pooling (the 358 M often quoted for this
+example count its 3x3 twice). Two auxiliary heads feed gradient into the middle of the 22 layers while training (their
+losses count 0.3); they are absent in eval mode.
 
 Keys and arithmetic are torchvision's, whose published weights were converted from the authors' later network: BN after
 every convolution and no LRN; a 3x3 where the paper has a 5x5 (a slip that its weights made permanent); dropout 0.2
