@@ -14,7 +14,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 from edgecnn.artifact import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
@@ -44,6 +44,14 @@ class BuildOptions:
     timing_cache: Path | None = None
     recipe: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+def hardware_compatibility_from_text(text: str) -> HardwareCompatibility:
+    """The level named `text`; raises `BackendError` with the nearest names."""
+    known = get_args(HardwareCompatibility)
+    if text not in known:
+        raise BackendError(f"no hardware compatibility level {text!r}", nearest(text, known) or ", ".join(known))
+    return cast(HardwareCompatibility, text)
 
 
 class Backend(Protocol):

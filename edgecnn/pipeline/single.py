@@ -11,7 +11,6 @@ from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.calibration import open_data
 from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.recipe import BatchSettings
 from edgecnn.session import Session
 from edgecnn.targets import find_target, target_mismatch
 
@@ -55,27 +54,26 @@ def open_reference_source(source: Path, threads: int | None) -> Session:
     raise ArtifactError(f"{source}: not a checkpoint or a graph", "name a .safetensors or an .onnx file")
 
 
-def build_engine(
-    graph: Path, backend: str, target: str, output: Path | None, max_batch: int | None, threads: int | None
-) -> dict[str, Any]:
-    """Build `graph` for a target; raises `DeviceError` when this machine is not that target."""
+def build_engine(graph: Path, backend: str, output: Path | None, options: BuildOptions) -> dict[str, Any]:
+    """Build `graph` for a target ("" is the backend's own: cpu, or whatever GPU is here).
+
+    Raises `DeviceError` when this machine is not that target.
+    """
     module = load_backend(backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
-    chosen = find_target(target or {"ort": "cpu", "trt": "gpu"}[backend])
+    chosen = find_target(options.target or {"ort": "cpu", "trt": "gpu"}[backend])
     if chosen.backend != backend:
         raise DeviceError(
             f"target {chosen.name} is built with --backend {chosen.backend}, not {backend}",
             f"use --backend {chosen.backend}, or another --target",
         )
-    mismatch = target_mismatch(chosen, module.device(threads))
+    mismatch = target_mismatch(chosen, module.device(options.threads))
     if mismatch:
         raise DeviceError(mismatch, "build on the device itself, or name the target that this machine is")
-    largest = max_batch or BatchSettings().max
-    batch = BatchSettings(max=largest)
     engine = output or graph.with_name(
         f"{graph.stem}.engine{module.SUFFIX}" if backend == "ort" else f"{graph.stem}.plan"
     )
-    module.engine_from_onnx(graph, engine, BuildOptions(target=chosen.name, batch=batch, threads=threads))
+    module.engine_from_onnx(graph, engine, dataclasses.replace(options, target=chosen.name))
     made = read_sidecar(engine)
     return {"engine": str(engine), "target": chosen.name, "sha256": made.sha256, "device": made.device}

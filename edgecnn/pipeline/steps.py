@@ -169,7 +169,7 @@ def _bench(task: Task, context: Context) -> None:
     settings = context.recipe.bench
     warmup_ms, duration_s = settings.warmup_ms, settings.duration_s
     with contextlib.ExitStack() as stack:
-        reference, first = _latency_reference(context)
+        reference, first = _latency_reference(context, find_target(task.target).kind)
         sessions = {reference: stack.enter_context(first)} if first is not None else {}
         for engine in task.parents:
             sessions[engine.stem] = stack.enter_context(open_engine(engine, context.threads))
@@ -194,13 +194,18 @@ def _bench(task: Task, context: Context) -> None:
     write_json_artifact(task.output, content, task.sidecar_with_parents(context.recipe))
 
 
-def _latency_reference(context: Context) -> tuple[str, Session | None]:
-    """PyTorch where it and the checkpoint are; else the first engine is what the others are compared with."""
+def _latency_reference(context: Context, kind: str) -> tuple[str, Session | None]:
+    """PyTorch on the same device, where it and the checkpoint are; else the others are compared with the first engine.
+
+    On a GPU that is PyTorch with CUDA: a ratio against a CPU would flatter.
+    """
     checkpoint = context.folder / "model.safetensors"
     if not checkpoint.exists() or importlib.util.find_spec("torch") is None:
         return "", None
-    from edgecnn.pytorch.reference import open_reference
+    from edgecnn.pytorch.reference import cuda_is_available, open_cuda_reference, open_reference
 
+    if kind == "gpu":
+        return ("pytorch-cuda", open_cuda_reference(checkpoint)) if cuda_is_available() else ("", None)
     return "pytorch", open_reference(checkpoint, context.threads or available_cores())
 
 

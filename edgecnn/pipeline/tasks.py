@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions
 from edgecnn.backends import load_backend
+from edgecnn.errors import BackendError
 from edgecnn.recipe import Recipe
 from edgecnn.targets import Target, find_target
 
@@ -146,9 +147,12 @@ def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | N
 
 
 def _here(target: Target, threads: int | None) -> tuple[dict[str, str], dict[str, Any] | None]:
-    """Tools and device that an engine depends on; unknown (and not compared) where the runtime is absent."""
-    packages = {"ort": ("onnxruntime", "onnxruntime-gpu"), "trt": ("tensorrt",)}[target.backend]
-    tools = tool_versions(*packages)
-    if not tools:
+    """Tools and device that an engine depends on; unknown (and not compared) where the runtime or the GPU is absent."""
+    try:
+        device = load_backend(target.backend).device(threads)
+    except BackendError:
         return {}, None
-    return tools, load_backend(target.backend).device(threads)
+    if target.backend == "trt":
+        return {"tensorrt": device["tensorrt"]}, device
+    tools = tool_versions("onnxruntime", "onnxruntime-gpu")
+    return tools, device if tools else None

@@ -64,7 +64,8 @@ def engine_facts(engine: Path) -> dict[str, Any]:
         "precision_requested": sidecar.precision_requested,
         "precision_obtained": sidecar.precision_obtained,
     }
-    for key in ("int8_share_pct", "integer_kernels", "weighted_nodes"):
+    shares = ("shares_by", "int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct")
+    for key in (*shares, "reformat_layers", "integer_kernels", "weighted_nodes"):
         if key in sidecar.facts:
             facts[key] = sidecar.facts[key]
     return facts

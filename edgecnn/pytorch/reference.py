@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
-from edgecnn.session import Array, TensorSpec
+from edgecnn.session import Array, TensorSpec, Timing
 
 
 class Reference:
@@ -27,15 +29,18 @@ class Reference:
 
     def run(self, batch: Array) -> Array:
         """Logits [N, classes]; raises `BackendError` for a batch of another shape."""
+        self._check(batch)
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(np.ascontiguousarray(batch, np.float32)))
+        result: Array = logits.numpy().copy()
+        return result
+
+    def _check(self, batch: Array) -> None:
         if batch.shape[1:] != self.input.shape[1:]:
             raise BackendError(
                 f"the reference takes [N, {', '.join(map(str, self.input.shape[1:]))}], not {list(batch.shape)}",
                 "use the preprocessing in its sidecar",
             )
-        with torch.inference_mode():
-            logits = self.network(torch.from_numpy(np.ascontiguousarray(batch, np.float32)))
-        result: Array = logits.numpy().copy()
-        return result
 
     def __enter__(self) -> Reference:
         return self
@@ -46,13 +51,63 @@ class Reference:
         del self.network
 
 
+class CudaReference(Reference):
+    """The same on a GPU, in FP32 without TF32; timed by CUDA events as an engine is, from and to pinned memory."""
+
+    def __init__(self, network: nn.Module, input_shape: tuple[int, int, int], classes: int) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        super().__init__(network.to("cuda"), input_shape, classes)
+        self.sync = "the host waits for the last event"
+
+    def run(self, batch: Array) -> Array:
+        """Logits [N, classes]; raises `BackendError` for a batch of another shape."""
+        return self._query(batch)[0]
+
+    def timed(self, batch: Array) -> Timing:
+        """H2D, compute and D2H in milliseconds."""
+        return self._query(batch)[1]
+
+    def _query(self, batch: Array) -> tuple[Array, Timing]:
+        self._check(batch)
+        host = torch.from_numpy(np.ascontiguousarray(batch, np.float32)).pin_memory()
+        make: Any = torch.cuda.Event  # untyped in torch
+        events = [make(enable_timing=True) for _ in range(4)]
+        with torch.inference_mode():
+            events[0].record()
+            images = host.to("cuda", non_blocking=True)
+            events[1].record()
+            logits = self.network(images)
+            events[2].record()
+            back = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True).copy_(logits, non_blocking=True)
+            events[3].record()
+        events[3].synchronize()
+        h2d, compute, d2h = (a.elapsed_time(b) for a, b in itertools.pairwise(events))
+        result: Array = back.numpy().copy()
+        return result, Timing(h2d, compute, d2h, "cuda events")
+
+
+def cuda_is_available() -> bool:
+    """Whether this PyTorch reaches a GPU."""
+    return torch.cuda.is_available()
+
+
+def open_cuda_reference(checkpoint: Path) -> CudaReference:
+    """The network in a checkpoint, on the GPU; raises `ArtifactError` as `open_reference` does."""
+    return CudaReference(*_network_of(checkpoint))
+
+
 def open_reference(checkpoint: Path, threads: int | None = None) -> Reference:
     """The network in a checkpoint that this package wrote, on the CPU; raises `ArtifactError` when it is not one."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Reference(*_network_of(checkpoint))
+
+
+def _network_of(checkpoint: Path) -> tuple[nn.Module, tuple[int, int, int], int]:
     sidecar = verified_sidecar(checkpoint)
     if sidecar.kind != "checkpoint" or "model" not in sidecar.facts or sidecar.preprocessing is None:
         raise ArtifactError(f"{checkpoint}: not a checkpoint but {sidecar.kind}", "name a model.safetensors")
-    if threads is not None:
-        torch.set_num_threads(threads)
     network = build_model(sidecar.facts["model"], sidecar.facts["classes"])
     try:
         network.load_state_dict(read_weights(checkpoint))
@@ -60,4 +115,4 @@ def open_reference(checkpoint: Path, threads: int | None = None) -> Reference:
         raise ArtifactError(
             f"{checkpoint}: does not fit {sidecar.facts['model']}: {exc}", "train again with this version"
         ) from exc
-    return Reference(network, preprocessing_from_json(sidecar.preprocessing).input_shape, sidecar.facts["classes"])
+    return network, preprocessing_from_json(sidecar.preprocessing).input_shape, sidecar.facts["classes"]

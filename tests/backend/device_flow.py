@@ -14,8 +14,10 @@ import numpy as np
 
 from edgecnn import cli
 from edgecnn.backends import BuildOptions, load_backend, open_engine
+from edgecnn.cli.printing import say
 from edgecnn.measure.latency import compare_latency, measure_latency
-from edgecnn.recipe import BatchSettings
+from edgecnn.pipeline.run import run_recipe
+from edgecnn.recipe import BatchSettings, Recipe
 from edgecnn.session import Array
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -112,3 +114,11 @@ def noise(shape: Sequence[int], seed: int = 0) -> Array:
 def command(*arguments: object) -> None:
     """One command line that must succeed."""
     assert cli.run([str(a) for a in arguments]) == 0, arguments
+
+
+def recipe_report(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The report of a recipe whose only target is this machine's GPU."""
+    outcome = run_recipe(recipe, folder, say)
+    assert not outcome.elsewhere, outcome.elsewhere
+    (report,) = outcome.reports
+    return report

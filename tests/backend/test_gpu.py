@@ -21,8 +21,16 @@ from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import share_facts
 from edgecnn.errors import EdgecnnError
 from edgecnn.measure.precision import judge_precision
-from edgecnn.recipe import BatchSettings
-from tests.backend.device_flow import closeness, engines_of, graphs_of, our_latency, speed_ups, trtexec_latency
+from edgecnn.recipe import BatchSettings, load_recipe
+from tests.backend.device_flow import (
+    closeness,
+    engines_of,
+    graphs_of,
+    our_latency,
+    recipe_report,
+    speed_ups,
+    trtexec_latency,
+)
 from tests.backend.test_cuda import round_trip
 from tests.backend.tiny import tiny_graph
 
@@ -115,19 +123,20 @@ def test_the_torch_reference_on_the_gpu(cuda: Any, results: dict[str, Any]) -> N
     if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA")
     from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.reference import CudaReference, Reference
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    for name, shape in (("lenet5", (4, 1, 32, 32)), ("resnet18", (4, 3, 224, 224))):
-        network = build_model(name, 10).eval()
-        images = torch.randn(*shape)
-        with torch.inference_mode():
-            host = network(images)
-            there = network.to("cuda")(images.to("cuda")).cpu()
-        scale = float(host.abs().max())
-        difference = float((host - there).abs().max()) / scale
-        results.setdefault("torch", []).append({"name": name, "difference": difference})
+    for name, shape in (("lenet5", (1, 32, 32)), ("resnet18", (3, 224, 224))):
+        images = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
+        network = build_model(name, 10)
+        host = Reference(network, shape, 10).run(images)
+        there = CudaReference(network, shape, 10)
+        difference = float(np.abs(host - there.run(images)).max() / np.abs(host).max())
+        timing = there.timed(images)
+        results.setdefault("torch", []).append({"name": name, "difference": difference, **vars(timing)})
         assert difference < 1e-3
+        assert timing.clock == "cuda events"
+        assert 0 < timing.compute_ms < 1000
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -220,3 +229,11 @@ def test_resnet50_by_trtexec_and_by_us(resnet: Any, tensorrt_device: dict[str, A
         }
         results.setdefault("trtexec", []).append({"name": precision, "ours": ours, "trtexec": theirs, "ratio": ratios})
         assert 1 / TRTEXEC_RATIO_MAX < ratios["latency_ms_p50"] < TRTEXEC_RATIO_MAX, ratios
+
+
+def test_lenet5_digits_as_one_recipe(tensorrt_device: Any, results: dict[str, Any], tmp_path: Path) -> None:
+    report = recipe_report(load_recipe("lenet5-digits", ['targets=["gpu"]']), tmp_path / "run")
+    results["lenet5-digits"] = {k: report[k] for k in ("measurements", "verdict", "device_key")}
+    for row in report["measurements"]:
+        assert row["precision_obtained"] == row["precision_requested"] == row["name"]
+    assert report["verdict"]["exit_code"] in (0, 3), report["verdict"]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from edgecnn import cli
 from edgecnn.artifact import read_sidecar
 from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
@@ -152,6 +153,16 @@ def _poll(interruption: Interruption, deadline: float) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_an_interrupted_build_is_exit_code_130(
+    one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = graph()
+    one_trt._on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 0 else time.sleep(0.05)
+    assert cli.run(["build", str(source), "--backend", "trt"]) == 130
+    assert capsys.readouterr().err.splitlines().count("interrupted") == 1
+    assert not source.with_suffix(".plan").exists()
 
 
 def test_a_build_in_another_thread_leaves_signals_alone(one_trt: Any, graph: Callable[..., Path]) -> None:

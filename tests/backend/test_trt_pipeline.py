@@ -1,0 +1,125 @@
+"""A recipe with a GPU as its target, from training to the verdict, on the fake of every version."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecnn import cli
+from edgecnn.artifact import read_sidecar
+from edgecnn.pipeline.run import run_recipe
+from edgecnn.recipe import Recipe, load_recipe
+from tests.backend.device_flow import recipe_report
+
+QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    """The demo, shortened, for whatever GPU is here."""
+    return load_recipe("lenet5-digits", ['targets=["gpu"]', *QUICK])
+
+
+@pytest.fixture(scope="module")
+def on_the_host(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with everything that a host makes."""
+    folder = tmp_path_factory.mktemp("host")
+    run_recipe(recipe, folder, lambda text: None, until="reference")
+    return folder
+
+
+def test_from_training_to_the_verdict(trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+    report = recipe_report(recipe, folder)
+    assert report["device"]["gpu_name"] == "NVIDIA L4"
+    assert report["device"]["tensorrt"] == trt.__version__
+    rows = {row["name"]: row for row in report["measurements"]}
+    assert list(rows) == ["fp32", "fp16", "int8"]
+    for name, row in rows.items():
+        assert row["precision_obtained"] == row["precision_requested"] == name
+        assert row[f"{name}_share_pct"] == 100
+        assert row["clock"] == "cuda events"
+        assert row["agreement_pct"] > 90
+        assert row["graph"] is True
+    judged = [j for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"]
+    assert [j["verdict"] for j in judged] == ["PASS"] * 3
+
+
+def test_a_second_run_does_nothing_and_another_tensorrt_builds_again(
+    one_trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path
+) -> None:
+    folder, said = tmp_path / "run", []
+    shutil.copytree(on_the_host, folder)
+    assert run_recipe(recipe, folder, said.append).done > 0
+    assert run_recipe(recipe, folder, said.append).done == 0
+    one_trt.__version__ = "10.16.2"
+    again: list[str] = []
+    assert run_recipe(recipe, folder, again.append, until="build").done == 3
+    assert any("10.16.1.11" in line and "10.16.2" in line for line in again), again
+
+
+def test_an_engine_of_another_precision_fails_the_recipe(
+    one_trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it got past the builder's own refusal."""
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+    monkeypatch.setattr("edgecnn.backends.trt.build._refuse_other_precision", lambda *_: None)
+    one_trt._inject.add("fp32")
+    outcome = run_recipe(recipe, folder, lambda text: None)
+    assert outcome.exit_code == 1
+    (report,) = outcome.reports
+    failed = {j["name"] for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"} - {
+        j["name"]
+        for j in report["verdict"]["judgements"]
+        if j["tolerance"] == "precision_obtained" and j["verdict"] == "PASS"
+    }
+    assert failed == {"fp16", "int8"}
+
+
+def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
+    recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+    outcome = run_recipe(recipe, folder, lambda text: None)
+    assert outcome.done == 0
+    assert "the package 'tensorrt', which is not installed here" in outcome.elsewhere[0]
+
+
+def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = graph("int8")
+    options = ("--optimisation-level", "4", "--workspace-mb", "512", "--hardware-compatibility", "ampere_plus")
+    assert cli.run(["build", str(source), "--backend", "trt", "--max-batch", "4", *options]) == 0
+    facts = read_sidecar(source.with_suffix(".plan")).facts
+    assert facts["profiles"][0]["max"] == [4, 3, 8, 8]
+    assert facts["optimisation_level"] == 4
+    assert facts["workspace_bytes"] == 512_000_000
+    assert facts["hardware_compatibility"] == "ampere_plus"
+    assert "slower than a plan for one GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "xavier-nx"], "not supported"),
+        (["--target", "a100"], "8.0"),
+        (["--hardware-compatibility", "amper"], "ampere_plus"),
+        (["--optimisation-level", "6"], "less than or equal to 5"),
+    ],
+)
+def test_the_build_command_refuses(
+    one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert cli.run(["build", str(graph()), "--backend", "trt", *options]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("error: ") == err.count("hint: ") == 1
+    assert one_trt._builds == []
