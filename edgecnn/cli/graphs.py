@@ -126,9 +126,11 @@ def quantize(
         print_rows(result["rows"], columns)
     if result.get("steps"):
         print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
-    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out")])
+    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out", "refused")])
     for line in result.get("left_out", []):
         say(f"left out: {line}")
+    for line in result["refused"]:
+        say(f"TensorRT would refuse this graph: {line}")
 
 
 def _quantize_int8(
@@ -155,7 +157,9 @@ def _quantize_int8(
     fields = {"for": target, "method": method, "around": around, "data": data}
     parents = (graph, ranges) if ranges is not None else (graph,)
     sidecar = write_int8(out, made, report, _inherited(graph, fields), *parents)
-    return {"path": str(out), "size_mb": round(out.stat().st_size / 1e6, 3), **_obtained(sidecar), **report.to_json()}
+    refused = [] if target == "cpu" else _refused(made)
+    size_mb = round(out.stat().st_size / 1e6, 3)
+    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **report.to_json(), "refused": refused}
 
 
 def _quantize_fp16(graph: Path, out: Path, ranges: Path | None) -> dict[str, Any]:
@@ -168,7 +172,16 @@ def _quantize_fp16(graph: Path, out: Path, ranges: Path | None) -> dict[str, Any
     made, kept = to_fp16(load_graph(graph), known)
     parents = (graph,) if ranges is None else (graph, ranges)
     sidecar = write_fp16(out, made, kept, _inherited(graph, {}), *parents, from_ranges=known is not None)
-    return {"path": str(out), "size_mb": round(out.stat().st_size / 1e6, 3), **_obtained(sidecar), **sidecar.facts}
+    size_mb = round(out.stat().st_size / 1e6, 3)
+    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **sidecar.facts, "refused": _refused(made)}
+
+
+def _refused(model: Any) -> list[str]:
+    """What the oldest supported TensorRT refuses in the graph."""
+    from edgecnn.graph.lint import lint
+    from edgecnn.targets import find_target
+
+    return [f"{f.where}: {f.what}; {f.hint}" for f in lint(model, find_target("gpu"))]
 
 
 def _obtained(sidecar: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,13 +113,25 @@ def _quantize(task: Task, context: Context) -> None:
     style, settings = task.variant.style, context.recipe.quantize
     if style is None:
         halved, kept = to_fp16(load_graph(graph), ranges)
+        _require_clean(halved, context)
         write_fp16(task.output, halved, kept, sidecar, from_ranges=True)
         return
     data = calibration_data(context, source)
     model, report = quantize_int8(
         load_graph(graph), ranges, style, method=settings.method, around=settings.around, data=data
     )
+    if style == "tensorrt":
+        _require_clean(model, context)
     write_int8(task.output, model, report, sidecar)
+
+
+def _require_clean(model: Any, context: Context) -> None:
+    """What a device of the recipe would refuse is said here, before anybody copies the graph there."""
+    from edgecnn.graph.lint import require_clean
+
+    for target in map(find_target, context.recipe.targets):
+        if target.kind == "gpu":
+            require_clean(model, target)
 
 
 def _reference(task: Task, context: Context) -> None:
