@@ -31,7 +31,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
     Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses.
     """
     source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    with OrtSession(graph, options.threads) as session:
+    with OrtSession(graph, options.threads, simulated=_is_simulated(source)) as session:
         shape = tuple(n or options.batch.max for n in session.input.shape)
         if shape[0] != options.batch.max and session.input.shape[0] is not None:
             raise BackendError(
@@ -58,10 +58,10 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
 
     `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match.
     """
-    if sidecar_path(path).exists():
-        sidecar = verified_sidecar(path)
-        threads = threads or sidecar.facts.get("threads")
-    return OrtSession(path, threads)
+    if not sidecar_path(path).exists():
+        return OrtSession(path, threads)
+    sidecar = verified_sidecar(path)
+    return OrtSession(path, threads or sidecar.facts.get("threads"), simulated=_is_simulated(sidecar))
 
 
 def device(threads: int | None = None) -> dict[str, Any]:
@@ -84,10 +84,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class OrtSession:
-    """A graph under ONNX Runtime's CPU provider."""
+def _is_simulated(sidecar: Sidecar) -> bool:
+    return sidecar.facts.get("style") == "tensorrt"
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+
+class OrtSession:
+    """A graph under ONNX Runtime's CPU provider; a `simulated` one keeps its Q/DQ nodes.
+
+    ONNX Runtime 1.31 would fuse DQ - Concat - Q with FP16 scales into QLinearConcat, which takes float32 ones alone.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, simulated: bool = False) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError as exc:
@@ -95,6 +102,8 @@ class OrtSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or available_cores()
+        if simulated:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as exc:

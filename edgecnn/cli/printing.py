@@ -30,16 +30,18 @@ def say(message: str) -> None:
 def counter(what: str, unit: str) -> Callable[[int, int], None]:
     """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
 
-    The rate is that of this run: what an interrupted one did before does not count.
+    The rate counts from the first call: what an interrupted run did before does not belong to it.
     """
-    terminal, started = sys.stderr.isatty(), time.monotonic()
-    shown, first = started, -1
+    terminal, shown = sys.stderr.isatty(), time.monotonic()
+    begin: tuple[float, int] | None = None
 
     def show(done: int, total: int) -> None:
-        nonlocal shown, first
+        nonlocal shown, begin
         now = time.monotonic()
-        if first < 0:
-            first = done if done < total else 0
+        if begin is None:
+            begin = now, done
+            return
+        started, first = begin
         finished = done >= total and terminal
         if now - shown < (0.1 if terminal else 5.0) and not finished:
             return

@@ -29,7 +29,8 @@ EXPLAINED_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 10.0}
 SAME_PRECISION_DB = {"fp32": 50.0, "fp16": 30.0, "int8": 15.0}  # the same graph under another runtime
 NODE_MARGIN = 10.0  # a node's noise power may be this many times that of an ideal representation
 NODE_FLOOR = 1e-7  # noise over signal that float32 arithmetic in another order explains
-RESCALED = 1.15  # a channel scaled by more than this, and by nothing but scaling, is equalised
+RESCALED = 0.15  # a channel whose factor differs by more than this from 1, and by more than noise does, is equalised
+NOISE_OF_FACTOR = 8.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ def _judge(name: str, a: _Graph, b: _Graph, scaling: Mapping[str, Array | None])
     if not part.nodes or not set(part.inputs) <= a.values.keys():
         return None
     feeds = {i: _scaled(a.values[i], scaling[i]) for i in part.inputs}
-    wanted = _scaled(a.values[name], scaling[name]).astype(np.float64)
-    noise = _power(b.run(part, feeds).astype(np.float64) - wanted)
+    made = b.run(part, feeds)
+    factors = None if scaling[name] is None else _channel_factors(a.values[name], made)
+    wanted = _scaled(a.values[name], factors).astype(np.float64)
+    noise = _power(made.astype(np.float64) - wanted)
     signal = _power(wanted)
     half = any(v.dtype == np.float16 for v in (b.values[name], *(b.values[i] for i in part.inputs)))
     kinds = {i: "int8" if part.quantises(i) else "fp16" if half else "" for i in ideal_part.inputs}
@@ -314,10 +317,13 @@ def _channel_factors(ours: Array, theirs: npt.NDArray[Any]) -> Array | None:
     if ours.ndim < 2 or ours.shape != theirs.shape or ours.dtype.kind != "f":
         return None
     x, y = (np.moveaxis(v.astype(np.float64), 1, 0).reshape(v.shape[1], -1) for v in (ours, theirs))
-    power = (x * x).sum(axis=1)
-    factor = np.where(power > 0, (x * y).sum(axis=1) / np.maximum(power, 1e-30), 1.0)
-    rest = ((y - factor[:, None] * x) ** 2).sum(axis=1) / np.maximum((y * y).sum(axis=1), 1e-30)
-    clean = (factor > 0) & (np.abs(np.log(np.maximum(factor, 1e-30))) > np.log(RESCALED)) & (rest < 0.05)
+    power = np.maximum((x * x).sum(axis=1), 1e-30)
+    factor = np.where(power > 1e-30, (x * y).sum(axis=1) / power, 1.0)
+    rest = ((y - factor[:, None] * x) ** 2).sum(axis=1)
+    samples = power**2 / np.maximum((x**4).sum(axis=1), 1e-30)  # how many values the power comes from
+    error = np.sqrt(rest / power / np.maximum(samples, 1.0))
+    clean = (factor > 0) & (np.abs(factor - 1) > np.maximum(RESCALED, NOISE_OF_FACTOR * error))
+    clean &= rest < 0.05 * np.maximum((y * y).sum(axis=1), 1e-30)
     if not clean.any():
         return None
     return np.asarray(np.where(clean, factor, 1.0), np.float32).reshape(-1, *[1] * (ours.ndim - 2))
