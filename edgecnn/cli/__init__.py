@@ -57,6 +57,8 @@ def run(arguments: list[str]) -> int:
         print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)
         print("hint: report it with the traceback above and the output of `edgecnn doctor`", file=sys.stderr)
         return BUG
+    if result == INTERRUPTED:  # Typer makes an exit of KeyboardInterrupt by itself, and says nothing
+        print("interrupted", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 
