@@ -163,13 +163,25 @@ def _adaptive_avg_pool(t: Translation, node: fx.Node, a: dict[str, Any]) -> str:
         return t.value(a["self"])
     if wanted == [1, 1]:
         return t.add(node, "GlobalAveragePool", [t.value(a["self"])])[0]
-    if any(f is None or f % w for f, w in zip(found, wanted, strict=True)):
-        raise ModelError(
-            f"{node_name(node)}: pooling {found} adaptively to {wanted} has windows of unequal size, ONNX has none",
-            "choose an input resolution whose feature map is a multiple of the pooled size",
-        )
-    kernel = [int(f or 0) // w for f, w in zip(found, wanted, strict=True)]
-    return t.add(node, "AveragePool", [t.value(a["self"])], kernel_shape=kernel, strides=kernel)[0]
+    sizes = [int(f or 0) for f in found]
+    if not any(f % w for f, w in zip(sizes, wanted, strict=True)):
+        kernel = [f // w for f, w in zip(sizes, wanted, strict=True)]
+        return t.add(node, "AveragePool", [t.value(a["self"])], kernel_shape=kernel, strides=kernel)[0]
+    # ONNX has no windows of unequal size: average columns, then rows, each by a constant matrix
+    rows, columns = (_averaging(f, w) for f, w in zip(sizes, wanted, strict=True))
+    right = t.constant(f"average.columns.{sizes[1]}.{wanted[1]}", columns.T.contiguous(), torch.float32)
+    left = t.constant(f"average.rows.{sizes[0]}.{wanted[0]}", rows, torch.float32)
+    narrowed = t.add(node, "MatMul", [t.value(a["self"]), right], suffix=".columns")[0]
+    return t.add(node, "MatMul", [left, narrowed])[0]
+
+
+def _averaging(size: int, cells: int) -> torch.Tensor:
+    """[cells, size]: row i averages the window from floor(i * size / cells) to ceil((i + 1) * size / cells)."""
+    matrix = torch.zeros(cells, size)
+    for cell in range(cells):
+        start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
+        matrix[cell, start:stop] = 1 / (stop - start)
+    return matrix
 
 
 def _mean(t: Translation, node: fx.Node, a: dict[str, Any]) -> str:

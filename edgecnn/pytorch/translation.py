@@ -77,7 +77,7 @@ class Translation:
 
     def constant(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> str:
         """An initialiser of our own making; the same values under the same name are shared."""
-        self.initializers[name] = torch.tensor(values, dtype=dtype)
+        self.initializers[name] = torch.as_tensor(values, dtype=dtype)
         return name
 
     def scalar(self, value: float) -> str:

@@ -108,6 +108,19 @@ def test_fold_leaves_shared_convolutions_alone(tmp_path: Path) -> None:
     assert operators(model)["BatchNormalization"] == 2
 
 
+@pytest.mark.parametrize(
+    ("cells", "used"), [((8, 4), {"AveragePool": 1}), ((6, 7), {"MatMul": 2}), ((20, 5), {"MatMul": 2})]
+)
+def test_adaptive_pooling_with_windows_of_unequal_size_too(
+    tmp_path: Path, cells: tuple[int, int], used: dict[str, int]
+) -> None:
+    """Into fewer cells, and into more than there are pixels; the export itself compares with PyTorch."""
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(cells), nn.Flatten(), nn.Linear(3 * cells[0] * cells[1], 4))
+    model, sidecar = exported(pool, tmp_path)
+    assert operators(model) == {**used, "Flatten": 1, "Gemm": 1}
+    assert sidecar.facts["max_difference"] < 1e-5
+
+
 class Everything(nn.Module):
     """Each operator that a network of the zoo may use and that the blocks above do not."""
 
