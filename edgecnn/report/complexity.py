@@ -50,20 +50,22 @@ def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
             params=card.params,
             group=_era(card.year),
             tip=f"{card.name}: {card.top1_pct} % top-1, {_count(card.macs)} multiply-adds, "
-            f"{_count(card.params)} parameters, {card.year}",
+            f"{_count(card.params)} parameters, {card.year}" + (f" ({card.notes})" if card.notes else ""),
+            quoted=card.weights is None,
         )
         for card in cards
     ]
     used = {d.group for d in discs}
     return Panel(
         title="Accuracy against complexity",
-        note="published top-1 of one crop and one network with the published weights (where there are none, the "
-        "paper's); multiply-adds of one image at the network's own resolution",
+        note="top-1 as published with the weights, or in the paper where nobody publishes any; multiply-adds of one "
+        "image at the network's own resolution",
         cost_axis="multiply-adds per image",
         accuracy_axis="ImageNet top-1, %",
         discs=tuple(discs),
         groups={era: colour for era, colour in ERAS.items() if era in used},
         tick=_count,
+        quoted="from the paper",
     )
 
 

@@ -27,7 +27,8 @@ text { font-family: "DejaVu Sans", Verdana, Arial, sans-serif; fill: #222 }
 
 @dataclass(frozen=True)
 class Disc:
-    """One network, or one engine of it. `joined` discs of a panel are connected in order; `tip` shows on hovering."""
+    """One network, or one engine of it. `joined` discs of a panel are connected in order; a `quoted` one has a dashed
+    outline; `tip` shows on hovering."""
 
     label: str
     cost: float
@@ -36,11 +37,13 @@ class Disc:
     group: str
     tip: str = ""
     joined: str = ""
+    quoted: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `tick` writes a cost; `groups` maps each group to its colour, in the legend's order."""
+    """One pair of axes. `tick` writes a cost; `groups` maps each group to its colour, in the legend's order; `quoted`
+    is what the legend calls a dashed outline."""
 
     title: str
     note: str
@@ -49,6 +52,7 @@ class Panel:
     discs: tuple[Disc, ...]
     groups: dict[str, str]
     tick: Callable[[float], str]
+    quoted: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,10 @@ def _discs(panel: Panel, spots: Sequence[Spot]) -> Iterator[str]:
     """Large ones first, so that none hides a smaller one; a dot marks each centre, which is the value."""
     for disc, spot in sorted(zip(panel.discs, spots, strict=True), key=lambda pair: -pair[1].radius):
         colour = panel.groups[disc.group]
+        dashes = ' stroke-dasharray="3 3"' if disc.quoted else ""
         yield (
             f'<g><title>{escape(disc.tip or disc.label)}</title><circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" '
-            f'r="{spot.radius:.1f}" fill="{colour}" fill-opacity=".42" stroke="{colour}"/>'
+            f'r="{spot.radius:.1f}" fill="{colour}" fill-opacity=".42" stroke="{colour}"{dashes}/>'
             f'<circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="1.4" fill="#222"/></g>'
         )
 
@@ -226,6 +231,11 @@ def _legends(panel: Panel, largest: int) -> Iterator[str]:
     for name, colour in panel.groups.items():
         yield f'<circle cx="{left + 6}" cy="{top:.1f}" r="6" fill="{colour}" fill-opacity=".42" stroke="{colour}"/>'
         yield _text("tick", left + 20, top + 4, name)
+        top += 20
+    if any(d.quoted for d in panel.discs):
+        dashed = 'fill="none" stroke="#555" stroke-dasharray="3 3"'
+        yield f'<circle cx="{left + 6}" cy="{top:.1f}" r="6" {dashed}/>'
+        yield _text("tick", left + 20, top + 4, panel.quoted)
         top += 20
     top += 26
     yield _text("tick", left, top, "parameters")

@@ -66,6 +66,19 @@ def test_the_zoo_is_drawn_once_each_inside_the_axes_and_the_rest_is_named(tmp_pa
     assert "resnet50: 80.858 % top-1, 4.09 G multiply-adds, 25.6 M parameters, 2015" in drawn
 
 
+def test_an_accuracy_that_no_published_weights_back_is_marked() -> None:
+    svg = disc_plot([zoo_panel([find_model("resnet50"), find_model("fractalnet34")])])
+    dashed = {}
+    for group in ET.fromstring(svg).iter(f"{SVG}g"):
+        title, circle = group.find(f"{SVG}title"), group.find(f"{SVG}circle")
+        if title is not None and circle is not None:
+            dashed[str(title.text).split(":")[0]] = circle.get("stroke-dasharray") is not None
+    assert dashed == {"resnet50": False, "fractalnet34": True}
+    assert "ten crops" in svg
+    assert "from the paper" in svg
+    assert "from the paper" not in disc_plot([zoo_panel([find_model("resnet50")])])
+
+
 def test_labels_of_the_zoo_can_be_read() -> None:
     """No two labels cover each other by more than a tenth of one, and none covers the centre of a small disc."""
     svg = ET.fromstring(disc_plot([zoo_panel(imagenet())]))
