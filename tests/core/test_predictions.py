@@ -144,10 +144,14 @@ def slow_images(count: int) -> Dataset:
 
 
 def test_decoding_runs_beside_the_engine() -> None:
-    """20 batches of 8: 0.64 s of decoding in two threads and 0.6 s of engine, one after the other 1.24 s."""
-    started = time.perf_counter()
-    predict(Sleeping(), slow_images(160), batch=8, workers=2)
-    assert time.perf_counter() - started < 1.0
+    """20 batches of 8, decoded in two threads beside the engine, against one after the other in the same run."""
+
+    def seconds(workers: int) -> float:
+        started = time.perf_counter()
+        predict(Sleeping(), slow_images(160), batch=8, workers=workers)
+        return time.perf_counter() - started
+
+    assert seconds(2) < 0.7 * seconds(0)
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
