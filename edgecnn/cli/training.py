@@ -15,6 +15,7 @@ from edgecnn.cli.printing import print_json, print_rows, say
 def add_to(app: typer.Typer) -> None:
     """Register this module's commands."""
     app.command()(train)
+    app.command()(probe)
 
 
 def train(
@@ -56,3 +57,21 @@ def train(
         print_json(row)
     else:
         print_rows([row], ["name", "best_epoch", "validation_top1_pct", "top1_pct", "n", "seconds", "checkpoint"])
+
+
+def probe(
+    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    data: Annotated[str, typer.Option(help="Labelled images: a data set or an image folder.")],
+    weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
+    images: Annotated[int | None, typer.Option(min=2, help="Use at most this many training images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Linear classifiers on each stage of a trained network: which one knows most about other data."""
+    from edgecnn.pytorch.probe import probe as run_probe
+    from edgecnn.pytorch.progress import Lines
+
+    rows = [row.to_json() for row in run_probe(model, data, weights, images=images, progress=Lines())]
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["name", "features", "validation_top1_pct", "n", "top1_pct", "test_n"])

@@ -53,7 +53,7 @@ def start_network(recipe: Recipe, labels: Sequence[str]) -> tuple[nn.Module, lis
     initialise(network, settings)
     if recipe.model.weights == "none":
         return network, []
-    classes = _classes_of(recipe.model.weights, card)
+    classes = classes_of(recipe.model.weights, card)
     source = build_model(card.name, classes)
     info = load_weights(source, card, recipe.model.weights)
     known = known_labels(recipe.model.weights)
@@ -200,7 +200,7 @@ def _first_trained(transfer: TransferSettings, stages: Sequence[str]) -> int:
     return len(stages) - count
 
 
-def _classes_of(weights: str, card: ModelCard) -> int:
+def classes_of(weights: str, card: ModelCard) -> int:
     """How many classes the weights were trained for."""
     path = Path(weights)
     if not path.is_file():

@@ -1,0 +1,171 @@
+"""Linear probes: how well each stage of a trained network separates other classes (Alain and Bengio 2016).
+
+For little and very different data, where the last stage may be too much about what the network was trained on: the
+table says which stage, or all of them together, a linear classifier should read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgecnn.dataset import Dataset, open_dataset, stratified
+from edgecnn.errors import DataError
+from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.pytorch.loader import Pictures
+from edgecnn.pytorch.models import build_model
+from edgecnn.pytorch.progress import Progress, Silent
+from edgecnn.pytorch.transfer import classes_of, stage_names
+from edgecnn.pytorch.weights import load_weights
+from edgecnn.recipe import AugmentSettings
+from edgecnn.zoo import find_model
+
+BATCH = 64
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the weights of standardised features
+FOLDS, MANY = 5, 5_000  # with more images one fold is enough
+TOGETHER = "all together"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A stage and what a linear classifier makes of it: `validation_top1_pct` is cross-validated on the n training
+    images and is what to choose by, `top1_pct` is of the test split (None where there is none)."""
+
+    name: str
+    features: int
+    decay: float
+    validation_top1_pct: float
+    n: int
+    top1_pct: float | None
+    test_n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, with units in the names."""
+        return asdict(self)
+
+
+def probe(
+    name: str,
+    source: str,
+    weights: str = "default",
+    *,
+    images: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Probe]:
+    """Probe every stage of a network, globally averaged, and all of them side by side; in forward order.
+
+    `images` limits the training images, stratified. Raises `DataError` for data that cannot be learned from.
+    """
+    card, progress = find_model(name), progress or Silent()
+    network = build_model(card.name, classes_of(weights, card))
+    info = load_weights(network, card, weights, seed)
+    for note in info.said:
+        progress.note(note)
+    preprocessing = preprocessing_from_json(card.preprocessing)
+    train = open_dataset(source, preprocessing, "train")
+    test = open_dataset(source, preprocessing, "test", train.label_names or ())
+    if train.labels is None or len(np.unique(train.labels)) < 2:
+        raise DataError(f"{train.name}: a probe needs at least two classes", "name labelled images of two classes")
+    same = (train.name, train.ids) == (test.name, test.ids)
+    if images is not None and images < len(train):
+        train = train.subset(stratified(train.labels, train.ids, images, seed))
+    progress.note(f"features of {len(train)} training and {0 if same else len(test)} test images")
+    stages = stage_names(network)
+    known, labels = _features(network, train, stages)
+    unseen, truth = ({}, labels[:0]) if same else _features(network, test, stages)
+    rows = []
+    for stage in (*stages, TOGETHER):
+        inputs = torch.cat(list(known.values()), 1) if stage == TOGETHER else known[stage]
+        held = None
+        if unseen:
+            held = torch.cat(list(unseen.values()), 1) if stage == TOGETHER else unseen[stage]
+        rows.append(_probe(stage, inputs, labels, held, truth, seed))
+        progress.note(f"{stage}: {rows[-1].validation_top1_pct:.2f} %")
+    return rows
+
+
+@torch.no_grad()
+def _features(network: nn.Module, dataset: Dataset, stages: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
+    """The globally averaged output of each stage, [N, channels], and the labels."""
+    network.eval()
+    pictures = Pictures(dataset, AugmentSettings(), torch.device("cpu"))
+    found: dict[str, list[Tensor]] = {stage: [] for stage in stages}
+    order = np.array_split(pictures.readable, -(-len(dataset) // BATCH))
+    with _listening(network, stages, found):
+        for batch in pictures.batches(order):
+            network(pictures.inputs(batch))
+    return {stage: torch.cat(parts) for stage, parts in found.items()}, pictures.labels
+
+
+@contextlib.contextmanager
+def _listening(network: nn.Module, stages: tuple[str, ...], found: dict[str, list[Tensor]]) -> Iterator[None]:
+    def listen(stage: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[stage].append(output.mean((2, 3)) if output.ndim == 4 else output.flatten(1))
+
+        return hook
+
+    handles = [network.get_submodule(stage).register_forward_hook(listen(stage)) for stage in stages]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _probe(stage: str, inputs: Tensor, labels: Tensor, held: Tensor | None, truth: Tensor, seed: int) -> Probe:
+    """Choose the weight decay by cross-validation, then fit all training images."""
+    classes = int(labels.max()) + 1
+    fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
+    folds = [torch.from_numpy(fold == k) for k in range(FOLDS if len(labels) <= MANY else 1)]
+    scores = []
+    for decay in DECAYS:
+        hits = [_hits(_fit(inputs[~f], labels[~f], classes, decay), inputs[f], labels[f]) for f in folds]
+        scores.append(float(torch.cat(hits).double().mean()))
+    best = max(range(len(DECAYS)), key=lambda k: (scores[k], k))  # of equals, the simpler
+    final = _fit(inputs, labels, classes, DECAYS[best])
+    return Probe(
+        name=stage,
+        features=inputs.shape[1],
+        decay=DECAYS[best],
+        validation_top1_pct=100 * scores[best],
+        n=len(labels),
+        top1_pct=None if held is None else 100 * float(_hits(final, held, truth).double().mean()),
+        test_n=0 if held is None else len(held),
+    )
+
+
+def _fit(inputs: Tensor, labels: Tensor, classes: int, decay: float) -> nn.Module:
+    """Multinomial logistic regression on standardised features, by L-BFGS from zero."""
+    mean, std = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
+    x = (inputs - mean) / std
+    layer = nn.Linear(x.shape[1], classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimiser.zero_grad()
+        value = F.cross_entropy(layer(x), labels) + decay * layer.weight.square().sum() / 2
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():  # the same on features that are not standardised
+        layer.weight.div_(std)
+        layer.bias.sub_(layer.weight @ mean)
+    return layer
+
+
+@torch.no_grad()
+def _hits(layer: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    found: Tensor = layer(inputs).argmax(1) == labels
+    return found
