@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -123,3 +124,36 @@ def test_the_build_command_refuses(
     assert words in err
     assert err.count("error: ") == err.count("hint: ") == 1
     assert one_trt._builds == []
+
+
+def test_each_step_alone_on_a_plan(
+    one_trt: Any, on_the_host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """build, validate, bench, layers, inspect: as on a device that was given graph, sidecar and reference."""
+    for name in ("model.fp16.onnx", "model.int8-tensorrt.onnx", "reference.npz"):
+        for path in (on_the_host / name, on_the_host / f"{name}.json"):
+            shutil.copy(path, tmp_path)
+    plans = [tmp_path / "fp16.plan", tmp_path / "int8.plan"]
+    for graph, plan in zip(("model.fp16.onnx", "model.int8-tensorrt.onnx"), plans, strict=True):
+        made = cli.run(["build", str(tmp_path / graph), "--backend", "trt", "--target", "l4", "-o", str(plan)])
+        assert made == 0
+    fp16, int8 = map(str, plans)
+    assert (
+        run_json(capsys, "validate", int8, "--reference", str(tmp_path / "reference.npz"), "--data", "digits")["n"]
+        == 540
+    )
+    bench = run_json(capsys, "bench", "--engine", fp16, "--vs", int8, "--duration", "0.02", "--warmup", "0")
+    assert bench["measurements"][0]["clock"] == "cuda events"
+    assert run_json(capsys, "layers", int8, "--times", "--queries", "2")["int8_macs_pct"] == 100
+    assert run_json(capsys, "inspect", int8)["rebuild"].endswith(f"--backend trt --target l4 -o {int8}")
+    plans[1].with_name("int8.plan.json").unlink()
+    capsys.readouterr()
+    assert cli.run(["bench", "--engine", int8, "--duration", "0.02"]) == 2
+    assert "native code" in capsys.readouterr().err
+    assert cli.run(["bench", "--engine", int8, "--duration", "0.02", "--trust"]) == 0
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert cli.run([*arguments, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
