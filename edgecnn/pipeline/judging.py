@@ -91,6 +91,11 @@ def _record(recipe: Recipe, found: dict[str, Any]) -> None:
             "only numbers that keep the recipe's tolerances can be accepted",
         )
     path = accepted_path(recipe, found["device"])
+    if "_packaged" in path.parts:
+        raise MeasurementError(
+            f"{recipe.path}: came with the installation, so no accepted numbers are kept beside it",
+            f"copy it first: `edgecnn recipe copy {recipe.name}`",
+        )
     content = accepted_numbers(found["measurements"], device_key(found["device"]))
     provenance = Sidecar(
         kind="accepted numbers",

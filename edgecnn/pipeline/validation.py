@@ -91,7 +91,7 @@ def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -
     first = _reference_predictions(reference, sidecar, dataset, settings, part=True)
     rungs = [Rung(reference.name, "fp32", first, reference if reference.suffix == ".onnx" else None)]
     for path in _stages(engine):
-        if path.resolve() == reference.resolve() or (path.suffix != engine.suffix and path.suffix != ".onnx"):
+        if path.resolve() == reference.resolve():
             continue
         own = sidecar_of(path)
         with open_engine(path, settings.threads, settings.trust) as session:

@@ -315,6 +315,30 @@ def test_failing_numbers_are_not_recorded(edgecnn: Callable[..., Any], run_folde
     assert not (tmp_path / "recipes" / "accepted").exists()
 
 
+def test_nothing_is_recorded_beside_a_packaged_recipe(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = tmp_path / "_packaged" / "recipes"
+    packaged.mkdir(parents=True)
+    (tmp_path / "recipes" / "small.toml").rename(packaged / "small.toml")
+    monkeypatch.setattr("edgecnn.recipe.packaged_folders", lambda name: [packaged])
+    assert edgecnn("gate", "small").code == 0
+    assert "recipe copy small" in edgecnn("gate", "small", "--record").refused()
+    assert not (packaged / "accepted").exists()
+
+
+def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgecnn.cli import printing
+
+    clock = iter([0.0, 1.0, 3.0, 11.0, 12.0, 31.0])
+    monkeypatch.setattr(printing.time, "monotonic", lambda: next(clock))
+    show = printing.counter("validate", "images")
+    for done in (100, 120, 200, 210, 400):
+        show(done, 500)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["validate 200/500 images, 10/s, 30 s left", "validate 400/500 images, 10/s, 10 s left"]
+
+
 def test_report_in_every_format(edgecnn: Callable[..., Any], run_folder: Path) -> None:
     assert "nothing was judged" in edgecnn("report", "runs/small", "-o", "r.md").refused()
     assert edgecnn("gate", "small").code == 0
@@ -345,3 +369,40 @@ def test_calibrate_check_finds_a_leak(edgecnn: Callable[..., Any], made: Path, t
     assert clean.code == 0, clean.err
     assert "suggested_n" in clean.out
     assert "-o is missing" in edgecnn("calibrate", made / "fp32.onnx", "--data", made / "images").refused()
+
+
+@pytest.mark.slow
+def test_half_of_imagenets_classes_come_out_right(edgecnn: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    """SqueezeNet 1.1 on one image of every other class, the folders matched by wnid: 65 +- 3 % top-1."""
+    weights = shared / "weights" / "squeezenet1_1_imagenet.safetensors"
+    graph = tmp_path / "squeezenet1_1.fp32.onnx"
+    assert edgecnn("export", "squeezenet1_1", "--checkpoint", weights, "-o", graph).code == 0
+    images = shared / "data" / "imagenet-500"
+    result = edgecnn("validate", graph, "--reference", graph, "--data", images, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["n"] == 500
+    assert abs(found["top1_pct"] - 65) <= 3
+    assert found["agreement_pct"] == 100
+
+
+@pytest.mark.slow
+def test_the_ladder_of_a_whole_run(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "lenet5-digits"
+    assert edgecnn("run", "lenet5-digits", "--out", folder, "--until", "validate", "--set", "train.epochs=2").code == 0
+    for source in ("reference.npz", "model.safetensors"):
+        result = edgecnn(
+            "validate",
+            folder / "cpu" / "int8.onnx",
+            "--reference",
+            folder / source,
+            "--data",
+            "digits",
+            "--ladder",
+            "--json",
+        )
+        assert result.code == 0, result.err
+        hops = json.loads(result.out)["ladder"]
+        assert [h["target"] for h in hops] == ["model.fp32.onnx", "model.int8-cpu.onnx", "int8.onnx"]
+        assert all(h["explained"] and h["parting"] is None for h in hops)
+        assert hops[0]["changed"] == hops[2]["changed"] == 0
