@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgecnn.errors import ModelError
 from edgecnn.pytorch.models import fractalnet, variants
 from edgecnn.pytorch.models._parts import ChannelShuffle
-from edgecnn.pytorch.weights import load_checkpoint
+from edgecnn.pytorch.weights import load_checkpoint, randomise
 
 timm = pytest.importorskip("timm")
 
@@ -152,6 +152,19 @@ def test_the_class_background_is_left_out(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(ours.eval()(x), named.eval()(x)[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["nasnet_mobile", pytest.param("inception_v4", marks=LARGE)])
+def test_random_weights_do_not_amplify_rounding(name: str) -> None:
+    """Else no float32 comparison of a deep network without shortcuts means anything."""
+    model, shape = variants()[name](), (3, 107, 107)
+    randomise(model, shape, seed=0)
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        single, double = model.eval()(x), model.double()(x.double())
+    scale = double.abs().max()
+    assert (single - double).abs().max() < 2e-5 * scale
+    assert (double[0] - double[1]).abs().max() > 0.05 * scale
 
 
 # Parameters as the paper (or, where it gives none, the publisher of weights) prints them, in millions.
