@@ -167,12 +167,17 @@ def _adaptive_avg_pool(t: Translation, node: fx.Node, a: dict[str, Any]) -> str:
     if not any(f % w for f, w in zip(sizes, wanted, strict=True)):
         kernel = [f // w for f, w in zip(sizes, wanted, strict=True)]
         return t.add(node, "AveragePool", [t.value(a["self"])], kernel_shape=kernel, strides=kernel)[0]
-    # ONNX has no windows of unequal size: average columns, then rows, each by a constant matrix
+    # ONNX has no windows of unequal size: each map, as one row of pixels, times a constant matrix
+    channels = int(shape(a["self"])[1] or 0)
     rows, columns = (_averaging(f, w) for f, w in zip(sizes, wanted, strict=True))
-    right = t.constant(f"average.columns.{sizes[1]}.{wanted[1]}", columns.T.contiguous(), torch.float32)
-    left = t.constant(f"average.rows.{sizes[0]}.{wanted[0]}", rows, torch.float32)
-    narrowed = t.add(node, "MatMul", [t.value(a["self"]), right], suffix=".columns")[0]
-    return t.add(node, "MatMul", [left, narrowed])[0]
+    name = "average.{}x{}.{}x{}".format(*sizes, *wanted)
+    weight = t.constant(name, torch.kron(rows, columns).T.contiguous(), torch.float32)
+    flat = _reshaped(t, t.value(a["self"]), node, ".pixels", [0, channels, sizes[0] * sizes[1]])
+    return _reshaped(t, t.add(node, "MatMul", [flat, weight])[0], node, ".cells", [0, channels, *wanted])
+
+
+def _reshaped(t: Translation, value: str, node: fx.Node, suffix: str, sizes: list[int]) -> str:
+    return t.add(node, "Reshape", [value, t.constant("shape." + ".".join(map(str, sizes)), sizes)], suffix=suffix)[0]
 
 
 def _averaging(size: int, cells: int) -> torch.Tensor:

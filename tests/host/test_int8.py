@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.dataset import open_dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.int8 import quantize_int8, write_int8
 from edgecnn.graph.int8.codes import Scale, as_fp16, unsigned_scale, weight_codes
@@ -50,6 +51,24 @@ def test_every_method_keeps_the_logits(case: tuple, style: str, method: str) -> 
     assert report.int8_share_pct == 100.0
     if style == "cpu":
         assert (report.integer_kernels, report.weighted_nodes) == (3, 3)
+
+
+@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+def test_a_pooling_that_onnx_has_as_a_matrix_alone_is_a_weighted_layer(tmp_path: Path, style: str) -> None:
+    """As `edgecnn export` writes adaptive pooling with windows of unequal size."""
+    pytest.importorskip("torch")
+    from torch import nn
+
+    from tests.host.test_export import exported
+
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(8 * 49, 4)]
+    model, _ = exported(nn.Sequential(*body), tmp_path)
+    batch = np.random.default_rng(0).normal(size=(32, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", input=batch)
+    ranges = collect_ranges(tmp_path / "net.onnx", open_dataset(str(tmp_path / "images.npz"), None, "train"))
+    made, report = quantize_int8(model, ranges, style, method="minmax", around="fp32")
+    assert sqnr_db(logits(model, batch), logits(made, batch)) > 27
+    assert report.int8_share_pct == 100.0
 
 
 def test_the_same_input_gives_the_same_bytes(case: tuple) -> None:
