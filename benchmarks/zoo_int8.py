@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from edgecnn.artifact import Sidecar
+from edgecnn.backends.ort import OrtSession
 from edgecnn.dataset import Dataset, open_dataset
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8 import quantize_int8
@@ -74,7 +74,7 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     legal, _ = quantize_int8(model, ranges, "tensorrt", around="fp16")
     assert_placed(legal, place(model, "tensorrt"))
     row |= {"int8_share_pct": round(int8_share_pct(legal), 2), "pairs": len(place(model, "tensorrt").activations)}
-    found = _run(legal, batch, folder)
+    found = _run(legal, batch, folder, simulated=True)
     row["int8_sqnr_db"] = _sqnr_db(exact, found)
     row["int8_sqnr_between_images_db"] = _sqnr_db(exact - exact.mean(0), found - exact.mean(0))
     row["seconds_int8"] = _since(started)
@@ -163,19 +163,16 @@ def _images(card: ModelCard, shared: Path) -> Dataset:
     return photographs.subset(range(0, step * (CALIBRATION + TEST), step))
 
 
-def _run(model: onnx.ModelProto, batch: np.ndarray, folder: Path) -> np.ndarray:
+def _run(model: onnx.ModelProto, batch: np.ndarray, folder: Path, simulated: bool = False) -> np.ndarray:
     """Logits of `batch` in threes; one image alone must give what it gives among three."""
     path = folder / "graph.onnx"
     onnx.save(model, path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    logits = np.concatenate([session.run(None, {"input": batch[k : k + 3]})[0] for k in range(0, len(batch), 3)])
-    alone = session.run(None, {"input": batch[:1]})[0]
+    with OrtSession(path, 1, simulated=simulated) as session:
+        logits = np.concatenate([session.run(batch[k : k + 3]) for k in range(0, len(batch), 3)])
+        alone = session.run(batch[:1])
     if _sqnr_db(logits[:1], alone) < 25:
         raise AssertionError(f"{model.graph.name}: an image alone gives other logits than in a batch of 3")
-    return np.asarray(logits)
+    return logits
 
 
 def _sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from edgecnn.backends.ort import OrtSession
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.lint import lint
@@ -132,3 +133,24 @@ def test_a_float_graph_has_no_integer_kernels(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes((tmp_path / "f.onnx").read_bytes()[:100])
     with pytest.raises(BackendError, match="ONNX Runtime cannot load it"):
         integer_kernels(tmp_path / "broken.onnx")
+
+
+def test_a_simulated_session_keeps_float_biases_with_fp16_scales(tmp_path: Path) -> None:
+    """ONNX Runtime would round them to int32 in steps of an FP16 product, which underflows for small weights."""
+    model = build("c = Conv(input, out=8, k=3)\nr = Relu(c)\nd = Conv(r, out=8, k=3)\nlogits = Conv(d)")
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("weight"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.02), tensor.name))
+        elif tensor.name.endswith("bias"):
+            bias = np.linspace(0.1, 0.2, tensor.dims[0], dtype=np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    model = prepared(model)
+    ranges = collect_from_model(model, "", images(32))
+    made = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16")[0]
+    onnx.save(made, tmp_path / "q.onnx")
+    data = images(4, seed=9)
+    batch = np.stack([data.tensor(i) for i in range(4)])
+    exact = run(model, batch)
+    with OrtSession(tmp_path / "q.onnx", 1, simulated=True) as session:
+        found = session.run(batch)
+    assert 10 * np.log10((exact**2).sum() / ((exact - found) ** 2).sum()) > 35
