@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from edgecnn.artifact import read_json
 from edgecnn.errors import EdgecnnError, RecipeError, nearest
 from edgecnn.pipeline import HOST_STEPS, STEPS
+from edgecnn.pipeline.check import check_recipe
 from edgecnn.pipeline.schedule import outdated
 from edgecnn.pipeline.steps import Context, work
 from edgecnn.pipeline.tasks import HOST, Task, all_tasks
@@ -56,6 +57,8 @@ def run_recipe(
     absent = {name: why for name in targets if (why := _absent(name, threads))}
     tasks = [t for t in tasks if t.target not in absent]
     due = outdated(tasks, recipe)
+    if any(task.target == HOST for task, _ in due):
+        check_recipe(recipe)
     context = Context(recipe, folder, threads)
     for task, reason in due:
         _do(task, reason, context, say)
@@ -91,8 +94,3 @@ def _elsewhere(recipe: Recipe, folder: Path, target: str, why: str) -> str:
         f"target {target} is not this machine ({why}): copy {folder}/ and {recipe.path} to the device "
         f"and go on there with `edgecnn run {recipe.path} --out {folder}`"
     )
-
-
-def task_list(recipe: Recipe, folder: Path) -> Sequence[Task]:
-    """The host's tasks and those of every target, for a look."""
-    return [t for t in all_tasks(recipe, folder) if t.target == HOST or t.target in recipe.targets]
