@@ -145,9 +145,13 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
-    """Session options with errors only, and `threads` threads (None: ONNX Runtime's choice)."""
+    """Session options with errors only, and `threads` threads (None: ONNX Runtime's choice) that wait without spinning.
+
+    Spinning threads take the cores that the statistics between two runs need, and stall on a busy machine.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

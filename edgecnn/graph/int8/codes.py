@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,33 +75,46 @@ def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> di
     return groups
 
 
-def scale_by_method(statistics: TensorStatistics, method: str, style: str, smallest: float) -> Scale:
-    """The scale of one group; `smallest` keeps it a normal number. A tensor that is always zero gets a harmless one."""
+def scale_by_method(statistics: TensorStatistics, method: str, style: str) -> Scale:
+    """The scale of one group by a range method. A tensor that is always zero gets a harmless one."""
     if statistics.largest == 0.0:
         return Scale(HARMLESS, 0, style == "cpu")
     if style == "tensorrt":
-        return Scale(max(threshold(statistics, method) / 127, smallest))
+        return Scale(threshold(statistics, method) / 127)
     low, high = interval(statistics, method)
-    return unsigned_scale(low, high, smallest)
+    return unsigned_scale(low, high)
 
 
-def unsigned_scale(low: float, high: float, smallest: float) -> Scale:
+def unsigned_scale(low: float, high: float) -> Scale:
     """A uint8 scale and zero point for [low, high], which holds zero."""
-    scale = max((high - low) / 255, smallest)
+    scale = max((high - low) / 255, FP32_SMALLEST)
     return Scale(scale, int(np.clip(round(-low / scale), 0, 255)), True)
 
 
-def weight_codes(weight: Array, axis: int | None, smallest: float, *, search: bool) -> WeightCodes:
-    """Round `weight` to int8 with one symmetric scale per channel of `axis`.
+def scaled_for(scale: Scale, half: bool) -> Scale:
+    """The scale as the graph will hold it: rounded to a normal FP16 number with `half`, else to float32."""
+    held = as_fp16(scale.scale) if half else float(np.float32(max(scale.scale, FP32_SMALLEST)))
+    return replace(scale, scale=held)
+
+
+def weight_codes(weight: Array, axis: int | None, half: bool, *, search: bool) -> WeightCodes:
+    """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half`, scales are FP16 numbers.
 
     With `search` each scale is the one of least squared error among shrunken ranges, else it is max|w| / 127.
     """
     rows = _rows(weight, axis)
     largest = np.abs(rows).max(axis=1) if rows.size else np.zeros(len(rows), np.float32)
-    scale = np.where(largest > 0, np.maximum(largest / 127, smallest), HARMLESS).astype(np.float32)
+    scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
     if search:
-        scale = _least_squares_scales(rows, scale, smallest)
-    return rounded(weight, scale, axis)
+        scale = _least_squares_scales(rows, scale)
+    return rounded(weight, weight_scales(scale, half), axis)
+
+
+def weight_scales(scale: npt.NDArray[np.floating[Any]], half: bool) -> Array:
+    """Scales as the graph will hold them; with `half`, normal FP16 numbers."""
+    if half:
+        return np.asarray(np.clip(scale, FP16_SMALLEST, 65504.0).astype(np.float16), np.float32)
+    return np.asarray(np.maximum(scale, FP32_SMALLEST), np.float32)
 
 
 def rounded(weight: Array, scale: Array, axis: int | None) -> WeightCodes:
@@ -114,11 +128,11 @@ def as_fp16(value: float) -> float:
     return float(np.float16(min(max(value, FP16_SMALLEST), 65504.0)))
 
 
-def _least_squares_scales(rows: Array, scale: Array, smallest: float) -> Array:
+def _least_squares_scales(rows: Array, scale: Array) -> Array:
     best = np.full(len(rows), np.inf)
     chosen = scale.copy()
     for share in np.linspace(1.0, 0.7, 31, dtype=np.float32):
-        tried = np.maximum(scale * share, smallest).astype(np.float32)[:, None]
+        tried = (scale * share).astype(np.float32)[:, None]
         error = np.square(rows - np.clip(np.rint(rows / tried), -127, 127) * tried).sum(axis=1)
         better = error < best
         best, chosen = np.where(better, error, best), np.where(better, tried[:, 0], chosen)

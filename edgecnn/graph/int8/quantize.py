@@ -12,21 +12,17 @@ import onnx
 from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.dataset import Dataset
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.int8.codes import (
-    FP16_SMALLEST,
-    FP32_SMALLEST,
-    Scale,
-    WeightCodes,
-    as_fp16,
-    grouped,
-    rounded,
-    scale_by_method,
-    weight_codes,
+from edgecnn.graph.int8.auto import (
+    FEWEST_IMAGES,
+    Candidate,
+    chosen_automatically,
+    inserted,
+    plain,
+    with_biases,
 )
-from edgecnn.graph.int8.insert import insert_pairs
 from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
 from edgecnn.graph.placement import Placement, Style, place
-from edgecnn.graph.prepare import GraphIndex, prepared
+from edgecnn.graph.prepare import prepared
 from edgecnn.graph.ranges.collect import Progress
 from edgecnn.graph.ranges.statistics import Ranges
 
@@ -67,15 +63,23 @@ def quantize_int8(
 
     Raises `GraphError` naming the node or tensor that cannot be quantised.
     """
-    ready = prepared(model)
+    ready = with_biases(prepared(model)) if method == "auto" else prepared(model)
     placement = place(ready, style)
     around = "fp32" if style == "cpu" else around
+    half = around == "fp16"
     report = Report(style=style, method=method, around=around)
-    scales, weights = _by_method(ready, placement, ranges, method, around)
-    made = insert_pairs(ready, placement, scales, weights)
-    _describe(report, made, placement, scales, method)
-    if around == "fp16":
-        made, kept = to_fp16(made, ranges)
+    if method != "auto":
+        chosen = plain(ready, placement, ranges.tensors, method, half)
+    elif data is None or len(data) < FEWEST_IMAGES:
+        chosen = plain(ready, placement, ranges.tensors, "mse", half, offsets=True)
+        why = "without images" if data is None else f"with {len(data)} images (at least {FEWEST_IMAGES} are needed)"
+        report.left_out = [f"{what} ({why})" for what in ("equalisation", "scales by output error", "reconstruction")]
+    else:
+        chosen, report.steps = chosen_automatically(ready, placement, ranges.tensors, half, data, progress)
+    made = inserted(chosen, placement)
+    _describe(report, made, placement, chosen)
+    if half:
+        made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
         report.kept_float32 = list(kept)
     return made, report
 
@@ -105,32 +109,7 @@ def write_int8(path: Path, model: onnx.ModelProto, report: Report, sidecar: Side
     return write_artifact(path, lambda temporary: onnx.save(model, str(temporary)), done)
 
 
-def _by_method(
-    model: onnx.ModelProto, placement: Placement, ranges: Ranges, method: str, around: Around
-) -> tuple[dict[str, Scale], dict[str, WeightCodes]]:
-    chosen = "mse" if method == "auto" else method
-    smallest = FP16_SMALLEST if around == "fp16" else FP32_SMALLEST
-    groups = grouped(placement, ranges.tensors)
-    scales = {n: scale_by_method(s, chosen, placement.style, smallest) for n, s in groups.items()}
-    index = GraphIndex(model)
-    weights = {
-        w.initializer: weight_codes(index.array(w.initializer), w.axis, smallest, search=chosen != "minmax")
-        for w in placement.weights
-    }
-    if around == "fp16":
-        scales = {n: replace(s, scale=as_fp16(s.scale)) for n, s in scales.items()}
-        weights = {n: _fp16_weight(index, n, w) for n, w in weights.items()}
-    return scales, weights
-
-
-def _fp16_weight(index: GraphIndex, name: str, weight: WeightCodes) -> WeightCodes:
-    scale = weight.scale.astype("float16").astype("float32")
-    return rounded(index.array(name), scale, weight.axis)
-
-
-def _describe(
-    report: Report, made: onnx.ModelProto, placement: Placement, scales: dict[str, Scale], method: str
-) -> None:
+def _describe(report: Report, made: onnx.ModelProto, placement: Placement, chosen: Candidate) -> None:
     """Check that what was asked is in the graph, and fill in the report."""
     assert_placed(made, placement)
     report.weighted_nodes = len(placement.weights)
@@ -140,18 +119,28 @@ def _describe(
             path = Path(folder) / "int8.onnx"
             onnx.save(made, str(path))
             report.integer_kernels, report.weighted_nodes = integer_kernels(path)
+    readers = {node: layer.row for node, layer in chosen.layers.items()}
     for quantized in placement.activations:
-        scale = scales[quantized.group]
+        scale = chosen.scales[quantized.group]
+        rows = [readers[e.node] for e in quantized.edges if e.node in readers and e.index == 0]
+        low, high = scale.bounds
         report.rows.append(
             {
                 "name": quantized.tensor,
                 "group": quantized.group,
                 "readers": len(quantized.edges),
-                "method": method,
-                "scale": scale.scale,
-                "zero_point": scale.zero,
                 "type": "uint8" if scale.unsigned else "int8",
-                "low": scale.bounds[0],
-                "high": scale.bounds[1],
+                "method": "least output error" if rows else chosen.name if not chosen.layers else "mse",
+                "scale": scale.scale,
+                "offset": 0.0 if scale.unsigned else -scale.zero * scale.scale,
+                "zero_point": scale.zero if scale.unsigned else 0,
+                "low": low,
+                "high": high,
+                "seen_largest": chosen.tensors[quantized.tensor].largest,
+                "equalised_by": chosen.equalised.get(quantized.tensor, 1.0),
+                "weights": ", ".join(str(r["weights"]) for r in rows),
+                "output_noise_pct": round(100 * max((r["noise_after"] for r in rows), default=0.0), 4)
+                if rows
+                else None,
             }
         )

@@ -1,0 +1,178 @@
+"""`--method auto`: offsets, equalisation and layer-by-layer reconstruction, judged on images held out from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from edgecnn.dataset import Dataset, batches
+from edgecnn.graph.int8.codes import Scale, WeightCodes, grouped, scale_by_method, scaled_for, weight_codes
+from edgecnn.graph.int8.equalize import equalized
+from edgecnn.graph.int8.insert import insert_pairs
+from edgecnn.graph.int8.offsets import folded, offset_groups, with_offset
+from edgecnn.graph.int8.sequential import LayerResult, reconstruct
+from edgecnn.graph.placement import Placement
+from edgecnn.graph.prepare import GraphIndex, session_options
+from edgecnn.graph.ranges.collect import collect_from_model, run_session
+from edgecnn.graph.ranges.statistics import TensorStatistics
+
+STRENGTHS = (0.0, 0.5)  # of the equalisation, tried in turn
+ADJUSTED_IMAGES, JUDGED_IMAGES = 128, 64
+FEWEST_IMAGES = 16
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Candidate:
+    """One way to quantise: the graph to insert pairs into, the numbers of the pairs, and how it did."""
+
+    name: str
+    model: onnx.ModelProto
+    scales: dict[str, Scale]
+    weights: dict[str, WeightCodes]
+    tensors: Mapping[str, TensorStatistics]
+    equalised: dict[str, float]
+    layers: dict[str, LayerResult]
+    sqnr_db: float = 0.0
+    agreement_pct: float = 0.0
+
+    def step(self) -> dict[str, Any]:
+        """A row of the report."""
+        return {"name": self.name, "sqnr_db": round(self.sqnr_db, 2), "agreement_pct": round(self.agreement_pct, 1)}
+
+
+def plain(
+    model: onnx.ModelProto,
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    method: str,
+    half: bool,
+    *,
+    offsets: bool = False,
+    name: str = "",
+) -> Candidate:
+    """Scales by a range method, weights rounded to the nearest; with offsets where they are free."""
+    groups = grouped(placement, tensors)
+    scales = {n: scale_by_method(s, method, placement.style) for n, s in groups.items()}
+    if offsets and placement.style == "tensorrt":
+        for group in offset_groups(model, placement):
+            if groups[group].low >= 0 and groups[group].largest > 0:
+                scales[group] = with_offset(scales[group])
+    scales = {n: scaled_for(s, half) for n, s in scales.items()}
+    index = GraphIndex(model)
+    weights = {
+        w.initializer: weight_codes(index.array(w.initializer), w.axis, half, search=method != "minmax")
+        for w in placement.weights
+    }
+    return Candidate(name or method, model, scales, weights, tensors, {}, {})
+
+
+def inserted(candidate: Candidate, placement: Placement) -> onnx.ModelProto:
+    """The graph with the pairs of `candidate`, offsets folded away."""
+    model, scales = candidate.model, candidate.scales
+    if placement.style == "tensorrt":
+        model, scales = folded(model, placement, scales, candidate.weights)
+    return insert_pairs(model, placement, scales, candidate.weights)
+
+
+def chosen_automatically(
+    model: onnx.ModelProto,
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    half: bool,
+    data: Dataset,
+    progress: Progress | None = None,
+) -> tuple[Candidate, list[dict[str, Any]]]:
+    """The best of several candidates on images that none of them has seen, and how each did there."""
+    judged = list(range(3, len(data), 4))[:JUDGED_IMAGES]
+    rest = sorted(set(range(len(data))) - set(judged))
+    spread = np.linspace(0, len(rest) - 1, min(len(rest), ADJUSTED_IMAGES)).round().astype(int)
+    adjusted = data.subset([rest[k] for k in dict.fromkeys(spread.tolist())])
+    unseen = data.subset(judged)
+    exact = _logits(model, unseen)
+    candidates = [
+        plain(model, placement, tensors, "mse", half, name="least squared error"),
+        plain(model, placement, tensors, "mse", half, offsets=True, name="with offsets"),
+    ]
+    flattened = [(s, *(equalized(model, placement, tensors, s) if s else (model, {}))) for s in STRENGTHS]
+    flattened = [f for f in flattened if f[2] or not f[0]]
+    for number, (strength, flat, factors) in enumerate(flattened):
+        tell = _part_of(progress, number, len(flattened))
+        seen = collect_from_model(flat, "", adjusted).tensors if factors else tensors
+        name = "reconstructed" + (f", equalised {strength:g}" if strength else "")
+        made = _reconstructed(flat, placement, seen, half, adjusted, tell)
+        candidates.append(replace(made, name=name, equalised=factors))
+    for candidate in candidates:
+        rough = _logits(inserted(candidate, placement), unseen)
+        noise = float(np.square(exact - rough, dtype=np.float64).sum())
+        candidate.sqnr_db = 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
+        candidate.agreement_pct = 100 * float((exact.argmax(1) == rough.argmax(1)).mean())
+    best = max(candidates, key=lambda c: c.sqnr_db)
+    steps = [{**c.step(), "n": len(unseen), "taken": "yes" if c is best else ""} for c in candidates]
+    return best, steps
+
+
+def _reconstructed(
+    flat: onnx.ModelProto,
+    placement: Placement,
+    seen: Mapping[str, TensorStatistics],
+    half: bool,
+    data: Dataset,
+    progress: Progress | None,
+) -> Candidate:
+    made = plain(flat, placement, seen, "mse", half, offsets=True)
+    caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if made.scales[n].zero else s.largest
+            for n, s in grouped(placement, seen).items()}  # fmt: skip
+    scales, layers = reconstruct(flat, placement, made.scales, caps, data, half, progress)
+    done = onnx.ModelProto()
+    done.CopyFrom(flat)
+    held = {i.name: i for i in done.graph.initializer}
+    nodes = {n.name: n for n in done.graph.node}
+    for name, layer in layers.items():
+        if layer.bias is not None:
+            held[nodes[name].input[2]].CopyFrom(numpy_helper.from_array(layer.bias, nodes[name].input[2]))
+    weights = {nodes[name].input[1]: layer.codes for name, layer in layers.items()}
+    return replace(made, model=done, scales=scales, weights=weights, layers=layers)
+
+
+def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every Conv and Gemm has a bias of its own (zeros where there was none)."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    index = GraphIndex(made)
+    for node in made.graph.node:
+        if node.op_type not in ("Conv", "Gemm") or node.input[1] not in index.initializer:
+            continue
+        name = node.input[2] if len(node.input) > 2 else ""
+        if name and (name not in index.initializer or len(index.readers[name]) == 1):
+            continue
+        weight = index.initializer[node.input[1]]
+        turned = node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
+        values = index.array(name) if name else np.zeros(weight.dims[1 if turned else 0], np.float32)
+        own = f"{node.name}_own_bias"
+        made.graph.initializer.append(numpy_helper.from_array(values, own))
+        del node.input[2:]
+        node.input.append(own)
+    return made
+
+
+def _logits(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return np.concatenate([run_session(session, {name: part.input})[0] for part in batches(data, 8)])
+
+
+def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda done, total: tell(number * total + done, parts * total)

@@ -1,0 +1,233 @@
+"""What `auto` is made of: each part exact where it must be, and better where it claims to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from edgecnn.dataset import Dataset
+from edgecnn.graph.int8 import quantize_int8
+from edgecnn.graph.int8.auto import inserted, plain, with_biases
+from edgecnn.graph.int8.channels import channels_of
+from edgecnn.graph.int8.equalize import equalized, streams_of
+from edgecnn.graph.int8.insert import insert_pairs
+from edgecnn.graph.int8.offsets import offset_groups
+from edgecnn.graph.int8.patches import layer_of
+from edgecnn.graph.int8.rounding import Moments, ridge, rounded_with_feedback, row_scales
+from edgecnn.graph.placement import place
+from edgecnn.graph.prepare import GraphIndex, prepared
+from edgecnn.graph.ranges import Ranges, collect_ranges
+from tests.host.graphs import build
+from tests.host.test_ranges import dataset_of
+
+RESIDUAL = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+c2 = Conv(r1, out=8, k=3)
+r2 = Relu(c2)
+c3 = Conv(r2, out=8, k=1)
+s = Add(c3, r1)
+r3 = Relu(s)
+g = GlobalAveragePool(r3)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+BRANCHES = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+m = MaxPool(r1, kernel_shape=[2, 2], strides=[2, 2])
+a = Conv(m, out=6, k=1)
+ra = Relu(a)
+b = Conv(m, out=4, k=3)
+rb = Relu(b)
+cat = Concat(ra, rb, axis=1)
+n = BatchNormalization(cat)
+rn = Relu(n)
+c4 = Conv(rn, out=8, k=1)
+r4 = Relu(c4)
+g = GlobalAveragePool(r4)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+SHUFFLED = """
+c1 = Conv(input, out=8, k=1)
+r1 = Relu(c1)
+a = Reshape(r1, to=[0, 2, 4, 8, 8], out=8)
+t = Transpose(a, perm=[0, 2, 1, 3, 4])
+b = Reshape(t, to=[0, 8, 8, 8], out=8)
+d = Conv(b, out=8, k=3, group=8)
+rd = Relu(d)
+c2 = Conv(rd, out=6, k=1)
+g = GlobalAveragePool(c2)
+logits = Flatten(g)
+"""
+
+
+def uneven(text: str) -> onnx.ModelProto:
+    """The net with channels of very different size behind every ReLU, which per-tensor scales suffer from."""
+    model = with_biases(prepared(build(text)))
+    rng = np.random.default_rng(7)
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            for name in node.input[1:3]:
+                held = next(i for i in model.graph.initializer if i.name == name)
+                array = numpy_helper.to_array(held)
+                factor = np.exp(rng.normal(0, 1.0, array.shape[0])).reshape(-1, *[1] * (array.ndim - 1))
+                held.CopyFrom(numpy_helper.from_array((array * factor).astype(np.float32), name))
+    return model
+
+
+def pictures(count: int = 96, seed: int = 3) -> Dataset:
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 1, (count, 4, 4, 4)).repeat(2, axis=2).repeat(2, axis=3)
+    return dataset_of((coarse + 0.3 * rng.normal(0, 1, (count, 4, 8, 8))).astype(np.float32))
+
+
+def logits(model: onnx.ModelProto, data: Dataset) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = np.stack([data.tensor(i) for i in range(len(data))])
+    return np.asarray(session.run(None, {"input": batch})[0])
+
+
+def sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(exact).sum() / np.square(exact - made).sum()))
+
+
+def ranges_of(model: onnx.ModelProto, tmp_path: Path) -> Ranges:
+    onnx.save(model, tmp_path / "net.onnx")
+    return collect_ranges(tmp_path / "net.onnx", pictures())
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, BRANCHES, SHUFFLED], ids=["residual", "branches", "shuffled"])
+def test_equalisation_changes_the_numbers_inside_and_nothing_outside(text: str, tmp_path: Path) -> None:
+    model = uneven(text)
+    ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(seed=4)
+    flat, factors = equalized(model, placement, ranges.tensors, 1.0)
+    assert min(factors.values()) < 0.3, "or nothing was equalised"
+    assert sqnr_db(logits(model, data), logits(flat, data)) > 100
+    after = ranges_of(flat, tmp_path).tensors
+    for tensor in factors:
+        if tensor in after and ranges.tensors[tensor].low >= 0:
+            spread = [
+                float(np.std(np.log(np.maximum(t[tensor].channel_high, 1e-3 * t[tensor].largest))))
+                for t in (ranges.tensors, after)
+            ]
+            assert spread[1] <= spread[0] + 1e-6, tensor
+
+
+def test_channels_that_meet_in_a_sum_are_one_stream_and_the_ends_are_pinned(tmp_path: Path) -> None:
+    model = uneven(RESIDUAL)
+    channels = channels_of(GraphIndex(model))
+    assert (channels.roots("r1") == channels.roots("r3")).all()
+    assert set(channels.roots("input")) | set(channels.roots("logits")) <= channels.pinned_roots()
+    streams = streams_of(place(model, "tensorrt"), ranges_of(model, tmp_path).tensors, channels)
+    assert {"r1", "f"} <= next(set(s.tensors) for s in streams if "r1" in s.tensors) | {"f"}
+    assert len([s for s in streams if "r2" in s.tensors]) == 1
+
+
+def test_a_node_nobody_understands_pins_what_it_touches() -> None:
+    text = "c1 = Conv(input, out=8)\nh = HardSwish(c1)\nc2 = Conv(h, out=4)\ng = GlobalAveragePool(c2)\nlogits = Flatten(g)"
+    channels = channels_of(GraphIndex(prepared(build(text))))
+    assert set(channels.roots("c1")) <= channels.pinned_roots()
+    assert set(channels.roots("h")) <= channels.pinned_roots()
+
+
+def test_a_folded_offset_computes_what_a_zero_point_computes(tmp_path: Path) -> None:
+    model = uneven(BRANCHES)
+    ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(seed=4)
+    groups = offset_groups(model, placement)
+    assert "r4" not in {q.tensor for q in placement.activations}, "nothing but the pooling reads it"
+    assert "rn" not in groups, "made by a normalisation, which has no bias to fold into"
+    candidate = plain(model, placement, ranges.tensors, "mse", False, offsets=True)
+    text = "c1 = Conv(input, out=8)\nr1 = Relu(c1)\nc2 = Conv(r1, out=4)\nr2 = Relu(c2)\nc3 = Conv(r2, out=4, k=3)\n"
+    text += "g = GlobalAveragePool(c3)\nlogits = Flatten(g)"
+    model = uneven(text)
+    ranges, placement = ranges_of(model, tmp_path), place(model, "tensorrt")
+    assert offset_groups(model, placement) == {"r1"}, "r2 is read by a convolution with padding"
+    candidate = plain(model, placement, ranges.tensors, "mse", False, offsets=True)
+    assert candidate.scales["r1"].zero == -128
+    direct = insert_pairs(model, placement, candidate.scales, candidate.weights)
+    fold = inserted(candidate, placement)
+    zeros = [numpy_helper.to_array(i) for i in fold.graph.initializer if i.name.endswith("zero_point")]
+    assert len(zeros) > 4
+    assert not any(z.any() for z in zeros)
+    assert "r1/Relu" not in {n.name for n in fold.graph.node}
+    assert sqnr_db(logits(direct, data), logits(fold, data)) > 60
+    exact = logits(model, data)
+    symmetric = inserted(plain(model, placement, ranges.tensors, "mse", False), placement)
+    assert sqnr_db(exact, logits(fold, data)) > sqnr_db(exact, logits(symmetric, data)) - 0.5
+
+
+@pytest.mark.parametrize("line", ["c = Conv(input, out=6, k=3)", "c = Conv(input, out=8, k=3, stride=2, group=4)"])
+def test_rows_times_weights_are_the_convolution(line: str) -> None:
+    model = build(line + "\ng = GlobalAveragePool(c)\nlogits = Flatten(g)")
+    index, data = GraphIndex(prepared(model)), pictures(4)
+    layer = layer_of(index, index.node["c/Conv"])
+    batch = np.stack([data.tensor(i) for i in range(4)])
+    matrix = layer.matrix(index.array(layer.weight)).astype(np.float32)
+    rows = layer.sampled(batch, 10_000, 0)
+    made = np.matmul(rows, matrix.transpose(0, 2, 1)).mean(axis=1).reshape(-1) + index.array(layer.bias)
+    np.testing.assert_allclose(made, logits(model, data).mean(axis=0), atol=1e-5)
+    assert np.array_equal(layer.array(layer.matrix(index.array(layer.weight)), index.array(layer.weight).shape),
+                          index.array(layer.weight))  # fmt: skip
+
+
+def moments_of(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> Moments:
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(0).normal(0, 1, (24, 24)) * np.geomspace(1, 0.05, 24)
+    x = rng.normal(0, 1, (1, count, 24)) @ mixing
+    made = Moments.empty(1, weight.shape[1], 24)
+    half = count // 2
+    y = x @ weight[0].T
+    seen = x + noise * rng.normal(0, 1, x.shape) + 0.1
+    for part in (slice(0, half), slice(half, count)):
+        made.add(seen[:, part].astype(np.float32), y[:, part].astype(np.float32))
+    return made
+
+
+def test_feedback_beats_the_nearest_codes_and_ridge_beats_the_float_weights() -> None:
+    weight = np.random.default_rng(1).normal(0, 1, (1, 16, 24))
+    train, unseen = moments_of(weight, 0.3, 1), moments_of(weight, 0.3, 2)
+    scale = row_scales(weight, train, False) * 8  # coarse, so that rounding is what counts
+    nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127) * scale[:, :, None]
+    feedback = rounded_with_feedback(weight, scale, train)
+    assert np.array_equal(feedback, np.rint(feedback))
+    assert np.abs(feedback).max() <= 127
+    values = feedback * scale[:, :, None]
+    assert unseen.error(values).sum() < unseen.error(nearest).sum()
+    solved = ridge(weight, train, 0.003)
+    assert unseen.error(solved).sum() < 0.9 * unseen.error(weight).sum()
+    assert unseen.error(weight, unseen.bias(weight)).sum() < unseen.error(weight, np.zeros((1, 16))).sum()
+
+
+@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+def test_auto_beats_every_range_method_on_images_it_has_not_seen(style: str, tmp_path: Path) -> None:
+    model = uneven(RESIDUAL)
+    ranges, data, unseen = ranges_of(model, tmp_path), pictures(), pictures(200, seed=9)
+    exact = logits(model, unseen)
+    reached = {}
+    for method in ("minmax", "percentile", "entropy", "mse", "auto"):
+        made, report = quantize_int8(model, ranges, style, method=method, around="fp32", data=data)
+        reached[method] = sqnr_db(exact, logits(made, unseen))
+    best = max(v for k, v in reached.items() if k != "auto")
+    assert reached["auto"] > best + 0.5, reached
+    assert [s["name"] for s in report.steps if s["taken"]]
+    assert len(report.steps) == 4
+    assert report.int8_share_pct == 100.0
+
+
+def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_path: Path) -> None:
+    model = uneven(BRANCHES)
+    ranges = ranges_of(model, tmp_path)
+    first, second = (quantize_int8(model, ranges, "tensorrt", data=pictures()) for _ in range(2))
+    assert first[0].SerializeToString(deterministic=True) == second[0].SerializeToString(deterministic=True)
+    assert first[1].left_out == []
+    _, report = quantize_int8(model, ranges, "tensorrt")
+    assert any("reconstruction (without images)" in line for line in report.left_out)
+    _, report = quantize_int8(model, ranges, "tensorrt", data=pictures(9))
+    assert any("with 9 images" in line for line in report.left_out)
