@@ -100,6 +100,7 @@ def reconstruct(
     data: Dataset,
     half: bool,
     progress: Callable[[int, int], None] | None = None,
+    search: bool = True,
 ) -> tuple[dict[str, Scale], dict[str, LayerResult]]:
     """Scales and weights, layer by layer. `scales` are the first guess; `caps` the largest value of each group."""
     index = GraphIndex(model)
@@ -117,7 +118,7 @@ def reconstruct(
             batches += 1
         inputs = _layer_inputs(index, placement)
         weighted = {index.node[w.node].input[0] for w in placement.weights}
-        searched = {q.group for q in placement.activations if q.tensor in weighted}
+        searched = {q.group for q in placement.activations if q.tensor in weighted and search}
         sides.fixed = {q.group for q in placement.activations} - searched
         results: dict[str, LayerResult] = {}
         for number, (tensor, layers) in enumerate(inputs):
