@@ -11,6 +11,7 @@ from edgecnn.cli.printing import counter, print_json, print_rows, say
 
 THREADS = typer.Option(min=1, help="CPU threads.")
 TRUST = typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")
+RECIPE = typer.Option(help="The recipe of a run folder.  [default: the one that its results name]")
 RUN = typer.Argument(help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).")
 
 
@@ -104,6 +105,7 @@ def bench(
 
 def gate(
     run: Annotated[str, RUN],
+    recipe: Annotated[str, RECIPE] = "",
     record: Annotated[bool, typer.Option("--record", help="Accept these numbers for this device from now on.")] = False,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML.")] = None,
     github: Annotated[bool, typer.Option("--github", help="Annotations, and the step summary.")] = False,
@@ -114,11 +116,11 @@ def gate(
     """Judge a run by its recipe's tolerances and by the accepted numbers; 0 passed, 1 failed, 3 too few images."""
     from edgecnn.pipeline.judging import exit_code, find_run, gate_run
 
-    recipe, targets = find_run(run)
-    results = gate_run(recipe, targets, record=record)
-    _write_for_ci(results, str(recipe.path), junit, gitlab, markdown)
+    judged_by, targets = find_run(run, recipe)
+    results = gate_run(judged_by, targets, record=record)
+    _write_for_ci(results, str(judged_by.path), junit, gitlab, markdown)
     if github:
-        _to_github(results, str(recipe.path), to_stderr=as_json)
+        _to_github(results, str(judged_by.path), to_stderr=as_json)
     if as_json:
         print_json(
             [
@@ -139,12 +141,13 @@ def gate(
 def report(
     run: Annotated[str, RUN],
     output: Annotated[Path, typer.Option("-o", "--output", help="report.md, .html, .json or .xml.")],
+    recipe: Annotated[str, RECIPE] = "",
 ) -> None:
     """Write the report of a judged run; the suffix names the format."""
     from edgecnn.pipeline.judging import report_run
     from edgecnn.report import write_report
 
-    write_report(output, report_run(run))
+    write_report(output, report_run(run, recipe))
     say(f"{output}: written")
 
 

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path("/")
+from edgecnn.backends._board import ROOT, power_mode
+
 MOVED_PCT = 3.0  # a clock that changes by more than this during a run is said
 
 # nvml.h: nvmlClocksThrottleReason*; idle and the user's own application clocks are not throttling
@@ -47,7 +48,7 @@ class Clocks:
 
 def read_clocks(root: Path = ROOT, nvml: Nvml | None = None) -> Clocks:
     """The clocks now; `root` is where sysfs and /etc are mounted."""
-    facts: dict[str, Any] = {"cpu_mhz": _cpu_mhz(root), "power_mode": _jetson_power_mode(root)}
+    facts: dict[str, Any] = {"cpu_mhz": _cpu_mhz(root), "power_mode": power_mode(root) or None}
     facts["governor"] = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     facts.update(_jetson_gpu(root) or (nvml.read() if nvml else {}))
     return Clocks(**facts)
@@ -91,16 +92,6 @@ def _cpu_mhz(root: Path) -> float | None:
     if not values:
         values = [float(v) for v in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _text(root / "proc/cpuinfo") or "", re.M)]
     return round(sum(values) / len(values), 1) if values else None
-
-
-def _jetson_power_mode(root: Path) -> str | None:
-    """nvpmodel's mode as `id name`, from its status file and the names in its configuration."""
-    found = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
-    if not found:
-        return None
-    mode = found[1]
-    named = re.search(rf"<\s*POWER_MODEL\s+ID={mode}\s+NAME=(\S+?)\s*>", _text(root / "etc/nvpmodel.conf") or "")
-    return f"{mode} {named[1]}" if named else mode
 
 
 def _jetson_gpu(root: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, parents_of, read_json, write_json_artifact
+from edgecnn.artifact import Sidecar, parents_of, read_json, sha256_of, write_json_artifact
 from edgecnn.errors import MeasurementError, RecipeError
 from edgecnn.gate import accepted_numbers, judge
 from edgecnn.pipeline.run import run_folder
@@ -14,20 +14,23 @@ from edgecnn.pipeline.verdicts import accepted_path, device_key, judge_target, m
 from edgecnn.recipe import Recipe, load_recipe
 
 
-def find_run(run_or_recipe: str) -> tuple[Recipe, list[Path]]:
+def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Path]]:
     """The recipe and the measured target folders of a run folder, of one of its targets, or of a recipe's run.
 
-    Raises `MeasurementError` when nothing was measured there, `RecipeError` when the recipe is not to be found.
+    A folder's recipe is the one that its results name, or `recipe_name`. Raises `MeasurementError` when nothing was
+    measured there, `RecipeError` when the recipe is not to be found.
     """
     folder = Path(run_or_recipe)
     if not folder.is_dir():
         recipe = load_recipe(run_or_recipe)
         return recipe, _measured(run_folder(recipe, None))
     targets = _measured(folder)
-    names = {str(read_json(p)["provenance"]["recipe"]) for t in targets for p in _results(t)}
+    if recipe_name:
+        return load_recipe(recipe_name), targets
+    names = {str((read_json(p).get("provenance") or {}).get("recipe", "")) for t in targets for p in _results(t)}
     if len(names) != 1 or "" in names:
         raise RecipeError(
-            f"{folder}: which recipe it belongs to is not known", "name the recipe: `edgecnn gate RECIPE`"
+            f"{folder}: which recipe it belongs to is not known", "name the recipe: `edgecnn gate RUN --recipe RECIPE`"
         )
     return load_recipe(names.pop()), targets
 
@@ -41,6 +44,7 @@ def gate_run(recipe: Recipe, targets: Sequence[Path], *, record: bool = False) -
     results = []
     for folder in targets:
         measurements = measurements_of(folder)
+        _require_current(folder)
         verdict = judge(recipe.tolerances, measurements) if record else judge_target(recipe, folder)
         provenance = Sidecar(
             kind="verdict",
@@ -69,9 +73,21 @@ def exit_code(results: Sequence[dict[str, Any]]) -> int:
     return next((code for code in (1, 3) if code in codes), 0)
 
 
-def report_run(run: str) -> dict[str, Any]:
+def _require_current(folder: Path) -> None:
+    """Raise `MeasurementError` when an engine or reference is no longer the one that was measured."""
+    for result in _results(folder):
+        for name, digest in (read_json(result).get("provenance") or {}).get("parents", {}).items():
+            parent = folder / name
+            if parent.is_file() and sha256_of(parent) != digest:
+                raise MeasurementError(
+                    f"{result}: measured with another {name} than the one that is there now",
+                    "measure again: `edgecnn run RECIPE`, or `edgecnn validate` and `edgecnn bench`",
+                )
+
+
+def report_run(run: str, recipe_name: str = "") -> dict[str, Any]:
     """What a report shows of one judged target folder; raises `MeasurementError` where there are several, or none."""
-    recipe, targets = find_run(run)
+    recipe, targets = find_run(run, recipe_name)
     judged = [t for t in targets if (t / "verdict.json").exists()]
     if len(judged) != 1:
         found = ", ".join(str(t) for t in judged)

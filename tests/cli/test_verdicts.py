@@ -238,6 +238,26 @@ def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_fo
     assert "small on cpu: PASS" in edgecnn("gate", "small").out
 
 
+def test_a_recipe_that_lies_elsewhere_can_be_named(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipes" / "small.toml").rename(tmp_path / "other.toml")
+    assert "no recipe 'small'" in edgecnn("gate", "runs/small").refused()
+    assert edgecnn("gate", "runs/small", "--recipe", tmp_path / "other.toml").code == 0
+    assert edgecnn("report", "runs/small", "--recipe", tmp_path / "other.toml", "-o", "r.md").code == 0
+
+
+def test_numbers_of_an_engine_that_was_replaced_are_not_judged(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
+) -> None:
+    path = run_folder / "int8.accuracy.json"
+    content = json.loads(path.read_text())
+    engine = next(name for name in content["provenance"]["parents"] if name.endswith("int8.onnx"))
+    content["provenance"]["parents"][engine] = "0" * 64
+    path.write_text(json.dumps(content))
+    assert "measured with another" in edgecnn("gate", "small").refused()
+
+
 def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
     edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path
 ) -> None:

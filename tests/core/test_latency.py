@@ -171,7 +171,7 @@ def test_clocks_of_a_jetson(tmp_path: Path) -> None:
     }
     write(tmp_path, **files)
     found = read_clocks(tmp_path)
-    assert found == Clocks(1510.4, "schedutil", 624.75, None, 45.5, "1 7W", False, ())
+    assert found == Clocks(1510.4, "schedutil", 624.75, None, 45.5, "7W", False, ())
     write(tmp_path, **{"sys/class/devfreq/17000000.gpu/min_freq": "624750000"})
     assert read_clocks(tmp_path).locked is True
 
