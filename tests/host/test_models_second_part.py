@@ -212,7 +212,6 @@ SHAPES: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {
         224,
         {"maxpool": (24, 56, 56), "stage2": (240, 28, 28), "stage3": (480, 14, 14), "stage4": (960, 7, 7)},
     ),
-    "resnet1202_cifar": (32, {"layer1": (16, 32, 32), "layer2": (32, 16, 16), "layer3": (64, 8, 8)}),
     "wrn28_10_cifar": (32, {"stages.0": (160, 32, 32), "stages.1": (320, 16, 16), "stages.2": (640, 8, 8)}),
     "densenet_bc100_12_cifar": (
         32,
