@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecnn.artifact import read_json, write_bytes
 from edgecnn.errors import MeasurementError
-from edgecnn.report.discs import Disc, Panel, disc_plot
+from edgecnn.report.discs import Disc, Panel, count_text, disc_plot
 from edgecnn.zoo import ModelCard, find_model
 
 IMAGENET_CLASSES = 1000
@@ -49,8 +49,8 @@ def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
             accuracy_pct=card.top1_pct or 0.0,
             params=card.params,
             group=_era(card.year),
-            tip=f"{card.name}: {card.top1_pct} % top-1, {_count(card.macs)} multiply-adds, "
-            f"{_count(card.params)} parameters, {card.year}" + (f" ({card.notes})" if card.notes else ""),
+            tip=f"{card.name}: {card.top1_pct} % top-1, {count_text(card.macs)} multiply-adds, "
+            f"{count_text(card.params)} parameters, {card.year}" + (f" ({card.notes})" if card.notes else ""),
             quoted=card.weights is None,
         )
         for card in cards
@@ -58,13 +58,15 @@ def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
     used = {d.group for d in discs}
     return Panel(
         title="Accuracy against complexity",
-        note="top-1 as published with the weights, or in the paper where nobody publishes any; multiply-adds of one "
-        "image at the network's own resolution",
+        notes=(
+            "top-1 as published with the weights, or in the paper where nobody publishes any; multiply-adds of one "
+            "image at the network's own resolution",
+        ),
         cost_axis="multiply-adds per image",
         accuracy_axis="ImageNet top-1, %",
         discs=tuple(discs),
         groups={era: colour for era, colour in ERAS.items() if era in used},
-        tick=_count,
+        tick=count_text,
         quoted="from the paper",
     )
 
@@ -87,13 +89,19 @@ def run_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
             "give the runs of one data set at a time",
         )
     by_device: dict[str, list[Disc]] = {}
+    notes: dict[str, dict[str, None]] = {}
     for report in reports:
-        by_device.setdefault(str(report["device_key"]), []).extend(_run_discs(report))
+        device = str(report["device_key"])
+        by_device.setdefault(device, []).extend(_run_discs(report))
+        notes.setdefault(device, {}).update(dict.fromkeys(report.get("notes", ())))
     return [
         Panel(
             title=f"Accuracy against latency: {device}",
-            note=f"top-1 on {', '.join(sources)}; median latency of one query, with transfers where there are any; "
-            "a dashed line joins the precisions of one network",
+            notes=(
+                f"top-1 on {', '.join(sources)}; median latency of one query, with transfers where there are any; "
+                "a dashed line joins the precisions of one network",
+                *notes[device],
+            ),
             cost_axis="latency, ms (median)",
             accuracy_axis="top-1, %",
             discs=tuple(discs),
@@ -156,11 +164,3 @@ def _precision_colours(names: set[str]) -> dict[str, str]:
     others = sorted(names - PRECISIONS.keys())
     spare = {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
     return {name: colour for name, colour in {**PRECISIONS, **spare}.items() if name in names}
-
-
-def _count(number: float) -> str:
-    """1.2 G, 350 M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:g}"

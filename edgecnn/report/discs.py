@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, PANEL_HEIGHT = 1280, 860
-LEFT, RIGHT, TOP, BOTTOM = 74, 150, 66, 62  # around the axes
+LEFT, RIGHT, TOP, BOTTOM = 74, 150, 52, 62  # around the axes, above them without the notes
+LINE = 15  # from one note to the next
 LARGEST_RADIUS, SMALLEST_RADIUS = 40.0, 2.5
 FONT, CHARACTER = 11, 6.7  # label size and the mean width of one of its characters
 GAP = 3.0  # between a disc and its label
@@ -46,7 +47,7 @@ class Panel:
     is what the legend calls a dashed outline."""
 
     title: str
-    note: str
+    notes: tuple[str, ...]
     cost_axis: str
     accuracy_axis: str
     discs: tuple[Disc, ...]
@@ -107,7 +108,7 @@ def disc_plot(panels: Sequence[Panel]) -> str:
 def _panel(panel: Panel, largest: int) -> Iterator[str]:
     costs = _log_range([d.cost for d in panel.discs])
     accuracies = _linear_range([d.accuracy_pct for d in panel.discs])
-    frame = Box(LEFT, TOP, WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM)
+    frame = Box(LEFT, TOP + LINE * len(panel.notes), WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM)
 
     def x(cost: float) -> float:
         share = math.log(cost / costs[0]) / math.log(costs[1] / costs[0])
@@ -117,8 +118,9 @@ def _panel(panel: Panel, largest: int) -> Iterator[str]:
         share = (accuracy - accuracies[0]) / (accuracies[1] - accuracies[0])
         return frame.bottom - share * (frame.bottom - frame.top)
 
-    yield f'<text class="title" x="{LEFT}" y="30">{escape(panel.title)}</text>'
-    yield f'<text class="note" x="{LEFT}" y="49">{escape(panel.note)}</text>'
+    yield _text("title", LEFT, 30, panel.title)
+    for index, note in enumerate(panel.notes):
+        yield _text("note", LEFT, 49 + LINE * index, note)
     for cost in log_ticks(*costs):
         yield _line("grid", x(cost), frame.top, x(cost), frame.bottom)
         yield _text("tick", x(cost), frame.bottom + 18, panel.tick(cost), "middle")
@@ -134,7 +136,7 @@ def _panel(panel: Panel, largest: int) -> Iterator[str]:
     yield from _paths(panel, spots)
     yield from _discs(panel, spots)
     yield from _labels(panel, spots, frame)
-    yield from _legends(panel, largest)
+    yield from _legends(panel, largest, frame.top + 10)
 
 
 def _radius(params: int, largest: int) -> float:
@@ -225,9 +227,9 @@ def _candidates(spot: Spot, width: float) -> Iterator[tuple[Box, float]]:
             )
 
 
-def _legends(panel: Panel, largest: int) -> Iterator[str]:
+def _legends(panel: Panel, largest: int, top: float) -> Iterator[str]:
     """To the right of the axes: colours, then sizes."""
-    left, top = WIDTH - RIGHT + 26, TOP + 10.0
+    left = WIDTH - RIGHT + 26
     for name, colour in panel.groups.items():
         yield f'<circle cx="{left + 6}" cy="{top:.1f}" r="6" fill="{colour}" fill-opacity=".42" stroke="{colour}"/>'
         yield _text("tick", left + 20, top + 4, name)
@@ -243,8 +245,16 @@ def _legends(panel: Panel, largest: int) -> Iterator[str]:
         radius = _radius(params, largest)
         top += radius + 10
         yield f'<circle cx="{left + LARGEST_RADIUS:.1f}" cy="{top:.1f}" r="{radius:.1f}" fill="none" stroke="#555"/>'
-        yield _text("tick", left + 2 * LARGEST_RADIUS - 4, top + radius + 4, f"{params / 1e6:g} M")
+        yield _text("tick", left + 2 * LARGEST_RADIUS - 4, top + radius + 4, count_text(params))
         top += radius
+
+
+def count_text(number: float) -> str:
+    """1.2 G, 350 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:g}"
 
 
 def _round_sizes(largest: int) -> list[int]:

@@ -33,7 +33,7 @@ def discs_of(svg: str) -> dict[str, tuple[float, float, float]]:
 
 
 def one_panel(*discs: Disc) -> Panel:
-    return Panel("t", "n", "x", "y", discs, {"a": "#123456"}, lambda v: f"{v:g}")
+    return Panel("t", ("n",), "x", "y", discs, {"a": "#123456"}, lambda v: f"{v:g}")
 
 
 def test_position_says_cost_and_accuracy_and_area_says_parameters() -> None:
@@ -166,6 +166,14 @@ def test_a_measurement_without_accuracy_or_latency_is_not_drawn(tmp_path: Path) 
     with pytest.raises(MeasurementError, match="no report"):
         write_run_plot(tmp_path / "f.svg", [tmp_path])
     assert not (tmp_path / "f.svg").exists()
+
+
+def test_what_belongs_to_the_numbers_stands_in_the_picture() -> None:
+    note = "int8-tensorrt is simulated"
+    (panel,) = run_panels([report("a", notes=[note]), report("b", notes=[note])])
+    assert list(panel.notes[1:]) == [note]
+    texts = [t.text for t in ET.fromstring(disc_plot([panel])).iter(f"{SVG}text") if t.get("class") == "note"]
+    assert texts == list(panel.notes)
 
 
 def test_top1_on_different_images_does_not_share_an_axis() -> None:
