@@ -221,6 +221,29 @@ def test_weights_above_two_gigabytes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_the_streamed_file_is_what_protobuf_would_write(tmp_path: Path) -> None:
+    """All of it: names, types, values of every size, and where they stand."""
+    from edgecnn.pytorch.onnx_file import write_onnx
+
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []), producer_name="x", ir_version=9)
+    arrays = {
+        "empty": np.zeros((0, 3), np.float32),
+        "scalar": np.array(6, np.float32),
+        "long": np.arange(300, dtype=np.int64),
+        "strided": np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1),
+        "large": np.random.default_rng(0).standard_normal((70, 1000), np.float32),
+    }
+    positions = write_onnx(tmp_path / "x.onnx", model, arrays)
+    expected = onnx.ModelProto()
+    expected.CopyFrom(model)
+    expected.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(a, order="C"), n) for n, a in arrays.items()
+    )
+    assert onnx.load(tmp_path / "x.onnx") == expected
+    content = (tmp_path / "x.onnx").read_bytes()
+    assert all(content[p : p + arrays[n].nbytes] == arrays[n].tobytes() for n, p in positions.items())
+
+
 def test_training_mode_survives_an_export(tmp_path: Path) -> None:
     module = Head(Block(), 3).train()
     exported(module, tmp_path)
