@@ -21,7 +21,7 @@ from edgecnn.zoo import ModelCard
 State = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts keep the tensors
 PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
-BN_PASSES, BN_BATCH, BN_BIAS = 3, 4, 1.0
+BN_PASSES, BN_BATCH, BN_BIAS = 2, 3, 1.0
 # DenseNet as published: keys from before a PyTorch that refused dots in a module's name.
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
