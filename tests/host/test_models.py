@@ -141,3 +141,23 @@ def test_an_unknown_network_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(ModelError) as caught:
         find_model("resnet19")
     assert "resnet18" in caught.value.hint
+
+
+def test_inception_says_at_what_resolution_its_auxiliary_head_trains() -> None:
+    with torch.device("meta"):
+        model = build_model("inception_v3")
+        assert len(model(torch.empty(2, 3, 299, 299))) == 2
+        with pytest.raises(ModelError, match="17x17, found 4x4") as caught:
+            model(torch.empty(2, 3, 96, 96))
+    assert "299" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["lenet5", "nin_cifar", "resnet20_cifar", "squeezenet1_1", "mobilenet_v3_small"])
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    model, card = build_model(name, 5), cards()[name]
+    size = card.input_shape[-1] if card.fixed_size else 32
+    logits = model(torch.randn(4, card.input_shape[0], size, size))
+    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    still = [path for path, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().max() > 0)]
+    assert still == []

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def initialise_he(model: nn.Module, classifier_std: float = 0.01) -> None:
-    """He et al. 2015: normal weights of variance 2 / fan-out for convolutions; BN starts as the identity; classifier
-    weights are normal with `classifier_std`, biases zero. Layers are visited in order, so that a seed decides all."""
+def initialise_he(
+    model: nn.Module, classifier_std: float = 0.01, mode: Literal["fan_in", "fan_out"] = "fan_out"
+) -> None:
+    """He et al. 2015: normal weights of variance 2 / fan for convolutions; BN starts as the identity; classifier
+    weights are normal with `classifier_std`, biases zero. Layers are visited in order, so that a seed decides all.
+
+    Fan-out keeps the size of gradients, fan-in that of activations, which matters where no BN mends them.
+    """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgecnn.errors import ModelError
 from edgecnn.pytorch.models._parts import initialise_he
 
 Kernel = int | tuple[int, int]
@@ -150,6 +151,12 @@ class AuxiliaryHead(nn.Module):
         self.fc = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[-2:]) < 17:
+            raise ModelError(
+                f"inception_v3 cannot be trained at this resolution: its auxiliary head needs maps of 17x17, "
+                f"found {x.shape[-2]}x{x.shape[-1]}",
+                "train it at 299x299 or more; smaller images are for evaluation alone",
+            )
         x = self.conv1(self.conv0(self.pool(x)))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
         return logits

@@ -2,7 +2,8 @@
 
 An mlpconv layer is a convolution followed by two 1x1 convolutions: a small perceptron that slides over the image. The
 last one makes one map per class, and global average pooling turns maps into logits: there is no fully connected layer
-to overfit. As in the authors' networks, ReLU follows every convolution, the last too.
+to overfit. ReLU follows every convolution but the last: the authors' networks have one there too, but a class whose
+map starts out negative then never gets a gradient.
 
 `nin_cifar` is the paper's network. The paper has none for ImageNet: `nin` is the one that its authors released later.
 """
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from edgecnn.pytorch.models._parts import initialise_he
 
 
-def _mlpconv(inputs: int, widths: tuple[int, int, int], kernel: int, stride: int, padding: int) -> nn.Sequential:
+def _mlpconv(
+    inputs: int, widths: tuple[int, int, int], kernel: int, stride: int, padding: int, last: bool = False
+) -> nn.Sequential:
     first, second, third = widths
     return nn.Sequential(
         nn.Conv2d(inputs, first, kernel, stride, padding),
@@ -22,8 +25,14 @@ def _mlpconv(inputs: int, widths: tuple[int, int, int], kernel: int, stride: int
         nn.Conv2d(first, second, 1),
         nn.ReLU(),
         nn.Conv2d(second, third, 1),
-        nn.ReLU(),
+        *(() if last else (nn.ReLU(),)),
     )
+
+
+def _initialise(model: nn.Module, last: nn.Sequential) -> None:
+    """As He et al. 2015, but small weights for the maps of the classes: the first logits are near zero."""
+    initialise_he(model, mode="fan_in")
+    nn.init.normal_(last.get_submodule("4").get_parameter("weight"), std=0.01)
 
 
 class NiN(nn.Module):
@@ -41,9 +50,9 @@ class NiN(nn.Module):
         self.mlpconv3 = _mlpconv(256, (384, 384, 384), 3, 1, 1)
         self.pool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.drop3 = nn.Dropout(0.5)
-        self.mlpconv4 = _mlpconv(384, (1024, 1024, classes), 3, 1, 1)
+        self.mlpconv4 = _mlpconv(384, (1024, 1024, classes), 3, 1, 1, last=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        initialise_he(self)
+        _initialise(self, self.mlpconv4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(self.mlpconv1(x))
@@ -67,9 +76,9 @@ class CifarNiN(nn.Module):
         self.mlpconv2 = _mlpconv(96, (192, 192, 192), 5, 1, 2)
         self.pool2 = nn.MaxPool2d(3, 2, 1)
         self.drop2 = nn.Dropout(0.5)
-        self.mlpconv3 = _mlpconv(192, (192, 192, classes), 3, 1, 1)
+        self.mlpconv3 = _mlpconv(192, (192, 192, classes), 3, 1, 1, last=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        initialise_he(self)
+        _initialise(self, self.mlpconv3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop1(self.pool1(self.mlpconv1(x)))
