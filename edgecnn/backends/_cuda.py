@@ -8,6 +8,7 @@ Addresses are plain integers; streams, events and graphs are opaque handles, and
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import importlib
@@ -240,6 +241,7 @@ class PyCuda:
         self._device = self._check(driver.Device, 0)
         self._context = self._check(self._device.retain_primary_context)
         self._check(self._context.push)
+        atexit.register(self._context.pop)  # pycuda ends the process with an error when it finds the context in use
 
     def malloc(self, nbytes: int) -> int:
         """Device memory; its address."""

@@ -55,14 +55,16 @@ def one_trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice)
 def graph(tmp_path: Path) -> Callable[..., Path]:
     """`graph("int8")` writes the small graph of a precision, with its sidecar unless `sidecar=False`."""
 
-    def make(precision: str = "fp32", sidecar: bool = True, promised: str = "", batch: int | None = None) -> Path:
+    def make(
+        precision: str = "fp32", sidecar: bool = True, promised: str = "", batch: int | None = None, **facts: Any
+    ) -> Path:
         path = tmp_path / f"model.{precision}.onnx"
         content = tiny_graph(precision, batch).SerializeToString()
         if sidecar:
             write_artifact(
                 path,
                 lambda p: p.write_bytes(content) and None,
-                Sidecar(kind="graph", precision_requested=promised or precision, labels=["a", "b", "c"]),
+                Sidecar(kind="graph", precision_requested=promised or precision, labels=["a", "b", "c"], facts=facts),
             )
         else:
             path.write_bytes(content)

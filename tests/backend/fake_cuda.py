@@ -401,6 +401,9 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         def push(self) -> None:
             pass
 
+        def pop(self) -> None:
+            pass
+
     class Device:
         def __init__(self, index: int) -> None:
             assert index == 0

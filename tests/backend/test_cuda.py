@@ -166,6 +166,11 @@ def test_the_real_bindings_have_every_call_that_is_used() -> None:
     fake = runtime_module(FakeDevice())
     calls = [name for name in vars(fake) if name.startswith("cuda") and callable(getattr(fake, name))]
     assert len(calls) > 25
+    for constant in ("cudaHostAllocDefault", "cudaStreamNonBlocking", "cudaEventDefault"):
+        assert getattr(runtime, constant) == getattr(fake, constant)
+    for kind, member in (("cudaMemcpyKind", "cudaMemcpyHostToDevice"), ("cudaMemcpyKind", "cudaMemcpyDeviceToHost")):
+        assert int(getattr(getattr(runtime, kind), member)) == int(getattr(getattr(fake, kind), member))
+    assert runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal == 1
     for name in calls:
         assert hasattr(runtime, name), name
     source = importlib.import_module("inspect").getsource(_cuda)

@@ -15,8 +15,10 @@ from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
 from edgecnn.gate import judge
+from edgecnn.graph.view import multiply_adds
 from edgecnn.measure.precision import judge_precision
 from edgecnn.recipe import BatchSettings, Tolerances
+from tests.host.graphs import build as build_small
 
 ANSWERS = Path(__file__).parent / "inspector"
 CONV1, CONV2, FC = 16 * 3 * 9 * 32 * 32, 16 * 1 * 9 * 16 * 16, 16 * 10
@@ -122,6 +124,11 @@ def test_a_share_of_a_part_of_the_multiply_adds_is_none() -> None:
 
 
 def test_a_node_counts_once() -> None:
+    """One whose work is spread over two kernels is named by both."""
+    twice = json.loads(answer("fused.10x"))
+    twice["Layers"][1]["Metadata"] = "[ONNX Layer: /conv1/Conv]"
+    layers = layers_from_inspector(json.dumps(twice), {"/conv1/Conv": CONV1, "/fc/Gemm": FC})
+    assert sum(x.macs or 0 for x in layers) == CONV1 + FC
     both = layers_from_inspector(answer("int8.10x"), {"/conv1/Conv": CONV1, "/relu1/Relu": 5})
     assert [x.macs for x in both if x.role == "compute"] == [CONV1 + 5, CONV2, FC]
 
@@ -163,3 +170,25 @@ def test_inspect_prints_header_device_profiles_and_shares(
     assert facts["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
     assert facts["int8_macs_pct"] == 100
     assert facts["rebuild"].startswith(f"edgecnn build {source} --backend trt")
+
+
+def test_multiply_adds_by_node_are_those_of_the_graph(trt: Any, tmp_path: Path) -> None:
+    """From TensorRT's network and from the ONNX graph, by two ways: strides, groups, padding, Gemm."""
+    model = build_small(
+        """
+        a = Conv(input, out=8, k=3, stride=2)
+        b = Conv(a, out=8, k=3, group=8)
+        c = Conv(b, out=12, k=1, group=4)
+        p = GlobalAveragePool(c)
+        f = Flatten(p)
+        logits = Gemm(f, out=10)
+        """,
+        size=9,
+    )
+    path, plan = tmp_path / "small.onnx", tmp_path / "small.plan"
+    path.write_bytes(model.SerializeToString())
+    sidecar = load_backend("trt").engine_from_onnx(path, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
+    by_output = multiply_adds(model)
+    expected = {n.name: by_output[n.output[0]] for n in model.graph.node if n.output[0] in by_output}
+    assert sidecar.facts["macs_by_node"] == expected
+    assert len(expected) == 4

@@ -84,6 +84,23 @@ def test_the_sidecar_says_what_was_built(trt: Any, graph: Graph) -> None:
     assert macs == [CONV_MACS, GEMM_MACS]
 
 
+def test_what_the_graph_promised_is_not_taken_for_what_the_engine_has(trt: Any, graph: Graph) -> None:
+    facts = read_sidecar(build(graph("int8", int8_share_pct=77.0, opset=19))).facts
+    assert (facts["graph_int8_share_pct"], facts["int8_share_pct"], facts["opset"]) == (77.0, 100.0, 19)
+
+
+def test_few_shapes_are_kept_and_all_of_them_right(trt: Any, device: FakeDevice, graph: Graph) -> None:
+    source = graph()
+    plan = build(source, batch=BatchSettings(1, 2, 9))
+    with open_engine(plan) as session:
+        for n in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 1, 1, 6, 6, 9, 9):
+            batch = images(n, seed=n)
+            np.testing.assert_allclose(session.run(batch), reference(source, batch), rtol=1e-5, atol=1e-6)
+            assert device.live()["executables"] <= 4
+            gc.collect()
+            assert len(trt._live["IExecutionContext"]) <= 5
+
+
 def test_precision_comes_from_the_graph_and_no_flag_touches_it(trt: Any, graph: Graph) -> None:
     for precision in ("fp32", "fp16", "int8"):
         assert read_sidecar(build(graph(precision))).precision_obtained == precision
