@@ -141,8 +141,7 @@ def resnet18(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     parts = {"loader": loader_alone, "decoder": decoder_alone, "model": model_alone}
     for name, action in parts.items():
         row[f"{name}_alone_images_per_s"] = statistics.median(speed(action, k) for k in range(3))
-    together = row["images_per_s"]
-    row["bound_by"] = "model" if together > 0.8 * row["model_alone_images_per_s"] else "loader"
+    row["bound_by"] = min(("loader", "model"), key=lambda part: row[f"{part}_alone_images_per_s"])
     return row
 
 

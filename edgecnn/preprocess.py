@@ -42,17 +42,21 @@ class Preprocessing:
         """(channels, height, width) of what `tensor` makes."""
         return (self.channels, self.crop, self.crop)
 
-    def crop_image(self, image: Image.Image) -> Image.Image:
-        """Convert the mode, resize and crop; a uint8 image of crop x crop pixels."""
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Convert the mode and bring the short side to `resize` pixels."""
         image = image.convert("L" if self.channels == 1 else "RGB")
         width, height = image.size
         short, long = min(width, height), max(width, height)
-        if short != self.resize:
-            scaled = int(self.resize * long / short)
-            size = (self.resize, scaled) if width <= height else (scaled, self.resize)
-            image = image.resize(size, _RESAMPLING[self.interpolation])
-            width, height = size
-        left, top = round((width - self.crop) / 2.0), round((height - self.crop) / 2.0)
+        if short == self.resize:
+            return image
+        scaled = int(self.resize * long / short)
+        size = (self.resize, scaled) if width <= height else (scaled, self.resize)
+        return image.resize(size, _RESAMPLING[self.interpolation])
+
+    def crop_image(self, image: Image.Image) -> Image.Image:
+        """Resize and crop the centre; a uint8 image of crop x crop pixels."""
+        image = self.resized(image)
+        left, top = round((image.width - self.crop) / 2.0), round((image.height - self.crop) / 2.0)
         return image.crop((left, top, left + self.crop, top + self.crop))
 
     def normalise(self, pixels: np.typing.NDArray[np.uint8]) -> Array:

@@ -26,9 +26,12 @@ def reference(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Save the predictions that engines are compared with."""
+    from edgecnn.pipeline.sharing import is_first
     from edgecnn.pipeline.single import make_reference
 
     facts = make_reference(source, data, output, threads)
+    if not is_first():
+        return
     say(f"{output}: {facts['n']} predictions of {source}")
     if as_json:
         print_json(facts)

@@ -36,16 +36,19 @@ def calibrate(
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
     from edgecnn.artifact import Sidecar, parents_of
     from edgecnn.errors import RecipeError
-    from edgecnn.graph.ranges import collect_ranges, write_ranges, write_tensorrt_cache
+    from edgecnn.graph.ranges import write_ranges, write_tensorrt_cache
+    from edgecnn.pipeline.sharing import collect_shared, is_first
 
     dataset = _calibration_images(graph, data, images)
     if check:
         return _check_calibration(graph, dataset, test or _own_source(data), as_json)
     if out is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
-    ranges = collect_ranges(
+    ranges = collect_shared(
         graph, dataset, batch=batch, progress=_progress("calibrate"), resume=out.with_name(f".{out.name}.partial")
     )
+    if not is_first():
+        return 0
     write_ranges(
         ranges,
         out,

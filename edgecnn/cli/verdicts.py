@@ -30,18 +30,27 @@ def validate(
     batch: Annotated[int | None, typer.Option(min=1, help="Images in one run.  [default: up to 64]")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
     ladder: Annotated[bool, typer.Option("--ladder", help="Name the hop and the node where predictions move.")] = False,
+    tta: Annotated[str, typer.Option(help="ten-crop: the competitions' figure too, an upper reference.")] = "",
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="X.accuracy.json; makes it resumable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Measure an engine's accuracy against its reference, paired on the same images."""
-    from edgecnn.pipeline.validation import Settings, climb_ladder, validate_engine
+    from edgecnn.errors import RecipeError
+    from edgecnn.pipeline.sharing import is_first
+    from edgecnn.pipeline.validation import Settings, climb_ladder, validate_engine, validate_ten_crop
 
+    if tta not in ("", "ten-crop"):
+        raise RecipeError(f"--tta {tta}: not known", "--tta ten-crop is the one there is")
     settings = Settings(batch, threads, strict, trust)
     progress = counter("validate", "images")
     found = validate_engine(engine, reference, data, settings, output=output, progress=progress).to_json()
+    if tta:
+        found |= validate_ten_crop(engine, data, settings, progress)
     hops = climb_ladder(engine, reference, data, settings) if ladder else []
+    if not is_first():
+        return
     if as_json:
         print_json(found | ({"ladder": [h.to_json() for h in hops]} if ladder else {}))
         return
@@ -52,6 +61,9 @@ def validate(
         print(f"{found['top1_lost']} lost, {found['top1_gained']} gained, McNemar p = {found['mcnemar_p']:.3g}")
     for finding in found["findings"]:
         print(finding)
+    if tta:
+        top1, top5 = found["ten_crop_top1_pct"], found["ten_crop_top5_pct"]
+        print(f"ten-crop, not what an engine does: top-1 {top1:.2f} %, top-5 {top5:.2f} % (n = {found['ten_crop_n']})")
     if ladder:
         from edgecnn.measure.parity import describe
 

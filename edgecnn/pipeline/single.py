@@ -22,7 +22,8 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
 
     Raises `ArtifactError` for another kind of file, and the errors of the data set.
     """
-    from edgecnn.measure.predictions import predict, write_predictions
+    from edgecnn.measure.predictions import write_predictions
+    from edgecnn.pipeline.sharing import is_first, predict_shared
 
     if not source.is_file():
         raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
@@ -30,7 +31,7 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
     with open_reference_source(source, threads) as session:
-        predictions = predict(session, dataset, batch=VALIDATION_BATCH)
+        predictions = predict_shared(session, dataset, batch=VALIDATION_BATCH)
     made = dataclasses.replace(
         sidecar,
         kind="predictions",
@@ -39,7 +40,8 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
         fields={},
         facts={},
     )
-    write_predictions(output, predictions, made)
+    if is_first():
+        write_predictions(output, predictions, made)
     return {"output": str(output), "n": len(predictions.ids), "classes": int(predictions.logits.shape[1])}
 
 

@@ -107,14 +107,16 @@ def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[
     own += [t for target in targets for t in _target_tasks(recipe, folder, target, threads)]
     keys: dict[Path, tuple[str, ...]] = {}
     for task in own:
-        inherited = [key for parent in task.parents for key in keys[parent]]
+        inherited = [key for parent in task.parents for key in keys.get(parent, ())]
         keys[task.output] = tuple(dict.fromkeys([*inherited, *task.keys]))
     return [dataclasses.replace(task, keys=keys[task.output]) for task in own]
 
 
 def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator[Task]:
     checkpoint, fp32, ranges = folder / "model.safetensors", folder / "model.fp32.onnx", folder / "model.calib.json"
-    yield Task("train", checkpoint, "checkpoint", keys=("model", "data.source", "train", "transfer"))
+    start = Path(recipe.model.weights)
+    given = (start,) if start.is_file() else ()
+    yield Task("train", checkpoint, "checkpoint", given, ("model", "data.source", "train", "transfer"))
     yield Task("export", fp32, "graph", (checkpoint,), ("batch.max",))
     graphs = sorted({v.graph for target in targets for v in variants(recipe, target)} - {fp32.name})
     if graphs:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.accuracy import Accuracy, measure_accuracy, require_comparable
 from edgecnn.measure.parity import Hop, Rung, climb
 from edgecnn.measure.predictions import Predictions, Progress, predict, read_predictions
+from edgecnn.measure.ten_crop import measure_ten_crop
+from edgecnn.pipeline.sharing import is_first, predict_shared
 from edgecnn.pipeline.single import VALIDATION_BATCH, open_reference_source
 from edgecnn.preprocess import first_difference, preprocessing_from_json
 from edgecnn.session import Session
@@ -55,7 +58,7 @@ def validate_engine(
     expected = _reference_predictions(reference, sidecar, dataset, settings)
     journal = None if output is None else output.with_name(f".{output.name}.partial")
     with open_engine(engine, settings.threads, settings.trust) as session:
-        found = predict(
+        found = predict_shared(
             session,
             dataset,
             batch=_batch(session, sidecar, settings),
@@ -66,7 +69,7 @@ def validate_engine(
             identity=sidecar.sha256 or sha256_of(engine),
         )
     accuracy = measure_accuracy(engine.stem, found, expected)
-    if output is not None:
+    if output is not None and is_first():
         made_by = f"edgecnn validate {engine.name} --reference {reference.name} --data {data}"
         provenance = Sidecar(
             kind="accuracy", made_by=made_by, recipe=sidecar.recipe, parents=parents_of(output, engine, reference)
@@ -75,6 +78,19 @@ def validate_engine(
     if journal is not None:
         journal.unlink(missing_ok=True)
     return accuracy
+
+
+def validate_ten_crop(engine: Path, data: str, settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+    """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does."""
+    sidecar = sidecar_of(engine)
+    with open_engine(engine, settings.threads, settings.trust) as session:
+        batch, workers = _batch(session, sidecar, settings), settings.threads or available_cores()
+        return measure_ten_crop(
+            _dataset(sidecar, data),
+            lambda crops: predict_shared(
+                session, crops, batch=batch, workers=workers, progress=progress, strict=settings.strict
+            ),
+        )
 
 
 def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -> list[Hop]:
@@ -132,7 +148,7 @@ def _reference_predictions(
             )
     if reference.suffix != ".npz":
         with open_reference_source(reference, settings.threads) as session:
-            return predict(session, dataset, batch=_batch(session, known, settings), strict=settings.strict)
+            return predict_shared(session, dataset, batch=_batch(session, known, settings), strict=settings.strict)
     saved = read_predictions(reference)
     if part:
         return saved.without(set(saved.ids) - set(dataset.ids))

@@ -16,7 +16,7 @@ from edgecnn.artifact import Sidecar, atomic_path, parents_of, tool_versions, wr
 from edgecnn.errors import ArtifactError, TrainingError
 from edgecnn.preprocess import Preprocessing
 from edgecnn.recipe import Recipe
-from edgecnn.zoo import find_model
+from edgecnn.zoo import find_model, imagenet_classes
 
 STATE_NAME = "training-state.pt"
 STATE_SCHEMA = 1
@@ -37,8 +37,10 @@ def checkpoint_sidecar(
     device: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> Sidecar:
-    """The sidecar of a checkpoint at `path`; weights given as a file are its parent."""
+    """The sidecar of a checkpoint at `path`; weights given as a file are its parent, wnids get their names."""
     start = Path(recipe.model.weights)
+    wnids = labels if labels and all(re.fullmatch(r"n\d{8}", name) for name in labels) else None
+    named = dict(zip(*reversed(imagenet_classes()), strict=True)) if wnids else {}
     return Sidecar(
         kind="checkpoint",
         made_by="train",
@@ -48,8 +50,8 @@ def checkpoint_sidecar(
         recipe=recipe.name,
         fields=checkpoint_fields(recipe),
         preprocessing=preprocessing.to_json(),
-        labels=labels,
-        wnids=labels if labels and all(re.fullmatch(r"n\d{8}", name) for name in labels) else None,
+        labels=[named.get(name, name) for name in labels],
+        wnids=wnids,
         tools=tool_versions("torch", "torchvision", "safetensors"),
         device=dict(device),
         facts={"model": find_model(recipe.model.name).name, "classes": len(labels), **facts},

@@ -103,11 +103,11 @@ class World:
 
 
 @contextlib.contextmanager
-def joined(device: Callable[[int], torch.device]) -> Iterator[World]:
+def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iterator[World]:
     """This process's place in its job: what torchrun's environment says, else alone.
 
-    `device(local_rank)` chooses the device. Raises `TrainingError` when the others cannot be reached, and for a process
-    that died while this one waited for it.
+    `device(local_rank)` chooses the device; with `keep` the connection stays, to be used again. Raises `TrainingError`
+    when the others cannot be reached, and for a process that died while this one waited for it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -119,7 +119,8 @@ def joined(device: Callable[[int], torch.device]) -> Iterator[World]:
         torch.cuda.set_device(here)
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        distributed.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as exc:
         raise TrainingError(
             f"rank {rank} of {size} cannot join the job at {where}: {str(exc).splitlines()[0]}",
@@ -135,13 +136,9 @@ def joined(device: Callable[[int], torch.device]) -> Iterator[World]:
             "its own error stands above; go on from the last completed epoch with --resume",
         ) from exc
     finally:
-        with contextlib.suppress(RuntimeError):
-            distributed.destroy_process_group()
-
-
-def environment_rank() -> int:
-    """The rank that torchrun gave this process; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+        if not keep:
+            with contextlib.suppress(RuntimeError):
+                distributed.destroy_process_group()
 
 
 def _is_lost_peer(exc: RuntimeError) -> bool:

@@ -36,9 +36,12 @@ RANDOM = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 
 
 def known_labels(weights: str) -> list[str]:
-    """The classes of a checkpoint with a sidecar, in its order; empty for other weights."""
+    """The classes of a checkpoint with a sidecar (wnids where it has them), in its order; empty for other weights."""
     path = Path(weights)
-    return list(read_sidecar(path).labels or ()) if path.is_file() and sidecar_path(path).exists() else []
+    if not path.is_file() or not sidecar_path(path).exists():
+        return []
+    sidecar = read_sidecar(path)
+    return list(sidecar.wnids or sidecar.labels or ())
 
 
 def start_network(recipe: Recipe, labels: Sequence[str]) -> tuple[nn.Module, list[str]]:

@@ -190,3 +190,11 @@ def test_a_folder_that_vanishes_mid_epoch_leaves_the_checkpoints_whole(tmp_path:
     verified_sidecar(tmp_path / "out/last.safetensors")
     (tmp_path / "gone").rename(folder)
     assert train(settings, tmp_path / "out", resume=True).epochs == 3
+
+
+def test_folders_named_by_wnid_get_their_names(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "data", ["n01443537", "n01440764"])
+    result = train(recipe(str(folder), batch=4, validation=0), tmp_path / "out", threads=1)
+    sidecar = read_sidecar(result.checkpoint)
+    assert sidecar.wnids == ["n01440764", "n01443537"]
+    assert sidecar.labels == ["tench", "goldfish"]

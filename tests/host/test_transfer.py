@@ -211,3 +211,20 @@ def test_ants_and_bees_reach_90_percent_with_a_new_head(tmp_path: Path, shared: 
     assert result.n == 153
     assert result.top1_pct is not None
     assert result.top1_pct >= 90
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_network_goes_on_to_an_int8_verdict_and_nothing_is_redone(tmp_path: Path, shared: Path) -> None:
+    from edgecnn.cli import run
+
+    command = [
+        "run", "squeezenet1_1-hymenoptera", "--out", str(tmp_path / "run"), "--set", "bench.duration_s=0.2",
+        "--set", f'data.source="{shared}/data/hymenoptera"',
+        "--set", f'model.weights="{shared}/weights/squeezenet1_1_imagenet.safetensors"',
+    ]  # fmt: skip
+    assert run(command) == 0
+    verdict = (tmp_path / "run/cpu/report.md").read_text()
+    assert "int8" in verdict
+    made = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
+    assert run(command) == 0
+    assert (tmp_path / "run/model.safetensors").stat().st_mtime_ns == made

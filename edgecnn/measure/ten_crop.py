@@ -1,0 +1,76 @@
+"""Ten-crop evaluation: the four corners and the centre, and their mirror images, their probabilities averaged.
+
+Krizhevsky et al. 2012, section 4.1. What competitions report; no engine does it, so it is an upper reference only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.dataset import Dataset
+from edgecnn.errors import MeasurementError
+from edgecnn.measure.predictions import Predictions
+from edgecnn.preprocess import Preprocessing
+
+PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))  # left to right, top to bottom
+
+
+@dataclass(frozen=True)
+class CropAt(Preprocessing):
+    """A preprocessing whose crop stands elsewhere: `place` is its share of the free width and height."""
+
+    place: tuple[float, float] = (0.5, 0.5)
+    mirror: bool = False
+
+    def crop_image(self, image: Image.Image) -> Image.Image:
+        """As `Preprocessing.crop_image`, at `place`, mirrored if asked."""
+        image = self.resized(image)
+        left = round((image.width - self.crop) * self.place[0])
+        top = round((image.height - self.crop) * self.place[1])
+        image = image.crop((left, top, left + self.crop, top + self.crop))
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirror else image
+
+
+def ten_crops(dataset: Dataset) -> list[Dataset]:
+    """The data set ten times, each with its crop; raises `MeasurementError` where the crop is the whole image."""
+    known = dataset.preprocessing
+    if known is None or dataset.image is None:
+        raise MeasurementError(
+            f"{dataset.name}: its images are cropped already", "name pictures: an image folder, or a data set"
+        )
+    if known.resize == known.crop:
+        raise MeasurementError(
+            f"{dataset.name}: resize {known.resize} = crop {known.crop} leaves no corners for ten crops",
+            "leave --tta out: there is nothing to average",
+        )
+    facts = {name: getattr(known, name) for name in Preprocessing.__dataclass_fields__}
+    return [
+        replace(dataset, preprocessing=CropAt(**facts, place=place, mirror=mirror))
+        for mirror in (False, True)
+        for place in PLACES
+    ]
+
+
+def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) -> dict[str, Any]:
+    """`ten_crop_top1_pct` and `ten_crop_top5_pct` of what `run` predicts for each of the ten crops."""
+    total: Any = 0.0
+    for crops in ten_crops(dataset):
+        found = run(crops)
+        logits = found.logits.astype(np.float64)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        total = total + odds / odds.sum(1, keepdims=True)
+    known = found.labels >= 0
+    if not known.any():
+        raise MeasurementError(f"{dataset.name}: has no labels", "ten-crop accuracy needs labelled images")
+    ranked = np.argsort(-total[known], axis=1, kind="stable")[:, :5]
+    hits = ranked == found.labels[known][:, None]
+    return {
+        "ten_crop_top1_pct": 100 * float(hits[:, 0].mean()),
+        "ten_crop_top5_pct": 100 * float(hits.any(1).mean()),
+        "ten_crop_n": int(known.sum()),
+    }

@@ -1,0 +1,126 @@
+"""Measuring and calibrating under torchrun: every image exactly once, results those of one process.
+
+Each process takes every N-th batch, with the boundaries that one process would use, so that the same numbers are added
+and rounded together; predictions are put back in order, and the statistics of ranges add up exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecnn.dataset import Dataset
+from edgecnn.measure.predictions import Predictions, Progress, predict
+from edgecnn.session import Session
+
+if TYPE_CHECKING:
+    from edgecnn.graph.ranges import Ranges
+
+
+def processes() -> int:
+    """How many processes torchrun started for this job; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def predict_shared(
+    session: Session,
+    dataset: Dataset,
+    *,
+    batch: int,
+    progress: Progress | None = None,
+    journal: Path | None = None,
+    **settings: Any,
+) -> Predictions:
+    """`predict`, shared between the processes of the job; the same on each of them."""
+    size = processes()
+    if size == 1:
+        return predict(session, dataset, batch=batch, progress=progress, journal=journal, **settings)
+    rank = int(os.environ["RANK"])
+    own = journal.with_name(f"{journal.name}-{rank}-of-{size}") if journal is not None else None
+    shown = _of_the_job(progress, size, len(dataset)) if progress is not None and rank == 0 else None
+
+    def mine(part: Dataset) -> Predictions:
+        return predict(session, part, batch=batch, progress=shown, journal=own, **settings)
+
+    parts = _shared(dataset, batch, "predict its images", mine)
+    if own is not None:
+        own.unlink(missing_ok=True)
+    return _in_order(dataset, [p for p in parts if p is not None])
+
+
+def collect_shared(
+    graph: Path,
+    dataset: Dataset,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+) -> Ranges:
+    """`collect_ranges`, shared between the processes of the job; the same on each of them."""
+    from edgecnn.graph.ranges import collect_ranges
+
+    size = processes()
+    if size == 1:
+        return collect_ranges(graph, dataset, batch=batch, threads=threads, progress=progress, resume=resume)
+    rank = int(os.environ["RANK"])
+    own = resume.with_name(f"{resume.name}-{rank}-of-{size}") if resume is not None else None
+    shown = _of_the_job(progress, size, len(dataset)) if progress is not None and rank == 0 else None
+
+    def mine(part: Dataset) -> Ranges:
+        return collect_ranges(graph, part, batch=batch, threads=threads, progress=shown, resume=own)
+
+    first: Ranges
+    first, *others = [p for p in _shared(dataset, batch, "collect its ranges", mine) if p is not None]
+    for other in others:
+        first.merge(other)
+    digests = "\n".join(dataset.sha256(k) for k in range(len(dataset)))
+    return replace(first, data=dataset.name, data_sha256=hashlib.sha256(digests.encode()).hexdigest())
+
+
+def _shared(dataset: Dataset, batch: int, what: str, action: Callable[[Dataset], Any]) -> list[Any]:
+    """What `action` gives for each rank's part; None for a rank without images. An error of one is everybody's."""
+    import torch
+
+    from edgecnn.pytorch.distributed import joined
+
+    with joined(lambda local: torch.device("cpu"), keep=True) as world:
+        world.must_agree("the data", {"images": _identity(dataset), "batch": batch})
+        starts = range(0, len(dataset), batch)[world.rank :: world.size]
+        mine = [k for start in starts for k in range(start, min(start + batch, len(dataset)))]
+        [found] = world.together(what, lambda: [action(dataset.subset(mine)) if mine else None])
+        return world.gather(found)
+
+
+def _in_order(dataset: Dataset, parts: list[Predictions]) -> Predictions:
+    position = {name: k for k, name in enumerate(dataset.ids)}
+    where = np.array([position[name] for part in parts for name in part.ids])
+    order = np.argsort(where, kind="stable")
+    unreadable = {name for part in parts for name in part.unreadable}
+    return replace(
+        parts[0],
+        ids=tuple(dataset.ids[where[k]] for k in order),
+        labels=np.concatenate([part.labels for part in parts])[order],
+        logits=np.concatenate([part.logits for part in parts])[order],
+        unreadable=tuple(name for name in dataset.ids if name in unreadable),
+    )
+
+
+def _of_the_job(progress: Progress, size: int, total: int) -> Progress:
+    """The first process's count, as that of all."""
+    return lambda done, _: progress(min(done * size, total), total)
+
+
+def _identity(dataset: Dataset) -> str:
+    return hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()[:12]
