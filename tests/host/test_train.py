@@ -19,7 +19,7 @@ from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
 from edgecnn.pytorch.progress import Epoch, Silent
 from edgecnn.pytorch.reference import open_reference
 from edgecnn.pytorch.train import train
-from edgecnn.recipe import Recipe, recipe_from_mapping
+from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
 from edgecnn.session import Session
 
 RICH = {  # everything with a memory at once
@@ -68,8 +68,6 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_the_recipe_of_the_digits_reaches_98_percent_and_its_checkpoint_is_the_reference(tmp_path: Path) -> None:
-    from edgecnn.recipe import load_recipe
-
     result = train(load_recipe("lenet5-digits"), tmp_path, threads=1)
     assert result.top1_pct is not None
     assert result.top1_pct >= 98.0
@@ -198,3 +196,63 @@ def test_folders_named_by_wnid_get_their_names(tmp_path: Path) -> None:
     sidecar = read_sidecar(result.checkpoint)
     assert sidecar.wnids == ["n01440764", "n01443537"]
     assert sidecar.labels == ["tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"amp": "bf16", "channels_last": True, "nesterov": True, "init": "he"},
+        {"schedule": "step", "milestones": [1], "init": "xavier", "augment": {"area": [0.3, 1.0], "mirror": True}},
+        {"schedule": "one-cycle", "augment": {"jitter": [34, 40], "pca_colour": 0.1, "shear_deg": 5, "zoom": 0.1}},
+    ],
+    ids=["bf16", "decoded each epoch", "jitter"],
+)
+def test_settings_that_change_how_it_is_computed_still_learn(tmp_path: Path, settings: dict[str, object]) -> None:
+    result = train(recipe(epochs=3, **settings), tmp_path, threads=1)
+    assert result.top1_pct is not None
+    assert result.top1_pct > 60  # guessing: 10
+
+
+def test_event_files_hold_every_epoch(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    train(recipe(epochs=2), tmp_path, threads=1)
+    [path] = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    found = [(e.step, v.tag) for e in EventFileLoader(str(path)).Load() for v in e.summary.value]
+    state = torch.load(tmp_path / STATE_NAME, weights_only=True)
+    assert len(state["history"]) == 2
+    for tag in ("train/loss", "train/top1_pct", "train/learning_rate", "train/images_per_s", "validation/top1_pct"):
+        assert [step for step, name in found if name == tag] == [1, 2]
+
+
+def test_progress_says_loss_top1_and_images_per_s(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgecnn.pytorch.progress import Bar, Lines, Step
+
+    epoch = Epoch(2, 5, 0.5, 80.0, 0.6, 79.0, 1234.0, 1.5, 0.01)
+    Lines().epoch(epoch)
+    said = capsys.readouterr().err
+    for part in ("epoch 2/5", "loss 0.5000", "top-1 80.00 %", "held out: loss 0.6000 top-1 79.00 %", "1234 images/s"):
+        assert part in said
+    bar = Bar()
+    bar.step(Step(2, 5, 3, 10, 0.5, 80.0, 1234.0, 0.01))
+    [task] = bar.bar.tasks
+    assert (task.completed, task.total, task.description) == (3, 10, "epoch 2/5")
+    assert task.fields["figures"] == "loss 0.5000  top-1 80.00 %  1234 images/s"
+    bar.close()
+
+
+@pytest.mark.slow
+def test_lenet_reaches_99_percent_on_mnist(tmp_path: Path, shared: Path) -> None:
+    result = train(load_recipe("lenet5-mnist", [f'data.source="mnist:{shared}/data/mnist"']), tmp_path)
+    assert result.n == 10_000
+    assert result.top1_pct is not None
+    assert result.top1_pct >= 99.0
+
+
+@pytest.mark.slow
+def test_resnet20_reaches_60_percent_in_three_epochs(tmp_path: Path, shared: Path) -> None:
+    result = train(load_recipe("resnet20-cifar10", [f'data.source="cifar10:{shared}/data/cifar10-jpeg"']), tmp_path)
+    assert result.epochs == 3
+    assert result.n == 10_000
+    assert result.top1_pct is not None
+    assert result.top1_pct >= 60.0
