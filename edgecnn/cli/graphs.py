@@ -120,7 +120,7 @@ def quantize(
     if precision == "fp16":
         result = _quantize_fp16(graph, out, ranges)
     else:
-        result = _quantize_int8(graph, out, target, around, ranges, data, images, method)
+        result = _quantize_int8(graph, out, target, around, ranges, data, images, method, explain)
     if as_json:
         print_json(result)
         return
@@ -137,7 +137,15 @@ def quantize(
 
 
 def _quantize_int8(
-    graph: Path, out: Path, target: str, around: str, ranges: Path | None, data: str, images: int, method: str
+    graph: Path,
+    out: Path,
+    target: str,
+    around: str,
+    ranges: Path | None,
+    data: str,
+    images: int,
+    method: str,
+    explain: bool,
 ) -> dict[str, Any]:
     from edgecnn.artifact import sha256_of
     from edgecnn.errors import RecipeError
@@ -155,7 +163,7 @@ def _quantize_int8(
         known = collect_ranges(graph, dataset, progress=_progress("calibrate"))
     made, report = quantize_int8(
         load_graph(graph), known, "cpu" if target == "cpu" else "tensorrt", method=method, around=_around(around),
-        data=dataset, progress=_progress("quantize"),
+        data=dataset, progress=_progress("quantize"), explain=explain,
     )  # fmt: skip
     fields = {"for": target, "method": method, "around": around, "data": data}
     parents = (graph, ranges) if ranges is not None else (graph,)

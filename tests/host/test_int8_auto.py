@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.int8.auto import inserted, plain, with_biases
 from edgecnn.graph.int8.channels import channels_of
 from edgecnn.graph.int8.equalize import equalized, streams_of
+from edgecnn.graph.int8.explain import WEIGHTS, noise_shares
 from edgecnn.graph.int8.insert import insert_pairs
 from edgecnn.graph.int8.offsets import offset_groups
 from edgecnn.graph.int8.patches import layer_of
@@ -242,3 +244,20 @@ def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_p
     assert any("reconstruction (without images)" in line for line in report.left_out)
     _, report = quantize_int8(model, ranges, "tensorrt", data=pictures(9))
     assert any("with 9 images" in line for line in report.left_out)
+
+
+def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
+    model = uneven(RESIDUAL)
+    ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(24)
+    candidate = plain(model, placement, ranges.tensors, "mse", False)
+    even = noise_shares(candidate, placement, data)
+    assert sum(even.values()) == pytest.approx(100, abs=0.1)
+    assert set(even) == {q.group for q in placement.activations} | {WEIGHTS}
+    candidate.scales["r2"] = replace(candidate.scales["r2"], scale=16 * candidate.scales["r2"].scale)
+    spoilt = noise_shares(candidate, placement, data)
+    assert max(spoilt, key=lambda g: spoilt[g]) == "r2"
+    assert spoilt["r2"] > max(60, even["r2"])
+    _, report = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(), explain=True)
+    rows = {r["name"]: r for r in report.rows}
+    assert rows[WEIGHTS]["logit_noise_pct"] > 0
+    assert {"method", "low", "high", "equalised_by", "logit_noise_pct"} <= rows["r2"].keys()

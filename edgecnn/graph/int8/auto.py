@@ -23,7 +23,7 @@ from edgecnn.graph.prepare import GraphIndex, session_options
 from edgecnn.graph.ranges.collect import collect_from_model, run_session
 from edgecnn.graph.ranges.statistics import TensorStatistics
 
-STRENGTHS = (0.0, 0.5)  # of the equalisation, tried in turn
+STRENGTHS = (0.0, 0.5)  # of the equalisation, tried in turn; the better one is tried with searched scales
 ADJUSTED_IMAGES, JUDGED_IMAGES = 128, 64
 FEWEST_IMAGES = 16
 Progress = Callable[[int, int], None]
@@ -31,9 +31,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Candidate:
-    """One way to quantise: the graph to insert pairs into, the numbers of the pairs, and how it did."""
+    """One way to quantise: the float graph, the one to insert pairs into (other biases), the pairs' numbers, and how it
+    did."""
 
     name: str
+    float_model: onnx.ModelProto
     model: onnx.ModelProto
     scales: dict[str, Scale]
     weights: dict[str, WeightCodes]
@@ -71,7 +73,7 @@ def plain(
         w.initializer: weight_codes(index.array(w.initializer), w.axis, half, search=method != "minmax")
         for w in placement.weights
     }
-    return Candidate(name or method, model, scales, weights, tensors, {}, {})
+    return Candidate(name or method, model, model, scales, weights, tensors, {}, {})
 
 
 def inserted(candidate: Candidate, placement: Placement) -> onnx.ModelProto:
@@ -96,41 +98,54 @@ def chosen_automatically(
     spread = np.linspace(0, len(rest) - 1, min(len(rest), ADJUSTED_IMAGES)).round().astype(int)
     adjusted = data.subset([rest[k] for k in dict.fromkeys(spread.tolist())])
     unseen = data.subset(judged)
-    exact = _logits(model, unseen)
+    exact = logits_of(model, unseen)
     candidates = [
         plain(model, placement, tensors, "mse", half, name="least squared error"),
         plain(model, placement, tensors, "mse", half, offsets=True, name="with offsets"),
     ]
     flattened = [(s, *(equalized(model, placement, tensors, s) if s else (model, {}))) for s in STRENGTHS]
     flattened = [f for f in flattened if f[2] or not f[0]]
+    parts = len(flattened) + 1
     for number, (strength, flat, factors) in enumerate(flattened):
-        tell = _part_of(progress, number, len(flattened))
         seen = collect_from_model(flat, "", adjusted).tensors if factors else tensors
         name = "reconstructed" + (f", equalised {strength:g}" if strength else "")
-        made = _reconstructed(flat, placement, seen, half, adjusted, tell)
+        tell = _part_of(progress, number, parts)
+        made = _reconstructed(plain(flat, placement, seen, "mse", half, offsets=True), placement, half, adjusted, tell)
         candidates.append(replace(made, name=name, equalised=factors))
     for candidate in candidates:
-        rough = _logits(inserted(candidate, placement), unseen)
-        noise = float(np.square(exact - rough, dtype=np.float64).sum())
-        candidate.sqnr_db = 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
-        candidate.agreement_pct = 100 * float((exact.argmax(1) == rough.argmax(1)).mean())
+        _judge(candidate, placement, exact, unseen)
+    base = max(candidates[2:], key=lambda c: c.sqnr_db)
+    start = plain(base.float_model, placement, base.tensors, "mse", half, offsets=True)
+    tell = _part_of(progress, parts - 1, parts)
+    made = _reconstructed(start, placement, half, adjusted, tell, search=True)
+    candidates.append(replace(made, name=f"{base.name}, scales by output error", equalised=base.equalised))
+    _judge(candidates[-1], placement, exact, unseen)
     best = max(candidates, key=lambda c: c.sqnr_db)
-    steps = [{**c.step(), "n": len(unseen), "taken": "yes" if c is best else ""} for c in candidates]
-    return best, steps
+    return best, [{**c.step(), "n": len(unseen), "taken": "yes" if c is best else ""} for c in candidates]
+
+
+def _judge(candidate: Candidate, placement: Placement, exact: npt.NDArray[np.float32], unseen: Dataset) -> None:
+    """Fill in how the logits of `candidate` compare with the float graph's."""
+    rough = logits_of(inserted(candidate, placement), unseen)
+    noise = float(np.square(exact - rough, dtype=np.float64).sum())
+    candidate.sqnr_db = 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
+    candidate.agreement_pct = 100 * float((exact.argmax(1) == rough.argmax(1)).mean())
 
 
 def _reconstructed(
-    flat: onnx.ModelProto,
+    start: Candidate,
     placement: Placement,
-    seen: Mapping[str, TensorStatistics],
     half: bool,
     data: Dataset,
     progress: Progress | None,
+    *,
+    search: bool = False,
 ) -> Candidate:
-    made = plain(flat, placement, seen, "mse", half, offsets=True)
+    """`start` with weights and biases made up layer by layer; with `search`, scales by the error at layer outputs."""
+    flat, made, seen = start.model, start, start.tensors
     caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if made.scales[n].zero else s.largest
             for n, s in grouped(placement, seen).items()}  # fmt: skip
-    scales, layers = reconstruct(flat, placement, made.scales, caps, data, half, progress)
+    scales, layers = reconstruct(flat, placement, made.scales, caps, data, half, progress, search=search)
     done = onnx.ModelProto()
     done.CopyFrom(flat)
     held = {i.name: i for i in done.graph.initializer}
@@ -139,7 +154,7 @@ def _reconstructed(
         if layer.bias is not None:
             held[nodes[name].input[2]].CopyFrom(numpy_helper.from_array(layer.bias, nodes[name].input[2]))
     weights = {nodes[name].input[1]: layer.codes for name, layer in layers.items()}
-    return replace(made, model=done, scales=scales, weights=weights, layers=layers)
+    return replace(made, model=done, float_model=flat, scales=scales, weights=weights, layers=layers)
 
 
 def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -163,7 +178,8 @@ def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def _logits(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.float32]:
+def logits_of(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.float32]:
+    """Logits [N, classes] of all images under ONNX Runtime."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )

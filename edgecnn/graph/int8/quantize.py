@@ -20,6 +20,7 @@ from edgecnn.graph.int8.auto import (
     plain,
     with_biases,
 )
+from edgecnn.graph.int8.explain import WEIGHTS, noise_shares
 from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
 from edgecnn.graph.placement import Placement, Style, place
 from edgecnn.graph.prepare import prepared
@@ -58,8 +59,11 @@ def quantize_int8(
     around: Around = "fp16",
     data: Dataset | None = None,
     progress: Progress | None = None,
+    explain: bool = False,
 ) -> tuple[onnx.ModelProto, Report]:
     """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`cpu` is always FP32).
+
+    `explain` adds to each row of the report its share of the noise in the logits, which needs `data`.
 
     Raises `GraphError` naming the node or tensor that cannot be quantised.
     """
@@ -78,6 +82,11 @@ def quantize_int8(
         chosen, report.steps = chosen_automatically(ready, placement, ranges.tensors, half, data, progress)
     made = inserted(chosen, placement)
     _describe(report, made, placement, chosen)
+    if explain and data is not None:
+        shares = noise_shares(chosen, placement, data)
+        for row in report.rows:
+            row["logit_noise_pct"] = shares[row["group"]]
+        report.rows.append({"name": WEIGHTS, "type": "int8", "logit_noise_pct": shares[WEIGHTS]})
     if half:
         made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
         report.kept_float32 = list(kept)

@@ -100,7 +100,8 @@ def reconstruct(
     data: Dataset,
     half: bool,
     progress: Callable[[int, int], None] | None = None,
-    search: bool = True,
+    *,
+    search: bool = False,
 ) -> tuple[dict[str, Scale], dict[str, LayerResult]]:
     """Scales and weights, layer by layer. `scales` are the first guess; `caps` the largest value of each group."""
     index = GraphIndex(model)
@@ -239,7 +240,8 @@ def _best_scale(
 
 
 def _solved(index: GraphIndex, layer: Layer, moments: tuple[Moments, Moments], half: bool) -> LayerResult:
-    """Weights and bias of one layer: of several candidates the one with the least error on the images held out."""
+    """Weights and bias of one layer. How far the regression may go is settled on a quarter of the images, which it
+    does not see; then everything is fitted to all of them."""
     train, held = moments
     original = index.array(layer.weight)
     weight = layer.matrix(original)
