@@ -161,7 +161,7 @@ def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
 def _wide(view: View, floats: frozenset[str], largest: Mapping[str, float]) -> dict[str, None]:
     """The activations and initialisers that FP16 cannot hold, in the order of the graph."""
     wide: dict[str, None] = {}
-    seen = dict(largest)
+    seen = _seen_before_activations(view, largest)
     for name in view.inputs:
         if seen.get(name, 0.0) > LIMIT / MARGIN:
             wide[name] = None
@@ -177,6 +177,22 @@ def _wide(view: View, floats: frozenset[str], largest: Mapping[str, float]) -> d
         if node.op_type == "LRN" and seen.get(node.input[0], 0.0) ** 2 > LIMIT / MARGIN:
             wide[node.output[0]] = None  # it sums squares
     return wide
+
+
+def _seen_before_activations(view: View, largest: Mapping[str, float]) -> dict[str, float]:
+    """`largest`, and what follows from it for the tensors that calibration passes over because they are fused."""
+    seen = dict(largest)
+    for node in reversed(view.nodes):
+        value = seen.get(node.output[0])
+        varying = view.varying(node)
+        if value is None or len(varying) != 1 or varying[0][1] in seen:
+            continue
+        if node.op_type == "Relu":
+            seen[varying[0][1]] = value
+        elif node.op_type == "Add":
+            shift = numpy_helper.to_array(view.initializers[node.input[1 - varying[0][0]]])
+            seen[varying[0][1]] = value + float(np.abs(shift).max(initial=0.0))
+    return seen
 
 
 def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:

@@ -15,7 +15,10 @@ from onnx.reference import ReferenceEvaluator
 from edgecnn.artifact import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError
 from edgecnn.graph.fp16 import to_fp16, write_fp16
+from edgecnn.graph.prepare import prepared
+from edgecnn.graph.ranges.collect import collect_from_model
 from tests.host.graphs import build
+from tests.host.test_ranges import images as noise
 
 RESIDUAL = """
     c0 = Conv(input, out=8, k=3)
@@ -112,6 +115,29 @@ def test_a_tensor_that_leaves_fp16_stays_float32_and_is_named() -> None:
     assert sqnr_db(reference, run_in_fp16(made, x)) > 50
     types = types_of(made)
     assert all(types[name] == "float" for name in ("c0", "r0", "c1", "a1", "r1", "gap", "f", "logits"))
+
+
+def test_calibration_passes_over_fused_tensors_and_they_are_kept_all_the_same() -> None:
+    model = prepared(build("c = Conv(input, k=3)\nb = BatchNormalization(c)\nr = Relu(b)\nlogits = Conv(r)"))
+    for tensor in model.graph.initializer:
+        if tensor.name not in ("logits.weight", "logits.bias"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(5e4), tensor.name))
+        elif tensor.name == "logits.weight":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(5e3), tensor.name))
+    found = collect_from_model(model, "", noise(16))
+    conv = model.graph.node[0].output[0]
+    assert conv not in found.tensors
+    assert found.tensors["r"].largest > 65504
+    made, kept = to_fp16(model, found)
+    assert kept == (conv, "r")
+    x = images()
+    assert sqnr_db(run(model, x), run_in_fp16(made, x)) > 50
+
+
+def test_a_shift_that_cancels_a_large_product_is_seen() -> None:
+    model = build("p = Mul(input, by=1000.0)\ns = Add(p, by=-60000.0)\nlogits = Conv(s)")
+    assert to_fp16(model, ranges(input=60.0, s=10.0))[1] == ("p",)
+    assert to_fp16(model, ranges(input=60.0, p=20.0, s=10.0))[1] == ()
 
 
 def test_only_what_is_near_the_limit_is_kept_and_casts_stand_around_it() -> None:
