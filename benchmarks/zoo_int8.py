@@ -1,6 +1,8 @@
 """FP16 and INT8 graphs of every network of the zoo, on real images: are they complete, legal, and near FP32?
 
-    python benchmarks/zoo_int8.py [NETWORK...] [--json F] [--table docs/networks.md] [--shared DIR] [--jobs N]
+    python benchmarks/zoo_int8.py [NETWORK...] [--rows F.jsonl] [--table docs/networks.md] [--shared DIR] [--jobs N]
+
+With `--rows`, networks that are in the file are not measured again, and each new one is added to it.
 
 Each network is exported with the initialisation of its paper, seeded, and batch normalisation settled on real images
 (with published weights where the shared folder has them), calibrated on `CALIBRATION` images and measured on `TEST`
@@ -91,16 +93,20 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     return row
 
 
-def measure_zoo(names: Sequence[str], shared: Path, jobs: int) -> list[dict[str, Any]]:
+def measure_zoo(names: Sequence[str], shared: Path, jobs: int, file: Path | None = None) -> list[dict[str, Any]]:
     """`measure_network` of each, the largest first, in processes of their own; in the order of `names`."""
-    order = sorted(names, key=lambda n: -find_model(n).macs)
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in map(json.loads, lines)}
+    order = sorted((n for n in names if n not in rows), key=lambda n: -find_model(n).macs)
     context = multiprocessing.get_context("spawn")
-    rows: dict[str, dict[str, Any]] = {}
     with concurrent.futures.ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
         running = {pool.submit(_measure_alone, name, shared): name for name in order}
         for done in concurrent.futures.as_completed(running):
             row = rows[running[done]] = done.result()
             print(json.dumps(row), file=sys.stderr, flush=True)
+            if file is not None:
+                with file.open("a", encoding="utf-8") as output:
+                    output.write(json.dumps(row) + "\n")
     return [rows[name] for name in names]
 
 
@@ -187,19 +193,24 @@ def _since(started: float) -> float:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
-        f"SQNR of the logits against FP32 on {TEST} images, ranges from {CALIBRATION} others. TensorRT: FP16 around"
-        " INT8, simulated; CPU: ONNX Runtime's integer kernels. Seconds are of one core, export to lint.",
+        f"Made by `python benchmarks/zoo_int8.py --table docs/networks.md`: SQNR of the logits against FP32 on {TEST}"
+        f" photographs (digits, CIFAR), ranges from {CALIBRATION} others; random weights are seeded, with BN settled on"
+        " such images. INT8 TensorRT: FP16 around INT8, simulated, beside it the same between images (logits less their"
+        " mean over the images); INT8 CPU: ONNX Runtime's integer kernels. Every graph ran at batch 1 and 3;"
+        f" {sum(not row['findings'] for row in rows)} of {len(rows)} networks are free of lint findings for TensorRT"
+        f" {' and '.join(TENSORRTS)}. Seconds: one core, export to lint.",
         "",
-        "| network | weights | nodes | INT8 share of multiply-adds, % | SQNR dB: FP16 | INT8 TensorRT | INT8 CPU"
-        " | integer kernels | s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | weights | nodes | INT8 share of multiply-adds, % | FP16 dB | INT8 TensorRT dB | between images dB"
+        " | INT8 CPU dB | integer kernels | s |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         seconds = sum(v for k, v in row.items() if k.startswith("seconds"))
+        decibels = [row[k] for k in ("fp16_sqnr_db", "int8_sqnr_db", "int8_sqnr_between_images_db", "cpu_sqnr_db")]
         lines.append(
-            f"| `{row['name']}` | {row['weights']} | {row['nodes']} | {row['int8_share_pct']:g} | {row['fp16_sqnr_db']}"
-            f" | {row['int8_sqnr_db']} | {row['cpu_sqnr_db']} | {row['integer_kernels']} of {row['kernels']}"
-            f" | {seconds:.0f} |"
+            f"| `{row['name']}` | {row['weights']} | {row['nodes']} | {row['int8_share_pct']:g} | "
+            + " | ".join(f"{v:.1f}" for v in decibels)
+            + f" | {row['integer_kernels']} of {row['kernels']} | {seconds:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -217,14 +228,12 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", "../shared")))
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    rows = measure_zoo(options.networks or list(cards()), options.shared.resolve(), options.jobs)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = measure_zoo(options.networks or list(cards()), options.shared.resolve(), options.jobs, options.rows)
     if options.table:
         put_table(table(rows), options.table)
     print(table(rows))
