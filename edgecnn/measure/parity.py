@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXPLAINED_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 10.0}
 SAME_PRECISION_DB = {"fp32": 50.0, "fp16": 30.0, "int8": 15.0}  # the same graph under another runtime
 NODE_MARGIN = 10.0  # a node's noise power may be this many times that of an ideal representation
+EQUALISED_MARGIN = 40.0  # where channels are scaled, weight precision is spent on purpose, and weights are fitted anew
 NODE_FLOOR = 1e-7  # noise over signal that float32 arithmetic in another order explains
 RESCALED = 0.15  # a channel whose factor differs by more than this from 1, and by more than noise does, is equalised
 NOISE_OF_FACTOR = 8.0  # standard errors
@@ -135,14 +136,17 @@ def first_parting(first: Path, second: Path, images: Array) -> Parting | None:
     scaling = {name: _channel_factors(a.values[name], b.values[name]) for name in a.values}
     for name in shared:
         parting = _judge(name, a, b, scaling)
-        if parting is not None:
-            origin = _origin(name, b, scaling)
-            return _judge(origin, a, b, dict.fromkeys(scaling)) if origin != name else parting
+        if parting is None:
+            continue
+        origin, unscaled = _origin(name, b, scaling), dict.fromkeys(scaling)
+        if origin != name and _judge(name, a, b, unscaled) is None:
+            return _judge(origin, a, b, unscaled) or parting
+        return parting
     return None
 
 
 def _origin(name: str, graph: _Graph, scaling: Mapping[str, Array | None]) -> str:
-    """Where a scaling of channels that `name` does not take back came in; `name` itself when its inputs have none."""
+    """Where the scaling of the channels that `name` reads came in; `name` itself when they have none."""
     while scaled := [i for i in graph.part(name).inputs if scaling[i] is not None]:
         name = scaled[0]
     return name
@@ -166,7 +170,8 @@ def _judge(name: str, a: _Graph, b: _Graph, scaling: Mapping[str, Array | None])
     ideal = a.run(ideal_part, ideal_feeds, weights).astype(np.float64)
     if half:
         ideal = _rounded(ideal.astype(np.float32), "fp16").astype(np.float64)
-    allowed = NODE_MARGIN * _power(ideal - a.values[name]) / max(_power(a.values[name]), 1e-30) + NODE_FLOOR
+    margin = NODE_MARGIN if all(f is None for f in scaling.values()) else EQUALISED_MARGIN
+    allowed = margin * _power(ideal - a.values[name]) / max(_power(a.values[name]), 1e-30) + NODE_FLOOR
     share = noise / max(signal, 1e-30)
     if np.isfinite(share) and share <= allowed:
         return None
@@ -313,7 +318,8 @@ def _rounded(values: npt.NDArray[Any], kind: str, axis: int | None = None) -> Ar
 
 
 def _channel_factors(ours: Array, theirs: npt.NDArray[Any]) -> Array | None:
-    """Least-squares factor of every channel (axis 1), 1 where it is not a clean scaling; None when all are 1."""
+    """Least-squares factor of every channel (axis 1), 1 where it is not a clean scaling; None when none differs from 1
+    by more than noise does."""
     if ours.ndim < 2 or ours.shape != theirs.shape or ours.dtype.kind != "f":
         return None
     x, y = (np.moveaxis(v.astype(np.float64), 1, 0).reshape(v.shape[1], -1) for v in (ours, theirs))
@@ -322,9 +328,8 @@ def _channel_factors(ours: Array, theirs: npt.NDArray[Any]) -> Array | None:
     rest = ((y - factor[:, None] * x) ** 2).sum(axis=1)
     samples = power**2 / np.maximum((x**4).sum(axis=1), 1e-30)  # how many values the power comes from
     error = np.sqrt(rest / power / np.maximum(samples, 1.0))
-    clean = (factor > 0) & (np.abs(factor - 1) > np.maximum(RESCALED, NOISE_OF_FACTOR * error))
-    clean &= rest < 0.05 * np.maximum((y * y).sum(axis=1), 1e-30)
-    if not clean.any():
+    clean = (factor > 0) & (rest < 0.05 * np.maximum((y * y).sum(axis=1), 1e-30))
+    if not (clean & (np.abs(factor - 1) > np.maximum(RESCALED, NOISE_OF_FACTOR * error))).any():
         return None
     return np.asarray(np.where(clean, factor, 1.0), np.float32).reshape(-1, *[1] * (ours.ndim - 2))
 

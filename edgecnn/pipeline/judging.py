@@ -8,9 +8,9 @@ from typing import Any
 
 from edgecnn.artifact import Sidecar, parents_of, read_json, sha256_of, write_json_artifact
 from edgecnn.errors import MeasurementError, RecipeError
-from edgecnn.gate import accepted_numbers, judge
+from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
-from edgecnn.pipeline.verdicts import accepted_path, device_key, judge_target, measurements_of, report_of
+from edgecnn.pipeline.verdicts import accepted_path, device_key, judge_target, report_of
 from edgecnn.recipe import Recipe, load_recipe
 
 
@@ -43,9 +43,8 @@ def gate_run(recipe: Recipe, targets: Sequence[Path], *, record: bool = False) -
     """
     results = []
     for folder in targets:
-        measurements = measurements_of(folder)
         _require_current(folder)
-        verdict = judge(recipe.tolerances, measurements) if record else judge_target(recipe, folder)
+        verdict = judge_target(recipe, folder, against_accepted=not record)
         provenance = Sidecar(
             kind="verdict",
             made_by=f"edgecnn gate {recipe.name}",

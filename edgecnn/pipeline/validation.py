@@ -111,10 +111,12 @@ def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -
             continue
         own = sidecar_of(path)
         with open_engine(path, settings.threads, settings.trust) as session:
-            found = predict(session, dataset, batch=_batch(session, own, settings), strict=True)
+            found = predict(session, dataset, batch=_batch(session, own, settings), strict=settings.strict)
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
-    some = range(0, count, max(1, count // LADDER_NODE_IMAGES))[:LADDER_NODE_IMAGES]
+    position = {name: k for k, name in enumerate(dataset.ids)}
+    readable = [position[name] for name in rungs[-1].predictions.ids]
+    some = readable[:: max(1, len(readable) // LADDER_NODE_IMAGES)][:LADDER_NODE_IMAGES]
     return climb(rungs, np.stack([dataset.tensor(k) for k in some]))
 
 

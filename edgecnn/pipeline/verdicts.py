@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,13 +72,15 @@ def engine_facts(engine: Path) -> dict[str, Any]:
     return facts
 
 
-def judge_target(recipe: Recipe, folder: Path) -> Verdict:
+def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True) -> Verdict:
     """Judge a target folder by the recipe's tolerances and by the numbers accepted for its device, if any."""
     latency = folder / "latency.json"
     device = read_json(latency)["device"] if latency.exists() else {}
     accepted = accepted_path(recipe, device)
     rows = [{**row, "device_key": device_key(device)} for row in measurements_of(folder)]
-    return judge(recipe.tolerances, rows, read_json(accepted) if accepted.exists() else None)
+    old = read_json(accepted) if against_accepted and accepted.exists() else None
+    verdict = judge(recipe.tolerances, rows, old)
+    return dataclasses.replace(verdict, notes=tuple(_notes(find_target(folder.name).kind)))
 
 
 def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:

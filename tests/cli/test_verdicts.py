@@ -188,6 +188,8 @@ def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: 
     assert found["n"] == 239
     assert found["unreadable"] == [f"b/{victim.name}"]
     assert victim.name in edgecnn(*ask, "--strict").refused()
+    ladder = edgecnn(*ask, "--ladder", "--json")
+    assert [hop["n"] for hop in json.loads(ladder.out)["ladder"]] == [239, 239]
 
 
 def test_bench_sweeps_batches_and_compares(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
@@ -234,6 +236,7 @@ def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_fo
         (verdict,) = json.loads(result.out)
         assert verdict["verdict"] == "PASS"
         assert len(verdict["judgements"]) == 4
+        assert any("simulated" in note for note in verdict["notes"])
     assert read_json(run_folder / "verdict.json")["verdict"] == "PASS"
     assert "small on cpu: PASS" in edgecnn("gate", "small").out
 

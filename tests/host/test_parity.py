@@ -50,6 +50,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def auto(folder: Path) -> Path:
+    """An INT8 graph by every means: equalised channels, weights fitted anew."""
+    path = folder / "auto"
+    path.mkdir()
+    model = onnx.load(folder / "fp32.onnx")
+    ranges = collect_ranges(folder / "fp32.onnx", images(32))
+    made, _ = quantize_int8(model, ranges, "tensorrt", method="auto", data=images(32))
+    onnx.save(made, path / "auto.onnx")
+    return path / "auto.onnx"
+
+
+@pytest.fixture(scope="module")
 def batch() -> np.ndarray:
     data = images(8)
     return np.stack([data.tensor(k) for k in range(8)])
@@ -60,6 +72,16 @@ def test_what_precision_explains_is_not_blamed(folder: Path, batch: np.ndarray) 
     assert len(graphs) == 7
     for graph in graphs:
         assert first_parting(folder / "fp32.onnx", graph, batch) is None, graph.name
+
+
+def test_fitted_weights_are_not_blamed_and_a_broken_scale_among_them_is(
+    folder: Path, auto: Path, batch: np.ndarray, tmp_path: Path
+) -> None:
+    assert first_parting(folder / "fp32.onnx", auto, batch) is None
+    bad = changed(auto, tmp_path / "bad.onnx", lambda n, v: v * np.float16(0.1) if n.startswith("r2_scale") else None)
+    found = first_parting(folder / "fp32.onnx", bad, batch)
+    assert found is not None
+    assert found.node == "d/Conv"
 
 
 def changed(path: Path, to: Path, change: Callable[[str, np.ndarray], np.ndarray | None]) -> Path:
