@@ -19,7 +19,7 @@ import numpy as np
 from edgecnn import __version__
 from edgecnn.artifact import read_json, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.backends.ort import available_cores, cpu_name
-from edgecnn.errors import ArtifactError
+from edgecnn.errors import ArtifactError, EdgecnnError
 
 PACKAGES = (
     "torch",
@@ -160,6 +160,8 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "nvidia_driver": _nvidia_driver(),
+        "gpu": _gpu(),
+        "tensorrt": _tensorrt(),
         "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
         "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
         "steps": _steps(),
@@ -174,6 +176,28 @@ def _nvidia_driver() -> str:
     if Path("/etc/nv_tegra_release").is_file():
         return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     return "none"
+
+
+def _gpu() -> str:
+    from edgecnn.backends._cuda import load_cuda
+
+    try:
+        cuda = load_cuda()
+        gpu = cuda.properties()
+        free, total = cuda.memory_info()
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
+
+
+def _tensorrt() -> str:
+    from edgecnn.backends.trt.library import load_tensorrt
+
+    try:
+        return str(load_tensorrt().__version__)
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"
 
 
 def _steps() -> list[dict[str, Any]]:

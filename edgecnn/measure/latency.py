@@ -162,7 +162,7 @@ def measure_latency(
         transfers=bool(parts["h2d_ms_p50"]),
         sync=str(getattr(session, "sync", "synchronous call")),
         clocks=samples.clocks[-1].to_json(),
-        warnings=tuple(_warnings(cov, drift, parts, samples.clocks)),
+        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_fallback(session)),
     )
 
 
@@ -237,6 +237,12 @@ def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Flo
         reached = np.cumsum(draw[owner])
         medians[k] = samples[np.searchsorted(reached, reached[-1] / 2)]
     return medians
+
+
+def _fallback(session: Session) -> list[str]:
+    """Why an engine that could be replayed as a CUDA graph is not."""
+    reason = getattr(session, "graph_fallback", "")
+    return [f"not replayed as a CUDA graph: {reason}"] if reason else []
 
 
 def _query(session: Session, mode: Mode) -> Callable[[Array], Timing]:

@@ -18,6 +18,7 @@ from edgecnn.artifact import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
+from edgecnn.measure.latency import measure_latency
 from edgecnn.recipe import BatchSettings
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
@@ -134,6 +135,8 @@ def test_a_graph_that_cannot_be_captured_is_a_stated_fallback(trt: Any, device: 
             np.testing.assert_allclose(session.run(images(2)), reference(source, images(2)), rtol=1e-5, atol=1e-6)
         assert not session.graph
         assert session.graph_fallback.startswith("cudaStreamEndCapture failed: cudaErrorStreamCapture")
+        measured = measure_latency("x", session, images(2), warmup_ms=0, duration_s=0)
+        assert any(w.startswith("not replayed as a CUDA graph: cudaStreamEndCapture") for w in measured.warnings)
         assert device.live()["executables"] == device.live()["graphs"] == 0
 
 
