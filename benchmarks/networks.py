@@ -108,10 +108,11 @@ def _peak_bytes() -> int:
 
 def table_of_exports(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
-    total = sum(row["wall_s"] for row in rows)
+    total = sum(row["cpu_s"] for row in rows)
     lines = [
-        f"Made by `python benchmarks/networks.py --table docs/networks.md`: {len(rows)} networks in {total:.0f} s with "
-        f"random weights, on {os.cpu_count()} cores ({_processor()}). Difference: largest over batch 1, 2 and "
+        f"Made by `python benchmarks/networks.py --table docs/networks.md`: {len(rows)} networks with "
+        f"random weights, {total:.0f} s of CPU time in all, on {os.cpu_count()} cores ({_processor()}). "
+        f"Difference: largest over batch 1, 2 and "
         f"{MAX_BATCH}, ONNX Runtime against PyTorch, as a share of max |logit| (allowed 1e-4).",
         "",
         "| network | parameters | nodes | MB | CPU s | max difference |",

@@ -225,11 +225,12 @@ def _difference(session: onnxruntime.InferenceSession, images: Array, expected: 
 
 
 def _complete(sidecar: Sidecar, module: nn.Module, card: ModelCard, nodes: int, classes: int) -> Sidecar:
+    auxiliary = tuple(f"{name}." for name in getattr(module, "aux_names", ()))  # branches of training alone
     facts = {
         "model": card.name,
         "input_shape": list(card.input_shape),
         "classes": classes,
-        "params": sum(p.numel() for p in module.parameters()),
+        "params": sum(p.numel() for name, p in module.named_parameters() if not name.startswith(auxiliary)),
         "nodes": nodes,
         "opset": OPSET,
     }

@@ -64,7 +64,9 @@ class Translation:
         self, node: fx.Node, operator: str, inputs: list[str], suffix: str = "", outputs: int = 1, **attributes: Any
     ) -> list[str]:
         """Append one ONNX node named after the module that `node` belongs to; returns its output names."""
-        name = self._unique(node_name(node) + suffix)
+        # A layer is where its weights are, even if the forward of a module around it calls the operator.
+        layer = inputs[1].removesuffix(".weight") if operator in ("Conv", "Gemm") else node_name(node)
+        name = self._unique(layer + suffix)
         names = [name] if outputs == 1 else [f"{name}.{k}" for k in range(outputs)]
         made = onnx.helper.make_node(operator, inputs, names, name=name, **attributes)
         self.nodes.append(made)
