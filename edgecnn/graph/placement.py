@@ -8,8 +8,8 @@ Both styles put a pair on every input of every Conv, Gemm and MatMul, and differ
             Nodes that only move data commute with a pair and read the one that is there.
 `cpu`       ONNX Runtime makes an integer kernel of a node whose inputs and outputs all carry a pair of one type
             (uint8), and only when nothing reads the tensor beside its pair: weighted nodes have pairs on their outputs
-            too (behind a Relu or Clip, which the pair makes redundant), and residual Adds, Concats, SE scales and
-            data movements join in when their result is quantised anyway.
+            too (behind a Relu or Clip, which the pair makes redundant), and residual Adds, Concats, gates (SE, SiLU)
+            and data movements join in when their result is quantised anyway.
 
 Tensors whose values are only moved or concatenated form a group with one scale (for `cpu`, as far as all of them or
 none can be negative).
@@ -287,20 +287,10 @@ class _Cpu:
                 self.pairs.join(tensor, results[0])
 
     def _joins(self, node: onnx.NodeProto) -> bool:
+        """Averages do not: they read the pair of their input where it has one, and none is made for them."""
         if node.op_type in MOVES_ON_CPU:
             return True
-        if node.op_type in AVERAGES:
-            return False  # they read the pair of their input when it has one; none is made for them
-        if node.op_type not in ("Add", "Mul", "Concat") or len(self.view.varying(node)) < len(node.input):
-            return False
-        return node.op_type != "Mul" or not self._gates_itself(node)
-
-    def _gates_itself(self, node: onnx.NodeProto) -> bool:
-        """x * f(x) (SiLU, Swish): one noise less when f and the product are taken in float."""
-        first, second = (self.view.producer.get(tensor) for tensor in node.input)
-        return (first is not None and node.input[1] in first.input) or (
-            second is not None and node.input[0] in second.input
-        )
+        return node.op_type in ("Add", "Mul", "Concat") and len(self.view.varying(node)) == len(node.input)
 
     def _pair_result(self, node: onnx.NodeProto) -> None:
         """A pair on what a weighted node makes; a Gemm or MatMul can also hand out float."""

@@ -68,6 +68,7 @@ def test_the_kernels_around_the_weighted_ones_are_integer_too(tmp_path: Path) ->
         "inception with pooling branches": {"QLinearConcat": 2, "QLinearAveragePool": 1},
         "inverted residual": {"QLinearAdd": 1, "Clip": 0},
         "squeeze and excite in a residual": {"QLinearMul": 1, "QLinearAdd": 1, "QLinearGlobalAveragePool": 1},
+        "silu": {"QLinearSigmoid": 1, "QLinearMul": 1},
         "channel shuffle": {"QLinearConcat": 2, "Relu": 0},
     }
     for name, counts in expected.items():

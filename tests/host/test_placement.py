@@ -383,6 +383,7 @@ CPU = {
     "silu": """
         input -> c0:0
         c0 -> s0:0 m0:0
+        s0 -> m0:1
         m0 -> logits:0
     """,
     "channel shuffle": """
