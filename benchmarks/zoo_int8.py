@@ -4,10 +4,10 @@
 
 With `--rows`, networks that are in the file are not measured again, and each new one is added to it.
 
-Each network is exported with the initialisation of its paper, seeded, and batch normalisation settled on real images
-(with published weights where the shared folder has them), calibrated on `CALIBRATION` images and measured on `TEST`
-others. SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits; `between_images` takes the logits less their mean
-over the images, which is what a class is decided by.
+Each network is exported with published weights where the shared folder has them; else with the initialisation of its
+paper, seeded, and batch normalisation settled on real images, or He's where there is none. It is calibrated on
+`CALIBRATION` images and measured on `TEST` others. SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits;
+`between_images` takes the logits less their mean over the images, which is what a class is decided by.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
     published = card.name in PUBLISHED and file.exists()
     torch.manual_seed(0)
     module = build_model(card.name)
-    if published:
-        load_weights(module, card, str(file))
+    normalised = any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
+    if published or not normalised:
+        load_weights(module, card, str(file) if published else "none")
     else:
         _settle(module, np.stack([data.tensor(i) for i in range(SETTLING)]))
     export_onnx(module, card, path, Sidecar(kind="graph"), max_batch=3)
