@@ -105,11 +105,15 @@ def train(
         raise RecipeError(f"{recipe.path}: train.epochs is 0: there is nothing to train", "set train.epochs")
     if threads is not None:
         torch.set_num_threads(threads)
-    started = time.monotonic()
-    with joined(lambda local: training_device(recipe.train, local)) as world, _memory_errors(recipe, world):
+    started, progress = time.monotonic(), progress or Silent()
+    with (
+        contextlib.closing(progress),
+        joined(lambda local: training_device(recipe.train, local)) as world,
+        _memory_errors(recipe, world),
+    ):
         fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
         world.must_agree("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
-        run = Run(recipe, output, make_trainer(recipe, world, skip_corrupt, progress or Silent()))
+        run = Run(recipe, output, make_trainer(recipe, world, skip_corrupt, progress))
         if resume or (resume is None and world.from_first("look for a run", lambda: can_resume(output, recipe))):
             run.restore()
         run.to_the_end()

@@ -40,7 +40,10 @@ class Interrupt(Silent):
     """Kills the run when an epoch is done."""
 
     def __init__(self, epoch: int) -> None:
-        self.at = epoch
+        self.at, self.closed = epoch, False
+
+    def close(self) -> None:
+        self.closed = True
 
     def epoch(self, epoch: Epoch) -> None:
         if epoch.epoch == self.at:
@@ -91,8 +94,10 @@ def test_the_recipe_of_the_digits_reaches_98_percent_and_its_checkpoint_is_the_r
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[str, object]) -> None:
     three = recipe(epochs=3, **settings)
     train(three, tmp_path / "whole", threads=1)
+    killer = Interrupt(1)
     with pytest.raises(KeyboardInterrupt):
-        train(three, tmp_path / "killed", threads=1, progress=Interrupt(1))
+        train(three, tmp_path / "killed", threads=1, progress=killer)
+    assert killer.closed  # a bar gives the terminal back
     assert not (tmp_path / "killed/model.safetensors").exists()
     torch.rand(7)  # the state of the process must not matter
     train(three, tmp_path / "killed", threads=1, resume=True)
