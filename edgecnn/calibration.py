@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecnn.artifact import write_bytes
@@ -128,10 +128,15 @@ def open_data(
     labels: Sequence[str] = (),
     wnids: Sequence[str] = (),
 ) -> Dataset:
-    """What `--data` names: a manifest (`NAME.txt` or `NAME.txt:ROOT`), or anything that `open_dataset` knows."""
+    """What `--data` names: a manifest (`NAME.txt` or `NAME.txt:ROOT`), or anything that `open_dataset` knows.
+
+    Test images in class folders have no labels where the model's classes are not known: a folder's position says
+    nothing about them.
+    """
     name, _, root = source.partition(".txt:")
-    if not source.endswith(".txt") and not root:
-        return open_dataset(source, preprocessing, split, labels, wnids)
-    manifest = read_manifest(find_manifest(f"{name}.txt" if root else source))
-    whole = open_dataset(root or manifest.source, preprocessing, manifest.split, labels, wnids)
-    return select(manifest, whole)
+    if source.endswith(".txt") or root:
+        manifest = read_manifest(find_manifest(f"{name}.txt" if root else source))
+        whole = open_dataset(root or manifest.source, preprocessing, manifest.split, labels, wnids)
+        return select(manifest, whole)
+    found = open_dataset(source, preprocessing, split, labels, wnids)
+    return replace(found, labels=None) if found.by_position and split == "test" else found

@@ -44,7 +44,8 @@ class Batch:
 @dataclass(frozen=True)
 class Dataset:
     """Images by position. `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`),
-    `content(i)` the bytes whose sha256 identifies the image."""
+    `content(i)` the bytes whose sha256 identifies the image. `by_position`: the labels count class folders, since
+    nobody said which classes a model has."""
 
     name: str
     ids: tuple[str, ...]
@@ -54,6 +55,7 @@ class Dataset:
     content: Callable[[int], bytes]
     image: Callable[[int], Image.Image] | None
     array: Callable[[int], Array] | None = None
+    by_position: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -266,6 +268,7 @@ def _image_folder(
         preprocessing=preprocessing,
         content=lambda i: _file_bytes(paths[i]),
         image=lambda i: decode(paths[i]),
+        by_position=not labels and not wnids,
     )
 
 

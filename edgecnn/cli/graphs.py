@@ -27,6 +27,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ranges, X.calib.json.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
     batch: Annotated[int, typer.Option(min=1, help="Images in one run of the graph.")] = 8,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
     check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,
@@ -45,7 +46,12 @@ def calibrate(
     if out is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
     ranges = collect_shared(
-        graph, dataset, batch=batch, progress=_progress("calibrate"), resume=out.with_name(f".{out.name}.partial")
+        graph,
+        dataset,
+        batch=batch,
+        threads=threads,
+        progress=_progress("calibrate"),
+        resume=out.with_name(f".{out.name}.partial"),
     )
     if not is_first():
         return 0

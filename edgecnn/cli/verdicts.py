@@ -59,6 +59,8 @@ def validate(
         low, high = found["top1_drop_ci_pp"]
         print(f"top-1 drop {found['top1_drop_pp']:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
         print(f"{found['top1_lost']} lost, {found['top1_gained']} gained, McNemar p = {found['mcnemar_p']:.3g}")
+    if not found["n_labelled"]:
+        print("no labels: agreement alone is measured (class folders need a model whose labels are known)")
     for finding in found["findings"]:
         print(finding)
     if tta:

@@ -182,9 +182,12 @@ def _batch(session: Session, sidecar: Sidecar, settings: Settings) -> int:
 
 
 def _stages(engine: Path) -> list[Path]:
-    """The graphs that `engine` was made from, the first one first, as far as they are here; then `engine`."""
+    """The graphs of edgecnn that `engine` was made from, the first one first, as far as they are here; then `engine`.
+
+    A graph from elsewhere is left out: importing it gave its tensors other names.
+    """
     stages = [engine]
-    while parents := [p for p in _parents(stages[0]) if p.suffix == ".onnx" and p.is_file()]:
+    while parents := [p for p in _parents(stages[0]) if p.suffix == ".onnx" and sidecar_path(p).exists()]:
         stages.insert(0, parents[0])
     return stages
 

@@ -35,6 +35,12 @@ def test_folders_are_matched_by_wnid_not_by_position(folder: Path) -> None:
     assert dataset.labels.tolist() == [2, 2, 1, 1, 1]
 
 
+def test_a_folders_position_is_no_label_of_an_unknown_model(folder: Path) -> None:
+    assert open_data(str(folder), SMALL, "test").labels is None
+    assert open_data(str(folder), SMALL, "train").labels is not None, "calibration images are spread over the classes"
+    assert open_data(str(folder), SMALL, "test", ["n01", "n02"]).labels is not None
+
+
 def test_a_class_that_the_model_does_not_know(folder: Path) -> None:
     with pytest.raises(DataError, match="'n01'"):
         open_dataset(str(folder), SMALL, "test", ["n02", "n03"])
