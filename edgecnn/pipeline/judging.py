@@ -106,6 +106,11 @@ def _record(recipe: Recipe, found: dict[str, Any]) -> None:
             "only numbers that keep the recipe's tolerances can be accepted",
         )
     path = accepted_path(recipe, found["device"])
+    if not found["device"]:
+        raise MeasurementError(
+            f"{recipe.name} on {found['target']}: not recorded, no latency.json says which device this is",
+            "bench first: `edgecnn run RECIPE`, or `edgecnn bench -o latency.json` in the target's folder",
+        )
     if "_packaged" in path.parts:
         raise MeasurementError(
             f"{recipe.path}: came with the installation, so no accepted numbers are kept beside it",

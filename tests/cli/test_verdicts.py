@@ -338,6 +338,13 @@ def test_failing_numbers_are_not_recorded(edgecnn: Callable[..., Any], run_folde
     assert not (tmp_path / "recipes" / "accepted").exists()
 
 
+def test_accuracy_alone_can_be_judged_but_not_recorded(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    (run_folder / "latency.json").unlink()
+    assert edgecnn("gate", "small").code == 0
+    assert edgecnn("report", "runs/small", "-o", "r.md").code == 0
+    assert "which device" in edgecnn("gate", "small", "--record").refused()
+
+
 def test_nothing_is_recorded_beside_a_packaged_recipe(
     edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
