@@ -83,7 +83,7 @@ def _beside_the_graph(graph: Path, data: Dataset, repeats: int) -> dict[str, Any
             session.run(None, {name: batch})
         floats.append(time.perf_counter() - started)
         started = time.perf_counter()
-        collect_ranges(graph, data, batch=BATCH)
+        collect_ranges(graph, data)
         ranges.append(time.perf_counter() - started)
     ratio = float(np.median(np.array(ranges[1:]) / np.array(floats[1:])))
     return {

@@ -26,7 +26,7 @@ def calibrate(
     data: Annotated[str, typer.Option(help="Images: a manifest, a data set, a folder, or an .npz.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The ranges, X.calib.json.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one run of the graph.")] = 8,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in one run; else by their size.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
@@ -38,6 +38,7 @@ def calibrate(
     from edgecnn.artifact import Sidecar, parents_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.ranges import write_ranges, write_tensorrt_cache
+    from edgecnn.graph.ranges.collect import images_at_once
     from edgecnn.pipeline.sharing import collect_shared, is_first
 
     dataset = _calibration_images(graph, data, images)
@@ -48,7 +49,7 @@ def calibrate(
     ranges = collect_shared(
         graph,
         dataset,
-        batch=batch,
+        batch=batch or images_at_once(dataset),
         threads=threads,
         progress=_progress("calibrate"),
         resume=out.with_name(f".{out.name}.partial"),

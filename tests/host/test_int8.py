@@ -135,6 +135,16 @@ def test_ranges_that_lack_a_tensor_are_refused(case: tuple) -> None:
         quantize_int8(model, lacking, "tensorrt", method="mse")
 
 
+def test_a_tensor_that_is_constant_is_named(tmp_path: Path) -> None:
+    model = build(NET)
+    bias = next(i for i in model.graph.initializer if i.name == "c1.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(6, -100, np.float32), bias.name))
+    onnx.save(model, tmp_path / "dead.onnx")
+    ranges = collect_ranges(tmp_path / "dead.onnx", images(20))
+    with pytest.raises(GraphError, match="tensor 'p' was 0 everywhere|tensor 'r1' was 0 everywhere"):
+        quantize_int8(model, ranges, "tensorrt", method="mse")
+
+
 def test_a_quantised_graph_is_refused(case: tuple) -> None:
     model, ranges, _ = case
     made, _ = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")

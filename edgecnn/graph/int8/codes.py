@@ -57,7 +57,8 @@ class WeightCodes:
 
 
 def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> dict[str, TensorStatistics]:
-    """The statistics of every group of tensors that share a scale; raises `GraphError` naming one without any."""
+    """The statistics of every group of tensors that share a scale; raises `GraphError` naming one that has none, or
+    that is constant."""
     groups: dict[str, TensorStatistics] = {}
     for quantized in placement.activations:
         if quantized.tensor not in tensors:
@@ -66,6 +67,11 @@ def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> di
                 "the ranges were made by another version of edgecnn or ONNX Runtime: calibrate again",
             )
         one = tensors[quantized.tensor]
+        if one.low == one.high:
+            raise GraphError(
+                f"tensor {quantized.tensor!r} was {one.low:g} everywhere on the calibration images",
+                "the layers before it are dead, or the images are all alike: calibrate with other images",
+            )
         extremes = np.array([one.low], np.float32), np.array([one.high], np.float32)
         one = replace(one, channel_low=extremes[0], channel_high=extremes[1], channel_sum=np.zeros(1, np.int64))
         if quantized.group in groups:

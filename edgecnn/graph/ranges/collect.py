@@ -26,21 +26,23 @@ from edgecnn.graph.ranges.statistics import Ranges, TensorStatistics, constant_t
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
+PIXELS = 4 * 224 * 224  # in one run of the graph
 
 
 def collect_ranges(
     graph: Path,
     dataset: Dataset,
     *,
-    batch: int = 8,
+    batch: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Ranges:
     """Run `graph` once over `dataset` and keep statistics of every tensor that may be quantised.
 
-    Memory does not depend on the number of images. With `resume`, what was counted is saved there now and then, and
-    an interrupted run goes on from it. Raises `GraphError` and `DataError`, which name the tensor or image.
+    Memory does not depend on the number of images; without `batch`, larger images come fewer at a time. With
+    `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
+    `GraphError` and `DataError`, which name the tensor or image.
     """
     digest = sha256_of(graph)
     return collect_from_model(
@@ -53,7 +55,7 @@ def collect_from_model(
     graph_sha256: str,
     dataset: Dataset,
     *,
-    batch: int = 8,
+    batch: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
@@ -64,6 +66,7 @@ def collect_from_model(
     index = GraphIndex(model)
     names = observed_tensors(index)
     _require_input_shape(index, dataset)
+    batch = batch or images_at_once(dataset)
     workers = threads or os.cpu_count() or 1
     session = observing_session(model, names, workers)
     key = _resume_key(graph_sha256, dataset, batch)
@@ -94,6 +97,13 @@ def collect_from_model(
         images=len(dataset),
         tensors={n: tensors[n] for n in [index.input, *names]},
     )
+
+
+def images_at_once(dataset: Dataset) -> int:
+    """How many images to run together so that memory is bounded and small ones do not come one by one."""
+    if len(dataset) == 0:
+        return 1
+    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 4, 64))
 
 
 def observed_tensors(index: GraphIndex) -> list[str]:
@@ -133,12 +143,13 @@ def run_session(
 
 
 def _take(statistics: TensorStatistics, value: npt.NDArray[np.float32]) -> None:
-    if not (np.isfinite(value.min()) and np.isfinite(value.max())):
+    try:
+        statistics.add(value)
+    except ValueError as exc:
         raise GraphError(
             f"tensor {statistics.name!r} is NaN or infinite on calibration images",
             "check the weights and the preprocessing: the float graph itself overflows",
-        )
-    statistics.add(value)
+        ) from exc
 
 
 def _require_input_shape(index: GraphIndex, dataset: Dataset) -> None:

@@ -75,9 +75,11 @@ class TensorStatistics:
         return int(self.magnitudes.sum())
 
     def add(self, batch: npt.NDArray[np.float32]) -> None:
-        """Take in a batch [N, C, ...]; the caller has checked that `low` and `high` of it are finite."""
+        """Take in a batch [N, C, ...]; raises `ValueError` when a value of it is NaN or infinite."""
         planes = batch.reshape(batch.shape[0], batch.shape[1], -1)
         low, high = planes.min(axis=2), planes.max(axis=2)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError("not finite")
         np.minimum(self.channel_low, low.min(axis=0), out=self.channel_low)
         np.maximum(self.channel_high, high.max(axis=0), out=self.channel_high)
         means = planes.mean(axis=2, dtype=np.float32).astype(np.float64)
