@@ -66,7 +66,12 @@ def test_a_second_run_does_nothing_and_another_tensorrt_builds_again(
 
 
 def test_an_engine_of_another_precision_fails_the_recipe(
-    one_trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_trt: Any,
+    recipe: Recipe,
+    on_the_host: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Even if it got past the builder's own refusal."""
     folder = tmp_path / "run"
@@ -75,6 +80,13 @@ def test_an_engine_of_another_precision_fails_the_recipe(
     one_trt._inject.add("fp32")
     outcome = run_recipe(recipe, folder, lambda text: None)
     assert outcome.exit_code == 1
+    capsys.readouterr()
+    junit, page = tmp_path / "junit.xml", tmp_path / "report.html"
+    assert cli.run(["gate", str(folder), "--recipe", str(recipe.path), "--junit", str(junit), "--github"]) == 1
+    assert "fp16 was requested; 0.0 % of the engine's multiply-adds are fp16: it is fp32" in capsys.readouterr().out
+    assert "precision_obtained" in junit.read_text()
+    assert cli.run(["report", str(folder), "--recipe", str(recipe.path), "-o", str(page)]) == 0
+    assert "fp16 was requested" in page.read_text()
     (report,) = outcome.reports
     failed = {j["name"] for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"} - {
         j["name"]
