@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
+from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
 from edgecnn.errors import GraphError, ModelError
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.models import build_model
@@ -79,28 +79,34 @@ def export_model(
 ) -> Sidecar:
     """Export a network of the zoo with `weights` (see `load_weights`) for `size` x `size` images.
 
-    `labels` names its classes; a network for the 1 000 classes of ImageNet has them already. Raises `ModelError`.
+    `labels` names its classes. Classes, labels and preprocessing that are not given come from the sidecar of a
+    checkpoint, else from the zoo. Raises `ModelError`; `ArtifactError` when a checkpoint is not what its sidecar says.
     """
-    card = find_model(name)
+    card, file = find_model(name), Path(weights)
+    own = verified_sidecar(file) if sidecar_path(file).exists() else Sidecar(kind="graph")
+    if (trained := own.facts.get("model", card.name)) != card.name:
+        raise ModelError(f"{file}: a checkpoint of {trained}, not of {card.name}", f"edgecnn export {trained}")
+    if own.preprocessing is not None:
+        shape = preprocessing_from_json(own.preprocessing).input_shape
+        card = dataclasses.replace(card, input_shape=shape, preprocessing=own.preprocessing)
     if size is not None:
         card = resized(card, size)
-    wanted = card.classes if classes is None else classes
+    wanted = classes or own.facts.get("classes") or card.classes
+    wnids = own.wnids if labels is None else None
+    labels = own.labels if labels is None else labels
     if labels is None and (wanted, card.classes) == (1000, 1000):
-        names, wnids = imagenet_classes()
-        sidecar = Sidecar(kind="graph", labels=list(names), wnids=list(wnids))
-    else:
-        sidecar = Sidecar(kind="graph", labels=None if labels is None else list(labels))
-    if sidecar.labels is not None and len(sidecar.labels) != wanted:
-        raise ModelError(
-            f"{card.name}: {len(sidecar.labels)} labels for {wanted} classes", "give one label for each class"
-        )
+        labels, wnids = (list(names) for names in imagenet_classes())
+    if labels is not None and len(labels) != wanted:
+        raise ModelError(f"{card.name}: {len(labels)} labels for {wanted} classes", "give one label for each class")
     module = build_model(card.name, wanted)
     info = load_weights(module, card, weights)
-    sidecar = dataclasses.replace(
-        sidecar,
+    sidecar = Sidecar(
+        kind="graph",
         made_by=f"edgecnn export {card.name}",
-        parents=parents_of(output, Path(weights)) if Path(weights).is_file() else {},
+        parents=parents_of(output, file) if file.is_file() else {},
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
+        labels=None if labels is None else list(labels),
+        wnids=wnids,
         facts=info.facts(),
     )
     return export_onnx(module, card, output, sidecar, max_batch=max_batch)

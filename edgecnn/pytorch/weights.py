@@ -153,6 +153,10 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise ArtifactError(f"{path}: not a whole PyTorch or safetensors file", "weights are a .safetensors or a .pth")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign pickle protocol; what matters is refused below

@@ -297,6 +297,9 @@ def test_command_refuses_what_does_not_fit(
     error, hint = refused(capsys, "export", "resnet20_cifar", "--checkpoint", "head.pth")
     assert "37 classes, not 10" in error
     assert "--classes 37" in hint
+    Path("text.pth").write_text("not weights")
+    error, hint = refused(capsys, "export", "lenet5", "--checkpoint", "text.pth")
+    assert "not a whole PyTorch or safetensors file" in error
     error, hint = refused(capsys, "export", "lenet5", "--checkpoint", "absent.pth")
     assert "no such file" in error
     error, _ = refused(capsys, "export", "lenet5", "--checkpoint", "head.pth", "--weights", "none")
@@ -304,6 +307,29 @@ def test_command_refuses_what_does_not_fit(
     error, _ = refused(capsys, "export", "lenet5", "--weights", "none", "--labels", "labels.txt")
     assert "2 labels for 10 classes" in error
     assert not list(tmp_path.glob("*.onnx*"))
+
+
+def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
+    from edgecnn.artifact import Sidecar, write_artifact
+    from edgecnn.pytorch.export import export_model
+
+    card, path = find_model("resnet20_cifar"), tmp_path / "model.safetensors"
+    own = Sidecar(
+        kind="checkpoint",
+        preprocessing={**card.preprocessing, "resize": 56, "crop": 48},
+        labels=["ant", "bee", "cat"],
+        facts={"model": card.name, "classes": 3},
+    )
+    state = build_model(card.name, 3).state_dict()
+    write_artifact(path, lambda temporary: save_file(state, temporary), own)
+    made = export_model(card.name, tmp_path / "x.onnx", weights=str(path))
+    assert (made.labels, made.preprocessing) == (own.labels, own.preprocessing)
+    assert made.facts["input_shape"] == [3, 48, 48]
+    with pytest.raises(ModelError, match="a checkpoint of resnet20_cifar, not of resnet32_cifar"):
+        export_model("resnet32_cifar", tmp_path / "y.onnx", weights=str(path))
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match="is not the one its sidecar promises"):
+        export_model(card.name, tmp_path / "y.onnx", weights=str(path))
 
 
 def test_command_takes_a_head_of_another_size(
