@@ -9,10 +9,10 @@ columns that arrive at it; joins in direct succession are one join of all their 
 the columns from leaning on each other: half of the batches drop inputs of joins at random (local), the other half
 train a single column (global). At test time the whole network answers.
 
-Convolution here means 3x3, BN, ReLU, and blocks are separated by 2x2 max pooling. The paper's CIFAR network has 38.6 M
-parameters by its table 1; its description gives 33.7 M, and the counts of its table 3 (2.1 M with 20 layers and a
-quarter of the width, 4.8 M with 40) to the digit, so the description was followed. There the authors' generator
-pools each column before the last join; figure 1, and this file, after it.
+Convolution here means 3x3, BN, ReLU; 2x2 max pooling separates the blocks, after the last join as in the paper's figure
+1 (the authors' generator pools each column before it). Table 1 of the paper gives its CIFAR network 38.6 M parameters;
+its description gives 33.7 M, and the counts of table 3 exactly (2.1 M for 20 layers at a quarter of the width, 4.8 M
+for 40), so the description was followed.
 """
 
 from __future__ import annotations
