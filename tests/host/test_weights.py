@@ -309,6 +309,29 @@ def test_command_refuses_what_does_not_fit(
     assert not list(tmp_path.glob("*.onnx*"))
 
 
+def test_command_refuses_downloads_that_cannot_be_trusted(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = server.url.replace("net.pth", "net-0123abcd.pth")
+    error, _ = refused(capsys, "export", "lenet5", "--weights", named)
+    assert "its publisher says 0123abcd" in error
+    server.cut_at = 1000
+    error, hint = refused(capsys, "export", "lenet5", "--weights", server.url)
+    assert "ended after 1000 of 1024000 bytes" in error
+    assert "continues" in hint
+    nowhere = "http://127.0.0.1:9/net.pth"
+    error, hint = refused(capsys, "export", "lenet5", "--weights", nowhere)
+    assert nowhere in error
+    assert str(cached_path(nowhere)) in hint
+    with Path("bomb.pth").open("wb") as file:
+        pickle.dump(Bomb(tmp_path / "ran"), file)
+    error, _ = refused(capsys, "export", "lenet5", "--checkpoint", "bomb.pth")
+    assert "it was not run" in error
+    assert not (tmp_path / "ran").exists()
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
 def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
     from edgecnn.artifact import Sidecar, write_artifact
     from edgecnn.pytorch.export import export_model
