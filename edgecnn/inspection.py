@@ -203,7 +203,7 @@ def _tensorrt() -> str:
 def _steps() -> list[dict[str, Any]]:
     needs = {
         "train": ("torch", "torchvision", "safetensors"),
-        "export": ("torch", "onnx", "onnxscript"),
+        "export": ("torch", "onnx", "onnxruntime"),
         "calibrate": ("onnx", "onnxruntime"),
         "quantize": ("onnx", "onnxruntime"),
         "build --backend ort": ("onnxruntime",),
