@@ -79,6 +79,17 @@ def test_a_file_changed_behind_our_back_is_made_again(tasks: list[Task]) -> None
     assert list(due(tasks)) == ["export", "build", "report"]
 
 
+def test_a_checkpoint_trained_anew_redoes_all_that_follows(tasks: list[Task]) -> None:
+    for task in tasks:
+        make(task)
+    make(tasks[0], content="other weights")
+    assert due(tasks) == {
+        "export": "c.st changed",
+        "build": "g.onnx is made again",
+        "report": "e.onnx is made again",
+    }
+
+
 def test_an_interrupted_write_is_made_again(tasks: list[Task]) -> None:
     for task in tasks:
         make(task)
