@@ -194,7 +194,8 @@ def _since(started: float) -> float:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
-        f"Made by `python benchmarks/zoo_int8.py --table docs/networks.md`: SQNR of the logits against FP32 on {TEST}"
+        f"Made by `python benchmarks/zoo_int8.py --table docs/networks.md` ({len(rows)} of {len(cards())} networks are"
+        f" measured here): SQNR of the logits against FP32 on {TEST}"
         f" photographs (digits, CIFAR), ranges from {CALIBRATION} others; random weights are seeded, with BN settled on"
         " such images. INT8 TensorRT: FP16 around INT8, simulated, beside it the same between images (logits less their"
         " mean over the images); INT8 CPU: ONNX Runtime's integer kernels. Every graph ran at batch 1 and 3;"
