@@ -45,6 +45,11 @@ CALIBRATION, TEST = 32, 12
 SETTLING = 12  # of the calibration images, for the statistics of random networks
 TARGET, TENSORRTS = "orin-nx-16gb", ("10.3", "11.4")
 PUBLISHED = {"squeezenet1_1": "squeezenet1_1_imagenet", "resnet20_cifar": "resnet20_cifar10jpeg"}
+HEAD = """# The networks
+
+Everything here is generated; the command stands above each table. `edgecnn models` lists what is known of each network,
+`edgecnn summary NETWORK` its layers.
+"""
 MARKS = "<!-- INT8 -->", "<!-- /INT8 -->"
 
 
@@ -200,7 +205,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         " such images. INT8 TensorRT: FP16 around INT8, simulated, beside it the same between images (logits less their"
         " mean over the images); INT8 CPU: ONNX Runtime's integer kernels. Every graph ran at batch 1 and 3;"
         f" {sum(not row['findings'] for row in rows)} of {len(rows)} networks are free of lint findings for TensorRT"
-        f" {' and '.join(TENSORRTS)}. Seconds: one core, export to lint.",
+        f" {' and '.join(TENSORRTS)}. Seconds are wall clock of one thread, export to lint, on a shared machine.",
         "",
         "| network | weights | nodes | INT8 share of multiply-adds, % | FP16 dB | INT8 TensorRT dB | between images dB"
         " | INT8 CPU dB | integer kernels | s |",
@@ -219,7 +224,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def put_table(text: str, path: Path) -> None:
     """Replace what stands between the marks in `path`, or append the marks."""
-    content = path.read_text(encoding="utf-8") if path.exists() else ""
+    content = path.read_text(encoding="utf-8") if path.exists() else HEAD
     if MARKS[0] not in content:
         content += f"\n## FP16 and INT8 graphs\n\n{MARKS[0]}\n{MARKS[1]}\n"
     before, _, rest = content.partition(MARKS[0])
