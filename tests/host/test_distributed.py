@@ -61,7 +61,7 @@ def torchrun(folder: Path, *command: str, processes: int = 2) -> list[str]:
 
 def run(command: list[str], folder: Path, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_processes_give_the_loss_curve_of_one(folder: Path, root: Path) -> None:
     one = run([sys.executable, "curve.py", "one"], folder, root)
     two = run(torchrun(folder, "curve.py", "two"), folder, root)
@@ -88,6 +89,7 @@ def test_two_processes_give_the_loss_curve_of_one(folder: Path, root: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_only_rank_0_prints_and_a_run_resumes_with_another_number_of_processes(folder: Path, root: Path) -> None:
     arguments = ["-m", "edgecnn", "train", "./r.toml", "--out", "out", "--json"]
     ended = run(torchrun(folder, *arguments, processes=3), folder, root)  # 50 is not divisible by 3
@@ -105,6 +107,7 @@ def test_only_rank_0_prints_and_a_run_resumes_with_another_number_of_processes(f
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_killed_worker_ends_the_job_and_leaves_the_checkpoint_whole(folder: Path, root: Path) -> None:
     (folder / "r.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 10000"))
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -134,6 +137,7 @@ def test_a_killed_worker_ends_the_job_and_leaves_the_checkpoint_whole(folder: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ranks_that_differ_each_say_so(folder: Path, root: Path) -> None:
     (folder / "differ.py").write_text(
         "import os, sys\n"
@@ -154,6 +158,7 @@ def test_ranks_that_differ_each_say_so(folder: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_more_processes_than_a_batch_has_images(folder: Path, root: Path) -> None:
     command = torchrun(folder, "-m", "edgecnn", "train", "./r.toml", "--out", "out", "--set", "train.batch=1")
     ended = run(command, folder, root)
@@ -162,6 +167,7 @@ def test_more_processes_than_a_batch_has_images(folder: Path, root: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_port_in_use_is_named(folder: Path, root: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -247,6 +247,7 @@ def test_progress_says_loss_top1_and_images_per_s(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_lenet_reaches_99_percent_on_mnist(tmp_path: Path, shared: Path) -> None:
     result = train(load_recipe("lenet5-mnist", [f'data.source="mnist:{shared}/data/mnist"']), tmp_path)
     assert result.n == 10_000
@@ -255,6 +256,7 @@ def test_lenet_reaches_99_percent_on_mnist(tmp_path: Path, shared: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_resnet20_reaches_60_percent_in_three_epochs(tmp_path: Path, shared: Path) -> None:
     result = train(load_recipe("resnet20-cifar10", [f'data.source="cifar10:{shared}/data/cifar10-jpeg"']), tmp_path)
     assert result.epochs == 3

@@ -202,6 +202,7 @@ def test_what_cannot_be_started_from(tmp_path: Path, pictures: Path, start: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ants_and_bees_reach_90_percent_with_a_new_head(tmp_path: Path, shared: Path) -> None:
     overrides = [
         f'data.source="{shared}/data/hymenoptera"',
@@ -214,6 +215,7 @@ def test_ants_and_bees_reach_90_percent_with_a_new_head(tmp_path: Path, shared: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_fine_tuned_network_goes_on_to_an_int8_verdict_and_nothing_is_redone(tmp_path: Path, shared: Path) -> None:
     from edgecnn.cli import run
 
