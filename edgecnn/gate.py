@@ -91,9 +91,9 @@ def judge(
 ) -> Verdict:
     """Judge every measurement by every tolerance that is set, and against the accepted numbers.
 
-    A measurement is a flat mapping with `name` and DESIGN's keys; a tolerance whose value it does not carry is not
-    judged on it, but one that no measurement carries is INCONCLUSIVE. Raises `MeasurementError` for no measurements and
-    for accepted numbers of another device or of other data.
+    A measurement is a flat mapping with `name` and DESIGN's keys; a tolerance whose value it owes and does not carry is
+    INCONCLUSIVE, and so is one that no measurement carries. Raises `MeasurementError` for no measurements and for
+    accepted numbers of another device or of other data.
     """
     if not measurements:
         raise MeasurementError("nothing was measured", "run `edgecnn validate` and `edgecnn bench` first")
@@ -101,14 +101,16 @@ def judge(
     for measurement in measurements:
         judgements += _broken(measurement)
     for tolerance in [t for t in _JUDGES if getattr(tolerances, t) is not None]:
-        found = [
-            _JUDGES[tolerance](m, tolerance, getattr(tolerances, tolerance))
-            for m in measurements
-            if _key(tolerance) in m and _applies(tolerance, m, measurements)
-        ]
-        judgements += found or [
-            Judgement("all", tolerance, None, None, getattr(tolerances, tolerance), "INCONCLUSIVE", "not measured")
-        ]
+        limit = getattr(tolerances, tolerance)
+        concerned = [m for m in measurements if _applies(tolerance, m, measurements)]
+        if not any(_key(tolerance) in m for m in concerned):
+            judgements.append(_not_measured("all", tolerance, limit))
+            continue
+        for m in concerned:
+            if _key(tolerance) in m:
+                judgements.append(_JUDGES[tolerance](m, tolerance, limit))
+            elif _owes(tolerance, m, measurements):
+                judgements.append(_not_measured(m["name"], tolerance, limit))
     if accepted is not None:
         judgements += _regressions(measurements, accepted)
     return Verdict(tuple(judgements), tolerances.inconclusive)
@@ -133,6 +135,19 @@ def _applies(tolerance: str, measurement: Measurement, measurements: Sequence[Me
     baseline = measurement["name"] == BASELINE and len(measurements) > 1
     simulated = measurement["name"].endswith(SIMULATED) and tolerance.startswith("latency")
     return not baseline and not simulated
+
+
+def _owes(tolerance: str, measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    """Whether the tolerance is open on a measurement without its value: FP32 and FP16 have no INT8 share, and what the
+    others are compared with has no ratio to itself."""
+    if tolerance == "int8_share_pct_min":
+        return bool(measurement.get("precision_requested") == "int8")
+    compared_with = {m.get("latency_reference") for m in measurements}
+    return tolerance != "latency_ratio_max" or measurement["name"] not in compared_with
+
+
+def _not_measured(name: str, tolerance: str, limit: float) -> Judgement:
+    return Judgement(name, tolerance, None, None, limit, "INCONCLUSIVE", "not measured")
 
 
 def _broken(measurement: Measurement) -> Iterator[Judgement]:

@@ -10,8 +10,9 @@ from edgecnn.artifact import Sidecar, parents_of, read_json, sha256_of, write_js
 from edgecnn.errors import MeasurementError, RecipeError
 from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
-from edgecnn.pipeline.verdicts import accepted_path, device_key, judge_target, report_of
-from edgecnn.recipe import Recipe, load_recipe
+from edgecnn.pipeline.tasks import accepted_path, device_key
+from edgecnn.pipeline.verdicts import judge_target, report_of
+from edgecnn.recipe import Recipe, load_recipe, settings_rows
 
 
 def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Path]]:
@@ -43,7 +44,7 @@ def gate_run(recipe: Recipe, targets: Sequence[Path], *, record: bool = False) -
     """
     results = []
     for folder in targets:
-        _require_current(folder)
+        _require_current(recipe, folder)
         verdict = judge_target(recipe, folder, against_accepted=not record)
         provenance = Sidecar(
             kind="verdict",
@@ -72,10 +73,19 @@ def exit_code(results: Sequence[dict[str, Any]]) -> int:
     return next((code for code in (1, 3) if code in codes), 0)
 
 
-def _require_current(folder: Path) -> None:
-    """Raise `MeasurementError` when an engine or reference is no longer the one that was measured."""
+def _require_current(recipe: Recipe, folder: Path) -> None:
+    """Raise `MeasurementError` when an engine or reference is no longer the one that was measured, or when the run was
+    made with other settings than the recipe has now."""
+    settings = dict(settings_rows(recipe))
     for result in _results(folder):
-        for name, digest in (read_json(result).get("provenance") or {}).get("parents", {}).items():
+        provenance = read_json(result).get("provenance") or {}
+        for key, value in provenance.get("fields", {}).items():
+            if settings.get(key) != value:
+                raise MeasurementError(
+                    f"{result}: measured with {key} = {value!r}, {recipe.path} has {settings.get(key)!r}",
+                    "measure again: `edgecnn run RECIPE`, or judge it by a recipe that differs in tolerances alone",
+                )
+        for name, digest in provenance.get("parents", {}).items():
             parent = folder / name
             if parent.is_file() and sha256_of(parent) != digest:
                 raise MeasurementError(

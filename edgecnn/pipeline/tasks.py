@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,25 @@ def variants(recipe: Recipe, target: Target) -> list[Variant]:
     return made
 
 
+def device_key(device: Mapping[str, Any]) -> str:
+    """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT major.minor
+    and power mode, or the processor and its threads."""
+    tensorrt = ".".join(str(device.get("tensorrt") or "").split(".")[:2])
+    parts = [
+        device.get("board") or device.get("gpu_name") or device.get("cpu") or "unknown",
+        f"sm{device['compute_capability']}" if device.get("compute_capability") else "",
+        f"trt{tensorrt}" if tensorrt else "",
+        device.get("power_mode") or "",
+        f"{device['threads']}threads" if device.get("threads") else "",
+    ]
+    return re.sub(r"[^a-z0-9.]+", "-", "_".join(str(p) for p in parts if p).lower()).strip("-")
+
+
+def accepted_path(recipe: Recipe, device: Mapping[str, Any]) -> Path:
+    """Where the accepted numbers of a recipe stand for a device: beside the recipe used."""
+    return recipe.path.parent / "accepted" / recipe.name / f"{device_key(device)}.json"
+
+
 def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[Task]:
     """Every task of a recipe, parents before children."""
     targets = [find_target(name) for name in recipe.targets]
@@ -143,7 +163,9 @@ def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | N
         made.append(accuracy)
     latency, verdict = folder / target.name / "latency.json", folder / target.name / "verdict.json"
     yield Task("bench", latency, "latency", tuple(engines), ("bench",), target.name, device=device)
-    yield Task("gate", verdict, "verdict", (*made, latency), ("tolerances",), target.name)
+    accepted = accepted_path(recipe, device or {})
+    judged_by = (accepted,) if accepted.is_file() else ()
+    yield Task("gate", verdict, "verdict", (*made, latency, *judged_by), ("tolerances",), target.name)
     report = folder / target.name / "report.json"
     yield Task("report", report, "report", (verdict,), ("title",), target.name)
 

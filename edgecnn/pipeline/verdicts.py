@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import read_json, read_sidecar
 from edgecnn.errors import MeasurementError
-from edgecnn.gate import Verdict, judge
+from edgecnn.gate import Judgement, Verdict, judge
+from edgecnn.pipeline.tasks import accepted_path, device_key, variants
 from edgecnn.recipe import Recipe
 from edgecnn.targets import find_target
 
 ACCURACY_SUFFIX = ".accuracy.json"
-
-
-def device_key(device: Mapping[str, Any]) -> str:
-    """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT major.minor
-    and power mode, or the processor and its threads."""
-    tensorrt = ".".join(str(device.get("tensorrt") or "").split(".")[:2])
-    parts = [
-        device.get("board") or device.get("gpu_name") or device.get("cpu") or "unknown",
-        f"sm{device['compute_capability']}" if device.get("compute_capability") else "",
-        f"trt{tensorrt}" if tensorrt else "",
-        device.get("power_mode") or "",
-        f"{device['threads']}threads" if device.get("threads") else "",
-    ]
-    return re.sub(r"[^a-z0-9.]+", "-", "_".join(str(p) for p in parts if p).lower()).strip("-")
-
-
-def accepted_path(recipe: Recipe, device: Mapping[str, Any]) -> Path:
-    """Where the accepted numbers of a recipe stand for a device: beside the recipe used."""
-    return recipe.path.parent / "accepted" / recipe.name / f"{device_key(device)}.json"
 
 
 def measurements_of(folder: Path) -> list[dict[str, Any]]:
@@ -46,9 +26,8 @@ def measurements_of(folder: Path) -> list[dict[str, Any]]:
     accuracies = {p.name.removesuffix(ACCURACY_SUFFIX): p for p in folder.glob(f"*{ACCURACY_SUFFIX}")}
     if not latencies and not accuracies:
         raise MeasurementError(f"{folder}: no measurements", "run `edgecnn run`, or `edgecnn validate` and `bench`")
-    order = [n for n in latencies if n in accuracies] + sorted(set(accuracies) - set(latencies))
     rows = []
-    for name in order or list(latencies):
+    for name in [*latencies, *sorted(set(accuracies) - set(latencies))]:
         row: dict[str, Any] = {"name": name}
         if name in accuracies:
             row |= {k: v for k, v in read_json(accuracies[name]).items() if k != "provenance"}
@@ -73,14 +52,23 @@ def engine_facts(engine: Path) -> dict[str, Any]:
 
 
 def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True) -> Verdict:
-    """Judge a target folder by the recipe's tolerances and by the numbers accepted for its device, if any."""
+    """Judge a target folder by the recipe's tolerances and by the numbers accepted for its device, if any.
+
+    An engine that the recipe asks for and that was not measured leaves the verdict open.
+    """
     latency = folder / "latency.json"
     device = read_json(latency)["device"] if latency.exists() else {}
     accepted = accepted_path(recipe, device)
     rows = [{**row, "device_key": device_key(device)} for row in measurements_of(folder)]
     old = read_json(accepted) if against_accepted and accepted.exists() else None
     verdict = judge(recipe.tolerances, rows, old)
-    return dataclasses.replace(verdict, notes=tuple(_notes(find_target(folder.name).kind)))
+    target, measured = find_target(folder.name), {row["name"] for row in rows}
+    missing = tuple(
+        Judgement(v.name, "measured", None, None, None, "INCONCLUSIVE", "the recipe asks for it; nothing was measured")
+        for v in variants(recipe, target)
+        if v.name not in measured
+    )
+    return dataclasses.replace(verdict, judgements=verdict.judgements + missing, notes=tuple(_notes(target.kind)))
 
 
 def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:

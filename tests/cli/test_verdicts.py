@@ -218,12 +218,10 @@ def run_folder(edgecnn: Callable[..., Any], made: Path, tmp_path: Path, monkeypa
     (tmp_path / "recipes" / "small.toml").write_text(RECIPE)
     folder = tmp_path / "runs" / "small" / "cpu"
     folder.mkdir(parents=True)
-    for name in ("fp32", "int8"):
-        assert validate(edgecnn, made, f"{name}.onnx", "-o", folder / f"{name}.accuracy.json").code == 0
-    rows = [
-        {"name": name, "latency_ms_p50": 1.0, "latency_ms_p50_ci": [0.99, 1.01], "size_mb": 0.1}
-        for name in ("fp32", "int8")
-    ]
+    names = {"fp32": "fp32", "int8": "int8", "int8-tensorrt": "int8"}
+    for name, engine in names.items():
+        assert validate(edgecnn, made, f"{engine}.onnx", "-o", folder / f"{name}.accuracy.json").code == 0
+    rows = [{"name": name, "latency_ms_p50": 1.0, "latency_ms_p50_ci": [0.99, 1.01], "size_mb": 0.1} for name in names]
     content = {"device": {"cpu": "Some CPU", "threads": 2}, "reference": "fp32", "measurements": rows}
     write_json_artifact(folder / "latency.json", content, Sidecar(kind="latency", recipe="small"))
     return folder
@@ -235,7 +233,7 @@ def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_fo
         assert result.code == 0, result.err
         (verdict,) = json.loads(result.out)
         assert verdict["verdict"] == "PASS"
-        assert len(verdict["judgements"]) == 4
+        assert len(verdict["judgements"]) == 6
         assert any("simulated" in note for note in verdict["notes"])
     assert read_json(run_folder / "verdict.json")["verdict"] == "PASS"
     assert "small on cpu: PASS" in edgecnn("gate", "small").out
@@ -259,6 +257,41 @@ def test_numbers_of_an_engine_that_was_replaced_are_not_judged(
     content["provenance"]["parents"][engine] = "0" * 64
     path.write_text(json.dumps(content))
     assert "measured with another" in edgecnn("gate", "small").refused()
+
+
+def test_an_engine_that_the_recipe_asks_for_and_nobody_measured_leaves_the_verdict_open(
+    edgecnn: Callable[..., Any], run_folder: Path
+) -> None:
+    (run_folder / "int8.accuracy.json").unlink()
+    result = edgecnn("gate", "small", "--json")
+    assert result.code == 3
+    open_ones = [j for j in json.loads(result.out)[0]["judgements"] if j["verdict"] != "PASS"]
+    assert [(j["name"], j["tolerance"]) for j in open_ones] == [
+        ("int8", "top1_drop_pp_max"),
+        ("int8", "agreement_pct_min"),
+    ]
+    assert "not measured" in edgecnn("gate", "small", "--markdown", "c.md").out
+    latency = read_json(run_folder / "latency.json")
+    latency["measurements"] = [row for row in latency["measurements"] if row["name"] != "int8"]
+    (run_folder / "latency.json").write_text(json.dumps(latency))
+    result = edgecnn("gate", "small")
+    assert result.code == 3
+    assert "nothing was measured" in result.out
+
+
+def test_numbers_made_with_other_settings_than_the_recipe_has_are_not_judged(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
+) -> None:
+    path = run_folder / "int8.accuracy.json"
+    content = json.loads(path.read_text())
+    content["provenance"]["fields"] = load_recipe("small").values("model", "train", "quantize")
+    path.write_text(json.dumps(content))
+    assert edgecnn("gate", "small").code == 0
+    recipe = tmp_path / "recipes" / "small.toml"
+    recipe.write_text(RECIPE.replace("= 10", "= 9"))
+    assert edgecnn("gate", "small").code == 0
+    recipe.write_text(RECIPE + '[quantize]\nmethod = "minmax"\n')
+    assert "measured with quantize.method = 'auto'" in edgecnn("gate", "small").refused()
 
 
 def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
@@ -294,7 +327,7 @@ def test_outputs_for_ci(
     schema = etree.XMLSchema(etree.parse(root / "tests" / "core" / "junit.xsd"))
     schema.assertValid(etree.parse("j.xml"))
     assert json.loads(Path("g.json").read_text()) == []
-    assert "All 4 judgements passed" in Path("c.md").read_text()
+    assert "All 6 judgements passed" in Path("c.md").read_text()
     machine = edgecnn("gate", "small", "--github", "--json")
     assert json.loads(machine.out)[0]["verdict"] == "PASS"
     assert "::notice" in machine.err

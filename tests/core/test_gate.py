@@ -166,6 +166,19 @@ def test_what_was_not_measured_is_never_passed_over() -> None:
         judge(Tolerances(top1_drop_pp_max=1), [])
 
 
+def test_an_engine_without_a_value_that_the_others_carry_is_not_passed_over() -> None:
+    rows = [measurement(name="fp16"), {"name": "int8", "precision_requested": "int8", "size_mb": 1.0}]
+    judged = {j.name: j for j in judge(Tolerances(top1_drop_pp_max=5), rows).judgements}
+    assert judged["fp16"].verdict == "PASS"
+    assert (judged["int8"].verdict, judged["int8"].evidence) == ("INCONCLUSIVE", "not measured")
+    fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6], "latency_reference": "fp16"}
+    ratios = [{"name": "fp16"}, {"name": "int8", **fast}, {"name": "extra"}]
+    found = {j.name: j.verdict for j in judge(Tolerances(latency_ratio_max=1), ratios).judgements}
+    assert found == {"int8": "PASS", "extra": "INCONCLUSIVE"}
+    shares = [{"name": "fp16"}, {"name": "int8", "int8_share_pct": 99.0}]
+    assert judge(Tolerances(int8_share_pct_min=90), shares).verdict == "PASS"
+
+
 def test_without_labels_a_drop_is_inconclusive() -> None:
     unlabelled = {"name": "int8", "n": 10, "top1_drop_pp": None, "top1_drop_ci_pp": None, "classes": 10}
     assert "no labels" in only(judge(Tolerances(top1_drop_pp_max=1), [unlabelled])).evidence

@@ -9,7 +9,7 @@ import pytest
 
 from edgecnn.artifact import sidecar_path, write_artifact
 from edgecnn.pipeline.schedule import outdated
-from edgecnn.pipeline.tasks import Task, all_tasks, variants
+from edgecnn.pipeline.tasks import Task, accepted_path, all_tasks, variants
 from edgecnn.recipe import BatchSettings, ModelSettings, Recipe, TrainSettings
 from edgecnn.targets import find_target
 
@@ -121,3 +121,16 @@ def test_the_tasks_of_a_recipe_come_parents_first(tmp_path: Path) -> None:
 def test_a_gpu_gets_the_tensorrt_placement_under_the_plain_name() -> None:
     names = {v.name: v.graph for v in variants(RECIPE, find_target("gpu"))}
     assert names == {"fp32": "model.fp32.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-tensorrt.onnx"}
+
+
+def test_accepted_numbers_that_appear_or_change_are_judged_against(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, path=tmp_path / "recipes" / "mine.toml")
+
+    def gate() -> Task:
+        return next(t for t in all_tasks(recipe, tmp_path / "run") if t.step == "gate")
+
+    first = gate()
+    accepted = accepted_path(recipe, next(t.device for t in all_tasks(recipe, tmp_path / "run") if t.device) or {})
+    accepted.parent.mkdir(parents=True)
+    accepted.write_text("{}")
+    assert gate().parents == (*first.parents, accepted)
