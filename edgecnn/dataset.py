@@ -120,8 +120,8 @@ def open_dataset(
     labels: Sequence[str] = (),
     wnids: Sequence[str] = (),
 ) -> Dataset:
-    """The data set that `source` names. `labels` and `wnids` are the model's classes: the folders of an image folder
-    are matched with them by name, never by position. Raises `DataError`."""
+    """The data set that `source` names. `labels` and `wnids` are the model's classes: those of the data set are matched
+    with them by name, never by position. Raises `DataError`."""
     name, _, root = source.partition(":")
     if source.endswith(".npz"):
         return _npz(Path(source), preprocessing)
@@ -132,7 +132,7 @@ def open_dataset(
         )
     named = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
     if name in named:
-        return named[name](Path(root or "."), preprocessing, split)
+        return _matched(named[name](Path(root or "."), preprocessing, split), split, labels)
     if Path(source).is_dir():
         return _image_folder(Path(source), preprocessing, split, labels, wnids)
     if not Path(source).exists():
@@ -141,6 +141,23 @@ def open_dataset(
             nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, an image folder, a manifest or an .npz",
         )
     raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
+
+
+def _matched(dataset: Dataset, split: Split, labels: Sequence[str]) -> Dataset:
+    """`dataset` with its labels counted as the model counts its classes; raises `DataError` for other test classes."""
+    names = dataset.label_names or ()
+    if dataset.labels is None or not labels or tuple(labels) == names:
+        return dataset
+    if sorted(labels) == sorted(names):
+        position = np.array([list(labels).index(name) for name in names], np.int64)
+        return replace(dataset, labels=position[dataset.labels], label_names=tuple(labels))
+    if split == "train":  # images to calibrate with need not be of the model's classes
+        return dataset
+    unknown = next((name for name in names if name not in labels), names[0])
+    raise DataError(
+        f"{dataset.name}: its {len(names)} classes, such as {unknown!r}, are not the model's {len(labels)}",
+        "use the data set that the model was trained for",
+    )
 
 
 def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) -> list[int]:

@@ -140,7 +140,7 @@ def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator
     yield Task("export", fp32, "graph", (checkpoint,), ("batch.max",))
     graphs = sorted({v.graph for target in targets for v in variants(recipe, target)} - {fp32.name})
     if graphs:
-        yield Task("calibrate", ranges, "calibration ranges", (fp32,), ("data.source", "data.calibration"))
+        yield Task("calibrate", ranges, "ranges", (fp32,), ("data.source", "data.calibration"))
     for graph in graphs:
         keys = ("quantize",) if "int8" in graph else ()
         style = Variant("", graph)

@@ -41,6 +41,21 @@ def test_a_folders_position_is_no_label_of_an_unknown_model(folder: Path) -> Non
     assert open_data(str(folder), SMALL, "test", ["n01", "n02"]).labels is not None
 
 
+def test_the_classes_of_a_named_data_set_are_matched_by_name(tmp_path: Path) -> None:
+    rows = [np.concatenate([[label], np.zeros(3072)]).astype(np.uint8) for label in (0, 1, 2)]
+    np.concatenate(rows).tofile(tmp_path / "test_batch.bin")
+    np.concatenate(rows).tofile(tmp_path / "data_batch_1.bin")
+    (tmp_path / "batches.meta.txt").write_text("airplane\nbird\ncat\n")
+    source = f"cifar10:{tmp_path}"
+    other = open_dataset(source, SMALL, "test", ["cat", "airplane", "bird"])
+    assert other.labels is not None
+    assert other.labels.tolist() == [1, 2, 0]
+    assert other.label_names == ("cat", "airplane", "bird")
+    with pytest.raises(DataError, match="'bird', are not the model's 3"):
+        open_dataset(source, SMALL, "test", ["airplane", "dog", "cat"])
+    assert len(open_dataset(source, SMALL, "train", ["tench"])) == 3, "calibration needs no classes"
+
+
 def test_a_class_that_the_model_does_not_know(folder: Path) -> None:
     with pytest.raises(DataError, match="'n01'"):
         open_dataset(str(folder), SMALL, "test", ["n02", "n03"])
