@@ -14,7 +14,7 @@ import pytest
 from edgecnn import cli
 from edgecnn.artifact import read_sidecar
 from edgecnn.pipeline.run import run_recipe
-from edgecnn.recipe import Recipe, load_recipe
+from edgecnn.recipe import Recipe, load_recipe, settings_rows
 from tests.backend.device_flow import recipe_report
 
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
@@ -81,11 +81,12 @@ def test_an_engine_of_another_precision_fails_the_recipe(
     outcome = run_recipe(recipe, folder, lambda text: None)
     assert outcome.exit_code == 1
     capsys.readouterr()
-    junit, page = tmp_path / "junit.xml", tmp_path / "report.html"
-    assert cli.run(["gate", str(folder), "--recipe", str(recipe.path), "--junit", str(junit), "--github"]) == 1
+    junit, page, own = tmp_path / "junit.xml", tmp_path / "report.html", tmp_path / recipe.path.name
+    own.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings_rows(recipe) if v is not None))
+    assert cli.run(["gate", str(folder), "--recipe", str(own), "--junit", str(junit), "--github"]) == 1
     assert "fp16 was requested; 0.0 % of the engine's multiply-adds are fp16: it is fp32" in capsys.readouterr().out
     assert "precision_obtained" in junit.read_text()
-    assert cli.run(["report", str(folder), "--recipe", str(recipe.path), "-o", str(page)]) == 0
+    assert cli.run(["report", str(folder), "--recipe", str(own), "-o", str(page)]) == 0
     assert "fp16 was requested" in page.read_text()
     (report,) = outcome.reports
     failed = {j["name"] for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"} - {
