@@ -108,12 +108,14 @@ def _peak_bytes() -> int:
 
 def table_of_exports(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
+    from edgecnn.zoo import cards
+
     total = sum(row["cpu_s"] for row in rows)
     lines = [
-        f"Made by `python benchmarks/networks.py --table docs/networks.md`: {len(rows)} networks with "
-        f"random weights, {total:.0f} s of CPU time in all, on {os.cpu_count()} cores ({_processor()}). "
-        f"Difference: largest over batch 1, 2 and "
-        f"{MAX_BATCH}, ONNX Runtime against PyTorch, as a share of max |logit| (allowed 1e-4).",
+        f"Made by `python benchmarks/networks.py --table docs/networks.md` ({len(rows)} of {len(cards())} networks are "
+        f"measured here) with random weights, {total:.0f} s of CPU time in all, on {os.cpu_count()} cores "
+        f"({_processor()}), a shared machine. Difference: largest over batch 1, 2 and {MAX_BATCH}, ONNX Runtime to "
+        "PyTorch, as a share of max |logit| (allowed 1e-4).",
         "",
         "| network | parameters | nodes | MB | CPU s | max difference |",
         "|---|--:|--:|--:|--:|--:|",
