@@ -127,8 +127,8 @@ def open_dataset(
         return _npz(Path(source), preprocessing)
     if preprocessing is None:
         raise DataError(
-            f"{source}: how its images are preprocessed is not known",
-            "give an .npz with preprocessed `input`, or a model whose sidecar has its preprocessing",
+            f"{source}: how its images are preprocessed is not known: the model has no sidecar that says it",
+            "`edgecnn export` and `edgecnn import --preprocess` write one; or give an .npz with preprocessed `input`",
         )
     named = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
     if name in named:

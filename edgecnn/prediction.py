@@ -30,6 +30,8 @@ def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: b
         preprocessing = preprocessing_from_json(sidecar.preprocessing)
         rows = []
         for path in images:
+            if path.is_dir():
+                raise DataError(f"{path}: is a folder, not an image", f"name its files, for example {path}/*.jpg")
             if not path.is_file():
                 raise DataError(f"{path}: no such image", "check the path")
             logits = session.run(preprocessing.tensor(decode(path))[None])[0].astype(np.float64)

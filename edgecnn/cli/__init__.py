@@ -45,6 +45,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as exc:
+        return _fail(f"not enough memory: {exc or 'the machine has no more'}", "use a smaller batch or input size", 2)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)

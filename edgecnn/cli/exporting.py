@@ -27,7 +27,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
-    from edgecnn.artifact import Sidecar
+    from edgecnn.artifact import Sidecar, check_output
     from edgecnn.errors import ModelError
     from edgecnn.zoo import check_size, find_model
 
@@ -40,9 +40,10 @@ def export(
             "give one of them",
         )
     names = None if labels is None else _lines(labels)
+    path = output or Path(f"{card.name}.fp32.onnx")
+    check_output(path, ".onnx", checkpoint)
     from edgecnn.pytorch.export import export_model
 
-    path = output or Path(f"{card.name}.fp32.onnx")
     source = weights if checkpoint is None else str(checkpoint)
     made: Sidecar = export_model(card.name, path, weights=source, classes=classes, size=size, labels=names)
     for note in made.facts.get("weights_notes", []):

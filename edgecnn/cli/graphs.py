@@ -35,7 +35,7 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
-    from edgecnn.artifact import Sidecar, parents_of
+    from edgecnn.artifact import Sidecar, check_output, parents_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.ranges import write_ranges, write_tensorrt_cache
     from edgecnn.graph.ranges.collect import images_at_once
@@ -46,6 +46,7 @@ def calibrate(
         return _check_calibration(graph, dataset, test or _own_source(data), as_json)
     if out is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
+    check_output(out, ".json", graph)
     ranges = collect_shared(
         graph,
         dataset,
@@ -116,6 +117,7 @@ def quantize(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Make the FP16 or INT8 graph; for INT8 give ranges, images, or both (`auto` uses both)."""
+    from edgecnn.artifact import check_output
     from edgecnn.recipe import QuantizeSettings
 
     defaults = QuantizeSettings()
@@ -124,6 +126,7 @@ def quantize(
     _one_of("--for", target, ("tensorrt", "cpu"))
     _one_of("--around", around, ("fp16", "fp32"))
     _one_of("--method", method, ("minmax", "percentile", "entropy", "mse", "auto"))
+    check_output(out, ".onnx", graph, ranges)
     if precision == "fp16":
         result = _quantize_fp16(graph, out, ranges)
     else:
@@ -136,7 +139,7 @@ def quantize(
         print_rows(result["rows"], columns)
     if result.get("steps"):
         print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
-    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out", "refused")])
+    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out", "refused", "sha256")])
     for line in result.get("left_out", []):
         say(f"left out: {line}")
     for line in result["refused"]:
@@ -244,8 +247,11 @@ def _calibration_images(graph: Path, data: str, images: int) -> Dataset:
 def _images_of(graph: Path, data: str, split: Literal["train", "test"]) -> Dataset:
     from edgecnn.artifact import read_sidecar, sidecar_path
     from edgecnn.calibration import open_data
+    from edgecnn.errors import ArtifactError
     from edgecnn.preprocess import preprocessing_from_json
 
+    if not graph.is_file():
+        raise ArtifactError(f"{graph}: no such file", "name a float32 graph: GRAPH.onnx, then --data IMAGES")
     sidecar = read_sidecar(graph) if sidecar_path(graph).exists() else None
     known = sidecar.preprocessing if sidecar is not None else None
     labels, wnids = (sidecar.labels or (), sidecar.wnids or ()) if sidecar is not None else ((), ())

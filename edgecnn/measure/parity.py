@@ -357,4 +357,5 @@ def describe(hops: Sequence[Hop]) -> Iterator[str]:
             p = hop.parting
             yield f"  first at {p.operator} {p.node}: {p.sqnr_db:.1f} dB where {p.explained_db:.1f} dB are explained"
     culprit = moved(hops)
-    yield "no prediction moved" if culprit is None else f"moved at {culprit.source} -> {culprit.target}"
+    n = max((hop.n for hop in hops), default=0)
+    yield f"moved at {culprit.source} -> {culprit.target}" if culprit else f"no prediction moved on these {n} images"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, parents_of, sidecar_path, write_json_artifact
+from edgecnn.artifact import Sidecar, check_output, parents_of, sidecar_path, write_json_artifact
 from edgecnn.backends import load_backend
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.latency import Mode, compare_latency, measure_latency
@@ -36,6 +36,8 @@ def bench_engine(engine: Path, versus: Path | None, options: Options, output: Pa
 
     Raises `MeasurementError` for a batch that a frozen graph does not take, and the errors of the engines.
     """
+    if output is not None:
+        check_output(output, ".json", engine, versus)
     sidecar = sidecar_of(engine)
     for path in [engine] if versus is None else [engine, versus]:
         sidecar_of(path)

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, parents_of, read_sidecar, sidecar_path, verified_sidecar
+from edgecnn.artifact import Sidecar, check_output, parents_of, read_sidecar, sidecar_path, verified_sidecar
 from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.calibration import open_data
 from edgecnn.errors import ArtifactError, DeviceError
@@ -27,6 +27,7 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
 
     if not source.is_file():
         raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
+    check_output(output, ".npz", source)
     sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
@@ -76,6 +77,7 @@ def build_engine(graph: Path, backend: str, output: Path | None, options: BuildO
     engine = output or graph.with_name(
         f"{graph.stem}.engine{module.SUFFIX}" if backend == "ort" else f"{graph.stem}.plan"
     )
+    check_output(engine, module.SUFFIX if backend == "ort" else engine.suffix, graph)
     module.engine_from_onnx(graph, engine, dataclasses.replace(options, target=chosen.name))
     made = read_sidecar(engine)
     return {"engine": str(engine), "target": chosen.name, "sha256": made.sha256, "device": made.device}

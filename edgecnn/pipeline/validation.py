@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path, write_json_artifact
+from edgecnn.artifact import (
+    Sidecar,
+    check_output,
+    parents_of,
+    read_sidecar,
+    sha256_of,
+    sidecar_path,
+    write_json_artifact,
+)
 from edgecnn.backends import open_engine
 from edgecnn.backends.ort import available_cores
 from edgecnn.calibration import open_data
@@ -53,6 +61,8 @@ def validate_engine(
     With an `output` the result is written there, and a killed run goes on where it stopped. Raises `MeasurementError`
     before anything is run where the two cannot be compared, and the errors of engine and data.
     """
+    if output is not None:
+        check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
     dataset = _dataset(sidecar, data)
     expected = _reference_predictions(reference, sidecar, dataset, settings)

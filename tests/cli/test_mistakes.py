@@ -1,0 +1,91 @@
+"""Mistakes of a user at the command line: what is there survives, and the message says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from edgecnn.artifact import Sidecar, write_artifact  # noqa: E402
+from tests.host.graphs import build  # noqa: E402
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A float32 graph in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(build("c = Conv(input)\nr = Relu(c)\nlogits = Conv(r)"), "m.onnx")
+    return Path("m.onnx")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("quantize", "m.onnx", "--precision", "fp16", "-o", "./m.onnx"),
+        ("quantize", "m.onnx", "--precision", "int8", "--data", "digits", "-o", "m.onnx"),
+        ("build", "m.onnx", "-o", "m.onnx"),
+        ("validate", "x.onnx", "--reference", "m.onnx", "--data", "digits", "-o", "m.onnx"),
+        ("bench", "--engine", "m.onnx", "-o", "m.onnx"),
+        ("bench", "--engine", "x.onnx", "--vs", "m.onnx", "-o", "m.onnx"),
+        ("reference", "m.onnx", "--data", "digits", "-o", "m.onnx"),
+        ("export", "lenet5", "--checkpoint", "m.onnx", "-o", "m.onnx"),
+    ],
+    ids=lambda call: f"{call[0]}-{call[2]}",
+)
+def test_no_command_writes_over_what_it_reads(call: tuple[str, ...], graph: Path, edgecnn: Call) -> None:
+    before = graph.read_bytes()
+    assert "m.onnx: would be overwritten: it is read from" in edgecnn(*call).refused()
+    assert graph.read_bytes() == before
+
+
+def test_calibrate_and_bench_do_not_write_over_files_that_belong_together(graph: Path, edgecnn: Call) -> None:
+    Path("m.onnx.json").write_text("{}")
+    assert "it is the sidecar of m.onnx" in edgecnn("bench", "--engine", graph, "-o", "m.onnx.json").refused()
+    assert Path("m.onnx.json").read_text() == "{}"
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_work(graph: Path, edgecnn: Call) -> None:
+    Path("folder").mkdir()
+    for output, message in (
+        ("folder", "it is a folder"),
+        ("h.txt", "does not end in .onnx"),
+        ("m.onnx/h.onnx", "m.onnx is not a folder"),
+        ("/proc/h.onnx", "/proc"),
+    ):
+        assert message in edgecnn("quantize", graph, "--precision", "fp16", "-o", output).refused()
+    assert sorted(p.name for p in Path().iterdir()) == ["folder", "m.onnx"]
+
+
+def test_a_batch_beyond_the_memory_is_no_bug(graph: Path, edgecnn: Call) -> None:
+    batch = 10**13  # of this graph's images no 64-bit machine can address so many
+    for call in (
+        ("build", graph, "--max-batch", batch, "-o", "e.onnx"),
+        ("bench", "--engine", graph, "--batch", batch),
+    ):
+        assert "not enough memory" in edgecnn(*call).refused()
+    assert not Path("e.onnx").exists()
+
+
+def test_what_is_missing_is_named(graph: Path, edgecnn: Call) -> None:
+    Path("images/cat").mkdir(parents=True)
+    swapped = edgecnn("calibrate", "images", "--data", graph, "-o", "m.calib.json").refused()
+    assert "images: no such file" in swapped
+    bare = edgecnn("calibrate", graph, "--data", "images", "-o", "m.calib.json").refused()
+    assert "the model has no sidecar" in bare
+    assert "edgecnn import --preprocess" in bare
+
+
+def test_a_folder_is_not_an_image(graph: Path, edgecnn: Call) -> None:
+    Path("images").mkdir()
+    preprocessing = {"resize": 8, "crop": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    content = graph.read_bytes()
+    sidecar = Sidecar(kind="graph", preprocessing=preprocessing)
+    write_artifact(graph, lambda path: path.write_bytes(content) and None, sidecar)
+    assert "images: is a folder, not an image" in edgecnn("predict", graph, "images").refused()
