@@ -203,7 +203,7 @@ def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str 
     """Why the artifact `path` is not what `expected` would be made to now, or None when it is fresh.
 
     Compared: kind, edgecnn version, the values of the recipe fields, the content of the parents (a parent that is not
-    on this machine is taken as unchanged) and, where `expected` names a device or tools, those.
+    on this machine is taken as unchanged) and, where `expected` names a device, tools or facts, those.
     """
     if not path.exists():
         return "not made yet"
@@ -229,6 +229,9 @@ def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str 
     for key, value in expected.tools.items():
         if found.tools.get(key) != value:
             return f"{key} was {found.tools.get(key, 'absent')}, here it is {value}"
+    for key, value in expected.facts.items():
+        if found.facts.get(key) != value:
+            return f"{key} changed from {found.facts.get(key)} to {value}"
     if expected.device is not None and found.device != _plain(expected.device):
         return f"made on {_device_name(found.device)}, this is {_device_name(expected.device)}"
     return None

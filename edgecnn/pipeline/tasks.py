@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ from typing import Any, Literal
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions
 from edgecnn.backends import load_backend
-from edgecnn.errors import BackendError
+from edgecnn.calibration import find_manifest, read_manifest
+from edgecnn.errors import BackendError, DataError
 from edgecnn.recipe import Recipe
 from edgecnn.targets import Target, find_target
 
@@ -65,6 +67,7 @@ class Task:
     variant: Variant | None = None
     tools: dict[str, str] = dataclasses.field(default_factory=dict)
     device: dict[str, Any] | None = None
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def sidecar(self, recipe: Recipe) -> Sidecar:
         """What the sidecar of `output` would say if it were made now (its parents are added on writing)."""
@@ -75,6 +78,7 @@ class Task:
             fields=recipe.values(*self.keys),
             tools=self.tools,
             device=self.device,
+            facts=self.facts,
         )
 
     def sidecar_with_parents(self, recipe: Recipe) -> Sidecar:
@@ -140,12 +144,21 @@ def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator
     yield Task("export", fp32, "graph", (checkpoint,), ("batch.max",))
     graphs = sorted({v.graph for target in targets for v in variants(recipe, target)} - {fp32.name})
     if graphs:
-        yield Task("calibrate", ranges, "ranges", (fp32,), ("data.source", "data.calibration"))
+        named = ("data.source", "data.calibration")
+        yield Task("calibrate", ranges, "ranges", (fp32,), named, facts=_calibration_images(recipe))
     for graph in graphs:
         keys = ("quantize",) if "int8" in graph else ()
         style = Variant("", graph)
         yield Task("quantize", folder / graph, "graph", (fp32, ranges), keys, variant=style)
     yield Task("reference", folder / "reference.npz", "predictions", (checkpoint,), ("data.source",))
+
+
+def _calibration_images(recipe: Recipe) -> dict[str, Any]:
+    """Which images the recipe's manifest names; nothing where it has none, or where the manifest stayed behind."""
+    if recipe.data.calibration:
+        with contextlib.suppress(DataError):
+            return {"data_sha256": read_manifest(find_manifest(recipe.data.calibration)).sha256}
+    return {}
 
 
 def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | None) -> Iterator[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -82,11 +83,12 @@ def test_a_second_run_redoes_nothing(copied: Path, edgecnn: Callable[..., Any]) 
 def test_a_second_run_takes_at_most_three_seconds(copied: Path, root: Path) -> None:
     command = [sys.executable, "-m", "edgecnn", "run", "lenet5-digits", "--out", str(copied)]
     seconds = []
-    for _ in range(2):
-        started = time.monotonic()
+    for _ in range(2):  # of processor time: the clock on the wall runs on while others have the processor
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True, cwd=root)
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) <= 3.0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < min(seconds) <= 3.0
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact import sidecar_path, write_artifact
+from edgecnn.artifact import sidecar_path, write_artifact, write_json_artifact
+from edgecnn.calibration import Manifest, write_manifest
 from edgecnn.pipeline.schedule import outdated
 from edgecnn.pipeline.tasks import Task, accepted_path, all_tasks, variants
-from edgecnn.recipe import BatchSettings, ModelSettings, Recipe, TrainSettings
+from edgecnn.recipe import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
 from edgecnn.targets import find_target
 
 RECIPE = Recipe(model=ModelSettings("lenet5"), path=Path("mine.toml"))
@@ -134,3 +135,21 @@ def test_accepted_numbers_that_appear_or_change_are_judged_against(tmp_path: Pat
     accepted.parent.mkdir(parents=True)
     accepted.write_text("{}")
     assert gate().parents == (*first.parents, accepted)
+
+
+def test_a_calibration_set_that_names_other_images_is_used_again(tmp_path: Path) -> None:
+    manifest = tmp_path / "some.txt"
+    recipe = dataclasses.replace(RECIPE, data=DataSettings("digits", str(manifest)))
+
+    def calibrate() -> Task:
+        return next(t for t in all_tasks(recipe, tmp_path) if t.step == "calibrate")
+
+    write_manifest(manifest, Manifest("digits", "train", 0, ("a", "b"), ("0" * 64, "1" * 64)))
+    task = calibrate()
+    write_json_artifact(task.output, {}, task.sidecar(recipe))
+    expected = dataclasses.replace(task, parents=())
+    assert due([expected], recipe) == {}
+    write_manifest(manifest, Manifest("digits", "train", 0, ("a", "c"), ("0" * 64, "2" * 64)))
+    assert "data_sha256 changed" in due([dataclasses.replace(calibrate(), parents=())], recipe)["calibrate"]
+    manifest.unlink()
+    assert due([dataclasses.replace(calibrate(), parents=())], recipe) == {}, "it stayed behind on another machine"

@@ -22,7 +22,8 @@ KIND = "ranges"
 
 def write_ranges(ranges: Ranges, path: Path, sidecar: Sidecar) -> None:
     """Write `X.calib.json`; `sidecar` says from which graph and data (its kind and facts are filled in here)."""
-    facts = {**sidecar.facts, "images": ranges.images, "tensors": len(ranges.tensors)}
+    counts = {"images": ranges.images, "tensors": len(ranges.tensors), "data_sha256": ranges.data_sha256}
+    facts = {**sidecar.facts, **counts}
     provenance = dataclasses.replace(
         sidecar, kind=KIND, facts=facts, tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime")
     )
