@@ -41,7 +41,7 @@ def calibrate(
     from edgecnn.graph.ranges.collect import images_at_once
     from edgecnn.pipeline.sharing import collect_shared, is_first
 
-    dataset = _calibration_images(graph, data, images)
+    dataset = _calibration_images(graph, data, images, named=check)
     if check:
         return _check_calibration(graph, dataset, test or _own_source(data), as_json)
     if out is None:
@@ -233,18 +233,21 @@ def _inherited(graph: Path, fields: dict[str, Any]) -> Any:
     )
 
 
-def _calibration_images(graph: Path, data: str, images: int) -> Dataset:
-    """At most `images` of what `data` names, stratified, preprocessed as the graph's sidecar says."""
+def _calibration_images(graph: Path, data: str, images: int, *, named: bool = False) -> Dataset:
+    """At most `images` of what `data` names, stratified, preprocessed as the graph's sidecar says.
+
+    Ranges need no labels: only where `named` must class folders bear the names of the model's classes.
+    """
     from edgecnn.dataset import stratified
 
-    whole = _images_of(graph, data, "train")
+    whole = _images_of(graph, data, "train", named=named)
     if len(whole) <= images:
         return whole
     chosen = range(images) if whole.labels is None else stratified(whole.labels, whole.ids, images)
     return whole.subset(list(chosen))
 
 
-def _images_of(graph: Path, data: str, split: Literal["train", "test"]) -> Dataset:
+def _images_of(graph: Path, data: str, split: Literal["train", "test"], *, named: bool = True) -> Dataset:
     from edgecnn.artifact import read_sidecar, sidecar_path
     from edgecnn.calibration import open_data
     from edgecnn.errors import ArtifactError
@@ -254,7 +257,7 @@ def _images_of(graph: Path, data: str, split: Literal["train", "test"]) -> Datas
         raise ArtifactError(f"{graph}: no such file", "name a float32 graph: GRAPH.onnx, then --data IMAGES")
     sidecar = read_sidecar(graph) if sidecar_path(graph).exists() else None
     known = sidecar.preprocessing if sidecar is not None else None
-    labels, wnids = (sidecar.labels or (), sidecar.wnids or ()) if sidecar is not None else ((), ())
+    labels, wnids = (sidecar.labels or (), sidecar.wnids or ()) if named and sidecar is not None else ((), ())
     return open_data(data, preprocessing_from_json(known) if known else None, split, labels, wnids)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -89,3 +92,21 @@ def test_a_folder_is_not_an_image(graph: Path, edgecnn: Call) -> None:
     sidecar = Sidecar(kind="graph", preprocessing=preprocessing)
     write_artifact(graph, lambda path: path.write_bytes(content) and None, sidecar)
     assert "images: is a folder, not an image" in edgecnn("predict", graph, "images").refused()
+
+
+def test_calibration_images_may_have_classes_of_their_own(graph: Path, edgecnn: Call) -> None:
+    rng = np.random.default_rng(0)
+    onnx.save(build("c = Conv(input)\nlogits = Conv(c)", channels=3), "rgb.onnx")
+    content = Path("rgb.onnx").read_bytes()
+    preprocessing = {"resize": 8, "crop": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    sidecar = Sidecar(kind="graph", preprocessing=preprocessing, labels=["tench", "goldfish", "cock", "hen"])
+    write_artifact(Path("rgb.onnx"), lambda path: path.write_bytes(content) and None, sidecar)
+    for k in range(6):
+        folder = Path("own") / ("bird", "snake")[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{k}.png")
+    made = edgecnn("calibrate", "rgb.onnx", "--data", "own", "-o", "own.calib.json", "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)["n"] == 6
+    judged = edgecnn("validate", "rgb.onnx", "--reference", "rgb.onnx", "--data", "own").refused()
+    assert "class 'bird' is not one of the model's 4 classes" in judged
