@@ -82,10 +82,16 @@ def read_manifest(path: Path) -> Manifest:
         rows.append((image, digest))
     if not rows:
         raise DataError(f"{path}: no images", "make the manifest again")
+    split, seed = facts.get("split", "train"), facts.get("seed", "0")
+    if split not in ("train", "test") or not seed.isdecimal():
+        raise DataError(
+            f"{path}: split {split!r}, seed {seed!r}: the split must be train or test, the seed a whole number",
+            "mend these lines, or make the manifest again",
+        )
     return Manifest(
         source=facts.get("source", ""),
-        split="test" if facts.get("split") == "test" else "train",
-        seed=int(facts.get("seed", "0")),
+        split="test" if split == "test" else "train",
+        seed=int(seed),
         ids=tuple(r[0] for r in rows),
         sha256s=tuple(r[1] for r in rows),
     )

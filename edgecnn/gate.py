@@ -74,18 +74,6 @@ class Verdict:
         }
 
 
-def verdict_from_json(content: Mapping[str, Any]) -> Verdict:
-    """A verdict as `to_json` wrote it; raises `MeasurementError` for anything else."""
-    try:
-        judgements = tuple(
-            Judgement(**{**j, "interval": tuple(j["interval"]) if j["interval"] else None})
-            for j in content["judgements"]
-        )
-        return Verdict(judgements, content["inconclusive"], tuple(content["notes"]))
-    except (KeyError, TypeError) as exc:
-        raise MeasurementError(f"not a verdict of edgecnn ({exc!r})", "make it again with `edgecnn gate`") from exc
-
-
 def judge(
     tolerances: Tolerances, measurements: Sequence[Measurement], accepted: Mapping[str, Any] | None = None
 ) -> Verdict:

@@ -171,3 +171,11 @@ def test_a_damaged_manifest(tmp_path: Path, text: str) -> None:
 def test_more_images_than_there_are(folder: Path) -> None:
     with pytest.raises(DataError, match="5 images, 6"):
         make_manifest(open_dataset(str(folder), SMALL, "train"), "pets", "train", 6)
+
+
+@pytest.mark.parametrize("line", ["# split: validation", "# seed: none"])
+def test_a_manifest_whose_header_says_something_else(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "set.txt"
+    path.write_text(f"# edgecnn calibration set 1\n# source: digits\n{line}\na {'0' * 64}\n")
+    with pytest.raises(DataError, match="split must be train or test"):
+        read_manifest(path)

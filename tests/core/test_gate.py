@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.gate import _JUDGES, Verdict, accepted_numbers, judge, verdict_from_json
+from edgecnn.gate import _JUDGES, Verdict, accepted_numbers, judge
 from edgecnn.measure.accuracy import measure_accuracy
 from edgecnn.measure.predictions import Predictions
 from edgecnn.recipe import Tolerances
@@ -213,10 +212,3 @@ def test_accepted_numbers_of_another_device_or_of_other_data_are_refused() -> No
         judge(Tolerances(), [measurement(device_key="cpu:other:2")], accepted)
     with pytest.raises(MeasurementError, match="n = 10000, this run has 500"):
         judge(Tolerances(), [measurement(n=500)], accepted)
-
-
-def test_a_verdict_survives_json() -> None:
-    verdict = judge(Tolerances(top1_drop_pp_max=0.3, size_mb_max=1), [measurement(size_mb=2.0)])
-    assert verdict_from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
-    with pytest.raises(MeasurementError, match="not a verdict"):
-        verdict_from_json({"verdict": "PASS"})
