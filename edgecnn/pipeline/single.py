@@ -28,6 +28,7 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
     if not source.is_file():
         raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
     check_output(output, ".npz", source)
+    _check_named(source)
     sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
@@ -51,10 +52,19 @@ def open_reference_source(source: Path, threads: int | None) -> Session:
     if source.suffix == ".onnx":
         return open_engine(source, threads)
     if source.suffix == ".safetensors":
+        _check_named(source)
         from edgecnn.pytorch.reference import open_reference
 
         return open_reference(source, threads)
     raise ArtifactError(f"{source}: not a checkpoint or a graph", "name a .safetensors or an .onnx file")
+
+
+def _check_named(source: Path) -> None:
+    if source.suffix == ".safetensors" and source.is_file() and not sidecar_path(source).exists():
+        raise ArtifactError(
+            f"{source}: weights without a sidecar {source.name}.json do not say which network they are of",
+            f"`edgecnn export NETWORK --checkpoint {source.name}` makes a graph that can be the reference",
+        )
 
 
 def build_engine(graph: Path, backend: str, output: Path | None, options: BuildOptions) -> dict[str, Any]:

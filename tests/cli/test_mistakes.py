@@ -110,3 +110,10 @@ def test_calibration_images_may_have_classes_of_their_own(graph: Path, edgecnn: 
     assert json.loads(made.out)["n"] == 6
     judged = edgecnn("validate", "rgb.onnx", "--reference", "rgb.onnx", "--data", "own").refused()
     assert "class 'bird' is not one of the model's 4 classes" in judged
+
+
+def test_weights_alone_are_no_reference(graph: Path, edgecnn: Call) -> None:
+    Path("w.safetensors").write_bytes(b"weights")
+    asked = edgecnn("reference", "w.safetensors", "--data", "images").refused()
+    assert "do not say which network" in asked
+    assert "edgecnn export NETWORK --checkpoint w.safetensors" in asked
