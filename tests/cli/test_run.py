@@ -158,7 +158,14 @@ def test_an_interrupt_in_training_is_resumable(tmp_path: Path, root: Path) -> No
         settings = ["--set", "train.epochs=15", "--until", "train", "--threads", "1"]
         return [sys.executable, "-m", "edgecnn", "run", "lenet5-digits", "--out", str(tmp_path / name), *settings]
 
-    process = subprocess.Popen(command("a"), cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command("a"),
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     deadline = time.monotonic() + 200
     while not (tmp_path / "a" / "training-state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

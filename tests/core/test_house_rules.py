@@ -79,3 +79,10 @@ def test_no_path_of_a_machine_and_no_left_over() -> None:
         if p.name != Path(__file__).name and (hit := words.search(p.read_text(encoding="utf-8", errors="replace")))
     }
     assert found == {}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    links = [(d, m) for d in documents for m in re.findall(r"\]\((?!https?:|#)([^)#]+)", d.read_text(encoding="utf-8"))]
+    assert len(links) > 5
+    assert [f"{d.name}: {link}" for d, link in links if not (d.parent / link).exists()] == []
