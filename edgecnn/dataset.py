@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -353,12 +355,10 @@ def _npz(path: Path, expected: Preprocessing | None) -> Dataset:
             f"{path}: its images were preprocessed otherwise than the model expects: {difference}",
             "make the .npz again with the preprocessing in the model's sidecar",
         )
-    offset, stride = member.tell(), int(np.prod(shape[1:])) * 4
+    offset, stride, read = member.tell(), int(np.prod(shape[1:])) * 4, _reader(path, archive, member)
 
     def row(index: int) -> bytes:
-        if member.tell() != offset + index * stride:
-            member.seek(offset + index * stride)
-        content = member.read(stride)
+        content = read(offset + index * stride, stride)
         if len(content) != stride:
             raise DataError(f"{path}: ends within image {index}", "the file is truncated: save it again")
         return content
@@ -373,6 +373,18 @@ def _npz(path: Path, expected: Preprocessing | None) -> Dataset:
         image=None,
         array=lambda i: np.frombuffer(row(i), np.float32).reshape(shape[1:]),
     )
+
+
+def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable[[int, int], bytes]:
+    """(position, length) -> bytes of a member; a plainly stored one is read from the file itself, since going back
+    within a member reads it anew from its start."""
+    info = archive.getinfo("input.npy")
+    if info.compress_type != zipfile.ZIP_STORED:
+        return lambda position, length: member.read(length) if member.seek(position) == position else b""
+    file = path.open("rb")
+    file.seek(info.header_offset + 26)
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return lambda position, length: os.pread(file.fileno(), length, start + position)
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
