@@ -17,6 +17,7 @@ from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.backends.ort import available_cores
 from edgecnn.calibration import find_manifest, make_manifest, read_manifest, select
 from edgecnn.dataset import Dataset, Split, open_dataset
+from edgecnn.pipeline.single import VALIDATION_BATCH
 from edgecnn.pipeline.tasks import Task
 from edgecnn.pipeline.verdicts import engine_facts, judge_target, report_of
 from edgecnn.preprocess import preprocessing_from_json
@@ -26,7 +27,6 @@ from edgecnn.targets import find_target
 from edgecnn.zoo import find_model
 
 CALIBRATION_IMAGES = 512
-VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgecnn.dataset import Dataset
-from edgecnn.graph.int8 import quantize_int8
+from edgecnn.graph.int8 import auto, quantize_int8
 from edgecnn.graph.int8.auto import inserted, plain, with_biases
 from edgecnn.graph.int8.channels import channels_of
 from edgecnn.graph.int8.equalize import equalized, streams_of
@@ -261,3 +262,15 @@ def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
     rows = {r["name"]: r for r in report.rows}
     assert rows[WEIGHTS]["logit_noise_pct"] > 0
     assert {"method", "low", "high", "equalised_by", "logit_noise_pct"} <= rows["r2"].keys()
+
+
+def test_a_candidate_whose_logits_are_not_finite_is_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "inserted", lambda candidate, placement: None)
+    reached = {}
+    for name, rough in (("broken", [[np.nan, 1.0]]), ("poor", [[-9.0, 9.0]])):
+        monkeypatch.setattr(auto, "logits_of", lambda model, data, rough=rough: np.array(rough, np.float32))
+        candidate = SimpleNamespace(sqnr_db=0.0, agreement_pct=100.0)
+        auto._judge(candidate, None, np.array([[2.0, 1.0]], np.float32), None)  # type: ignore[arg-type]
+        reached[name] = candidate.sqnr_db
+    assert max(reached, key=lambda name: reached[name]) == "poor"
+    assert np.isfinite(reached["broken"]), "it stands in a sidecar"

@@ -29,6 +29,9 @@ FEWEST_IMAGES = 16
 Progress = Callable[[int, int], None]
 
 
+NOTHING_LEFT_DB = -300.0  # of a candidate whose logits are not finite: never taken, and still JSON
+
+
 @dataclass
 class Candidate:
     """One way to quantise: the float graph, the one to insert pairs into (other biases), the pairs' numbers, and how it
@@ -127,6 +130,9 @@ def chosen_automatically(
 def _judge(candidate: Candidate, placement: Placement, exact: npt.NDArray[np.float32], unseen: Dataset) -> None:
     """Fill in how the logits of `candidate` compare with the float graph's."""
     rough = logits_of(inserted(candidate, placement), unseen)
+    if not np.isfinite(rough).all():
+        candidate.sqnr_db, candidate.agreement_pct = NOTHING_LEFT_DB, 0.0
+        return
     noise = float(np.square(exact - rough, dtype=np.float64).sum())
     candidate.sqnr_db = 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
     candidate.agreement_pct = 100 * float((exact.argmax(1) == rough.argmax(1)).mean())
