@@ -238,7 +238,11 @@ def _report(task: Task, context: Context) -> None:
 def _inherit(sidecar: Sidecar, parent: Sidecar) -> Sidecar:
     """What travels with the network from artifact to artifact."""
     return dataclasses.replace(
-        sidecar, preprocessing=parent.preprocessing, labels=parent.labels, wnids=parent.wnids, facts=dict(parent.facts)
+        sidecar,
+        preprocessing=parent.preprocessing,
+        labels=parent.labels,
+        wnids=parent.wnids,
+        facts={**parent.facts, **sidecar.facts},
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from edgecnn.artifact import Sidecar, parents_of, tool_versions
 from edgecnn.backends import load_backend
 from edgecnn.calibration import find_manifest, read_manifest
+from edgecnn.dataset import images_sha256
 from edgecnn.errors import BackendError, DataError
 from edgecnn.recipe import Recipe
 from edgecnn.targets import Target, find_target
@@ -127,8 +128,9 @@ def accepted_path(recipe: Recipe, device: Mapping[str, Any]) -> Path:
 def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[Task]:
     """Every task of a recipe, parents before children."""
     targets = [find_target(name) for name in recipe.targets]
-    own = [*_host_tasks(recipe, folder, targets)]
-    own += [t for target in targets for t in _target_tasks(recipe, folder, target, threads)]
+    images = _test_images(recipe)
+    own = [*_host_tasks(recipe, folder, targets, images)]
+    own += [t for target in targets for t in _target_tasks(recipe, folder, target, threads, images)]
     keys: dict[Path, tuple[str, ...]] = {}
     for task in own:
         inherited = [key for parent in task.parents for key in keys.get(parent, ())]
@@ -136,7 +138,7 @@ def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[
     return [dataclasses.replace(task, keys=keys[task.output]) for task in own]
 
 
-def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator[Task]:
+def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target], images: dict[str, Any]) -> Iterator[Task]:
     checkpoint, fp32, ranges = folder / "model.safetensors", folder / "model.fp32.onnx", folder / "model.calib.json"
     start = Path(recipe.model.weights)
     given = (start,) if start.is_file() else ()
@@ -150,7 +152,14 @@ def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target]) -> Iterator
         keys = ("quantize",) if "int8" in graph else ()
         style = Variant("", graph)
         yield Task("quantize", folder / graph, "graph", (fp32, ranges), keys, variant=style)
-    yield Task("reference", folder / "reference.npz", "predictions", (checkpoint,), ("data.source",))
+    predictions = folder / "reference.npz"
+    yield Task("reference", predictions, "predictions", (checkpoint,), ("data.source",), facts=images)
+
+
+def _test_images(recipe: Recipe) -> dict[str, Any]:
+    """What changes with the test images; nothing where they are not here."""
+    found = images_sha256(recipe.data.source, "test")
+    return {} if found is None else {"test_images_sha256": found}
 
 
 def _calibration_images(recipe: Recipe) -> dict[str, Any]:
@@ -161,7 +170,9 @@ def _calibration_images(recipe: Recipe) -> dict[str, Any]:
     return {}
 
 
-def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | None) -> Iterator[Task]:
+def _target_tasks(
+    recipe: Recipe, folder: Path, target: Target, threads: int | None, images: dict[str, Any]
+) -> Iterator[Task]:
     backend = load_backend(target.backend)
     tools, device = _here(target, threads)
     made: list[Path] = []
@@ -171,7 +182,7 @@ def _target_tasks(recipe: Recipe, folder: Path, target: Target, threads: int | N
         accuracy = folder / target.name / f"{variant.name}.accuracy.json"
         yield Task("build", engine, "engine", (graph,), ("batch",), target.name, variant, tools, device)
         parents = (engine, folder / "reference.npz")
-        yield Task("validate", accuracy, "accuracy", parents, ("data.source",), target.name, variant)
+        yield Task("validate", accuracy, "accuracy", parents, ("data.source",), target.name, variant, facts=images)
         engines.append(engine)
         made.append(accuracy)
     latency, verdict = folder / target.name / "latency.json", folder / target.name / "verdict.json"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.calibration import make_manifest, open_data, read_manifest, select, write_manifest
-from edgecnn.dataset import batches, open_dataset, stratified
+from edgecnn.dataset import Split, batches, images_sha256, open_dataset, stratified
 from edgecnn.errors import DataError
 from edgecnn.preprocess import Preprocessing
 
@@ -39,6 +39,50 @@ def test_a_folders_position_is_no_label_of_an_unknown_model(folder: Path) -> Non
     assert open_data(str(folder), SMALL, "test").labels is None
     assert open_data(str(folder), SMALL, "train").labels is not None, "calibration images are spread over the classes"
     assert open_data(str(folder), SMALL, "test", ["n01", "n02"]).labels is not None
+
+
+def test_images_alone_have_no_labels(folder: Path) -> None:
+    alone = open_dataset(str(folder / "n02"), SMALL, "train", ["ant"], ["n01"])
+    assert alone.ids == ("0.png", "1.png", "2.png")
+    assert alone.labels is None
+    assert open_data(str(folder / "n02"), SMALL, "test").labels is None
+    (folder / "n02" / "0.png").rename(folder / "stray.png")
+    with pytest.raises(DataError, match=r"stray\.png lies beside class folders"):
+        open_dataset(str(folder), SMALL, "train")
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"):
+        open_dataset(str(folder / "empty"), SMALL, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_identifies_a_folder_changes_with_its_images_alone(folder: Path, split: Split) -> None:
+    (folder / split).mkdir()
+    for name in ("n01", "n02"):
+        (folder / name).rename(folder / split / name)
+    first = images_sha256(str(folder), split)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ("test" if split == "train" else "train")).mkdir()
+    moved = folder.rename(folder.with_name("elsewhere"))
+    assert first == images_sha256(str(moved), split)
+    image = moved / split / "n01" / "0.png"
+    content = image.read_bytes()
+    image.write_bytes(content + b"more")
+    assert images_sha256(str(moved), split) != first
+    image.write_bytes(content)
+    assert images_sha256(str(moved), split) == first
+    image.rename(image.with_name("9.png"))
+    assert images_sha256(str(moved), split) != first
+    assert images_sha256(str(folder), split) is None
+
+
+def test_what_identifies_files_of_rows_is_their_content(tmp_path: Path) -> None:
+    np.zeros((2, 3073), np.uint8).tofile(tmp_path / "test_batch.bin")
+    zeros = images_sha256(f"cifar10:{tmp_path}", "test")
+    np.ones((2, 3073), np.uint8).tofile(tmp_path / "test_batch.bin")
+    assert None not in (zeros, ones := images_sha256(f"cifar10:{tmp_path}", "test"))
+    assert zeros != ones
+    assert images_sha256(f"cifar10:{tmp_path}", "train") is None
+    assert images_sha256("digits", "test") is None
 
 
 def test_the_classes_of_a_named_data_set_are_matched_by_name(tmp_path: Path) -> None:

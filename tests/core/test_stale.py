@@ -153,3 +153,29 @@ def test_a_calibration_set_that_names_other_images_is_used_again(tmp_path: Path)
     assert "data_sha256 changed" in due([dataclasses.replace(calibrate(), parents=())], recipe)["calibrate"]
     manifest.unlink()
     assert due([dataclasses.replace(calibrate(), parents=())], recipe) == {}, "it stayed behind on another machine"
+
+
+def test_other_test_images_are_measured_anew(tmp_path: Path) -> None:
+    image = tmp_path / "data" / "test" / "ants" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"an image")
+    recipe = dataclasses.replace(RECIPE, data=DataSettings(str(tmp_path / "data")))
+
+    def measured() -> list[Task]:
+        tasks = [t for t in all_tasks(recipe, tmp_path / "run") if t.step in ("reference", "validate")]
+        return [dataclasses.replace(t, parents=(), variant=None) for t in tasks]
+
+    for task in measured():
+        if task.step == "reference":
+            make(task, recipe)
+        else:
+            write_json_artifact(task.output, {}, task.sidecar(recipe))
+    assert due(measured(), recipe) == {}
+    image.write_bytes(b"another image")
+    assert set(due(measured(), recipe)) == {"reference", "validate"}
+    assert "test_images_sha256 changed" in due(measured(), recipe)["reference"]
+    image.unlink()
+    image.parent.rmdir()
+    image.parent.parent.rmdir()
+    image.parent.parent.parent.rmdir()
+    assert due(measured(), recipe) == {}, "the images stayed behind on another machine"

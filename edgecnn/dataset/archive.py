@@ -1,0 +1,89 @@
+"""Images that are preprocessed already, in an `.npz`."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecnn.dataset.images import Dataset
+from edgecnn.errors import DataError
+from edgecnn.preprocess import Preprocessing, first_difference, preprocessing_from_json
+
+
+def npz(path: Path, expected: Preprocessing | None) -> Dataset:
+    """Preprocessed `input` [N, C, H, W] float32 with an optional `label` [N], read row by row from the archive.
+
+    Where it carries its `preprocessing` (JSON, as in a sidecar), that must be the model's.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+        held = archive.namelist()
+        member = archive.open("input.npy")
+        shape, order, dtype = _npy_header(member)
+        labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None
+        made_by = json.loads(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path}: not an .npz with an array `input` ({exc})", "save it with numpy.savez") from exc
+    if len(shape) != 4 or dtype != np.float32 or order:
+        raise DataError(
+            f"{path}: `input` is {dtype} {list(shape)}, not float32 [N, C, H, W] in C order",
+            "save the preprocessed images as float32 NCHW",
+        )
+    if shape[0] == 0 or (labels is not None and len(labels) != shape[0]):
+        found = "no images" if labels is None or shape[0] == 0 else f"{shape[0]} images but {len(labels)} labels"
+        raise DataError(f"{path}: {found}", "save one label for each image")
+    known = None if made_by is None else preprocessing_from_json(made_by)
+    if known and expected and (difference := first_difference(made_by, expected.to_json())):
+        raise DataError(
+            f"{path}: its images were preprocessed otherwise than the model expects: {difference}",
+            "make the .npz again with the preprocessing in the model's sidecar",
+        )
+    offset, stride, read = member.tell(), int(np.prod(shape[1:])) * 4, _reader(path, archive, member)
+
+    def row(index: int) -> bytes:
+        content = read(offset + index * stride, stride)
+        if len(content) != stride:
+            raise DataError(f"{path}: ends within image {index}", "the file is truncated: save it again")
+        return content
+
+    return Dataset(
+        name=path.stem,
+        ids=tuple(f"{path.stem}/{i}" for i in range(shape[0])),
+        labels=None if labels is None else labels.astype(np.int64),
+        label_names=None,
+        preprocessing=known,
+        content=row,
+        image=None,
+        array=lambda i: np.frombuffer(row(i), np.float32).reshape(shape[1:]),
+    )
+
+
+def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable[[int, int], bytes]:
+    """(position, length) -> bytes of a member; a plainly stored one is read from the file itself, since going back
+    within a member reads it anew from its start."""
+    info = archive.getinfo("input.npy")
+    if info.compress_type != zipfile.ZIP_STORED:
+        return lambda position, length: member.read(length) if member.seek(position) == position else b""
+    file = path.open("rb")
+    file.seek(info.header_offset + 26)
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return lambda position, length: os.pread(file.fileno(), length, start + position)
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _npy_whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.int64]:
+    with archive.open(name) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
