@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecnn.artifact import write_bytes
-from edgecnn.dataset import Dataset, Split, open_dataset, stratified
+from edgecnn.dataset import Dataset, Split, open_dataset, spread
 from edgecnn.errors import DataError, nearest
 from edgecnn.preprocess import Preprocessing
 from edgecnn.recipe import packaged_folders
@@ -40,13 +40,10 @@ class Manifest:
 
 
 def make_manifest(dataset: Dataset, source: str, split: Split, count: int, seed: int = 0) -> Manifest:
-    """`count` images of `dataset`, stratified over its classes; raises `DataError` when it has fewer."""
+    """`count` images of `dataset`, spread over its classes; raises `DataError` when it has fewer."""
     if len(dataset) < count:
         raise DataError(f"{source}: {len(dataset)} images, {count} were asked for", "ask for fewer images")
-    if dataset.labels is None:
-        positions = list(range(count))
-    else:
-        positions = stratified(dataset.labels, dataset.ids, count, seed)
+    positions = spread(dataset, count, seed)
     return Manifest(
         source=source,
         split=split,
@@ -54,6 +51,12 @@ def make_manifest(dataset: Dataset, source: str, split: Split, count: int, seed:
         ids=tuple(dataset.ids[p] for p in positions),
         sha256s=tuple(dataset.sha256(p) for p in positions),
     )
+
+
+def manifest_of(source: str, count: int, seed: int) -> Manifest:
+    """`make_manifest` of the training images that `source` names; none of them is decoded. Raises `DataError`."""
+    undecoded = None if source.endswith(".npz") else Preprocessing(resize=1, crop=1, mean=(0.0,), std=(1.0,))
+    return make_manifest(open_dataset(source, undecoded, "train"), source, "train", count, seed)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Commands on graphs: calibrate, quantize."""
+"""Commands on graphs and their calibration sets: calibrate, calibration-set, quantize."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ CALIBRATION_IMAGES = 512
 def add_to(app: typer.Typer) -> None:
     """Register this module's commands."""
     app.command()(calibrate)
+    app.command()(calibration_set)
     app.command()(quantize)
 
 
 def calibrate(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
     data: Annotated[str, typer.Option(help="Images: a manifest, a data set, a folder, or an .npz.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The ranges, X.calib.json.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges, X.calib.json.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
     batch: Annotated[int | None, typer.Option(min=1, help="Images in one run; else by their size.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -44,23 +45,23 @@ def calibrate(
     dataset = _calibration_images(graph, data, images, named=check)
     if check:
         return _check_calibration(graph, dataset, test or _own_source(data), as_json)
-    if out is None:
+    if output is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
-    check_output(out, ".json", graph)
+    check_output(output, ".json", graph)
     ranges = collect_shared(
         graph,
         dataset,
         batch=batch or images_at_once(dataset),
         threads=threads,
         progress=_progress("calibrate"),
-        resume=out.with_name(f".{out.name}.partial"),
+        resume=output.with_name(f".{output.name}.partial"),
     )
     if not is_first():
         return 0
     write_ranges(
         ranges,
-        out,
-        Sidecar(kind="ranges", made_by="edgecnn calibrate", parents=parents_of(out, graph), fields={"data": data}),
+        output,
+        Sidecar(kind="ranges", made_by="edgecnn calibrate", parents=parents_of(output, graph), fields={"data": data}),
     )
     if trt_cache is not None:
         write_tensorrt_cache(ranges, trt_cache, trt_cache_version)
@@ -69,10 +70,10 @@ def calibrate(
         for s in ranges.tensors.values()
     ]
     if as_json:
-        print_json({"path": str(out), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
+        print_json({"path": str(output), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
     else:
         print_rows(rows, ["name", "min", "max", "channels", "values"])
-        say(f"{out}: {len(rows)} tensors over {ranges.images} images")
+        say(f"{output}: {len(rows)} tensors over {ranges.images} images")
     return 0
 
 
@@ -93,6 +94,26 @@ def _check_calibration(graph: Path, dataset: Dataset, test: str, as_json: bool) 
     return 1 if found.duplicates or found.near_duplicates else 0
 
 
+def calibration_set(
+    data: Annotated[str, typer.Argument(help="Whose training images: a data set, a folder, or an .npz.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The manifest, calibration/NAME.txt.")],
+    images: Annotated[int, typer.Option(min=1, help="How many, spread over the classes.")] = CALIBRATION_IMAGES,
+    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Write down which images to calibrate with, and their sha256: a recipe names it as data.calibration."""
+    from edgecnn.artifact import check_output
+    from edgecnn.calibration import manifest_of, write_manifest
+
+    check_output(output, ".txt")
+    manifest = manifest_of(data, images, seed)
+    write_manifest(output, manifest)
+    if as_json:
+        print_json({"path": str(output), "n": len(manifest.ids), "sha256": manifest.sha256, "source": data})
+    else:
+        say(f"{output}: {len(manifest.ids)} images of {data}")
+
+
 def _own_source(data: str) -> str:
     """The data set that `data` takes its images from."""
     from edgecnn.calibration import find_manifest, read_manifest
@@ -106,7 +127,7 @@ def _own_source(data: str) -> str:
 def quantize(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
     precision: Annotated[str, typer.Option(help="fp16 or int8.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The graph to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The graph to write.")],
     target: Annotated[str, typer.Option("--for", help="tensorrt or cpu.")] = "tensorrt",
     around: Annotated[str, typer.Option(help="What is not INT8: fp16 or fp32.")] = "",
     ranges: Annotated[Path | None, typer.Option(help="X.calib.json, of this graph.")] = None,
@@ -126,11 +147,11 @@ def quantize(
     _one_of("--for", target, ("tensorrt", "cpu"))
     _one_of("--around", around, ("fp16", "fp32"))
     _one_of("--method", method, ("minmax", "percentile", "entropy", "mse", "auto"))
-    check_output(out, ".onnx", graph, ranges)
+    check_output(output, ".onnx", graph, ranges)
     if precision == "fp16":
-        result = _quantize_fp16(graph, out, ranges)
+        result = _quantize_fp16(graph, output, ranges)
     else:
-        result = _quantize_int8(graph, out, target, around, ranges, data, images, method, explain)
+        result = _quantize_int8(graph, output, target, around, ranges, data, images, method, explain)
     if as_json:
         print_json(result)
         return
@@ -238,13 +259,10 @@ def _calibration_images(graph: Path, data: str, images: int, *, named: bool = Fa
 
     Ranges need no labels: only where `named` must class folders bear the names of the model's classes.
     """
-    from edgecnn.dataset import stratified
+    from edgecnn.dataset import spread
 
     whole = _images_of(graph, data, "train", named=named)
-    if len(whole) <= images:
-        return whole
-    chosen = range(images) if whole.labels is None else stratified(whole.labels, whole.ids, images)
-    return whole.subset(list(chosen))
+    return whole.subset(spread(whole, images))
 
 
 def _images_of(graph: Path, data: str, split: Literal["train", "test"], *, named: bool = True) -> Dataset:

@@ -16,12 +16,23 @@ import numpy as np
 from edgecnn.artifact import sha256_of
 from edgecnn.dataset.archive import npz
 from edgecnn.dataset.folder import decode, image_files, image_folder, split_folder
-from edgecnn.dataset.images import Batch, Dataset, Labels, Split, batches, stratified
+from edgecnn.dataset.images import Batch, Dataset, Labels, Split, batches, spread, stratified
 from edgecnn.dataset.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
 from edgecnn.preprocess import Preprocessing
 
-__all__ = ["Batch", "Dataset", "Labels", "Split", "batches", "decode", "images_sha256", "open_dataset", "stratified"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Labels",
+    "Split",
+    "batches",
+    "decode",
+    "images_sha256",
+    "open_dataset",
+    "spread",
+    "stratified",
+]
 
 
 def open_dataset(

@@ -122,6 +122,12 @@ def _batch(
         yield Batch(np.stack(read), labels, tuple(dataset.ids[p] for p in positions))
 
 
+def spread(dataset: Dataset, count: int, seed: int = 0) -> list[int]:
+    """`count` positions, or all there are: stratified where there are labels, else any; the same for the same seed."""
+    labels = np.zeros(len(dataset), np.int64) if dataset.labels is None else dataset.labels
+    return stratified(labels, dataset.ids, min(count, len(dataset)), seed)
+
+
 def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) -> list[int]:
     """`count` positions, spread over the classes as evenly as they allow; the same for the same ids and seed."""
     rank = [hashlib.sha256(f"{seed}:{i}".encode()).digest() for i in ids]

@@ -19,6 +19,7 @@ from edgecnn.calibration import find_manifest, make_manifest, read_manifest, sel
 from edgecnn.dataset import Dataset, Split, open_dataset
 from edgecnn.pipeline.single import VALIDATION_BATCH
 from edgecnn.pipeline.tasks import Task
+from edgecnn.pipeline.validation import Settings, validate_engine
 from edgecnn.pipeline.verdicts import engine_facts, judge_target, report_of
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.recipe import Recipe
@@ -158,21 +159,10 @@ def _build(task: Task, context: Context) -> None:
 
 
 def _validate(task: Task, context: Context) -> None:
-    from edgecnn.measure.accuracy import measure_accuracy
-    from edgecnn.measure.predictions import predict, read_predictions
-
-    engine, reference_path = task.parents
-    assert task.variant is not None
-    reference = read_predictions(reference_path)
-    sidecar = read_sidecar(engine)
-    dataset = open_split(context, sidecar, "test")
-    batch, workers = min(VALIDATION_BATCH, context.recipe.batch.max), context.threads or available_cores()
-    journal = task.output.with_name(f".{task.output.name}.partial")
-    with open_engine(engine, context.threads) as session:
-        predictions = predict(session, dataset, batch=batch, workers=workers, journal=journal, identity=sidecar.sha256)
-    accuracy = measure_accuracy(task.variant.name, predictions, reference)
-    write_json_artifact(task.output, accuracy.to_json(), task.sidecar_with_parents(context.recipe))
-    journal.unlink(missing_ok=True)
+    engine, reference = task.parents
+    settings = Settings(batch=min(VALIDATION_BATCH, context.recipe.batch.max), threads=context.threads)
+    provenance = task.sidecar_with_parents(context.recipe)
+    validate_engine(engine, reference, context.recipe.data.source, settings, output=task.output, provenance=provenance)
 
 
 def _bench(task: Task, context: Context) -> None:

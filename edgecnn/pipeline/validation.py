@@ -22,7 +22,7 @@ from edgecnn.artifact import (
 from edgecnn.backends import open_engine
 from edgecnn.backends.ort import available_cores
 from edgecnn.calibration import open_data
-from edgecnn.dataset import Dataset, stratified
+from edgecnn.dataset import Dataset, spread
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.accuracy import Accuracy, measure_accuracy, require_comparable
 from edgecnn.measure.parity import Hop, Rung, climb
@@ -54,11 +54,13 @@ def validate_engine(
     settings: Settings,
     *,
     output: Path | None = None,
+    provenance: Sidecar | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Accuracy of `engine` against `reference` (saved predictions, a graph, a checkpoint) on the test images of `data`.
 
-    With an `output` the result is written there, and a killed run goes on where it stopped. Raises `MeasurementError`
+    With an `output` the result is written there, under `provenance` if given, and a killed run goes on where it
+    stopped. Raises `MeasurementError`
     before anything is run where the two cannot be compared, and the errors of engine and data.
     """
     if output is not None:
@@ -81,10 +83,9 @@ def validate_engine(
     accuracy = measure_accuracy(engine.stem, found, expected)
     if output is not None and is_first():
         made_by = f"edgecnn validate {engine.name} --reference {reference.name} --data {data}"
-        provenance = Sidecar(
-            kind="accuracy", made_by=made_by, recipe=sidecar.recipe, parents=parents_of(output, engine, reference)
-        )
-        write_json_artifact(output, accuracy.to_json(), provenance)
+        parents = parents_of(output, engine, reference)
+        own = Sidecar(kind="accuracy", made_by=made_by, recipe=sidecar.recipe, parents=parents)
+        write_json_artifact(output, accuracy.to_json(), provenance or own)
     if journal is not None:
         journal.unlink(missing_ok=True)
     return accuracy
@@ -111,9 +112,7 @@ def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -
     """
     sidecar = sidecar_of(engine)
     whole = _dataset(sidecar, data)
-    count = min(LADDER_IMAGES, len(whole))
-    chosen = range(count) if whole.labels is None else stratified(whole.labels, whole.ids, count)
-    dataset = whole.subset(list(chosen))
+    dataset = whole.subset(spread(whole, LADDER_IMAGES))
     first = _reference_predictions(reference, sidecar, dataset, settings, part=True)
     rungs = [Rung(reference.name, "fp32", first, reference if reference.suffix == ".onnx" else None)]
     for path in _stages(engine):

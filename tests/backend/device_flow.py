@@ -31,11 +31,11 @@ def graphs_of(model: str, folder: Path, weights: str = "none", images: int = 32)
     with open_engine(made["fp32"]) as session:
         shape = session.input.shape[1:]
     np.savez(data, input=noise((images, *(n or 1 for n in shape))))
-    command("calibrate", made["fp32"], "--data", data, "--out", ranges)
-    command("quantize", made["fp32"], "--precision", "fp16", "--ranges", ranges, "--out", made["fp16"])
+    command("calibrate", made["fp32"], "--data", data, "-o", ranges)
+    command("quantize", made["fp32"], "--precision", "fp16", "--ranges", ranges, "-o", made["fp16"])
     command(
         *("quantize", made["fp32"], "--precision", "int8", "--ranges", ranges, "--method", "minmax"),
-        *("--out", made["int8"]),
+        *("-o", made["int8"]),
     )
     return made
 

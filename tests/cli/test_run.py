@@ -210,6 +210,23 @@ def test_steps_alone(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) 
     assert edgecnn("reference", copied / "model.safetensors", "--data", data, "-o", reference).code == 0
 
 
+def test_a_calibration_set_is_written_down(
+    copied: Path, tmp_path: Path, root: Path, edgecnn: Callable[..., Any]
+) -> None:
+    packaged = root / "calibration" / "lenet5-digits.txt"
+    count = sum(not line.startswith("#") for line in packaged.read_text().splitlines())
+    assert edgecnn("calibration-set", "digits", "--images", count, "-o", tmp_path / "same.txt").code == 0
+    assert (tmp_path / "same.txt").read_bytes() == packaged.read_bytes()
+    assert edgecnn("calibration-set", "digits", "--images", 40, "--seed", 1, "-o", tmp_path / "mine.txt").code == 0
+    call = ("calibrate", copied / "model.fp32.onnx", "--data", tmp_path / "mine.txt", "-o", tmp_path / "x.calib.json")
+    assert json.loads(edgecnn(*call, "--json").out)["n"] == 40
+    lines = (tmp_path / "mine.txt").read_text().splitlines()
+    (tmp_path / "mine.txt").write_text("\n".join([*lines[:-1], lines[-1].split()[0] + " " + "0" * 64]) + "\n")
+    assert lines[-1].split()[0] in edgecnn(*call).refused()
+    assert "1257 images" in edgecnn("calibration-set", "digits", "--images", 2000, "-o", tmp_path / "big.txt").refused()
+    assert not (tmp_path / "big.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
