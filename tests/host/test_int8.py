@@ -71,6 +71,22 @@ def test_a_pooling_that_onnx_has_as_a_matrix_alone_is_a_weighted_layer(tmp_path:
     assert report.int8_share_pct == 100.0
 
 
+def test_a_channel_that_is_all_bias_keeps_it(tmp_path: Path) -> None:
+    """Weight decay leaves channels with weights of 1e-12; bias / (input scale x weight scale) is not an int32 then."""
+    model = build(NET)
+    arrays = {i.name: i for i in model.graph.initializer}
+    weight, bias = numpy_helper.to_array(arrays["c1.weight"]).copy(), numpy_helper.to_array(arrays["c1.bias"]).copy()
+    weight[0] *= 1e-12
+    bias[0] = 2.0
+    arrays["c1.weight"].CopyFrom(numpy_helper.from_array(weight, "c1.weight"))
+    arrays["c1.bias"].CopyFrom(numpy_helper.from_array(bias, "c1.bias"))
+    onnx.save(model, tmp_path / "net.onnx")
+    data = images(32)
+    batch = np.stack([data.tensor(i) for i in range(32)])
+    made, _ = quantize_int8(model, collect_ranges(tmp_path / "net.onnx", data), "cpu", method="mse")
+    assert sqnr_db(logits(model, batch), logits(made, batch)) > 27
+
+
 def test_the_same_input_gives_the_same_bytes(case: tuple) -> None:
     model, ranges, _ = case
     first, second = (quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")[0] for _ in range(2))

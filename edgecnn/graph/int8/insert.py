@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.int8.codes import Array, Scale, WeightCodes
-from edgecnn.graph.placement import Placement, QuantizedTensor
+from edgecnn.graph.int8.codes import Array, Scale, WeightCodes, rounded
+from edgecnn.graph.placement import Placement, QuantizedTensor, QuantizedWeight
 from edgecnn.graph.prepare import GraphIndex
 
+Floats = npt.NDArray[np.float64]
 SUFFIX_Q, SUFFIX_DQ = "_quantized", "_dequantized"
+LARGEST_BIAS = 2.0**30  # as int32, with as much room again for the sum that it is added to
 
 
 def insert_pairs(
@@ -28,6 +30,8 @@ def insert_pairs(
     made = onnx.ModelProto()
     made.CopyFrom(model)
     index = GraphIndex(made)
+    if placement.style == "cpu":
+        weights = _with_room_for_biases(index, placement, scales, weights)
     before = _quantised_weights(index, weights)
     if placement.style == "cpu":
         before += _integer_biases(index, placement, scales, weights)
@@ -79,28 +83,52 @@ def _quantised_weights(index: GraphIndex, weights: Mapping[str, WeightCodes]) ->
     return nodes
 
 
+def _with_room_for_biases(
+    index: GraphIndex, placement: Placement, scales: Mapping[str, Scale], weights: Mapping[str, WeightCodes]
+) -> dict[str, WeightCodes]:
+    """Weights whose scales are large enough for their int32 biases.
+
+    A channel with hardly any weights, as weight decay leaves them, has so small a scale that its bias would not fit;
+    coarser codes cost such a channel less than 2^-23 of its bias.
+    """
+    made = dict(weights)
+    for quantized, bias, step in _biases(index, placement, scales):
+        codes = made[quantized.initializer]
+        least = np.abs(bias).max() if codes.axis is None else np.abs(bias)
+        wide = np.maximum(codes.scale, (least / (step * LARGEST_BIAS)).astype(np.float32))
+        if (wide > codes.scale).any():
+            made[quantized.initializer] = rounded(codes.values(), wide, codes.axis)
+    return made
+
+
 def _integer_biases(
     index: GraphIndex, placement: Placement, scales: Mapping[str, Scale], weights: Mapping[str, WeightCodes]
 ) -> list[onnx.NodeProto]:
     """int32 biases with scale = input scale x weight scale, as the integer kernels add them."""
-    group = {(e.node, e.index): q.group for q in placement.activations for e in q.edges}
     nodes = []
-    for quantized in placement.weights:
+    for quantized, bias, input_step in _biases(index, placement, scales):
         node, codes = index.node[quantized.node], weights[quantized.initializer]
-        name = node.input[2] if len(node.input) > 2 else ""
-        if name not in index.initializer or (node.name, 0) not in group or node.op_type not in ("Conv", "Gemm"):
-            continue
-        bias = index.array(name).reshape(-1).astype(np.float64)
-        step = np.broadcast_to(codes.scale.astype(np.float64) * scales[group[node.name, 0]].scale, bias.shape)
-        whole = np.clip(np.rint(bias / step), -(2**31), 2**31 - 1).astype(np.int32)
+        step = np.broadcast_to(codes.scale.astype(np.float64) * input_step, bias.shape)
         own = f"{node.name}_bias"
         axis = 0 if codes.axis is not None else None
         scale = step.astype(np.float32) if axis == 0 else np.float32(step.reshape(-1)[0])
         zero = np.zeros(step.shape if axis == 0 else (), np.int32)
-        index.model.graph.initializer.append(numpy_helper.from_array(whole, own))
+        index.model.graph.initializer.append(numpy_helper.from_array(np.rint(bias / step).astype(np.int32), own))
         nodes.append(_dequantized(index, own, own, scale, zero, axis))
         node.input[2] = own + SUFFIX_DQ
     return nodes
+
+
+def _biases(
+    index: GraphIndex, placement: Placement, scales: Mapping[str, Scale]
+) -> Iterator[tuple[QuantizedWeight, Floats, float]]:
+    """(weight, bias [channels], scale of the input) of every layer whose bias becomes int32."""
+    group = {(e.node, e.index): q.group for q in placement.activations for e in q.edges}
+    for quantized in placement.weights:
+        node = index.node[quantized.node]
+        name = node.input[2] if len(node.input) > 2 else ""
+        if name in index.initializer and (node.name, 0) in group and node.op_type in ("Conv", "Gemm"):
+            yield quantized, index.array(name).reshape(-1).astype(np.float64), scales[group[node.name, 0]].scale
 
 
 def _dequantized(
