@@ -17,6 +17,7 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -28,12 +29,12 @@ import numpy as np
 import onnx
 
 from edgecnn.artifact import Sidecar
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort import OrtSession, cpu_name
 from edgecnn.dataset import Dataset, open_dataset
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.lint import lint
-from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
+from edgecnn.graph.obtained import assert_placed, int8_share_pct
 from edgecnn.graph.placement import place
 from edgecnn.graph.prepare import load_graph, prepared
 from edgecnn.graph.ranges.collect import collect_from_model
@@ -60,38 +61,29 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     """
     card = find_model(name)
     data = _images(card, shared)
-    started = time.perf_counter()
-    weights = _export(card, folder / "fp32.onnx", shared, data)
-    row: dict[str, Any] = {"name": name, "weights": weights, "seconds_export": _since(started)}
+    row: dict[str, Any] = {"name": name, "weights": _export(card, folder / "fp32.onnx", shared, data)}
     source = load_graph(folder / "fp32.onnx")
     model = prepared(source)
-    started = time.perf_counter()
     ranges = collect_from_model(model, "", data.subset(range(CALIBRATION)), threads=1)
-    row["seconds_calibrate"] = _since(started)
     batch = np.stack([data.tensor(i) for i in range(CALIBRATION, CALIBRATION + TEST)])
-    exact = _run(source, batch, folder)
+    exact = _run(folder / "fp32.onnx", batch)
     row["nodes"] = len(model.graph.node)
 
-    started = time.perf_counter()
     half, kept = to_fp16(source, ranges)
-    row |= {"fp16_kept_float32": len(kept), "fp16_sqnr_db": _sqnr_db(exact, _run(half, batch, folder))}
-    row["seconds_fp16"] = _since(started)
+    found = _run(_saved(half, folder), batch)
+    row |= {"fp16_kept_float32": len(kept), "fp16_sqnr_db": _sqnr_db(exact, found)}
 
-    started = time.perf_counter()
     legal, _ = quantize_int8(model, ranges, "tensorrt", around="fp16")
     assert_placed(legal, place(model, "tensorrt"))
     row |= {"int8_share_pct": round(int8_share_pct(legal), 2), "pairs": len(place(model, "tensorrt").activations)}
-    found = _run(legal, batch, folder, simulated=True)
+    found = _run(_saved(legal, folder), batch, simulated=True)
     row["int8_sqnr_db"] = _sqnr_db(exact, found)
     row["int8_sqnr_between_images_db"] = _sqnr_db(exact - exact.mean(0), found - exact.mean(0))
-    row["seconds_int8"] = _since(started)
 
-    started = time.perf_counter()
-    integer, _ = quantize_int8(model, ranges, "cpu")
+    integer, report = quantize_int8(model, ranges, "cpu")
     assert_placed(integer, place(model, "cpu"))
-    row["cpu_sqnr_db"] = _sqnr_db(exact, _run(integer, batch, folder))
-    row["integer_kernels"], row["kernels"] = integer_kernels(folder / "graph.onnx")
-    row["seconds_cpu"] = _since(started)
+    row["cpu_sqnr_db"] = _sqnr_db(exact, _run(_saved(integer, folder), batch))
+    row |= {"integer_kernels": report.integer_kernels, "kernels": report.weighted_nodes}
     orin, cpu = find_target(TARGET), find_target("cpu")
     refused = [f for graph in (half, legal) for version in TENSORRTS for f in lint(graph, orin, version)]
     row["findings"] = sorted({f"{f.where}: {f.what}" for f in refused + lint(integer, cpu)})
@@ -106,12 +98,15 @@ def measure_zoo(names: Sequence[str], shared: Path, jobs: int, file: Path | None
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
         running = {pool.submit(_measure_alone, name, shared): name for name in order}
-        for done in concurrent.futures.as_completed(running):
-            row = rows[running[done]] = done.result()
-            print(json.dumps(row), file=sys.stderr, flush=True)
-            if file is not None:
-                with file.open("a", encoding="utf-8") as output:
-                    output.write(json.dumps(row) + "\n")
+        try:
+            for done in concurrent.futures.as_completed(running):
+                row = rows[running[done]] = done.result()
+                print(json.dumps(row), file=sys.stderr, flush=True)
+                if file is not None:
+                    with file.open("a", encoding="utf-8") as output:
+                        output.write(json.dumps(row) + "\n")
+        finally:
+            pool.shutdown(cancel_futures=True)  # the first failure ends the walk
     return [rows[name] for name in names]
 
 
@@ -120,7 +115,9 @@ def _measure_alone(name: str, shared: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        return measure_network(name, Path(folder), shared)
+        row = measure_network(name, Path(folder), shared)
+    peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return {**row, "cpu_s": round(time.process_time(), 1), "peak_mb": peak_mb}
 
 
 def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
@@ -175,15 +172,18 @@ def _images(card: ModelCard, shared: Path) -> Dataset:
     return photographs.subset(range(0, step * (CALIBRATION + TEST), step))
 
 
-def _run(model: onnx.ModelProto, batch: np.ndarray, folder: Path, simulated: bool = False) -> np.ndarray:
+def _saved(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "graph.onnx")
+    return folder / "graph.onnx"
+
+
+def _run(graph: Path, batch: np.ndarray, simulated: bool = False) -> np.ndarray:
     """Logits of `batch` in threes; one image alone must give what it gives among three."""
-    path = folder / "graph.onnx"
-    onnx.save(model, path)
-    with OrtSession(path, 1, simulated=simulated) as session:
+    with OrtSession(graph, 1, simulated=simulated) as session:
         logits = np.concatenate([session.run(batch[k : k + 3]) for k in range(0, len(batch), 3)])
         alone = session.run(batch[:1])
     if _sqnr_db(logits[:1], alone) < 25:
-        raise AssertionError(f"{model.graph.name}: an image alone gives other logits than in a batch of 3")
+        raise AssertionError(f"{graph}: an image alone gives other logits than in a batch of 3")
     return logits
 
 
@@ -192,32 +192,29 @@ def _sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
     return round(10 * float(np.log10(np.square(exact.astype(np.float64)).sum() / max(noise, 1e-30))), 2)
 
 
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 1)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
+    clean, total = sum(not row["findings"] for row in rows), sum(row["cpu_s"] for row in rows)
     lines = [
         f"Made by `python benchmarks/zoo_int8.py --table docs/networks.md` ({len(rows)} of {len(cards())} networks are"
-        f" measured here): SQNR of the logits against FP32 on {TEST}"
-        f" photographs (digits, CIFAR), ranges from {CALIBRATION} others; random weights are seeded, with BN settled on"
+        f" measured here): SQNR of the logits against FP32 on {TEST} images (photographs; CIFAR-10, handwritten digits"
+        f" for small inputs), MSE ranges from {CALIBRATION} others. Random weights are seeded, with BN settled on"
         " such images. INT8 TensorRT: FP16 around INT8, simulated, beside it the same between images (logits less their"
         " mean over the images); INT8 CPU: ONNX Runtime's integer kernels. Every graph ran at batch 1 and 3;"
-        f" {sum(not row['findings'] for row in rows)} of {len(rows)} networks are free of lint findings for TensorRT"
-        f" {' and '.join(TENSORRTS)}. Seconds are wall clock of one thread, export to lint, on a shared machine.",
+        f" {clean} of {len(rows)} networks are free of lint findings for TensorRT {' and '.join(TENSORRTS)} and the"
+        " CPU. CPU seconds are those of one process with one thread: imports, export, calibration, three graphs,"
+        f" runs and lint; {total:.0f} s in all on {cpu_name()}, a shared machine.",
         "",
         "| network | weights | nodes | INT8 share of multiply-adds, % | FP16 dB | INT8 TensorRT dB | between images dB"
-        " | INT8 CPU dB | integer kernels | s |",
+        " | INT8 CPU dB | integer kernels | CPU s |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        seconds = sum(v for k, v in row.items() if k.startswith("seconds"))
         decibels = [row[k] for k in ("fp16_sqnr_db", "int8_sqnr_db", "int8_sqnr_between_images_db", "cpu_sqnr_db")]
         lines.append(
             f"| `{row['name']}` | {row['weights']} | {row['nodes']} | {row['int8_share_pct']:g} | "
             + " | ".join(f"{v:.1f}" for v in decibels)
-            + f" | {row['integer_kernels']} of {row['kernels']} | {seconds:.0f} |"
+            + f" | {row['integer_kernels']} of {row['kernels']} | {row['cpu_s']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

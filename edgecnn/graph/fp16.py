@@ -200,13 +200,15 @@ def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:
     if (node.op_type, index) in _ALWAYS_F32 | _BOUNDS:
         return True
     name = node.input[index]
-    magnitude = np.abs(numpy_helper.to_array(view.initializers[name]))
-    largest, smallest = float(magnitude.max(initial=0.0)), float(magnitude.min(initial=np.inf))
-    if node.op_type in QUANTISED and not NORMAL <= smallest <= largest <= LIMIT:
-        raise GraphError(
-            f"node {node.name!r}: its scale {name!r} ({smallest:g} to {largest:g}) is no normal FP16 number",
-            "quantise with --around fp32, or look at the range of this tensor",
-        )
+    values = numpy_helper.to_array(view.initializers[name])
+    largest = float(np.maximum(values.max(initial=0.0), -values.min(initial=0.0)))
+    if node.op_type in QUANTISED:
+        smallest = float(np.abs(values).min(initial=np.inf))
+        if not NORMAL <= smallest <= largest <= LIMIT:
+            raise GraphError(
+                f"node {node.name!r}: its scale {name!r} ({smallest:g} to {largest:g}) is no normal FP16 number",
+                "quantise with --around fp32, or look at the range of this tensor",
+            )
     multiplies = node.op_type in ("Conv", "Gemm", "MatMul", "Mul") and index < 2
     return largest <= LIMIT and not (multiplies and 0 < largest < NORMAL)
 

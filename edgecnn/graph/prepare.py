@@ -6,6 +6,7 @@ Constants folded, BatchNormalization folded into Conv, opset 19, and every node 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from edgecnn.errors import GraphError
 OPSET = 19  # the first with FP16 scales in Q/DQ; TensorRT 10.3 reads up to 20
 LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 
+_LARGE_BYTES = 1 << 16
+_FOLDED = {"BatchNormalization", "Add", "Sub", "Mul", "Div"}  # with constants, into the layer before them
+_VANISHING = {"Identity", "Dropout", "Cast"}
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
@@ -82,7 +86,8 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     try:
         raised = version_converter.convert_version(model, OPSET) if opset < OPSET else model
-        simple = _constants_folded(raised)
+        aside = _left_alone(raised.graph)
+        simple = _constants_folded(_set_aside(raised, aside))
     except Exception as exc:
         raise GraphError(f"the graph cannot be read by ONNX Runtime: {exc}", "check it with onnx.checker") from exc
     used = {n.domain for n in simple.graph.node}
@@ -94,7 +99,22 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     _name_nodes(simple.graph)
     inferred = shape_inference.infer_shapes(simple)
     checker.check_model(inferred)
+    _put_back(inferred.graph, aside)
     return inferred
+
+
+def copied(model: onnx.ModelProto, without: Container[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` but for the initialisers named in `without`, which are not copied even once."""
+    made = onnx.ModelProto()
+    for message, copy in ((model, made), (model.graph, made.graph)):
+        for field, value in message.ListFields():
+            if field.name == "initializer":
+                made.graph.initializer.extend(i for i in value if i.name not in without)
+            elif isinstance(value, (str, int)):
+                setattr(copy, field.name, value)
+            elif field.name != "graph":
+                getattr(copy, field.name).extend(value)
+    return made
 
 
 def node_label(node: onnx.NodeProto) -> str:
@@ -166,6 +186,53 @@ def _constants_folded(model: onnx.ModelProto) -> onnx.ModelProto:
         options.optimized_model_filepath = str(made)
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return onnx.load(made)
+
+
+def _left_alone(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The large weights that no simplification touches: those of layers with nothing behind that folds into them.
+
+    ONNX Runtime, inference and the checker would each copy them several times, and need their shapes alone.
+    """
+    constants = {i.name for i in graph.initializer}
+    varying = {i.name for i in graph.input} - constants
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        if not varying.isdisjoint(node.input):
+            varying.update(node.output)
+        for k, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, k))
+
+    def is_alone(node: onnx.NodeProto, k: int) -> bool:
+        plain = k == 1 and node.op_type in ("Conv", "Gemm") and node.input[0] in varying
+        behind = [n for n, _ in readers.get(node.output[0], ())] if plain else []
+        return plain and not any(
+            n.op_type in _VANISHING or (n.op_type in _FOLDED and not varying.issuperset(n.input)) for n in behind
+        )
+
+    inputs = {i.name for i in graph.input}
+    return {
+        i.name: i
+        for i in graph.initializer
+        if i.name not in inputs
+        and readers.get(i.name)
+        and all(is_alone(n, k) for n, k in readers[i.name])
+        and _LARGE_BYTES <= len(i.raw_data) == _bytes_of(i)
+    }
+
+
+def _set_aside(model: onnx.ModelProto, aside: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """A copy of `model` in which these initialisers are inputs of their type and shape."""
+    bare = copied(model, without=aside)
+    for name, tensor in aside.items():
+        bare.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    return bare
+
+
+def _put_back(graph: onnx.GraphProto, aside: Mapping[str, onnx.TensorProto]) -> None:
+    inputs = [i for i in graph.input if i.name not in aside]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    graph.initializer.extend(aside.values())
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:

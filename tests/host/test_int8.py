@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,24 @@ def test_a_dead_channel_gets_a_harmless_scale_and_search_never_hurts() -> None:
     error = [np.square(c.values() - weight).sum((1, 2, 3)) for c in (plain, searched)]
     assert (error[1] <= error[0] * 1.000001).all()
     assert error[1].sum() < 0.99 * error[0].sum()
+
+
+@pytest.mark.parametrize("shape", [(3, 200_000), (70, 4096), (5000, 9), (1, 1)])
+def test_scales_searched_in_pieces_are_those_of_the_whole(shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(0).standard_t(4, shape).astype(np.float32)
+    made = weight_codes(weight, 0, False, search=True)
+    tried = np.abs(weight).max(axis=1) / 127 * np.linspace(1.0, 0.7, 31, dtype=np.float32)[:, None]
+    errors = [np.square(weight - np.clip(np.rint(weight / t), -127, 127) * t).sum(1) for t in tried[:, :, None]]
+    np.testing.assert_array_equal(made.scale, tried[np.argmin(errors, axis=0), np.arange(len(weight))])
+
+
+def test_a_large_weight_is_quantised_in_little_more_than_its_own_memory() -> None:
+    weight = np.random.default_rng(0).standard_normal((1024, 4096), np.float32)
+    tracemalloc.start()
+    weight_codes(weight, 0, True, search=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * weight.nbytes
 
 
 def test_fp16_scales_are_rounded_and_never_subnormal() -> None:

@@ -20,6 +20,7 @@ Codes = npt.NDArray[np.int8]
 FP16_SMALLEST = 2.0**-14  # the smallest normal FP16 number: a smaller scale loses bits, or is flushed to zero
 FP32_SMALLEST = 1e-30
 HARMLESS = 1.0 / 127  # the scale of a channel that is zero throughout
+_PIECE = 1 << 17  # values that are searched together
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def weight_codes(weight: Array, axis: int | None, half: bool, *, search: bool) -
     With `search` each scale is the one of least squared error among shrunken ranges, else it is max|w| / 127.
     """
     rows = _rows(weight, axis)
-    largest = np.abs(rows).max(axis=1) if rows.size else np.zeros(len(rows), np.float32)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.size else np.zeros(len(rows), np.float32)
     scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
     if search:
         scale = _least_squares_scales(rows, scale)
@@ -125,8 +126,9 @@ def weight_scales(scale: npt.NDArray[np.floating[Any]], half: bool) -> Array:
 
 def rounded(weight: Array, scale: Array, axis: int | None) -> WeightCodes:
     """`weight` rounded to the nearest code of `scale`."""
-    steps = _along(scale, axis, weight.ndim)
-    return WeightCodes(np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scale, axis)
+    codes = weight / _along(scale, axis, weight.ndim)
+    np.clip(np.rint(codes, out=codes), -127, 127, out=codes)
+    return WeightCodes(codes.astype(np.int8), scale, axis)
 
 
 def as_fp16(value: float) -> float:
@@ -135,14 +137,25 @@ def as_fp16(value: float) -> float:
 
 
 def _least_squares_scales(rows: Array, scale: Array) -> Array:
-    best = np.full(len(rows), np.inf)
-    chosen = scale.copy()
-    for share in np.linspace(1.0, 0.7, 31, dtype=np.float32):
-        tried = (scale * share).astype(np.float32)[:, None]
-        error = np.square(rows - np.clip(np.rint(rows / tried), -127, 127) * tried).sum(axis=1)
-        better = error < best
-        best, chosen = np.where(better, error, best), np.where(better, tried[:, 0], chosen)
-    return np.asarray(chosen, np.float32)
+    """The one of 31 shares of each row's `scale` with the least squared error, in pieces that stay in the cache."""
+    chosen: Array = scale.copy()
+    step = max(1, _PIECE // max(rows.shape[1], 1))
+    space = np.empty((min(step, len(rows)), rows.shape[1]), np.float32)
+    for start in range(0, len(rows), step):
+        part, whole = rows[start : start + step], scale[start : start + step]
+        error = space[: len(part)]
+        best = np.full(len(part), np.inf)
+        for share in np.linspace(1.0, 0.7, 31, dtype=np.float32):
+            tried = (whole * share).astype(np.float32)
+            np.divide(part, tried[:, None], out=error)
+            np.clip(np.rint(error, out=error), -127, 127, out=error)
+            error *= tried[:, None]
+            np.subtract(part, error, out=error)
+            lost = np.square(error, out=error).sum(axis=1)
+            better = lost < best
+            best[better] = lost[better]
+            chosen[start : start + step][better] = tried[better]
+    return chosen
 
 
 def _rows(weight: Array, axis: int | None) -> Array:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from edgecnn.errors import GraphError
 from edgecnn.graph.int8.codes import Array, Scale, WeightCodes, rounded
 from edgecnn.graph.placement import Placement, QuantizedTensor, QuantizedWeight
-from edgecnn.graph.prepare import GraphIndex
+from edgecnn.graph.prepare import GraphIndex, copied
 
 Floats = npt.NDArray[np.float64]
 SUFFIX_Q, SUFFIX_DQ = "_quantized", "_dequantized"
@@ -27,8 +27,7 @@ def insert_pairs(
 
     Weights become int8 initialisers behind DequantizeLinear. For the `cpu` style biases become int32.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    made = copied(model, without=weights)
     index = GraphIndex(made)
     if placement.style == "cpu":
         weights = _with_room_for_biases(index, placement, scales, weights)
@@ -76,7 +75,7 @@ def _quantised_weights(index: GraphIndex, weights: Mapping[str, WeightCodes]) ->
     for name, codes in weights.items():
         zero = np.zeros(codes.scale.shape if codes.axis is not None else (), np.int8)
         scale = codes.scale if codes.axis is not None else codes.scale.reshape(())
-        index.initializer[name].CopyFrom(numpy_helper.from_array(codes.codes, name))
+        index.model.graph.initializer.append(numpy_helper.from_array(codes.codes, name))
         nodes.append(_dequantized(index, name, name, scale, zero, codes.axis))
         for node, k in index.readers[name]:
             node.input[k] = name + SUFFIX_DQ
@@ -148,7 +147,7 @@ def _dequantized(
 
 def _remove_unused(graph: onnx.GraphProto) -> None:
     read = {i for n in graph.node for i in n.input}
-    kept = [i for i in graph.initializer if i.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    for k in reversed(range(len(graph.initializer))):
+        if graph.initializer[k].name not in read:
+            del graph.initializer[k]
     del graph.value_info[:]

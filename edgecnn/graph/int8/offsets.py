@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from edgecnn.graph.int8.codes import Scale, WeightCodes
 from edgecnn.graph.int8.patches import layer_of
 from edgecnn.graph.placement import Placement
-from edgecnn.graph.prepare import GraphIndex
+from edgecnn.graph.prepare import GraphIndex, copied
 
 ZERO = -128
 _ACTIVATIONS = {"Relu", "Clip"}
@@ -97,11 +97,11 @@ def folded(
 ) -> tuple[onnx.ModelProto, dict[str, Scale]]:
     """The graph in which the offsets of `scales` are in the biases and every zero point is 0.
 
-    Activations that the saturation of a pair makes redundant are left out.
+    Activations that the saturation of a pair makes redundant are left out, and so are the initialisers in `weights`,
+    which the caller has as codes.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    index = GraphIndex(made)
+    made = copied(model, without=weights)
+    whole, index = GraphIndex(model), GraphIndex(made)
     group = {q.tensor: q.group for q in placement.activations}
     moved: dict[str, np.typing.NDArray[np.float64]] = {}
     gone: set[str] = set()
@@ -122,7 +122,7 @@ def folded(
         for edge in q.edges:
             node = index.node[edge.node]
             if node.op_type in ("Conv", "Gemm"):
-                layer = layer_of(index, node)
+                layer = layer_of(whole, node)
                 matrix = layer.matrix(weights[layer.weight].values())
                 shift(layer.bias, matrix.sum(axis=2).reshape(-1) * offset)
     held = {i.name: i for i in made.graph.initializer}

@@ -69,8 +69,10 @@ def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     errors = np.empty(len(thresholds))
     for k, limit in enumerate(thresholds):
         step = max(float(limit), 1e-30) / levels
-        rounded = np.minimum(np.rint(points / step), levels) * step
-        errors[k] = float(weights @ np.square(points - rounded))
+        rounded = points / step
+        np.minimum(np.rint(rounded, out=rounded), levels, out=rounded)
+        rounded *= step
+        errors[k] = float(weights @ np.square(np.subtract(points, rounded, out=rounded), out=rounded))
     return errors
 
 
@@ -135,26 +137,28 @@ def _least_squares_interval(statistics: TensorStatistics, levels: int) -> tuple[
     """Coordinate descent on both ends over the shared step."""
     assert statistics.negative is not None
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    above = _bin_middles(statistics.positive, statistics.largest)
+    below = _bin_middles(statistics.negative, statistics.largest)
     best, chosen = float("inf"), (low, high)
     shrink = _SHRINK[::2]
     for _ in range(2):
         for index in (0, 1):
             for share in shrink:
                 ends = (low * share, chosen[1]) if index == 0 else (chosen[0], high * share)
-                error = _interval_error(statistics, ends, levels)
+                step = max((ends[1] - ends[0]) / levels, 1e-30)
+                error = _interval_error(*above, ends[1], step) + _interval_error(*below, -ends[0], step)
                 if error < best:
                     best, chosen = error, ends
     return chosen
 
 
-def _interval_error(statistics: TensorStatistics, ends: tuple[float, float], levels: int) -> float:
-    assert statistics.negative is not None
-    step = max((ends[1] - ends[0]) / levels, 1e-30)
-    error = 0.0
-    for counts, limit in ((statistics.positive, ends[1]), (statistics.negative, -ends[0])):
-        used = np.flatnonzero(counts)
-        middle = (_edges()[used] + np.minimum(_edges()[used + 1], statistics.largest)) / 2
-        clipped = np.maximum(middle - limit, 0.0)
-        inside = np.minimum(middle**2, step**2 / 12)
-        error += float(counts[used] @ np.where(clipped > 0, clipped**2, inside))
-    return error
+def _bin_middles(counts: Counts, largest: float) -> tuple[Floats, Floats]:
+    """(middle, count) of the bins that hold anything."""
+    used = np.flatnonzero(counts)
+    return (_edges()[used] + np.minimum(_edges()[used + 1], largest)) / 2, counts[used].astype(np.float64)
+
+
+def _interval_error(middle: Floats, counts: Floats, limit: float, step: float) -> float:
+    clipped = np.maximum(middle - limit, 0.0)
+    inside = np.minimum(middle**2, step**2 / 12)
+    return float(counts @ np.where(clipped > 0, clipped**2, inside))
