@@ -253,6 +253,10 @@ def _dump(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+_OBJECTS = ("parents", "fields", "tools", "facts")
+_OPTIONAL = {"preprocessing": dict, "labels": list, "wnids": list, "device": dict}
+
+
 def _sidecar_from_json(where: Path, content: Any) -> Sidecar:
     known = {f.name for f in dataclasses.fields(Sidecar)}
     if not isinstance(content, dict) or "kind" not in content or content.keys() - known:
@@ -261,5 +265,11 @@ def _sidecar_from_json(where: Path, content: Any) -> Sidecar:
         raise ArtifactError(
             f"{where}: sidecar schema {content.get('schema')}, this edgecnn reads {SCHEMA}",
             "make the artifact again with this version",
+        )
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(content, (str,)) | dict.fromkeys(_OBJECTS, (dict,))
+    kinds |= {"schema": (int,), **{key: (kind, type(None)) for key, kind in _OPTIONAL.items()}}
+    if wrong := [key for key, value in content.items() if not isinstance(value, kinds[key])]:
+        raise ArtifactError(
+            f"{where}: damaged: {wrong[0]} is {str(content[wrong[0]])[:40]!r}", "make the artifact again"
         )
     return Sidecar(**content)

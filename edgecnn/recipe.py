@@ -365,8 +365,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
     batch = recipe.batch
     if not batch.min <= batch.opt <= batch.max:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
-    if recipe.bench.batch > batch.max:
-        problems.append(f"bench.batch = {recipe.bench.batch} is larger than batch.max = {batch.max}")
+    if not batch.min <= recipe.bench.batch <= batch.max:
+        problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
     return problems + _training_contradictions(recipe)
 
 
@@ -383,9 +383,13 @@ def _training_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of {train.epochs} epochs")
     if (train.early_stop or train.schedule == "plateau") and train.validation == 0:
         problems.append("train.early_stop and the plateau schedule need train.validation > 0 to judge by")
+    if train.nesterov and train.optimiser == "sgd" and train.momentum == 0:
+        problems.append("train.nesterov needs train.momentum > 0")
     for name, pair in (("area", augment.area), ("jitter", augment.jitter)):
         if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
             problems.append(f"train.augment.{name} = {list(pair)}: two numbers, the smaller first")
+    if augment.area and max(augment.area) > 1:
+        problems.append(f"train.augment.area = {list(augment.area)}: shares of the picture, at most 1")
     if augment.area and augment.jitter:
         problems.append("train.augment.area and train.augment.jitter exclude each other")
     return problems

@@ -128,9 +128,10 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Judge a run by its recipe's tolerances and by the accepted numbers; 0 passed, 1 failed, 3 too few images."""
-    from edgecnn.pipeline.judging import exit_code, find_run, gate_run
+    from edgecnn.pipeline.judging import exit_code, find_run, gate_run, require_no_input
 
     judged_by, targets = find_run(run, recipe)
+    require_no_input(targets, junit, gitlab, markdown)
     results = gate_run(judged_by, targets, record=record)
     _write_for_ci(results, str(judged_by.path), junit, gitlab, markdown)
     if github:
@@ -161,7 +162,7 @@ def report(
     from edgecnn.pipeline.judging import report_run
     from edgecnn.report import write_report
 
-    write_report(output, report_run(run, recipe))
+    write_report(output, report_run(run, recipe, output))
     say(f"{output}: written")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import Sidecar, parents_of, read_json, sha256_of, write_json_artifact
-from edgecnn.errors import MeasurementError, RecipeError
+from edgecnn.errors import MeasurementError, RecipeError, WriteError
 from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
 from edgecnn.pipeline.tasks import accepted_path, device_key
@@ -21,10 +21,12 @@ def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Pa
     A folder's recipe is the one that its results name, or `recipe_name`. Raises `MeasurementError` when nothing was
     measured there, `RecipeError` when the recipe is not to be found.
     """
-    folder = Path(run_or_recipe)
-    if not folder.is_dir():
+    if not Path(run_or_recipe).is_dir():
         recipe = load_recipe(run_or_recipe)
         return recipe, _measured(run_folder(recipe, None))
+    folder = Path(run_or_recipe)
+    if not folder.name or folder.name == "..":  # a target is known by its folder's name
+        folder = folder.resolve()
     targets = _measured(folder)
     if recipe_name:
         return load_recipe(recipe_name), targets
@@ -94,9 +96,14 @@ def _require_current(recipe: Recipe, folder: Path) -> None:
                 )
 
 
-def report_run(run: str, recipe_name: str = "") -> dict[str, Any]:
-    """What a report shows of one judged target folder; raises `MeasurementError` where there are several, or none."""
+def report_run(run: str, recipe_name: str = "", output: Path | None = None) -> dict[str, Any]:
+    """What a report shows of one judged target folder, to be written to `output`.
+
+    Raises `MeasurementError` where there are several, or none, or where the verdict is of other measurements or of
+    other tolerances than the report would show, `WriteError` for an output that is read from.
+    """
     recipe, targets = find_run(run, recipe_name)
+    require_no_input(targets, output)
     judged = [t for t in targets if (t / "verdict.json").exists()]
     if len(judged) != 1:
         found = ", ".join(str(t) for t in judged)
@@ -104,7 +111,33 @@ def report_run(run: str, recipe_name: str = "") -> dict[str, Any]:
             f"{run}: {'targets ' + found if judged else 'nothing was judged there'}",
             "name one of them" if judged else "run `edgecnn gate` first",
         )
+    _require_current(recipe, judged[0])
+    _require_judged(recipe, judged[0])
     return report_of(recipe, judged[0])
+
+
+def require_no_input(targets: Sequence[Path], *outputs: Path | None) -> None:
+    """Refuse outputs that are among the files of a target folder that are judged; raises `WriteError`."""
+    sources = {s.resolve() for folder in targets for s in (*_results(folder), folder / "verdict.json")}
+    for output in outputs:
+        if output is not None and output.resolve() in sources:
+            raise WriteError(f"{output}: would be overwritten: it is read from", "choose another file")
+
+
+def _require_judged(recipe: Recipe, folder: Path) -> None:
+    path = folder / "verdict.json"
+    provenance = read_json(path).get("provenance") or {}
+    judged_by, parents = provenance.get("fields", {}), provenance.get("parents", {})
+    tolerances = recipe.values("tolerances")
+    if any(judged_by.get(key) != value for key, value in tolerances.items()):
+        raise MeasurementError(
+            f"{path}: judged by other tolerances than {recipe.path} has", "judge again: `edgecnn gate RUN`"
+        )
+    measured = {result.name: sha256_of(result) for result in _results(folder)}
+    if other := [name for name, digest in measured.items() if parents.get(name) != digest]:
+        raise MeasurementError(
+            f"{path}: judged before {other[0]} was measured as it is now", "judge again: `edgecnn gate RUN`"
+        )
 
 
 def _record(recipe: Recipe, found: dict[str, Any]) -> None:

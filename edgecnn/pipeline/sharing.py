@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from edgecnn.graph.ranges import Ranges
 
 
-def processes() -> int:
-    """How many processes torchrun started for this job; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def place() -> tuple[int, int]:
+    """(rank, number of processes) of this job; without torchrun, and without asking torch, (0, 1)."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0, 1
+    from edgecnn.pytorch import distributed
+
+    return distributed.place()[:2]
 
 
 def is_first() -> bool:
@@ -43,10 +47,9 @@ def predict_shared(
     **settings: Any,
 ) -> Predictions:
     """`predict`, shared between the processes of the job; the same on each of them."""
-    size = processes()
+    rank, size = place()
     if size == 1:
         return predict(session, dataset, batch=batch, progress=progress, journal=journal, **settings)
-    rank = int(os.environ["RANK"])
     own = journal.with_name(f"{journal.name}-{rank}-of-{size}") if journal is not None else None
     shown = _of_the_job(progress, size, len(dataset)) if progress is not None and rank == 0 else None
 
@@ -71,10 +74,9 @@ def collect_shared(
     """`collect_ranges`, shared between the processes of the job; the same on each of them."""
     from edgecnn.graph.ranges import collect_ranges
 
-    size = processes()
+    rank, size = place()
     if size == 1:
         return collect_ranges(graph, dataset, batch=batch, threads=threads, progress=progress, resume=resume)
-    rank = int(os.environ["RANK"])
     own = resume.with_name(f"{resume.name}-{rank}-of-{size}") if resume is not None else None
     shown = _of_the_job(progress, size, len(dataset)) if progress is not None and rank == 0 else None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import read_json, read_sidecar
-from edgecnn.errors import MeasurementError
+from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.gate import Judgement, Verdict, judge
 from edgecnn.pipeline.tasks import accepted_path, device_key, variants
 from edgecnn.recipe import Recipe
@@ -22,7 +22,7 @@ def measurements_of(folder: Path) -> list[dict[str, Any]]:
     Raises `MeasurementError` when nothing was measured there.
     """
     latency_path = folder / "latency.json"
-    latencies = {m["name"]: m for m in read_json(latency_path)["measurements"]} if latency_path.exists() else {}
+    latencies = {m["name"]: m for m in read_latency(latency_path)["measurements"]} if latency_path.exists() else {}
     accuracies = {p.name.removesuffix(ACCURACY_SUFFIX): p for p in folder.glob(f"*{ACCURACY_SUFFIX}")}
     if not latencies and not accuracies:
         raise MeasurementError(f"{folder}: no measurements", "run `edgecnn run`, or `edgecnn validate` and `bench`")
@@ -34,6 +34,26 @@ def measurements_of(folder: Path) -> list[dict[str, Any]]:
         row |= latencies.get(name, {})
         rows.append(row | {"name": name})
     return rows
+
+
+def read_latency(path: Path) -> dict[str, Any]:
+    """A file of `edgecnn run` or `edgecnn bench`; raises `ArtifactError` for another, `MeasurementError` where it has
+    several measurements of one engine, of which none can be judged for all."""
+    content = read_json(path)
+    rows, device = content.get("measurements"), content.get("device")
+    if (
+        not isinstance(rows, list)
+        or not isinstance(device, dict)
+        or not all(isinstance(row, dict) and "name" in row for row in rows)
+    ):
+        raise ArtifactError(f"{path}: not a latency.json of edgecnn", "measure again: `edgecnn run` or `edgecnn bench`")
+    names = [row["name"] for row in rows]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        batches = ", ".join(str(row.get("batch")) for row in rows if row["name"] == twice)
+        raise MeasurementError(
+            f"{path}: {twice} was measured more than once (batch {batches})", "bench one batch size to be judged"
+        )
+    return content
 
 
 def engine_facts(engine: Path) -> dict[str, Any]:
@@ -57,7 +77,7 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
     An engine that the recipe asks for and that was not measured leaves the verdict open.
     """
     latency = folder / "latency.json"
-    device = read_json(latency)["device"] if latency.exists() else {}
+    device = read_latency(latency)["device"] if latency.exists() else {}
     accepted = accepted_path(recipe, device)
     rows = [{**row, "device_key": device_key(device)} for row in measurements_of(folder)]
     old = read_json(accepted) if against_accepted and accepted.exists() else None
@@ -76,7 +96,7 @@ def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
     verdict = read_json(folder / "verdict.json")
     latency: dict[str, Any] = {"device": {}, "reference": None}
     if (folder / "latency.json").exists():
-        latency = read_json(folder / "latency.json")
+        latency = read_latency(folder / "latency.json")
     target = find_target(folder.name)
     return {
         "recipe": recipe.name,
@@ -84,7 +104,7 @@ def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "target": folder.name,
         "device": latency["device"],
         "device_key": device_key(latency["device"]),
-        "reference": latency["reference"],
+        "reference": latency.get("reference"),
         "measurements": measurements_of(folder),
         "verdict": {k: v for k, v in verdict.items() if k != "provenance"},
         "artifacts": [_artifact(p, folder) for p in _artifacts(folder)],

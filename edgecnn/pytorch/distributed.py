@@ -102,6 +102,24 @@ class World:
                     )
 
 
+def place() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as torchrun's environment says, else those of one process.
+
+    Raises `TrainingError` where the environment contradicts itself.
+    """
+    said = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if (said["WORLD_SIZE"] or "1") == "1":
+        return 0, 1, 0
+    numbers = [text if text is None or not text.isdecimal() else int(text) for text in said.values()]
+    rank, size, local = numbers[0], numbers[1], 0 if numbers[2] is None else numbers[2]
+    if not (isinstance(rank, int) and isinstance(size, int) and isinstance(local, int) and rank < size):
+        shown = ", ".join(f"{name} is {'not set' if text is None else repr(text)}" for name, text in said.items())
+        raise TrainingError(
+            f"the environment names no process of a job: {shown}", "start the job with torchrun, or unset WORLD_SIZE"
+        )
+    return rank, size, local
+
+
 @contextlib.contextmanager
 def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iterator[World]:
     """This process's place in its job: what torchrun's environment says, else alone.
@@ -109,11 +127,10 @@ def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iter
     `device(local_rank)` chooses the device; with `keep` the connection stays, to be used again. Raises `TrainingError`
     when the others cannot be reached, and for a process that died while this one waited for it.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size, local = place()
     if size == 1:
         yield World(0, 1, device(0))
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     here = device(local)
     if here.type == "cuda":
         torch.cuda.set_device(here)

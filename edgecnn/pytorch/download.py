@@ -44,8 +44,10 @@ def fetch(url: str, sha256: str = "") -> Path:
     Without one, the hash in a name like `resnet18-f37072fd.pth` is taken. An interrupted download is continued by the
     next call. A file with another hash is moved aside and never used. Raises `ModelError` when it cannot be had.
     """
-    expected = sha256 or _hash_in_name(url)
-    path = cached_path(url)
+    try:
+        expected, path = sha256 or _hash_in_name(url), cached_path(url)
+    except ValueError as exc:  # of urllib, for what is no URL
+        raise ModelError(f"{url}: not a URL: {exc}", "check it for typing errors") from exc
     if path.exists():
         _verify(path, url, expected)
         return path

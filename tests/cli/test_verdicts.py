@@ -412,6 +412,77 @@ def test_report_in_every_format(edgecnn: Callable[..., Any], run_folder: Path) -
     assert "suffix .doc" in edgecnn("report", "runs/small", "-o", "r.doc").refused()
 
 
+def test_a_report_shows_no_verdict_on_other_measurements_or_by_another_recipe(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
+) -> None:
+    assert edgecnn("gate", "small").code == 0
+    stricter = tmp_path / "stricter.toml"
+    stricter.write_text(RECIPE.replace("= 10", "= 9"))
+    assert "judged by other tolerances" in edgecnn("report", "runs/small", "--recipe", stricter, "-o", "r.md").refused()
+    path = run_folder / "int8.accuracy.json"
+    measured = path.read_text()
+    path.write_text(json.dumps(json.loads(measured) | {"top1_pct": 1.0}))
+    said = edgecnn("report", "runs/small", "-o", "r.md").refused()
+    assert "judged before int8.accuracy.json was measured as it is now" in said
+    content = json.loads(measured)
+    content["provenance"]["fields"] = {"model.name": "alexnet"}
+    path.write_text(json.dumps(content))
+    assert "measured with model.name = 'alexnet'" in edgecnn("report", "runs/small", "-o", "r.md").refused()
+    assert not Path("r.md").exists()
+    path.write_text(measured)
+    assert edgecnn("report", "runs/small", "-o", "r.md").code == 0
+
+
+def test_judging_writes_over_nothing_that_it_reads(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    assert edgecnn("gate", "small").code == 0
+    files = {name: (run_folder / name).read_bytes() for name in ("latency.json", "verdict.json", "int8.accuracy.json")}
+    for name in files:
+        written = run_folder / ".." / run_folder.name / name
+        for option in ("--junit", "--gitlab", "--markdown"):
+            assert "it is read from" in edgecnn("gate", "small", option, written).refused()
+        assert "it is read from" in edgecnn("report", "small", "-o", written).refused()
+    assert all((run_folder / name).read_bytes() == content for name, content in files.items())
+
+
+def test_a_target_folder_is_known_from_within(
+    edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder)
+    recipe = tmp_path / "recipes" / "small.toml"
+    result = edgecnn("gate", ".", "--recipe", recipe)
+    assert result.code == 0, result.err
+    assert "small on cpu: PASS" in result.out
+    assert edgecnn("report", ".", "--recipe", recipe, "-o", "r.md").code == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c.pop("measurements"),
+        lambda c: c.pop("device"),
+        lambda c: c.update(measurements={}),
+        lambda c: c["measurements"][0].pop("name"),
+        lambda c: c.update(measurements=["fast"]),
+    ],
+)
+def test_a_latency_file_of_another_tool_is_named(
+    edgecnn: Callable[..., Any], run_folder: Path, damage: Callable[[Any], Any]
+) -> None:
+    path = run_folder / "latency.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    assert "latency.json: not a latency.json of edgecnn" in edgecnn("gate", "small").refused()
+
+
+def test_of_two_batch_sizes_none_is_judged_for_both(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    path = run_folder / "latency.json"
+    content = json.loads(path.read_text())
+    content["measurements"] += [row | {"batch": 8} for row in content["measurements"] if row["name"] == "int8"]
+    path.write_text(json.dumps(content))
+    assert "int8 was measured more than once" in edgecnn("gate", "small").refused()
+
+
 def test_a_run_that_is_not_there(edgecnn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "nothing was measured" in edgecnn("gate", ".").refused()

@@ -112,6 +112,16 @@ def test_a_damaged_sidecar_is_named(tmp_path: Path, damage: str) -> None:
         read_sidecar(path)
 
 
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Sidecar)])
+def test_a_value_of_another_type_is_damage_and_no_bug(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.bin"
+    make(path)
+    where = path.with_name("a.bin.json")
+    where.write_text(json.dumps(json.loads(where.read_text()) | {key: 1.5}))
+    with pytest.raises(ArtifactError, match=key):
+        read_sidecar(path)
+
+
 def test_a_json_artifact_carries_its_provenance(tmp_path: Path) -> None:
     path = tmp_path / "accuracy.json"
     write_json_artifact(path, {"n": 3}, Sidecar(kind="accuracy"))

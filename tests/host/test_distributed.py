@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from edgecnn.artifact import read_sidecar, verified_sidecar
+from edgecnn.errors import TrainingError
+from edgecnn.pipeline import sharing
 from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
+from edgecnn.pytorch.distributed import joined
 
 RECIPE = """
 [model]
@@ -159,6 +162,23 @@ def test_ranks_that_differ_each_say_so(folder: Path, root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "0"}],
+)
+def test_an_environment_that_names_no_process_of_a_job_is_an_error(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert sharing.place() == (0, 1)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for ask in (sharing.place, lambda: joined(lambda local: torch.device("cpu")).__enter__()):
+        with pytest.raises(TrainingError, match=f"WORLD_SIZE is '{environment['WORLD_SIZE']}'"):
+            ask()
+
+
 def test_more_processes_than_a_batch_has_images(folder: Path, root: Path) -> None:
     command = torchrun(folder, "-m", "edgecnn", "train", "./r.toml", "--out", "out", "--set", "train.batch=1")
     ended = run(command, folder, root)

@@ -161,6 +161,11 @@ def saved_lenet() -> bytes:
     return buffer.getvalue()
 
 
+def test_what_is_no_url_is_named() -> None:
+    with pytest.raises(ModelError, match=r"http://\[half: not a URL"):
+        fetch("http://[half")
+
+
 def test_default_weights_are_those_of_the_zoo_entry(server: Server) -> None:
     server.content = saved_lenet()
     sha256 = hashlib.sha256(server.content).hexdigest()
