@@ -134,7 +134,7 @@ class Nvml:
 
 
 def open_nvml(library: Any = None) -> Nvml | None:
-    """NVML for the first visible GPU, or None where there is no driver."""
+    """NVML for the first visible GPU, or None where there is no driver or the GPU is not to be found."""
     try:
         library = library or ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -143,7 +143,8 @@ def open_nvml(library: Any = None) -> Nvml | None:
     handle = ctypes.c_void_p()
     if library.nvmlInit_v2() != 0:
         return None
-    index = int(first) if first.isdigit() else 0
-    if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
-        return None
-    return Nvml(library, handle)
+    if first.isdigit():
+        failed = library.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(handle))
+    else:  # GPU-8f..., or nothing
+        failed = library.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(handle))
+    return None if failed else Nvml(library, handle)

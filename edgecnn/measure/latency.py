@@ -159,7 +159,7 @@ def measure_latency(
         throughput_images_per_s=n * len(batch_input) / samples.wall_s,
         drift_pct=drift,
         graph=bool(getattr(session, "graph", False)),
-        transfers=bool(parts["h2d_ms_p50"]),
+        transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
         sync=str(getattr(session, "sync", "synchronous call")),
         clocks=samples.clocks[-1].to_json(),
         warnings=(*_warnings(cov, drift, parts, samples.clocks), *_fallback(session)),

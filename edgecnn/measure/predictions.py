@@ -97,10 +97,10 @@ def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
             f"the engine takes {'x'.join('N' if w is None else str(w) for w in wanted)}",
             "use the preprocessing of the model that the engine was made from",
         )
-    size, frozen = len(part.ids), session.input.shape[0]
-    images = part.input
-    if frozen is not None and size < frozen:  # a frozen batch: the last one is filled up and cut again
-        images = np.concatenate([images, np.repeat(images[-1:], frozen - size, axis=0)])
+    size, images = len(part.ids), part.input
+    least = session.input.shape[0] or int(getattr(session, "least_batch", 1))
+    if size < least:  # the last batch of an engine that takes no smaller one is filled up and cut again
+        images = np.concatenate([images, np.repeat(images[-1:], least - size, axis=0)])
     logits = session.run(images)[:size]
     if logits.ndim != 2 or len(logits) != size:
         raise MeasurementError(

@@ -87,7 +87,7 @@ def build_engine(graph: Path, backend: str, output: Path | None, options: BuildO
     engine = output or graph.with_name(
         f"{graph.stem}.engine{module.SUFFIX}" if backend == "ort" else f"{graph.stem}.plan"
     )
-    check_output(engine, module.SUFFIX if backend == "ort" else engine.suffix, graph)
+    check_output(engine, ".engine" if backend == "trt" and engine.suffix == ".engine" else module.SUFFIX, graph)
     module.engine_from_onnx(graph, engine, dataclasses.replace(options, target=chosen.name))
     made = read_sidecar(engine)
     return {"engine": str(engine), "target": chosen.name, "sha256": made.sha256, "device": made.device}

@@ -23,6 +23,7 @@ from edgecnn.artifact import read_sidecar
 from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
 from edgecnn.backends.trt.timing import merge_timing_cache
+from edgecnn.errors import WriteError
 from edgecnn.recipe import BatchSettings
 from tests.backend.conftest import install
 from tests.backend.fake_cuda import FakeDevice
@@ -189,6 +190,15 @@ def test_a_cache_that_tensorrt_does_not_take_is_left_out_and_made_anew(
     build(graph(), timing_cache=path)
     assert "does not take it" in capsys.readouterr().err
     assert json.loads(path.read_bytes())["trt"] == trt.__version__
+
+
+def test_a_folder_is_no_timing_cache_and_nothing_is_built(
+    one_trt: Any, graph: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "caches").mkdir()
+    with pytest.raises(WriteError, match="caches: the timing cache cannot be written: it is a folder"):
+        build(graph(), timing_cache=tmp_path / "caches")
+    assert one_trt._builds == []
 
 
 def _merge_one(path: str, number: int) -> None:

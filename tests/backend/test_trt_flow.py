@@ -17,8 +17,11 @@ import pytest
 from edgecnn.artifact import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import layers_from_json, shares_of
+from edgecnn.backends.trt.library import errors_in, logger_for, recording
+from edgecnn.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
 from edgecnn.measure.latency import measure_latency
+from edgecnn.measure.predictions import predict
 from edgecnn.recipe import BatchSettings
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
@@ -162,6 +165,14 @@ def test_a_batch_outside_the_profile_is_refused_with_what_is_allowed(one_trt: An
         session.run(images(n))
 
 
+def test_the_last_images_of_a_data_set_may_be_fewer_than_the_profile_takes(one_trt: Any, graph: Graph) -> None:
+    source, pictures = graph(), images(9)
+    dataset = Dataset("d", tuple("abcdefghi"), None, None, None, lambda k: b"", None, lambda k: pictures[k])
+    with open_engine(build(source, batch=BatchSettings(min=3, opt=3, max=4))) as session:
+        found = predict(session, dataset, batch=4)
+    np.testing.assert_allclose(found.logits, reference(source, pictures), rtol=1e-5, atol=1e-6)
+
+
 def test_ten_thousand_opens_leak_nothing(one_trt: Any, device: FakeDevice, graph: Graph) -> None:
     plan = build(graph())
     backend, batch = load_backend("trt"), images(1)
@@ -213,6 +224,16 @@ def test_a_build_that_fails_says_what_tensorrt_said_and_writes_nothing(
         "model.fp16.onnx",
         "model.fp16.onnx.json",
     ]
+
+
+def test_what_tensorrt_said_last_is_kept_however_much_it_said_before(one_trt: Any) -> None:
+    logger = logger_for(one_trt)
+    with recording(one_trt) as messages:
+        for k in range(5000):
+            logger.log(one_trt.ILogger.Severity.INFO, f"tactic {k}")
+        logger.log(one_trt.ILogger.Severity.ERROR, "no implementation")
+    assert errors_in(messages) == "no implementation"
+    assert len(messages) <= 2000
 
 
 def test_a_failed_build_leaves_the_previous_plan(one_trt: Any, graph: Graph) -> None:

@@ -127,6 +127,7 @@ def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pyt
         (["--target", "a100"], "8.0"),
         (["--hardware-compatibility", "amper"], "ampere_plus"),
         (["--optimisation-level", "6"], "less than or equal to 5"),
+        (["-o", "x.onnx"], "x.onnx: does not end in .plan"),
     ],
 )
 def test_the_build_command_refuses(

@@ -74,13 +74,20 @@ def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
 
 
 def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
-    class Untimed(Scripted):
-        timed = None  # type: ignore[assignment]
+    class Untimed:
+        """A session without events of its own."""
 
-    del Untimed.timed
-    assert measured(Scripted(lambda k: 1.0), mode="throughput").clock == "host"
+        input, output = TensorSpec("input", (None, 3, 2, 2), "float32"), TensorSpec("logits", (None, 2), "float32")
+        __enter__, __exit__ = Scripted.__enter__, Scripted.__exit__
+
+        def run(self, batch: Array) -> Array:
+            return np.zeros((len(batch), 2), np.float32)
+
     found = measured(Scripted(lambda k: 1.0), mode="throughput")
-    assert (found.compute_ms_p50, found.transfers, found.mode) == (None, False, "throughput")
+    assert (found.clock, found.compute_ms_p50, found.mode) == ("host", None, "throughput")
+    assert found.transfers  # the call copies in and out, whoever holds the clock
+    found = measured(Untimed())  # type: ignore[arg-type]
+    assert (found.clock, found.transfers) == ("host", False)
 
 
 def test_drift_and_instability_are_said() -> None:
@@ -195,6 +202,9 @@ class FakeNvml:
     def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:  # noqa: N802
         return 0 if index == 0 else 2
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: Any) -> int:  # noqa: N802
+        return 0 if uuid == b"GPU-8f" else 2
+
     def nvmlDeviceGetClockInfo(self, handle: Any, clock: int, value: Any) -> int:  # noqa: N802
         value._obj.value = {1: 1410, 2: 877}[clock]
         return 0
@@ -214,5 +224,6 @@ def test_clocks_of_a_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found.gpu_mhz, found.memory_mhz, found.temperature_c) == (1410, 877, None)
     assert found.throttled == ("software power cap", "hardware thermal slowdown")
     assert open_nvml(FakeNvml(init=9)) is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert open_nvml(FakeNvml()) is None
+    for name, found_it in (("1", False), ("GPU-8f", True), ("GPU-9a,0", False), ("", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+        assert (open_nvml(FakeNvml()) is not None) == found_it

@@ -177,6 +177,13 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert many < 1.2 * few
 
 
+def test_a_batch_below_the_least_is_filled_up_and_cut(dataset: Dataset) -> None:
+    session = Means()
+    session.least_batch = 2  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(predict(session, dataset, batch=5).logits, predict(Means(), dataset, batch=11).logits)
+    assert session.sizes == [5, 5, 2]
+
+
 def test_a_frozen_batch_is_filled_up_and_cut(dataset: Dataset) -> None:
     session = Means(batch=4)
     found = predict(session, dataset, batch=4)

@@ -119,6 +119,11 @@ class TrtSession:
         return self._output
 
     @property
+    def least_batch(self) -> int:
+        """The smallest batch of the engine's profile."""
+        return self._limits[0][0]
+
+    @property
     def graph(self) -> bool:
         """Whether the batch shape run last is replayed as a CUDA graph; if not, `graph_fallback` may say why."""
         return bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None

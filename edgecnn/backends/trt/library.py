@@ -58,7 +58,8 @@ def logger_for(trt: Any) -> Any:
             self.kept: list[Message] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity != trt.ILogger.Severity.VERBOSE and len(self.kept) < KEPT_MESSAGES:
+            if severity != trt.ILogger.Severity.VERBOSE:
+                del self.kept[: max(0, len(self.kept) + 1 - KEPT_MESSAGES)]  # what ends a call comes last
                 self.kept.append((severity.name, msg))
 
     return KeepingLogger()

@@ -30,6 +30,8 @@ def load_timing_cache(config: Any, path: Path) -> tuple[Any, str]:
     A file that TensorRT does not take (damaged, or of another device) is left out, not repaired; the next merge
     replaces it. Raises `WriteError` now rather than after the build when the file could not be written.
     """
+    if path.is_dir():
+        raise WriteError(f"{path}: the timing cache cannot be written: it is a folder", "name a file in it")
     with _locked(path):
         content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
