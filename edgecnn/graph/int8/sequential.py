@@ -21,7 +21,7 @@ from onnx import helper
 from edgecnn.dataset import Dataset
 from edgecnn.graph.int8.codes import Scale, WeightCodes, scaled_for
 from edgecnn.graph.int8.patches import Layer, layer_of
-from edgecnn.graph.int8.rounding import LARGE, Floats, Moments, ridge, rounded_with_feedback, row_scales
+from edgecnn.graph.int8.rounding import LARGE, Feedback, Floats, Moments, ridge, row_scales
 from edgecnn.graph.int8.segments import SUFFIX, Segment, Store, reached
 from edgecnn.graph.placement import Placement
 from edgecnn.graph.prepare import GraphIndex
@@ -203,8 +203,8 @@ def _gather(
         weight = layer.matrix(index.array(layer.weight)).astype(np.float32)
         per_image = -(-_samples_wanted(weight.shape[2]) // (batches * BATCH))
         rows, seen = (layer.sampled(v, per_image, batch) for v in (x, quantized))
-        y = np.matmul(rows, weight.transpose(0, 2, 1))
-        (held if batch % 4 == 3 else train).add(seen, y)
+        missed = np.matmul(rows - seen, weight.transpose(0, 2, 1))
+        (held if batch % 4 == 3 else train).add(seen, missed)
 
 
 def _empty(index: GraphIndex, layer: Layer) -> tuple[Moments, Moments]:
@@ -242,40 +242,39 @@ def _best_scale(
 def _solved(index: GraphIndex, layer: Layer, moments: tuple[Moments, Moments], half: bool) -> LayerResult:
     """Weights and bias of one layer. How far the regression may go is settled on a quarter of the images, which it
     does not see; then everything is fitted to all of them."""
-    train, held = moments
     original = index.array(layer.weight)
     weight = layer.matrix(original)
-    if held.count == 0:
-        held = train
-    both = train.plus(moments[1])
+    both = moments[0].plus(moments[1]).centred()
+    train = moments[0].centred()
+    held = moments[1].centred() if moments[1].count else train
+    feedback = Feedback.of(both)
     tried: dict[str, tuple[Floats, Floats]] = {}
     scale = row_scales(weight, both, half)
     tried["nearest"] = (np.clip(np.rint(weight / scale[:, :, None]), -127, 127), scale)
-    tried["feedback"] = (rounded_with_feedback(weight, scale, both), scale)
-    better = {s: ridge(weight, train, s) for s in (STRENGTHS[1:2] if weight.shape[2] >= LARGE else STRENGTHS)}
-    errors = {s: float(held.error(w, train.bias(w)).sum()) for s, w in better.items()}
+    tried["feedback"] = (feedback.rounded(weight, scale), scale)
+    errors = {0.0: float(held.error(np.zeros_like(weight), train.r).sum())}
+    for strength in STRENGTHS[1:2] if weight.shape[2] >= LARGE else STRENGTHS:
+        change = ridge(train, strength)
+        errors[strength] = float(held.error(change, train.offset(change)).sum())
     best = min(errors, key=lambda s: errors[s])
-    if errors[best] < float(held.error(weight, train.bias(weight)).sum()):
-        solved = ridge(weight, both, best)
+    if best:
+        solved = weight + ridge(both, best)
         scale = row_scales(solved, both, half)
-        tried[f"ridge {best}"] = (rounded_with_feedback(solved, scale, both), scale)
-    noise = {k: float(held.error(c * s[:, :, None]).sum()) for k, (c, s) in tried.items()}
+        tried[f"ridge {best}"] = (feedback.rounded(solved, scale), scale)
+    noise = {k: float(held.error(c * s[:, :, None] - weight).sum()) for k, (c, s) in tried.items()}
     chosen = min(noise, key=lambda k: noise[k])
     codes, scale = tried[chosen]
-    values = codes * scale[:, :, None]
     bias = None
     if layer.bias:
-        bias = (index.array(layer.bias).astype(np.float64).reshape(-1) + both.bias(values).reshape(-1)).astype(
-            np.float32
-        )
-    signal = float(both.centred()[2].sum()) or 1.0
+        offset = both.offset(codes * scale[:, :, None] - weight)
+        bias = (index.array(layer.bias).astype(np.float64).reshape(-1) + offset.reshape(-1)).astype(np.float32)
+    signal = float(held.error(-weight).sum()) or 1.0
     row = {"name": layer.node.name, "weights": chosen, "noise_before": noise["nearest"] / signal}
     row["noise_after"] = noise[chosen] / signal
-    axis = None if layer.transposed else 0
     made = WeightCodes(
         layer.array(codes, original.shape).astype(np.int8),
         scale.reshape(-1).astype(np.float32),
-        original.ndim - 1 if axis is None else 0,
+        original.ndim - 1 if layer.transposed else 0,
     )
     return LayerResult(made, bias, row)
 
