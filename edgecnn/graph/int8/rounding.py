@@ -156,7 +156,7 @@ def row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6):
         tried = weight_scales(full * share, half).astype(np.float64)
         moved = weight - np.clip(np.rint(weight / tried[:, :, None]), -127, 127) * tried[:, :, None]
-        moved = moved.astype(seen.xx.dtype, copy=False); error = np.einsum("god,god->go", np.matmul(moved, seen.xx), moved)
+        error = np.einsum("god,god,gd->go", moved, moved, spread)
         better = error < best
         best, chosen = np.where(better, error, best), np.where(better, tried, chosen)
     return np.asarray(chosen)

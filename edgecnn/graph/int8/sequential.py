@@ -252,7 +252,7 @@ def _solved(index: GraphIndex, layer: Layer, moments: tuple[Moments, Moments], h
     scale = row_scales(weight, both, half)
     tried["nearest"] = (np.clip(np.rint(weight / scale[:, :, None]), -127, 127), scale)
     tried["feedback"] = (feedback.rounded(weight, scale), scale)
-    errors = {0.0: float(held.error(np.zeros_like(weight), train.r).sum())}
+    errors = {0.0: float((held.rr + np.square(held.r - train.r)).sum())}
     for strength in STRENGTHS[1:2] if weight.shape[2] >= LARGE else STRENGTHS:
         change = ridge(train, strength)
         errors[strength] = float(held.error(change, train.offset(change)).sum())
