@@ -14,14 +14,14 @@ from onnx import numpy_helper
 
 from edgecnn.dataset import Dataset
 from edgecnn.graph.int8 import auto, quantize_int8
-from edgecnn.graph.int8.auto import inserted, plain, with_biases
+from edgecnn.graph.int8.auto import inserted, plain, with_own_constants
 from edgecnn.graph.int8.channels import channels_of
 from edgecnn.graph.int8.equalize import equalized, streams_of
 from edgecnn.graph.int8.explain import WEIGHTS, noise_shares
 from edgecnn.graph.int8.insert import insert_pairs
 from edgecnn.graph.int8.offsets import offset_groups
 from edgecnn.graph.int8.patches import layer_of
-from edgecnn.graph.int8.rounding import Moments, ridge, rounded_with_feedback, row_scales
+from edgecnn.graph.int8.rounding import Covariance, Feedback, Moments, ridge, row_scales
 from edgecnn.graph.placement import place
 from edgecnn.graph.prepare import GraphIndex, prepared
 from edgecnn.graph.ranges import Ranges, collect_ranges
@@ -83,7 +83,7 @@ def separable(blocks: int) -> str:
 
 def uneven(text: str) -> onnx.ModelProto:
     """The net with channels of very different size behind every ReLU, which per-tensor scales suffer from."""
-    model = with_biases(prepared(build(text)))
+    model = with_own_constants(prepared(build(text)))
     rng = np.random.default_rng(7)
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -191,32 +191,73 @@ def test_rows_times_weights_are_the_convolution(line: str) -> None:
                           index.array(layer.weight))  # fmt: skip
 
 
-def moments_of(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> Moments:
+def seen_by(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> Covariance:
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(0).normal(0, 1, (24, 24)) * np.geomspace(1, 0.05, 24)
     x = rng.normal(0, 1, (1, count, 24)) @ mixing
-    made = Moments.empty(1, weight.shape[1], 24)
-    half = count // 2
-    y = x @ weight[0].T
     seen = x + noise * rng.normal(0, 1, x.shape) + 0.1
-    for part in (slice(0, half), slice(half, count)):
-        made.add(seen[:, part].astype(np.float32), y[:, part].astype(np.float32))
-    return made
+    missed = (x - seen) @ weight[0].T
+    made = [Moments.empty(1, weight.shape[1], 24) for _ in range(2)]
+    for k, part in enumerate((slice(0, count // 2), slice(count // 2, count))):
+        made[k].add(seen[:, part].astype(np.float32), missed[:, part].astype(np.float32))
+    whole = made[0].plus(made[1]).centred()
+    changed = 0.9 * weight  # the error of a change is that of the outputs
+    lost = np.square(x[0] @ weight[0].T - seen[0] @ changed[0].T - whole.offset(changed - weight)[0]).mean(axis=0)
+    np.testing.assert_allclose(whole.error(changed - weight)[0], lost, rtol=1e-3)
+    return whole
 
 
 def test_feedback_beats_the_nearest_codes_and_ridge_beats_the_float_weights() -> None:
     weight = np.random.default_rng(1).normal(0, 1, (1, 16, 24))
-    train, unseen = moments_of(weight, 0.3, 1), moments_of(weight, 0.3, 2)
+    train, unseen = seen_by(weight, 0.3, 1), seen_by(weight, 0.3, 2)
     scale = row_scales(weight, train, False) * 8  # coarse, so that rounding is what counts
     nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127) * scale[:, :, None]
-    feedback = rounded_with_feedback(weight, scale, train)
+    feedback = Feedback.of(train).rounded(weight, scale)
     assert np.array_equal(feedback, np.rint(feedback))
     assert np.abs(feedback).max() <= 127
     values = feedback * scale[:, :, None]
-    assert unseen.error(values).sum() < unseen.error(nearest).sum()
-    solved = ridge(weight, train, 0.003)
-    assert unseen.error(solved).sum() < 0.9 * unseen.error(weight).sum()
-    assert unseen.error(weight, unseen.bias(weight)).sum() < unseen.error(weight, np.zeros((1, 16))).sum()
+    assert unseen.error(values - weight).sum() < unseen.error(nearest - weight).sum()
+    solved, kept = ridge(train, 0.003), np.zeros_like(weight)
+    assert unseen.error(solved).sum() < 0.9 * unseen.error(kept).sum()
+    assert unseen.error(kept, np.zeros((1, 16))).sum() > unseen.error(kept).sum()
+
+
+@pytest.mark.parametrize("columns", [7, 150])
+def test_feedback_without_an_inverse_gives_the_codes_of_gptq(columns: int) -> None:
+    """Against the published recursion over the Cholesky factor of the inverse."""
+    rng = np.random.default_rng(columns)
+    x = (rng.normal(0, 1, (1, 600, columns)) @ rng.normal(0, 1, (columns, columns))).astype(np.float32)
+    weight, scale = rng.normal(0, 1, (1, 5, columns)), np.full((1, 5), 0.3)
+    moments = Moments.empty(1, 5, columns)
+    moments.add(x, np.zeros((1, 600, 5), np.float32))
+    seen = moments.centred()
+    feedback = Feedback.of(seen)
+    order = feedback.order[0]
+    upper = np.linalg.cholesky(np.linalg.inv(seen.raised(0.01)[0][np.ix_(order, order)])).T
+    work, wanted = weight[0][:, order].copy(), np.empty((5, columns))
+    for j in range(columns):
+        wanted[:, j] = np.clip(np.rint(work[:, j] / 0.3), -127, 127)
+        loss = (work[:, j] - wanted[:, j] * 0.3) / upper[j, j]
+        work[:, j + 1 :] -= loss[:, None] * upper[j, None, j + 1 :]
+    assert np.array_equal(feedback.rounded(weight, scale)[0][:, order], wanted)
+
+
+def test_nodes_that_share_a_weight_are_each_made_up_for(tmp_path: Path) -> None:
+    """Two convolutions of one weight at different depths: what suits one must not be written over by the other."""
+    text = "c1 = Conv(input, out=4, k=3)\nr1 = Relu(c1)\nc2 = Conv(r1, out=4, k=3)\nr2 = Relu(c2)\n"
+    model = build(text + "c3 = Conv(r2, out=4, k=3)\ng = GlobalAveragePool(c3)\nlogits = Flatten(g)")
+    last = next(n for n in model.graph.node if n.name == "c3/Conv")
+    last.input[1:3] = ["c2.weight", "c2.bias"]
+    ranges, unseen = ranges_of(model, tmp_path), pictures(64, seed=9)
+    assert len({n.input[1] for n in prepared(model).graph.node if n.op_type == "Conv"}) == 2
+    made, report = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures())
+    codes = {n.input[0] for n in made.graph.node if n.op_type == "DequantizeLinear" and "weight" in n.input[0]}
+    assert len(codes) == 3
+    best = max(report.steps, key=lambda s: s["sqnr_db"])
+    reached = sqnr_db(logits(model, unseen), logits(made, unseen))
+    assert reached == pytest.approx(best["sqnr_db"], abs=2.0), "the graph written is the one that was judged"
+    plain_made, _ = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")
+    assert reached > sqnr_db(logits(model, unseen), logits(plain_made, unseen)) + 1
 
 
 @pytest.mark.parametrize(("style", "margin_db"), [("tensorrt", 1.0), ("cpu", -0.3)])

@@ -19,12 +19,12 @@ from edgecnn.graph.int8.insert import insert_pairs
 from edgecnn.graph.int8.offsets import folded, offset_groups, with_offset
 from edgecnn.graph.int8.sequential import LayerResult, reconstruct
 from edgecnn.graph.placement import Placement
-from edgecnn.graph.prepare import GraphIndex, session_options
+from edgecnn.graph.prepare import GraphIndex, attribute, session_options
 from edgecnn.graph.ranges.collect import collect_from_model, run_session
 from edgecnn.graph.ranges.statistics import TensorStatistics
 
 STRENGTHS = (0.0, 0.5)  # of the equalisation, tried in turn; the better one is tried with searched scales
-ADJUSTED_IMAGES, JUDGED_IMAGES = 128, 64
+ADJUSTED_IMAGES, JUDGED_IMAGES = 192, 64
 FEWEST_IMAGES = 16
 Progress = Callable[[int, int], None]
 
@@ -163,19 +163,23 @@ def _reconstructed(
     return replace(made, model=done, float_model=flat, scales=scales, weights=weights, layers=layers)
 
 
-def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every Conv and Gemm has a bias of its own (zeros where there was none)."""
+def with_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every Conv, Gemm and MatMul has a weight of its own, and a bias where it can (zeros where there
+    was none): each is made up for what came before it, so that no two can share them."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     index = GraphIndex(made)
     for node in made.graph.node:
-        if node.op_type not in ("Conv", "Gemm") or node.input[1] not in index.initializer:
-            continue
-        name = node.input[2] if len(node.input) > 2 else ""
-        if name and (name not in index.initializer or len(index.readers[name]) == 1):
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in index.initializer:
             continue
         weight = index.initializer[node.input[1]]
-        turned = node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
+        if len(index.readers[weight.name]) > 1:
+            node.input[1] = f"{node.name}_own_weight"
+            made.graph.initializer.append(numpy_helper.from_array(index.array(weight.name), node.input[1]))
+        name = node.input[2] if len(node.input) > 2 else ""
+        if node.op_type == "MatMul" or (name and (name not in index.initializer or len(index.readers[name]) == 1)):
+            continue
+        turned = node.op_type == "Gemm" and not attribute(node, "transB", 0)
         values = index.array(name) if name else np.zeros(weight.dims[1 if turned else 0], np.float32)
         own = f"{node.name}_own_bias"
         made.graph.initializer.append(numpy_helper.from_array(values, own))

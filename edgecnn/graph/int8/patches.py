@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Layer:
         turned = array.T if self.transposed else array
         return turned.astype(np.float64).reshape(self.groups, turned.shape[0] // self.groups, -1)
 
-    def array(self, matrix: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    def array(self, matrix: npt.NDArray[np.floating[Any]], shape: tuple[int, ...]) -> npt.NDArray[np.floating[Any]]:
         """Back from [groups, outputs, columns] to the shape of the initialiser."""
         return matrix.reshape(shape[::-1]).T if self.transposed else matrix.reshape(shape)
 

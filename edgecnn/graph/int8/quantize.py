@@ -18,7 +18,7 @@ from edgecnn.graph.int8.auto import (
     chosen_automatically,
     inserted,
     plain,
-    with_biases,
+    with_own_constants,
 )
 from edgecnn.graph.int8.explain import WEIGHTS, noise_shares
 from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
@@ -67,7 +67,7 @@ def quantize_int8(
 
     Raises `GraphError` naming the node or tensor that cannot be quantised.
     """
-    ready = with_biases(prepared(model)) if method == "auto" else prepared(model)
+    ready = with_own_constants(prepared(model)) if method == "auto" else prepared(model)
     placement = place(ready, style)
     around = "fp32" if style == "cpu" else around
     half = around == "fp16"

@@ -91,7 +91,7 @@ class Covariance:
 
     def raised(self, strength: float) -> Floats:
         """The covariance of X plus `level(strength)` on its diagonal; a copy."""
-        made = self.xx.copy()
+        made: Floats = self.xx.copy()
         made.reshape(len(made), -1)[:, :: made.shape[1] + 1] += self.level(strength)[:, None].astype(made.dtype)
         return made
 
@@ -103,8 +103,8 @@ class Covariance:
         """[g, o]: mean squared error of the outputs; with the best bias, if no `offset` is given."""
         change = change.astype(self.xx.dtype, copy=False)
         moved = np.matmul(change, self.xx) - 2 * self.rx
-        spread = self.rr + np.einsum("god,god->go", moved, change, dtype=np.float64)
-        return np.asarray(np.maximum(spread, 0.0) + (0.0 if offset is None else np.square(self.offset(change) - offset)))
+        spread = np.maximum(self.rr + np.einsum("god,god->go", moved, change, dtype=np.float64), 0.0)
+        return np.asarray(spread if offset is None else spread + np.square(self.offset(change) - offset))
 
 
 def ridge(seen: Covariance, strength: float) -> Floats:
@@ -124,12 +124,12 @@ class Feedback:
         """With C = R R' and R upper triangular, the error e C e' is the sum of (e R)_j squared: column j is rounded so
         that (e R)_j is least, given the e of the columns before (the same codes as GPTQ's, without an inverse)."""
         order = np.argsort(-np.einsum("gdd->gd", seen.xx), axis=1, kind="stable")
-        back = order[:, ::-1]
-        turned = np.linalg.cholesky(seen.raised(DAMPING)[np.arange(len(order))[:, None, None], back[:, :, None], back[:, None, :]])
+        back, groups = order[:, ::-1], np.arange(len(order))
+        turned = np.linalg.cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
         shares = np.ascontiguousarray(turned[:, ::-1, ::-1].transpose(0, 2, 1))
         return Feedback(order, shares / np.einsum("gdd->gd", shares)[:, :, None])
 
-    def rounded(self, weight: Floats, scale: Floats) -> Floats:
+    def rounded(self, weight: Floats, scale: Floats) -> npt.NDArray[np.float64]:
         """Codes [g, o, d] of `weight` for `scale` [g, o]."""
         kind = self.shares.dtype
         work = np.take_along_axis(weight, self.order[:, None, :], axis=2).transpose(0, 2, 1).astype(kind, order="C")
@@ -144,7 +144,7 @@ class Feedback:
                 codes[:, j] = np.clip(np.rint(column / steps), -127, 127)
                 lost[:, j] = work[:, j] - codes[:, j] * steps
         back = np.argsort(self.order, axis=1, kind="stable")
-        return np.take_along_axis(codes, back[:, :, None], axis=1).transpose(0, 2, 1).astype(np.float64)
+        return np.asarray(np.take_along_axis(codes, back[:, :, None], axis=1).transpose(0, 2, 1), np.float64)
 
 
 def row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:

@@ -28,7 +28,7 @@ from edgecnn.graph.prepare import GraphIndex
 
 Array = npt.NDArray[np.float32]
 
-IMAGES = 128
+IMAGES = 192
 BATCH = 16
 SCALE_SHARES = (1.0, 0.92, 0.85, 0.78, 0.71, 0.64, 0.57, 0.5, 0.42)
 STRENGTHS = (0.003, 0.03, 0.3)
@@ -186,7 +186,7 @@ def _at(
 
 
 def _samples_wanted(columns: int) -> int:
-    return int(np.clip(6 * columns, 4096, 24576))
+    return int(np.clip(6 * columns, 4096, 12288))
 
 
 def _gather(
