@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecnn.artifact import Sidecar
+from edgecnn.artifact import Sidecar, sidecar_path, verified_sidecar
 from edgecnn.errors import ModelError, RecipeError
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
@@ -19,8 +19,9 @@ from edgecnn.zoo import find_model, imagenet_classes
 def checkpoint_from_weights(recipe: Recipe, output: Path, labels: Sequence[str]) -> Sidecar:
     """Write the weights of `recipe.model` as the checkpoint `output`.
 
-    `labels` are the data set's; a network for the 1 000 classes of ImageNet has its own. Raises `RecipeError` when
-    there are no weights to take, `ModelError` when they do not fit.
+    `labels` are the data set's; weights whose sidecar names its classes keep those in their order, and a network for
+    the 1 000 classes of ImageNet has its own. Raises `RecipeError` when there are no weights to take, `ModelError` when
+    they do not fit, `ArtifactError` when they are not what their sidecar says.
     """
     model = recipe.model
     if model.weights == "none":
@@ -28,14 +29,18 @@ def checkpoint_from_weights(recipe: Recipe, output: Path, labels: Sequence[str])
             f"{recipe.path}: train.epochs is 0 and model.weights is 'none': the network would stay random",
             "set train.epochs, or model.weights to 'default', a path or a URL",
         )
-    card = find_model(model.name)
-    classes = card.classes if model.classes is None else model.classes
-    wnids: Sequence[str] | None = None
-    if (classes, card.classes) == (1000, 1000):
+    card, file = find_model(model.name), Path(model.weights)
+    own = verified_sidecar(file) if file.is_file() and sidecar_path(file).exists() else Sidecar(kind="checkpoint")
+    classes = int(model.classes or own.facts.get("classes") or len(own.labels or ()) or card.classes)
+    wnids: Sequence[str] | None = own.wnids
+    where = recipe.data.source
+    if own.labels:
+        labels, where = own.labels, sidecar_path(file).name
+    elif (classes, card.classes) == (1000, 1000):
         labels, wnids = imagenet_classes()
     if len(labels) != classes:
         raise ModelError(
-            f"{recipe.path}: {len(labels)} classes in {recipe.data.source}, {classes} in the network",
+            f"{recipe.path}: {len(labels)} classes in {where}, {classes} in the network",
             "set model.classes, or name the data set that the weights were trained on",
         )
     network = build_model(card.name, classes)

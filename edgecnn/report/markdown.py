@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ MARKER = "<!-- edgecnn -->"  # by which a CI job finds its earlier comment
 def markdown_report(results: Mapping[str, Any]) -> str:
     """The whole report."""
     parts = [
-        f"# {headline(results)}",
+        f"# {_inline(headline(results))}",
         markdown_table(measurement_table(results)),
-        "\n".join(f"- {line}" for line in conditions(results)),
+        "\n".join(f"- {_inline(line)}" for line in conditions(results)),
         "## Verdict per tolerance",
         markdown_table(judgement_table(results)) or "No tolerance is set: nothing was judged.",
     ]
@@ -46,8 +47,11 @@ def markdown_comment(results: Mapping[str, Any], accepted: Mapping[str, Any] | N
     open_ones = [j for j in judgements if j["verdict"] != "PASS"]
     parts = [
         MARKER,
-        f"### {headline(results)}",
-        "\n".join(f"- **{j['verdict']}** {j['name']}: {j['tolerance']} {_limit(j)}: {j['evidence']}" for j in open_ones)
+        f"### {_inline(headline(results))}",
+        "\n".join(
+            f"- **{j['verdict']}** " + _inline(f"{j['name']}: {j['tolerance']} {_limit(j)}: {j['evidence']}")
+            for j in open_ones
+        )
         or f"All {len(judgements)} judgements passed.",
         markdown_table(Table(("precision", *DELTAS.values()), tuple(rows))),
         f"Changes are against the numbers accepted on `{accepted['device_key']}`."
@@ -62,7 +66,12 @@ def markdown_table(table: Table) -> str:
     if not table.rows:
         return ""
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_inline(c).replace("|", "\\|") for c in line) + " |" for line in lines)
+
+
+def _inline(text: str) -> str:
+    """Text in a line of its own: what Markdown would take for markup, HTML or the end of the line is escaped."""
+    return " ".join(re.sub(r"[\\`*<]|\](?=\()|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text).split())
 
 
 def _delta(now: float | None, before: float | None) -> str:

@@ -93,6 +93,25 @@ def test_markdown_has_the_whole_table_the_evidence_and_what_made_what() -> None:
         assert said in text
 
 
+@pytest.mark.parametrize(
+    "name", ["a|b", "back\\|slash", "<b>bold", "__init__", "*star*", "`tick", "[x](http://y)", "&lt;", "two\nlines"]
+)
+def test_markdown_shows_names_as_they_are(name: str) -> None:
+    content = results()
+    content["measurements"][0]["worst_classes"][0]["label_name"] = name
+    content["verdict"]["judgements"][1]["evidence"] = f"lost {name}"
+    content["notes"] = [f"note {name}"]
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    report, comment = (etree.HTML(reader.render(f(content))) for f in (markdown_report, markdown_comment))
+    shown = name.replace("\n", " ")
+    for page in (report, comment):
+        assert f"lost {shown}" in " ".join("".join(page.itertext()).split())
+        assert not page.xpath("//b | //a | //em | //td//strong")
+    assert f"note {shown}" in "".join(report.itertext())
+    classes = report.xpath("//table")[2]
+    assert ["".join(cell.itertext()) for cell in classes.xpath(".//td")][:3] == ["int8", shown, "54"]
+
+
 def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
     now = results()
     accepted = accepted_numbers([{"name": "int8", "top1_pct": 97.0, "size_mb": 0.07}], "cpu-key")

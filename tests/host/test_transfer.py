@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 from edgecnn.artifact import Sidecar, read_sidecar
-from edgecnn.errors import DataError, ModelError, RecipeError
+from edgecnn.errors import ArtifactError, DataError, ModelError, RecipeError
 from edgecnn.pytorch.checkpoint import read_weights, write_checkpoint
 from edgecnn.pytorch.models import build_model
+from edgecnn.pytorch.pretrained import checkpoint_from_weights
 from edgecnn.pytorch.progress import Silent
 from edgecnn.pytorch.train import train
 from edgecnn.pytorch.transfer import head_names, make_learner, split_frozen
@@ -188,6 +189,19 @@ def test_classes_in_another_order_follow_the_checkpoint(tmp_path: Path, pictures
     assert read_sidecar(result.checkpoint).labels == ["bees", "ants"]
     assert changed(weights, result.checkpoint) == set()  # the head is kept, and the rate is 0
     assert any("the head is kept" in n for n in notes.notes)
+
+
+def test_weights_taken_as_they_are_keep_the_order_of_their_classes(tmp_path: Path, pictures: Path) -> None:
+    weights = checkpoint(tmp_path / "two.safetensors", ["bees", "ants"])
+    taken = recipe(weights, pictures, "", epochs=0)
+    assert checkpoint_from_weights(taken, tmp_path / "model.safetensors", ["ants", "bees"]).labels == ["bees", "ants"]
+    plain = tmp_path / "plain.safetensors"
+    plain.write_bytes(weights.read_bytes())  # nobody says its classes: they are the data set's
+    with pytest.raises(ModelError, match="2 classes in .*, 10 in the network"):
+        checkpoint_from_weights(recipe(plain, pictures, "", epochs=0), tmp_path / "m.safetensors", ["ants", "bees"])
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="its sha256"):
+        checkpoint_from_weights(taken, tmp_path / "model.safetensors", ["ants", "bees"])
 
 
 def test_what_cannot_be_started_from(tmp_path: Path, pictures: Path, start: Path) -> None:
