@@ -30,7 +30,7 @@ def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Pa
     targets = _measured(folder)
     if recipe_name:
         return load_recipe(recipe_name), targets
-    names = {str((read_json(p).get("provenance") or {}).get("recipe", "")) for t in targets for p in _results(t)}
+    names = {str(_provenance(p).get("recipe", "")) for t in targets for p in _results(t)}
     if len(names) != 1 or "" in names:
         raise RecipeError(
             f"{folder}: which recipe it belongs to is not known", "name the recipe: `edgecnn gate RUN --recipe RECIPE`"
@@ -46,7 +46,8 @@ def gate_run(recipe: Recipe, targets: Sequence[Path], *, record: bool = False) -
     """
     results = []
     for folder in targets:
-        _require_current(recipe, folder)
+        _require_settings(recipe, folder)
+        _require_current(folder)
         verdict = judge_target(recipe, folder, against_accepted=not record)
         provenance = Sidecar(
             kind="verdict",
@@ -75,19 +76,22 @@ def exit_code(results: Sequence[dict[str, Any]]) -> int:
     return next((code for code in (1, 3) if code in codes), 0)
 
 
-def _require_current(recipe: Recipe, folder: Path) -> None:
-    """Raise `MeasurementError` when an engine or reference is no longer the one that was measured, or when the run was
-    made with other settings than the recipe has now."""
+def _require_settings(recipe: Recipe, folder: Path) -> None:
+    """Raise `MeasurementError` when the run was made with other settings than the recipe has now."""
     settings = dict(settings_rows(recipe))
     for result in _results(folder):
-        provenance = read_json(result).get("provenance") or {}
-        for key, value in provenance.get("fields", {}).items():
+        for key, value in _provenance(result).get("fields", {}).items():
             if settings.get(key) != value:
                 raise MeasurementError(
                     f"{result}: measured with {key} = {value!r}, {recipe.path} has {settings.get(key)!r}",
                     "measure again: `edgecnn run RECIPE`, or judge it by a recipe that differs in tolerances alone",
                 )
-        for name, digest in provenance.get("parents", {}).items():
+
+
+def _require_current(folder: Path) -> None:
+    """Raise `MeasurementError` when an engine or reference is no longer the one that was measured."""
+    for result in _results(folder):
+        for name, digest in _provenance(result).get("parents", {}).items():
             parent = folder / name
             if parent.is_file() and sha256_of(parent) != digest:
                 raise MeasurementError(
@@ -96,11 +100,16 @@ def _require_current(recipe: Recipe, folder: Path) -> None:
                 )
 
 
+def _provenance(path: Path) -> dict[str, Any]:
+    found = read_json(path).get("provenance")
+    return found if isinstance(found, dict) else {}
+
+
 def report_run(run: str, recipe_name: str = "", output: Path | None = None) -> dict[str, Any]:
     """What a report shows of one judged target folder, to be written to `output`.
 
-    Raises `MeasurementError` where there are several, or none, or where the verdict is of other measurements or of
-    other tolerances than the report would show, `WriteError` for an output that is read from.
+    Raises `MeasurementError` where there are several, or none, or where the verdict is on other measurements or by
+    another recipe than the report would show, `WriteError` for an output that is read from.
     """
     recipe, targets = find_run(run, recipe_name)
     require_no_input(targets, output)
@@ -111,7 +120,7 @@ def report_run(run: str, recipe_name: str = "", output: Path | None = None) -> d
             f"{run}: {'targets ' + found if judged else 'nothing was judged there'}",
             "name one of them" if judged else "run `edgecnn gate` first",
         )
-    _require_current(recipe, judged[0])
+    _require_current(judged[0])
     _require_judged(recipe, judged[0])
     return report_of(recipe, judged[0])
 
@@ -126,12 +135,11 @@ def require_no_input(targets: Sequence[Path], *outputs: Path | None) -> None:
 
 def _require_judged(recipe: Recipe, folder: Path) -> None:
     path = folder / "verdict.json"
-    provenance = read_json(path).get("provenance") or {}
-    judged_by, parents = provenance.get("fields", {}), provenance.get("parents", {})
-    tolerances = recipe.values("tolerances")
-    if any(judged_by.get(key) != value for key, value in tolerances.items()):
+    judged_by, parents = _provenance(path).get("recipe"), _provenance(path).get("parents", {})
+    if judged_by != recipe.name:
         raise MeasurementError(
-            f"{path}: judged by other tolerances than {recipe.path} has", "judge again: `edgecnn gate RUN`"
+            f"{path}: judged by the recipe {judged_by}, not by {recipe.name}",
+            "judge it by this one: `edgecnn gate RUN --recipe RECIPE`",
         )
     measured = {result.name: sha256_of(result) for result in _results(folder)}
     if other := [name for name, digest in measured.items() if parents.get(name) != digest]:

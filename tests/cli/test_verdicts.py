@@ -416,18 +416,15 @@ def test_a_report_shows_no_verdict_on_other_measurements_or_by_another_recipe(
     edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
 ) -> None:
     assert edgecnn("gate", "small").code == 0
-    stricter = tmp_path / "stricter.toml"
-    stricter.write_text(RECIPE.replace("= 10", "= 9"))
-    assert "judged by other tolerances" in edgecnn("report", "runs/small", "--recipe", stricter, "-o", "r.md").refused()
+    other = tmp_path / "stricter.toml"
+    other.write_text(RECIPE.replace("= 10", "= 9"))
+    said = edgecnn("report", "runs/small", "--recipe", other, "-o", "r.md").refused()
+    assert "judged by the recipe small, not by stricter" in said
     path = run_folder / "int8.accuracy.json"
     measured = path.read_text()
     path.write_text(json.dumps(json.loads(measured) | {"top1_pct": 1.0}))
     said = edgecnn("report", "runs/small", "-o", "r.md").refused()
     assert "judged before int8.accuracy.json was measured as it is now" in said
-    content = json.loads(measured)
-    content["provenance"]["fields"] = {"model.name": "alexnet"}
-    path.write_text(json.dumps(content))
-    assert "measured with model.name = 'alexnet'" in edgecnn("report", "runs/small", "-o", "r.md").refused()
     assert not Path("r.md").exists()
     path.write_text(measured)
     assert edgecnn("report", "runs/small", "-o", "r.md").code == 0
