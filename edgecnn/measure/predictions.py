@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -126,16 +128,18 @@ def _key(session: Session, dataset: Dataset, identity: str) -> str:
 class _Logits:
     """Rows of logits with the position of their image: in memory, or appended to a journal file.
 
-    The journal is a line of JSON (the key and the number of classes) and then one record per image.
+    The journal is a line of JSON (the key and the number of classes) and then one record per image. One process at a
+    time has it: raises `MeasurementError` for another.
     """
 
     def __init__(self, journal: Path | None, key: str) -> None:
-        self.path, self.key = journal, key
+        self.key = key
         self.positions: list[int] = []
         self._rows: list[Array] = []
         self._offset, self._classes = 0, 0
-        if journal is not None:
-            self._resume(journal)
+        self._file = None if journal is None else _locked(journal)
+        if self._file is not None:
+            self._resume(self._file)
 
     @property
     def next(self) -> int:
@@ -145,21 +149,21 @@ class _Logits:
     def add(self, positions: list[int], rows: Array) -> None:
         """Append the logits of one batch."""
         self.positions += positions
-        if self.path is None:
+        if self._file is None:
             self._rows.append(rows)
             return
         if not self._classes:
-            self._begin(self.path, rows.shape[1])
+            self._begin(self._file, rows.shape[1])
         records = np.empty(len(rows), self._record())
         records["position"], records["logits"] = positions, rows
-        with self.path.open("ab") as file:
-            file.write(records.tobytes())
+        self._file.write(records.tobytes())
+        self._file.flush()
 
     def array(self) -> Array:
         """All rows, in order; read from the journal through the page cache."""
-        if self.path is None:
+        if self._file is None:
             return np.concatenate(self._rows)
-        records = np.memmap(self.path, self._record(), "r", self._offset, (len(self.positions),))
+        records = np.memmap(self._file, self._record(), "r", self._offset, (len(self.positions),))
         return records["logits"]
 
     def __enter__(self) -> _Logits:
@@ -167,6 +171,10 @@ class _Logits:
 
     def __exit__(self, *unused: object) -> None:
         self._rows = []
+        if self._file is not None:
+            if not self.positions:
+                Path(self._file.name).unlink(missing_ok=True)
+            self._file.close()
 
     def _record(self) -> np.dtype[np.void]:
         return np.dtype([("position", np.int64), ("logits", np.float32, (self._classes,))])
@@ -174,31 +182,44 @@ class _Logits:
     def _header(self, classes: int) -> bytes:
         return (json.dumps({"key": self.key, "classes": classes}) + "\n").encode()
 
-    def _begin(self, path: Path, classes: int) -> None:
+    def _begin(self, file: BinaryIO, classes: int) -> None:
         self._classes = classes
         header = self._header(classes)
         self._offset = len(header)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header)
+        file.truncate(0)
+        file.write(header)
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, file: BinaryIO) -> None:
         """Take over the whole records of an earlier run with the same key; anything else is overwritten."""
+        file.seek(0)
+        header = file.readline()
         try:
-            with path.open("rb") as file:
-                header = file.readline()
-                classes = json.loads(header)["classes"]
-        except (OSError, ValueError, KeyError, TypeError):
+            classes = json.loads(header)["classes"]
+        except (ValueError, KeyError, TypeError):
             return
         if header != self._header(classes):
             return
         self._classes, self._offset = classes, len(header)
         record = self._record()
-        whole = (path.stat().st_size - self._offset) // record.itemsize
-        with path.open("rb+") as file:
-            file.truncate(self._offset + whole * record.itemsize)
+        whole = (os.fstat(file.fileno()).st_size - self._offset) // record.itemsize
+        file.truncate(self._offset + whole * record.itemsize)
         if whole:
-            records = np.memmap(path, record, "r", self._offset, (whole,))
+            records = np.memmap(file, record, "r", self._offset, (whole,))
             self.positions = [int(p) for p in records["position"]]
+
+
+def _locked(journal: Path) -> BinaryIO:
+    """The journal, open for this process alone; what is written goes to its end."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    file = journal.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        file.close()
+        raise MeasurementError(
+            f"{journal}: another process is measuring into it", "wait for it, or name another output with -o"
+        ) from exc
+    return file
 
 
 def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) -> Sidecar:

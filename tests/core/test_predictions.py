@@ -177,6 +177,28 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert many < 1.2 * few
 
 
+def test_two_processes_do_not_share_a_journal(dataset: Dataset, tmp_path: Path) -> None:
+    journal = tmp_path / ".partial"
+
+    class Beside(Means):
+        """Meets another run into the same journal after its first batch."""
+
+        def run(self, batch: Array) -> Array:
+            if len(self.sizes) == 1:
+                with pytest.raises(MeasurementError, match="another process is measuring into it"):
+                    predict(Means(), dataset, batch=4, journal=journal)
+            return super().run(batch)
+
+    found = predict(Beside(), dataset, batch=4, journal=journal)
+    np.testing.assert_array_equal(found.logits, predict(Means(), dataset, batch=4).logits)
+
+
+def test_a_run_that_gave_nothing_leaves_no_journal(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError):
+        predict(Means(size=16), dataset, batch=4, journal=tmp_path / ".partial")
+    assert list(tmp_path.glob(".partial")) == []
+
+
 def test_a_batch_below_the_least_is_filled_up_and_cut(dataset: Dataset) -> None:
     session = Means()
     session.least_batch = 2  # type: ignore[attr-defined]
