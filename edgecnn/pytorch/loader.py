@@ -47,6 +47,11 @@ class Source(Protocol):
     readable: Positions
     corrupt: dict[str, str]
 
+    @property
+    def sha256(self) -> str:
+        """The identity of the list of images."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
@@ -179,8 +184,8 @@ class Pictures:
 class Features:
     """Frozen features in place of pictures: float32 [N, ...], computed once."""
 
-    def __init__(self, features: Tensor, labels: Tensor, corrupt: dict[str, str]) -> None:
-        self.features, self.labels, self.corrupt = features, labels, corrupt
+    def __init__(self, features: Tensor, labels: Tensor, corrupt: dict[str, str], sha256: str) -> None:
+        self.features, self.labels, self.corrupt, self.sha256 = features, labels, corrupt, sha256
         self.device = features.device
         self.readable = np.arange(len(features), dtype=np.int64)
 

@@ -25,6 +25,7 @@ from edgecnn.dataset import Dataset, Split, open_dataset, stratified
 from edgecnn.errors import DataError, RecipeError, TrainingError
 from edgecnn.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.pytorch.checkpoint import (
+    STATE_NAME,
     can_resume,
     checkpoint_fields,
     checkpoint_sidecar,
@@ -43,6 +44,7 @@ from edgecnn.pytorch.transfer import known_labels, make_learner, start_network, 
 from edgecnn.recipe import AugmentSettings, Recipe, TrainSettings
 from edgecnn.zoo import find_model
 
+START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
 RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
 
 
@@ -248,7 +250,12 @@ class Run:
             raise TrainingError(
                 f"{self.output}: the run was started with the classes {', '.join(state['labels'])}; "
                 f"the data now has {', '.join(trainer.material.labels)}",
-                "restore the data, or start anew without --resume",
+                START_ANEW,
+            )
+        images = trainer.material.identity()
+        if other := [k for k, digest in state.get("images", images).items() if digest != images.get(k)]:
+            raise TrainingError(
+                f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
             )
         for what in ("threads", "processes"):
             before, now = state["device"][what], self._device()[what]
@@ -347,6 +354,7 @@ class Run:
             {
                 "fields": json.dumps(checkpoint_fields(self.recipe)),
                 "labels": trainer.material.labels,
+                "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
                 "device": self._device(),
                 "network": trainer.network.state_dict(),
                 "optimiser": trainer.optimiser.state_dict(),

@@ -55,7 +55,7 @@ class Material:
         sources = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "labels": self.labels,
-            **{f"{k} images": s.sha256 for k, s in sources.items() if isinstance(s, Pictures)},
+            **{f"{k} images": s.sha256 for k, s in sources.items() if s is not None},
         }
 
     def corrupt(self, world: World) -> int:

@@ -154,7 +154,7 @@ def frozen_features(prefix: nn.Module, source: Source) -> Features:
     for batch in source.batches(order):
         features.append(prefix(source.inputs(batch)).contiguous())
         labels.append(batch.label)
-    return Features(torch.cat(features), torch.cat(labels), source.corrupt)
+    return Features(torch.cat(features), torch.cat(labels), source.corrupt, source.sha256)
 
 
 def split_frozen(network: nn.Module, trained: Sequence[Sequence[Tensor]]) -> tuple[nn.Module, nn.Module] | None:

@@ -54,6 +54,16 @@ def test_every_command_and_option_exists(root: Path, name: str) -> None:
         assert {word for word in call if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_artifact_that_is_kept_is_made(root: Path, name: str, digits: Path, tmp_path: Path) -> None:
+    text = (root / "docs" / "ci" / name).read_text()
+    kept = re.findall(r"runs/\*/\*/(\S+)", text)
+    made = [p for p in (digits / "cpu").iterdir() if not p.name.startswith("report.")]  # `run --until bench`, `gate`
+    assert "--until bench" in text
+    for pattern in kept:
+        assert any(p.match(pattern) for p in made), pattern
+
+
 def test_what_the_gate_writes_is_what_the_files_read(root: Path) -> None:
     for name in FILES:
         text = (root / "docs" / "ci" / name).read_text()

@@ -145,6 +145,19 @@ def test_resuming_with_another_recipe_is_refused_with_what_changed(tmp_path: Pat
         train(recipe(), tmp_path / "elsewhere", resume=True)
 
 
+def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
+    """Another image moves the split: images that chose an epoch would be trained on."""
+    folder = folder_of(tmp_path / "data", ["ants", "bees"])
+    settings = recipe(str(folder), batch=4, epochs=2, validation=0.25)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "out", threads=1, progress=Interrupt(1))
+    Image.new("L", (40, 40)).save(folder / "bees" / "more.png")
+    with pytest.raises(TrainingError, match="the train images are not those that the run was started with"):
+        train(settings, tmp_path / "out", threads=1, resume=True)
+    (folder / "bees" / "more.png").unlink()
+    assert train(settings, tmp_path / "out", threads=1, resume=True).epochs == 2
+
+
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     train(recipe(), tmp_path, threads=1)
     (tmp_path / STATE_NAME).write_bytes((tmp_path / STATE_NAME).read_bytes()[:1000])

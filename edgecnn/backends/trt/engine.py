@@ -1,7 +1,8 @@
 """A plan as a Session: trusted, deserialised, run on a stream of its own, timed by events.
 
-Each batch shape has an execution context of its own. Its first batch is enqueued; from the second on it is replayed as
-a CUDA graph, and where that cannot be had, `graph_fallback` says why. Results are copied out: they are the caller's.
+Each batch shape has an execution context of its own. Its first two batches are enqueued; from the third on it is
+replayed as a CUDA graph, and where that cannot be had, `graph_fallback` says why. Results are copied out: they are the
+caller's.
 """
 
 from __future__ import annotations
