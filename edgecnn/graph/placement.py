@@ -317,7 +317,7 @@ def _never_negative(view: View) -> set[str]:
     for node in view.nodes:
         if node.op_type == "Clip":
             bound = view.initializers.get(node.input[1]) if len(node.input) > 1 else None
-            positive = bound is not None and float(onnx.numpy_helper.to_array(bound)) >= 0
+            positive = bound is not None and bool((onnx.numpy_helper.to_array(bound) >= 0).all())
         elif node.op_type in ("Add", "Mul", "Concat"):
             positive = all(name in known for name in node.input)
         else:

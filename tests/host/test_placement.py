@@ -481,3 +481,16 @@ def test_multiply_adds_by_hand() -> None:
         logits = Gemm(f, rows=128, out=5)
     """)
     assert multiply_adds(model) == {"c1": 8 * 8 * 8 * 4 * 9, "d": 8 * 4 * 4 * 9, "logits": 128 * 5}
+
+
+@pytest.mark.parametrize("dims", [(), (1,)])
+def test_a_bound_may_be_an_array_of_one_value(dims: tuple[int, ...]) -> None:
+    """Graphs of other converters hold the bounds of a Clip so."""
+    model = build(
+        "c = Conv(input, out=8)\nr = Clip(c)\nd = Conv(r, out=8)\ng = GlobalAveragePool(d)\nlogits = Flatten(g)"
+    )
+    clip = next(n for n in model.graph.node if n.op_type == "Clip")
+    for held in model.graph.initializer:
+        if held.name in clip.input:
+            held.dims[:] = dims
+    assert {q.tensor for q in place(model, "cpu").activations} == {"input", "r", "d"}
