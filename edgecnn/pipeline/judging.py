@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, parents_of, read_json, sha256_of, write_json_artifact
+from edgecnn.artifact import Sidecar, parents_of, read_json, read_sidecar, sha256_of, write_json_artifact
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
 from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
@@ -101,8 +102,7 @@ def _require_current(folder: Path) -> None:
 
 
 def _provenance(path: Path) -> dict[str, Any]:
-    found = read_json(path).get("provenance")
-    return found if isinstance(found, dict) else {}
+    return dataclasses.asdict(read_sidecar(path)) if "provenance" in read_json(path) else {}
 
 
 def report_run(run: str, recipe_name: str = "", output: Path | None = None) -> dict[str, Any]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import read_json, read_sidecar
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.gate import Judgement, Verdict, judge
+from edgecnn.measure.accuracy import Accuracy
+from edgecnn.measure.latency import Latency
 from edgecnn.pipeline.tasks import accepted_path, device_key, variants
 from edgecnn.recipe import Recipe
 from edgecnn.targets import find_target
 
 ACCURACY_SUFFIX = ".accuracy.json"
+OUTCOMES = ("PASS", "FAIL", "INCONCLUSIVE")
+KINDS = {f.name: f.type for kind in (Accuracy, Latency) for f in dataclasses.fields(kind)}
+KINDS |= {"size_mb": "float", "latency_ratio": "float", "latency_ratio_ci": "tuple[float, float]"}
+KINDS |= {f"{name}_share_pct": "float | None" for name in ("int8", "fp16", "fp32", "graph_int8")}
 
 
 def measurements_of(folder: Path) -> list[dict[str, Any]]:
@@ -30,7 +37,7 @@ def measurements_of(folder: Path) -> list[dict[str, Any]]:
     for name in [*latencies, *sorted(set(accuracies) - set(latencies))]:
         row: dict[str, Any] = {"name": name}
         if name in accuracies:
-            row |= {k: v for k, v in read_json(accuracies[name]).items() if k != "provenance"}
+            row |= _read_accuracy(accuracies[name])
         row |= latencies.get(name, {})
         rows.append(row | {"name": name})
     return rows
@@ -41,19 +48,57 @@ def read_latency(path: Path) -> dict[str, Any]:
     several measurements of one engine, of which none can be judged for all."""
     content = read_json(path)
     rows, device = content.get("measurements"), content.get("device")
-    if (
-        not isinstance(rows, list)
-        or not isinstance(device, dict)
-        or not all(isinstance(row, dict) and "name" in row for row in rows)
-    ):
+    whole = isinstance(rows, list) and isinstance(device, dict)
+    if not whole or not all(isinstance(r, dict) and isinstance(r.get("name"), str) for r in rows or ()):
         raise ArtifactError(f"{path}: not a latency.json of edgecnn", "measure again: `edgecnn run` or `edgecnn bench`")
-    names = [row["name"] for row in rows]
+    names = [_checked(path, row)["name"] for row in rows or ()]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        batches = ", ".join(str(row.get("batch")) for row in rows if row["name"] == twice)
+        batches = ", ".join(str(row.get("batch")) for row in rows or () if row["name"] == twice)
         raise MeasurementError(
             f"{path}: {twice} was measured more than once (batch {batches})", "bench one batch size to be judged"
         )
     return content
+
+
+def _read_accuracy(path: Path) -> dict[str, Any]:
+    content = {k: v for k, v in read_json(path).items() if k != "provenance"}
+    if missing := next((f.name for f in dataclasses.fields(Accuracy) if f.name not in content), None):
+        raise ArtifactError(f"{path}: damaged: it has no {missing}", "measure again: `edgecnn validate`")
+    return _checked(path, content)
+
+
+def read_verdict(path: Path) -> dict[str, Any]:
+    """A verdict.json; raises `ArtifactError` when it is damaged."""
+    content = {k: v for k, v in read_json(path).items() if k != "provenance"}
+    rows = content.get("judgements")
+    keys = {f.name: f.type for f in dataclasses.fields(Judgement)}
+    whole = content.get("verdict") in OUTCOMES and isinstance(rows, list) and "inconclusive" in content
+    if not whole or not all(isinstance(r, dict) and keys.keys() <= r.keys() for r in rows or ()):
+        raise ArtifactError(f"{path}: not a verdict.json of edgecnn", "judge again: `edgecnn gate`")
+    for row in rows or ():
+        _checked(path, row, keys)
+    return content
+
+
+def _checked(path: Path, row: dict[str, Any], kinds: Mapping[str, Any] = KINDS) -> dict[str, Any]:
+    """`row`, where each value has the type that it was written with; else raises `ArtifactError`."""
+    for key, value in row.items():
+        if not _is_of(str(kinds.get(key, "")), value):
+            raise ArtifactError(f"{path}: damaged: {key} is {str(value)[:40]!r}", "measure and judge again")
+    return row
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a value from JSON is of a type as it stands in a dataclass; what has no type may be anything."""
+    if value is None:
+        return not kind or "None" in kind
+    if kind.startswith("tuple[float"):
+        kind = "float | None" if "float | None" in kind else "float"
+        return isinstance(value, list) and len(value) == 2 and all(_is_of(kind, v) for v in value)
+    if kind.startswith("Outcome"):
+        return value in OUTCOMES
+    types = {"int": (int, float), "float": (int, float), "str": (str,), "tuple": (list,), "dict": (dict,)}
+    return next((isinstance(value, t) for name, t in types.items() if kind.startswith(name)), True)
 
 
 def engine_facts(engine: Path) -> dict[str, Any]:
@@ -93,7 +138,7 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
 
 def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Everything that a report shows of one target: measurements, verdict, what made each artifact, notes."""
-    verdict = read_json(folder / "verdict.json")
+    verdict = read_verdict(folder / "verdict.json")
     latency: dict[str, Any] = {"device": {}, "reference": None}
     if (folder / "latency.json").exists():
         latency = read_latency(folder / "latency.json")
@@ -106,7 +151,7 @@ def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "device_key": device_key(latency["device"]),
         "reference": latency.get("reference"),
         "measurements": measurements_of(folder),
-        "verdict": {k: v for k, v in verdict.items() if k != "provenance"},
+        "verdict": verdict,
         "artifacts": [_artifact(p, folder) for p in _artifacts(folder)],
         "notes": _notes(target.kind),
     }

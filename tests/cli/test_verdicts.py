@@ -472,6 +472,30 @@ def test_a_latency_file_of_another_tool_is_named(
     assert "latency.json: not a latency.json of edgecnn" in edgecnn("gate", "small").refused()
 
 
+def test_a_damaged_value_is_an_error_or_open_and_never_a_bug(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    assert edgecnn("gate", "small").code == 0
+    for name in ("int8.accuracy.json", "latency.json", "verdict.json"):
+        path = run_folder / name
+        whole = path.read_text()
+        command = ("report", "small", "-o", "r.md") if name == "verdict.json" else ("gate", "small")
+        content, refused = json.loads(whole), 0
+        places = [content, content["provenance"]]
+        places += [rows[0] for rows in (content.get("measurements"), content.get("judgements")) if rows]
+        for place in places:
+            for key in list(place):
+                kept = place.pop(key)
+                without = json.dumps(content)
+                place[key] = 7 if isinstance(kept, str) else "x"
+                for text in (without, json.dumps(content)):
+                    path.write_text(text)
+                    done = edgecnn(*command)
+                    assert done.code in (0, 2, 3), (name, key, done.err)
+                    refused += done.code == 2 and bool(done.refused())
+                place[key] = kept
+        assert refused >= 8, name
+        path.write_text(whole)
+
+
 def test_of_two_batch_sizes_none_is_judged_for_both(edgecnn: Callable[..., Any], run_folder: Path) -> None:
     path = run_folder / "latency.json"
     content = json.loads(path.read_text())

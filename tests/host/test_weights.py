@@ -12,6 +12,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,7 +21,7 @@ from edgecnn import cli
 from edgecnn.errors import ArtifactError, ModelError
 from edgecnn.pytorch.download import cached_path, fetch
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.weights import load_checkpoint, load_weights
+from edgecnn.pytorch.weights import load_checkpoint, load_weights, read_state
 from edgecnn.zoo import ModelCard, Weights, find_model, imagenet_classes
 
 CONTENT = bytes(range(256)) * 4000
@@ -216,6 +217,23 @@ def test_a_pickle_that_is_not_weights_is_never_run(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match="it was not run"):
             load_checkpoint(tmp_path / name, build_model("lenet5"))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_checkpoint_is_an_error_whatever_its_bytes_come_to(tmp_path: Path, zipped: bool) -> None:
+    content, path, random = io.BytesIO(), tmp_path / "x.pth", np.random.default_rng(0)
+    torch.save({"a": torch.zeros(3, 4), "b": torch.ones(2)}, content, _use_new_zipfile_serialization=zipped)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content.getvalue())
+        for place in random.integers(0, 700, 4):
+            damaged[place] = random.integers(256)
+        path.write_bytes(bytes(damaged))
+        try:
+            read_state(path)
+        except ArtifactError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
