@@ -46,13 +46,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class Parting:
-    """The first node whose tensor parts from the other graph's by more than its precision explains."""
+    """The first node whose tensor parts from the other graph's by more than its precision explains; an SQNR is None
+    where a value is not finite."""
 
     node: str
     operator: str
     tensor: str
-    sqnr_db: float
-    explained_db: float
+    sqnr_db: float | None
+    explained_db: float | None
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,19 @@ class Hop:
 
 
 def climb(rungs: Sequence[Rung], images: Array) -> list[Hop]:
-    """Compare each stage with the one before it; between two graphs also node by node, on `images` [N, C, H, W].
+    """Compare each stage with the one before it; between two graphs also node by node, on `images` [N, C, H, W]. A hop
+    to logits that are not finite is the last.
 
     Raises `MeasurementError` for fewer than two stages or predictions on different images.
     """
     if len(rungs) < 2:
         raise MeasurementError("one stage alone has no hops", "keep the graphs beside the engine, with their sidecars")
-    return [_hop(a, b, images) for a, b in itertools.pairwise(rungs)]
+    hops: list[Hop] = []
+    for a, b in itertools.pairwise(rungs):
+        if hops and hops[-1].nan_count:  # nothing can be compared with logits that are not finite
+            break
+        hops.append(_hop(a, b, images))
+    return hops
 
 
 def moved(hops: Sequence[Hop]) -> Hop | None:
@@ -100,7 +107,8 @@ def _hop(source: Rung, target: Rung, images: Array) -> Hop:
     floor = EXPLAINED_DB["fp32"] if target.precision == "fp32" and source.graph is None else table[target.precision]
     parting = None
     if source.graph is not None and target.graph is not None:
-        parting = first_parting(source.graph, target.graph, images)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is said in words
+            parting = first_parting(source.graph, target.graph, images)
     return Hop(
         source=source.name,
         target=target.name,
@@ -342,8 +350,12 @@ def _power(values: npt.NDArray[Any]) -> float:
     return float(np.mean(values.astype(np.float64) ** 2))
 
 
-def _db(share: float) -> float:
-    return float(-10 * np.log10(max(share, 1e-30))) if np.isfinite(share) else float("-inf")
+def _db(share: float) -> float | None:
+    return float(-10 * np.log10(max(share, 1e-30))) if np.isfinite(share) else None
+
+
+def _db_text(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1f} dB"
 
 
 def describe(hops: Sequence[Hop]) -> Iterator[str]:
@@ -355,7 +367,8 @@ def describe(hops: Sequence[Hop]) -> Iterator[str]:
         yield line + ("" if hop.explained else ": more than its precision explains")
         if hop.parting is not None:
             p = hop.parting
-            yield f"  first at {p.operator} {p.node}: {p.sqnr_db:.1f} dB where {p.explained_db:.1f} dB are explained"
+            found, explained = _db_text(p.sqnr_db), _db_text(p.explained_db)
+            yield f"  first at {p.operator} {p.node}: {found} where {explained} are explained"
     culprit = moved(hops)
     n = max((hop.n for hop in hops), default=0)
     yield f"moved at {culprit.source} -> {culprit.target}" if culprit else f"no prediction moved on these {n} images"

@@ -85,7 +85,7 @@ class Pictures:
         self.dataset, self.augment, self.device, self.seed = dataset, augment, device, seed
         self.preprocessing, self.image = dataset.preprocessing, dataset.image
         self.labels = torch.from_numpy(np.ascontiguousarray(dataset.labels, np.int64)).to(device)
-        self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else max(1, workers)
         self.skip_corrupt, self.corrupt = skip_corrupt, dict[str, str]()
         self.memory: Tensor | None = None
         self.readable = np.arange(len(dataset), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,8 @@ def test_a_broken_scale_is_blamed_on_its_node(
     found = first_parting(folder / "fp32.onnx", bad, batch)
     assert found is not None
     assert found.node == node
+    assert found.sqnr_db is not None
+    assert found.explained_db is not None
     assert found.sqnr_db < found.explained_db
 
 
@@ -196,3 +199,24 @@ def test_nan_on_the_way_is_never_explained(batch: np.ndarray) -> None:
     assert hop.nan_count == 1
     with pytest.raises(MeasurementError, match="no hops"):
         climb([rung("a", "fp32", exact)], batch)
+
+
+def test_the_hop_to_nan_is_named_and_is_the_last(folder: Path, batch: np.ndarray, tmp_path: Path) -> None:
+    def overflow(name: str, value: np.ndarray) -> np.ndarray | None:
+        return np.full_like(value, np.inf) if name.startswith("c2.bias") else None
+
+    bad = changed(folder / "fp16.onnx", tmp_path / "bad.onnx", overflow)
+    exact = np.eye(5, dtype=np.float32)
+    broken = np.full_like(exact, np.nan)
+    rungs = [
+        rung("fp32.onnx", "fp32", exact, folder / "fp32.onnx"),
+        rung("fp16.onnx", "fp16", broken, bad),
+        rung("fp16.plan", "fp16", broken),
+    ]
+    (hop,) = climb(rungs, batch)
+    assert hop.parting is not None
+    assert (hop.parting.node, hop.parting.sqnr_db) == ("c2/Conv", None)
+    json.dumps(hop.to_json(), allow_nan=False)
+    said = "\n".join(describe([hop]))
+    assert "first at Conv c2/Conv: not finite where" in said
+    assert "moved at fp32.onnx -> fp16.onnx" in said
