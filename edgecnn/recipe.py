@@ -362,6 +362,9 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems.append("model.name is missing: which network is it?")
     if not recipe.data.source:
         problems.append("data.source is missing: a data set name, or an image folder")
+    for name, values in (("precisions", recipe.precisions), ("targets", recipe.targets)):
+        if twice := sorted({v for v in values if values.count(v) > 1}):
+            problems.append(f"{name} = {list(values)}: {twice[0]!r} stands there more than once")
     batch = recipe.batch
     if not batch.min <= batch.opt <= batch.max:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")

@@ -270,3 +270,24 @@ def test_recipes_are_listed_shown_and_copied(
     assert edgecnn("recipe", "copy", "lenet5-digits").code == 0
     assert (tmp_path / "recipes" / "lenet5-digits.toml").exists()
     assert "exists already" in edgecnn("recipe", "copy", "lenet5-digits").refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("epochs = 20", "epochs = 0"), "the network would stay random"),
+        (('name = "lenet5"', 'name = "lenet5"\nweights = "gone.pth"'), "model.weights = 'gone.pth': no such file"),
+        (('source = "digits"', 'source = "digit"'), "no data set 'digit'"),
+        (('targets = ["cpu"]', 'targets = ["orin"]'), "no target 'orin'"),
+        (('"lenet5-digits"', '"none"'), "no calibration set 'none'"),
+    ],
+    ids=["random", "weights", "data", "target", "calibration"],
+)
+def test_a_recipe_is_checked_before_it_is_run(
+    edgecnn: Callable[..., Any], root: Path, tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    text = (root / "recipes" / "lenet5-digits.toml").read_text()
+    assert text.count(change[0]) == 1
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(text.replace(*change))
+    assert words in edgecnn("recipe", "check", recipe).refused()

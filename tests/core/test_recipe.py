@@ -58,6 +58,8 @@ def test_a_duplicate_key_names_the_line(tmp_path: Path) -> None:
         ("batch={min=4,opt=4}", "bench.batch = 1 is not within batch.min 4 .. max 8"),
         ("train={nesterov=true,momentum=0}", "train.nesterov needs train.momentum > 0"),
         ("train.augment.area=[8,100]", "shares of the picture, at most 1"),
+        ('targets=["cpu","gpu","cpu"]', "'cpu' stands there more than once"),
+        ('precisions=["int8","int8"]', "'int8' stands there more than once"),
         ("tolerances.top1_drop_pp_max=nan", "number"),
         ("tolerances.top1_drop_pp_max=-1", "at least 0"),
     ],
