@@ -22,7 +22,7 @@ def reference(
     source: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or a graph (.onnx).")],
     data: Annotated[str, DATA],
     output: Annotated[Path, typer.Option("-o", "--output", help="The predictions.")] = Path("reference.npz"),
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Save the predictions that engines are compared with."""
@@ -43,7 +43,7 @@ def build(
     target: Annotated[str, typer.Option(help="`edgecnn targets` lists them.  [default: cpu, or gpu for trt]")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Largest batch.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     workspace_mb: Annotated[
         int | None, typer.Option(min=1, help="TensorRT's limit; from free memory if left out.")
     ] = None,

@@ -28,7 +28,7 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges, X.calib.json.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Use at most this many.")] = CALIBRATION_IMAGES,
     batch: Annotated[int | None, typer.Option(min=1, help="Images in one run; else by their size.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
     check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,

@@ -34,7 +34,7 @@ def inspect(
 def predict(
     engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx, with its sidecar.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:

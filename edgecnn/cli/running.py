@@ -28,7 +28,7 @@ def run(
     until: Annotated[str, typer.Option(help="Stop after this step.")] = "report",
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example train.epochs=3.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Bring a recipe up to date, from training to the verdict; redo only what is stale."""

@@ -24,7 +24,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as train.epochs=3.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; PyTorch's choice when left out.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's choice when left out.")
+    ] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, counted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.printing import counter, print_json, print_rows, say
 
-THREADS = typer.Option(min=1, help="CPU threads.")
+THREADS = typer.Option(min=1, max=1024, help="CPU threads.")
 TRUST = typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")
 RECIPE = typer.Option(help="The recipe of a run folder.  [default: the one that its results name]")
 RUN = typer.Argument(help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).")

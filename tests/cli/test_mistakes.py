@@ -117,3 +117,22 @@ def test_weights_alone_are_no_reference(graph: Path, edgecnn: Call) -> None:
     asked = edgecnn("reference", "w.safetensors", "--data", "images").refused()
     assert "do not say which network" in asked
     assert "edgecnn export NETWORK --checkpoint w.safetensors" in asked
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "--engine", "m.onnx"),
+        ("build", "m.onnx"),
+        ("calibrate", "m.onnx", "--data", "digits"),
+        ("predict", "m.onnx", "x.png"),
+        ("reference", "m.onnx", "--data", "digits"),
+        ("run", "lenet5-digits"),
+        ("train", "lenet5-digits"),
+        ("validate", "m.onnx", "--reference", "m.onnx", "--data", "digits"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_more_threads_than_any_machine_has_are_refused(command: tuple[str, ...], edgecnn: Call) -> None:
+    """ONNX Runtime hangs when the system refuses it a thread."""
+    assert "Invalid value for '--threads'" in edgecnn(*command, "--threads", 100_000).refused()
