@@ -47,6 +47,9 @@ def run(arguments: list[str]) -> int:
         return 0
     except MemoryError as exc:
         return _fail(f"not enough memory: {exc or 'the machine has no more'}", "use a smaller batch or input size", 2)
+    except UnicodeEncodeError as exc:  # a file's name with bytes that are no UTF-8
+        before, after = exc.object[: exc.start].rpartition("\n")[2], exc.object[exc.start :].partition("\n")[0]
+        return _fail(f"{before + after!a}: the name is not valid UTF-8", "rename the file or folder", 2)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)

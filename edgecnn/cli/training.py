@@ -33,7 +33,7 @@ def train(
     """Train a recipe's network; the best checkpoint is OUT/model.safetensors."""
     from edgecnn.recipe import load_recipe
 
-    overrides = [*(override or ()), *([f"data.source={json.dumps(data)}"] if data else [])]
+    overrides = [*(override or ()), *([f"data.source={json.dumps(data, ensure_ascii=False)}"] if data else [])]
     settings = load_recipe(recipe, overrides)
     folder = out or Path("runs") / settings.name
     from edgecnn.pytorch.progress import for_terminal

@@ -17,7 +17,7 @@ import pytest
 from edgecnn.artifact import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import layers_from_json, shares_of
-from edgecnn.backends.trt.library import errors_in, logger_for, recording
+from edgecnn.backends.trt.library import errors_in, load_tensorrt, logger_for, recording
 from edgecnn.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
 from edgecnn.measure.latency import measure_latency
@@ -416,6 +416,15 @@ def test_without_the_package_the_refusal_says_what_to_install(
     with pytest.raises(BackendError, match="needs the package 'tensorrt', which is not installed here") as caught:
         build(graph())
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
+def test_a_package_without_its_libraries_is_named(error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text(f"raise {error}('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendError, match="installed, but not its libraries: libnvinfer"):
+        load_tensorrt()
 
 
 def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> None:

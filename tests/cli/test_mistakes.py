@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,16 @@ def test_weights_alone_are_no_reference(graph: Path, edgecnn: Call) -> None:
 def test_more_threads_than_any_machine_has_are_refused(command: tuple[str, ...], edgecnn: Call) -> None:
     """ONNX Runtime hangs when the system refuses it a thread."""
     assert "Invalid value for '--threads'" in edgecnn(*command, "--threads", 100_000).refused()
+
+
+def test_a_name_that_is_no_utf8_is_named(tmp_path: Path, edgecnn: Call) -> None:
+    for name in (b"a/caf\xe9.png", b"a/1.png", b"b/0.png", b"b/1.png"):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/data/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((36, 36), np.uint8)).save(path)
+    train = ("train", "lenet5-digits", "--set", "train.batch=2", "--out", tmp_path / "out")
+    assert r"caf\udce9.png" in edgecnn(*train, "--data", tmp_path / "data").refused()
+    assert (
+        "no data set '/no/where/\N{GRINNING FACE}'"
+        in edgecnn(*train, "--data", "/no/where/\N{GRINNING FACE}").refused()
+    )

@@ -34,7 +34,7 @@ def load_tensorrt() -> Any:
             missing.hint = "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and a virtual "
             missing.hint += "environment made with --system-site-packages"
         raise missing from exc
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:
         raise BackendError(
             f"the package tensorrt is installed, but not its libraries: {exc}",
             "install TensorRT itself from NVIDIA's index or with JetPack, and see that LD_LIBRARY_PATH finds it",
