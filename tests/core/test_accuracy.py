@@ -10,6 +10,7 @@ import pytest
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.accuracy import measure_accuracy
 from edgecnn.measure.predictions import Predictions
+from edgecnn.measure.statistics import drop_interval, wilson_interval
 
 
 def predictions(classes: list[int], labels: list[int], count: int = 10) -> Predictions:
@@ -45,6 +46,23 @@ def test_counts_by_hand() -> None:
     assert found.findings == ()
 
 
+def test_every_figure_has_its_unit() -> None:
+    found = measure_accuracy("int8", ENGINE, REFERENCE)
+    assert found.top1_drop_ci_pp == pytest.approx([100 * end for end in drop_interval(2, 1, 10)])
+    assert found.agreement_ci_pct == pytest.approx([100 * end for end in wilson_interval(7, 10)])
+    assert found.agreement_n == 7
+    # frequencies: engine 0.4 of class 0 and 0.1 of 1 2 3 4 5 8, reference 0.3 of 0 and 0.1 of 1 to 7, labels 0.1 each
+    assert found.top1_guess_pct == pytest.approx(10)
+    assert found.agreement_guess_pct == pytest.approx(100 * (0.4 * 0.3 + 5 * 0.1 * 0.1))
+    noise = np.linalg.norm(ENGINE.logits - REFERENCE.logits) / np.linalg.norm(REFERENCE.logits)
+    assert found.sqnr_db == pytest.approx(-20 * np.log10(noise))
+    worst = found.worst_classes[0]
+    assert (worst["n"], worst["top1_lost"], worst["top1_gained"], worst["top1_drop_pp"]) == (1, 1, 0, 100)
+    assert worst["top1_drop_ci_pp"] == pytest.approx([100 * end for end in drop_interval(1, 0, 1)])
+    nameless = [replace(p, label_names=p.label_names[:6]) for p in (ENGINE, REFERENCE)]
+    assert [row["label_name"] for row in measure_accuracy("int8", *nameless).worst_classes] == ["6", "7"]
+
+
 def test_json_is_flat_but_for_its_lists() -> None:
     content = measure_accuracy("int8", ENGINE, REFERENCE).to_json()
     assert content["name"] == "int8"
@@ -72,6 +90,8 @@ def test_top5_of_few_classes_is_not_a_measurement() -> None:
     found = measure_accuracy("few", few, few)
     assert found.top1_pct == 100
     assert found.top5_pct is found.top5_drop_pp is None
+    six = predictions([0, 1, 2], [0, 1, 2], count=6)
+    assert measure_accuracy("six", six, six).top5_pct == 100
 
 
 def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> None:

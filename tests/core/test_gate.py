@@ -72,7 +72,32 @@ def test_agreement_is_judged_by_its_wilson_interval() -> None:
     for limit, outcome in ((99.4, "PASS"), (99.6, "INCONCLUSIVE"), (99.9, "FAIL")):
         judgement = only(judge(Tolerances(agreement_pct_min=limit), [found]))
         assert judgement.verdict == outcome
-    assert only(judge(Tolerances(agreement_pct_min=99.5), [found])).images_needed is not None
+    low, high = found["agreement_ci_pct"]
+    for limit, outcome in ((low, "PASS"), (low + 1e-9, "INCONCLUSIVE"), (high, "INCONCLUSIVE"), (high + 1e-9, "FAIL")):
+        assert only(judge(Tolerances(agreement_pct_min=limit), [found])).verdict == outcome
+    counted = found.pop("agreement_n")
+    assert counted == 9960
+    assert only(judge(Tolerances(agreement_pct_min=99.5), [found])).interval == pytest.approx((low, high))
+
+
+def test_the_images_that_would_settle_an_agreement_do() -> None:
+    judgement = only(judge(Tolerances(agreement_pct_min=99.5), [measurement()]))
+    assert judgement.verdict == "INCONCLUSIVE"
+    assert judgement.images_needed is not None
+    needed = judgement.images_needed
+    assert f"about {needed} images" in judgement.evidence
+    for n, outcome in ((round(1.02 * needed), "PASS"), (round(0.98 * needed), "INCONCLUSIVE")):
+        more = {"n": n, "agreement_pct": 99.6, "agreement_n": 0.996 * n}
+        assert only(judge(Tolerances(agreement_pct_min=99.5), [{"name": "int8", **more}])).verdict == outcome
+
+
+def test_guessing_is_told_by_the_measure_that_the_tolerance_is_of() -> None:
+    tolerances = Tolerances(top1_drop_pp_max=5, agreement_pct_min=90)
+    for key, guessed in (("top1_guess_pct", "top1_drop_pp_max"), ("agreement_guess_pct", "agreement_pct_min")):
+        judgements = judge(tolerances, [measurement(**{key: 99.99})]).judgements
+        assert {j.tolerance: j.verdict for j in judgements if j.verdict != "PASS"} == {guessed: "FAIL"}
+    for absent in ({"top1_guess_pct": None}, {"top1_pct": None}, {"n_labelled": 0}):
+        assert judge(Tolerances(top1_drop_pp_max=5), [measurement(**absent)]).verdict == "PASS"
 
 
 def test_nan_logits_fail_whatever_else_holds() -> None:
@@ -114,8 +139,11 @@ def test_the_latency_gate_uses_the_interval_of_the_ratio() -> None:
     ratio = {"name": "int8", "latency_ratio": 0.7, "latency_ratio_ci": [0.68, 0.72], "latency_reference": "fp32"}
     for limit, outcome in ((0.72, "PASS"), (0.7, "INCONCLUSIVE"), (0.67, "FAIL")):
         assert only(judge(Tolerances(latency_ratio_max=limit), [ratio])).verdict == outcome
-    missing = {"name": "int8", "latency_ratio": None}
-    assert only(judge(Tolerances(latency_ratio_max=1), [missing])).verdict == "INCONCLUSIVE"
+        said = only(judge(Tolerances(latency_ratio_max=limit), [ratio])).evidence
+        assert ("a longer --duration narrows it" in said) == (outcome == "INCONCLUSIVE")
+    for missing in ({"latency_ratio": None}, {"latency_ratio_ci": None}):
+        judgement = only(judge(Tolerances(latency_ratio_max=1), [{**ratio, **missing}]))
+        assert judgement.verdict == "INCONCLUSIVE"
 
 
 def test_a_percentile_that_the_sample_does_not_carry_is_inconclusive() -> None:
@@ -202,6 +230,14 @@ def test_regressions_against_accepted_numbers() -> None:
     for tolerance, now in outcomes.items():
         verdict = judge(tolerances, [now], accepted)
         assert [j.tolerance for j in verdict.judgements if j.verdict == "FAIL"] == [tolerance]
+        said = {j.tolerance: (j.evidence, j.interval) for j in verdict.judgements}
+        assert ("significantly worse" in said["accepted top1_drop_pp"][0]) == (tolerance == "accepted top1_drop_pp")
+        assert said["accepted size_mb"][1] is None
+    assert said["accepted size_mb"][0] == "size_mb 1.5, accepted 1 (+50.0 %)"
+    assert said["accepted latency_ms_p50"][1] == (1.99, 2.01)
+    for unknown in ({"top1_drop_ci_pp": None}, {"top1_drop_pp": None}):
+        judged = {j.tolerance for j in judge(Tolerances(size_mb_max=9), [{**before, **unknown}], accepted).judgements}
+        assert judged == {"size_mb_max", "accepted latency_ms_p50", "accepted size_mb"}
     noisy = {**before, "latency_ms_p50": 2.2, "latency_ms_p50_ci": [2.0, 2.4]}
     assert judge(tolerances, [noisy], accepted).verdict == "INCONCLUSIVE"
 
