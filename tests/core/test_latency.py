@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
+from edgecnn.measure import latency
 from edgecnn.measure.clocks import Clocks, clock_warnings, open_nvml, read_clocks
 from edgecnn.measure.latency import compare_latency, measure_latency
 from edgecnn.session import Array, TensorSpec, Timing
@@ -88,6 +89,65 @@ def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
     assert found.transfers  # the call copies in and out, whoever holds the clock
     found = measured(Untimed())  # type: ignore[arg-type]
     assert (found.clock, found.transfers) == ("host", False)
+
+
+class Clockwork:
+    """Time that passes only in queries and readings: the clock of a measurement whose every number is known."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.calls = 100.0, list[str]()
+        monkeypatch.setattr(latency, "time", self)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def perf_counter_ns(self) -> int:
+        return round(1e9 * self.now)
+
+    def read(self, seconds: float = 7.0) -> Clocks:
+        """A reading of the clocks that takes long."""
+        self.now += seconds
+        return Clocks()
+
+    def session(self, name: str, seconds: Any) -> Any:
+        """A session without events whose query takes `seconds(number of the query)`."""
+        outer = self
+
+        class Timed(Scripted):
+            def run(self, batch: Array) -> Array:
+                outer.calls.append(name)
+                outer.now += seconds(outer.calls.count(name))
+                return np.zeros((len(batch), 2), np.float32)
+
+        return Timed(lambda k: 1.0)
+
+
+def test_reading_the_clocks_is_no_part_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Clockwork(monkeypatch)
+    session = time.session("a", lambda k: 0.25)
+    found = measured(session, mode="throughput", clocks=time.read, warmup_ms=1000, duration_s=5)
+    assert time.calls.count("a") == 4 + 20
+    assert (found.n_queries, found.duration_s, found.latency_ms_p50) == (20, pytest.approx(5), pytest.approx(250))
+    assert found.throughput_images_per_s == pytest.approx(4 * 20 / 5)
+
+
+def test_blocks_follow_each_other_forwards_and_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Clockwork(monkeypatch)
+    monkeypatch.setattr(latency, "TimedSession", type("Never", (), {}))
+    a, b = time.session("a", lambda k: 1 / 128), time.session("b", lambda k: 1 / 64)
+    (found,) = compare_latency({"a": a, "b": b}, BATCH, warmup_ms=100, duration_s=1, clocks=time.read)
+    text = "".join(time.calls)
+    assert text.startswith("a" * 13 + "b" * 7 + "aaaaaabbb" + "bbbaaaaaa" + "aaaaaabbb")  # 0.1 s, then blocks of 0.05 s
+    assert (found.rounds, found.ratio) == (20, pytest.approx(2))
+    assert len(text) == 20 + 20 * 9
+    time.calls.clear()
+    slow = time.session("s", lambda k: 1 / 128 if k <= 13 else 1.0)  # a machine that has become a hundred times slower
+    (found,) = compare_latency({"a": a, "s": slow}, BATCH, warmup_ms=100, duration_s=0.5, clocks=time.read)
+    assert time.calls.count("s") == 13 + 10  # a block ends after three blocks' time
+
+
+def test_a_timed_session_without_copies_says_so() -> None:
+    assert not measured(Scripted(lambda k: 1.0, h2d_ms=0, d2h_ms=0)).transfers
 
 
 def test_drift_and_instability_are_said() -> None:
