@@ -15,7 +15,7 @@ from lxml import etree
 from edgecnn.errors import MeasurementError, WriteError
 from edgecnn.gate import Judgement, Verdict, accepted_numbers
 from edgecnn.report import FORMATS, write_report
-from edgecnn.report.github import github_annotations
+from edgecnn.report.github import append_summary, github_annotations
 from edgecnn.report.gitlab import gitlab_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
@@ -158,6 +158,37 @@ def test_github_annotations_are_escaped_and_name_the_recipe() -> None:
     assert [m[1] for m in parsed if m] == ["error", "warning", "error"]
     assert "%0An = 540, 50 %25 <of> it" in lines[0]
     assert github_annotations(results(judgements=JUDGEMENTS[:1])).startswith("::notice title=lenet5-digits%3A PASS::")
+
+
+def test_a_limit_is_said_where_there_is_one() -> None:
+    precision = Judgement("int8", "precision_obtained", None, None, None, "FAIL", "int8 was requested")
+    content = results(judgements=(*JUDGEMENTS, precision))
+    xml = etree.fromstring(junit_report(content).encode())
+    failures = {f.getparent().get("name"): f.get("message") for f in xml.iter("failure")}
+    assert failures["top1_drop_pp_max"].endswith("(limit 2)")
+    assert failures["precision_obtained"] == "int8 was requested"
+    for text in (github_annotations(content), markdown_comment(content)):
+        lines = text.splitlines()
+        assert "(limit 2)" in next(line for line in lines if "top1_drop_pp_max" in line)
+        assert "limit" not in next(line for line in lines if "precision_obtained" in line)
+
+
+def test_conditions_say_what_a_query_was() -> None:
+    content = results()
+    assert "clock host, without transfers, no CUDA graph, synchronous call" in markdown_report(content)
+    content["measurements"][0] |= {"transfers": True, "graph": True, "sync": "stream synchronisation"}
+    assert "clock host, with transfers, a CUDA graph, stream synchronisation" in markdown_report(content)
+    content["artifacts"][0]["sha256"] = None
+    assert rows_of(markdown_report(content), "artifact")[2][3] == ""
+    assert rows_of(markdown_report(results()), "artifact")[2][3] == "ab" * 6
+
+
+def test_the_step_summary_is_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("# other step\n")
+    append_summary(path, "# edgecnn")
+    append_summary(path, "# again")
+    assert path.read_text() == "# other step\n# edgecnn\n# again\n"
 
 
 def test_gitlab_findings_have_what_gitlab_requires() -> None:
