@@ -21,6 +21,7 @@ Measurement = Mapping[str, Any]
 BASELINE = "fp32"  # what the others are compared with: only its accuracy is judged
 SIMULATED = "-tensorrt"  # ends the name of a TensorRT placement simulated on a CPU: its speed says nothing
 ACCURACY = ("top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min")
+MEASURED = "measured"  # in place of a tolerance: whether anything was measured of an engine
 GUESS_Z = 5.0  # one chance in three million that guessing gets past
 REGRESSION_MAX = {"latency_ms_p50": 1.10, "size_mb": 1.02}  # against the accepted number
 
@@ -49,12 +50,15 @@ class Verdict:
 
     @property
     def verdict(self) -> Outcome:
-        """FAIL if anything failed, PASS if everything passed; the recipe may map what stays open."""
+        """FAIL if anything failed, PASS if everything passed; the recipe may map what stays open, but lets no engine
+        pass of which nothing was measured."""
         outcomes = {j.verdict for j in self.judgements}
         if "FAIL" in outcomes:
             return "FAIL"
         if outcomes == {"PASS"}:
             return "PASS"
+        if self.inconclusive == "pass" and any(j.tolerance == MEASURED for j in self.judgements):
+            return "INCONCLUSIVE"
         mapped: dict[str, Outcome] = {"inconclusive": "INCONCLUSIVE", "pass": "PASS", "fail": "FAIL"}
         return mapped[self.inconclusive] if outcomes else "INCONCLUSIVE"
 

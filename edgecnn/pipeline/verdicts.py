@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecnn.artifact import read_json, read_sidecar
 from edgecnn.errors import ArtifactError, MeasurementError
-from edgecnn.gate import Judgement, Verdict, judge
+from edgecnn.gate import MEASURED, Judgement, Verdict, judge
 from edgecnn.measure.accuracy import Accuracy
 from edgecnn.measure.latency import Latency
 from edgecnn.pipeline.tasks import accepted_path, device_key, variants
@@ -129,7 +129,7 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
     verdict = judge(recipe.tolerances, rows, old)
     target, measured = find_target(folder.name), {row["name"] for row in rows}
     missing = tuple(
-        Judgement(v.name, "measured", None, None, None, "INCONCLUSIVE", "the recipe asks for it; nothing was measured")
+        Judgement(v.name, MEASURED, None, None, None, "INCONCLUSIVE", "the recipe asks for it; nothing was measured")
         for v in variants(recipe, target)
         if v.name not in measured
     )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.gate import _JUDGES, Verdict, accepted_numbers, judge
+from edgecnn.gate import _JUDGES, MEASURED, Judgement, Verdict, accepted_numbers, judge
 from edgecnn.measure.accuracy import measure_accuracy
 from edgecnn.measure.predictions import Predictions
 from edgecnn.recipe import Tolerances
+from edgecnn.report.junit import junit_report
 
 
 def measurement(n: int = 10_000, lost: int = 30, gained: int = 10, **more: Any) -> dict[str, Any]:
@@ -58,6 +59,16 @@ def test_a_tolerance_that_the_sample_cannot_settle_names_the_images_that_would()
     more = judgement.images_needed / 200
     settled = measurement(n=judgement.images_needed, lost=round(3 * more), gained=round(more))
     assert judge(Tolerances(top1_drop_pp_max=2), [settled]).verdict == "PASS"
+
+
+@pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 3), ("fail", 1)])
+def test_no_recipe_lets_an_engine_pass_that_nobody_measured(mapping: Any, code: int) -> None:
+    missing = Judgement("fp16", MEASURED, None, None, None, "INCONCLUSIVE", "nothing was measured")
+    passed = judge(Tolerances(top1_drop_pp_max=5), [measurement()]).judgements
+    verdict = Verdict((*passed, missing), mapping)
+    assert verdict.exit_code == code
+    content = {"recipe": "r", "target": "cpu", "verdict": verdict.to_json()}
+    assert ("<failure" if mapping == "fail" else "<error") in junit_report(content)
 
 
 @pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
