@@ -23,6 +23,7 @@ SIMULATED = "-tensorrt"  # ends the name of a TensorRT placement simulated on a 
 ACCURACY = ("top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min")
 MEASURED = "measured"  # in place of a tolerance: whether anything was measured of an engine
 GUESS_Z = 5.0  # one chance in three million that guessing gets past
+SAME = ("data", "n", "batch", "mode")  # without which an accepted number says nothing about a new one
 REGRESSION_MAX = {"latency_ms_p50": 1.10, "size_mb": 1.02}  # against the accepted number
 
 
@@ -110,7 +111,7 @@ def judge(
 
 def accepted_numbers(measurements: Sequence[Measurement], device_key: str) -> dict[str, Any]:
     """What `gate --record` writes: the numbers that a later run is held against."""
-    keys = (*("data", "n", "top1_pct", "top5_pct", "top1_drop_pp", "agreement_pct"), *REGRESSION_MAX)
+    keys = (*SAME, "top1_pct", "top5_pct", "top1_drop_pp", "agreement_pct", *REGRESSION_MAX)
     return {
         "device_key": device_key,
         "accepted": {m["name"]: {k: m[k] for k in keys if m.get(k) is not None} for m in measurements},
@@ -276,11 +277,11 @@ def _regressions(measurements: Sequence[Measurement], accepted: Mapping[str, Any
         old = accepted["accepted"].get(measurement["name"])
         if old is None:
             continue
-        for fact in ("data", "n"):
+        for fact in SAME:
             if fact in old and measurement.get(fact) not in (None, old[fact]):
                 raise MeasurementError(
                     f"{measurement['name']}: accepted on {fact} = {old[fact]}, this run has {measurement[fact]}",
-                    "validate on the same images, or record new numbers with `edgecnn gate --record`",
+                    "measure on the same images and batches, or record new numbers with `edgecnn gate --record`",
                 )
         yield from _drop_regression(measurement, old)
         yield from _growth(measurement, old)

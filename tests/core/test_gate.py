@@ -259,3 +259,9 @@ def test_accepted_numbers_of_another_device_or_of_other_data_are_refused() -> No
         judge(Tolerances(), [measurement(device_key="cpu:other:2")], accepted)
     with pytest.raises(MeasurementError, match="n = 10000, this run has 500"):
         judge(Tolerances(), [measurement(n=500)], accepted)
+    timed = {"latency_ms_p50": 1.0, "batch": 1, "mode": "latency"}
+    accepted = accepted_numbers([measurement(**timed)], KEY)
+    assert judge(Tolerances(top1_drop_pp_max=5), [measurement(**timed)], accepted).verdict == "PASS"
+    for key, value in (("batch", 8), ("mode", "throughput")):
+        with pytest.raises(MeasurementError, match=f"accepted on {key} = {timed[key]}, this run has {value}"):
+            judge(Tolerances(), [measurement(**{**timed, key: value})], accepted)
