@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import typer
 import yaml
 
 from edgecnn.cli.app import application
+from edgecnn.report.markdown import MARKER
 
 FILES = {"github.yml": "vendor.github-workflows", "gitlab.yml": "vendor.gitlab-ci"}
 
@@ -62,6 +66,33 @@ def test_every_artifact_that_is_kept_is_made(root: Path, name: str) -> None:
     assert "--until bench" in text  # no step after it makes a file but `gate`
     for pattern in kept:
         assert any(p.match(pattern) for p in made), pattern
+
+
+def test_a_comment_is_replaced_by_its_own_marker(root: Path, tmp_path: Path) -> None:
+    """Runs the step with a `gh` that knows two comments, the newer one of another workflow."""
+    steps = yaml.safe_load((root / "docs" / "ci" / "github.yml").read_text())["jobs"]["gate"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("name") == "Comment"]
+    gh = tmp_path / "gh"
+    gh.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        f'*PATCH*) echo "$@" >> {tmp_path}/calls;;\n'
+        f"'pr comment'*) echo \"$@\" >> {tmp_path}/calls;;\n"
+        f'*--jq*) jq -r "$5" {tmp_path}/comments.json;;\n'
+        "esac\n"
+    )
+    gh.chmod(0o755)
+    if shutil.which("jq") is None:
+        assert json.dumps(MARKER) in script
+        return
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PULL_REQUEST": "7"}
+    environment["GITHUB_REPOSITORY"] = "me/mine"
+    others = [{"url": "u/2", "body": "coverage 90 %"}]
+    for there, call in ((others, "pr comment 7"), ([{"url": "u/1", "body": f"{MARKER}\n\nold"}, *others], "u/1")):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        (tmp_path / "comments.json").write_text(json.dumps(there))
+        subprocess.run(["bash", "-e", "-c", script], env=environment, check=True)
+        assert call in (tmp_path / "calls").read_text()
 
 
 def test_what_the_gate_writes_is_what_the_files_read(root: Path) -> None:
