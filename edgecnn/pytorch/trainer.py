@@ -92,6 +92,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
         self.count = len(material.train.readable)
         self.steps = self.count // settings.batch
+        if not self.steps:
+            raise TrainingError(
+                f"{self.count} readable training images make no batch of {settings.batch}",
+                f"lower train.batch to at most {self.count}, or mend the unreadable images",
+            )
         self.rate = 0.0
 
     def train_epoch(self, epoch: int) -> tuple[float, float, float]:

@@ -192,6 +192,15 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(tmp_path: Path) -> None
     assert json.loads((tmp_path / "out/model.safetensors.json").read_text())["facts"]["corrupt_images"] == 1
 
 
+def test_too_few_readable_images_are_no_training(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "data", ["ants", "bees"])
+    (folder / "bees/3.png").write_bytes(b"not a picture")
+    settings = recipe(str(folder), batch=12, validation=0)
+    with pytest.raises(TrainingError, match="11 readable training images make no batch of 12"):
+        train(settings, tmp_path / "out", skip_corrupt=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_vanishes_mid_epoch_leaves_the_checkpoints_whole(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "data", ["ants", "bees"])
 
