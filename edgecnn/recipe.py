@@ -7,6 +7,7 @@ reported at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -342,11 +343,11 @@ def _type_problem(hint: Any, value: Any) -> str:
 
 def _range_problem(f: dataclasses.Field[Any], value: Any) -> str:
     low, high = f.metadata.get("low"), f.metadata.get("high")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
     if low is not None and value < low:
         return f"must be at least {low}"
-    if high is not None and value > high:
-        return f"must be at most {high}"
-    return "" if not isinstance(value, float) or value == value else "must be a number"
+    return f"must be at most {high}" if high is not None and value > high else ""
 
 
 def _converted(hint: Any, value: Any) -> Any:

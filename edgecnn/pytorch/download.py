@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import os
 import re
+import ssl
 import sys
 import urllib.error
 import urllib.parse
@@ -91,7 +92,7 @@ def _download(url: str, file: Any, path: Path) -> None:
         if exc.code == 416:  # nothing is left to send; the hash will tell
             return
         raise _unreachable(url, path, f"HTTP {exc.code} {exc.reason}") from exc
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as exc:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as exc:
         raise _unreachable(url, path, str(getattr(exc, "reason", "") or exc)) from exc
     if total is not None and have != total:
         raise ModelError(

@@ -56,6 +56,8 @@ def test_a_duplicate_key_names_the_line(tmp_path: Path) -> None:
         ("batch.min=9", "does not hold"),
         ("bench.batch=100", "not within batch.min 1 .. max 8"),
         ("batch={min=4,opt=4}", "bench.batch = 1 is not within batch.min 4 .. max 8"),
+        ("tolerances.latency_ratio_max=inf", "must be a finite number"),
+        ("train.learning_rate=nan", "must be a finite number"),
         ("train={nesterov=true,momentum=0}", "train.nesterov needs train.momentum > 0"),
         ("train.augment.area=[8,100]", "shares of the picture, at most 1"),
         ('targets=["cpu","gpu","cpu"]', "'cpu' stands there more than once"),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -160,6 +161,19 @@ def saved_lenet() -> bytes:
     buffer = io.BytesIO()
     torch.save(build_model("lenet5").state_dict(), buffer)
     return buffer.getvalue()
+
+
+def test_a_connection_that_breaks_is_not_taken_for_the_disk(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ssl.SSLError("bad record mac"), ConnectionResetError("reset"), TimeoutError("slow")):
+        with monkeypatch.context() as patch:
+            patch.setattr("http.client.HTTPResponse.read", lambda *unused, error=error: _raise(error))
+            with pytest.raises(ModelError, match="cannot be downloaded"):
+                fetch(server.url, SHA256)
+    assert fetch(server.url, SHA256).read_bytes() == CONTENT
+
+
+def _raise(error: Exception) -> bytes:
+    raise error
 
 
 def test_what_is_no_url_is_named() -> None:
