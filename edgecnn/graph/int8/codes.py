@@ -54,7 +54,7 @@ class WeightCodes:
 
     def values(self) -> Array:
         """What DequantizeLinear makes of them."""
-        return (self.codes * _along(self.scale, self.axis, self.codes.ndim)).astype(np.float32)
+        return np.multiply(self.codes, _along(self.scale, self.axis, self.codes.ndim), dtype=np.float32)
 
 
 def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> dict[str, TensorStatistics]:
