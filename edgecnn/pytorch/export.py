@@ -147,6 +147,11 @@ def _expected_logits(module: nn.Module, card: ModelCard, images: Array) -> Array
         with torch.no_grad():
             logits = module(torch.from_numpy(images))
     except RuntimeError as exc:
+        if "allocate memory" in str(exc):
+            raise ModelError(
+                f"{card.name}: not enough memory for the {len(images)} images it is compared on: {_first_line(exc)}",
+                "lower batch.max in the recipe, or the resolution",
+            ) from exc
         raise ModelError(
             f"{card.name}: cannot take {'x'.join(map(str, card.input_shape))} images: {_first_line(exc)}",
             f"the smallest it takes is {card.min_size}x{card.min_size}",
