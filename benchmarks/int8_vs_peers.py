@@ -4,7 +4,8 @@
                                        [--modelopt PYTHON] [--nncf PYTHON] [-o F.json] [--table F.md]
 
 CASES holds NAME.onnx (float32, input `input`, output `logits`) and NAME.npz (`cal`, `x`: preprocessed images, `y`:
-labels). Tools: edgecnn-METHOD, ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run
+labels). Tools: edgecnn-METHOD, edgecnn-candidates (what `auto` chooses from, a row each; seconds are those of all),
+ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run
 when the Python of an environment that has them is named. SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits of
 `x`, agreement = same top-1 as the float graph, all under ONNX Runtime's CPU provider. Seconds and peak memory are those
 of the whole process. NNCF's uint8 activations are refused by TensorRT: it is comparable with `--for cpu` only.
@@ -20,9 +21,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from edgecnn.dataset import Dataset
 
 TOOLS = "edgecnn-mse,edgecnn-auto,ort-MinMax,ort-Percentile"
 BATCH = 8
@@ -87,8 +91,15 @@ def _case(
         if run.returncode:
             row["failed"] = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1][:200]
         else:
-            row |= json.loads(run.stdout.strip().splitlines()[-1]) | score(exact, logits(made, x), y)
-            row["int8_share_pct"] = _share(made)
+            facts = json.loads(run.stdout.strip().splitlines()[-1])
+            graphs = {
+                f"edgecnn: {n}": made.with_suffix(f".{k}.onnx") for k, n in enumerate(facts.pop("candidates", ()))
+            }
+            for name, file in (graphs or {tool: made}).items():
+                rows.append(row | {"tool": name} | facts | score(exact, logits(file, x), y))
+                rows[-1]["int8_share_pct"] = _share(file)
+                print(json.dumps(rows[-1]), flush=True)
+            continue
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows
@@ -139,7 +150,10 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
         calibration = held["cal"].astype(np.float32)
     started = time.perf_counter()
     kind, _, method = tool.partition("-")
-    if kind == "edgecnn":
+    facts: dict[str, Any] = {}
+    if tool == "edgecnn-candidates":
+        facts["candidates"] = _candidates(graph, calibration, out, style)
+    elif kind == "edgecnn":
         _edgecnn(graph, calibration, out, style, method)
     elif kind == "ort":
         _onnxruntime(graph, calibration, out, method)
@@ -163,17 +177,44 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
     else:
         raise SystemExit(f"no tool {tool!r}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak}))
+    print(json.dumps(facts | {"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak}))
 
 
 def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, style: str, method: str) -> None:
     from edgecnn.artifact import Sidecar
-    from edgecnn.dataset import Dataset
     from edgecnn.graph.int8 import quantize_int8, write_int8
     from edgecnn.graph.prepare import load_graph
     from edgecnn.graph.ranges import collect_ranges
 
-    data = Dataset(
+    data = _dataset(calibration)
+    ranges = collect_ranges(graph, data)
+    chosen = "cpu" if style == "cpu" else "tensorrt"
+    made, report = quantize_int8(load_graph(graph), ranges, chosen, method=method, around="fp32", data=data)
+    write_int8(out, made, report, Sidecar(kind="graph"), graph)
+
+
+def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> list[str]:
+    """Write every candidate of `auto` to OUT with its number before the suffix; their names."""
+    import onnx
+
+    from edgecnn.graph.int8.auto import candidates, inserted, with_own_constants
+    from edgecnn.graph.placement import place
+    from edgecnn.graph.prepare import load_graph, prepared
+    from edgecnn.graph.ranges.collect import collect_from_model
+
+    data = _dataset(calibration)
+    model = with_own_constants(prepared(load_graph(graph)))
+    placement = place(model, "cpu" if style == "cpu" else "tensorrt")
+    made = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
+    for number, candidate in enumerate(made):
+        onnx.save(inserted(candidate, placement), out.with_suffix(f".{number}.onnx"))
+    return [c.name for c in made]
+
+
+def _dataset(calibration: np.ndarray) -> Dataset:
+    from edgecnn.dataset import Dataset
+
+    return Dataset(
         name="cal",
         ids=tuple(str(i) for i in range(len(calibration))),
         labels=None,
@@ -183,10 +224,6 @@ def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, style: str, method
         image=None,
         array=lambda i: calibration[i],
     )
-    ranges = collect_ranges(graph, data)
-    chosen = "cpu" if style == "cpu" else "tensorrt"
-    made, report = quantize_int8(load_graph(graph), ranges, chosen, method=method, around="fp32", data=data)
-    write_int8(out, made, report, Sidecar(kind="graph"), graph)
 
 
 def _onnxruntime(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,13 @@ def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable
     within a member reads it anew from its start."""
     info = archive.getinfo("input.npy")
     if info.compress_type != zipfile.ZIP_STORED:
-        return lambda position, length: member.read(length) if member.seek(position) == position else b""
+        turn = threading.Lock()
+
+        def read(position: int, length: int) -> bytes:
+            with turn:
+                return member.read(length) if member.seek(position) == position else b""
+
+        return read
     file = path.open("rb")
     file.seek(info.header_offset + 26)
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,35 +98,55 @@ def chosen_automatically(
     progress: Progress | None = None,
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """The best of several candidates on images that none of them has seen, and how each did there."""
-    judged = list(range(3, len(data), 4))[:JUDGED_IMAGES]
-    rest = sorted(set(range(len(data))) - set(judged))
+    made = candidates(model, placement, tensors, half, data, progress)
+    best = max(made, key=lambda c: c.sqnr_db)
+    return best, [{**c.step(), "n": len(_judged(data)), "taken": "yes" if c is best else ""} for c in made]
+
+
+def candidates(
+    model: onnx.ModelProto,
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    half: bool,
+    data: Dataset,
+    progress: Progress | None = None,
+) -> list[Candidate]:
+    """All candidates, each judged on every fourth image and made from others."""
+    unseen = data.subset(_judged(data))
+    rest = sorted(set(range(len(data))) - set(_judged(data)))
     spread = np.linspace(0, len(rest) - 1, min(len(rest), ADJUSTED_IMAGES)).round().astype(int)
     adjusted = data.subset([rest[k] for k in dict.fromkeys(spread.tolist())])
-    unseen = data.subset(judged)
     exact = logits_of(model, unseen)
-    candidates = [
+    made = [
         plain(model, placement, tensors, "mse", half, name="least squared error"),
         plain(model, placement, tensors, "mse", half, offsets=True, name="with offsets"),
     ]
     flattened = [(s, *(equalized(model, placement, tensors, s) if s else (model, {}))) for s in STRENGTHS]
     flattened = [f for f in flattened if f[2] or not f[0]]
-    parts = len(flattened) + 1
-    for number, (strength, flat, factors) in enumerate(flattened):
+    tell = _parts_of(progress, len(flattened) + 1)
+
+    def reconstructed(number: int) -> Candidate:
+        strength, flat, factors = flattened[number]
         seen = collect_from_model(flat, "", adjusted).tensors if factors else tensors
+        start = plain(flat, placement, seen, "mse", half, offsets=True)
+        done = _reconstructed(start, placement, half, adjusted, tell[number])
         name = "reconstructed" + (f", equalised {strength:g}" if strength else "")
-        tell = _part_of(progress, number, parts)
-        made = _reconstructed(plain(flat, placement, seen, "mse", half, offsets=True), placement, half, adjusted, tell)
-        candidates.append(replace(made, name=name, equalised=factors))
-    for candidate in candidates:
+        return replace(done, name=name, equalised=factors)
+
+    with ThreadPoolExecutor(len(flattened)) as pool:
+        made += pool.map(reconstructed, range(len(flattened)))
+    for candidate in made:
         _judge(candidate, placement, exact, unseen)
-    base = max(candidates[2:], key=lambda c: c.sqnr_db)
+    base = max(made[2:], key=lambda c: c.sqnr_db)
     start = plain(base.float_model, placement, base.tensors, "mse", half, offsets=True)
-    tell = _part_of(progress, parts - 1, parts)
-    made = _reconstructed(start, placement, half, adjusted, tell, search=True)
-    candidates.append(replace(made, name=f"{base.name}, scales by output error", equalised=base.equalised))
-    _judge(candidates[-1], placement, exact, unseen)
-    best = max(candidates, key=lambda c: c.sqnr_db)
-    return best, [{**c.step(), "n": len(unseen), "taken": "yes" if c is best else ""} for c in candidates]
+    done = _reconstructed(start, placement, half, adjusted, tell[-1], search=True)
+    made.append(replace(done, name=f"{base.name}, scales by output error", equalised=base.equalised))
+    _judge(made[-1], placement, exact, unseen)
+    return made
+
+
+def _judged(data: Dataset) -> list[int]:
+    return list(range(3, len(data), 4))[:JUDGED_IMAGES]
 
 
 def _judge(candidate: Candidate, placement: Placement, exact: npt.NDArray[np.float32], unseen: Dataset) -> None:
@@ -197,8 +219,14 @@ def logits_of(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.float32]:
     return np.concatenate([run_session(session, {name: part.input})[0] for part in batches(data, 8)])
 
 
-def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+def _parts_of(progress: Progress | None, parts: int) -> list[Progress | None]:
+    """The progress of each of `parts` equal parts, which may run at the same time."""
     if progress is None:
-        return None
-    tell = progress
-    return lambda done, total: tell(number * total + done, parts * total)
+        return [None] * parts
+    tell, finished = progress, [0] * parts
+
+    def told(number: int, done: int, total: int) -> None:
+        finished[number] = done
+        tell(sum(finished), parts * total)
+
+    return [partial(told, number) for number in range(parts)]

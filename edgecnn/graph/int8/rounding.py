@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgecnn.graph.int8.codes import HARMLESS, weight_scales
 
 Floats = npt.NDArray[np.floating[Any]]
-BLOCK = 64
+BLOCK, PANEL = 64, 192  # columns at a time, of the rounding and of the factor
 DAMPING = 0.01  # of the mean diagonal, for the rounding
 LARGE = 1000  # columns from which on single precision is used, and fewer strengths are tried
 
@@ -125,7 +125,7 @@ class Feedback:
         that (e R)_j is least, given the e of the columns before (the same codes as GPTQ's, without an inverse)."""
         order = np.argsort(-np.einsum("gdd->gd", seen.xx), axis=1, kind="stable")
         back, groups = order[:, ::-1], np.arange(len(order))
-        turned = np.linalg.cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
+        turned = _cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
         shares = np.ascontiguousarray(turned[:, ::-1, ::-1].transpose(0, 2, 1))
         return Feedback(order, shares / np.einsum("gdd->gd", shares)[:, :, None])
 
@@ -145,6 +145,21 @@ class Feedback:
                 lost[:, j] = work[:, j] - codes[:, j] * steps
         back = np.argsort(self.order, axis=1, kind="stable")
         return np.asarray(np.take_along_axis(codes, back[:, :, None], axis=1).transpose(0, 2, 1), np.float64)
+
+
+def _cholesky(matrix: Floats) -> Floats:
+    """The lower factor [g, d, d]; by blocks, most of it matrix products, which NumPy's LAPACK is slow without."""
+    made = matrix.copy()
+    for start in range(0, matrix.shape[1], PANEL):
+        stop = start + PANEL
+        corner = np.linalg.cholesky(made[:, start:stop, start:stop])
+        made[:, start:stop, start:stop] = corner
+        below = np.matmul(made[:, stop:, start:stop], np.linalg.inv(corner).transpose(0, 2, 1))
+        made[:, stop:, start:stop] = below
+        for k in range(0, below.shape[1], 4 * PANEL):
+            right = below[:, k : k + 4 * PANEL].transpose(0, 2, 1)
+            made[:, stop + k :, stop + k : stop + k + 4 * PANEL] -= np.matmul(below[:, k:], right)
+    return np.tril(made)
 
 
 def row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:

@@ -186,7 +186,7 @@ def _at(
 
 
 def _samples_wanted(columns: int) -> int:
-    return int(np.clip(6 * columns, 4096, 12288))
+    return int(np.clip(6 * columns, 4096, 8192))
 
 
 def _gather(
@@ -247,20 +247,18 @@ def _solved(index: GraphIndex, layer: Layer, moments: tuple[Moments, Moments], h
     both = moments[0].plus(moments[1]).centred()
     train = moments[0].centred()
     held = moments[1].centred() if moments[1].count else train
-    feedback = Feedback.of(both)
+    wide = weight.shape[2] >= LARGE
+    changes = {strength: ridge(train, strength) for strength in (STRENGTHS[1:2] if wide else STRENGTHS)}
+    errors = {k: float(held.error(change, train.offset(change)).sum()) for k, change in changes.items()}
+    best = min(errors, key=lambda k: errors[k])
+    name, aim = "feedback", weight
+    if errors[best] < float((held.rr + np.square(held.r - train.r)).sum()):
+        name, aim = f"ridge {best}", weight + (changes[best] if wide else ridge(both, best))
     tried: dict[str, tuple[Floats, Floats]] = {}
     scale = row_scales(weight, both, half)
     tried["nearest"] = (np.clip(np.rint(weight / scale[:, :, None]), -127, 127), scale)
-    tried["feedback"] = (feedback.rounded(weight, scale), scale)
-    errors = {0.0: float((held.rr + np.square(held.r - train.r)).sum())}
-    for strength in STRENGTHS[1:2] if weight.shape[2] >= LARGE else STRENGTHS:
-        change = ridge(train, strength)
-        errors[strength] = float(held.error(change, train.offset(change)).sum())
-    best = min(errors, key=lambda s: errors[s])
-    if best:
-        solved = weight + ridge(both, best)
-        scale = row_scales(solved, both, half)
-        tried[f"ridge {best}"] = (feedback.rounded(solved, scale), scale)
+    scale = row_scales(aim, both, half)
+    tried[name] = (Feedback.of(both).rounded(aim, scale), scale)
     noise = {k: float(held.error(c * s[:, :, None] - weight).sum()) for k, (c, s) in tried.items()}
     chosen = min(noise, key=lambda k: noise[k])
     codes, scale = tried[chosen]
