@@ -25,7 +25,7 @@ from edgecnn.graph.prepare import GraphIndex, attribute, session_options
 from edgecnn.graph.ranges.collect import collect_from_model, run_session
 from edgecnn.graph.ranges.statistics import TensorStatistics
 
-STRENGTHS = (0.0, 0.5)  # of the equalisation, tried in turn; the better one is tried with searched scales
+STRENGTH = 0.5  # of the equalisation
 ADJUSTED_IMAGES, JUDGED_IMAGES = 192, 64
 FEWEST_IMAGES = 16
 Progress = Callable[[int, int], None]
@@ -117,31 +117,21 @@ def candidates(
     spread = np.linspace(0, len(rest) - 1, min(len(rest), ADJUSTED_IMAGES)).round().astype(int)
     adjusted = data.subset([rest[k] for k in dict.fromkeys(spread.tolist())])
     exact = logits_of(model, unseen)
-    made = [
-        plain(model, placement, tensors, "mse", half, name="least squared error"),
-        plain(model, placement, tensors, "mse", half, offsets=True, name="with offsets"),
-    ]
-    flattened = [(s, *(equalized(model, placement, tensors, s) if s else (model, {}))) for s in STRENGTHS]
-    flattened = [f for f in flattened if f[2] or not f[0]]
-    tell = _parts_of(progress, len(flattened) + 1)
-
-    def reconstructed(number: int) -> Candidate:
-        strength, flat, factors = flattened[number]
-        seen = collect_from_model(flat, "", adjusted).tensors if factors else tensors
-        start = plain(flat, placement, seen, "mse", half, offsets=True)
-        done = _reconstructed(start, placement, half, adjusted, tell[number])
-        name = "reconstructed" + (f", equalised {strength:g}" if strength else "")
-        return replace(done, name=name, equalised=factors)
-
-    with ThreadPoolExecutor(len(flattened)) as pool:
-        made += pool.map(reconstructed, range(len(flattened)))
+    made = [plain(model, placement, tensors, "mse", half, name="least squared error")]
+    if placement.style == "tensorrt":
+        made.append(plain(model, placement, tensors, "mse", half, offsets=True, name="with offsets"))
+    flat, factors = equalized(model, placement, tensors, STRENGTH)
+    seen = collect_from_model(flat, "", adjusted).tensors if factors else tensors
+    start = plain(flat, placement, seen, "mse", half, offsets=True)
+    start = replace(start, name="reconstructed" + (", equalised" if factors else ""), equalised=factors)
+    tell = _parts_of(progress, 2)
+    with ThreadPoolExecutor(2) as pool:
+        made += pool.map(
+            lambda search: _reconstructed(start, placement, half, adjusted, tell[search], search=search), (False, True)
+        )
+    made[-1] = replace(made[-1], name=f"{start.name}, scales by output error")
     for candidate in made:
         _judge(candidate, placement, exact, unseen)
-    base = max(made[2:], key=lambda c: c.sqnr_db)
-    start = plain(base.float_model, placement, base.tensors, "mse", half, offsets=True)
-    done = _reconstructed(start, placement, half, adjusted, tell[-1], search=True)
-    made.append(replace(done, name=f"{base.name}, scales by output error", equalised=base.equalised))
-    _judge(made[-1], placement, exact, unseen)
     return made
 
 
