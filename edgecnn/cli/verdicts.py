@@ -113,7 +113,8 @@ def bench(
     row = found["measurements"][-1]
     clocks = "".join(f", {k} {v}" for k, v in row["clocks"].items())
     say(f"{device}; {row['mode']} mode, clock {row['clock']}, {row['sync']}{clocks}")
-    for warning in dict.fromkeys(w for r in found["measurements"] for w in r["warnings"]):
+    said = [w for r in found["measurements"] for w in (*r["warnings"], *r.get("latency_ratio_warnings", ()))]
+    for warning in dict.fromkeys(said):
         say(f"warning: {warning}")
 
 

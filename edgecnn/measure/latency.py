@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 UNSTABLE_COV_PCT = 2.5  # trtexec's bound for "GPU compute time is unstable"
 DRIFT_PCT = 5.0  # medians of the first and the last quarter of a run
+SLOWED = 2.0  # a median of so many times the fastest query: the session shares its processors with other work
 CLOCK_PERIOD_S = 0.5
 BLOCK_S = 0.05
 MIN_ROUNDS = 10
@@ -223,7 +224,18 @@ def _ratio(
     centre = np.log(ours / theirs)
     spread = np.percentile(np.log(medians[name] / medians[reference]), [2.5, 97.5]) - centre
     low, high = np.exp(centre + WIDENING * spread)
-    return LatencyRatio(name, reference, ours / theirs, (float(low), float(high)), rounds, ours, theirs, warnings)
+    slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
+    said = (*warnings, *filter(None, slowed))
+    return LatencyRatio(name, reference, ours / theirs, (float(low), float(high)), rounds, ours, theirs, said)
+
+
+def _slowed(name: str, ms: Floats) -> str:
+    """What is to be said of a session whose usual query is far from its fastest; a ratio with it may not hold."""
+    share = float(np.median(ms) / ms.min())
+    if share <= SLOWED:
+        return ""
+    advice = "stop other work, or use --threads 1"
+    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}"
 
 
 def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Floats:

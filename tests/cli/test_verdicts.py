@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from edgecnn.artifact import Sidecar, read_json, write_artifact, write_json_artifact
+from edgecnn.measure.latency import LatencyRatio
 from edgecnn.pipeline.verdicts import accepted_path
 from edgecnn.recipe import load_recipe
 from tests.host.graphs import build
@@ -192,7 +193,9 @@ def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: 
     assert [hop["n"] for hop in json.loads(ladder.out)["ladder"]] == [239, 239]
 
 
-def test_bench_sweeps_batches_and_compares(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+def test_bench_sweeps_batches_and_compares(
+    edgecnn: Callable[..., Any], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = ("--duration", 0.05, "--warmup", 5)
     ask = ("bench", "--engine", made / "int8.onnx", "--vs", made / "fp32.onnx", *short)
     result = edgecnn(*ask, "--batch", "1,4", "--json", "-o", tmp_path / "latency.json")
@@ -204,6 +207,9 @@ def test_bench_sweeps_batches_and_compares(edgecnn: Callable[..., Any], made: Pa
         assert row["latency_reference"] == "fp32"
         assert row["size_mb"] > 0
     assert read_json(tmp_path / "latency.json")["device"]["threads"] >= 1
+    starved = LatencyRatio("int8", "fp32", 0.1, (0.1, 0.1), 10, 1.0, 10.0, ("fp32: starved",))
+    monkeypatch.setattr("edgecnn.pipeline.benching.compare_latency", lambda *unused, **more: [starved])
+    assert "warning: fp32: starved" in edgecnn(*ask).err
     text = edgecnn("bench", "--engine", made / "int8.onnx", *short, "--throughput")
     assert "latency_ms_p50" in text.out
     assert "throughput mode" in text.err

@@ -146,6 +146,21 @@ def test_blocks_follow_each_other_forwards_and_backwards(monkeypatch: pytest.Mon
     assert time.calls.count("s") == 13 + 10  # a block ends after three blocks' time
 
 
+def test_a_ratio_with_a_session_that_is_starved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Clockwork(monkeypatch)
+    monkeypatch.setattr(latency, "TimedSession", type("Never", (), {}))
+    steady = time.session("steady", lambda k: 1 / 128)
+    starved = time.session("starved", lambda k: 1 / 128 if k % 5 == 0 else 1 / 32)
+    settings: dict[str, Any] = {"warmup_ms": 100, "duration_s": 1, "clocks": time.read}
+    for first, second in ((steady, starved), (starved, steady)):
+        (found,) = compare_latency({"a": first, "b": second}, BATCH, **settings)
+        (warning,) = found.warnings
+        slow = "a" if first is starved else "b"
+        assert warning.startswith(f"{slow}: the median query took 4 times as long as the fastest")
+    (found,) = compare_latency({"a": steady, "b": time.session("c", lambda k: 1 / 64)}, BATCH, **settings)
+    assert found.warnings == ()
+
+
 def test_a_timed_session_without_copies_says_so() -> None:
     assert not measured(Scripted(lambda k: 1.0, h2d_ms=0, d2h_ms=0)).transfers
 
