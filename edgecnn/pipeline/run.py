@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def _absent(name: str, threads: int | None) -> str | None:
 
 
 def _elsewhere(recipe: Recipe, folder: Path, target: str, why: str) -> str:
+    command = shlex.join(["edgecnn", "run", str(recipe.path), "--out", str(folder)])
     return (
         f"target {target} is not this machine ({why}): copy {folder}/ and {recipe.path} to the device "
-        f"and go on there with `edgecnn run {recipe.path} --out {folder}`"
+        f"and go on there with `{command}`"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -101,11 +102,13 @@ def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
     recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    folder = tmp_path / "run"
+    folder = tmp_path / "the run"
     shutil.copytree(on_the_host, folder)
     outcome = run_recipe(recipe, folder, lambda text: None)
     assert outcome.done == 0
     assert "the package 'tensorrt', which is not installed here" in outcome.elsewhere[0]
+    command = shlex.split(outcome.elsewhere[0].split("`")[-2])
+    assert command == ["edgecnn", "run", str(recipe.path), "--out", str(folder)]
 
 
 def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
