@@ -111,7 +111,7 @@ def train(
     with (
         contextlib.closing(progress),
         joined(lambda local: training_device(recipe.train, local)) as world,
-        _memory_errors(recipe, world),
+        _batch_errors(recipe, world),
     ):
         fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
         world.must_agree("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
@@ -123,8 +123,8 @@ def train(
 
 
 @contextlib.contextmanager
-def _memory_errors(recipe: Recipe, world: World) -> Iterator[None]:
-    """Running out of memory, as an error with a hint."""
+def _batch_errors(recipe: Recipe, world: World) -> Iterator[None]:
+    """A batch that is too large for the memory, or too small for batch normalisation, as an error with a hint."""
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
@@ -135,6 +135,14 @@ def _memory_errors(recipe: Recipe, world: World) -> Iterator[None]:
         raise TrainingError(
             f"out of memory ({where}): {str(exc).splitlines()[0][:200] if str(exc) else 'no memory left'}",
             f"lower train.batch (now {recipe.train.batch}), or set train.amp; the last checkpoint is whole",
+        ) from exc
+    except ValueError as exc:
+        if "more than 1 value per channel" not in str(exc):
+            raise
+        raise TrainingError(
+            f"batch normalisation has one value per channel to normalise, in a batch of {recipe.train.batch}"
+            + (f" for {world.size} processes" if world.size > 1 else ""),
+            "raise train.batch: each process needs at least two images of it",
         ) from exc
 
 

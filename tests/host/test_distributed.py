@@ -213,3 +213,15 @@ def test_running_out_of_memory_is_an_error_with_a_hint(folder: Path, monkeypatch
     with pytest.raises(TrainingError, match=r"out of memory \(cpu\)") as caught:
         train(load_recipe(str(folder / "r.toml")), folder / "out")
     assert "train.batch (now 50)" in caught.value.hint
+
+
+def test_a_batch_too_small_for_bn_is_an_error_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgecnn.pytorch import trainer
+    from edgecnn.pytorch.train import train
+    from edgecnn.recipe import load_recipe
+
+    norm = torch.nn.BatchNorm2d(3)
+    monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: norm(torch.zeros(1, 3, 1, 1)))
+    with pytest.raises(TrainingError, match="one value per channel to normalise, in a batch of 50") as caught:
+        train(load_recipe(str(folder / "r.toml")), folder / "out")
+    assert "raise train.batch" in caught.value.hint
