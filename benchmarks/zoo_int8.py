@@ -37,7 +37,7 @@ from edgecnn.graph.lint import lint
 from edgecnn.graph.obtained import assert_placed, int8_share_pct
 from edgecnn.graph.placement import place
 from edgecnn.graph.prepare import load_graph, prepared
-from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.graph.ranges.collect import PIXELS, collect_from_model
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.targets import find_target
 from edgecnn.zoo import ModelCard, cards, find_model
@@ -64,7 +64,8 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "weights": _export(card, folder / "fp32.onnx", shared, data)}
     source = load_graph(folder / "fp32.onnx")
     model = prepared(source)
-    ranges = collect_from_model(model, "", data.subset(range(CALIBRATION)), threads=1)
+    at_once = max(1, min(CALIBRATION, PIXELS // int(np.prod(card.input_shape[1:]))))
+    ranges = collect_from_model(model, "", data.subset(range(CALIBRATION)), batch=at_once, threads=1)
     batch = np.stack([data.tensor(i) for i in range(CALIBRATION, CALIBRATION + TEST)])
     exact = _run(folder / "fp32.onnx", batch)
     row["nodes"] = len(model.graph.node)
