@@ -14,10 +14,10 @@ from onnx import helper, numpy_helper
 from edgecnn.artifact import Sidecar, sha256_of
 from edgecnn.dataset import Dataset
 from edgecnn.errors import ArtifactError, DataError, GraphError
-from edgecnn.graph.ranges import Ranges, TensorStatistics, collect_ranges, read_ranges, write_ranges
+from edgecnn.graph.ranges import Ranges, TensorStatistics, collect, collect_ranges, read_ranges, write_ranges
 from edgecnn.graph.ranges.files import write_tensorrt_cache
 from edgecnn.graph.ranges.methods import interval, percentile, squared_errors, threshold
-from edgecnn.graph.ranges.statistics import empty_statistics
+from edgecnn.graph.ranges.statistics import bin_edges, empty_statistics
 from tests.host.graphs import build
 
 NET = """
@@ -27,6 +27,19 @@ p = MaxPool(r1, kernel_shape=[2, 2], strides=[2, 2])
 c2 = Conv(p, out=6, k=3)
 s = Add(c2, p)
 g = GlobalAveragePool(s)
+f = Flatten(g)
+logits = Gemm(f, out=3)
+"""
+
+JOINED = """
+c1 = Conv(input, out=6, k=3)
+r1 = Relu(c1)
+c2 = Conv(r1, out=6, k=1)
+c3 = Conv(r1, out=5, k=3)
+r3 = Relu(c3)
+j1 = Concat(c2, r1, r3, axis=1)
+j2 = Concat(j1, input, axis=1)
+g = GlobalAveragePool(j2)
 f = Flatten(g)
 logits = Gemm(f, out=3)
 """
@@ -129,6 +142,59 @@ def test_two_processes_see_what_one_sees(net: Path) -> None:
     assert whole.tensors["r1"].count == 13 * 6 * 64
     assert whole.tensors["r1"].negative is None
     assert whole.tensors["s"].negative is not None
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (2, 3), (5, 8), (13, 2)])
+def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int, threads: int) -> None:
+    data = images(13)
+    plain, other = (
+        collect_ranges(net, data, batch=4, threads=1),
+        collect_ranges(net, data, batch=batch, threads=threads),
+    )
+    assert other.data_sha256 == plain.data_sha256
+    assert all(same(plain.tensors[n], other.tensors[n]) for n in plain.tensors)
+
+
+def test_a_concatenation_is_no_output_and_yet_has_its_own_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "joined.onnx"
+    onnx.save(build(JOINED), path)
+    watched: list[list[str]] = []
+    observing = collect.observing_session
+
+    def spy(model: onnx.ModelProto, names: list[str], threads: int) -> object:
+        watched.append(list(names))
+        return observing(model, names, threads)
+
+    monkeypatch.setattr(collect, "observing_session", spy)
+    derived = collect_ranges(path, images(9))
+    monkeypatch.setattr(collect, "_joined_tensors", lambda index, names: {})
+    observed = collect_ranges(path, images(9))
+    assert set(watched[1]) - set(watched[0]) == {"j1", "j2"}
+    assert derived.tensors.keys() == observed.tensors.keys()
+    assert all(same(derived.tensors[n], observed.tensors[n]) for n in observed.tensors)
+    assert derived.tensors["j2"].channel_low.shape == (6 + 6 + 5 + 4,)
+
+
+def test_every_value_is_counted_in_its_bin() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 1, (3, 5, 150, 151)) * 2.0 ** rng.integers(-40, 20, (3, 5, 150, 151))).astype(np.float32)
+    values[:, :3][rng.random((3, 3, 150, 151)) < 0.5] = 0.0
+    values[0, 0, 0, :3] = [-0.0, 1e-40, -1e-40]
+    made = statistics_of(values)
+    assert made.negative is not None
+    for counts, side in ((made.positive, values >= 0), (made.negative, values < 0)):
+        bins = np.searchsorted(bin_edges(), np.abs(values[side].astype(np.float64)), "right") - 1
+        np.testing.assert_array_equal(counts, np.bincount(bins, minlength=len(counts)))
+
+
+def test_negative_zero_is_a_zero_whatever_it_is_counted_with() -> None:
+    made = statistics_of(np.array([[[[-0.0, 0.0, 1.0]]]]))
+    assert (made.count, int(made.positive[0]), made.negative) == (3, 2, None)
+    made = statistics_of(np.array([[[[-0.0, -2.0, 1.0]]]]))
+    assert made.negative is not None
+    assert (made.count, int(made.positive[0]), int(made.negative.sum())) == (3, 1, 1)
 
 
 def test_an_interrupted_pass_goes_on_where_it_was_saved(net: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,22 @@ import onnxruntime
 from onnx import helper
 
 from edgecnn.artifact import sha256_of, write_bytes
-from edgecnn.dataset import Dataset, batches
+from edgecnn.dataset import Batch, Dataset, batches
 from edgecnn.errors import BackendError, DataError, GraphError
-from edgecnn.graph.prepare import GraphIndex, load_graph, prepared, session_options
-from edgecnn.graph.ranges.statistics import Ranges, TensorStatistics, constant_tensors, empty_statistics
+from edgecnn.graph.prepare import GraphIndex, attribute, load_graph, prepared, session_options
+from edgecnn.graph.ranges.statistics import (
+    Ranges,
+    TensorStatistics,
+    constant_tensors,
+    empty_statistics,
+    joined_statistics,
+)
 
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
-PIXELS = 4 * 224 * 224  # in one run of the graph
+PIXELS = 2 * 224 * 224  # in one run of the graph
+_RUNS = 4  # of the graph at a time
 
 
 def collect_ranges(
@@ -65,21 +72,28 @@ def collect_from_model(
         raise DataError(f"{dataset.name}: no images to calibrate with", "give at least one image, better some hundred")
     index = GraphIndex(model)
     names = observed_tensors(index)
+    joined = _joined_tensors(index, names)
+    watched = [n for n in names if n not in joined]
     _require_input_shape(index, dataset)
     batch = batch or images_at_once(dataset)
-    workers = threads or os.cpu_count() or 1
-    session = observing_session(model, names, workers)
+    threads = threads or os.cpu_count() or 1
+    workers = min(threads, _RUNS)
+    session = observing_session(model, watched, threads // workers)
+
+    def taken(part: Batch) -> dict[str, TensorStatistics]:
+        outputs = run_session(session, {index.input: part.input})
+        return {n: _statistics_of(n, v) for n, v in zip([index.input, *watched], [part.input, *outputs], strict=True)}
+
     key = _resume_key(graph_sha256, dataset, batch)
-    done, digests, tensors = _resumed(resume, key, names)
-    with ThreadPoolExecutor(workers) as pool:
-        for part in batches(dataset.subset(range(done, len(dataset))), batch, workers):
-            outputs = [part.input, *run_session(session, {index.input: part.input})]
-            seen = dict(zip([index.input, *names], outputs, strict=True))
-            for name, value in seen.items():
-                if name not in tensors:
-                    tensors[name] = empty_statistics(name, value.shape[1])
-            list(pool.map(_take, [tensors[n] for n in seen], seen.values()))
-            del outputs, seen
+    done, digests, tensors = _resumed(resume, key, watched)
+    parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
+    with contextlib.closing(_side_by_side(taken, parts, workers)) as results:
+        for part, seen in results:
+            for name, statistics in seen.items():
+                if name in tensors:
+                    tensors[name].merge(statistics)
+                else:
+                    tensors[name] = statistics
             digests += [dataset.sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
             if progress is not None:
@@ -88,6 +102,8 @@ def collect_from_model(
                 _save(resume, key, digests, tensors)
     if resume is not None:
         resume.unlink(missing_ok=True)
+    for name, sources in joined.items():
+        tensors[name] = joined_statistics(name, [tensors[n] for n in sources])
     if index.input in constant_tensors(tensors):
         raise DataError(f"{dataset.name}: every pixel has the same value", "calibrate with real images")
     return Ranges(
@@ -103,7 +119,7 @@ def images_at_once(dataset: Dataset) -> int:
     """How many images to run together so that memory is bounded and small ones do not come one by one."""
     if len(dataset) == 0:
         return 1
-    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 4, 64))
+    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 64))
 
 
 def observed_tensors(index: GraphIndex) -> list[str]:
@@ -116,6 +132,16 @@ def observed_tensors(index: GraphIndex) -> list[str]:
             if index.is_activation(name) and not (fused and node.op_type in ("Conv", "Gemm", "Add")):
                 wanted.append(name)
     return wanted
+
+
+def _joined_tensors(index: GraphIndex, names: Sequence[str]) -> dict[str, list[str]]:
+    """Those of `names` whose statistics follow from others': concatenations of channels, and what they are made of."""
+    known = {index.input, *names}
+    return {
+        node.output[0]: list(node.input)
+        for node in index.nodes
+        if node.op_type == "Concat" and attribute(node, "axis") == 1 and known.issuperset([*node.input, *node.output])
+    }
 
 
 def observing_session(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
@@ -142,14 +168,31 @@ def run_session(
         raise BackendError(f"ONNX Runtime failed while running the graph: {exc}", "check the graph's input") from exc
 
 
-def _take(statistics: TensorStatistics, value: npt.NDArray[np.float32]) -> None:
+def _side_by_side(
+    work: Callable[[Batch], dict[str, TensorStatistics]], parts: Iterable[Batch], workers: int
+) -> Generator[tuple[Batch, dict[str, TensorStatistics]]]:
+    """Each of `parts` in order with what `work` makes of it; as many as there are `workers` are in work at a time."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: list[tuple[Batch, Future[dict[str, TensorStatistics]]]] = []
+        for part in parts:
+            pending.append((part, pool.submit(work, part)))
+            if len(pending) > workers:
+                first, future = pending.pop(0)
+                yield first, future.result()
+        for part, future in pending:
+            yield part, future.result()
+
+
+def _statistics_of(name: str, value: npt.NDArray[np.float32]) -> TensorStatistics:
+    statistics = empty_statistics(name, value.shape[1])
     try:
         statistics.add(value)
     except ValueError as exc:
         raise GraphError(
-            f"tensor {statistics.name!r} is NaN or infinite on calibration images",
+            f"tensor {name!r} is NaN or infinite on calibration images",
             "check the weights and the preprocessing: the float graph itself overflows",
         ) from exc
+    return statistics
 
 
 def _require_input_shape(index: GraphIndex, dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ are kept in fixed point for the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,10 @@ Floats = npt.NDArray[np.float64]
 LOWEST = (127 - 30) << 7  # what is smaller than 2^-30 is counted with zero, in bin 0
 INFINITE = 255 << 7
 BINS = INFINITE - LOWEST
+_SIGN = 1 << 15
 SUM_UNIT = 2.0**-24  # of the fixed-point channel sums
-CHUNK = 1 << 18
+CHUNK = 1 << 18  # values taken at once: fewer stay in the nearest cache, but threads then fight for the interpreter
+_ZERO_BINS = np.arange(CHUNK, dtype=np.uint32) % 64
 
 
 def bin_edges() -> Floats:
@@ -76,21 +78,44 @@ class TensorStatistics:
 
     def add(self, batch: npt.NDArray[np.float32]) -> None:
         """Take in a batch [N, C, ...]; raises `ValueError` when a value of it is NaN or infinite."""
-        planes = batch.reshape(batch.shape[0], batch.shape[1], -1)
-        low, high = planes.min(axis=2), planes.max(axis=2)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ValueError("not finite")
-        np.minimum(self.channel_low, low.min(axis=0), out=self.channel_low)
-        np.maximum(self.channel_high, high.max(axis=0), out=self.channel_high)
-        means = planes.mean(axis=2, dtype=np.float32).astype(np.float64)
-        self.channel_sum += np.rint(means / SUM_UNIT).astype(np.int64).sum(axis=0)
-        self.images += len(batch)
-        counts = _upper_half_counts(batch)
-        self.positive += _binned(counts[:INFINITE])
-        below = counts[0x8000 : 0x8000 + INFINITE]
-        if float(low.min()) < 0 and below.any():
-            binned = _binned(below)
-            self.negative = binned if self.negative is None else self.negative + binned
+        images, channels = batch.shape[:2]
+        planes = batch.reshape(images, channels, -1)
+        low, high = np.empty((2, channels), np.float32)
+        means = np.empty((images, channels), np.float32)
+        step = max(1, CHUNK // (images * planes.shape[2]))
+        for first in range(0, channels, step):
+            some = slice(first, first + step)
+            part = planes[:, some]
+            low[some] = part.min(axis=0).min(axis=1)
+            high[some] = part.max(axis=0).max(axis=1)
+            if not (np.isfinite(low[some]).all() and np.isfinite(high[some]).all()):
+                raise ValueError("not finite")
+            part.mean(axis=2, dtype=np.float32, out=means[:, some])
+            self._count(part)
+        np.minimum(self.channel_low, low, out=self.channel_low)
+        np.maximum(self.channel_high, high, out=self.channel_high)
+        self.channel_sum += np.rint(means.astype(np.float64) / SUM_UNIT).astype(np.int64).sum(axis=0)
+        self.images += images
+
+    def _count(self, values: npt.NDArray[np.float32]) -> None:
+        """Count `values`, none of them NaN or infinite, by their upper 16 bits: those are sign and bin.
+
+        What ends in bin 0 (zero: half of all values after a Relu) is spread over patterns below `LOWEST` first, for
+        counting in one place again and again waits each time for the store before. -0.0 is a zero, not a negative.
+        """
+        halves = np.right_shift(values.view(np.uint32), 16).reshape(-1)
+        for start in range(0, len(halves), CHUNK):
+            piece = halves[start : start + CHUNK]
+            np.maximum(piece, _ZERO_BINS[: len(piece)], out=piece)
+            found = np.bincount(piece.astype(np.intp))
+            _add_bins(self.positive, found[:INFINITE])
+            below = found[_SIGN:]
+            if len(below):
+                self.positive[0] += below[0]
+                below[0] = 0
+            if below.any():
+                self.negative = np.zeros(BINS, np.int64) if self.negative is None else self.negative
+                _add_bins(self.negative, below)
 
     def merge(self, other: TensorStatistics) -> None:
         """Take in what another process saw; exact, whatever the order."""
@@ -134,25 +159,25 @@ def empty_statistics(name: str, channels: int) -> TensorStatistics:
     )
 
 
+def joined_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStatistics:
+    """Statistics of the tensor that holds the channels of all `parts` one after the other."""
+    below = [p.negative for p in parts if p.negative is not None]
+    return TensorStatistics(
+        name=name,
+        positive=np.sum([p.positive for p in parts], axis=0),
+        negative=np.sum(below, axis=0) if below else None,
+        channel_low=np.concatenate([p.channel_low for p in parts]),
+        channel_high=np.concatenate([p.channel_high for p in parts]),
+        channel_sum=np.concatenate([p.channel_sum for p in parts]),
+        images=parts[0].images,
+    )
+
+
 def constant_tensors(tensors: Mapping[str, TensorStatistics]) -> list[str]:
     """Tensors that had one and the same value everywhere: a scale cannot be taken from them."""
     return [name for name, s in tensors.items() if s.low == s.high]
 
 
-def _upper_half_counts(batch: npt.NDArray[np.float32]) -> Counts:
-    """Counts [65536] of the upper 16 bits of every value, in pieces that stay in the cache."""
-    keys = np.ascontiguousarray(batch).reshape(-1).view(np.uint16)[1::2]
-    total = np.zeros(1 << 16, np.int64)
-    piece = np.empty(min(CHUNK, len(keys)), np.intp)
-    for start in range(0, len(keys), CHUNK):
-        part = keys[start : start + CHUNK]
-        held = piece[: len(part)]
-        np.copyto(held, part)
-        total += np.bincount(held, minlength=1 << 16)
-    return total
-
-
-def _binned(counts: Counts) -> Counts:
-    binned: Counts = counts[LOWEST:].copy()
-    binned[0] += counts[:LOWEST].sum()
-    return binned
+def _add_bins(bins: Counts, found: Counts) -> None:
+    bins[0] += found[:LOWEST].sum()
+    bins[: max(len(found) - LOWEST, 0)] += found[LOWEST:]
