@@ -208,7 +208,7 @@ def _sqnr_db(ours: Array, theirs: Array) -> float | None:
 def _findings(ours: _Scored, nan_count: int, n: int, left_out: set[str]) -> Iterator[str]:
     if nan_count:
         yield f"logits that are not finite (NaN or infinite) on {nan_count} of {n} images"
-    if n > 1 and (ours.predicted == ours.predicted[0]).all():
+    if n > 1 and ours.predicted[0] >= 0 and (ours.predicted == ours.predicted[0]).all():
         yield f"every one of the {n} predictions is class {ours.predicted[0]}"
     if left_out:
         yield f"{len(left_out)} unreadable images left out, the first is {min(left_out)}"

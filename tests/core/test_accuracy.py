@@ -107,6 +107,12 @@ def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> N
         measure_accuracy("fp16", REFERENCE, replace(REFERENCE, logits=logits))
 
 
+def test_an_engine_without_one_finite_logit_predicts_no_class() -> None:
+    found = measure_accuracy("nan", replace(ENGINE, logits=np.full_like(ENGINE.logits, np.nan)), REFERENCE)
+    assert (found.nan_count, found.top1_pct, found.agreement_pct, found.agreement_guess_pct) == (10, 0, 0, 0)
+    assert found.findings == ("logits that are not finite (NaN or infinite) on 10 of 10 images",)
+
+
 def test_constant_predictions_are_a_finding() -> None:
     found = measure_accuracy("int8", predictions([3] * 10, LABELS), REFERENCE)
     assert "every one of the 10 predictions is class 3" in found.findings

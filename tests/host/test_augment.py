@@ -196,3 +196,32 @@ def test_erasing_sets_a_rectangle_to_the_mean() -> None:
     assert float(share.max()) < 0.4
     rows, columns = erased.any(2).sum(1), erased.any(1).sum(1)
     assert torch.equal(erased.sum((1, 2)), rows * columns)
+
+
+def test_erased_rectangles_have_the_papers_area_and_aspect_and_lie_anywhere() -> None:
+    """2 to 33 % of the area, aspects of 0.3 to 3.3, spread evenly over their logarithm; all four corners alike."""
+    images = torch.full((2000, 3, 64, 64), 255, dtype=torch.uint8)
+    erased = (augmenter(AugmentSettings(erase=1.0)).varied(images, torch.arange(2000), 0) == 0).all(1)
+    height, width = erased.any(2).sum(1).double(), erased.any(1).sum(1).double()
+    inner = (height < 63) & (width < 63)  # those that the border did not cut
+    share, aspect = (height * width / 64**2)[inner], torch.log(height / width)[inner]
+    assert 0.01 < float(share.min()) < 0.04
+    assert 0.29 < float(share.max()) < 0.36
+    assert float(share.mean()) == pytest.approx(0.16, abs=0.02)
+    assert float(aspect.min()) > math.log(0.3) - 0.25
+    assert float(aspect.max()) < math.log(3.3) + 0.25
+    assert abs(float(aspect.mean())) < 0.06
+    hits = erased.double().mean(0)
+    corners = torch.stack([c.mean() for c in (hits[:16, :16], hits[:16, -16:], hits[-16:, :16], hits[-16:, -16:])])
+    assert float(corners.min()) > 0.05
+    assert float(corners.max()) < 1.25 * float(corners.min())
+
+
+def test_colour_jitter_stays_within_its_setting() -> None:
+    """Contrast and saturation leave an even grey as it is; what is left is brightness."""
+    grey = torch.full((1000, 3, 4, 4), 100, dtype=torch.uint8)
+    made = augmenter(AugmentSettings(colour=0.25))
+    factor = (made.varied(grey, torch.arange(1000), 0) * made.std + made.mean)[:, 0, 0, 0] * 255 / 100
+    assert 0.75 - 1e-4 <= float(factor.min()) < 0.76
+    assert 1.24 < float(factor.max()) <= 1.25 + 1e-4
+    assert float(factor.mean()) == pytest.approx(1, abs=0.02)

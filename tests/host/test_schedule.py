@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn, optim
@@ -49,6 +51,17 @@ def test_warm_up_rises_to_the_schedule() -> None:
     assert rates[:STEPS] == pytest.approx([(k + 1) / STEPS for k in range(STEPS)])
     assert rates[STEPS] == 1.0
     assert rates == [*rates[:STEPS], *sorted(rates[STEPS:], reverse=True)]
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_after_the_warm_up_the_schedule_is_that_of_the_epochs_left(schedule: Any) -> None:
+    warmed = ours(TrainSettings(epochs=6, schedule=schedule, warmup_epochs=2))
+    assert warmed[2 * STEPS :] == pytest.approx(ours(TrainSettings(epochs=4, schedule=schedule)))
+
+
+def test_the_rate_is_whole_until_the_plateau() -> None:
+    assert ours(TrainSettings(epochs=2, schedule="plateau")) == [1.0] * 2 * STEPS
+    assert ours(TrainSettings(epochs=2, schedule="constant")) == [1.0] * 2 * STEPS
 
 
 def test_plateau_waits_and_falls() -> None:
