@@ -11,8 +11,8 @@ from edgecnn.artifact import Sidecar, parents_of, read_json, read_sidecar, sha25
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
 from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
-from edgecnn.pipeline.tasks import accepted_path, device_key
-from edgecnn.pipeline.verdicts import judge_target, report_of
+from edgecnn.pipeline.tasks import accepted_path, all_tasks, device_key
+from edgecnn.pipeline.verdicts import accepted_used, judge_target, report_of
 from edgecnn.recipe import Recipe, load_recipe, settings_rows
 
 
@@ -50,14 +50,17 @@ def gate_run(recipe: Recipe, targets: Sequence[Path], *, record: bool = False) -
         _require_settings(recipe, folder)
         _require_current(folder)
         verdict = judge_target(recipe, folder, against_accepted=not record)
+        path = folder / "verdict.json"
+        found_accepted = None if record else accepted_used(recipe, folder)
+        keys = next((t.keys for t in all_tasks(recipe, folder.parent) if t.output == path), ("tolerances",))
         provenance = Sidecar(
             kind="verdict",
             made_by=f"edgecnn gate {recipe.name}",
             recipe=recipe.name,
-            fields=recipe.values("tolerances"),
-            parents=parents_of(folder / "verdict.json", *_results(folder)),
+            fields=recipe.values(*keys),  # those of `edgecnn run`, which then finds nothing to judge again
+            parents=parents_of(path, *_results(folder), *([found_accepted] if found_accepted else ())),
         )
-        write_json_artifact(folder / "verdict.json", verdict.to_json(), provenance)
+        write_json_artifact(path, verdict.to_json(), provenance)
         found = report_of(recipe, folder)
         if record:
             _record(recipe, found)

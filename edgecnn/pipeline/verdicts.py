@@ -121,11 +121,9 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
 
     An engine that the recipe asks for and that was not measured leaves the verdict open.
     """
-    latency = folder / "latency.json"
-    device = read_latency(latency)["device"] if latency.exists() else {}
-    accepted = accepted_path(recipe, device)
-    rows = [{**row, "device_key": device_key(device)} for row in measurements_of(folder)]
-    old = read_json(accepted) if against_accepted and accepted.exists() else None
+    rows = [{**row, "device_key": device_key(_device(folder))} for row in measurements_of(folder)]
+    accepted = accepted_used(recipe, folder)
+    old = read_json(accepted) if against_accepted and accepted is not None else None
     verdict = judge(recipe.tolerances, rows, old)
     target, measured = find_target(folder.name), {row["name"] for row in rows}
     missing = tuple(
@@ -134,6 +132,18 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
         if v.name not in measured
     )
     return dataclasses.replace(verdict, judgements=verdict.judgements + missing, notes=tuple(_notes(target.kind)))
+
+
+def accepted_used(recipe: Recipe, folder: Path) -> Path | None:
+    """The accepted numbers that a target folder is judged against, if there are any."""
+    path = accepted_path(recipe, _device(folder))
+    return path if path.exists() else None
+
+
+def _device(folder: Path) -> dict[str, Any]:
+    latency = folder / "latency.json"
+    found: dict[str, Any] = read_latency(latency)["device"] if latency.exists() else {}
+    return found
 
 
 def report_of(recipe: Recipe, folder: Path) -> dict[str, Any]:

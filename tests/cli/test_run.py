@@ -291,3 +291,11 @@ def test_a_recipe_is_checked_before_it_is_run(
     recipe = tmp_path / "r.toml"
     recipe.write_text(text.replace(*change))
     assert words in edgecnn("recipe", "check", recipe).refused()
+
+
+def test_what_gate_has_judged_is_not_judged_again(edgecnn: Callable[..., Any], copied: Path) -> None:
+    assert edgecnn("gate", copied).code == 0
+    again = edgecnn("run", "lenet5-digits", "--out", copied)
+    assert again.code == 0
+    assert "report     cpu/report.json: verdict.json changed" in again.err
+    assert steps(again.err) == {"report"}
