@@ -217,6 +217,8 @@ def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str 
         return f"made by edgecnn {found.edgecnn}, this is {expected.edgecnn}"
     for key in sorted(found.fields.keys() | expected.fields.keys()):
         old, new = found.fields.get(key), _plain(expected.fields.get(key))
+        if old != new and key not in found.fields:
+            return f"it does not say with which {key} it was made"
         if old != new:
             return f"{key} changed from {old!r} to {new!r}"
     base = path.absolute().parent
