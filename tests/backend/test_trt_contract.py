@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import edgecnn.backends.trt
+from edgecnn.backends.trt.library import NEWEST_MAJOR, OLDEST
 from tests.backend import fake_tensorrt
 
 FOLDER = Path(edgecnn.backends.trt.__file__).parent
@@ -226,3 +227,9 @@ def test_the_fake_is_strict() -> None:
     flag = old.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = old.Builder(type("L", (old.ILogger,), {})()).create_network(flag)  # accepted, and means another bit
     assert not network.get_flag(flag)
+
+
+def test_the_package_asks_for_the_versions_that_are_supported(root: Path) -> None:
+    """A pip that brings a TensorRT which is then refused would break every new installation."""
+    oldest = ".".join(map(str, OLDEST))
+    assert f'"tensorrt>={oldest},<{NEWEST_MAJOR + 1}",' in (root / "pyproject.toml").read_text()
