@@ -564,7 +564,7 @@ class Context(Strict):
         self._addresses: dict[str, int] = {}
         self.profiler = None
         self.enqueue_emits_profile = True
-        self._unreported = False
+        self._unreported, self._runs = False, 0
         self._module._count("IExecutionContext", self)
 
     def _names(self) -> tuple[str, str]:
@@ -626,6 +626,7 @@ class Context(Strict):
             return False
         module._device.enqueue(stream_handle, lambda: module._compute(engine, source, target, *shapes))
         self._unreported = True
+        self._runs += 1
         return True
 
     def report_to_profiler(self) -> bool:

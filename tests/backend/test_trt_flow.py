@@ -130,6 +130,23 @@ def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
         assert shares_of(layers, times)["reformat_time_pct"] > 0
 
 
+def test_the_first_run_of_a_context_is_in_no_layer_time(one_trt: Any, graph: Graph) -> None:
+    with load_backend("trt").open_engine(build(graph())) as session:
+        session.run(images(2))
+        records, asked = one_trt._records, []
+        contexts = one_trt._live["IExecutionContext"]
+
+        def noted(engine: Any, shape: Any) -> Any:
+            """Layer times are asked for: of which run of the context?"""
+            (context,) = [c for c in contexts if c.profiler is not None]
+            asked.append(context._runs)
+            return records(engine, shape)
+
+        one_trt._records = noted
+        session.layer_times_ms(images(2), queries=3)
+        assert asked == [2, 3, 4]
+
+
 def test_a_graph_that_cannot_be_captured_is_a_stated_fallback(trt: Any, device: FakeDevice, graph: Graph) -> None:
     source = graph()
     with load_backend("trt").open_engine(build(source)) as session, injected(trt, "capture"):

@@ -13,7 +13,7 @@ from edgecnn.backends.trt.library import Message, failure
 def profiled_layers(
     trt: Any, cuda: Cuda, context: Any, stream: Any, queries: int, messages: Sequence[Message]
 ) -> dict[str, float]:
-    """Mean milliseconds of each layer over `queries` runs of a context whose shapes and addresses are set.
+    """Mean milliseconds of each layer over `queries` runs, after one more, of a context with its shapes and addresses.
 
     The layers are reported by hand after each run (`enqueue_emits_profile` off), so that nothing waits in between.
     """
@@ -26,13 +26,17 @@ def profiled_layers(
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             totals[layer_name] += ms
 
+    def run() -> None:
+        if not context.execute_async_v3(cuda.handle(stream)):
+            raise failure("TensorRT could not run a batch for profiling", messages, "run it without the profile")
+        cuda.synchronize_stream(stream)
+
+    run()  # the first of a context also sets it up
     profiler = Profiler()  # the context holds no reference to it
     context.profiler = profiler
     context.enqueue_emits_profile = False
     for _ in range(queries):
-        if not context.execute_async_v3(cuda.handle(stream)):
-            raise failure("TensorRT could not run a batch for profiling", messages, "run it without the profile")
-        cuda.synchronize_stream(stream)
+        run()
         if not context.report_to_profiler():
             raise failure("TensorRT reports no layer times", messages, "run it without the profile")
     return {name: total / queries for name, total in totals.items()}
