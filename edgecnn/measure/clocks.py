@@ -128,7 +128,12 @@ class Nvml:
                 facts[key] = float(number.value)
         if self._library.nvmlDeviceGetTemperature(self._handle, 0, ctypes.byref(number)) == 0:
             facts["temperature_c"] = float(number.value)
-        if self._library.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle, ctypes.byref(reasons)) == 0:
+        names = (
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            "nvmlDeviceGetCurrentClocksThrottleReasons",
+        )  # 535 renamed it
+        ask = next((call for name in names if (call := getattr(self._library, name, None)) is not None), None)
+        if ask is not None and ask(self._handle, ctypes.byref(reasons)) == 0:
             facts["throttled"] = tuple(name for bit, name in THROTTLE_REASONS.items() if reasons.value & bit)
         return facts
 

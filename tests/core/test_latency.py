@@ -299,6 +299,12 @@ def test_clocks_of_a_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found.gpu_mhz, found.memory_mhz, found.temperature_c) == (1410, 877, None)
     assert found.throttled == ("software power cap", "hardware thermal slowdown")
     assert open_nvml(FakeNvml(init=9)) is None
+    renamed = type("Renamed", (FakeNvml,), {})
+    renamed.nvmlDeviceGetCurrentClocksEventReasons = FakeNvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    renamed.nvmlDeviceGetCurrentClocksThrottleReasons = None
+    assert read_clocks(tmp_path, open_nvml(renamed())) == found
+    renamed.nvmlDeviceGetCurrentClocksEventReasons = None
+    assert read_clocks(tmp_path, open_nvml(renamed())).throttled == ()
     for name, found_it in (("1", False), ("GPU-8f", True), ("GPU-9a,0", False), ("", False)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
         assert (open_nvml(FakeNvml()) is not None) == found_it
