@@ -222,14 +222,15 @@ def test_feedback_beats_the_nearest_codes_and_ridge_beats_the_float_weights() ->
     assert unseen.error(kept, np.zeros((1, 16))).sum() > unseen.error(kept).sum()
 
 
-@pytest.mark.parametrize("columns", [7, 150])
+@pytest.mark.parametrize("columns", [7, 500, 1100])
 def test_feedback_without_an_inverse_gives_the_codes_of_gptq(columns: int) -> None:
-    """Against the published recursion over the Cholesky factor of the inverse."""
+    """Against the published recursion over the Cholesky factor of the inverse; 1100 columns are in single precision,
+    where near-ties may fall the other way."""
     rng = np.random.default_rng(columns)
-    x = (rng.normal(0, 1, (1, 600, columns)) @ rng.normal(0, 1, (columns, columns))).astype(np.float32)
+    x = (rng.normal(0, 1, (1, 2000, columns)) @ rng.normal(0, 1, (columns, columns))).astype(np.float32)
     weight, scale = rng.normal(0, 1, (1, 5, columns)), np.full((1, 5), 0.3)
     moments = Moments.empty(1, 5, columns)
-    moments.add(x, np.zeros((1, 600, 5), np.float32))
+    moments.add(x, np.zeros((1, 2000, 5), np.float32))
     seen = moments.centred()
     feedback = Feedback.of(seen)
     order = feedback.order[0]
@@ -239,7 +240,12 @@ def test_feedback_without_an_inverse_gives_the_codes_of_gptq(columns: int) -> No
         wanted[:, j] = np.clip(np.rint(work[:, j] / 0.3), -127, 127)
         loss = (work[:, j] - wanted[:, j] * 0.3) / upper[j, j]
         work[:, j + 1 :] -= loss[:, None] * upper[j, None, j + 1 :]
-    assert np.array_equal(feedback.rounded(weight, scale)[0][:, order], wanted)
+    made = feedback.rounded(weight, scale)[0][:, order]
+    assert np.mean(made == wanted) > (1 - 1e-9 if columns < 1000 else 0.5)
+    codes = np.empty((1, 5, columns))
+    codes[0][:, order] = wanted
+    published = seen.error(codes * 0.3 - weight).sum()
+    assert seen.error(feedback.rounded(weight, scale) * 0.3 - weight).sum() == pytest.approx(published, rel=0.02)
 
 
 def test_nodes_that_share_a_weight_are_each_made_up_for(tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ class Moments:
     @staticmethod
     def empty(groups: int, outputs: int, columns: int) -> Moments:
         """Of no samples."""
+        kind = np.float32 if columns >= LARGE else np.float64
         return Moments(
             count=0,
             x=np.zeros((groups, columns)),
             r=np.zeros((groups, outputs)),
-            xx=np.zeros((groups, columns, columns)),
-            rx=np.zeros((groups, outputs, columns)),
+            xx=np.zeros((groups, columns, columns), kind),
+            rx=np.zeros((groups, outputs, columns), kind),
             rr=np.zeros((groups, outputs)),
         )
 
@@ -67,12 +68,12 @@ class Moments:
 
     def centred(self) -> Covariance:
         """Per sample, less the means."""
-        n, kind = max(self.count, 1), np.float32 if self.x.shape[1] >= LARGE else np.float64
+        n = max(self.count, 1)
         x, r = self.x / n, self.r / n
         xx, rx = self.xx / n, self.rx / n
-        xx -= x[:, :, None] * x[:, None, :]
-        rx -= r[:, :, None] * x[:, None, :]
-        return Covariance(x, r, xx.astype(kind, copy=False), rx.astype(kind, copy=False), self.rr / n - r * r)
+        xx -= x[:, :, None].astype(xx.dtype) * x[:, None, :].astype(xx.dtype)
+        rx -= r[:, :, None].astype(rx.dtype) * x[:, None, :].astype(rx.dtype)
+        return Covariance(x, r, xx, rx, self.rr / n - r * r)
 
 
 @dataclass(frozen=True)
