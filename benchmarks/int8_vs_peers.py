@@ -208,7 +208,8 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> 
     made = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
     for number, candidate in enumerate(made):
         onnx.save(inserted(candidate, placement), out.with_suffix(f".{number}.onnx"))
-    return [c.name for c in made]
+    best = max(made, key=lambda c: c.sqnr_db)
+    return [f"{c.name} (taken)" if c is best else c.name for c in made]
 
 
 def _dataset(calibration: np.ndarray) -> Dataset:

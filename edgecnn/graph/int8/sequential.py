@@ -29,7 +29,7 @@ from edgecnn.graph.prepare import GraphIndex
 Array = npt.NDArray[np.float32]
 
 IMAGES = 192
-BATCH = 16
+BATCH = 16  # at most: there are four batches or more, so that one can be held out
 SCALE_SHARES = (1.0, 0.92, 0.85, 0.78, 0.71, 0.64, 0.57, 0.5, 0.42)
 STRENGTHS = (0.003, 0.03, 0.3)
 
@@ -44,6 +44,7 @@ class Sides:
     weights: dict[str, Array]
     exact: Store
     rough: Store
+    images: int
     fixed: set[str] = field(default_factory=set)
 
     def nodes(self) -> list[onnx.NodeProto]:
@@ -110,10 +111,10 @@ def reconstruct(
         stores = [Store(Path(folder) / name) for name in ("exact", "rough")]
         for store in stores:
             store.folder.mkdir()
-        sides = Sides(index, placement, dict(scales), {}, stores[0], stores[1])
-        batches = 0
-        for start in range(0, len(images), BATCH):
-            batch = np.stack([data.tensor(i) for i in images[start : start + BATCH]])
+        sides = Sides(index, placement, dict(scales), {}, stores[0], stores[1], len(images))
+        batches, size = 0, min(BATCH, max(1, len(images) // 4))
+        for start in range(0, len(images), size):
+            batch = np.stack([data.tensor(i) for i in images[start : start + size]])
             for store in stores:
                 store.put(index.input, batches, batch)
             batches += 1
@@ -171,7 +172,7 @@ def _at(
     moments = {layer.node.name: _empty(index, layer) for layer in layers}
     for batch in range(batches):
         x, seen = exact.run(sides.exact, batch), rough.run(sides.rough, batch)
-        _gather(index, layers, moments, x, scale.applied(seen), batch, batches)
+        _gather(index, layers, moments, x, scale.applied(seen), batch, sides.images)
         if tensor not in sides.exact.kind or batch:
             sides.exact.put(tensor, batch, x)
         sides.rough.put(*((tensor + SUFFIX, batch, seen, scale) if whole else (tensor, batch, seen)))
@@ -196,12 +197,12 @@ def _gather(
     x: Array,
     quantized: Array,
     batch: int,
-    batches: int,
+    images: int,
 ) -> None:
     for layer in layers:
         train, held = moments[layer.node.name]
         weight = layer.matrix(index.array(layer.weight)).astype(np.float32)
-        per_image = -(-_samples_wanted(weight.shape[2]) // (batches * BATCH))
+        per_image = -(-_samples_wanted(weight.shape[2]) // images)
         rows, seen = (layer.sampled(v, per_image, batch) for v in (x, quantized))
         missed = np.matmul(rows - seen, weight.transpose(0, 2, 1))
         (held if batch % 4 == 3 else train).add(seen, missed)
