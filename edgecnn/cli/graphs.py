@@ -39,7 +39,6 @@ def calibrate(
     from edgecnn.artifact import Sidecar, check_output, parents_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.ranges import write_ranges, write_tensorrt_cache
-    from edgecnn.graph.ranges.collect import images_at_once
     from edgecnn.pipeline.sharing import collect_shared, is_first
 
     dataset = _calibration_images(graph, data, images, named=check)
@@ -51,7 +50,7 @@ def calibrate(
     ranges = collect_shared(
         graph,
         dataset,
-        batch=batch or images_at_once(dataset),
+        batch=batch,
         threads=threads,
         progress=_progress("calibrate"),
         resume=output.with_name(f".{output.name}.partial"),

@@ -66,13 +66,14 @@ def collect_shared(
     graph: Path,
     dataset: Dataset,
     *,
-    batch: int = 8,
+    batch: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Ranges:
     """`collect_ranges`, shared between the processes of the job; the same on each of them."""
     from edgecnn.graph.ranges import collect_ranges
+    from edgecnn.graph.ranges.collect import images_at_once
 
     rank, size = place()
     if size == 1:
@@ -84,7 +85,9 @@ def collect_shared(
         return collect_ranges(graph, part, batch=batch, threads=threads, progress=shown, resume=own)
 
     first: Ranges
-    first, *others = [p for p in _shared(dataset, batch, "collect its ranges", mine) if p is not None]
+    first, *others = [
+        p for p in _shared(dataset, batch or images_at_once(dataset), "collect its ranges", mine) if p is not None
+    ]
     for other in others:
         first.merge(other)
     digests = "\n".join(dataset.sha256(k) for k in range(len(dataset)))

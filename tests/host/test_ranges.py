@@ -155,6 +155,26 @@ def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int,
     assert all(same(plain.tensors[n], other.tensors[n]) for n in plain.tensors)
 
 
+def test_a_graph_with_many_tensors_runs_fewer_images_at_a_time(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, sizes, run = collect_ranges(net, images(23)), [], collect.run_session
+
+    def watching(session: object, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = run(session, feeds)
+        sizes.append((len(feeds["input"]), sum(o.nbytes for o in outputs)))
+        return outputs
+
+    monkeypatch.setattr(collect, "run_session", watching)
+    monkeypatch.setattr(collect, "WATCHED_BYTES", 15_000)
+    made = collect_ranges(net, images(23))
+    assert 1 < max(n for n, _ in sizes) < 23
+    assert max(size for _, size in sizes) <= 15_000
+    assert sum(n for n, _ in sizes) == 23
+    for name, statistics in whole.tensors.items():
+        assert (made.tensors[name].magnitudes == statistics.magnitudes).all(), name
+    collect_ranges(net, images(23), batch=23)
+    assert sizes[-1][0] == 23, "what was asked for is what is run"
+
+
 def test_a_concatenation_is_no_output_and_yet_has_its_own_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
 PIXELS = 2 * 224 * 224  # in one run of the graph
+WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
 _RUNS = 4  # of the graph at a time
 
 
@@ -75,25 +76,27 @@ def collect_from_model(
     joined = _joined_tensors(index, names)
     watched = [n for n in names if n not in joined]
     _require_input_shape(index, dataset)
+    at_once = batch or _images_of(WATCHED_BYTES, index, watched)
     batch = batch or images_at_once(dataset)
     threads = threads or os.cpu_count() or 1
     workers = min(threads, _RUNS)
     session = observing_session(model, watched, threads // workers)
 
     def taken(part: Batch) -> dict[str, TensorStatistics]:
-        outputs = run_session(session, {index.input: part.input})
-        return {n: _statistics_of(n, v) for n, v in zip([index.input, *watched], [part.input, *outputs], strict=True)}
+        made: dict[str, TensorStatistics] = {}
+        for start in range(0, len(part.input), at_once):
+            images = part.input[start : start + at_once]
+            outputs = run_session(session, {index.input: images})
+            seen = zip([index.input, *watched], [images, *outputs], strict=True)
+            _merge(made, {n: _statistics_of(n, v) for n, v in seen})
+        return made
 
     key = _resume_key(graph_sha256, dataset, batch)
     done, digests, tensors = _resumed(resume, key, watched)
     parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
     with contextlib.closing(_side_by_side(taken, parts, workers)) as results:
         for part, seen in results:
-            for name, statistics in seen.items():
-                if name in tensors:
-                    tensors[name].merge(statistics)
-                else:
-                    tensors[name] = statistics
+            _merge(tensors, seen)
             digests += [dataset.sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
             if progress is not None:
@@ -120,6 +123,20 @@ def images_at_once(dataset: Dataset) -> int:
     if len(dataset) == 0:
         return 1
     return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 64))
+
+
+def _images_of(size: int, index: GraphIndex, watched: Sequence[str]) -> int:
+    """How many images' watched tensors, float32, are within `size` bytes; at least one."""
+    values = sum(int(np.prod([n or 1 for n in index.shape[name][1:]])) for name in watched)
+    return max(1, size // max(4 * values, 1))
+
+
+def _merge(tensors: dict[str, TensorStatistics], seen: dict[str, TensorStatistics]) -> None:
+    for name, statistics in seen.items():
+        if name in tensors:
+            tensors[name].merge(statistics)
+        else:
+            tensors[name] = statistics
 
 
 def observed_tensors(index: GraphIndex) -> list[str]:
