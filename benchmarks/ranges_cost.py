@@ -45,7 +45,7 @@ def main() -> None:
         _one(options.one, options.graph, options.data, options.images)
         return
     result: dict[str, Any] = {"graph": options.graph.name, "images": options.images, "cores": os.cpu_count()}
-    result |= _beside_the_graph(options.graph, _images(options.data, options.images), options.repeats)
+    # processes come first: the peak memory of a child begins at that of its parent
     for name in ("calibrate", "entropy"):
         result |= _process(name, options.graph, options.data, options.images)
     result["seconds_ratio"] = round(result["entropy_s"] / result["calibrate_s"], 2)
@@ -54,6 +54,7 @@ def main() -> None:
         many = _process("calibrate", options.graph, options.data, options.many)["calibrate_peak_mb"]
         result["many"], result["many_peak_mb"] = options.many, many
         result["growth_pct"] = round(100 * (many / result["calibrate_peak_mb"] - 1), 1)
+    result |= _beside_the_graph(options.graph, _images(options.data, options.images), options.repeats)
     text = json.dumps(result, indent=1)
     print(text)
     if options.output:
