@@ -156,14 +156,14 @@ def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int,
 
 
 def test_a_graph_with_many_tensors_runs_fewer_images_at_a_time(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, sizes, run = collect_ranges(net, images(23)), [], collect.run_session
+    whole, sizes, run = collect_ranges(net, images(23)), [], collect._run_again
 
-    def watching(session: object, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        outputs = run(session, feeds)
+    def watching(session: object, feeds: dict[str, np.ndarray], *rest: object) -> list[np.ndarray]:
+        outputs = run(session, feeds, *rest)
         sizes.append((len(feeds["input"]), sum(o.nbytes for o in outputs)))
         return outputs
 
-    monkeypatch.setattr(collect, "run_session", watching)
+    monkeypatch.setattr(collect, "_run_again", watching)
     monkeypatch.setattr(collect, "WATCHED_BYTES", 15_000)
     made = collect_ranges(net, images(23))
     assert 1 < max(n for n, _ in sizes) < 23
