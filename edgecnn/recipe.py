@@ -385,15 +385,16 @@ def _training_contradictions(recipe: Recipe) -> list[str]:
         problems.append("train.schedule = 'step' needs train.milestones, such as [30, 60]")
     if train.epochs and train.warmup_epochs >= train.epochs:
         problems.append(f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of {train.epochs} epochs")
+    if train.schedule == "one-cycle" and train.warmup_epochs:
+        problems.append("train.warmup_epochs: the one-cycle schedule warms up by itself")
     if (train.early_stop or train.schedule == "plateau") and train.validation == 0:
         problems.append("train.early_stop and the plateau schedule need train.validation > 0 to judge by")
     if train.nesterov and train.optimiser == "sgd" and train.momentum == 0:
         problems.append("train.nesterov needs train.momentum > 0")
-    for name, pair in (("area", augment.area), ("jitter", augment.jitter)):
-        if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
-            problems.append(f"train.augment.{name} = {list(pair)}: two numbers, the smaller first")
-    if augment.area and max(augment.area) > 1:
-        problems.append(f"train.augment.area = {list(augment.area)}: shares of the picture, at most 1")
+    pairs = (("area", augment.area, 1, "shares of the picture"), ("jitter", augment.jitter, 4096, "pixels"))
+    for name, pair, most, unit in pairs:
+        if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most):
+            problems.append(f"train.augment.{name} = {list(pair)}: two {unit}, the smaller first, at most {most}")
     if augment.area and augment.jitter:
         problems.append("train.augment.area and train.augment.jitter exclude each other")
     return problems

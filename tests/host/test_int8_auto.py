@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgecnn.dataset import Dataset
-from edgecnn.graph.int8 import auto, quantize_int8
+from edgecnn.graph.int8 import auto, quantize_int8, sequential
 from edgecnn.graph.int8.auto import inserted, plain, with_own_constants
 from edgecnn.graph.int8.channels import channels_of
 from edgecnn.graph.int8.equalize import equalized, streams_of
@@ -292,6 +292,23 @@ def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_p
     assert any("reconstruction (without images)" in line for line in report.left_out)
     _, report = quantize_int8(model, ranges, "tensorrt", data=pictures(9))
     assert any("with 9 images" in line for line in report.left_out)
+
+
+@pytest.mark.parametrize("count", [16, 40, 100])
+def test_a_part_is_held_out_of_the_regression_however_few_images_there_are(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shares, solved = uneven(RESIDUAL), [], sequential._solved
+
+    def watching(index: GraphIndex, layer: object, moments: tuple[Moments, Moments], half: bool) -> object:
+        shares.append(moments[1].count / (moments[0].count + moments[1].count))
+        return solved(index, layer, moments, half)
+
+    monkeypatch.setattr(sequential, "_solved", watching)
+    quantize_int8(model, ranges_of(model, tmp_path), "tensorrt", data=pictures(count))
+    assert shares
+    assert min(shares) >= 0.15, shares
+    assert max(shares) <= 0.35, shares
 
 
 def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
