@@ -1,6 +1,8 @@
-"""On a machine with an NVIDIA GPU: `make test-gpu`, with EDGECNN_REQUIRE_GPU=1 to fail rather than skip without one.
+"""On a machine with an NVIDIA GPU: `make test-gpu`, with EDGECNN_REQUIRE_GPU=1 to fail rather than skip without it or
+TensorRT.
 
-What needs CUDA alone runs without TensorRT too. The numbers go to build/gpu-results.json (EDGECNN_GPU_RESULTS).
+Without that variable, what needs CUDA alone runs without TensorRT too. The numbers go to
+build/gpu-results.json (EDGECNN_GPU_RESULTS).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -50,6 +52,13 @@ def results() -> Iterator[dict[str, Any]]:
         write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
+def _missing(what: str) -> NoReturn:
+    """Skip for want of `what`; fail where EDGECNN_REQUIRE_GPU=1 says that it must be there."""
+    if os.environ.get("EDGECNN_REQUIRE_GPU") == "1":
+        pytest.fail(f"EDGECNN_REQUIRE_GPU=1: {what}")
+    pytest.skip(what)
+
+
 @pytest.fixture(scope="session")
 def cuda() -> Any:
     """The real CUDA seam, or a skip; a failure where a GPU is required."""
@@ -57,16 +66,14 @@ def cuda() -> Any:
     try:
         return _cuda.load_cuda()
     except EdgecnnError as exc:
-        if os.environ.get("EDGECNN_REQUIRE_GPU") == "1":
-            pytest.fail(f"EDGECNN_REQUIRE_GPU=1, and there is no GPU: {exc.message}")
-        pytest.skip(f"no GPU: {exc.message}")
+        _missing(f"no GPU: {exc.message}")
 
 
 @pytest.fixture(scope="session")
 def tensorrt_device(cuda: Any, results: dict[str, Any]) -> dict[str, Any]:
     """The device under TensorRT; skips where TensorRT is not installed, fails where it is broken."""
     if importlib.util.find_spec("tensorrt") is None:
-        pytest.skip("the package tensorrt is not installed")
+        _missing("the package tensorrt is not installed")
     results["device"] = load_backend("trt").device()
     return dict(results["device"])
 
@@ -121,7 +128,7 @@ def test_a_real_graph_replays_copies(cuda: Any) -> None:
 def test_the_torch_reference_on_the_gpu(cuda: Any, results: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
-        pytest.skip("this torch has no CUDA")
+        _missing("this torch has no CUDA")
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.reference import CudaReference, Reference
 

@@ -31,7 +31,7 @@ def test_the_real_bindings_take_every_call(version: str, tmp_path: Path, root: P
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path)]
     found = subprocess.run([*download, f"{package}=={version}"], capture_output=True, text=True, timeout=250)
     if "No matching distribution" in found.stderr:
-        pytest.skip(f"{package} {version} is not to be had for this Python: {found.stderr.strip()[-200:]}")
+        pytest.skip(f"pip finds no {package} {version} (for this Python, or at all): {found.stderr.strip()[-200:]}")
     assert found.returncode == 0, found.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -20,6 +19,7 @@ import onnxruntime
 from onnx import helper
 
 from edgecnn.artifact import sha256_of, write_bytes
+from edgecnn.backends.ort import available_cores
 from edgecnn.dataset import Batch, Dataset, batches
 from edgecnn.errors import BackendError, DataError, GraphError
 from edgecnn.graph.prepare import GraphIndex, attribute, load_graph, prepared, session_options
@@ -80,7 +80,7 @@ def collect_from_model(
     _require_input_shape(index, dataset)
     at_once = batch or _images_of(WATCHED_BYTES, index, watched)
     batch = batch or images_at_once(dataset)
-    threads = threads or os.cpu_count() or 1
+    threads = threads or available_cores()
     workers = min(threads, _RUNS)
     session = observing_session(model, watched, threads // workers)
 
