@@ -7,12 +7,18 @@ whole interval is on the other, and is INCONCLUSIVE otherwise, with the number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.precision import judge_precision
-from edgecnn.measure.statistics import images_for_drop, images_for_share, samples_for_percentile, wilson_interval
+from edgecnn.measure.statistics import (
+    images_above,
+    images_for_drop,
+    images_for_share,
+    samples_for_percentile,
+    wilson_interval,
+)
 from edgecnn.recipe import Tolerances
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -29,7 +35,10 @@ REGRESSION_MAX = {"latency_ms_p50": 1.10, "size_mb": 1.02}  # against the accept
 
 @dataclass(frozen=True)
 class Judgement:
-    """One tolerance of one engine: the value, its interval where it has one, the limit and the evidence."""
+    """One tolerance of one engine: the value, its interval where it has one, the limit and the evidence.
+
+    `mappable` is False for an INCONCLUSIVE that no recipe may map to a pass.
+    """
 
     name: str
     tolerance: str
@@ -39,6 +48,7 @@ class Judgement:
     verdict: Outcome
     evidence: str
     images_needed: int | None = None
+    mappable: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,13 @@ class Verdict:
     @property
     def verdict(self) -> Outcome:
         """FAIL if anything failed, PASS if everything passed; the recipe may map what stays open, but lets no engine
-        pass of which nothing was measured."""
+        pass of which nothing was measured, or whose figures guessing would reach."""
         outcomes = {j.verdict for j in self.judgements}
         if "FAIL" in outcomes:
             return "FAIL"
         if outcomes == {"PASS"}:
             return "PASS"
-        if self.inconclusive == "pass" and any(j.tolerance == MEASURED for j in self.judgements):
+        if self.inconclusive == "pass" and any(not j.mappable for j in self.judgements):
             return "INCONCLUSIVE"
         mapped: dict[str, Outcome] = {"inconclusive": "INCONCLUSIVE", "pass": "PASS", "fail": "FAIL"}
         return mapped[self.inconclusive] if outcomes else "INCONCLUSIVE"
@@ -160,17 +170,39 @@ def _outcome_below(interval: tuple[float, float | None], limit: float) -> Outcom
     return "FAIL" if low > limit else "INCONCLUSIVE"
 
 
-def _guess(measurement: Measurement, tolerance: str) -> str | None:
-    """Why the predictions prove nothing: they do no better than unrelated ones with the same class frequencies."""
-    share, n = ("agreement_pct", "n") if tolerance == "agreement_pct_min" else ("top1_pct", "n_labelled")
-    guess_key = share.replace("_pct", "_guess_pct")
-    if measurement.get(guess_key) is None or measurement.get(share) is None or not measurement.get(n):
-        return None
-    size, value, guess = measurement[n], measurement[share], measurement[guess_key]
-    low, _ = wilson_interval(value / 100 * size, size, GUESS_Z)
-    if 100 * low > guess:
-        return None
-    return f"cannot be told from guessing: {share} {value:.2f} on {size} images, by chance {guess:.2f}"
+def _against_chance(
+    judgement: Judgement, what: str, n: int, chance_pct: float, right: int, possible: tuple[str, int]
+) -> Judgement:
+    """`judgement` where its figures can be told from guessing: of `n` images the engine is `right` on so many, and
+    `possible` says of whom, and how often, that much could have been right at all (the reference, or a copy of it).
+
+    A drop beyond the limit stays a FAIL. An engine at chance level fails where the reference is not; what `n` images
+    cannot tell from chance by `GUESS_Z` standard errors is INCONCLUSIVE, whatever the recipe says.
+    """
+    if judgement.verdict == "FAIL":
+        return judgement
+    told = {count: 100 * wilson_interval(count, n, GUESS_Z)[0] > chance_pct for count in (right, possible[1])}
+    if all(told.values()):
+        return judgement
+    if told[possible[1]] and 100 * wilson_interval(right, n)[0] <= chance_pct:
+        said = f"the engine is at chance level, {possible[0]} is not: {what} {100 * right / n:.2f} % on {n} images, "
+        said += f"chance level {chance_pct:.2f} %; {judgement.evidence}"
+        return replace(judgement, verdict="FAIL", evidence=said, images_needed=None)
+    who, count = ("the engine", right) if told[possible[1]] else possible
+    wanted = [images_above(c, n, chance_pct / 100, GUESS_Z) for c in (right, possible[1]) if 100 * c / n > chance_pct]
+    if 100 * possible[1] / n <= chance_pct:
+        wanted.append(None)
+    if judgement.verdict == "INCONCLUSIVE":
+        wanted.append(judgement.images_needed)
+    known = [w for w in wanted if w is not None]
+    needed = max(known) if len(known) == len(wanted) else None
+    said = f"{who} cannot be told from guessing: {what} {100 * count / n:.2f} % on {n} images, chance level "
+    said += f"{chance_pct:.2f} %" + (
+        "; more such images would not settle it: it takes more of other classes, or a better reference"
+        if needed is None
+        else f"; about {needed} images would settle it if the shares stay as they are"
+    )
+    return replace(judgement, verdict="INCONCLUSIVE", evidence=said, images_needed=needed, mappable=False)
 
 
 def _judge_drop(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
@@ -182,8 +214,6 @@ def _judge_drop(measurement: Measurement, tolerance: str, limit: float) -> Judge
         why = "top-5 says nothing with five classes or fewer" if few else "the images have no labels"
         return Judgement(name, tolerance, None, None, limit, "INCONCLUSIVE", why)
     low, high = interval
-    if guess := _guess(measurement, tolerance):
-        return Judgement(name, tolerance, value, (low, high), limit, "FAIL", guess)
     outcome, needed = _outcome_below((low, high), limit), None
     lost, gained = measurement.get(f"{metric}_lost"), measurement.get(f"{metric}_gained")
     evidence = f"drop {value:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}], n = {n}"
@@ -192,21 +222,26 @@ def _judge_drop(measurement: Measurement, tolerance: str, limit: float) -> Judge
         if outcome == "INCONCLUSIVE":
             needed = images_for_drop(lost, gained, int(n or 0), limit / 100)
             evidence += _needed_text(needed)
-    return Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+    found = Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+    labelled, chance = measurement.get("n_labelled"), measurement.get("top1_chance_pct")
+    if not labelled or chance is None:
+        return found
+    ours, theirs = (round(measurement[key] / 100 * labelled) for key in ("top1_pct", "reference_top1_pct"))
+    return _against_chance(found, "top-1", labelled, chance, ours, ("the reference", theirs))
 
 
 def _judge_agreement(measurement: Measurement, tolerance: str, limit: float) -> Judgement:
     name, value, n = measurement["name"], measurement["agreement_pct"], int(measurement["n"])
     count = int(measurement.get("agreement_n", round(value / 100 * n)))
     low, high = (100 * end for end in wilson_interval(count, n))
-    if guess := _guess(measurement, tolerance):
-        return Judgement(name, tolerance, value, (low, high), limit, "FAIL", guess)
     outcome: Outcome = "PASS" if low >= limit else "FAIL" if high < limit else "INCONCLUSIVE"
     evidence, needed = f"agreement {value:.2f} %, 95 % interval [{low:.2f}, {high:.2f}], n = {n}", None
     if outcome == "INCONCLUSIVE":
         needed = images_for_share(count, n, limit / 100)
         evidence += _needed_text(needed)
-    return Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+    found = Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
+    chance = measurement.get("agreement_chance_pct")
+    return found if chance is None else _against_chance(found, "agreement", n, chance, count, ("a perfect copy", n))
 
 
 def _needed_text(needed: int | None) -> str:

@@ -25,8 +25,8 @@ class Accuracy:
 
     Shares are in per cent, drops in percentage points with two-sided 95 % intervals. An image whose logits are not
     finite counts as wrong and as changed. What needs labels is None without them, and top-5 is None for five classes
-    or fewer. `top1_guess_pct` and `agreement_guess_pct` are what unrelated predictions with the same frequencies would
-    reach.
+    or fewer. The chance levels are what a constant answer reaches: the share of the most frequent class, of the labels
+    for top-1 and of the reference's predictions for agreement (never below 1 / `classes`).
     """
 
     name: str
@@ -47,11 +47,11 @@ class Accuracy:
     top5_lost: int | None
     top5_gained: int | None
     mcnemar_p: float | None
-    top1_guess_pct: float | None
+    top1_chance_pct: float | None
     agreement_pct: float
     agreement_ci_pct: tuple[float, float]
     agreement_n: int
-    agreement_guess_pct: float
+    agreement_chance_pct: float
     sqnr_db: float | None
     nan_count: int
     unreadable: tuple[str, ...]
@@ -99,11 +99,11 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
         **_paired("top1", ours.top1[labelled], theirs.top1[labelled]),
         **_paired("top5", ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)]),
         mcnemar_p=_mcnemar(ours.top1[labelled], theirs.top1[labelled]),
-        top1_guess_pct=_guess_pct(ours.predicted[labelled], engine.labels[labelled]) if labelled.any() else None,
+        top1_chance_pct=_chance_pct(engine.labels[labelled]) if labelled.any() else None,
         agreement_pct=100 * float(agree.mean()),
         agreement_ci_pct=(100 * low, 100 * high),
         agreement_n=int(agree.sum()),
-        agreement_guess_pct=_guess_pct(ours.predicted, theirs.predicted),
+        agreement_chance_pct=_chance_pct(theirs.predicted),
         sqnr_db=None if nan_count else _sqnr_db(engine.logits, reference.logits),
         nan_count=nan_count,
         unreadable=tuple(sorted(left_out)),
@@ -188,11 +188,9 @@ def _mcnemar(ours: Bools, theirs: Bools) -> float | None:
     return mcnemar_p(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())) if len(ours) else None
 
 
-def _guess_pct(some: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> float:
-    """How often two unrelated series with these class frequencies meet (Cohen's chance agreement)."""
-    size = int(max(some.max(), others.max())) + 2
-    left, right = (np.bincount(x + 1, minlength=size) / len(x) for x in (some, others))
-    return 100 * float(left[1:] @ right[1:])
+def _chance_pct(truth: npt.NDArray[np.int64]) -> float:
+    """How often the best answer that does not look at the image is right."""
+    return 100 * float(np.bincount(truth).max()) / len(truth)
 
 
 def _sqnr_db(ours: Array, theirs: Array) -> float | None:

@@ -102,6 +102,14 @@ def images_for_share(count: int, n: int, floor: float) -> int | None:
     return _smallest(settled, n)
 
 
+def images_above(count: int, n: int, floor: float, z: float) -> int | None:
+    """How many images would show a share (`count` of `n` so far) to be above `floor` by `z` standard errors if it stays
+    as it is; None when no number would."""
+    if count / n <= floor:
+        return None
+    return _smallest(lambda size: wilson_interval(count * size / n, size, z)[0] > floor, n)
+
+
 def _smallest(settled: Callable[[int], bool], start: int) -> int | None:
     low, high = start, start
     while not settled(high):

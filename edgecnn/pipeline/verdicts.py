@@ -127,7 +127,16 @@ def judge_target(recipe: Recipe, folder: Path, *, against_accepted: bool = True)
     verdict = judge(recipe.tolerances, rows, old)
     target, measured = find_target(folder.name), {row["name"] for row in rows}
     missing = tuple(
-        Judgement(v.name, MEASURED, None, None, None, "INCONCLUSIVE", "the recipe asks for it; nothing was measured")
+        Judgement(
+            name=v.name,
+            tolerance=MEASURED,
+            value=None,
+            interval=None,
+            limit=None,
+            verdict="INCONCLUSIVE",
+            evidence="the recipe asks for it; nothing was measured",
+            mappable=False,
+        )
         for v in variants(recipe, target)
         if v.name not in measured
     )

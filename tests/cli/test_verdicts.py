@@ -300,6 +300,38 @@ def test_numbers_made_with_other_settings_than_the_recipe_has_are_not_judged(
     assert "measured with quantize.method = 'auto'" in edgecnn("gate", "small").refused()
 
 
+@pytest.mark.parametrize("mapping", ["inconclusive", "pass"])
+def test_a_perfect_engine_on_too_few_images_is_inconclusive_in_every_output(
+    edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path, mapping: str
+) -> None:
+    """FP32 against itself on 12 images of two classes, all of them right."""
+    few = tmp_path / "few"
+    for name in "ab":
+        (few / name).mkdir(parents=True)
+    expected = np.load(made / "reference.npz")
+    right = expected["logits"].argmax(1) == expected["labels"]
+    for label in range(2):
+        for k in np.flatnonzero(right & (expected["labels"] == label))[:6]:
+            (few / expected["ids"][k]).write_bytes((made / "images" / expected["ids"][k]).read_bytes())
+    assert edgecnn("reference", made / "fp32.onnx", "--data", few, "-o", tmp_path / "few.npz").code == 0
+    ask = ("validate", made / "fp32.onnx", "--reference", tmp_path / "few.npz", "--data", few)
+    for name in ("fp32", "int8", "int8-tensorrt"):
+        assert edgecnn(*ask, "-o", run_folder / f"{name}.accuracy.json").code == 0
+    loose = RECIPE.replace("= 10", "= 60").replace("= 80", "= 30") + f'inconclusive = "{mapping}"\n'
+    (tmp_path / "recipes" / "small.toml").write_text(loose)
+    result = edgecnn("gate", "small", "--junit", "j.xml", "--markdown", "c.md", "--json")
+    assert result.code == 3, result.err
+    rows = {(j["name"], j["tolerance"]): j for j in json.loads(result.out)[0]["judgements"]}
+    for tolerance in ("top1_drop_pp_max", "agreement_pct_min"):
+        row = rows["fp32", tolerance]
+        assert (row["verdict"], row["images_needed"]) == ("INCONCLUSIVE", 26)
+        assert "cannot be told from guessing" in row["evidence"]
+    errors = etree.parse("j.xml").findall(".//error[@type='INCONCLUSIVE']")
+    assert len([e for e in errors if "about 26 images" in str(e.get("message"))]) == 6
+    assert Path("c.md").read_text().count("- **INCONCLUSIVE**") >= 6
+    assert "small on cpu: INCONCLUSIVE" in edgecnn("gate", "small").out
+
+
 def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
     edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -316,7 +348,7 @@ def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
     assert validate(edgecnn, made, "random.onnx", "-o", run_folder / "int8.accuracy.json").code == 0
     result = edgecnn("gate", "small")
     assert result.code == 1
-    assert "guessing" in result.out
+    assert "chance level" in result.out
 
 
 def test_outputs_for_ci(

@@ -51,9 +51,9 @@ def test_every_figure_has_its_unit() -> None:
     assert found.top1_drop_ci_pp == pytest.approx([100 * end for end in drop_interval(2, 1, 10)])
     assert found.agreement_ci_pct == pytest.approx([100 * end for end in wilson_interval(7, 10)])
     assert found.agreement_n == 7
-    # frequencies: engine 0.4 of class 0 and 0.1 of 1 2 3 4 5 8, reference 0.3 of 0 and 0.1 of 1 to 7, labels 0.1 each
-    assert found.top1_guess_pct == pytest.approx(10)
-    assert found.agreement_guess_pct == pytest.approx(100 * (0.4 * 0.3 + 5 * 0.1 * 0.1))
+    # the most frequent class: 0.1 of the labels, 0.3 of the reference's predictions
+    assert found.top1_chance_pct == pytest.approx(10)
+    assert found.agreement_chance_pct == pytest.approx(30)
     noise = np.linalg.norm(ENGINE.logits - REFERENCE.logits) / np.linalg.norm(REFERENCE.logits)
     assert found.sqnr_db == pytest.approx(-20 * np.log10(noise))
     worst = found.worst_classes[0]
@@ -82,7 +82,7 @@ def test_without_labels_there_is_agreement_alone() -> None:
     found = measure_accuracy("int8", replace(ENGINE, labels=unknown), replace(REFERENCE, labels=unknown))
     assert found.agreement_pct == 70
     assert found.n_labelled == 0
-    assert found.top1_pct is found.top1_drop_ci_pp is found.mcnemar_p is found.top1_guess_pct is None
+    assert found.top1_pct is found.top1_drop_ci_pp is found.mcnemar_p is found.top1_chance_pct is None
 
 
 def test_top5_of_few_classes_is_not_a_measurement() -> None:
@@ -109,15 +109,21 @@ def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> N
 
 def test_an_engine_without_one_finite_logit_predicts_no_class() -> None:
     found = measure_accuracy("nan", replace(ENGINE, logits=np.full_like(ENGINE.logits, np.nan)), REFERENCE)
-    assert (found.nan_count, found.top1_pct, found.agreement_pct, found.agreement_guess_pct) == (10, 0, 0, 0)
+    assert (found.nan_count, found.top1_pct, found.agreement_pct) == (10, 0, 0)
     assert found.findings == ("logits that are not finite (NaN or infinite) on 10 of 10 images",)
 
 
 def test_constant_predictions_are_a_finding() -> None:
     found = measure_accuracy("int8", predictions([3] * 10, LABELS), REFERENCE)
     assert "every one of the 10 predictions is class 3" in found.findings
-    assert found.top1_guess_pct == pytest.approx(10)
-    assert found.top1_pct == 10
+    assert found.top1_pct == found.top1_chance_pct == 10
+
+
+def test_the_chance_level_is_the_share_of_the_most_frequent_class() -> None:
+    uneven, even = [0] * 9 + [1], [k % 5 for k in range(10)]
+    for answers in (uneven, even):
+        found = measure_accuracy("int8", predictions(answers, uneven), predictions(even, uneven))
+        assert (found.top1_chance_pct, found.agreement_chance_pct) == (90, 20)
 
 
 def test_unreadable_images_are_left_out_on_both_sides() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.gate import _JUDGES, MEASURED, Judgement, Verdict, accepted_numbers, judge
+from edgecnn.gate import _JUDGES, GUESS_Z, MEASURED, Judgement, Verdict, accepted_numbers, judge
 from edgecnn.measure.accuracy import measure_accuracy
 from edgecnn.measure.predictions import Predictions
+from edgecnn.measure.statistics import images_above, images_for_drop
 from edgecnn.recipe import Tolerances
 from edgecnn.report.junit import junit_report
 
@@ -63,7 +64,7 @@ def test_a_tolerance_that_the_sample_cannot_settle_names_the_images_that_would()
 
 @pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 3), ("fail", 1)])
 def test_no_recipe_lets_an_engine_pass_that_nobody_measured(mapping: Any, code: int) -> None:
-    missing = Judgement("fp16", MEASURED, None, None, None, "INCONCLUSIVE", "nothing was measured")
+    missing = Judgement("fp16", MEASURED, None, None, None, "INCONCLUSIVE", "nothing was measured", mappable=False)
     passed = judge(Tolerances(top1_drop_pp_max=5), [measurement()]).judgements
     verdict = Verdict((*passed, missing), mapping)
     assert verdict.exit_code == code
@@ -102,13 +103,107 @@ def test_the_images_that_would_settle_an_agreement_do() -> None:
         assert only(judge(Tolerances(agreement_pct_min=99.5), [{"name": "int8", **more}])).verdict == outcome
 
 
-def test_guessing_is_told_by_the_measure_that_the_tolerance_is_of() -> None:
+def test_chance_is_held_against_the_measure_that_the_tolerance_is_of() -> None:
     tolerances = Tolerances(top1_drop_pp_max=5, agreement_pct_min=90)
-    for key, guessed in (("top1_guess_pct", "top1_drop_pp_max"), ("agreement_guess_pct", "agreement_pct_min")):
+    for key, open_one in (("top1_chance_pct", "top1_drop_pp_max"), ("agreement_chance_pct", "agreement_pct_min")):
         judgements = judge(tolerances, [measurement(**{key: 99.99})]).judgements
-        assert {j.tolerance: j.verdict for j in judgements if j.verdict != "PASS"} == {guessed: "FAIL"}
-    for absent in ({"top1_guess_pct": None}, {"top1_pct": None}, {"n_labelled": 0}):
-        assert judge(Tolerances(top1_drop_pp_max=5), [measurement(**absent)]).verdict == "PASS"
+        assert {j.tolerance: j.verdict for j in judgements if j.verdict != "PASS"} == {open_one: "INCONCLUSIVE"}
+    unlabelled = measurement(top1_chance_pct=None, n_labelled=0)
+    assert judge(Tolerances(top1_drop_pp_max=5), [unlabelled]).verdict == "PASS"
+
+
+def compared(engine: list[int], reference: list[int], labels: list[int], classes: int = 2) -> dict[str, Any]:
+    """An engine and its reference that answer these classes."""
+    ids = tuple(map(str, range(len(labels))))
+    rows = np.eye(classes, dtype=np.float32)
+    both = [Predictions(ids, np.array(labels, np.int64), rows[p], "p", "d") for p in (engine, reference)]
+    return measure_accuracy("fp32", *both).to_json()
+
+
+@pytest.mark.parametrize("limits", [{"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}])
+@pytest.mark.parametrize(("first", "second"), [(391, 9), (12, 12), (9, 391), (2, 1)])
+def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_there_are_more(
+    first: int, second: int, limits: dict[str, float]
+) -> None:
+    answers = [0] * first + [1] * second
+    verdict = judge(Tolerances(**limits, inconclusive="pass"), [compared(answers, answers, answers)])
+    found = only(verdict)
+    assert (verdict.verdict, verdict.exit_code, found.verdict) == ("INCONCLUSIVE", 3, "INCONCLUSIVE")
+    assert "cannot be told from guessing" in found.evidence
+    assert f"chance level {100 * max(first, second) / len(answers):.2f} %" in found.evidence
+    needed = found.images_needed
+    assert f"about {needed} images would settle it" in found.evidence
+    for n, outcome in ((1.02 * needed + 2, "PASS"), (0.98 * needed - 2, "INCONCLUSIVE")):
+        ones = round(n * second / len(answers))
+        more = [0] * (round(n) - ones) + [1] * ones
+        assert judge(Tolerances(**limits), [compared(more, more, more)]).verdict == outcome
+
+
+@pytest.mark.parametrize(("engine", "reference"), [([0] * 60, [0] * 60), ([0] * 60, [0] * 58 + [1, 1])])
+def test_a_test_set_of_one_class_settles_nothing_and_says_what_it_takes(
+    engine: list[int], reference: list[int]
+) -> None:
+    found = only(judge(Tolerances(top1_drop_pp_max=20), [compared(engine, reference, [0] * 60)]))
+    assert (found.verdict, found.images_needed) == ("INCONCLUSIVE", None)
+    assert "more of other classes" in found.evidence
+
+
+def test_an_engine_that_loses_one_class_alone_fails_by_its_drop() -> None:
+    """Also where the reference cannot be told from guessing: a loss beyond the limit is proved by the pairs."""
+    verdict = judge(Tolerances(top1_drop_pp_max=20), [compared([1] * 60, [0] * 60, [0] * 60)])
+    assert only(verdict).verdict == "FAIL"
+    assert "60 lost" in only(verdict).evidence
+    small = compared([1] * 12 + [0] * 12, [0] * 12 + [1] * 12, [0] * 12 + [1] * 12)
+    assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).judgements} == {
+        "FAIL"
+    }
+
+
+def test_a_reference_that_is_never_right_proves_nothing() -> None:
+    labels = [0, 1] * 100
+    wrong = [1 - k for k in labels]
+    found = only(judge(Tolerances(top1_drop_pp_max=20), [compared(wrong, wrong, labels)]))
+    assert (found.verdict, found.images_needed) == ("INCONCLUSIVE", None)
+    assert "the reference cannot be told from guessing: top-1 0.00 %" in found.evidence
+    assert "a better reference" in found.evidence
+
+
+def test_one_image_is_never_enough() -> None:
+    one = compared([1], [1], [1])
+    assert judge(Tolerances(top1_drop_pp_max=100, agreement_pct_min=0, inconclusive="pass"), [one]).exit_code == 3
+    lost = compared([0], [1], [1])
+    assert judge(Tolerances(top1_drop_pp_max=5, inconclusive="pass"), [lost]).exit_code == 3
+
+
+def test_an_engine_at_chance_level_fails_where_its_reference_is_not() -> None:
+    labels = [0] * 1900 + [1] * 100
+    constant = compared([0] * 2000, labels, labels)
+    assert constant["top1_drop_ci_pp"][1] < 20  # which the drop alone would let pass
+    for limits in ({"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}):
+        verdict = judge(Tolerances(**limits, inconclusive="pass"), [constant])
+        assert verdict.exit_code == 1
+        assert "the engine is at chance level" in only(verdict).evidence
+        assert "n = 2000" in only(verdict).evidence
+
+
+def test_an_engine_that_is_better_than_chance_and_not_surely_so_is_inconclusive() -> None:
+    """27 images tell the reference from guessing; an engine that loses one of them is not at chance for that."""
+    labels = [0] * 14 + [1] * 13
+    found = only(judge(Tolerances(top1_drop_pp_max=30), [compared([1, *labels[1:]], labels, labels)]))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "the engine cannot be told from guessing" in found.evidence
+    assert found.images_needed is not None
+    more = round(found.images_needed / 27) + 1
+    settled = compared([1, *labels[1:]] * more, labels * more, labels * more)
+    assert judge(Tolerances(top1_drop_pp_max=30), [settled]).verdict == "PASS"
+
+
+def test_where_the_drop_is_open_too_the_larger_number_of_images_is_named() -> None:
+    labels = [0] * 12 + [1] * 12
+    one_lost = compared([1, *labels[1:]], labels, labels)
+    found = only(judge(Tolerances(top1_drop_pp_max=5), [one_lost]))
+    assert found.images_needed == images_for_drop(1, 0, 24, 0.05)
+    assert found.images_needed > images_above(23, 24, 0.5, GUESS_Z)
 
 
 def test_nan_logits_fail_whatever_else_holds() -> None:
@@ -134,15 +229,17 @@ def test_a_graph_with_random_weights_never_passes(seed: int, n: int) -> None:
         for reference in (good, other, engine):
             pair = [Predictions(ids, labels, logits, "p", "d") for logits in (engine, reference)]
             found = measure_accuracy("int8", *pair).to_json()
-            assert judge(loosest, [found]).verdict == "FAIL"
+            verdict = judge(loosest, [found])
+            assert verdict.exit_code == (1 if reference is not engine and n >= 30 else 3)
 
 
-def test_constant_predictions_fail_even_where_the_reference_is_constant_too() -> None:
+def test_predictions_as_constant_as_the_reference_s_prove_nothing() -> None:
     n = 100
     labels = np.arange(n) % 10
     same = Predictions(tuple(map(str, range(n))), labels, np.tile(np.eye(10, dtype=np.float32)[3], (n, 1)), "p", "d")
-    verdict = judge(Tolerances(agreement_pct_min=99), [measure_accuracy("int8", same, same).to_json()])
-    assert verdict.verdict == "FAIL"
+    found = measure_accuracy("int8", same, same).to_json()
+    verdict = judge(Tolerances(agreement_pct_min=99, inconclusive="pass"), [found])
+    assert verdict.exit_code == 3
     assert "guessing" in only(verdict).evidence
 
 

@@ -126,6 +126,31 @@ def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
     assert "All 1 judgements passed" in markdown_comment(results(judgements=JUDGEMENTS[:1]))
 
 
+@pytest.mark.parametrize("inconclusive", ["inconclusive", "pass"])
+def test_every_format_shows_what_guessing_would_reach_as_open_with_the_images_it_takes(inconclusive: Any) -> None:
+    said = "the reference cannot be told from guessing: about 26 images would settle it"
+    open_one = Judgement("fp32", "top1_drop_pp_max", 0.0, (-14, 14), 20.0, "INCONCLUSIVE", said, 26, mappable=False)
+    content = results(inconclusive, (JUDGEMENTS[0], open_one))
+    assert content["verdict"]["exit_code"] == 3
+    (error,) = etree.fromstring(junit_report(content).encode()).findall(".//error")
+    assert error.get("type") == "INCONCLUSIVE"
+    assert error.get("message") == f"{said} (limit 20)"
+    assert rows_of(markdown_report(content), "verdict")[3] == [
+        "INCONCLUSIVE",
+        "fp32",
+        "top1_drop_pp_max",
+        "20",
+        said,
+    ]
+    assert f"- **INCONCLUSIVE** fp32: top1_drop_pp_max (limit 20): {said}" in markdown_comment(content).replace(
+        "\\", ""
+    )
+    assert json.loads(json_report(content))["verdict"]["judgements"][1]["images_needed"] == 26
+    assert "::warning title=lenet5-digits fp32%3A top1_drop_pp_max::INCONCLUSIVE" in github_annotations(content)
+    assert [f["severity"] for f in json.loads(gitlab_report(content))] == ["minor"]
+    assert "<td class=INCONCLUSIVE>INCONCLUSIVE</td><td>fp32</td>" in FORMATS[".html"](content)
+
+
 @pytest.mark.parametrize(
     ("inconclusive", "kind"), [("inconclusive", "error"), ("pass", "skipped"), ("fail", "failure")]
 )
