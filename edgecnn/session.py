@@ -66,3 +66,27 @@ class TimedSession(Session, Protocol):
     """A session whose runtime can tell transfers from computation."""
 
     def timed(self, batch: Array) -> Timing: ...
+
+
+def class_scores(logits: Array, threshold: float) -> Array:
+    """Scores [N, classes] of which the largest, and of equal ones the first, is the class that is predicted.
+
+    Logits [N, C] of several classes are their own scores; one column [N, 1] is set against its threshold, as class 1
+    against class 0.
+    """
+    if logits.shape[1] > 1:
+        return logits
+    return np.concatenate([np.full_like(logits, threshold), logits], axis=1)
+
+
+def class_probabilities(logits: Array, threshold: float) -> npt.NDArray[np.float64]:
+    """Probabilities [N, classes]: the softmax of logits; of one column [N, 1] its sigmoid, or itself where it is a
+    probability (`threshold` 0.5). NaN for a row that is not finite."""
+    values = logits.astype(np.float64)
+    values[~np.isfinite(values).all(axis=1)] = np.nan
+    if values.shape[1] > 1:
+        odds = np.exp(values - values.max(axis=1, keepdims=True))
+        shares: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
+        return shares
+    ones = values if threshold else 0.5 + 0.5 * np.tanh(0.5 * values)  # a sigmoid that cannot overflow
+    return np.concatenate([1 - ones, ones], axis=1)

@@ -64,8 +64,11 @@ def validate(
     for finding in found["findings"]:
         print(finding)
     if tta:
-        top1, top5 = found["ten_crop_top1_pct"], found["ten_crop_top5_pct"]
-        print(f"ten-crop, not what an engine does: top-1 {top1:.2f} %, top-5 {top5:.2f} % (n = {found['ten_crop_n']})")
+        top5 = "" if found["ten_crop_top5_pct"] is None else f", top-5 {found['ten_crop_top5_pct']:.2f} %"
+        top1, n = found["ten_crop_top1_pct"], found["ten_crop_n"]
+        print(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
+        if broken := found["ten_crop_nan_count"]:
+            print(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
     if ladder:
         from edgecnn.measure.parity import describe
 

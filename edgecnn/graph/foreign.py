@@ -27,10 +27,11 @@ from edgecnn.artifact import (
     write_artifact,
 )
 from edgecnn.errors import DataError, GraphError, nearest
+from edgecnn.graph.decision import LOGIT
 from edgecnn.graph.normalise import OPSET, free_reshapes, input_layout, make_readable, rewrite, set_batch
 from edgecnn.graph.prepare import load_graph, require_float_classifier, session_options
 from edgecnn.preprocess import Preprocessing, preprocessing_from_json
-from edgecnn.session import Array
+from edgecnn.session import Array, class_probabilities
 from edgecnn.zoo import imagenet_classes, presets
 
 BATCHES = (1, 2, 3)
@@ -71,11 +72,12 @@ def import_graph(
     images = np.random.default_rng(0).standard_normal((max(BATCHES), *layout.shape), np.float32)
     expected = _rows(original, layout.feed(images), frozen or 1, source)
     changes += rewrite(model, layout, expected)
-    probabilities = any("Softmax" in change for change in changes)
+    probabilities = any("Softmax" in change or "Sigmoid" in change for change in changes)
     batch, difference, said = _with_dynamic_batch(model, images, expected, frozen, probabilities)
-    classes = int(np.prod(expected.shape[1:]))
-    if labels is not None and len(labels.names) != classes:
-        raise DataError(f"{source}: {len(labels.names)} labels for {classes} classes", "give one label for each class")
+    outputs = int(np.prod(expected.shape[1:]))
+    if labels is not None and len(labels.names) != max(2, outputs):
+        wanted = f"{outputs} classes" if outputs > 1 else "the two classes that one logit decides between"
+        raise DataError(f"{source}: {len(labels.names)} labels for {wanted}", "give one label for each class")
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn import {source.name}",
@@ -88,7 +90,7 @@ def import_graph(
         tools=tool_versions("onnx", "onnxruntime", "onnxruntime-gpu"),
         facts={
             "input_shape": list(layout.shape),
-            "classes": classes,
+            "classes": outputs,
             "batch": batch,
             "params": _parameters(model),
             "nodes": len(model.graph.node),
@@ -182,8 +184,7 @@ def _difference(
         except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no base class of their own
             return worst, f"at batch {batch} ONNX Runtime fails: {' '.join(str(exc).split())[:200]}"
         if probabilities:
-            found = np.exp(found - found.max(1, keepdims=True))
-            found /= found.sum(1, keepdims=True)
+            found = class_probabilities(found, LOGIT)[:, -flat.shape[1] :]
         if found.shape != (batch, flat.shape[1]):
             return worst, f"at batch {batch} the output is {list(found.shape)}"
         worst = max(worst, float(np.abs(found - flat[:batch]).max() / max(np.abs(flat).max(), 1e-30)))

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from edgecnn.errors import DataError, GraphError
+from edgecnn.graph.decision import final_sigmoid, multi_label
 from edgecnn.graph.prepare import node_label
 from edgecnn.preprocess import Preprocessing
 from edgecnn.session import Array
@@ -72,7 +73,7 @@ def input_layout(model: onnx.ModelProto, preprocessing: Preprocessing | None) ->
 
 def rewrite(model: onnx.ModelProto, layout: Layout, expected: Array) -> list[str]:
     """Everything but the batch, in an order in which no step undoes another."""
-    changes = [*_without_softmax(model.graph), *_at_opset(model)]
+    changes = [*_without_softmax(model.graph), *_without_sigmoid(model.graph, expected), *_at_opset(model)]
     graph = model.graph  # a new one when the opset was converted
     del graph.value_info[:]  # of the old shapes
     changes += [*_channels_first(graph, layout), *_flat(graph, expected)]
@@ -92,6 +93,21 @@ def _without_softmax(graph: onnx.GraphProto) -> list[str]:
     _replace(graph, name, last.input[0])
     graph.output[0].name = last.input[0]
     return [f"the Softmax at the end ({node_label(last)}) removed: the output is logits now"]
+
+
+def _without_sigmoid(graph: onnx.GraphProto, expected: Array) -> list[str]:
+    """Of one output; what lies behind it changes shape alone. Raises `GraphError` for several outputs."""
+    sigmoid = final_sigmoid(graph)
+    if sigmoid is None:
+        return []
+    if expected[0].size != 1:
+        raise multi_label(f"node {node_label(sigmoid)}")
+    name = sigmoid.output[0]
+    graph.node.remove(sigmoid)
+    if name == graph.output[0].name:
+        graph.output[0].name = sigmoid.input[0]
+    _replace(graph, name, sigmoid.input[0])
+    return [f"the Sigmoid at the end ({node_label(sigmoid)}) removed: the output is a logit now, decided at 0"]
 
 
 def _at_opset(model: onnx.ModelProto) -> list[str]:
@@ -139,7 +155,7 @@ def _flat(graph: onnx.GraphProto, expected: Array) -> list[str]:
     if np.prod(expected.shape[2:]) != 1 or expected.ndim < 2:
         raise GraphError(
             f"output {graph.output[0].name!r} is {['N', *expected.shape[1:]]}, not [N, classes]",
-            "a classifier is needed: export it with its head",
+            "a classifier is needed: export it with its head, and one logit as [N, 1]",
         )
     name = _unique(graph, "flatten")
     graph.node.append(helper.make_node("Flatten", [graph.output[0].name], [name], name=name, axis=1))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predictions import Predictions
 from edgecnn.measure.statistics import drop_interval, mcnemar_p, wilson_interval
-from edgecnn.session import Array
+from edgecnn.session import Array, class_scores
 
 Bools = npt.NDArray[np.bool_]
 WORST_CLASSES = 10
@@ -85,7 +85,7 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
             f"the reference has logits that are not finite on {broken} of {len(reference.ids)} images",
             "mend the reference first: nothing can be measured against it",
         )
-    n, classes = len(engine.ids), engine.logits.shape[1]
+    n, classes = len(engine.ids), engine.classes
     labelled = engine.labels >= 0
     agree = ours.predicted == theirs.predicted
     low, high = wilson_interval(int(agree.sum()), n)
@@ -107,7 +107,7 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
         sqnr_db=None if nan_count else _sqnr_db(engine.logits, reference.logits),
         nan_count=nan_count,
         unreadable=tuple(sorted(left_out)),
-        findings=tuple(_findings(ours, nan_count, n, left_out)),
+        findings=tuple(_findings(engine.ids, ours, nan_count, left_out)),
         worst_classes=tuple(_worst_classes(engine, ours, theirs, labelled)),
         changed=tuple(_changed(engine, ours, theirs)),
     )
@@ -120,8 +120,14 @@ def require_comparable(engine: Predictions, reference: Predictions) -> None:
         raise MeasurementError("no images to compare", "name a data set with at least one readable image")
     if engine.logits.shape[1] != reference.logits.shape[1]:
         raise MeasurementError(
-            f"the engine has {engine.logits.shape[1]} classes, the reference {reference.logits.shape[1]}",
+            f"the engine has {_outputs(engine)}, the reference {_outputs(reference)}",
             "compare an engine with the reference that it was made from",
+        )
+    if engine.threshold != reference.threshold:
+        kinds = ["a probability" if p.threshold else "a logit" for p in (engine, reference)]
+        raise MeasurementError(
+            f"the engine gives {kinds[0]}, the reference {kinds[1]}",
+            "`edgecnn import` takes the Sigmoid off a graph: import it, and make reference and engine from that",
         )
     if engine.preprocessing_sha256 != reference.preprocessing_sha256:
         raise MeasurementError(
@@ -149,6 +155,11 @@ def require_comparable(engine: Predictions, reference: Predictions) -> None:
         )
 
 
+def _outputs(predictions: Predictions) -> str:
+    outputs = predictions.logits.shape[1]
+    return "one logit" if outputs == 1 else f"{outputs} classes"
+
+
 def _chunks(n: int) -> Iterator[slice]:
     return (slice(k, k + CHUNK) for k in range(0, n, CHUNK))
 
@@ -158,7 +169,7 @@ def _scored(predictions: Predictions) -> _Scored:
     n = len(predictions.ids)
     predicted, rank = np.empty(n, np.int64), np.empty(n, np.int64)
     for part in _chunks(n):
-        logits, labels = predictions.logits[part], predictions.labels[part]
+        logits, labels = class_scores(predictions.logits[part], predictions.threshold), predictions.labels[part]
         finite = np.isfinite(logits).all(axis=1)
         predicted[part] = np.where(finite, logits.argmax(axis=1), -1)
         own = np.take_along_axis(logits, np.maximum(labels, 0)[:, None], axis=1)
@@ -203,9 +214,11 @@ def _sqnr_db(ours: Array, theirs: Array) -> float | None:
     return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 
-def _findings(ours: _Scored, nan_count: int, n: int, left_out: set[str]) -> Iterator[str]:
+def _findings(ids: tuple[str, ...], ours: _Scored, nan_count: int, left_out: set[str]) -> Iterator[str]:
+    n = len(ids)
     if nan_count:
-        yield f"logits that are not finite (NaN or infinite) on {nan_count} of {n} images"
+        first = ids[int(np.argmin(ours.predicted))]
+        yield f"logits that are not finite (NaN or infinite) on {nan_count} of {n} images, the first is {first}"
     if n > 1 and ours.predicted[0] >= 0 and (ours.predicted == ours.predicted[0]).all():
         yield f"every one of the {n} predictions is class {ours.predicted[0]}"
     if left_out:

@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 class Predictions:
     """Logits [N, C] of N images by id, with labels [N] (-1 where unknown) and what they depend on.
 
+    One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
     `unreadable` are the ids of images that could not be decoded; they are in none of the other fields.
     """
 
@@ -36,6 +37,12 @@ class Predictions:
     dataset: str = ""
     label_names: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    threshold: float = 0.0
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the logits tell apart."""
+        return max(2, int(self.logits.shape[1]))
 
     def without(self, ids: set[str]) -> Predictions:
         """The predictions on all other images."""
@@ -55,13 +62,15 @@ def predict(
     strict: bool = False,
     journal: Path | None = None,
     identity: str = "",
+    threshold: float = 0.0,
 ) -> Predictions:
     """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session.
 
     `progress(done, total)` is called after every batch. An unreadable image is left out and listed, or with `strict`
     raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes
     on where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data.
-    Raises `MeasurementError` when the data do not fit the session.
+    `threshold` is what one output has to exceed for class 1. Raises `MeasurementError` when the data do not fit the
+    session.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images", "name a data set with at least one")
@@ -88,6 +97,7 @@ def predict(
             dataset=dataset.name,
             label_names=dataset.label_names or (),
             unreadable=tuple(name for name in dataset.ids if name in unreadable),
+            threshold=threshold,
         )
 
 
@@ -109,9 +119,10 @@ def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
             f"the engine answers a batch of {size} with {list(logits.shape)}, not [{size}, classes]",
             "measure a classifier: logits [N, classes]",
         )
-    if part.label.max() >= logits.shape[1]:
+    classes = max(2, logits.shape[1])
+    if part.label.max() >= classes:
         raise MeasurementError(
-            f"{dataset.name} has label {part.label.max()}, the engine only {logits.shape[1]} classes",
+            f"{dataset.name} has label {part.label.max()}, the engine only {classes} classes",
             "validate with the data set that the model was trained for",
         )
     return logits.astype(np.float32, copy=False)
@@ -226,7 +237,7 @@ def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) ->
     """Write predictions as a plain .npz (no pickle) with its sidecar."""
     facts = {
         "n": len(predictions.ids),
-        "classes": int(predictions.logits.shape[1]),
+        "classes": predictions.classes,
         "dataset": predictions.dataset,
         "preprocessing_sha256": predictions.preprocessing_sha256,
         "unreadable": list(predictions.unreadable),
@@ -243,6 +254,7 @@ def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) ->
                 dataset=np.array(predictions.dataset),
                 label_names=np.array(predictions.label_names, np.str_),
                 unreadable=np.array(predictions.unreadable, np.str_),
+                threshold=np.array(predictions.threshold),
             )
 
     return write_artifact(path, write, replace(sidecar, facts={**sidecar.facts, **facts}))
@@ -261,6 +273,7 @@ def read_predictions(path: Path) -> Predictions:
                 dataset=str(content["dataset"]),
                 label_names=_strings(content["label_names"]),
                 unreadable=_strings(content["unreadable"]),
+                threshold=float(content["threshold"]) if "threshold" in content else 0.0,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise ArtifactError(

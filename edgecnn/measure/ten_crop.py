@@ -16,6 +16,7 @@ from edgecnn.dataset import Dataset
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predictions import Predictions
 from edgecnn.preprocess import Preprocessing
+from edgecnn.session import class_probabilities
 
 PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))  # left to right, top to bottom
 
@@ -57,20 +58,24 @@ def ten_crops(dataset: Dataset) -> list[Dataset]:
 
 
 def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) -> dict[str, Any]:
-    """`ten_crop_top1_pct` and `ten_crop_top5_pct` of what `run` predicts for each of the ten crops."""
+    """`ten_crop_top1_pct` and `ten_crop_top5_pct` (None for five classes or fewer) of what `run` predicts for the ten
+    crops, by the mean of their probabilities.
+
+    An image with a crop whose logits are not finite counts as wrong; `ten_crop_nan_count` is how many there are.
+    """
     total: Any = 0.0
     for crops in ten_crops(dataset):
         found = run(crops)
-        logits = found.logits.astype(np.float64)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        total = total + odds / odds.sum(1, keepdims=True)
+        total = total + class_probabilities(found.logits, found.threshold)
     known = found.labels >= 0
     if not known.any():
         raise MeasurementError(f"{dataset.name}: has no labels", "ten-crop accuracy needs labelled images")
+    finite = np.isfinite(total[known]).all(1)
     ranked = np.argsort(-total[known], axis=1, kind="stable")[:, :5]
-    hits = ranked == found.labels[known][:, None]
+    hits = (ranked == found.labels[known][:, None]) & finite[:, None]
     return {
         "ten_crop_top1_pct": 100 * float(hits[:, 0].mean()),
-        "ten_crop_top5_pct": 100 * float(hits.any(1).mean()),
+        "ten_crop_top5_pct": 100 * float(hits.any(1).mean()) if found.classes > 5 else None,
         "ten_crop_n": int(known.sum()),
+        "ten_crop_nan_count": int((~finite).sum()),
     }

@@ -10,6 +10,7 @@ from edgecnn.artifact import Sidecar, check_output, parents_of, read_sidecar, si
 from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.calibration import open_data
 from edgecnn.errors import ArtifactError, DeviceError
+from edgecnn.graph.decision import decision_threshold, require_logits
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.session import Session
 from edgecnn.targets import find_target, target_mismatch
@@ -33,7 +34,8 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     dataset = open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
     with open_reference_source(source, threads) as session:
-        predictions = predict_shared(session, dataset, batch=VALIDATION_BATCH)
+        threshold = decision_threshold(source, sidecar, session.output)
+        predictions = predict_shared(session, dataset, batch=VALIDATION_BATCH, threshold=threshold)
     made = dataclasses.replace(
         sidecar,
         kind="predictions",
@@ -44,7 +46,7 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
     )
     if is_first():
         write_predictions(output, predictions, made)
-    return {"output": str(output), "n": len(predictions.ids), "classes": int(predictions.logits.shape[1])}
+    return {"output": str(output), "n": len(predictions.ids), "classes": predictions.classes}
 
 
 def open_reference_source(source: Path, threads: int | None) -> Session:
@@ -81,6 +83,8 @@ def build_engine(graph: Path, backend: str, output: Path | None, options: BuildO
             f"target {chosen.name} is built with --backend {chosen.backend}, not {backend}",
             f"use --backend {chosen.backend}, or another --target",
         )
+    if backend == "trt":
+        require_logits(graph, read_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph"))
     mismatch = target_mismatch(chosen, module.device(options.threads))
     if mismatch:
         raise DeviceError(mismatch, "build on the device itself, or name the target that this machine is")

@@ -24,6 +24,7 @@ from edgecnn.backends.ort import available_cores
 from edgecnn.calibration import open_data
 from edgecnn.dataset import Dataset, spread
 from edgecnn.errors import ArtifactError, MeasurementError
+from edgecnn.graph.decision import decision_threshold
 from edgecnn.measure.accuracy import Accuracy, measure_accuracy, require_comparable
 from edgecnn.measure.parity import Hop, Rung, climb
 from edgecnn.measure.predictions import Predictions, Progress, predict, read_predictions
@@ -79,6 +80,7 @@ def validate_engine(
             strict=settings.strict,
             journal=journal,
             identity=sidecar.sha256 or sha256_of(engine),
+            threshold=decision_threshold(engine, sidecar, session.output),
         )
     accuracy = measure_accuracy(engine.stem, found, expected)
     if output is not None and is_first():
@@ -96,10 +98,17 @@ def validate_ten_crop(engine: Path, data: str, settings: Settings, progress: Pro
     sidecar = sidecar_of(engine)
     with open_engine(engine, settings.threads, settings.trust) as session:
         batch, workers = _batch(session, sidecar, settings), settings.threads or available_cores()
+        threshold = decision_threshold(engine, sidecar, session.output)
         return measure_ten_crop(
             _dataset(sidecar, data),
             lambda crops: predict_shared(
-                session, crops, batch=batch, workers=workers, progress=progress, strict=settings.strict
+                session,
+                crops,
+                batch=batch,
+                workers=workers,
+                progress=progress,
+                strict=settings.strict,
+                threshold=threshold,
             ),
         )
 
@@ -120,7 +129,9 @@ def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -
             continue
         own = sidecar_of(path)
         with open_engine(path, settings.threads, settings.trust) as session:
-            found = predict(session, dataset, batch=_batch(session, own, settings), strict=settings.strict)
+            threshold = decision_threshold(path, own, session.output)
+            batch = _batch(session, own, settings)
+            found = predict(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
     position = {name: k for k, name in enumerate(dataset.ids)}
@@ -159,7 +170,9 @@ def _reference_predictions(
             )
     if reference.suffix != ".npz":
         with open_reference_source(reference, settings.threads) as session:
-            return predict_shared(session, dataset, batch=_batch(session, known, settings), strict=settings.strict)
+            threshold = decision_threshold(reference, known, session.output)
+            batch = _batch(session, known, settings)
+            return predict_shared(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
     saved = read_predictions(reference)
     if part:
         return saved.without(set(saved.ids) - set(dataset.ids))
@@ -178,6 +191,7 @@ def _without_logits(dataset: Dataset, like: Predictions) -> Predictions:
         preprocessing_sha256=dataset.preprocessing.sha256 if dataset.preprocessing else "",
         dataset=dataset.name,
         label_names=dataset.label_names or (),
+        threshold=like.threshold,
     )
 
 

@@ -96,8 +96,10 @@ def export_model(
     labels = own.labels if labels is None else labels
     if labels is None and (wanted, card.classes) == (1000, 1000):
         labels, wnids = (list(names) for names in imagenet_classes())
-    if labels is not None and len(labels) != wanted:
-        raise ModelError(f"{card.name}: {len(labels)} labels for {wanted} classes", "give one label for each class")
+    if labels is not None and len(labels) != max(2, wanted):  # one logit decides between two classes
+        raise ModelError(
+            f"{card.name}: {len(labels)} labels for {max(2, wanted)} classes", "give one label for each class"
+        )
     module = build_model(card.name, wanted)
     info = load_weights(module, card, weights)
     sidecar = Sidecar(

@@ -110,7 +110,7 @@ def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> N
 def test_an_engine_without_one_finite_logit_predicts_no_class() -> None:
     found = measure_accuracy("nan", replace(ENGINE, logits=np.full_like(ENGINE.logits, np.nan)), REFERENCE)
     assert (found.nan_count, found.top1_pct, found.agreement_pct) == (10, 0, 0)
-    assert found.findings == ("logits that are not finite (NaN or infinite) on 10 of 10 images",)
+    assert found.findings == ("logits that are not finite (NaN or infinite) on 10 of 10 images, the first is image/0",)
 
 
 def test_constant_predictions_are_a_finding() -> None:
@@ -156,3 +156,43 @@ def test_predictions_of_another_length_are_refused() -> None:
     short = Predictions(REFERENCE.ids[:7], REFERENCE.labels[:7], REFERENCE.logits[:7], REFERENCE.preprocessing_sha256)
     with pytest.raises(MeasurementError, match="10 images here, 7 in the reference"):
         measure_accuracy("int8", ENGINE, short)
+
+
+def binary(values: list[float], labels: list[int], threshold: float = 0.0) -> Predictions:
+    ids = tuple(f"image/{k}" for k in range(len(values)))
+    logits = np.array(values, np.float32)[:, None]
+    return Predictions(ids, np.array(labels, np.int64), logits, "a" * 64, "d", ("good", "scratch"), threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "values"), [(0.0, [-2.0, -0.1, 0.0, 0.1, 9.0]), (0.5, [0.0, 0.4, 0.5, 0.6, 1.0])]
+)
+def test_one_output_decides_between_two_classes_at_its_threshold(threshold: float, values: list[float]) -> None:
+    labels = [0, 1, 0, 1, 1]  # of which the second is missed; on the threshold it is class 0
+    reference = binary(values, labels, threshold)
+    same = measure_accuracy("int8", reference, reference)
+    assert (same.classes, same.top1_pct, same.agreement_pct, same.top1_drop_pp) == (2, 80, 100, 0)
+    assert same.top5_pct is None
+    flipped = binary([2 * threshold - v + 1e-6 for v in values], labels, threshold)
+    found = measure_accuracy("int8", flipped, reference)
+    assert (found.top1_pct, found.agreement_pct, found.top1_drop_pp) == (20, 0, 60)
+    assert (found.top1_lost, found.top1_gained) == (4, 1)
+    assert [(c["reference"], c["engine"]) for c in found.changed] == [(0, 1)] * 3 + [(1, 0)] * 2
+    assert [row["label_name"] for row in found.worst_classes] == ["good", "scratch"]
+
+
+def test_one_logit_that_is_not_finite_is_wrong_and_named() -> None:
+    labels = [0, 1, 0, 1]
+    reference = binary([-1, 1, -1, 1], labels)
+    found = measure_accuracy("fp16", binary([-1, np.inf, -1, np.nan], labels), reference)
+    assert (found.nan_count, found.top1_pct, found.agreement_pct) == (2, 50, 50)
+    assert found.findings[0].endswith("on 2 of 4 images, the first is image/1")
+
+
+def test_a_probability_is_not_compared_with_a_logit() -> None:
+    logit = binary([-1, 1], [0, 1])
+    with pytest.raises(MeasurementError, match="the engine gives a probability, the reference a logit"):
+        measure_accuracy("e", binary([0.1, 0.9], [0, 1], 0.5), logit)
+    two = replace(logit, logits=np.zeros((2, 2), np.float32))
+    with pytest.raises(MeasurementError, match="the engine has one logit, the reference 2 classes"):
+        measure_accuracy("e", logit, two)

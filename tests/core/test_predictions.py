@@ -249,3 +249,15 @@ def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
     write_artifact(tmp_path / "x.npz", write, Sidecar(kind="reference"))
     with pytest.raises(ArtifactError, match="not a file of predictions"):
         read_predictions(tmp_path / "x.npz")
+
+
+def test_one_output_has_two_classes_and_keeps_its_threshold(folder: Path, tmp_path: Path) -> None:
+    three = open_dataset(str(folder), PREPROCESSING, "test")
+    with pytest.raises(MeasurementError, match="label 2, the engine only 2 classes"):
+        predict(Means(classes=1), three, batch=4)
+    two = three.subset(range(8))
+    found = predict(Means(classes=1), two, batch=4, threshold=0.5)
+    assert (found.classes, found.logits.shape) == (2, (8, 1))
+    path = tmp_path / "reference.npz"
+    assert write_predictions(path, found, Sidecar(kind="predictions")).facts["classes"] == 2
+    assert read_predictions(path).threshold == 0.5

@@ -169,6 +169,30 @@ def test_the_end_becomes_logits_of_two_axes(tmp_path: Path) -> None:
     assert np.allclose(new / new.sum(1, keepdims=True), old, atol=1e-6)
 
 
+ONE = {"w": weights(1, 3, 3, 3)}
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_sigmoid_behind_one_logit_is_taken_off(tmp_path: Path, behind: bool) -> None:
+    end = [node("Sigmoid", ["p"], "s"), node("Flatten", ["s"], "y")]
+    if not behind:
+        end = [node("Flatten", ["p"], "s"), node("Sigmoid", ["s"], "y")]
+    model = graph_of([node("Conv", ["x", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), *end], ONE, made=("n", 1))
+    ours, changes = imported(model, tmp_path, labels=Labels(("good", "scratch")))
+    assert "Sigmoid" not in [n.op_type for n in ours.graph.node]
+    assert "decided at 0" in " ".join(changes)
+    images = weights(3, 3, 8, 8)
+    old = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})[0]
+    assert np.allclose(1 / (1 + np.exp(-logits(ours, images))), old, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [("scratch",), ("a", "b", "c")])
+def test_one_logit_takes_the_names_of_two_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], ONE, made=("n", 1))
+    with pytest.raises(DataError, match=f"{len(names)} labels for the two classes that one logit decides between"):
+        imported(model, tmp_path, labels=Labels(names))
+
+
 def test_renaming_reaches_inner_graphs_and_avoids_names_that_are_taken(tmp_path: Path) -> None:
     def branch(factor: str, name: str) -> onnx.GraphProto:
         made = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
@@ -247,6 +271,14 @@ def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
         "no-channels": (graph_of(whole, CONV, given=("n", 8, 8, 8)), "neither NCHW nor NHWC"),
         "not-a-classifier": (graph_of([node("Conv", ["x", "w"], "y")], CONV, made=("n", 5, 6, 6)), "not .*classes"),
         "broken": (graph_of(whole, {"w": weights(5, 4, 3, 3)}), "ONNX Runtime cannot run it"),
+        "multi-label": (
+            graph_of([*whole[:-1], node("Flatten", ["p"], "f"), node("Sigmoid", ["f"], "y")], CONV),
+            "multi-label is not supported",
+        ),
+        "one-axis": (
+            graph_of([*whole[:-1], node("Squeeze", ["p", "a"], "y")], {**ONE, "a": np.array([1, 2, 3])}, made=("n",)),
+            "not .*classes",
+        ),
         "dead": (graph_of([*whole], {"w": CONV["w"] * 0}), "same or infinite outputs"),
     }
 

@@ -50,9 +50,44 @@ def test_probabilities_are_averaged_not_logits(tmp_path: Path) -> None:
         return Predictions(ids=dataset.ids, labels=dataset.labels, logits=logits)  # type: ignore[arg-type]
 
     found = measure_ten_crop(dataset, run)
-    assert found == {"ten_crop_top1_pct": 50.0, "ten_crop_top5_pct": 100.0, "ten_crop_n": 6}
+    assert found == {"ten_crop_top1_pct": 50.0, "ten_crop_top5_pct": None, "ten_crop_n": 6, "ten_crop_nan_count": 0}
     labels_b = [k for k, label in enumerate(dataset.labels) if label == 1]  # type: ignore[arg-type]
     assert len(labels_b) == 3
+
+
+@pytest.mark.parametrize(("threshold", "sure", "fair"), [(0.0, -30.0, 1.0), (0.5, 0.0, 0.8)])
+def test_ten_crops_of_one_output_are_decided_by_their_mean_probability(
+    tmp_path: Path, threshold: float, sure: float, fair: float
+) -> None:
+    dataset = open_dataset(str(pictures(tmp_path)), RGB, "test")
+    assert dataset.labels is not None
+    answers = iter([sure] + [fair] * 9)
+
+    def run(crops: object) -> Predictions:
+        logits = np.where(dataset.labels == 1, next(answers), -fair if threshold == 0 else 1 - fair)
+        return Predictions(
+            ids=dataset.ids,
+            labels=dataset.labels,  # type: ignore[arg-type]
+            logits=logits[:, None].astype(np.float32),
+            threshold=threshold,
+        )
+
+    assert measure_ten_crop(dataset, run)["ten_crop_top1_pct"] == 100
+
+
+def test_a_crop_whose_logits_are_not_finite_makes_its_image_wrong(tmp_path: Path) -> None:
+    dataset = open_dataset(str(pictures(tmp_path)), RGB, "test")
+    assert dataset.labels is not None
+    answers = iter(range(10))
+
+    def run(crops: object) -> Predictions:
+        logits = np.eye(6, dtype=np.float32)[dataset.labels]
+        logits[0, 3] = np.inf if next(answers) == 4 else 0
+        return Predictions(ids=dataset.ids, labels=dataset.labels, logits=logits)  # type: ignore[arg-type]
+
+    found = measure_ten_crop(dataset, run)
+    assert found["ten_crop_nan_count"] == 1
+    assert found["ten_crop_top1_pct"] == found["ten_crop_top5_pct"] == pytest.approx(100 * 5 / 6)
 
 
 def test_without_corners_there_is_nothing_to_average(tmp_path: Path) -> None:
