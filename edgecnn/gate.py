@@ -181,27 +181,28 @@ def _against_chance(
     """
     if judgement.verdict == "FAIL":
         return judgement
+    figures = judgement.evidence.partition("; ")[0]
     told = {count: 100 * wilson_interval(count, n, GUESS_Z)[0] > chance_pct for count in (right, possible[1])}
     if all(told.values()):
         return judgement
     if told[possible[1]] and 100 * wilson_interval(right, n)[0] <= chance_pct:
         said = f"the engine is at chance level, {possible[0]} is not: {what} {100 * right / n:.2f} % on {n} images, "
-        said += f"chance level {chance_pct:.2f} %; {judgement.evidence}"
+        said += f"chance level {chance_pct:.2f} %; {figures}"
         return replace(judgement, verdict="FAIL", evidence=said, images_needed=None)
     who, count = ("the engine", right) if told[possible[1]] else possible
+    hopeless = 100 * possible[1] / n <= chance_pct
     wanted = [images_above(c, n, chance_pct / 100, GUESS_Z) for c in (right, possible[1]) if 100 * c / n > chance_pct]
-    if 100 * possible[1] / n <= chance_pct:
-        wanted.append(None)
     if judgement.verdict == "INCONCLUSIVE":
         wanted.append(judgement.images_needed)
     known = [w for w in wanted if w is not None]
-    needed = max(known) if len(known) == len(wanted) else None
+    needed = None if hopeless or len(known) < len(wanted) else max(known)
     said = f"{who} cannot be told from guessing: {what} {100 * count / n:.2f} % on {n} images, chance level "
     said += f"{chance_pct:.2f} %" + (
         "; more such images would not settle it: it takes more of other classes, or a better reference"
-        if needed is None
-        else f"; about {needed} images would settle it if the shares stay as they are"
+        if hopeless
+        else _needed_text(needed)
     )
+    said += f"; {figures}"
     return replace(judgement, verdict="INCONCLUSIVE", evidence=said, images_needed=needed, mappable=False)
 
 
@@ -241,7 +242,9 @@ def _judge_agreement(measurement: Measurement, tolerance: str, limit: float) -> 
         evidence += _needed_text(needed)
     found = Judgement(name, tolerance, value, (low, high), limit, outcome, evidence, needed)
     chance = measurement.get("agreement_chance_pct")
-    return found if chance is None else _against_chance(found, "agreement", n, chance, count, ("a perfect copy", n))
+    return (
+        found if chance is None else _against_chance(found, "agreement", n, chance, count, ("even a perfect copy", n))
+    )
 
 
 def _needed_text(needed: int | None) -> str:

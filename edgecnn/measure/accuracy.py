@@ -82,7 +82,8 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     ours, theirs = _scored(engine), _scored(reference)
     if broken := int((theirs.predicted < 0).sum()):
         raise MeasurementError(
-            f"the reference has logits that are not finite on {broken} of {len(reference.ids)} images",
+            f"the reference has logits that are not finite on {broken} of {len(reference.ids)} images, the first is "
+            f"{reference.ids[int(np.argmin(theirs.predicted))]}",
             "mend the reference first: nothing can be measured against it",
         )
     n, classes = len(engine.ids), engine.classes

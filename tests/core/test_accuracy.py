@@ -103,7 +103,7 @@ def test_logits_that_are_not_finite_count_as_wrong_and_are_never_averaged() -> N
     assert found.agreement_pct == 80
     assert found.sqnr_db is None
     assert "not finite" in found.findings[0]
-    with pytest.raises(MeasurementError, match=r"not finite on 2 of 10"):
+    with pytest.raises(MeasurementError, match=r"not finite on 2 of 10 images, the first is image/2"):
         measure_accuracy("fp16", REFERENCE, replace(REFERENCE, logits=logits))
 
 

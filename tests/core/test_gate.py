@@ -133,6 +133,7 @@ def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_ther
     assert f"chance level {100 * max(first, second) / len(answers):.2f} %" in found.evidence
     needed = found.images_needed
     assert f"about {needed} images would settle it" in found.evidence
+    assert f"n = {len(answers)}" in found.evidence
     for n, outcome in ((1.02 * needed + 2, "PASS"), (0.98 * needed - 2, "INCONCLUSIVE")):
         ones = round(n * second / len(answers))
         more = [0] * (round(n) - ones) + [1] * ones
@@ -157,6 +158,13 @@ def test_an_engine_that_loses_one_class_alone_fails_by_its_drop() -> None:
     assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).judgements} == {
         "FAIL"
     }
+
+
+def test_a_drop_at_its_limit_is_settled_by_no_number_of_images_either() -> None:
+    labels = [0] * 10 + [1] * 10
+    found = only(judge(Tolerances(top1_drop_pp_max=5), [compared([1, *labels[1:]], labels, labels)]))
+    assert (found.verdict, found.images_needed) == ("INCONCLUSIVE", None)
+    assert "the value is at the limit" in found.evidence
 
 
 def test_a_reference_that_is_never_right_proves_nothing() -> None:
