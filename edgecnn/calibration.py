@@ -69,7 +69,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest:
     """A manifest from its file; raises `DataError` that names the line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # other separators may be in a name
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", "name a calibration manifest") from exc
     if not lines or lines[0] != HEADER:
@@ -145,7 +145,7 @@ def open_data(
     name, _, root = source.partition(".txt:")
     if source.endswith(".txt") or root:
         manifest = read_manifest(find_manifest(f"{name}.txt" if root else source))
-        whole = open_dataset(root or manifest.source, preprocessing, manifest.split, labels, wnids)
-        return select(manifest, whole)
-    found = open_dataset(source, preprocessing, split, labels, wnids)
+        found = select(manifest, open_dataset(root or manifest.source, preprocessing, manifest.split, labels, wnids))
+    else:
+        found = open_dataset(source, preprocessing, split, labels, wnids)
     return replace(found, labels=None) if found.by_position and split == "test" else found

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgecnn.artifact import sha256_of
 from edgecnn.dataset.archive import npz
-from edgecnn.dataset.folder import decode, image_files, image_folder, split_folder
+from edgecnn.dataset.folder import decode, has_test_folder, image_files, image_folder, split_folder
 from edgecnn.dataset.images import Batch, Dataset, Labels, Split, batches, spread, stratified
 from edgecnn.dataset.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
@@ -28,6 +28,7 @@ __all__ = [
     "Split",
     "batches",
     "decode",
+    "has_test_split",
     "images_sha256",
     "open_dataset",
     "spread",
@@ -63,6 +64,13 @@ def open_dataset(
             nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, an image folder, a manifest or an .npz",
         )
     raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
+
+
+def has_test_split(source: str) -> bool:
+    """Whether what `source` names has test images of its own: a folder may hold training images alone, an .npz does."""
+    if Path(source).is_dir():
+        return has_test_folder(Path(source))
+    return not source.endswith(".npz")
 
 
 def images_sha256(source: str, split: Split) -> str | None:

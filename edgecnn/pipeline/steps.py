@@ -15,7 +15,7 @@ import numpy as np
 from edgecnn.artifact import Sidecar, read_sidecar, write_bytes, write_json_artifact
 from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.backends.ort import available_cores
-from edgecnn.calibration import find_manifest, make_manifest, read_manifest, select
+from edgecnn.calibration import find_manifest, make_manifest, open_data, read_manifest, select
 from edgecnn.dataset import Dataset, Split, open_dataset
 from edgecnn.pipeline.single import VALIDATION_BATCH
 from edgecnn.pipeline.tasks import Task
@@ -47,7 +47,7 @@ def work(task: Task, context: Context) -> None:
 def open_split(context: Context, sidecar: Sidecar, split: Split) -> Dataset:
     """The recipe's data, prepared and labelled as the model that `sidecar` describes expects."""
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
-    return open_dataset(context.recipe.data.source, preprocessing, split, sidecar.labels or (), sidecar.wnids or ())
+    return open_data(context.recipe.data.source, preprocessing, split, sidecar.labels or (), sidecar.wnids or ())
 
 
 def _train(task: Task, context: Context) -> None:
@@ -56,7 +56,9 @@ def _train(task: Task, context: Context) -> None:
         from edgecnn.pytorch.pretrained import checkpoint_from_weights
 
         preprocessing = preprocessing_from_json(find_model(recipe.model.name).preprocessing)
-        labels = open_dataset(recipe.data.source, preprocessing, "test").label_names or ()
+        source = recipe.data.source
+        split: Split = "train" if (Path(source) / "train").is_dir() else "test"  # a test folder may lack classes
+        labels = open_dataset(source, preprocessing, split).label_names or ()
         checkpoint_from_weights(recipe, task.output, labels)
         return
     from edgecnn.pytorch.checkpoint import can_resume

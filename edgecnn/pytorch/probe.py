@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecnn.dataset import Dataset, open_dataset, stratified
+from edgecnn.dataset import Dataset, has_test_split, open_dataset, stratified
 from edgecnn.errors import DataError
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.loader import Pictures
@@ -71,16 +71,15 @@ def probe(
         progress.note(note)
     preprocessing = preprocessing_from_json(card.preprocessing)
     train = open_dataset(source, preprocessing, "train")
-    test = open_dataset(source, preprocessing, "test", train.label_names or ())
     if train.labels is None or len(np.unique(train.labels)) < 2:
         raise DataError(f"{train.name}: a probe needs at least two classes", "name labelled images of two classes")
-    same = (train.name, train.ids) == (test.name, test.ids)
+    test = open_dataset(source, preprocessing, "test", train.label_names or ()) if has_test_split(source) else None
     if images is not None and images < len(train):
         train = train.subset(stratified(train.labels, train.ids, images, seed))
-    progress.note(f"features of {len(train)} training and {0 if same else len(test)} test images")
+    progress.note(f"features of {len(train)} training and {0 if test is None else len(test)} test images")
     stages = stage_names(network)
     known, labels = _features(network, train, stages)
-    unseen, truth = ({}, labels[:0]) if same else _features(network, test, stages)
+    unseen, truth = ({}, labels[:0]) if test is None else _features(network, test, stages)
     rows = []
     for stage in (*stages, TOGETHER):
         inputs = torch.cat(list(known.values()), 1) if stage == TOGETHER else known[stage]

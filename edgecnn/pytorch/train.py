@@ -21,7 +21,7 @@ from torch import nn
 
 from edgecnn import __version__
 from edgecnn.artifact import Sidecar, write_artifact
-from edgecnn.dataset import Dataset, Split, open_dataset, stratified
+from edgecnn.dataset import Dataset, has_test_split, open_dataset, stratified
 from edgecnn.errors import DataError, RecipeError, TrainingError
 from edgecnn.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.pytorch.checkpoint import (
@@ -189,15 +189,17 @@ def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.devic
 def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> Material:
     """Open the recipe's data and hold part of the training split out; raises `DataError` when it cannot be trained on.
 
-    Where the data has no test split of its own, none is reported.
+    Test classes are matched with the training classes by name; one that these lack is refused. Where the data has no
+    test split of its own, none is reported.
     """
     settings, card = recipe.train, find_model(recipe.model.name)
     preprocessing = preprocessing_from_json(card.preprocessing)
     known = known_labels(recipe.model.weights)
-    whole = _open(recipe, preprocessing, "train", known)
-    test = _open(recipe, preprocessing, "test", whole.label_names or ())
+    whole = _open_train(recipe, preprocessing, known)
     labels = list(whole.label_names or ())
     _check_trainable(recipe, whole, labels)
+    source = recipe.data.source
+    test = open_dataset(source, preprocessing, "test", labels) if has_test_split(source) else None
     assert whole.labels is not None
     count = round(settings.validation * len(whole))
     held = set(stratified(whole.labels, whole.ids, count, settings.seed)) if count else set[int]()
@@ -217,17 +219,17 @@ def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> M
     return Material(
         train=pictures(kept, settings.augment),
         validation=pictures(whole.subset(sorted(held)), plain) if held else None,
-        test=None if (test.name, test.ids) == (whole.name, whole.ids) else pictures(test, plain),
+        test=None if test is None else pictures(test, plain),
         labels=labels,
         preprocessing=preprocessing,
     )
 
 
-def _open(recipe: Recipe, preprocessing: Preprocessing, split: Split, known: Sequence[str]) -> Dataset:
-    """A split, in the order of the classes that the weights know where it has just those."""
-    found = open_dataset(recipe.data.source, preprocessing, split)
+def _open_train(recipe: Recipe, preprocessing: Preprocessing, known: Sequence[str]) -> Dataset:
+    """The training split, in the order of the classes that the weights know where it has just those."""
+    found = open_dataset(recipe.data.source, preprocessing, "train")
     if sorted(found.label_names or ()) == sorted(known) and list(found.label_names or ()) != list(known):
-        return open_dataset(recipe.data.source, preprocessing, split, known)
+        return open_dataset(recipe.data.source, preprocessing, "train", known)
     return found
 
 

@@ -41,6 +41,88 @@ def test_a_folders_position_is_no_label_of_an_unknown_model(folder: Path) -> Non
     assert open_data(str(folder), SMALL, "test", ["n01", "n02"]).labels is not None
 
 
+def test_a_manifest_of_training_images_labels_no_unknown_model(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set.txt"
+    write_manifest(path, make_manifest(open_dataset(str(folder), SMALL, "train"), str(folder), "train", 3))
+    assert open_data(str(path), SMALL, "test").labels is None
+    assert open_data(str(path), SMALL, "train").labels is not None
+    known = open_data(str(path), SMALL, "test", ["n02", "n01"])
+    assert known.labels is not None
+    assert [("n02", "n01")[k] for k in known.labels] == [i.split("/")[0] for i in known.ids]
+
+
+def test_wnids_alone_name_the_labels_they_give(folder: Path) -> None:
+    dataset = open_dataset(str(folder), SMALL, "test", (), ["n09", "n02", "n01"])
+    assert dataset.labels is not None
+    assert dataset.label_names is not None
+    assert [dataset.label_names[k] for k in dataset.labels] == [i.split("/")[0] for i in dataset.ids]
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found"])
+@pytest.mark.parametrize("inside", ["", "n01"])
+def test_hidden_folders_are_no_classes_and_hold_no_images(
+    folder: Path, name: str, inside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, identity = open_dataset(str(folder), SMALL, "train"), images_sha256(str(folder), "train")
+    (folder / inside / name / "more").mkdir(parents=True)
+    for copy in (folder / inside / name / "0.png", folder / inside / name / "more/0.png"):
+        copy.write_bytes((folder / "n01/0.png").read_bytes())
+    dataset = open_dataset(str(folder), SMALL, "train", ["n01", "n02"])
+    assert (dataset.ids, dataset.label_names) == (clean.ids, clean.label_names)
+    assert images_sha256(str(folder), "train") == identity
+    assert open_dataset(str(folder / "n01"), SMALL, "test").ids == ("0.png", "1.png"), "nor beside images alone"
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{folder}:")]
+    assert len(said) == 1, "once, also where the folder is opened again"
+    assert str(Path(inside) / name) in said[0]
+    assert open_dataset(str(folder), SMALL, "train").ids == clean.ids
+    assert f"{folder}:" not in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_images_and_other_kinds_of_pictures_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("._0.png", ".DS_Store", "Thumbs.db", "photo.HEIC"):
+        (folder / "n02" / name).write_bytes(b"\0\5\26\7")
+    (folder / "._n01.jpg").write_bytes(b"\0\5\26\7")
+    assert len(open_dataset(str(folder), SMALL, "train")) == 5
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("n02/._0.png", "n02/photo.HEIC", "._n01.jpg"))
+    assert "Thumbs" not in said
+    assert "DS_Store" not in said
+
+
+def test_every_kind_of_picture_that_is_said_to_be_read_is(tmp_path: Path) -> None:
+    for suffix in ("tif", "tiff", "ppm", "gif", "jfif", "JPEG", "webp", "bmp", "png"):
+        kind = {"jfif": "JPEG", "ppm": "PPM"}.get(suffix)
+        Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / f"a.{suffix}", format=kind)
+    Image.new("L", (8, 8), 100).save(tmp_path / "a.pgm", format="PPM")
+    dataset = open_dataset(str(tmp_path), SMALL, "test")
+    assert len(dataset) == 10
+    assert all(dataset.tensor(i).shape == (3, 8, 8) for i in range(10))
+
+
+def test_a_name_and_the_same_name_with_accents_apart_are_one(folder: Path) -> None:
+    composed, apart = "fr\u00eane", "fre\u0302ne"
+    (folder / "n02").rename(folder / apart)
+    for labels in ([composed, "n01"], [apart, "n01"]):
+        dataset = open_dataset(str(folder), SMALL, "test", labels)
+        assert dataset.labels is not None
+        assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
+    assert open_dataset(str(folder), SMALL, "train").label_names == (composed, "n01")
+    (folder / composed).mkdir()
+    with pytest.raises(DataError, match=f"two class folders are called '{composed}'"):
+        open_dataset(str(folder), SMALL, "train")
+
+
+@pytest.mark.parametrize(("there", "asked"), [("train", "test"), ("val", "train")])
+def test_the_folder_of_another_split_is_no_class(folder: Path, there: str, asked: Split) -> None:
+    root = folder.parent / "whole"
+    root.mkdir()
+    folder.rename(root / there)
+    with pytest.raises(DataError, match=f"holds {there}, but no folder {asked}"):
+        open_dataset(str(root), SMALL, asked)
+
+
 def test_images_alone_have_no_labels(folder: Path) -> None:
     alone = open_dataset(str(folder / "n02"), SMALL, "train", ["ant"], ["n01"])
     assert alone.ids == ("0.png", "1.png", "2.png")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from edgecnn.artifact import read_sidecar, verified_sidecar
 from edgecnn.dataset import batches, open_dataset
 from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
+from edgecnn.pipeline.steps import Context, open_split, work
+from edgecnn.pipeline.tasks import Task
 from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
+from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.progress import Epoch, Silent
 from edgecnn.pytorch.reference import open_reference
 from edgecnn.pytorch.train import train
@@ -177,6 +182,57 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"train.epochs is 0"):
         train(recipe(epochs=0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def brightness(root: Path, classes: dict[str, int], count: int) -> None:
+    random = np.random.default_rng(1)
+    for name, level in classes.items():
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = level + random.integers(0, 20, (32, 32))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{k}.png")
+
+
+def test_classes_of_the_test_split_are_those_of_the_training_split_by_name(tmp_path: Path) -> None:
+    """Without the first class, every later one would count as its neighbour."""
+    levels = {"ants": 0, "bees": 100, "wasps": 220}
+    brightness(tmp_path / "data/train", levels, 40)
+    brightness(tmp_path / "data/val", {name: levels[name] for name in ("bees", "wasps")}, 10)
+    settings = recipe(str(tmp_path / "data"), batch=8, epochs=4, validation=0)
+    result = train(settings, tmp_path / "out", threads=1)
+    assert (result.n, result.top1_pct) == (20, 100)
+    brightness(tmp_path / "data/val", {"flies": 50}, 1)
+    with pytest.raises(DataError, match="val: class 'flies' is not one of the model's 3 classes"):
+        train(settings, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists(), "before the first epoch"
+
+
+def test_weights_without_labels_are_named_by_the_training_folders(tmp_path: Path) -> None:
+    """The test split may lack a class; and where nobody knows the classes, the steps measure agreement alone."""
+    data = tmp_path / "data"
+    folder_of(data / "train", ["ants", "bees", "wasps"], 1)
+    folder_of(data / "val", ["bees", "wasps"], 1)
+    save_file(build_model("lenet5", 3).state_dict(), tmp_path / "w.safetensors")
+    content = {
+        "model": {"name": "lenet5", "classes": 3, "weights": str(tmp_path / "w.safetensors")},
+        "data": {"source": str(data)},
+        "train": {"epochs": 0},
+    }
+    context = Context(recipe_from_mapping(content, Path("recipes/w.toml")), tmp_path)
+    made = tmp_path / "model.safetensors"
+    work(Task("train", made, "checkpoint"), context)
+    sidecar = read_sidecar(made)
+    assert sidecar.labels == ["ants", "bees", "wasps"]
+    test = open_split(context, sidecar, "test")
+    assert test.labels is not None
+    assert test.labels.tolist() == [1, 2]
+    assert open_split(context, replace(sidecar, labels=None), "test").labels is None
+
+
+def test_a_folder_of_training_images_alone_reports_no_test_figure(tmp_path: Path) -> None:
+    brightness(tmp_path / "data/train", {"ants": 0, "bees": 200}, 8)
+    result = train(recipe(str(tmp_path / "data"), batch=8, validation=0), tmp_path / "out", threads=1)
+    assert result.top1_pct is None
 
 
 def test_a_corrupt_image_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
