@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,9 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_FIELDS = ("resize", "crop", "mean", "std", "interpolation", "channels")
+_SQUARE = "pictures are cropped square; bring other shapes to the graph preprocessed, in an .npz"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Preprocessing:
     crop: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     channels: int = 3
 
     @property
@@ -81,18 +85,33 @@ class Preprocessing:
 
 
 def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing in a sidecar or a zoo entry; raises `DataError` when it makes no sense."""
-    try:
-        made = Preprocessing(
-            resize=int(content["resize"]),
-            crop=int(content["crop"]),
-            mean=tuple(float(v) for v in content["mean"]),
-            std=tuple(float(v) for v in content["std"]),
-            interpolation=content.get("interpolation", "bilinear"),
-            channels=int(content.get("channels", 3)),
+    """The preprocessing in a sidecar, a zoo entry or a JSON file, also as timm's `resolve_data_config` writes it.
+
+    Raises `DataError` for a key or a value that it does not know, and when it makes no sense.
+    """
+    content = _from_timm(content) if "input_size" in content or "crop_pct" in content else content
+    if unknown := [key for key in content if key not in _FIELDS]:
+        raise DataError(
+            f"preprocessing: unknown {'keys' if len(unknown) > 1 else 'key'} {', '.join(map(repr, unknown))}",
+            f"allowed are {', '.join(_FIELDS)} (the short side is resized, the centre cropped square, RGB or grey is "
+            "scaled to 0..1), or timm's input_size, crop_pct, interpolation, mean, std; a graph that needs something "
+            "else takes preprocessed images, in an .npz",
         )
-    except (KeyError, TypeError, ValueError) as exc:
-        raise DataError(f"preprocessing {dict(content)}: {exc!r}", "it needs resize, crop, mean and std") from exc
+    if missing := [key for key in ("resize", "crop", "mean", "std") if key not in content]:
+        raise DataError(f"preprocessing: no {' and no '.join(missing)}", "it needs resize, crop, mean and std")
+    interpolation = content.get("interpolation", "bilinear")
+    if not isinstance(interpolation, str) or interpolation not in _RESAMPLING:
+        raise DataError(
+            f"preprocessing: interpolation {interpolation!r} is none of {', '.join(_RESAMPLING)}", "give its name"
+        )
+    made = Preprocessing(
+        resize=_whole("resize", content["resize"]),
+        crop=_whole("crop", content["crop"]),
+        mean=_numbers("mean", content["mean"]),
+        std=_numbers("std", content["std"]),
+        interpolation=cast(Interpolation, interpolation),
+        channels=_whole("channels", content.get("channels", 3)),
+    )
     problem = ""
     if not 0 < made.crop <= made.resize:
         problem = f"crop {made.crop} must be between 1 and resize {made.resize}"
@@ -100,11 +119,68 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
         problem = f"{made.channels} channels with {len(made.mean)} means and {len(made.std)} deviations"
     elif min(made.std) <= 0:
         problem = "a standard deviation must be positive"
-    elif made.interpolation not in _RESAMPLING:
-        problem = f"interpolation {made.interpolation!r} is none of {', '.join(_RESAMPLING)}"
     if problem:
-        raise DataError(f"preprocessing: {problem}", "correct it in the zoo entry or the sidecar it comes from")
+        raise DataError(f"preprocessing: {problem}", "correct it in the zoo entry or the file it comes from")
     return made
+
+
+def doubt_of(preprocessing: Preprocessing) -> str | None:
+    """What is odd about a preprocessing that can be meant all the same: a mean or a deviation that counts in 0..255."""
+    for key, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if any(value > 1 for value in values):
+            shown = ", ".join(f"{v:g}" for v in values)
+            return f"{key} {shown} counts in 0..255, but images are scaled to 0..1 first: divide mean and std by 255"
+    return None
+
+
+def _from_timm(content: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's `input_size` and `crop_pct` as `resize` and `crop`: its evaluation resizes the short side to
+    floor(size / crop_pct) and crops the centre (`timm.data.transforms_factory.transforms_imagenet_eval`)."""
+    allowed = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+    if unknown := [key for key in content if key not in allowed]:
+        raise DataError(
+            f"preprocessing in timm's form: unknown {'keys' if len(unknown) > 1 else 'key'} "
+            + ", ".join(map(repr, unknown)),
+            f"allowed are {', '.join(allowed)}, as timm.data.resolve_data_config gives them; or resize and crop",
+        )
+    if missing := [key for key in ("input_size", "crop_pct", "interpolation", "mean", "std") if key not in content]:
+        raise DataError(f"preprocessing in timm's form: no {' and no '.join(missing)}", "or write resize and crop")
+    if content.get("crop_mode", "center") != "center":
+        raise DataError(
+            f"preprocessing: crop_mode {content['crop_mode']!r} is not 'center'",
+            "bring the images to such a network preprocessed, in an .npz",
+        )
+    size, share = content["input_size"], content["crop_pct"]
+    if not isinstance(size, list) or len(size) != 3 or size[1] != size[2]:
+        raise DataError(f"preprocessing: input_size {size!r} is not [channels, size, size]", _SQUARE)
+    channels, crop = _whole("input_size", size[0]), _whole("input_size", size[1])
+    if not _is_number(share) or not 0 < share <= 1:
+        raise DataError(
+            f"preprocessing: crop_pct {share!r} is not above 0 and at most 1", "give a share, such as 0.875"
+        )
+    others = {key: content[key] for key in ("interpolation", "mean", "std")}
+    return {"resize": math.floor(crop / share), "crop": crop, "channels": channels, **others}
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, list):
+        raise DataError(f"preprocessing: {key} {value} is not one whole number", _SQUARE)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"preprocessing: {key} {value!r} is not a whole number", f'write it as "{key}": 224')
+    return value
+
+
+def _numbers(key: str, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_number(v) for v in value):
+        raise DataError(
+            f"preprocessing: {key} {value!r} is not a list of numbers",
+            f'one for each channel: "{key}": [0.5, 0.5, 0.5]',
+        )
+    return tuple(float(v) for v in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def first_difference(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> str | None:

@@ -66,6 +66,7 @@ def import_(
 ) -> None:
     """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
     from edgecnn.graph.foreign import import_graph, named_labels, named_preprocessing
+    from edgecnn.preprocess import doubt_of, preprocessing_from_json
 
     path = output or Path(f"{file.stem.removesuffix('_fp32').removesuffix('.fp32')}.fp32.onnx")
     made = import_graph(
@@ -78,6 +79,8 @@ def import_(
         say(f"{file}: {change}")
     if made.preprocessing is None:
         say(f"{file}: how its images are preprocessed is not known; --preprocess says it")
+    elif doubt := doubt_of(preprocessing_from_json(made.preprocessing)):
+        say(f"{preprocess or file}: warning: {doubt}")
     row = {"path": str(path), **made.facts, "preprocessing": made.preprocessing, "sha256": made.sha256}
     if as_json:
         print_json(row)

@@ -128,7 +128,11 @@ def _say_left_out(folder: Path, names: tuple[str, ...]) -> None:
     """One line on stderr, once for each folder of a process."""
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"{folder}: no images of the set, left out: {', '.join(names[:3])}{more}", file=sys.stderr, flush=True)
+        print(
+            f"{folder}: left out, hidden or of a kind that is not read: {', '.join(names[:3])}{more}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:

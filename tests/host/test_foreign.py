@@ -250,6 +250,18 @@ def test_preprocessing_and_labels_given_or_read(tmp_path: Path) -> None:
     assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
 
 
+def test_units_of_0_to_255_are_said_on_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV), tmp_path / "m.onnx")
+    given, ours = tmp_path / "p.json", tmp_path / "ours.onnx"
+    call = ["import", str(tmp_path / "m.onnx"), "--preprocess", str(given), "-o", str(ours)]
+    given.write_text(json.dumps(EIGHT.to_json()))
+    assert cli.run(call) == 0
+    assert "warning" not in capsys.readouterr().err
+    given.write_text(json.dumps(EIGHT.to_json() | {"mean": [123.675] * 3}))
+    assert cli.run(call) == 0
+    assert "warning: mean 123.675, 123.675, 123.675 counts in 0..255" in capsys.readouterr().err
+
+
 def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
     whole = [node("Conv", ["x", "w"], "c"), *HEAD]
     two = graph_of(whole, CONV)
