@@ -21,13 +21,14 @@ def export(
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors or .pth of your own.")] = None,
     weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
     classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="A text file, one class name a line.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A file of class names: one a line, or JSON.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Input height and width.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="MODEL.fp32.onnx when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
     from edgecnn.artifact import Sidecar, check_output
+    from edgecnn.dataset import read_labels
     from edgecnn.errors import ModelError
     from edgecnn.zoo import check_size, find_model
 
@@ -39,7 +40,7 @@ def export(
             f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
             "give one of them",
         )
-    names = None if labels is None else _lines(labels)
+    names = None if labels is None else list(read_labels(labels)[0])
     path = output or Path(f"{card.name}.fp32.onnx")
     check_output(path, ".onnx", checkpoint)
     from edgecnn.pytorch.export import export_model
@@ -60,7 +61,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="An ONNX classifier from elsewhere.")],
     preprocess: Annotated[str, typer.Option(help="A preset (imagenet-224, half-224 ...) or a JSON file.")] = "",
-    labels: Annotated[str, typer.Option(help="`imagenet`, or a text file with one class name a line.")] = "",
+    labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.fp32.onnx when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -86,12 +87,3 @@ def import_(
         print_json(row)
     else:
         print_rows([row], ["path", "input_shape", "classes", "params", "nodes", "max_difference"])
-
-
-def _lines(path: Path) -> list[str]:
-    from edgecnn.errors import DataError
-
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc

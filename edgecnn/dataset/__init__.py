@@ -17,6 +17,7 @@ from edgecnn.artifact import sha256_of
 from edgecnn.dataset.archive import npz
 from edgecnn.dataset.folder import decode, has_test_folder, image_files, image_folder, split_folder
 from edgecnn.dataset.images import Batch, Dataset, Labels, Split, batches, spread, stratified
+from edgecnn.dataset.label_file import read_labels
 from edgecnn.dataset.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
 from edgecnn.preprocess import Preprocessing
@@ -31,6 +32,7 @@ __all__ = [
     "has_test_split",
     "images_sha256",
     "open_dataset",
+    "read_labels",
     "spread",
     "stratified",
 ]

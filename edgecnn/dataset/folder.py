@@ -161,13 +161,24 @@ def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], 
 
 
 def decode(path: Path) -> Image.Image:
-    """One image file, decoded; raises `DataError` that names it."""
+    """One image file, decoded, of 8 bits a channel; raises `DataError` that names it."""
     try:
         with Image.open(path) as image:
-            picture: Image.Image = image.copy()
-            return picture
+            return _eight_bit(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8 bits in which white stays white (PNG specification, 13.12, sample depth rescaling), where
+    PIL would clip it. Raises `ValueError` for pixels whose white is not known."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not sixteen:
+        raise ValueError(f"pixels of 32 bits, mode {image.mode}: their white is not known; save 8 or 16 bits")
+    if not sixteen:
+        return image.copy()
+    pixels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _file_bytes(path: Path) -> bytes:

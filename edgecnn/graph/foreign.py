@@ -26,6 +26,7 @@ from edgecnn.artifact import (
     verified_sidecar,
     write_artifact,
 )
+from edgecnn.dataset import read_labels
 from edgecnn.errors import DataError, GraphError, nearest
 from edgecnn.graph.decision import LOGIT
 from edgecnn.graph.normalise import OPSET, free_reshapes, input_layout, make_readable, rewrite, set_batch
@@ -117,15 +118,11 @@ def named_preprocessing(text: str) -> Preprocessing:
 
 
 def named_labels(text: str) -> Labels:
-    """The labels that `--labels` names: `imagenet`, or a text file with one class name a line; raises `DataError`."""
+    """The labels that `--labels` names: `imagenet`, or a file that `read_labels` reads; raises `DataError`."""
     if text == "imagenet":
         names, wnids = imagenet_classes()
         return Labels(names, wnids)
-    try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{text}: labels cannot be read ({exc})", "give `imagenet`, or a UTF-8 text file") from exc
-    return Labels(tuple(line.strip() for line in lines if line.strip()))
+    return Labels(*read_labels(Path(text)))
 
 
 def _preprocessing_inside(model: onnx.ModelProto, own: Sidecar | None) -> Preprocessing | None:

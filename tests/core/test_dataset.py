@@ -214,6 +214,37 @@ def test_an_unreadable_image_is_named(folder: Path, content: bytes) -> None:
         open_dataset(str(folder), SMALL, "test").tensor(0)
 
 
+@pytest.mark.parametrize("name", ["g.png", "g.tif", "big.tif", "g.pgm"])
+def test_grey_of_sixteen_bits_is_scaled_not_clipped(tmp_path: Path, name: str) -> None:
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    if name == "g.pgm":
+        (tmp_path / name).write_bytes(b"P5 8 8 65535\n" + levels.astype(">u2").tobytes())
+    else:
+        image = Image.fromarray(levels)
+        if name == "big.tif":
+            image = Image.frombytes("I;16B", (8, 8), levels.astype(">u2").tobytes())
+        image.save(tmp_path / name)
+    grey = Preprocessing(resize=8, crop=8, mean=(0.0,), std=(1.0,), channels=1)
+    for preprocessing in (grey, Preprocessing(resize=8, crop=8, mean=(0.0,) * 3, std=(1.0,) * 3)):
+        tensor = open_dataset(str(tmp_path), preprocessing, "test").tensor(0)
+        np.testing.assert_allclose(tensor, np.broadcast_to(levels / 65535, tensor.shape), atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_whose_white_is_not_known_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.linspace(0, 1, 64).reshape(8, 8).astype(kind)).save(tmp_path / "g.tif")
+    with pytest.raises(DataError, match="their white is not known"):
+        open_dataset(str(tmp_path), SMALL, "test").tensor(0)
+
+
+def test_a_manifest_keeps_names_with_separators(folder: Path, tmp_path: Path) -> None:
+    for k, name in enumerate(("a\u2028b.png", "a\x85b.png", "a b.png")):
+        (folder / "n02" / f"{k}.png").rename(folder / "n02" / name)
+    path = tmp_path / "set.txt"
+    write_manifest(path, make_manifest(open_dataset(str(folder), SMALL, "train"), str(folder), "train", 5))
+    assert len(open_data(str(path), SMALL, "train")) == 5
+
+
 def test_an_npz_is_read_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "cal.npz"
     values = np.random.default_rng(1).normal(size=(5, 3, 4, 4)).astype(np.float32)
