@@ -20,7 +20,8 @@ from edgecnn.preprocess import Preprocessing, first_difference, preprocessing_fr
 
 
 def npz(path: Path, expected: Preprocessing | None) -> Dataset:
-    """Preprocessed `input` [N, C, H, W] float32 with an optional `label` [N], read row by row from the archive.
+    """Preprocessed `input` [N, C, H, W] float32, read row by row from the archive, with an optional `label` [N] of
+    whole numbers (-1 where unknown). Raises `DataError`.
 
     Where it carries its `preprocessing` (JSON, as in a sidecar), that must be the model's.
     """
@@ -41,6 +42,11 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
     if shape[0] == 0 or (labels is not None and len(labels) != shape[0]):
         found = "no images" if labels is None or shape[0] == 0 else f"{shape[0]} images but {len(labels)} labels"
         raise DataError(f"{path}: {found}", "save one label for each image")
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < -1):
+        raise DataError(
+            f"{path}: `label` is {labels.dtype} {list(labels.shape)}, not one class number for each image",
+            "save whole numbers from 0, [N]; -1 where the class is not known",
+        )
     known = None if made_by is None else preprocessing_from_json(made_by)
     if known and expected and (difference := first_difference(made_by, expected.to_json())):
         raise DataError(

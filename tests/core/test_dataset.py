@@ -265,6 +265,13 @@ def test_an_npz_is_read_in_pieces(tmp_path: Path) -> None:
         ({"input": np.zeros((2, 3), np.float32)}, "float32 \\[2, 3\\]"),
         ({"input": np.zeros((0, 3, 4, 4), np.float32)}, "no images"),
         ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.zeros(3)}, "3 labels"),
+        ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.array([0, 0.5])}, "float64 \\[2\\], not one class"),
+        (
+            {"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.eye(2, dtype=int)},
+            "int64 \\[2, 2\\], not one class",
+        ),
+        ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.array(["ash", "elm"])}, "not one class number"),
+        ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.array([0, -7])}, "not one class number"),
     ],
 )
 def test_an_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
