@@ -265,6 +265,40 @@ def test_a_constant_engine_fails_an_unbalanced_set_by_its_drop(judge: MakeJudge)
     assert result.code == FAIL, result.said
 
 
+def kappa_z(pairs: Sequence[tuple[int, int, int]]) -> float:
+    """How many standard errors two series (one's answer, the other's, count) agree above unrelated ones with the same
+    frequencies (Cohen 1960)."""
+    table = np.zeros((6, 6))
+    for ours, theirs, count in pairs:
+        table[ours, theirs] += count
+    table /= (n := table.sum())
+    chance = float(table.sum(0) @ table.sum(1))
+    return float((np.trace(table) - chance) / np.sqrt(chance * (1 - chance) / n))
+
+
+UNBALANCED: dict[str, list[Row]] = {
+    # the engine loses 56 of 340 of the frequent class and none of the rare one
+    "engine near the frequent class's share": [(0, 0, 0, 284), (0, 0, 1, 56), (1, 1, 1, 60)],
+    # reference and engine find nine tenths of both classes: fewer right than a constant answer has, and no guess
+    "as many as a constant answer has": [(0, 0, 0, 855), (0, 1, 1, 95), (1, 1, 1, 45), (1, 0, 0, 5)],
+}
+
+
+@pytest.mark.parametrize("case", UNBALANCED)
+def test_right_answers_on_an_unbalanced_set_are_no_guesses(judge: MakeJudge, case: str) -> None:
+    """Both classes are found, so that guessing can be ruled out, and the drop is within its tolerance."""
+    rows = UNBALANCED[case]
+    assert kappa_z([(label, engine, count) for label, _, engine, count in rows]) > 6
+    assert kappa_z([(label, reference, count) for label, reference, _, count in rows]) > 6
+    result, _ = judge(2)(rows)
+    assert result.code == PASS, result.said
+
+
+def test_a_reference_that_guesses_proves_nothing_by_its_agreement_alone(judge: MakeJudge) -> None:
+    result, _ = judge(3)(GUESSING, agreement_pct_min=90.0)
+    assert result.code == INCONCLUSIVE, result.said
+
+
 def test_open_verdicts_mapped_to_pass_let_no_guessing_engine_pass(judge: MakeJudge) -> None:
     result, _ = judge(3)(broken(BROKEN["guessing"]), top1_drop_pp_max=5.0, inconclusive="pass")
     assert result.code == FAIL, result.said
