@@ -301,6 +301,18 @@ def test_an_unknown_key_below_preprocessing_is_refused(edgecnn: Command, tmp_pat
     try_preprocessing(edgecnn, tmp_path, content).refused("channel_order")
 
 
+def test_a_key_beside_the_preprocessing_of_no_sidecar_is_refused(edgecnn: Command, tmp_path: Path) -> None:
+    content = {"preprocessing": PREPROCESSING, "channel_order": "BGR"}
+    try_preprocessing(edgecnn, tmp_path, content).refused("channel_order")
+
+
+@pytest.mark.parametrize("key", ["resize", "mean"])
+def test_a_key_that_stands_twice_is_refused(edgecnn: Command, tmp_path: Path, key: str) -> None:
+    other = {"resize": 12, "mean": [0.9, 0.9, 0.9]}
+    text = json.dumps({key: other[key]})[:-1] + ", " + json.dumps(PREPROCESSING)[1:]
+    try_preprocessing(edgecnn, tmp_path, text.encode()).refused(key)
+
+
 def test_an_unknown_key_in_the_metadata_of_a_graph_is_refused(edgecnn: Command, tmp_path: Path) -> None:
     model = class_model(4, RED)
     entry = model.metadata_props.add()

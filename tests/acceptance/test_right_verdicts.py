@@ -309,23 +309,37 @@ def test_open_verdicts_mapped_to_pass_let_no_guessing_engine_pass(judge: MakeJud
 SWITCH = 0.45  # of the brightness of a channel
 
 
-def logit_model(channel: int, *, sign: float = 1.0, switch: float = SWITCH, end: str = "logit") -> onnx.ModelProto:
-    """z = 8 sign (v - switch) of the mean v of a channel: class 1 where z > 0."""
+def logit_model(
+    channel: int, *, sign: float = 1.0, switch: float = SWITCH, end: str = "logit", gain: float = 8.0
+) -> onnx.ModelProto:
+    """z = gain sign (v - switch) of the mean v of a channel: class 1 where z > 0."""
     weight = np.zeros((1, 3), np.float32)
-    weight[0, channel] = 8 * sign
+    weight[0, channel] = gain * sign
+    arrays = {
+        "w": weight,
+        "b": np.array([-gain * sign * switch], np.float32),
+        "one": np.ones(1, np.float32),
+        "hundred": np.full(1, 100, np.float32),
+        "axes": np.array([1]),
+    }
+    ends: dict[str, list[tuple[str, list[str]]]] = {
+        "logit": [],
+        "sigmoid": [("Sigmoid", ["z"])],
+        "hard sigmoid": [("HardSigmoid", ["z"])],
+        "squeezed": [("Squeeze", ["z", "axes"])],
+        "per cent": [("Sigmoid", ["z"]), ("Mul", ["s0", "hundred"])],
+        "of the other class": [("Neg", ["z"]), ("Sigmoid", ["s0"]), ("Sub", ["one", "s1"])],
+        "written out": [("Neg", ["z"]), ("Exp", ["s0"]), ("Add", ["s1", "one"]), ("Reciprocal", ["s2"])],
+        "log": [("Sigmoid", ["z"]), ("Log", ["s0"])],
+        "tanh": [("Tanh", ["z"])],
+    }
     nodes = [*pooled(), helper.make_node("Gemm", ["f", "w", "b"], ["z"], "fc", transB=1)]
-    arrays = {"w": weight, "b": np.array([-8 * sign * switch], np.float32)}
-    output: list[int | str] = ["batch", 1]
-    if end == "sigmoid":
-        nodes.append(helper.make_node("Sigmoid", ["z"], ["logits"], "probability"))
-    elif end == "hard sigmoid":
-        nodes.append(helper.make_node("HardSigmoid", ["z"], ["logits"], "probability"))
-    elif end == "squeezed":
-        nodes.append(helper.make_node("Squeeze", ["z", "axes"], ["logits"], "squeeze"))
-        arrays["axes"], output = np.array([1]), ["batch"]
-    else:
-        nodes[-1].output[0] = "logits"
-    return make_model(nodes, arrays, output)
+    for k, (kind, inputs) in enumerate(ends[end]):
+        nodes.append(helper.make_node(kind, inputs, [f"s{k}"], f"end{k}"))
+    nodes[-1].output[0] = "logits"
+    used = {name for node in nodes for name in node.input}
+    output: list[int | str] = ["batch"] if end == "squeezed" else ["batch", 1]
+    return make_model(nodes, {k: v for k, v in arrays.items() if k in used}, output)
 
 
 def put_shades(root: Path, n: int = 60) -> tuple[Path, np.ndarray, np.ndarray]:
@@ -350,7 +364,7 @@ def compare(edgecnn: Command, engine: Path, reference: Path, data: Path) -> dict
     return found
 
 
-@pytest.mark.parametrize("end", ["logit", "sigmoid", "squeezed"])
+@pytest.mark.parametrize("end", ["logit", "sigmoid"])
 def test_one_output_is_decided_at_its_threshold(
     edgecnn: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path, end: str
 ) -> None:
@@ -362,6 +376,26 @@ def test_one_output_is_decided_at_its_threshold(
     assert found["top1_pct"] == pytest.approx(top1)
     assert found["reference_top1_pct"] == pytest.approx(top1)
     assert found["agreement_pct"] == pytest.approx(100)
+
+
+ENDS = ["hard sigmoid", "squeezed", "per cent", "of the other class", "written out", "log", "tanh"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_one_output_in_another_form_is_right_or_refused(
+    edgecnn: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path, end: str
+) -> None:
+    """A probability is not above 0 by itself: decided there, every picture would be of one class."""
+    data, red, label = put_shades(tmp_path / "data")
+    onnx.save(logit_model(RED, end=end, gain=2.0), str(tmp_path / "m.onnx"))
+    (tmp_path / "labels.txt").write_text("good\nscratch\n")
+    described = ["--preprocess", write_json(tmp_path / "pre.json", PREPROCESSING), "--labels", tmp_path / "labels.txt"]
+    result = edgecnn("import", tmp_path / "m.onnx", *described, "-o", tmp_path / "g.onnx")
+    if result.code:
+        result.refused()
+        return
+    found = compare(edgecnn, tmp_path / "g.onnx", tmp_path / "g.onnx", data)
+    assert found["top1_pct"] == pytest.approx(100 * float(((red / 255 > SWITCH) == label).mean()))
 
 
 @pytest.mark.parametrize("end", ["logit", "sigmoid"])
@@ -458,6 +492,9 @@ def sigmoids_model(tail: str, classes: int = 3) -> onnx.ModelProto:
         "b": np.zeros(classes, np.float32),
         "shape": np.array([-1, classes]),
         "kernel": rng.normal(0, 1, (classes, 3, 1, 1)).astype(np.float32),
+        "one": np.ones(1, np.float32),
+        "low": np.array(1e-7, np.float32),
+        "high": np.array(1 - 1e-6, np.float32),
     }
     nodes = [*pooled(), helper.make_node("Gemm", ["f", "w", "b"], ["z"], "fc", transB=1)]
     more = {
@@ -467,8 +504,20 @@ def sigmoids_model(tail: str, classes: int = 3) -> onnx.ModelProto:
         "flatten": [("Sigmoid", ["z"], {}), ("Flatten", ["s0"], {"axis": 1})],
         "reshape": [("Sigmoid", ["z"], {}), ("Reshape", ["s0", "shape"], {})],
         "dropout": [("Sigmoid", ["z"], {}), ("Dropout", ["s0"], {})],
+        "clipped": [("Sigmoid", ["z"], {}), ("Clip", ["s0", "low", "high"], {})],
+        "written out": [
+            ("Neg", ["z"], {}),
+            ("Exp", ["s0"], {}),
+            ("Add", ["s1", "one"], {}),
+            ("Reciprocal", ["s2"], {}),
+        ],
     }
-    if tail == "conv":
+    if tail == "heads":
+        parts = [f"z{k}" for k in range(classes)]
+        nodes.append(helper.make_node("Split", ["z"], parts, "split", axis=1, num_outputs=classes))
+        nodes += [helper.make_node("Sigmoid", [part], [f"{part}s"], f"{part}p") for part in parts]
+        last = [("Concat", [f"{part}s" for part in parts], {"axis": 1})]
+    elif tail == "conv":
         nodes = [
             helper.make_node("GlobalAveragePool", ["input"], ["p"], "pool"),
             helper.make_node("Conv", ["p", "kernel"], ["c"], "head"),
@@ -483,7 +532,10 @@ def sigmoids_model(tail: str, classes: int = 3) -> onnx.ModelProto:
     return make_model(nodes, {k: v for k, v in arrays.items() if k in used}, ["batch", classes])
 
 
-@pytest.mark.parametrize("tail", ["plain", "hard", "identity", "flatten", "reshape", "dropout", "conv"])
+TAILS = ["plain", "hard", "identity", "flatten", "reshape", "dropout", "conv", "clipped", "written out", "heads"]
+
+
+@pytest.mark.parametrize("tail", TAILS)
 def test_many_sigmoids_are_refused(edgecnn: Command, tmp_path: Path, tail: str) -> None:
     onnx.save(sigmoids_model(tail), str(tmp_path / "m.onnx"))
     pre = write_json(tmp_path / "pre.json", PREPROCESSING)
