@@ -11,6 +11,7 @@ Each backend module offers
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,10 @@ def load_backend(name: str) -> Backend:
 
 
 def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> Session:
-    """Open an engine with the backend its suffix names (`.plan`, `.engine`: trt; `.onnx`: ort)."""
+    """Open an engine with the backend its suffix names (`.plan`, `.engine`: trt; `.onnx`: ort).
+
+    Raises `ArtifactError` for another file, `GraphError` for a graph that was exported in training mode.
+    """
     suffixes = {".onnx": "ort", ".plan": "trt", ".engine": "trt"}
     if path.suffix not in suffixes:
         raise ArtifactError(
@@ -88,4 +92,17 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
         )
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path")
+    if path.suffix == ".onnx":
+        require_inference_graph(path)
     return load_backend(suffixes[path.suffix]).open_engine(path, threads, trust)
+
+
+def require_inference_graph(path: Path) -> None:
+    """Raise `GraphError` when the graph in `path` was exported in training mode.
+
+    A device may have a runtime alone, without onnx: there, whoever imported or exported the graph has looked.
+    """
+    if importlib.util.find_spec("onnx") is not None:
+        from edgecnn.backends._training_mode import require_inference_file
+
+        require_inference_file(path)

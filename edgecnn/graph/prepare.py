@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import checker, helper, numpy_helper, shape_inference, version_converter
 
+from edgecnn.backends._training_mode import require_inference
 from edgecnn.errors import GraphError
 
 OPSET = 19  # the first with FP16 scales in Q/DQ; TensorRT 10.3 reads up to 20
@@ -54,7 +55,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def require_float_classifier(model: onnx.ModelProto) -> None:
-    """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantised operators."""
+    """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantised operators, as
+    for inference."""
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -78,6 +80,7 @@ def require_float_classifier(model: onnx.ModelProto) -> None:
             )
         if node.op_type in _QUANTISED:
             raise GraphError(f"node {node_label(node)}: the graph is already quantised", "give the float32 graph")
+    require_inference(model)
 
 
 def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -237,11 +240,13 @@ def _put_back(graph: onnx.GraphProto, aside: Mapping[str, onnx.TensorProto]) -> 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:
     outputs = {o.name for o in graph.output}
+    read = {name for node in graph.node for name in node.input} | outputs
     source: dict[str, str] = {}
     kept = []
     for node in graph.node:
         node.input[:] = [source.get(i, i) for i in node.input]
-        if node.op_type in ("Identity", "Dropout") and node.output[0] not in outputs:
+        vanishes = node.op_type in ("Identity", "Dropout") and not read.intersection(node.output[1:])
+        if vanishes and node.output[0] not in outputs:
             source[node.output[0]] = node.input[0]
         else:
             kept.append(node)

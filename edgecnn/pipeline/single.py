@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import Sidecar, check_output, parents_of, read_sidecar, sidecar_path, verified_sidecar
-from edgecnn.backends import BuildOptions, load_backend, open_engine
+from edgecnn.backends import BuildOptions, load_backend, open_engine, require_inference_graph
 from edgecnn.calibration import open_data
 from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.graph.decision import decision_threshold, require_logits
@@ -72,11 +72,12 @@ def _check_named(source: Path) -> None:
 def build_engine(graph: Path, backend: str, output: Path | None, options: BuildOptions) -> dict[str, Any]:
     """Build `graph` for a target ("" is the backend's own: cpu, or whatever GPU is here).
 
-    Raises `DeviceError` when this machine is not that target.
+    Raises `DeviceError` when this machine is not that target, `GraphError` for a graph exported in training mode.
     """
     module = load_backend(backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
+    require_inference_graph(graph)
     chosen = find_target(options.target or {"ort": "cpu", "trt": "gpu"}[backend])
     if chosen.backend != backend:
         raise DeviceError(
