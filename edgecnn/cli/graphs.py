@@ -136,19 +136,24 @@ def quantize(
     explain: Annotated[bool, typer.Option("--explain", help="What every tensor got.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Make the FP16 or INT8 graph; for INT8 give ranges, images, or both (`auto` uses both)."""
+    """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
     from edgecnn.artifact import check_output
+    from edgecnn.errors import RecipeError
     from edgecnn.recipe import QuantizeSettings
 
     defaults = QuantizeSettings()
+    asked_method, asked_around = method, around
     method, around = method or defaults.method, around or ("fp32" if target == "cpu" else defaults.around)
     _one_of("--precision", precision, ("fp16", "int8"))
     _one_of("--for", target, ("tensorrt", "cpu"))
     _one_of("--around", around, ("fp16", "fp32"))
     _one_of("--method", method, ("minmax", "percentile", "entropy", "mse", "auto"))
     check_output(output, ".onnx", graph, ranges)
+    if target == "cpu" and around == "fp16":
+        raise RecipeError("--around fp16: the integer kernels of a CPU take float32", "leave it out, or --for tensorrt")
     if precision == "fp16":
-        result = _quantize_fp16(graph, output, ranges)
+        _only_int8(method=asked_method, around=asked_around, explain=explain)
+        result = _quantize_fp16(graph, output, ranges, data, images)
     else:
         result = _quantize_int8(graph, output, target, around, ranges, data, images, method, explain)
     if as_json:
@@ -203,16 +208,34 @@ def _quantize_int8(
     return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **report.to_json(), "refused": refused}
 
 
-def _quantize_fp16(graph: Path, out: Path, ranges: Path | None) -> dict[str, Any]:
+def _only_int8(*, method: str, around: str, explain: bool) -> None:
+    from edgecnn.errors import RecipeError
+
+    for option, given in (("--method", method), ("--around", around), ("--explain", explain)):
+        if given:
+            raise RecipeError(f"{option} says nothing about an FP16 graph", "leave it out, or give --precision int8")
+
+
+def _quantize_fp16(graph: Path, out: Path, ranges: Path | None, data: str, images: int) -> dict[str, Any]:
+    """Without ranges and images, only the weights decide what stays FP32."""
     from edgecnn.artifact import sha256_of
+    from edgecnn.errors import RecipeError
     from edgecnn.graph.fp16 import to_fp16, write_fp16
     from edgecnn.graph.prepare import load_graph
-    from edgecnn.graph.ranges import read_ranges
+    from edgecnn.graph.ranges import collect_ranges, read_ranges
 
-    known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
+    if ranges is not None and data:
+        raise RecipeError("FP16 takes its ranges from --ranges or from --data, not from both", "leave one of them out")
+    known = None
+    if ranges is not None:
+        known = read_ranges(ranges, sha256_of(graph))
+    elif data:
+        dataset = _calibration_images(graph, data, images)
+        known = collect_ranges(graph, dataset, progress=_progress("calibrate"))
     made, kept = to_fp16(load_graph(graph), known)
     parents = (graph,) if ranges is None else (graph, ranges)
-    sidecar = write_fp16(out, made, kept, _inherited(graph, {}), *parents, from_ranges=known is not None)
+    inherited = _inherited(graph, {"data": data} if data else {})
+    sidecar = write_fp16(out, made, kept, inherited, *parents, from_ranges=known is not None)
     size_mb = round(out.stat().st_size / 1e6, 3)
     return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **sidecar.facts, "refused": _refused(made)}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
@@ -26,3 +27,44 @@ def test_a_graph_that_tensorrt_would_refuse_is_said(frozen: bool, tmp_path: Path
     assert done.code == 0, done.err
     assert ("TensorRT would refuse this graph: input: its batch is frozen to 1" in done.err) == frozen
     assert len(json.loads(edgecnn(*call, "--json").out)["refused"]) == frozen
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A graph whose activations leave FP16 on the images beside it, and its weights do not."""
+    model = build("c = Conv(input)\ns = Mul(c, by=[3e4])\nr = Relu(s)\nt = Mul(r, by=[1e-3])\nlogits = Conv(t)")
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "images.npz", input=np.random.default_rng(0).normal(size=(8, 4, 8, 8)).astype(np.float32))
+    return tmp_path
+
+
+def test_fp16_keeps_in_float32_what_the_images_drive_beyond_it(large: Path, edgecnn: Callable[..., Any]) -> None:
+    quantize = ("quantize", large / "m.onnx", "--precision", "fp16", "--json")
+    blind = json.loads(edgecnn(*quantize, "-o", large / "blind.onnx").out)
+    assert blind["kept_float32"] == []
+    made = json.loads(edgecnn(*quantize, "--data", large / "images.npz", "-o", large / "h.onnx").out)
+    assert made["range_check"] == "weights and activations"
+    assert {"s", "r"} <= set(made["kept_float32"])
+    calib = large / "m.calib.json"
+    assert edgecnn("calibrate", large / "m.onnx", "--data", large / "images.npz", "-o", calib).code == 0
+    same = json.loads(edgecnn(*quantize, "--ranges", calib, "-o", large / "same.onnx").out)
+    assert made["kept_float32"] == same["kept_float32"]
+    assert (large / "h.onnx").read_bytes() == (large / "same.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--precision fp16 --data images.npz --ranges m.calib.json", "not from both"),
+        ("--precision fp16 --method mse", "--method says nothing about an FP16 graph"),
+        ("--precision fp16 --around fp32", "--around says nothing about an FP16 graph"),
+        ("--precision fp16 --explain", "--explain says nothing about an FP16 graph"),
+        ("--precision int8 --for cpu --around fp16 --data images.npz", "the integer kernels of a CPU take float32"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    options: str, said: str, large: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(large)
+    assert said in edgecnn("quantize", "m.onnx", *options.split(), "-o", "made.onnx").refused()
+    assert not Path("made.onnx").exists()
