@@ -205,7 +205,7 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> 
     data = _dataset(calibration)
     model = with_own_constants(prepared(load_graph(graph)))
     placement = place(model, "cpu" if style == "cpu" else "tensorrt")
-    made = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
+    made, _ = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
     for number, candidate in enumerate(made):
         onnx.save(inserted(candidate, placement), out.with_suffix(f".{number}.onnx"))
     best = max(made, key=lambda c: c.sqnr_db)

@@ -291,7 +291,7 @@ def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_p
     _, report = quantize_int8(model, ranges, "tensorrt")
     assert any("reconstruction (without images)" in line for line in report.left_out)
     _, report = quantize_int8(model, ranges, "tensorrt", data=pictures(9))
-    assert any("with 9 images" in line for line in report.left_out)
+    assert any("with 9 different images" in line for line in report.left_out)
 
 
 @pytest.mark.parametrize("count", [16, 40, 100])

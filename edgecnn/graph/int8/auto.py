@@ -96,11 +96,12 @@ def chosen_automatically(
     half: bool,
     data: Dataset,
     progress: Progress | None = None,
-) -> tuple[Candidate, list[dict[str, Any]]]:
-    """The best of several candidates on images that none of them has seen, and how each did there."""
-    made = candidates(model, placement, tensors, half, data, progress)
+) -> tuple[Candidate, list[dict[str, Any]], list[str]]:
+    """The best of several candidates on images that none of them has seen, how each did there, and which fell away."""
+    made, fallen = candidates(model, placement, tensors, half, data, progress)
     best = max(made, key=lambda c: c.sqnr_db)
-    return best, [{**c.step(), "n": len(_judged(data)), "taken": "yes" if c is best else ""} for c in made]
+    steps = [{**c.step(), "n": len(_judged(data)), "taken": "yes" if c is best else ""} for c in made]
+    return best, steps, fallen
 
 
 def candidates(
@@ -110,8 +111,9 @@ def candidates(
     half: bool,
     data: Dataset,
     progress: Progress | None = None,
-) -> list[Candidate]:
-    """All candidates, each judged on every fourth image and made from others."""
+) -> tuple[list[Candidate], list[str]]:
+    """All candidates, each judged on every fourth image and made from others; and those that could not be made, with
+    the reason."""
     unseen = data.subset(_judged(data))
     rest = sorted(set(range(len(data))) - set(_judged(data)))
     spread = np.linspace(0, len(rest) - 1, min(len(rest), ADJUSTED_IMAGES)).round().astype(int)
@@ -125,14 +127,21 @@ def candidates(
     start = plain(flat, placement, seen, "mse", half, offsets=True)
     start = replace(start, name="reconstructed" + (", equalised" if factors else ""), equalised=factors)
     tell = _parts_of(progress, 2)
+    names = {False: start.name, True: f"{start.name}, scales by output error"}
+
+    def attempted(search: bool) -> Candidate | str:
+        try:
+            made = _reconstructed(start, placement, half, adjusted, tell[search], search=search)
+        except np.linalg.LinAlgError as exc:
+            return f"{names[search]} (the images leave its equations without a solution: {exc})"
+        return replace(made, name=names[search])
+
     with ThreadPoolExecutor(2) as pool:
-        made += pool.map(
-            lambda search: _reconstructed(start, placement, half, adjusted, tell[search], search=search), (False, True)
-        )
-    made[-1] = replace(made[-1], name=f"{start.name}, scales by output error")
+        done = list(pool.map(attempted, names))
+    made += [c for c in done if isinstance(c, Candidate)]
     for candidate in made:
         _judge(candidate, placement, exact, unseen)
-    return made
+    return made, [c for c in done if isinstance(c, str)]
 
 
 def _judged(data: Dataset) -> list[int]:
@@ -145,8 +154,8 @@ def _judge(candidate: Candidate, placement: Placement, exact: npt.NDArray[np.flo
     if not np.isfinite(rough).all():
         candidate.sqnr_db, candidate.agreement_pct = NOTHING_LEFT_DB, 0.0
         return
-    noise = float(np.square(exact - rough, dtype=np.float64).sum())
-    candidate.sqnr_db = 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
+    signal, noise = (float(np.square(v, dtype=np.float64).sum()) for v in (exact, exact - rough))
+    candidate.sqnr_db = 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
     candidate.agreement_pct = 100 * float((exact.argmax(1) == rough.argmax(1)).mean())
 
 
@@ -171,7 +180,7 @@ def _reconstructed(
     for name, layer in layers.items():
         if layer.bias is not None:
             held[nodes[name].input[2]].CopyFrom(numpy_helper.from_array(layer.bias, nodes[name].input[2]))
-    weights = {nodes[name].input[1]: layer.codes for name, layer in layers.items()}
+    weights = {**made.weights, **{nodes[name].input[1]: layer.codes for name, layer in layers.items()}}
     return replace(made, model=done, float_model=flat, scales=scales, weights=weights, layers=layers)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.errors import GraphError
 from edgecnn.graph.placement import Placement
 from edgecnn.graph.ranges.methods import interval, threshold
 from edgecnn.graph.ranges.statistics import TensorStatistics
@@ -58,21 +57,10 @@ class WeightCodes:
 
 
 def grouped(placement: Placement, tensors: Mapping[str, TensorStatistics]) -> dict[str, TensorStatistics]:
-    """The statistics of every group of tensors that share a scale; raises `GraphError` naming one that has none, or
-    that is constant."""
+    """The statistics of every group of tensors that share a scale."""
     groups: dict[str, TensorStatistics] = {}
     for quantized in placement.activations:
-        if quantized.tensor not in tensors:
-            raise GraphError(
-                f"tensor {quantized.tensor!r} has no calibration range",
-                "the ranges were made by another version of edgecnn or ONNX Runtime: calibrate again",
-            )
         one = tensors[quantized.tensor]
-        if one.low == one.high:
-            raise GraphError(
-                f"tensor {quantized.tensor!r} was {one.low:g} everywhere on the calibration images",
-                "the layers before it are dead, or the images are all alike: calibrate with other images",
-            )
         extremes = np.array([one.low], np.float32), np.array([one.high], np.float32)
         one = replace(one, channel_low=extremes[0], channel_high=extremes[1], channel_sum=np.zeros(1, np.int64))
         if quantized.group in groups:
@@ -86,6 +74,7 @@ def scale_by_method(statistics: TensorStatistics, method: str, style: str) -> Sc
     """The scale of one group by a range method. A tensor that is always zero gets a harmless one."""
     if statistics.largest == 0.0:
         return Scale(HARMLESS, 0, style == "cpu")
+    method = "minmax" if statistics.low == statistics.high else method
     if style == "tensorrt":
         return Scale(threshold(statistics, method) / 127)
     low, high = interval(statistics, method)

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.dataset import Dataset
+from edgecnn.errors import GraphError
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8.auto import (
     FEWEST_IMAGES,
@@ -26,13 +28,16 @@ from edgecnn.graph.placement import Placement, Style, place
 from edgecnn.graph.prepare import prepared
 from edgecnn.graph.ranges.collect import Progress
 from edgecnn.graph.ranges.statistics import Ranges
+from edgecnn.graph.view import multiply_adds
 
 Around = Literal["fp16", "fp32"]
+ALIKE = 0.1  # of the contrast within the images: what differs between frames of a still camera is less, its noise
 
 
 @dataclass
 class Report:
-    """What was done: `rows` per tensor; `int8_share_pct` of the multiply-adds; `left_out` what `auto` could not do."""
+    """What was done: `rows` per tensor; `int8_share_pct` of the multiply-adds; `left_out` what `auto` could not do, and
+    the tensors whose range the images did not show."""
 
     style: Style
     method: str
@@ -69,17 +74,20 @@ def quantize_int8(
     """
     ready = with_own_constants(prepared(model)) if method == "auto" else prepared(model)
     placement = place(ready, style)
+    multiply_adds(ready)  # the share of INT8 is counted at the end: shapes that are not known are refused at once
     around = "fp32" if style == "cpu" else around
     half = around == "fp16"
-    report = Report(style=style, method=method, around=around)
+    report = Report(style=style, method=method, around=around, left_out=_dead(ready, placement, ranges))
+    data = None if data is None else _distinct(data)
     if method != "auto":
         chosen = plain(ready, placement, ranges.tensors, method, half)
-    elif data is None or len(data) < FEWEST_IMAGES:
+    elif data is None or (why := _too_little(data)):
+        why = "without images" if data is None else why
         chosen = plain(ready, placement, ranges.tensors, "mse", half, offsets=True)
-        why = "without images" if data is None else f"with {len(data)} images (at least {FEWEST_IMAGES} are needed)"
-        report.left_out = [f"{what} ({why})" for what in ("equalisation", "scales by output error", "reconstruction")]
+        report.left_out += [f"{what} ({why})" for what in ("equalisation", "scales by output error", "reconstruction")]
     else:
-        chosen, report.steps = chosen_automatically(ready, placement, ranges.tensors, half, data, progress)
+        chosen, report.steps, fallen = chosen_automatically(ready, placement, ranges.tensors, half, data, progress)
+        report.left_out += fallen
     made = inserted(chosen, placement)
     _describe(report, made, placement, chosen)
     if explain and data is not None:
@@ -91,6 +99,49 @@ def quantize_int8(
         made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
         report.kept_float32 = list(kept)
     return made, report
+
+
+def _distinct(data: Dataset) -> Dataset:
+    """Each image once: what was fitted to one and judged by its copy would look better than it is."""
+    first = {data.sha256(k): k for k in reversed(range(len(data)))}
+    return data if len(first) == len(data) else data.subset(sorted(first.values()))
+
+
+def _too_little(data: Dataset) -> str:
+    """Why regressions on these images would hold for nothing but them; "" when they are many and different enough."""
+    if len(data) < FEWEST_IMAGES:
+        return f"with {len(data)} different images (at least {FEWEST_IMAGES} are needed)"
+    some = np.stack([data.tensor(int(k)) for k in np.linspace(0, len(data) - 1, FEWEST_IMAGES).round()])
+    between = float(np.sqrt(some.var(axis=0, dtype=np.float64).mean()))
+    return "with images of one scene" if between < ALIKE * float(some.std(dtype=np.float64)) else ""
+
+
+def _dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[str]:
+    """The tensors to be quantised that held one value throughout, as sentences.
+
+    They are dead branches of a live network where its logits follow the images; where those stand still too, nothing
+    can be learnt from these images. Raises `GraphError` then, and for a tensor without statistics.
+    """
+    found = []
+    for quantized in placement.activations:
+        if quantized.tensor not in ranges.tensors:
+            raise GraphError(
+                f"tensor {quantized.tensor!r} has no calibration range",
+                "the ranges were made by another version of edgecnn or ONNX Runtime: calibrate again",
+            )
+        one = ranges.tensors[quantized.tensor]
+        if one.low == one.high:
+            found.append((quantized.tensor, one.low))
+    output = ranges.tensors.get(model.graph.output[0].name)
+    if found and (output is None or np.array_equal(output.channel_low, output.channel_high)):
+        raise GraphError(
+            f"tensor {found[0][0]!r} was {found[0][1]:g} everywhere on the calibration images, and so were the logits",
+            "the layers before it are dead, or the images are all alike: calibrate with other images",
+        )
+    return [
+        f"the range of {tensor!r} ({value:g} everywhere on the calibration images: a dead layer, or images all alike)"
+        for tensor, value in found
+    ]
 
 
 def write_int8(path: Path, model: onnx.ModelProto, report: Report, sidecar: Sidecar, *parents: Path) -> Sidecar:

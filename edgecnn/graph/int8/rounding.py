@@ -19,14 +19,17 @@ from edgecnn.graph.int8.codes import HARMLESS, weight_scales
 Floats = npt.NDArray[np.floating[Any]]
 BLOCK, PANEL = 64, 192  # columns at a time, of the rounding and of the factor
 DAMPING = 0.01  # of the mean diagonal, for the rounding
+DOUBT = 4 * float(np.finfo(np.float32).eps)  # of a sum of squares, for one column; errors add up as their squares do
 LARGE = 1000  # columns from which on single precision is used, and fewer strengths are tried
 
 
 @dataclass
 class Moments:
-    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R."""
+    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R; X less `pilot`, the mean of the first
+    samples, so that a large channel that hardly varies keeps its digits."""
 
     count: int
+    pilot: npt.NDArray[np.float32]
     x: Floats
     r: Floats
     xx: Floats
@@ -39,6 +42,7 @@ class Moments:
         kind = np.float32 if columns >= LARGE else np.float64
         return Moments(
             count=0,
+            pilot=np.zeros((groups, columns), np.float32),
             x=np.zeros((groups, columns)),
             r=np.zeros((groups, outputs)),
             xx=np.zeros((groups, columns, columns), kind),
@@ -48,6 +52,9 @@ class Moments:
 
     def add(self, x: npt.NDArray[np.float32], r: npt.NDArray[np.float32]) -> None:
         """Samples x [g, n, d] and r [g, n, o]."""
+        if self.count == 0:
+            self.pilot = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+        x = x - self.pilot[:, None]
         self.count += x.shape[1]
         self.x += x.sum(axis=1, dtype=np.float64)
         self.r += r.sum(axis=1, dtype=np.float64)
@@ -57,12 +64,18 @@ class Moments:
 
     def plus(self, other: Moments) -> Moments:
         """Of both sets of samples."""
+        if other.count == 0:
+            return self
+        moved = other.pilot.astype(np.float64) - self.pilot
+        tied = other.x[:, :, None] * moved[:, None]
+        xx = tied + tied.transpose(0, 2, 1) + other.count * moved[:, :, None] * moved[:, None]
         return Moments(
             self.count + other.count,
-            self.x + other.x,
+            self.pilot,
+            self.x + other.x + other.count * moved,
             self.r + other.r,
-            self.xx + other.xx,
-            self.rx + other.rx,
+            self.xx + other.xx + xx.astype(self.xx.dtype),
+            self.rx + other.rx + (other.r[:, :, None] * moved[:, None]).astype(self.rx.dtype),
             self.rr + other.rr,
         )
 
@@ -71,29 +84,33 @@ class Moments:
         n = max(self.count, 1)
         x, r = self.x / n, self.r / n
         xx, rx = self.xx / n, self.rx / n
+        doubt = DOUBT * xx.shape[1] ** 0.5 * np.einsum("gdd->gd", xx)
         xx -= x[:, :, None].astype(xx.dtype) * x[:, None, :].astype(xx.dtype)
         rx -= r[:, :, None].astype(rx.dtype) * x[:, None, :].astype(rx.dtype)
-        return Covariance(x, r, xx, rx, self.rr / n - r * r)
+        return Covariance(self.pilot + x, r, xx, rx, self.rr / n - r * r, doubt)
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """Means of X and R; covariance of X, and of R with X; variance of R."""
+    """Means of X and R; covariance of X, and of R with X; variance of R; and how little of the variance of X [g, d] is
+    known, where it is a small difference of large sums in single precision (a channel that is nearly constant)."""
 
     x: Floats
     r: Floats
     xx: Floats
     rx: Floats
     rr: Floats
+    doubt: Floats
 
     def level(self, strength: float) -> Floats:
         """[g]: `strength` times the mean variance of X."""
         return np.asarray(strength * np.maximum(np.trace(self.xx, axis1=1, axis2=2) / self.xx.shape[1], 1e-20))
 
     def raised(self, strength: float) -> Floats:
-        """The covariance of X plus `level(strength)` on its diagonal; a copy."""
+        """The covariance of X plus `level(strength)` and the doubt on its diagonal; a copy."""
         made: Floats = self.xx.copy()
-        made.reshape(len(made), -1)[:, :: made.shape[1] + 1] += self.level(strength)[:, None].astype(made.dtype)
+        more = self.level(strength)[:, None] + self.doubt
+        made.reshape(len(made), -1)[:, :: made.shape[1] + 1] += more.astype(made.dtype)
         return made
 
     def offset(self, change: Floats) -> Floats:

@@ -1,0 +1,116 @@
+"""`auto` on images that tell it little: it damps, leaves a candidate out and says so, and never ends in an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgecnn.errors import GraphError
+from edgecnn.graph.int8 import auto, quantize_int8
+from edgecnn.graph.int8.rounding import Feedback, Moments, ridge
+from edgecnn.graph.prepare import prepared
+from edgecnn.graph.ranges.collect import collect_from_model
+from tests.host.graphs import build
+from tests.host.test_int8_auto import RESIDUAL, logits, pictures, sqnr_db, uneven
+from tests.host.test_ranges import dataset_of
+
+ONE = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
+NOISE = np.random.default_rng(1).normal(0, 1, (64, 4, 8, 8)).astype(np.float32)
+ALIKE = {
+    "40 equal": (ONE.repeat(40, axis=0), "with 1 different images"),
+    "20 of one color": (np.tile(np.float32([-2.1, -2.0, -1.8, 0.3]).reshape(1, 4, 1, 1), (20, 1, 8, 8)), "with 1 diff"),
+    "3 pictures, 16 copies each": (np.tile(NOISE[:3], (16, 1, 1, 1)), "with 3 different images"),
+    "frames of a still camera": (ONE + 0.01 * NOISE, "with images of one scene"),
+}
+
+
+@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("kind", ALIKE)
+def test_images_that_are_all_alike_leave_the_regressions_out(kind: str, style: str) -> None:
+    values, why = ALIKE[kind]
+    model, data, unseen = uneven(RESIDUAL), dataset_of(values), pictures(64, seed=9)
+    ranges = collect_from_model(prepared(model), "", data)
+    made, report = quantize_int8(model, ranges, style, around="fp32", data=data)  # type: ignore[arg-type]
+    assert any(line.startswith("reconstruction") and why in line for line in report.left_out), report.left_out
+    seen = sqnr_db(logits(model, data), logits(made, data))
+    assert seen > 20
+    assert np.isfinite(logits(made, unseen)).all()
+
+
+@pytest.mark.parametrize("columns", [24, 1200])
+def test_a_large_channel_that_hardly_varies_is_damped(columns: int) -> None:
+    """Its variance is the difference of two sums that single precision holds to seven digits."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (1, 3000, columns)).astype(np.float32)
+    x[..., 3] = 2e4 + 1e-3 * x[..., 3]
+    x[..., 5] = 7e3
+    moments = Moments.empty(1, 6, columns)
+    for part in np.split(x, 3, axis=1):
+        moments.add(part, part[..., 6:12] * np.float32(0.01))
+    seen = moments.centred()
+    assert np.linalg.eigvalsh(seen.raised(0.003))[0].min() > 0
+    weight = rng.normal(0, 1, (1, 6, columns))
+    codes = Feedback.of(seen).rounded(weight, np.full((1, 6), 0.05))
+    assert np.isfinite(codes).all()
+    change = ridge(seen, 0.003)
+    assert np.abs(change[..., [3, 5]]).max() < 1e-3, "no part of the error follows these two"
+    np.testing.assert_allclose(change[0, :, 6:12], 0.01 * np.eye(6), atol=1e-3)
+
+
+def test_a_network_with_a_nearly_constant_channel_is_reconstructed() -> None:
+    model = build(RESIDUAL)
+    for name, row in (("c2.weight", 1e-12), ("c2.bias", None)):
+        held = next(i for i in model.graph.initializer if i.name == name)
+        array = numpy_helper.to_array(held).copy()
+        array[3] = 3e4 if row is None else array[3] * row
+        held.CopyFrom(numpy_helper.from_array(array, name))
+    data = pictures(64)
+    _, report = quantize_int8(model, collect_from_model(prepared(model), "", data), "tensorrt", data=data)
+    assert [s["name"] for s in report.steps if s["name"].startswith("reconstructed")]
+
+
+def test_a_candidate_without_a_solution_falls_away_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsolvable(*_: object, **__: object) -> object:
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+
+    monkeypatch.setattr(auto, "reconstruct", unsolvable)
+    model, data = uneven(RESIDUAL), pictures(64)
+    made, report = quantize_int8(
+        model, collect_from_model(prepared(model), "", data), "tensorrt", around="fp32", data=data
+    )
+    assert {s["name"] for s in report.steps} == {"least squared error", "with offsets"}
+    assert len([line for line in report.left_out if "not positive definite" in line]) == 2
+    assert sqnr_db(logits(model, data), logits(made, data)) > 20
+
+
+def dead(what: str) -> onnx.ModelProto:
+    """A branch whose ReLU never fires beside a live one; with `what` "everything" there is no live one."""
+    text = "c = Conv(input, out=6, k=3)\nr = Relu(c)\nd = Conv(r, out=6)\ns = Relu(d)\ne = Conv(s, out=6)\n"
+    text += "t = Add(e, r)\n" if what == "a branch" else "t = Relu(e)\n"
+    model = build(text + "last = Conv(t, out=5)\ng = GlobalAveragePool(last)\nlogits = Flatten(g)")
+    bias = next(i for i in model.graph.initializer if i.name == "d.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(6, -100, np.float32), bias.name))
+    return model
+
+
+@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "auto"])
+def test_a_dead_branch_is_quantised_and_named(style: str, method: str, tmp_path: Path) -> None:
+    model, data = dead("a branch"), pictures(64)
+    ranges = collect_from_model(prepared(model), "", data)
+    made, report = quantize_int8(model, ranges, style, method=method, around="fp32", data=data)  # type: ignore[arg-type]
+    assert any("the range of 's' (0 everywhere" in line for line in report.left_out), report.left_out
+    steps = [numpy_helper.to_array(i) for i in made.graph.initializer if i.name.endswith("_scale")]
+    assert min(float(s.min()) for s in steps) > 0
+    assert sqnr_db(logits(model, data), logits(made, data)) > 25
+
+
+def test_a_dead_network_is_refused() -> None:
+    model = dead("everything")
+    ranges = collect_from_model(prepared(model), "", pictures(20))
+    with pytest.raises(GraphError, match="tensor 's' was 0 everywhere"):
+        quantize_int8(model, ranges, "tensorrt", method="mse")
