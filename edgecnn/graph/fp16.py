@@ -21,7 +21,7 @@ from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.errors import GraphError
 from edgecnn.graph.placement import MOVES
 from edgecnn.graph.prepare import prepared
-from edgecnn.graph.view import QUANTISED, View, attribute, view_of, without_weights
+from edgecnn.graph.view import QUANTISED, View, attribute, shapes_of, view_of, without_weights
 
 LIMIT = 65504.0
 MARGIN = 2.0  # calibration sees some images, not all of them
@@ -109,6 +109,7 @@ def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:
     done.graph.initializer.extend(model.graph.initializer)
     nodes = list(done.graph.node)
     del done.graph.node[:]
+    shapes = shapes_of(model)
     for node in nodes:
         if node.op_type != "BatchNormalization" or any(name not in arrays for name in node.input[1:5]):
             done.graph.node.append(node)
@@ -117,8 +118,9 @@ def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         factor = gamma / np.sqrt(var + epsilon)
         middle = f"{node.output[0]}_scaled"
+        rank = len(shapes.get(node.input[0], (None,) * 4))
         for name, value in (("factor", factor), ("shift", beta - mean * factor)):
-            shaped = value.astype(np.float32).reshape(-1, 1, 1)
+            shaped = value.astype(np.float32).reshape(-1, *[1] * (rank - 2))
             done.graph.initializer.append(numpy_helper.from_array(shaped, f"{node.output[0]}_{name}"))
         done.graph.node.extend(
             [

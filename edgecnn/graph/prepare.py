@@ -1,6 +1,7 @@
 """Any float CNN graph -> the form that ranges, placement and quantisation work on.
 
-Constants folded, BatchNormalization folded into Conv, opset 19, and every node with a name of its own.
+Constants folded, BatchNormalization folded into Conv, Gemm without alpha and beta and with one bias per output, opset
+19, and every node with a name of its own.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = shape_inference.infer_shapes(simple)
     checker.check_model(inferred)
     _put_back(inferred.graph, aside)
+    _plain_gemms(inferred.graph)
     return inferred
 
 
@@ -165,6 +167,15 @@ class GraphIndex:
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """The value of an attribute of `node`, or `default`."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float]:
+    """(low, high) of a Relu, or of a Clip with constant bounds; infinite where there is none, NaN where computed."""
+    bounds = [0.0 if node.op_type == "Relu" else -np.inf, np.inf]
+    for k, name in enumerate(node.input[1:3]):
+        if name:
+            bounds[k] = float(index.array(name).reshape(-1)[0]) if name in index.initializer else np.nan
+    return bounds[0], bounds[1]
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
@@ -236,6 +247,54 @@ def _put_back(graph: onnx.GraphProto, aside: Mapping[str, onnx.TensorProto]) -> 
     del graph.input[:]
     graph.input.extend(inputs)
     graph.initializer.extend(aside.values())
+
+
+def _plain_gemms(graph: onnx.GraphProto) -> None:
+    """alpha and beta of every Gemm into its constants, and a constant C of any shape as one bias per output.
+
+    Whoever looks at a layer after this sees Y = A B + C, as NVIDIA's and ONNX Runtime's integer kernels compute it. A
+    factor whose operand is computed, or a C with rows of its own for each image, stays as it is.
+    """
+    held = {i.name: i for i in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Gemm"]:
+        factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
+        if node.input[1] in held and (alpha := factors.get("alpha", 1.0)) != 1.0:
+            value = numpy_helper.to_array(held[node.input[1]]) * np.float32(alpha)
+            _give_own(graph, held, node, 1, value)
+            factors.pop("alpha")
+        if len(node.input) > 2 and node.input[2] in held and node.input[1] in held:
+            outputs = held[node.input[1]].dims[0 if attribute(node, "transB", 0) else 1]
+            value = numpy_helper.to_array(held[node.input[2]]) * np.float32(factors.pop("beta", 1.0))
+            if value.size in (1, outputs) and (value.shape or (1,))[-1] == value.size:
+                _give_own(graph, held, node, 2, np.broadcast_to(value.reshape(-1), (outputs,)))
+            elif attribute(node, "beta", 1.0) != 1.0:
+                _give_own(graph, held, node, 2, value)
+        elif len(node.input) < 3 or not node.input[2]:
+            factors.pop("beta", None)
+        kept = [a for a in node.attribute if a.name not in ("alpha", "beta") or a.name in factors]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _give_own(
+    graph: onnx.GraphProto,
+    held: dict[str, onnx.TensorProto],
+    node: onnx.NodeProto,
+    k: int,
+    value: npt.NDArray[np.float32],
+) -> None:
+    """`value` as the constant that input `k` of `node` reads, unless it is that already."""
+    old = held[node.input[k]]
+    if list(old.dims) == list(value.shape) and np.array_equal(numpy_helper.to_array(old), value):
+        return
+    readers = sum(name == old.name for n in graph.node for name in n.input)
+    made = numpy_helper.from_array(np.ascontiguousarray(value), f"{node.name}_{old.name}" if readers > 1 else old.name)
+    if readers > 1:
+        graph.initializer.append(made)
+        held[made.name] = graph.initializer[-1]
+        node.input[k] = made.name
+    else:
+        old.CopyFrom(made)
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:

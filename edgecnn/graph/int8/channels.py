@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgecnn.graph.prepare import GraphIndex, attribute
+from edgecnn.graph.prepare import GraphIndex, attribute, clip_bounds
 
 Ids = npt.NDArray[np.int64]
 
-_SAME = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+_SAME = {"Relu", "LeakyRelu"}
+_POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}  # over all axes behind the second
 ABSORBING = {"Conv", "Gemm", "MatMul", "BatchNormalization"}
 
 
@@ -75,7 +76,8 @@ def channels_of(index: GraphIndex) -> Channels:
 
 def _follow(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> None:
     known = [i for i in node.input if i in made.ids]
-    if node.op_type in ABSORBING and len(known) == 1 and node.input[0] in made.ids and _absorbs(index, node):
+    one_axis = node.input[0] in made.ids and made.ids[node.input[0]].ndim == 1 if node.input else False
+    if node.op_type in ABSORBING and len(known) == 1 and one_axis and _absorbs(index, node):
         made.ids[node.output[0]] = made.fresh(_channel_count(index, node))
         return
     ids = _passed_on(index, node, made)
@@ -123,34 +125,41 @@ def _passed_on(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[
         return _gated(index, node, made)
     if first is None:
         return None
-    if node.op_type in _SAME or (node.op_type == "Clip" and _clip_bounds(index, node) == (0.0, np.inf)):
+    if node.op_type in _POOLS:
+        return [first] * len(node.output) if first.ndim == 1 else None
+    if node.op_type in _SAME or (node.op_type == "Clip" and clip_bounds(index, node) == (0.0, np.inf)):
         return [first] * len(node.output)
     if node.op_type in ("Reshape", "Flatten"):
         return _reshaped(index, node, first)
     if node.op_type == "Transpose":
-        order = [p - 1 for p in attribute(node, "perm", ()) if p != 0]  # type: ignore[attr-defined]
-        front = order[: first.ndim]
-        stays = sorted(front) == list(range(first.ndim))
+        order = list(attribute(node, "perm", ()))  # type: ignore[call-overload]
+        front = [p - 1 for p in order[1 : 1 + first.ndim]]
+        stays = order[:1] == [0] and sorted(front) == list(range(first.ndim))
         return [np.transpose(first, front)] if stays else None
     if node.op_type == "ReduceMean":
-        axes = index.array(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] in index.initializer else []
-        return [first] if axes and all(a not in (0, 1, -4, -3) for a in axes) else _spatial_mean(index, node, first)
+        return _mean(index, node, first)
     if node.op_type in ("Slice", "Pad", "Split"):
         return _cut(index, node, first, made)
     return None
 
 
-def _spatial_mean(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
-    """A mean over axes that are computed in the graph: by the shapes, the last two if channels are still there."""
+def _mean(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
+    """A mean over axes behind the channels. Where they are computed in the graph, the shapes must leave no doubt: what
+    is left of four axes is as long as the channels, and no other axis was."""
     before, after = index.shape.get(node.input[0], ()), index.shape.get(node.output[0], ())
+    if len(node.input) > 1 and node.input[1] in index.initializer:
+        axes = [int(a) % len(before) for a in index.array(node.input[1]).reshape(-1).tolist()] if before else []
+        return [ids] if axes and min(axes) > ids.ndim else None
     kept = len(before) == 4 and len(after) in (2, 4) and after[1] == before[1] == ids.size
-    return [ids] if kept else None
+    return [ids] if kept and before[1] not in before[2:] else None
 
 
 def _sum(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[Ids] | None:
     ids = [made.ids.get(i) for i in node.input]
     if len(ids) != 2 or ids[0] is None or ids[1] is None or ids[0].shape != ids[1].shape:
         return None
+    if len({len(index.shape.get(i, ())) for i in node.input}) != 1:
+        return None  # broadcasting lines up the last axes: the second is no longer under the second
     made.join(ids[0], ids[1])
     return [ids[0]]
 
@@ -163,6 +172,8 @@ def _gated(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[Ids]
     tensor, gate = (0, 1) if sizes[0] >= sizes[1] else (1, 0)
     if made.ids[node.input[tensor]].shape != made.ids[node.input[gate]].shape:
         return None
+    if len({len(index.shape.get(i, ())) for i in node.input}) != 1:
+        return None
     made.pin(made.ids[node.input[gate]])
     return [made.ids[node.input[tensor]]]
 
@@ -173,7 +184,8 @@ def _reshaped(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | 
         return None
     behind = int(np.prod([d or 1 for d in before[1 + ids.ndim :]]))
     if len(after) == 2:
-        return [np.repeat(ids.reshape(-1), behind)]
+        whole = after[1] == ids.size * behind  # else the batch is not what it was
+        return [np.repeat(ids.reshape(-1), behind)] if whole else None
     for front in range(1, len(after)):
         if int(np.prod([d or 1 for d in after[1 : 1 + front]])) == ids.size and tuple(after[1 + front :]) == tuple(
             before[1 + ids.ndim :]
@@ -218,12 +230,3 @@ def _padded(index: GraphIndex, node: onnx.NodeProto, ids: Ids, made: Channels) -
     if pads[0] or pads[rank] or min(pads[1], pads[rank + 1]) < 0:
         return None
     return [np.concatenate([made.fresh(int(pads[1])), ids, made.fresh(int(pads[rank + 1]))])]
-
-
-def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float]:
-    """(low, high) of a Clip with constant bounds; infinite where there is none, NaN where it is computed."""
-    bounds = [-np.inf, np.inf]
-    for k, name in enumerate(node.input[1:3]):
-        if name:
-            bounds[k] = float(index.array(name).reshape(-1)[0]) if name in index.initializer else np.nan
-    return bounds[0], bounds[1]

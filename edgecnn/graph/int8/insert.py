@@ -126,7 +126,8 @@ def _biases(
     for quantized in placement.weights:
         node = index.node[quantized.node]
         name = node.input[2] if len(node.input) > 2 else ""
-        if name in index.initializer and (node.name, 0) in group and node.op_type in ("Conv", "Gemm"):
+        per_output = name in index.initializer and len(index.initializer[name].dims) == 1
+        if per_output and (node.name, 0) in group and node.op_type in ("Conv", "Gemm"):
             yield quantized, index.array(name).reshape(-1).astype(np.float64), scales[group[node.name, 0]].scale
 
 

@@ -1,13 +1,15 @@
 """Zero points for TensorRT, which has none: an offset of a tensor folded into the biases on either side.
 
 A tensor that is never negative uses half of int8. Stored as x - 128 steps it uses all of it. The convolution that makes
-x takes the offset into its bias, where saturation at -128 is the ReLU; the ones that read x take it out of theirs. That
-needs readers without padding (zeros would no longer be zeros): 1x1 convolutions, Gemm, and what only moves data.
+x takes the offset into its bias, where saturation at -128 is the ReLU (and at 127 the bound of a ReLU6: whatever shares
+the scale has the same bound); the ones that read x take it out of theirs. That needs readers without padding (zeros
+would no longer be zeros): 1x1 convolutions, Gemm, and what only moves data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from onnx import numpy_helper
 from edgecnn.graph.int8.codes import Scale, WeightCodes
 from edgecnn.graph.int8.patches import layer_of
 from edgecnn.graph.placement import Placement
-from edgecnn.graph.prepare import GraphIndex, copied
+from edgecnn.graph.prepare import GraphIndex, attribute, clip_bounds, copied
 
 ZERO = -128
 _ACTIVATIONS = {"Relu", "Clip"}
@@ -32,7 +34,11 @@ def offset_groups(model: onnx.ModelProto, placement: Placement) -> set[str]:
         groups.setdefault(q.group, []).append(q.tensor)
     found = set()
     for group, tensors in groups.items():
-        if all(_made_with_bias(index, t, paired, group) and _taken_out(index, t, paired, group) for t in tensors):
+        chains = [c for t in tensors if (c := rectified(index, t)) is not None]
+        if len({c.bound for c in chains}) <= 1 and all(
+            t != index.output and _made_with_bias(index, t, paired, group) and _taken_out(index, t, paired, group)
+            for t in tensors
+        ):
             found.add(group)
     return found
 
@@ -44,12 +50,21 @@ def _made_with_bias(index: GraphIndex, tensor: str, paired: Mapping[tuple[str, i
         return False
     if node.op_type in ("Concat", "MaxPool"):
         return all(paired.get((node.name, k)) == group for k in range(len(node.input)))
-    chain = rectified(index, tensor)
-    return chain is not None
+    return rectified(index, tensor) is not None
 
 
-def rectified(index: GraphIndex, tensor: str) -> tuple[onnx.NodeProto, list[onnx.NodeProto]] | None:
-    """(the Conv or Gemm, the activations behind it) that make `tensor` and are read by nobody else; else None."""
+@dataclass(frozen=True)
+class Rectified:
+    """A Conv or Gemm and the activations behind it, which together clip to [0, bound]."""
+
+    node: onnx.NodeProto
+    activations: tuple[onnx.NodeProto, ...]
+    bound: float
+
+
+def rectified(index: GraphIndex, tensor: str) -> Rectified | None:
+    """What makes `tensor`, where that is a Conv or Gemm with a bias of its own, then a ReLU (or a Clip that is one, or
+    several whose sum is one), and nobody else reads what is in between; else None."""
     passed: list[onnx.NodeProto] = []
     name = tensor
     while (node := index.maker.get(name)) is not None and node.op_type in _ACTIVATIONS:
@@ -57,11 +72,20 @@ def rectified(index: GraphIndex, tensor: str) -> tuple[onnx.NodeProto, list[onnx
         name = node.input[0]
         if len(index.readers[name]) != 1 or name == index.output:
             return None
-    if node is None or node.op_type not in ("Conv", "Gemm") or not passed:
+    if node is None or node.op_type not in ("Conv", "Gemm") or not passed or not own_bias(index, node):
         return None
-    bias = node.input[2] if len(node.input) > 2 else ""
-    own = bias in index.initializer and len(index.readers[bias]) == 1
-    return (node, passed) if own else None
+    low, high = -np.inf, np.inf
+    for activation in reversed(passed):
+        bounds = clip_bounds(index, activation)
+        low, high = (float(np.minimum(np.maximum(end, bounds[0]), bounds[1])) for end in (low, high))
+    return Rectified(node, tuple(passed), high) if low == 0 < high else None
+
+
+def own_bias(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether `node` adds a constant of one value per output, which no other node reads and nothing multiplies."""
+    layer = layer_of(index, node)
+    scaled = attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
+    return layer.bias != "" and len(index.readers[layer.bias]) == 1 and not scaled
 
 
 def _taken_out(index: GraphIndex, tensor: str, paired: Mapping[tuple[str, int], str], group: str) -> bool:
@@ -69,9 +93,7 @@ def _taken_out(index: GraphIndex, tensor: str, paired: Mapping[tuple[str, int], 
         if paired.get((node.name, k)) != group:
             return False
         if node.op_type in ("Conv", "Gemm"):
-            layer = layer_of(index, node)
-            bias = len(node.input) > 2 and node.input[2] in index.initializer
-            if k != 0 or any(layer.pads) or not bias or len(index.readers[node.input[2]]) != 1:
+            if k != 0 or not own_bias(index, node) or layer_of(index, node).may_pad(index.shape.get(tensor, ())):
                 return False
         elif node.op_type in ("Concat", "MaxPool"):
             # what they make must carry the same offset on, to readers that take it out
@@ -114,11 +136,11 @@ def folded(
         if scale.zero == 0:
             continue
         offset = -scale.zero * float(np.float32(scale.scale))
-        chain = rectified(index, q.tensor)
+        chain = rectified(whole, q.tensor)
         if chain is not None:
-            shift(chain[0].input[2], -offset)
-            gone.update(n.name for n in chain[1])
-            index.node[chain[0].name].output[0] = q.tensor
+            shift(chain.node.input[2], -offset)
+            gone.update(n.name for n in chain.activations)
+            index.node[chain.node.name].output[0] = q.tensor
         for edge in q.edges:
             node = index.node[edge.node]
             if node.op_type in ("Conv", "Gemm"):

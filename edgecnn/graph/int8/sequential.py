@@ -141,7 +141,10 @@ def _layer_inputs(index: GraphIndex, placement: Placement) -> list[tuple[str, li
     wanted = {w.node for w in placement.weights}
     found: dict[str, list[Layer]] = {}
     for node in index.nodes:
-        if node.name in wanted:
+        # a MatMul by a stack of matrices is no single product: it keeps its nearest codes
+        if node.name in wanted and not any(
+            d > 1 for d in index.initializer[node.input[1]].dims[:-2] if node.op_type == "MatMul"
+        ):
             found.setdefault(node.input[0], []).append(layer_of(index, node))
     return list(found.items())
 
