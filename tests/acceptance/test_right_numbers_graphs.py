@@ -1,0 +1,784 @@
+"""The numbers of FP16 and INT8 graphs against independent computations: onnx.reference and ONNX Runtime.
+
+Everything goes through the command line and the files that it writes; nothing of the package's inside is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from tests.acceptance.nets import (
+    PREPROCESSING,
+    SIZE,
+    Floats,
+    Net,
+    in_fp16,
+    normalized,
+    pictures,
+    rounded_per_tensor,
+    run,
+    run_stored,
+    sqnr_db,
+    write_folder,
+    write_npz,
+)
+from tests.cli.conftest import Result
+
+Cli = Callable[..., Result]
+COUNT = 60
+PIXELS, LABELS = pictures(COUNT, seed=5)
+IMAGES = normalized(PIXELS)
+
+
+@pytest.fixture
+def edgecnn(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """`edgecnn("models", "--json")` -> Result, in this process."""
+    from edgecnn.cli import run as run_cli
+
+    def call(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = run_cli([str(a) for a in arguments])
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The test pictures, labelled."""
+    return write_npz(tmp_path / "data.npz", IMAGES, LABELS)
+
+
+def save(path: Path, model: onnx.ModelProto) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def succeeded(result: Result) -> Result:
+    assert result.code == 0, result.err
+    return result
+
+
+def nothing_written(path: Path) -> bool:
+    return not list(path.parent.glob(f"*{path.name}*"))
+
+
+# --- FP16 is judged as FP16 -------------------------------------------------------------------------------------------
+
+
+def plain(**more: Any) -> onnx.ModelProto:
+    """Two convolutions with BatchNormalization and max pooling."""
+    net = Net(seed=1, **more)
+    x = net.relu(net.batch_norm("bn1", net.conv("c1", "input", (3, 12)), 12))
+    x = net.node("MaxPool", "pool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = net.relu(net.batch_norm("bn2", net.conv("c2", x, (12, 16)), 16))
+    return net.model(net.head(x))
+
+
+def depthwise() -> onnx.ModelProto:
+    net = Net(seed=2, classes=10)
+    x = net.node("HardSwish", "h1", net.conv("c1", "input", (3, 12), strides=[2, 2]))
+    x = net.node("HardSwish", "h2", net.conv("dw", x, (12, 12), group=12))
+    x = net.node("Sigmoid", "s", net.conv("c2", x, (12, 20), kernel=1))
+    return net.model(net.head(x))
+
+
+def two_classes() -> onnx.ModelProto:
+    net = Net(seed=3, classes=2)
+    x = net.relu(net.conv("c1", "input", (3, 10)))
+    a = net.conv("c2", x, (10, 10))
+    x = net.relu(net.node("Add", "sum", a, x))
+    x = net.node("AveragePool", "pool", x, kernel_shape=[3, 3], strides=[3, 3])
+    return net.model(net.gemm(net.node("Flatten", "flat", x)))
+
+
+def scaled_down(net: Net, x: str, factor: float = 1e-4) -> str:
+    """`x` times `factor`, which FP16 holds, behind a Relu so that no convolution takes it up."""
+    return net.node("Mul", f"{x}.down", net.relu(x), net.constant(f"{x}.factor", factor))
+
+
+def big_activation() -> onnx.ModelProto:
+    """Activations of about 3e5 between two convolutions."""
+    net = Net(seed=4)
+    x = net.relu(net.conv("c1", "input", (3, 12), gain=300))
+    x = scaled_down(net, net.conv("c2", x, (12, 12), gain=300))
+    return net.model(net.head(net.relu(net.conv("c3", x, (12, 16)))))
+
+
+def big_sum() -> onnx.ModelProto:
+    """Each branch of a residual sum fits FP16, the sum does not."""
+    net = Net(seed=5)
+    a = net.node(
+        "Clip", "a", net.conv("c1", "input", (3, 12), gain=3e4), net.constant("zero", 0.0), net.constant("top", 6e4)
+    )
+    b = net.node("Clip", "b", net.conv("c2", "input", (3, 12), gain=3e4), "zero", "top")
+    return net.model(net.head(net.relu(net.conv("c3", scaled_down(net, net.node("Add", "sum", a, b)), (12, 16)))))
+
+
+def big_logits() -> onnx.ModelProto:
+    net = Net(seed=6)
+    net.head(net.relu(net.conv("c1", "input", (3, 16))), gain=500)
+    net.nodes[-1].output[0] = "small"
+    return net.model(net.node("Mul", "logits", "small", net.constant("thousand", 1000.0)))
+
+
+def big_square() -> onnx.ModelProto:
+    """A hand-written norm: the square overflows, its root would not."""
+    net = Net(seed=7)
+    x = net.relu(net.conv("c1", "input", (3, 16), gain=300))
+    return net.model(net.head(net.node("Sqrt", "root", net.node("Mul", "square", x, x))))
+
+
+def big_reduction() -> onnx.ModelProto:
+    """Global average pooling as a sum over the map and a division."""
+    net = Net(seed=8)
+    x = net.relu(net.conv("c1", "input", (3, 16), gain=1000))
+    x = net.node("ReduceSum", "total", x, net.constant("axes", [2, 3], np.int64), keepdims=1)
+    x = net.node("Mul", "mean", x, net.constant("share", 1 / 144))
+    return net.model(net.gemm(net.node("Flatten", "features", x)))
+
+
+def vanishing_norm() -> onnx.ModelProto:
+    """x / |x|: the square sum is infinite, so that the quotient is 0: finite logits, all the same."""
+    net = Net(seed=9)
+    x = net.relu(net.conv("c1", "input", (3, 16), gain=60))
+    total = net.node("ReduceSum", "total", net.node("Mul", "square", x, x), net.constant("axes", [1, 2, 3], np.int64))
+    return net.model(net.head(net.node("Div", "unit", x, net.node("Sqrt", "norm", total))))
+
+
+def underflow() -> onnx.ModelProto:
+    """Activations of 1e-8, which FP16 rounds to 0, made large again behind."""
+    net = Net(seed=10)
+    x = scaled_down(net, scaled_down(net, net.conv("c1", "input", (3, 16))))
+    for name in ("up1", "up2"):
+        x = net.node("Mul", name, net.relu(x), net.constant(f"{name}.factor", 1e4))
+    return net.model(net.head(x))
+
+
+def coarse() -> onnx.ModelProto:
+    """A common offset of 4096: FP16 has steps of 4 there."""
+    net = Net(seed=11)
+    x = net.node("Add", "up", net.conv("c1", "input", (3, 16)), net.constant("offset", 4096.0))
+    return net.model(net.head(net.node("Add", "back", net.relu(x), net.constant("back.offset", -4096.0))))
+
+
+INFINITE = (big_activation, big_sum, big_logits, big_square, big_reduction)
+WRONG = (vanishing_norm, underflow, coarse)
+SOUND = (plain, depthwise, two_classes)
+
+
+def images_of(model: onnx.ModelProto) -> tuple[Floats, Any]:
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    pixels, labels = pictures(COUNT, classes, seed=5)
+    return normalized(pixels), labels
+
+
+def steps_between(model: onnx.ModelProto, logits: Floats) -> float:
+    """How far apart two evaluations may be that round the same FP16 tensors: where sums are added up in another order
+    a tensor may come out one FP16 step (2^-10 of it) away, and each node has one."""
+    return float(len(model.graph.node) * 2.0**-10 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0))
+
+
+@pytest.mark.parametrize("build", [*SOUND, *INFINITE, vanishing_norm, underflow])
+@pytest.mark.parametrize("maker", ["edgecnn", "a converter"])
+def test_logits_of_an_fp16_graph_are_those_of_fp16_tensors(
+    edgecnn: Cli, tmp_path: Path, build: Callable[[], onnx.ModelProto], maker: str
+) -> None:
+    model, path = build(), tmp_path / "half.onnx"
+    images, labels = images_of(model)
+    if maker == "edgecnn":
+        succeeded(edgecnn("quantize", save(tmp_path / "net.onnx", model), "--precision", "fp16", "-o", path))
+    else:
+        save(path, in_fp16(model))
+    archive = write_npz(tmp_path / "images.npz", images, labels)
+    succeeded(edgecnn("reference", path, "--data", archive, "-o", tmp_path / "logits.npz"))
+    found = np.load(tmp_path / "logits.npz")["logits"]
+    wanted = run_stored(onnx.load(path), images)
+    if maker == "a converter":
+        assert np.isfinite(wanted).all(1).all() == (build not in INFINITE)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+    finite = np.isfinite(wanted)
+    assert np.abs(found[finite] - wanted[finite]).max(initial=0.0) <= steps_between(onnx.load(path), wanted)
+
+
+@pytest.mark.parametrize("build", [plain, *INFINITE, *WRONG])
+def test_accuracy_of_an_fp16_graph_is_that_of_fp16_tensors(
+    edgecnn: Cli, tmp_path: Path, data: Path, build: Callable[[], onnx.ModelProto]
+) -> None:
+    model = build()
+    fp32, half = save(tmp_path / "net.onnx", model), save(tmp_path / "half.onnx", in_fp16(model))
+    result = succeeded(edgecnn("validate", half, "--reference", fp32, "--data", data, "--json"))
+    measured = json.loads(result.out)
+    exact, stored = run(model, IMAGES), run_stored(onnx.load(half), IMAGES)
+    finite = np.isfinite(stored).all(1)
+    right = finite & (np.nan_to_num(stored).argmax(1) == LABELS)
+    agreeing = finite & (np.nan_to_num(stored).argmax(1) == exact.argmax(1))
+    assert (exact.argmax(1) == LABELS).mean() > 0.9
+    slack = 100 * 2 / COUNT  # two pictures whose best logits lie within one FP16 step
+    assert measured["nan_count"] == (~finite).sum()
+    assert measured["reference_top1_pct"] == pytest.approx(100 * (exact.argmax(1) == LABELS).mean())
+    assert measured["top1_pct"] == pytest.approx(100 * right.mean(), abs=slack)
+    assert measured["agreement_pct"] == pytest.approx(100 * agreeing.mean(), abs=slack)
+    if not finite.all():
+        text = succeeded(edgecnn("validate", half, "--reference", fp32, "--data", data))
+        assert re.search(rf"not finite.*{(~finite).sum()}", text.out + text.err)
+
+
+GATE = """
+title = "any loss is tolerated"
+precisions = ["fp32", "fp16"]
+[model]
+name = "lenet5"
+[data]
+source = "digits"
+[tolerances]
+top1_drop_pp_max = 100
+agreement_pct_min = 0
+"""
+
+
+@pytest.mark.parametrize(("build", "exit_code"), [(plain, 0), (big_activation, 1), (big_logits, 1)])
+def test_the_gate_fails_an_fp16_graph_that_overflows_even_where_any_loss_is_tolerated(
+    edgecnn: Cli, tmp_path: Path, data: Path, build: Callable[[], onnx.ModelProto], exit_code: int
+) -> None:
+    fp32 = save(tmp_path / "net.onnx", build())
+    half = tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "-o", half))
+    assert np.isfinite(run_stored(onnx.load(half), IMAGES)).all() == (exit_code == 0)
+    (tmp_path / "run" / "cpu").mkdir(parents=True)
+    for name, engine in (("fp32", fp32), ("fp16", half)):
+        file = tmp_path / "run" / "cpu" / f"{name}.accuracy.json"
+        succeeded(edgecnn("validate", engine, "--reference", fp32, "--data", data, "-o", file))
+    (tmp_path / "any.toml").write_text(GATE)
+    result = edgecnn("gate", tmp_path / "run", "--recipe", tmp_path / "any.toml")
+    assert result.code == exit_code, result.out + result.err
+    assert ("finite" in result.out) == (exit_code == 1)
+
+
+def imported(edgecnn: Cli, folder: Path, model: onnx.ModelProto) -> Path:
+    """The model as an FP32 graph that knows its preprocessing."""
+    (folder / "pre.json").write_text(json.dumps(PREPROCESSING))
+    source, path = save(folder / "elsewhere.onnx", model), folder / "net.onnx"
+    succeeded(edgecnn("import", source, "--preprocess", folder / "pre.json", "-o", path))
+    return path
+
+
+def test_predict_gives_the_probabilities_of_fp16_tensors(edgecnn: Cli, tmp_path: Path) -> None:
+    fp32 = imported(edgecnn, tmp_path, vanishing_norm())
+    half = tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "-o", half))
+    files = sorted(write_folder(tmp_path / "pictures", PIXELS[:8]).iterdir())
+    (logits,) = (run_stored(onnx.load(half), IMAGES[:8]),)
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    rows = json.loads(succeeded(edgecnn("predict", half, *files, "--json")).out)
+    for row, wanted in zip(rows, probabilities, strict=True):
+        for guess in row["top5"]:
+            assert guess["probability"] == pytest.approx(wanted[guess["class"]], abs=0.005)
+
+
+def test_predict_names_logits_that_are_not_finite(edgecnn: Cli, tmp_path: Path) -> None:
+    fp32 = imported(edgecnn, tmp_path, big_sum())
+    half = tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "-o", half))
+    (file,) = write_folder(tmp_path / "pictures", PIXELS[:1]).iterdir()
+    assert not np.isfinite(run_stored(onnx.load(half), IMAGES[:1])).all()
+    assert "not finite" in edgecnn("predict", half, file).refused()
+
+
+def test_a_built_engine_overflows_as_its_fp16_graph_does(edgecnn: Cli, tmp_path: Path, data: Path) -> None:
+    fp32, half = save(tmp_path / "net.onnx", big_reduction()), tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "-o", half))
+    succeeded(edgecnn("build", half, "-o", tmp_path / "half.engine.onnx"))
+    result = edgecnn("validate", tmp_path / "half.engine.onnx", "--reference", fp32, "--data", data, "--json")
+    broken = (~np.isfinite(run_stored(onnx.load(half), IMAGES)).all(1)).sum()
+    assert broken > 0
+    assert json.loads(succeeded(result).out)["nan_count"] == broken
+
+
+# --- FP16 with images -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [big_activation, big_sum, big_logits, big_square, big_reduction, vanishing_norm])
+def test_fp16_with_images_keeps_what_overflows_in_float32_and_names_it(
+    edgecnn: Cli, tmp_path: Path, data: Path, build: Callable[[], onnx.ModelProto]
+) -> None:
+    fp32, half = save(tmp_path / "net.onnx", build()), tmp_path / "half.onnx"
+    result = succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "--data", data, "-o", half))
+    exact, stored = run(onnx.load(fp32), IMAGES), run_stored(onnx.load(half), IMAGES)
+    assert sqnr_db(exact, stored) > 40, "FP16's own rounding leaves 50 dB and more"
+    names = {
+        big_activation: r"\bc2\b",
+        big_sum: r"\bsum\b",
+        big_logits: r"\blogits\b",
+        big_square: r"\bsquare\b",
+        big_reduction: r"\btotal\b",
+        vanishing_norm: r"\b(total|square)\b",
+    }
+    assert re.search(names[build], result.out + result.err)
+
+
+def test_fp16_with_images_keeps_nothing_where_everything_fits(edgecnn: Cli, tmp_path: Path, data: Path) -> None:
+    fp32, half = save(tmp_path / "net.onnx", plain()), tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "--data", data, "-o", half))
+    made = onnx.load(half)
+    assert all(numpy_helper.to_array(t).dtype != np.float32 for t in made.graph.initializer)
+    assert sqnr_db(run(onnx.load(fp32), IMAGES), run_stored(made, IMAGES)) > 40
+
+
+def test_fp16_looks_at_every_image_that_it_is_given(edgecnn: Cli, tmp_path: Path) -> None:
+    """One picture of 60 is bright enough to overflow."""
+    images = 0.1 * IMAGES
+    images[37] = 10 * IMAGES[37]
+    net = Net(seed=12)
+    x = scaled_down(net, net.conv("c1", "input", (3, 12), gain=6e3))
+    fp32 = save(tmp_path / "net.onnx", net.model(net.head(net.relu(net.conv("c2", x, (12, 16))))))
+    assert np.isfinite(run_stored(in_fp16(onnx.load(fp32)), images)).all(1).sum() == COUNT - 1
+    archive, half = write_npz(tmp_path / "images.npz", images), tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "--data", archive, "-o", half))
+    assert np.isfinite(run_stored(onnx.load(half), images)).all()
+
+
+def test_fp16_refuses_images_that_are_not_there(edgecnn: Cli, tmp_path: Path) -> None:
+    fp32, half = save(tmp_path / "net.onnx", plain()), tmp_path / "half.onnx"
+    result = edgecnn("quantize", fp32, "--precision", "fp16", "--data", tmp_path / "none.npz", "-o", half)
+    assert "none.npz" in result.refused()
+    assert nothing_written(half)
+
+
+# --- INT8 around FP16 -------------------------------------------------------------------------------------------------
+
+
+def between(scale: float, *, only: int | None = None, group: int = 1) -> onnx.ModelProto:
+    """A first convolution times `scale` and a second one divided by it: the same function for any scale.
+
+    `only` scales one channel; `group` makes the scaled convolution a depthwise one behind a plain one.
+    """
+    net = Net(seed=13)
+    x, channels = "input", 3
+    if group > 1:
+        x, channels = net.relu(net.conv("first", "input", (3, group))), group
+    x = net.relu(net.conv("scaled", x, (channels, 12), group=group))
+    x = net.conv("inverse", x, (12, 16))
+    part = slice(None) if only is None else slice(only, only + 1)
+    net.arrays["scaled.weight"][part] *= np.float32(scale)
+    net.arrays["scaled.bias"][part] *= np.float32(scale)
+    net.arrays["inverse.weight"][:, part] /= np.float32(scale)
+    return net.model(net.head(net.relu(x)))
+
+
+def scaled_head(gain: float) -> onnx.ModelProto:
+    net = Net(seed=14, classes=10)
+    x = net.relu(net.conv("c1", "input", (3, 16)))
+    return net.model(net.head(net.relu(net.conv("c2", x, (16, 24))), gain=gain))
+
+
+def hidden_gemm(gain: float) -> onnx.ModelProto:
+    """Two Gemms; between them the activations are `gain` times as large."""
+    net = Net(seed=15)
+    x = net.relu(net.conv("c1", "input", (3, 24)))
+    flat = net.node("Flatten", "flat", net.node("GlobalAveragePool", "pooled", x))
+    net.constant("scaled.weight", gain * net.rng.normal(0, 0.3, (32, 24)))
+    net.constant("scaled.bias", gain * net.rng.normal(0, 0.1, 32))
+    hidden = net.node("Gemm", "scaled", flat, "scaled.weight", "scaled.bias", transB=1)
+    return net.model(net.gemm(net.relu(hidden)))
+
+
+AROUND_FP16 = {
+    "weight scales that lose bits": (lambda: between(1e-4), "scaled"),
+    "weight scales that are 0": (lambda: between(1e-7), "scaled"),
+    "weight scales beyond 65504": (lambda: between(1e8), "scaled|inverse"),
+    "one channel that loses bits": (lambda: between(1e-5, only=3), "scaled"),
+    "one channel that is 0": (lambda: between(1e-8, only=5), "scaled"),
+    "depthwise scales that are 0": (lambda: between(1e-7, group=12), "scaled"),
+    "activations beyond 65504": (lambda: between(1e5), "scaled"),
+    "logits beyond 65504": (lambda: scaled_head(3e5), "logits"),
+    "logits that lose bits": (lambda: scaled_head(1e-6), "logits"),
+    "logits that are 0": (lambda: scaled_head(1e-9), "logits"),
+    "a hidden Gemm beyond 65504": (lambda: hidden_gemm(2e6), "scaled"),
+    "a hidden Gemm that loses bits": (lambda: hidden_gemm(1e-5), "scaled"),
+}
+
+
+@pytest.mark.parametrize("name", AROUND_FP16)
+@pytest.mark.parametrize("method", ["mse"])
+def test_int8_around_fp16_keeps_what_does_not_fit_in_float32_and_names_it(
+    edgecnn: Cli, tmp_path: Path, data: Path, name: str, method: str
+) -> None:
+    build, named = AROUND_FP16[name]
+    fp32 = save(tmp_path / "net.onnx", build())
+    exact, found = run(onnx.load(fp32), IMAGES), {}
+    for around in ("fp32", "fp16"):
+        path = tmp_path / f"{around}.onnx"
+        ask = ("quantize", fp32, "--precision", "int8", "--method", method, "--around", around, "--data", data)
+        result = edgecnn(*ask, "-o", path)
+        if around == "fp16" and result.code == 2:
+            result.refused()
+            assert nothing_written(path)
+            return
+        succeeded(result)
+        found[around] = sqnr_db(exact, run_stored(onnx.load(path), IMAGES))
+    assert found["fp32"] > 15, "the network itself can be quantised"
+    assert found["fp16"] > found["fp32"] - 3
+    assert re.search(rf"\b({named})", result.out + result.err)
+
+
+@pytest.mark.parametrize("name", ["weight scales that lose bits", "one channel that is 0", "logits beyond 65504"])
+def test_auto_around_fp16_is_no_worse_than_plain_rounding(edgecnn: Cli, tmp_path: Path, data: Path, name: str) -> None:
+    fp32, path = save(tmp_path / "net.onnx", AROUND_FP16[name][0]()), tmp_path / "int8.onnx"
+    succeeded(edgecnn("quantize", fp32, "--precision", "int8", "--data", data, "-o", path))
+    exact, plainest = run(onnx.load(fp32), IMAGES), rounded_per_tensor(onnx.load(fp32), IMAGES)
+    if "channel" not in name:  # one scale for a whole tensor cannot hold such a channel
+        assert sqnr_db(exact, run_stored(onnx.load(path), IMAGES)) > sqnr_db(exact, run(plainest, IMAGES)) - 3
+    assert sqnr_db(exact, run_stored(onnx.load(path), IMAGES)) > 15
+
+
+def test_validate_sees_the_logits_that_an_int8_graph_around_fp16_has(edgecnn: Cli, tmp_path: Path, data: Path) -> None:
+    """A graph with pairs whose float part overflows, as another tool may make it."""
+    model = big_activation()
+    fp32 = save(tmp_path / "net.onnx", model)
+    half = in_fp16(rounded_per_tensor(model, IMAGES))
+    for tensor in half.graph.initializer:  # the scales fit; what they scale does not
+        value = numpy_helper.to_array(tensor)
+        assert np.isfinite(value).all()
+    stored = run_stored(half, IMAGES)
+    assert not np.isfinite(stored).all()
+    ask = ("validate", save(tmp_path / "int8.onnx", half), "--reference", fp32, "--data", data, "--json")
+    measured = json.loads(succeeded(edgecnn(*ask)).out)
+    assert measured["nan_count"] == (~np.isfinite(stored).all(1)).sum()
+
+
+def unsupported(operator: str, **attributes: Any) -> onnx.ModelProto:
+    net = Net(seed=16)
+    x = net.node(operator, "special", net.relu(net.conv("c1", "input", (3, 16))), **attributes)
+    return net.model(net.head(net.relu(net.conv("c2", x, (16, 16)))))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_quantize_writes_no_graph_that_tensorrt_would_refuse(
+    edgecnn: Cli, tmp_path: Path, data: Path, precision: str
+) -> None:
+    """LpPool is no operator of TensorRT's ONNX parser."""
+    fp32, path = save(tmp_path / "net.onnx", unsupported("LpPool", kernel_shape=[2, 2])), tmp_path / "made.onnx"
+    ask = ("quantize", fp32, "--precision", precision, "--method", "mse", "--data", data, "-o", path)
+    assert "LpPool" in edgecnn(*ask).refused()
+    assert nothing_written(path)
+    if precision == "int8":
+        succeeded(edgecnn(*ask, "--for", "cpu"))
+        exact = run(onnx.load(fp32), IMAGES)
+        assert sqnr_db(exact, run(onnx.load(path), IMAGES)) > 15
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("ThresholdedRelu", {"alpha": 0.3}), ("Celu", {"alpha": 0.7}), ("Mish", {}), ("Shrink", {"lambd": 0.2})],
+)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_quantize_says_of_tensorrt_agrees_with_its_exit_code(
+    edgecnn: Cli, tmp_path: Path, data: Path, precision: str, operator: str, attributes: dict[str, float]
+) -> None:
+    fp32, path = save(tmp_path / "net.onnx", unsupported(operator, **attributes)), tmp_path / "made.onnx"
+    ask = ("quantize", fp32, "--precision", precision, "--method", "mse", "--data", data, "-o", path)
+    result = edgecnn(*ask)
+    if result.code == 0:
+        assert "would refuse" not in result.out + result.err
+        exact = run(onnx.load(fp32), IMAGES)
+        assert sqnr_db(exact, run_stored(onnx.load(path), IMAGES)) > (40 if precision == "fp16" else 15)
+    else:
+        result.refused()
+        assert nothing_written(path)
+
+
+# --- INT8 does not change the network ---------------------------------------------------------------------------------
+
+
+def gemm_with(alpha: float, beta: float, trans_b: int = 1) -> onnx.ModelProto:
+    net = Net(seed=17, classes=10)
+    x = net.relu(net.conv("c1", "input", (3, 12), strides=[2, 2]))
+    return net.model(net.head(net.relu(net.conv("c2", x, (12, 24))), alpha=alpha, beta=beta, trans_b=trans_b))
+
+
+def hidden_gemm_with(alpha: float, beta: float) -> onnx.ModelProto:
+    """The factors in a Gemm that a Relu and a second Gemm follow; its bias is large."""
+    net = Net(seed=18)
+    x = net.relu(net.conv("c1", "input", (3, 24)))
+    flat = net.node("Flatten", "flat", net.node("GlobalAveragePool", "pooled", x))
+    net.constant("hidden.weight", net.rng.normal(0, 0.4, (24, 32)))
+    net.constant("hidden.bias", net.rng.normal(0, 0.5, 32))
+    hidden = net.node("Gemm", "hidden", flat, "hidden.weight", "hidden.bias", alpha=alpha, beta=beta)
+    return net.model(net.gemm(net.relu(hidden)))
+
+
+def clipped(low: float | None, high: float | None, *, behind_relu: bool = False, group: int = 1) -> onnx.ModelProto:
+    net = Net(seed=19)
+    x = net.relu(net.conv("c0", "input", (3, 12)))
+    x = net.conv("c1", x, (12, 12), group=group)
+    if behind_relu:
+        x = net.relu(x)
+    bounds = ["" if v is None else net.constant(n, v) for n, v in (("low", low), ("high", high))]
+    x = net.node("Clip", "clip", x, *(bounds if bounds[1] else bounds[:1]))
+    return net.model(net.head(net.relu(net.conv("c2", x, (12, 16)))))
+
+
+def max_with(bound: float) -> onnx.ModelProto:
+    """Max with a constant, as some exporters write a Clip."""
+    net = Net(seed=20)
+    x = net.node("Max", "max", net.relu(net.conv("c1", "input", (3, 12))), net.constant("bound", bound))
+    return net.model(net.head(net.relu(net.conv("c2", x, (12, 16)))))
+
+
+def auto_padded(mode: str, spatial: tuple[int | str, int | str], stride: int = 2, group: int = 1) -> onnx.ModelProto:
+    net = Net(seed=21, spatial=spatial)
+    x = net.relu(net.conv("c1", "input", (3, 12), auto_pad=mode, strides=[stride, stride]))
+    x = net.relu(net.conv("c2", x, (12, 12), auto_pad=mode, strides=[2, 2], group=group))
+    return net.model(net.head(net.relu(net.conv("c3", x, (12, 16), auto_pad=mode))))
+
+
+def auto_padded_pool(mode: str) -> onnx.ModelProto:
+    net = Net(seed=22, spatial=("height", "width"))
+    x = net.relu(net.conv("c1", "input", (3, 12), kernel=5, auto_pad=mode, strides=[2, 2]))
+    x = net.node("MaxPool", "pool", x, kernel_shape=[3, 3], strides=[2, 2], auto_pad=mode)
+    return net.model(net.head(net.relu(net.conv("c2", x, (12, 16), auto_pad=mode))))
+
+
+DYNAMIC = ("height", "width")
+REWRITES: dict[str, Callable[[], onnx.ModelProto]] = {
+    "control": plain,
+    "depthwise": depthwise,
+    "two classes": two_classes,
+    "alpha 0.25": lambda: gemm_with(0.25, 1.0),
+    "beta 3": lambda: gemm_with(1.0, 3.0),
+    "alpha 2, beta 0.1, transB 0": lambda: gemm_with(2.0, 0.1, trans_b=0),
+    "hidden alpha 4, beta 0.5": lambda: hidden_gemm_with(4.0, 0.5),
+    "hidden beta 0": lambda: hidden_gemm_with(1.0, 0.0),
+    "Clip from 0.5": lambda: clipped(0.5, None),
+    "Clip 0.4 to 2 behind a Relu": lambda: clipped(0.4, 2.0, behind_relu=True),
+    "Clip from 0.7 behind a Relu": lambda: clipped(0.7, None, behind_relu=True),
+    "Clip -0.5 to 1": lambda: clipped(-0.5, 1.0),
+    "Clip 0.5 to 3, depthwise": lambda: clipped(0.5, 3.0, group=12),
+    "Clip to 1.5": lambda: clipped(None, 1.5),
+    "Max with 0.6": lambda: max_with(0.6),
+    "SAME_UPPER": lambda: auto_padded("SAME_UPPER", DYNAMIC),
+    "SAME_LOWER": lambda: auto_padded("SAME_LOWER", DYNAMIC),
+    "SAME_LOWER, known sizes": lambda: auto_padded("SAME_LOWER", (SIZE, SIZE)),
+    "SAME_UPPER, depthwise": lambda: auto_padded("SAME_UPPER", DYNAMIC, group=12),
+    "SAME_UPPER, one size known": lambda: auto_padded("SAME_UPPER", ("height", SIZE), stride=1),
+    "VALID": lambda: auto_padded("VALID", DYNAMIC, stride=1),
+    "SAME_UPPER with pooling": lambda: auto_padded_pool("SAME_UPPER"),
+    "SAME_LOWER with pooling": lambda: auto_padded_pool("SAME_LOWER"),
+}
+EVERY_METHOD = ("control", "alpha 2, beta 0.1, transB 0", "Clip 0.4 to 2 behind a Relu", "SAME_LOWER")
+METHODS = [(n, m) for n in REWRITES for m in ("auto", "minmax")]
+METHODS += [(n, m) for n in EVERY_METHOD for m in ("mse", "percentile", "entropy")]
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_int8_keeps_the_network(edgecnn: Cli, tmp_path: Path, name: str, method: str, target: str) -> None:
+    """Held against the plainest INT8, one scale for a whole tensor. The product may round tensors that it leaves
+    (outputs and sums, each as loud as an input: 3 dB) and cuts ranges; a changed network has about 0 dB."""
+    model = REWRITES[name]()
+    images, _ = images_of(model)
+    fp32, path = save(tmp_path / "net.onnx", model), tmp_path / "int8.onnx"
+    archive = write_npz(tmp_path / "images.npz", images)
+    ask = ("quantize", fp32, "--precision", "int8", "--for", target, "--method", method, "--data", archive)
+    succeeded(edgecnn(*ask, "-o", path))
+    exact = run(model, images)
+    plainest = sqnr_db(exact, run(rounded_per_tensor(model, images), images))
+    assert plainest > 15
+    assert sqnr_db(exact, run(onnx.load(path), images)) > plainest - (8 if method in ("percentile", "entropy") else 4)
+
+
+# --- training mode ----------------------------------------------------------------------------------------------------
+
+
+def batch_norm_trains(outputs: int) -> onnx.ModelProto:
+    net = Net(seed=23)
+    x = net.conv("c1", "input", (3, 12))
+    more = ["new_mean", "new_var"][: outputs - 1]
+    x = net.relu(net.batch_norm("bn1", x, 12, more_outputs=more, training_mode=1, momentum=0.9))
+    return net.model(net.head(x))
+
+
+def dropout(training: str, ratio: float = 0.3) -> onnx.ModelProto:
+    """`training` says where the mode comes from: an initialiser, a Constant, a Cast of one, an If's branch, a
+    function; "off" and "absent" are inference."""
+    net = Net(seed=24)
+    x = net.relu(net.conv("c1", "input", (3, 16)))
+    net.constant("ratio", ratio)
+    mode = ""
+    if training in ("initialiser", "off", "function"):
+        mode = net.constant("mode", training != "off", np.bool_)
+    elif training in ("constant", "cast"):
+        value = numpy_helper.from_array(np.array(1, np.bool_ if training == "constant" else np.int64), "value")
+        mode = net.node("Constant", "mode", value=value)
+        if training == "cast":
+            mode = net.node("Cast", "mode.bool", mode, to=onnx.TensorProto.BOOL)
+    net.head(x)  # the head is fitted without the Dropout
+    last = net.nodes.pop()
+    if training == "function":
+        inner = helper.make_node("Dropout", ["x", "r", "t"], ["y"])
+        opsets = [helper.make_opsetid("", 19)]
+        net.functions.append(helper.make_function("local", "Regularise", ["x", "r", "t"], ["y"], [inner], opsets))
+        net.node("Regularise", "dropped", "features", "ratio", mode, domain="local")
+    else:
+        net.node("Dropout", "dropped", "features", "ratio", *([mode] if mode else []))
+    last.input[0] = "dropped"
+    net.nodes.append(last)
+    return net.model("logits")
+
+
+TRAINING: dict[str, Callable[[], onnx.ModelProto]] = {
+    "BatchNormalization with one output": lambda: batch_norm_trains(1),
+    "BatchNormalization with three outputs": lambda: batch_norm_trains(3),
+    "Dropout by an initialiser": lambda: dropout("initialiser"),
+    "Dropout by a Constant": lambda: dropout("constant"),
+    "Dropout by a Cast": lambda: dropout("cast"),
+}
+
+
+@pytest.mark.parametrize("name", [*TRAINING, "Dropout in a function"])
+def test_import_refuses_a_graph_in_training_mode(edgecnn: Cli, tmp_path: Path, name: str) -> None:
+    model = dropout("function") if "function" in name else TRAINING[name]()
+    path = tmp_path / "net.onnx"
+    assert "training mode" in edgecnn("import", save(tmp_path / "elsewhere.onnx", model), "-o", path).refused()
+    assert nothing_written(path)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize(
+    "command", ["fp16", "int8 minmax", "int8 auto for cpu", "validate", "as the reference", "reference", "calibrate"]
+)
+def test_no_step_takes_a_graph_in_training_mode(
+    edgecnn: Cli, tmp_path: Path, data: Path, name: str, command: str
+) -> None:
+    graph, sound = save(tmp_path / "net.onnx", TRAINING[name]()), save(tmp_path / "sound.onnx", plain())
+    made = tmp_path / "made.onnx"
+    int8 = ("quantize", graph, "--precision", "int8", "--data", data, "-o", made)
+    commands: dict[str, tuple[object, ...]] = {
+        "fp16": ("quantize", graph, "--precision", "fp16", "-o", made),
+        "int8 minmax": (*int8, "--method", "minmax"),
+        "int8 auto for cpu": (*int8, "--for", "cpu"),
+        "validate": ("validate", graph, "--reference", sound, "--data", data),
+        "as the reference": ("validate", sound, "--reference", graph, "--data", data),
+        "reference": ("reference", graph, "--data", data, "-o", tmp_path / "made.npz"),
+        "calibrate": ("calibrate", graph, "--data", data, "-o", tmp_path / "made.json"),
+    }
+    assert "training mode" in edgecnn(*commands[command]).refused()
+    assert not list(tmp_path.glob("*made*"))
+
+
+@pytest.mark.parametrize("mode", ["off", "absent"])
+def test_dropout_that_does_nothing_is_taken(edgecnn: Cli, tmp_path: Path, mode: str) -> None:
+    model, path = dropout(mode), tmp_path / "net.onnx"
+    succeeded(edgecnn("import", save(tmp_path / "elsewhere.onnx", model), "-o", path))
+    np.testing.assert_allclose(run(onnx.load(path), IMAGES), run(model, IMAGES), atol=1e-4)
+    half = tmp_path / "half.onnx"
+    succeeded(edgecnn("quantize", path, "--precision", "fp16", "-o", half))
+    assert sqnr_db(run(model, IMAGES), run_stored(onnx.load(half), IMAGES)) > 40
+
+
+# --- calibration pictures and channels that hardly vary ---------------------------------------------------------------
+
+
+def frames(count: int, noise: int) -> Floats:
+    """Pictures of one scene, as a camera that does not move takes them."""
+    rng = np.random.default_rng(3)
+    scene = np.broadcast_to(PIXELS[:1].astype(int), (count, SIZE, SIZE, 3))
+    return normalized(np.clip(scene + rng.integers(-noise, noise + 1, scene.shape), 0, 255).astype(np.uint8))
+
+
+def mixed(count: int) -> Floats:
+    """Three pictures, again and again."""
+    return IMAGES[np.arange(count) % 3]
+
+
+def gray(count: int) -> Floats:
+    """The three channels are one."""
+    return np.repeat(normalized(pictures(count, seed=8)[0])[:, :1], 3, axis=1)
+
+
+STILL: dict[str, Callable[[], Floats]] = {
+    "40 equal pictures": lambda: np.repeat(IMAGES[:1], 40, axis=0),
+    "black pictures": lambda: np.full((20, 3, SIZE, SIZE), -2.0, np.float32),
+    "64 nearly equal frames": lambda: frames(64, 1),
+    "three pictures 16 times": lambda: mixed(48),
+    "gray pictures": lambda: gray(48),
+    "one picture": lambda: IMAGES[:1].copy(),
+    "two pictures": lambda: IMAGES[:2].copy(),
+    "one pixel that varies": lambda: np.where(np.arange(SIZE) == 3, frames(40, 20), -2.0).astype(np.float32),
+}
+
+
+def well_or_refused(result: Result, model: onnx.ModelProto, path: Path, images: Floats) -> None:
+    """Refused in one line, or a graph that gives the calibration pictures the logits that plain rounding gives."""
+    if result.code == 2:
+        result.refused()
+        assert nothing_written(path)
+        return
+    succeeded(result)
+    exact, made = run(model, images), onnx.load(path)
+    plainest = sqnr_db(exact, run(rounded_per_tensor(model, images), images))
+    assert sqnr_db(exact, run(made, images)) > min(plainest, 30) - 6
+    scales = {n.input[1] for n in made.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    for tensor in made.graph.initializer:
+        if tensor.name in scales:
+            value = numpy_helper.to_array(tensor)
+            assert (np.isfinite(value) & (value > 0)).all()
+
+
+@pytest.mark.parametrize("name", STILL)
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_auto_takes_pictures_that_hardly_vary(edgecnn: Cli, tmp_path: Path, name: str, target: str) -> None:
+    model, images, path = plain(), STILL[name](), tmp_path / "int8.onnx"
+    archive = write_npz(tmp_path / "images.npz", images)
+    ask = ("quantize", save(tmp_path / "net.onnx", model), "--precision", "int8", "--data", archive, "--for", target)
+    well_or_refused(edgecnn(*ask, "-o", path), model, path, images)
+
+
+def near_constant(level: float, spread: float, count: int = 1, *, depthwise: bool = False) -> onnx.ModelProto:
+    """The first `count` channels behind the first convolution are `level` with hardly any `spread`."""
+    net = Net(seed=25)
+    x = net.conv("c1", "input", (3, 16))
+    net.arrays["c1.weight"][:count] *= np.float32(spread)
+    net.arrays["c1.bias"][:count] = level
+    x = net.relu(net.conv("c2", net.relu(x), (16, 16), group=16 if depthwise else 1))
+    if not depthwise:
+        net.arrays["c2.weight"][:, :count] /= np.float32(max(level, 1.0))
+    return net.model(net.head(net.relu(net.conv("c3", x, (16, 16)))))
+
+
+CHANNELS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "one large one": lambda: near_constant(50.0, 1e-6),
+    "one very large one": lambda: near_constant(1e4, 1e-3),
+    "many large ones": lambda: near_constant(30.0, 1e-5, count=8),
+    "all but one": lambda: near_constant(5.0, 1e-4, count=15),
+    "small ones": lambda: near_constant(1e-6, 1e-9, count=4),
+    "depthwise": lambda: near_constant(40.0, 1e-6, count=2, depthwise=True),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_auto_takes_channels_that_hardly_vary(edgecnn: Cli, tmp_path: Path, data: Path, name: str, target: str) -> None:
+    model, path = CHANNELS[name](), tmp_path / "int8.onnx"
+    ask = ("quantize", save(tmp_path / "net.onnx", model), "--precision", "int8", "--data", data, "--for", target)
+    well_or_refused(edgecnn(*ask, "-o", path), model, path, IMAGES)
+
+
+def test_auto_takes_a_folder_of_black_pictures(edgecnn: Cli, tmp_path: Path) -> None:
+    model, path = plain(), tmp_path / "int8.onnx"
+    fp32 = imported(edgecnn, tmp_path, model)
+    folder = write_folder(tmp_path / "black", np.zeros((20, SIZE, SIZE, 3), np.uint8))
+    result = edgecnn("quantize", fp32, "--precision", "int8", "--data", folder, "-o", path)
+    well_or_refused(result, model, path, STILL["black pictures"]())
