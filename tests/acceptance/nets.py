@@ -75,9 +75,9 @@ class Net:
         self.arrays[name] = np.asarray(value, dtype)
         return name
 
-    def node(self, operator: str, name: str, *inputs: str, more_outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """A node called `name` whose first output is `name` too."""
-        self.nodes.append(helper.make_node(operator, list(inputs), [name, *more_outputs], name, **attributes))
+    def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """A node called `name` whose output is `name` too."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
         return name
 
     def conv(
@@ -97,7 +97,7 @@ class Net:
     def relu(self, x: str) -> str:
         return self.node("Relu", f"{x}.relu", x)
 
-    def batch_norm(self, name: str, x: str, channels: int, more_outputs: Sequence[str] = (), **attributes: Any) -> str:
+    def batch_norm(self, name: str, x: str, channels: int) -> str:
         rng = self.rng
         for key, value in (
             ("scale", rng.uniform(0.7, 1.3, channels)),
@@ -107,12 +107,12 @@ class Net:
         ):
             self.constant(f"{name}.{key}", value)
         inputs = [f"{name}.{key}" for key in ("scale", "shift", "mean", "var")]
-        return self.node("BatchNormalization", name, x, *inputs, more_outputs=more_outputs, **attributes)
+        return self.node("BatchNormalization", name, x, *inputs)
 
-    def head(self, x: str, *, gain: float = 1.0, alpha: float = 1.0, beta: float = 1.0, trans_b: int = 1) -> str:
+    def head(self, x: str, **settings: Any) -> str:
         """Global average pooling, Flatten and the Gemm that fits the classes."""
         pooled = self.node("GlobalAveragePool", "pooled", x)
-        return self.gemm(self.node("Flatten", "features", pooled), gain=gain, alpha=alpha, beta=beta, trans_b=trans_b)
+        return self.gemm(self.node("Flatten", "features", pooled), **settings)
 
     def gemm(
         self,
