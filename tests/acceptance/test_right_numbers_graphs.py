@@ -857,11 +857,34 @@ def near_constant(level: float, spread: float, count: int = 1, *, depthwise: boo
     return net.model(net.head(net.relu(net.conv("c3", x, (16, 16)))))
 
 
+def flat_with_offset(offset: float) -> onnx.ModelProto:
+    """More features than pictures, all of them around `offset`."""
+    net = Net(seed=28)
+    x = net.node("Elu", "elu", net.conv("c1", "input", (3, 8), kernel=1))
+    x = net.node("Elu", "raised", net.node("Add", "sum", x, net.constant("offset", offset)))
+    return net.model(net.gemm(net.node("Flatten", "flat", x)))
+
+
+def pointwise_near_constant(level: float, spread: float) -> onnx.ModelProto:
+    """One large near-constant channel that a pointwise convolution reads, as it is, beside ordinary ones."""
+    net = Net(seed=29)
+    x = net.conv("c1", "input", (3, 16))
+    net.arrays["c1.weight"][0] *= np.float32(spread)
+    net.arrays["c1.bias"][0] = level
+    x = net.conv("c2", net.relu(x), (16, 16), kernel=1)
+    net.arrays["c2.weight"][:, 0] *= np.float32(1 / level)
+    return net.model(net.head(net.relu(x)))
+
+
 CHANNELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "one large one": lambda: near_constant(50.0, 1e-6),
     "one very large one": lambda: near_constant(1e4, 1e-3),
     "many large ones": lambda: near_constant(30.0, 1e-5, count=8),
     "all but one": lambda: near_constant(5.0, 1e-4, count=15),
+    "more features than pictures": lambda: flat_with_offset(20.0),
+    "more features than pictures, far off": lambda: flat_with_offset(300.0),
+    "a pointwise one": lambda: pointwise_near_constant(1000.0, 1e-4),
+    "a pointwise one, far off": lambda: pointwise_near_constant(3e4, 1e-2),
     "half of them tiny": lambda: one_channel(1e-8),
     "small ones": lambda: near_constant(1e-6, 1e-9, count=4),
     "depthwise": lambda: near_constant(40.0, 1e-6, count=2, depthwise=True),
