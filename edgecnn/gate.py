@@ -136,8 +136,8 @@ def _applies(tolerance: str, measurement: Measurement, measurements: Sequence[Me
     if tolerance in ACCURACY:
         return True
     baseline = measurement["name"] == BASELINE and len(measurements) > 1
-    simulated = measurement["name"].endswith(SIMULATED) and tolerance.startswith("latency")
-    return not baseline and not simulated
+    simulated = measurement["name"].endswith(SIMULATED) or bool(measurement.get("simulated"))
+    return not baseline and not (simulated and tolerance.startswith("latency"))
 
 
 def _owes(tolerance: str, measurement: Measurement, measurements: Sequence[Measurement]) -> bool:

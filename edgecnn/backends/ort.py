@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: an engine is the graph itself, with a sidecar that fixes provider and threads.
 
-It computes FP16 graphs in FP32 (storage only) and Q/DQ graphs either with integer kernels (the `cpu` placement) or
-in float (the `tensorrt` placement, an exact simulation of its rounding).
+It simulates FP16 graphs: computed in FP32, with every FP16 tensor rounded. Q/DQ graphs run either with integer kernels
+(the `cpu` placement) or in float (the `tensorrt` placement, an exact simulation of its rounding).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _is_simulated(sidecar: Sidecar) -> bool:
 
 
 class OrtSession:
-    """A graph under ONNX Runtime's CPU provider; a `simulated` one keeps its Q/DQ nodes.
+    """A graph under ONNX Runtime's CPU provider; a `simulated` one keeps its Q/DQ nodes. Its own `simulated` says in
+    words what of it the CPU only imitates.
 
     ONNX Runtime 1.31 would fuse DQ - Concat - Q with FP16 scales into QLinearConcat, which takes float32 ones alone,
     and round float biases to steps of FP16 that underflow (its WeightBiasQuantization): 25 dB on a ResNet-18.
@@ -105,8 +106,9 @@ class OrtSession:
         options.intra_op_num_threads = threads or available_cores()
         if simulated:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        graph = _rounding_fp16(path)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+            self._session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
         except Exception as exc:
             raise _load_error(path, exc) from exc
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -122,6 +124,8 @@ class OrtSession:
                 "`edgecnn import` makes a foreign graph fit",
             )
         self.path = path
+        parts = ["INT8 as TensorRT rounds it"] * simulated + ["FP16 tensors rounded from FP32"] * (graph != str(path))
+        self.simulated = ", ".join(parts)
         self._input, self._output = _spec(inputs[0]), _spec(outputs[0])
 
     @property
@@ -156,6 +160,28 @@ class OrtSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._session
+
+
+def _rounding_fp16(path: Path) -> str | bytes:
+    """What ONNX Runtime is given: the file, or where it holds FP16 tensors a graph that rounds to them."""
+    try:
+        import onnx
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("onnx", "running an ONNX graph", "cpu") from exc
+    from google.protobuf.message import DecodeError
+
+    from edgecnn.backends._half import rounded_to_fp16
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return str(path)  # ONNX Runtime says what is wrong
+    made = rounded_to_fp16(model)
+    if made is model:
+        return str(path)
+    onnx.load_external_data_for_model(made, str(path.parent))
+    serialized: bytes = made.SerializeToString()
+    return serialized
 
 
 def _spec(value: Any) -> TensorSpec:

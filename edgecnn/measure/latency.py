@@ -68,6 +68,7 @@ class Latency:
     sync: str
     clocks: dict[str, Any]
     warnings: tuple[str, ...]
+    simulated: str
 
     def to_json(self) -> dict[str, Any]:
         """A flat object with units in its names."""
@@ -163,7 +164,8 @@ def measure_latency(
         transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
         sync=str(getattr(session, "sync", "synchronous call")),
         clocks=samples.clocks[-1].to_json(),
-        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_fallback(session)),
+        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_said_of(session)),
+        simulated=str(getattr(session, "simulated", "")),
     )
 
 
@@ -251,10 +253,11 @@ def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Flo
     return medians
 
 
-def _fallback(session: Session) -> list[str]:
-    """Why an engine that could be replayed as a CUDA graph is not."""
-    reason = getattr(session, "graph_fallback", "")
-    return [f"not replayed as a CUDA graph: {reason}"] if reason else []
+def _said_of(session: Session) -> list[str]:
+    """Why an engine that could be replayed as a CUDA graph is not, and what of it is only simulated."""
+    reason, simulated = getattr(session, "graph_fallback", ""), getattr(session, "simulated", "")
+    said = [f"not replayed as a CUDA graph: {reason}"] if reason else []
+    return said + ([f"this is a simulation ({simulated}): its speed says nothing"] if simulated else [])
 
 
 def _query(session: Session, mode: Mode) -> Callable[[Array], Timing]:

@@ -291,15 +291,17 @@ class _Graph:
 
 
 def _run(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    """Run without graph optimisation, so that every tensor is what the file says."""
+    """Run without graph optimisation and with FP16 rounded, so that every tensor is what the file says."""
     import onnxruntime
 
+    from edgecnn.backends._half import rounded_to_fp16
     from edgecnn.graph.prepare import session_options
 
     options = session_options(1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        graph = rounded_to_fp16(model).SerializeToString()
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return list(session.run(list(names), dict(feeds)))
     except Exception as exc:  # ONNX Runtime's exceptions have no common base
         raise MeasurementError(

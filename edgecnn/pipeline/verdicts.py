@@ -201,7 +201,7 @@ def _notes(kind: str) -> list[str]:
     if kind != "cpu":
         return []
     notes = [
-        "FP16 is storage only: ONNX Runtime's CPU provider computes such a graph in FP32",
+        "FP16 is simulated: computed in FP32, every FP16 tensor rounded (storage only); its speed says nothing",
         "int8-tensorrt is simulated: the rounding of the TensorRT placement, exactly, in float arithmetic",
     ]
     from edgecnn.graph.lint import int8_guard

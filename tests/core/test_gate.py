@@ -295,7 +295,8 @@ def test_the_baseline_is_judged_by_accuracy_alone_unless_it_stands_alone() -> No
 def test_the_speed_of_a_simulation_is_not_judged() -> None:
     slow = {"latency_ratio": 3.0, "latency_ratio_ci": [2.9, 3.1]}
     fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6]}
-    rows = [{"name": "int8", **fast}, {"name": "int8-tensorrt", **slow}]
+    fp16 = {"name": "fp16", "simulated": "FP16 tensors rounded from FP32", **slow}
+    rows = [{"name": "int8", "simulated": "", **fast}, {"name": "int8-tensorrt", **slow}, fp16]
     assert only(judge(Tolerances(latency_ratio_max=1), rows)).name == "int8"
     assert judge(Tolerances(latency_ratio_max=1), [{"name": "int8", **slow}]).verdict == "FAIL"
 

@@ -334,7 +334,7 @@ def test_a_candidate_whose_logits_are_not_finite_is_the_worst(monkeypatch: pytes
     for name, rough in (("broken", [[np.nan, 1.0]]), ("poor", [[-9.0, 9.0]])):
         monkeypatch.setattr(auto, "logits_of", lambda model, data, rough=rough: np.array(rough, np.float32))
         candidate = SimpleNamespace(sqnr_db=0.0, agreement_pct=100.0)
-        auto._judge(candidate, None, np.array([[2.0, 1.0]], np.float32), None)  # type: ignore[arg-type]
+        auto._judge(candidate, None, np.array([[2.0, 1.0]], np.float32), None, False)  # type: ignore[arg-type]
         reached[name] = candidate.sqnr_db
     assert max(reached, key=lambda name: reached[name]) == "poor"
     assert np.isfinite(reached["broken"]), "it stands in a sidecar"

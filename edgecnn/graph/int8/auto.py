@@ -14,7 +14,9 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.dataset import Dataset, batches
+from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8.codes import Scale, WeightCodes, grouped, scale_by_method, scaled_for, weight_codes
 from edgecnn.graph.int8.equalize import equalized
 from edgecnn.graph.int8.insert import insert_pairs
@@ -140,7 +142,7 @@ def candidates(
         done = list(pool.map(attempted, names))
     made += [c for c in done if isinstance(c, Candidate)]
     for candidate in made:
-        _judge(candidate, placement, exact, unseen)
+        _judge(candidate, placement, exact, unseen, half)
     return made, [c for c in done if isinstance(c, str)]
 
 
@@ -148,9 +150,12 @@ def _judged(data: Dataset) -> list[int]:
     return list(range(3, len(data), 4))[:JUDGED_IMAGES]
 
 
-def _judge(candidate: Candidate, placement: Placement, exact: npt.NDArray[np.float32], unseen: Dataset) -> None:
-    """Fill in how the logits of `candidate` compare with the float graph's."""
-    rough = logits_of(inserted(candidate, placement), unseen)
+def _judge(
+    candidate: Candidate, placement: Placement, exact: npt.NDArray[np.float32], unseen: Dataset, half: bool
+) -> None:
+    """Fill in how the logits of `candidate`, as it will be built, compare with the float graph's."""
+    made = inserted(candidate, placement)
+    rough = logits_of(rounded_to_fp16(to_fp16(made, candidate)[0]) if half else made, unseen)
     if not np.isfinite(rough).all():
         candidate.sqnr_db, candidate.agreement_pct = NOTHING_LEFT_DB, 0.0
         return
