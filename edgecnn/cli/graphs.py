@@ -153,7 +153,10 @@ def quantize(
         raise RecipeError("--around fp16: the integer kernels of a CPU take float32", "leave it out, or --for tensorrt")
     if precision == "fp16":
         _only_int8(method=asked_method, around=asked_around, explain=explain)
-        result = _quantize_fp16(graph, output, ranges, data, images)
+    if target == "tensorrt":
+        _require_that_tensorrt_takes(graph)  # before any image is run
+    if precision == "fp16":
+        result = _quantize_fp16(graph, output, target, ranges, data, images)
     else:
         result = _quantize_int8(graph, output, target, around, ranges, data, images, method, explain)
     if as_json:
@@ -164,11 +167,13 @@ def quantize(
         print_rows(result["rows"], columns)
     if result.get("steps"):
         print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
-    print_rows([result], [k for k in result if k not in ("rows", "steps", "left_out", "refused", "sha256")])
+    print_rows([result], [k for k in result if not isinstance(result[k], list) and k != "sha256"])
+    for name in result["kept_float32"]:
+        say(f"kept in FP32: {name}")
     for line in result.get("left_out", []):
         say(f"left out: {line}")
-    for line in result["refused"]:
-        say(f"TensorRT would refuse this graph: {line}")
+    for line in result["warnings"]:
+        say(f"warning: {line}")
 
 
 def _quantize_int8(
@@ -200,12 +205,12 @@ def _quantize_int8(
         load_graph(graph), known, "cpu" if target == "cpu" else "tensorrt", method=method, around=_around(around),
         data=dataset, progress=_progress("quantize"), explain=explain,
     )  # fmt: skip
+    warnings = [] if target == "cpu" else _taken_by_tensorrt(made)
     fields = {"for": target, "method": method, "around": around, "data": data}
     parents = (graph, ranges) if ranges is not None else (graph,)
     sidecar = write_int8(out, made, report, _inherited(graph, fields), *parents)
-    refused = [] if target == "cpu" else _refused(made)
     size_mb = round(out.stat().st_size / 1e6, 3)
-    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **report.to_json(), "refused": refused}
+    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **report.to_json(), "warnings": warnings}
 
 
 def _only_int8(*, method: str, around: str, explain: bool) -> None:
@@ -216,7 +221,7 @@ def _only_int8(*, method: str, around: str, explain: bool) -> None:
             raise RecipeError(f"{option} says nothing about an FP16 graph", "leave it out, or give --precision int8")
 
 
-def _quantize_fp16(graph: Path, out: Path, ranges: Path | None, data: str, images: int) -> dict[str, Any]:
+def _quantize_fp16(graph: Path, out: Path, target: str, ranges: Path | None, data: str, images: int) -> dict[str, Any]:
     """Without ranges and images, only the weights decide what stays FP32."""
     from edgecnn.artifact import sha256_of
     from edgecnn.errors import RecipeError
@@ -233,19 +238,26 @@ def _quantize_fp16(graph: Path, out: Path, ranges: Path | None, data: str, image
         dataset = _calibration_images(graph, data, images)
         known = collect_ranges(graph, dataset, progress=_progress("calibrate"))
     made, kept = to_fp16(load_graph(graph), known)
+    warnings = [] if target == "cpu" else _taken_by_tensorrt(made)
     parents = (graph,) if ranges is None else (graph, ranges)
     inherited = _inherited(graph, {"data": data} if data else {})
     sidecar = write_fp16(out, made, kept, inherited, *parents, from_ranges=known is not None)
     size_mb = round(out.stat().st_size / 1e6, 3)
-    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **sidecar.facts, "refused": _refused(made)}
+    return {"path": str(out), "size_mb": size_mb, **_obtained(sidecar), **sidecar.facts, "warnings": warnings}
 
 
-def _refused(model: Any) -> list[str]:
-    """What the oldest supported TensorRT refuses in the graph."""
-    from edgecnn.graph.lint import lint
+def _require_that_tensorrt_takes(graph: Path) -> None:
+    from edgecnn.graph.prepare import load_graph, prepared
+
+    _taken_by_tensorrt(prepared(load_graph(graph)))
+
+
+def _taken_by_tensorrt(model: Any) -> list[str]:
+    """How the oldest supported TensorRT takes the graph otherwise than one would think; raises when it refuses it."""
+    from edgecnn.graph.lint import require_clean
     from edgecnn.targets import find_target
 
-    return [f"{f.where}: {f.what}; {f.hint}" for f in lint(model, find_target("gpu"))]
+    return [f"{f.where}: {f.what}; {f.hint}" for f in require_clean(model, find_target("gpu"))]
 
 
 def _obtained(sidecar: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A float32 graph -> the same graph in FP16, float32 at its boundary; with or without Q/DQ pairs in it.
 
 Initialisers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
-stays float32 and is named: tensors whose calibrated values come near its limit, weights beyond it or all below it.
+stays float32 and is named: tensors whose calibrated values come near its limit or are all below its normal numbers,
+weights beyond or below it, scales that are no normal FP16 numbers. A layer that reads an INT8 tensor in float32 gets a
+DequantizeLinear of its own, with a float32 scale, since a Cast between the two would end the INT8 computation.
 Without ranges only the weights can be checked. BatchNormalization becomes Mul and Add: its variance and epsilon lose
 their digits in FP16, the quotients do not.
 """
@@ -26,6 +28,7 @@ from edgecnn.graph.view import QUANTISED, View, attribute, shapes_of, view_of, w
 LIMIT = 65504.0
 MARGIN = 2.0  # calibration sees some images, not all of them
 NORMAL = 2.0**-14  # below it FP16 loses digits
+LARGEST_CODE = 128.0  # of int8: times its scale it must be an FP16 number too
 
 _F32, _F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 # Inputs that are float32 whatever the node computes in: (operator, input).
@@ -51,9 +54,9 @@ class ObservedTensors(Protocol):
 def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The FP16 graph of a float32 graph (prepared first) or of one with Q/DQ pairs, and what stayed float32.
 
-    The names that come back are tensors whose calibrated values exceed half of FP16's limit and initialisers that
-    FP16 cannot hold; the nodes that touch them compute in float32. Raises `GraphError` when the graph holds FP16
-    already, a Q/DQ scale is not an FP16 number, or a tensor did not get the type that it should have.
+    The names that come back are tensors whose calibrated values exceed half of FP16's limit or are all below its
+    normal numbers, and initialisers that FP16 cannot hold; the nodes that touch them compute in float32. Raises
+    `GraphError` when the graph holds FP16 already, or a tensor did not get the type that it should have.
     """
     require_no_fp16(model)
     quantised = any(node.op_type in QUANTISED for node in model.graph.node)
@@ -165,20 +168,27 @@ def _wide(view: View, floats: frozenset[str], largest: Mapping[str, float]) -> d
     wide: dict[str, None] = {}
     seen = _seen_before_activations(view, largest)
     for name in view.inputs:
-        if seen.get(name, 0.0) > LIMIT / MARGIN:
+        if not _is_half(seen.get(name, 0.0)):
             wide[name] = None
     for node in view.nodes:
         for index, name in enumerate(node.input):
             if name in floats and name in view.initializers and not _fits(view, node, index):
                 wide[name] = None
+                if node.op_type in QUANTISED:
+                    wide.update((output, None) for output in node.output if output in floats)
         for name in node.output:
             if name not in seen and node.input and node.op_type in MOVES | QUANTISED | {"Relu"}:
                 seen[name] = seen.get(node.input[0], 0.0)
-            if name in floats and seen.get(name, 0.0) > LIMIT / MARGIN:
+            if name in floats and not _is_half(seen.get(name, 0.0)):
                 wide[name] = None
         if node.op_type == "LRN" and seen.get(node.input[0], 0.0) ** 2 > LIMIT / MARGIN:
             wide[node.output[0]] = None  # it sums squares
     return wide
+
+
+def _is_half(largest: float) -> bool:
+    """Whether FP16 holds a tensor whose largest absolute value on the calibration images was this."""
+    return largest == 0 or NORMAL <= largest <= LIMIT / MARGIN
 
 
 def _seen_before_activations(view: View, largest: Mapping[str, float]) -> dict[str, float]:
@@ -205,12 +215,7 @@ def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:
     values = numpy_helper.to_array(view.initializers[name])
     largest = float(np.maximum(values.max(initial=0.0), -values.min(initial=0.0)))
     if node.op_type in QUANTISED:
-        smallest = float(np.abs(values).min(initial=np.inf))
-        if not NORMAL <= smallest <= largest <= LIMIT:
-            raise GraphError(
-                f"node {node.name!r}: its scale {name!r} ({smallest:g} to {largest:g}) is no normal FP16 number",
-                "quantise with --around fp32, or look at the range of this tensor",
-            )
+        return float(values.min(initial=NORMAL)) >= NORMAL and largest * LARGEST_CODE <= LIMIT
     multiplies = node.op_type in ("Conv", "Gemm", "MatMul", "Mul") and index < 2
     return largest <= LIMIT and not (multiplies and 0 < largest < NORMAL)
 
@@ -221,6 +226,7 @@ class _Writer:
     def __init__(self, view: View, floats: frozenset[str], wide: Iterable[str]) -> None:
         self._view, self._floats, self._wide = view, floats, frozenset(wide)
         self._half = {id(node) for node in view.nodes if self._can_be_half(node)}
+        self._half -= {id(node) for node in view.nodes if self._is_read_in_float32_alone(node)}
         self.planned = {name: _F32 for name in view.inputs if name in floats}
         for node in view.nodes:
             kind = _F16 if id(node) in self._half else _F32
@@ -257,6 +263,10 @@ class _Writer:
         touches = {*reads, *(name for name in node.output if name in self._floats)}
         return bool(reads) and node.op_type != "Cast" and not touches & self._wide
 
+    def _is_read_in_float32_alone(self, node: onnx.NodeProto) -> bool:
+        readers = [reader for reader, _ in self._view.readers.get(node.output[0], [])]
+        return node.op_type == "DequantizeLinear" and all(id(reader) not in self._half for reader in readers)
+
     def _read(self, node: onnx.NodeProto, index: int, half: bool) -> str:
         """The name under which `node` reads its input `index`, after adding the Cast that this takes."""
         name = str(node.input[index])
@@ -270,7 +280,14 @@ class _Writer:
             return inside
         if (name, kind) not in self._cast:
             cast = f"{name}_as_{'fp16' if kind == _F16 else 'fp32'}"
-            self._nodes.append(helper.make_node("Cast", [inside], [cast], cast, to=kind))
+            made_by = self._view.producer.get(name)
+            if made_by is not None and made_by.op_type == "DequantizeLinear":
+                twin = onnx.NodeProto()
+                twin.CopyFrom(made_by)
+                twin.name, twin.output[0] = cast, cast
+                self._nodes.append(twin)
+            else:
+                self._nodes.append(helper.make_node("Cast", [inside], [cast], cast, to=kind))
             self._cast[name, kind] = cast
             self.planned[cast] = kind
         return self._cast[name, kind]

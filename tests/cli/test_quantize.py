@@ -15,18 +15,45 @@ onnx = pytest.importorskip("onnx")
 from tests.host.graphs import build  # noqa: E402
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_graph_that_tensorrt_would_refuse_is_said(frozen: bool, tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
+def frozen() -> onnx.ModelProto:
     model = build("c = Conv(input)\nr = Relu(c)\nlogits = Conv(r)")
-    if frozen:
-        for value in (model.graph.input[0], model.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, tmp_path / "m.onnx")
-    call = ("quantize", tmp_path / "m.onnx", "--precision", "fp16", "-o", tmp_path / "h.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_graph_that_tensorrt_would_refuse_is_not_written(
+    precision: str, tmp_path: Path, edgecnn: Callable[..., Any]
+) -> None:
+    onnx.save(frozen(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", input=np.zeros((4, 4, 8, 8), np.float32), label=np.zeros(4, np.int64))
+    call = ("--precision", precision, "--data", tmp_path / "x.npz", "-o", tmp_path / "h.onnx")
+    said = edgecnn("quantize", tmp_path / "m.onnx", *call).refused()
+    assert "would refuse this graph: input: its batch is frozen to 1" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "x.npz"]
+
+
+def test_a_graph_that_tensorrt_takes_is_written(tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
+    onnx.save(build("c = Conv(input)\nr = Relu(c)\nlogits = Conv(r)"), tmp_path / "m.onnx")
+    call = ("quantize", tmp_path / "m.onnx", "--precision", "fp16", "-o", tmp_path / "h.onnx", "--json")
     done = edgecnn(*call)
     assert done.code == 0, done.err
-    assert ("TensorRT would refuse this graph: input: its batch is frozen to 1" in done.err) == frozen
-    assert len(json.loads(edgecnn(*call, "--json").out)["refused"]) == frozen
+    assert json.loads(done.out)["warnings"] == []
+
+
+def test_images_check_the_ranges_of_an_fp16_graph(tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
+    """With activations beyond 65 504 in the middle; without images none of them is known."""
+    onnx.save(build("u = Mul(input, by=100000.0)\nd = Mul(u, by=0.00012)\nlogits = Conv(d)"), tmp_path / "m.onnx")
+    pictures = np.random.default_rng(0).normal(0, 1, (8, 4, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", input=pictures, label=np.zeros(8, np.int64))
+    call = ("quantize", tmp_path / "m.onnx", "--precision", "fp16", "-o", tmp_path / "h.onnx", "--json")
+    blind = json.loads(edgecnn(*call).out)
+    assert "u" not in blind["kept_float32"]
+    seeing = json.loads(edgecnn(*call, "--data", tmp_path / "x.npz").out)
+    assert "u" in seeing["kept_float32"]
+    assert seeing["range_check"] == "weights and activations"
+    assert "kept in FP32: u" in edgecnn(*call[:-1], "--data", tmp_path / "x.npz").err
 
 
 @pytest.fixture

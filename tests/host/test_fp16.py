@@ -244,9 +244,44 @@ def test_pairs_get_fp16_scales_and_the_same_integers() -> None:
     assert sqnr_db(run(model, x), run(made, x)) > 45
 
 
-def test_a_scale_that_fp16_cannot_hold_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"node 'q': its scale 's' \(1e-05 to 1e-05\) is no normal FP16 number"):
-        to_fp16(paired(1e-5))
+@pytest.mark.parametrize("scale", [1e-5, 1e4])
+def test_a_scale_that_fp16_cannot_hold_stays_float32_with_what_reads_it(scale: float) -> None:
+    model = paired(scale)
+    made, kept = to_fp16(model, ranges(c=1e8, r=1e8, logits=1e8) if scale > 1 else None)
+    assert kept == (("s", "dq", "c", "r", "logits") if scale > 1 else ("s", "dq"))
+    types = types_of(made)
+    assert types["dq"] == types["w"] == types["c"] == "float"
+    assert types["r"] == ("float" if scale > 1 else "float16")
+    makers = {n.output[0]: n for n in made.graph.node}
+    assert [makers[i].op_type for i in makers["c"].input[:2]] == ["DequantizeLinear"] * 2  # no Cast in between
+    x = images() * np.float32(50 * scale)
+    assert sqnr_db(run_in_fp16(model, x), run_in_fp16(made, x)) > 45
+
+
+def test_a_reader_in_float32_does_not_cost_the_others_their_fp16() -> None:
+    """One int8 tensor, read by a Conv whose weight FP16 cannot hold and by one that stays FP16."""
+    model = paired(2.0**-5)
+    big = helper.make_node("Conv", ["dq", "big"], ["second"], "second")
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 4, 3, 3), 1e5, np.float32), "big"))
+    model.graph.node.append(big)
+    model.graph.output.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, None))
+    made, kept = to_fp16(model)
+    assert kept == ("big",)
+    makers = {n.output[0]: n for n in made.graph.node}
+    twins = [makers[name] for name in (makers["c"].input[0], makers["second"].input[0])]
+    assert [n.op_type for n in twins] == ["DequantizeLinear"] * 2
+    assert twins[0].input[0] == twins[1].input[0] == "q"
+    types = types_of(made)
+    assert [types[n.input[1]] for n in twins] == [types[n.output[0]] for n in twins] == ["float16", "float"]
+
+
+def test_tensors_too_small_for_fp16_stay_float32() -> None:
+    model = build("d = Mul(input, by=1e-7)\nu = Mul(d, by=1e7)\nlogits = Conv(u)")
+    assert {"d", "u"}.isdisjoint(to_fp16(model)[1])
+    made, kept = to_fp16(model, ranges(input=4.0, d=4e-7, u=4.0))
+    assert "d" in kept
+    x = images()
+    assert sqnr_db(run(model, x), run_in_fp16(made, x)) > 50
 
 
 def test_a_wide_tensor_with_a_pair_stays_float32_on_both_sides() -> None:

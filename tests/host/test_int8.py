@@ -10,13 +10,17 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
 from edgecnn.dataset import open_dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.int8 import quantize_int8, write_int8
-from edgecnn.graph.int8.codes import Scale, as_fp16, unsigned_scale, weight_codes
+from edgecnn.graph.int8.codes import Scale, scaled_for, unsigned_scale, weight_codes
+from edgecnn.graph.lint import lint
+from edgecnn.graph.obtained import int8_share_pct
 from edgecnn.graph.ranges import Ranges, collect_ranges
+from edgecnn.targets import find_target
 from tests.host.graphs import build
 from tests.host.test_ranges import NET, images
 
@@ -158,9 +162,50 @@ def test_a_large_weight_is_quantised_in_little_more_than_its_own_memory() -> Non
     assert peak < 1.5 * weight.nbytes
 
 
-def test_fp16_scales_are_rounded_and_never_subnormal() -> None:
-    assert as_fp16(1e-9) == 2.0**-14
-    assert as_fp16(1 / 3) == float(np.float16(1 / 3))
+@pytest.mark.parametrize(
+    ("scale", "held"),
+    [(1 / 3, float(np.float16(1 / 3))), (1e-9, float(np.float32(1e-9))), (6e-5, float(np.float32(6e-5))), (1e4, 1e4)],
+)
+def test_a_scale_is_a_normal_fp16_number_or_not_rounded_to_one(scale: float, held: float) -> None:
+    assert scaled_for(Scale(scale), True).scale == held
+
+
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize(("size", "dead", "rounded"), [(1.0, 1e-12, True), (1.0, 1e-3, True), (2e-3, 0.1, False)])
+def test_a_dead_channel_does_not_cost_the_others_their_fp16_scales(
+    size: float, dead: float, rounded: bool, search: bool
+) -> None:
+    """A channel whose weights are lost in the coarsest step is given the smallest normal scale; others keep theirs."""
+    weight = np.random.default_rng(0).normal(0, size, (8, 16, 3, 3)).astype(np.float32)
+    weight[3] *= dead
+    made = weight_codes(weight, 0, True, search=search)
+    assert (made.scale.astype(np.float16) == made.scale).all() == rounded
+    assert (made.scale >= 2.0**-14).all() == rounded
+    lost = np.square(made.values() - weight).sum((1, 2, 3))
+    exact = weight_codes(weight, 0, False, search=search)
+    assert lost[3] < 0.02 * lost.max() or lost[3] <= 1.001 * np.square(exact.values() - weight).sum((1, 2, 3))[3]
+
+
+def test_a_layer_of_tiny_weights_or_large_logits_stays_float32_around_its_int8(tmp_path: Path) -> None:
+    """As good as with FP32 around, in true FP16 tensors: with FP16 scales the one is 0, the other infinite."""
+    model = build(NET)
+    for tensor in model.graph.initializer:
+        factor = {"c2.weight": 1e-7, "c2.bias": 1e-7, "logits.weight": 1e6, "logits.bias": 1e6}.get(tensor.name, 1.0)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    onnx.save(model, tmp_path / "net.onnx")
+    data = images(64)
+    batch = np.stack([data.tensor(i) for i in range(16)])
+    ranges = collect_ranges(tmp_path / "net.onnx", data)
+    full = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")[0]
+    made, report = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp16")
+    exact = logits(model, batch)
+    found = np.asarray(ReferenceEvaluator(made).run(None, {"input": batch})[0])
+    assert np.isfinite(found).all()
+    assert sqnr_db(exact, found) > sqnr_db(exact, logits(full, batch)) - 1
+    assert {"c2.weight_scale", "logits.weight_scale", "logits"} <= set(report.kept_float32)
+    assert int8_share_pct(made) == 100.0
+    for target, version in (("orin-nano", "10.3"), ("gpu", "10.3"), ("gpu", "11.4")):
+        assert lint(made, find_target(target), version) == []
 
 
 def test_ranges_that_lack_a_tensor_are_refused(case: tuple) -> None:

@@ -17,6 +17,8 @@ Array = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 
 FP16_SMALLEST = 2.0**-14  # the smallest normal FP16 number: a smaller scale loses bits, or is flushed to zero
+FP16_LARGEST = 65504.0 / 128  # of a scale: the largest code times it is an FP16 number too
+FINE = 8.0  # steps this much finer than the coarsest channel's: their rounding is lost in that channel's
 FP32_SMALLEST = 1e-30
 HARMLESS = 1.0 / 127  # the scale of a channel that is zero throughout
 _PIECE = 1 << 17  # values that are searched together
@@ -88,19 +90,31 @@ def unsigned_scale(low: float, high: float) -> Scale:
 
 
 def scaled_for(scale: Scale, half: bool) -> Scale:
-    """The scale as the graph will hold it: rounded to a normal FP16 number with `half`, else to float32."""
-    held = as_fp16(scale.scale) if half else float(np.float32(max(scale.scale, FP32_SMALLEST)))
-    return replace(scale, scale=held)
+    """The scale as the graph will hold it: rounded to FP16 with `half` if it can be, else to float32."""
+    rounds = half and fp16_holds(np.array([scale.scale]))
+    return replace(scale, scale=float(weight_scales(np.array([scale.scale]), rounds)[0]))
+
+
+def fp16_holds(scale: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether the scales of one tensor (0: of a channel that is zero throughout) can be rounded to normal FP16 numbers.
+
+    A channel of so small weights that its scale cannot be one does no harm with the smallest of them, provided that
+    this is still `FINE` beside the scale of another channel, as where weight decay has left a dead channel.
+    """
+    live = scale[scale > 0]
+    smallest, largest = live.min(initial=FP16_LARGEST), live.max(initial=0.0)
+    return bool(largest <= FP16_LARGEST and (smallest >= FP16_SMALLEST or largest >= FINE * FP16_SMALLEST))
 
 
 def weight_codes(weight: Array, axis: int | None, half: bool, *, search: bool) -> WeightCodes:
-    """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half`, scales are FP16 numbers.
+    """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half` FP16 numbers if they can be.
 
     With `search` each scale is the one of least squared error among shrunken ranges, else it is max|w| / 127.
     """
     rows = _rows(weight, axis)
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.size else np.zeros(len(rows), np.float32)
     scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
+    half = half and fp16_holds(largest / 127)
     if search:
         scale = _least_squares_scales(rows, scale)
     return rounded(weight, weight_scales(scale, half), axis)
@@ -109,7 +123,7 @@ def weight_codes(weight: Array, axis: int | None, half: bool, *, search: bool) -
 def weight_scales(scale: npt.NDArray[np.floating[Any]], half: bool) -> Array:
     """Scales as the graph will hold them; with `half`, normal FP16 numbers."""
     if half:
-        return np.asarray(np.clip(scale, FP16_SMALLEST, 65504.0).astype(np.float16), np.float32)
+        return np.asarray(np.clip(scale, FP16_SMALLEST, FP16_LARGEST).astype(np.float16), np.float32)
     return np.asarray(np.maximum(scale, FP32_SMALLEST), np.float32)
 
 
@@ -118,11 +132,6 @@ def rounded(weight: Array, scale: Array, axis: int | None) -> WeightCodes:
     codes = weight / _along(scale, axis, weight.ndim)
     np.clip(np.rint(codes, out=codes), -127, 127, out=codes)
     return WeightCodes(codes.astype(np.int8), scale, axis)
-
-
-def as_fp16(value: float) -> float:
-    """The nearest FP16 number, at least the smallest normal one."""
-    return float(np.float16(min(max(value, FP16_SMALLEST), 65504.0)))
 
 
 def _least_squares_scales(rows: Array, scale: Array) -> Array:
