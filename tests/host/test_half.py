@@ -21,6 +21,7 @@ from edgecnn.gate import judge
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.ranges import collect_ranges
+from edgecnn.measure.parity import first_parting
 from edgecnn.recipe import Tolerances
 from tests.cli.conftest import edgecnn  # noqa: F401
 from tests.host.graphs import build
@@ -146,6 +147,15 @@ def test_an_overflow_fails_the_gate(tmp_path: Path, edgecnn: Callable[..., Any])
     verdict = judge(Tolerances(agreement_pct_min=50), [found])
     assert verdict.verdict == "FAIL"
     assert "nan_count_max" in {j.tolerance for j in verdict.judgements if j.verdict == "FAIL"}
+
+
+def test_an_overflow_is_blamed_on_the_node_that_makes_it(tmp_path: Path) -> None:
+    model = build("u = Mul(input, by=60000.0)\nd = Mul(u, by=2e-5)\np = GlobalAveragePool(d)\nlogits = Flatten(p)")
+    onnx.save(model, tmp_path / "m.onnx")
+    onnx.save(to_fp16(model)[0], tmp_path / "h.onnx")
+    found = first_parting(tmp_path / "m.onnx", tmp_path / "h.onnx", 3 * images())
+    assert found is not None
+    assert (found.tensor, found.sqnr_db) == ("u", None)
 
 
 def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

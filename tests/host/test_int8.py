@@ -204,6 +204,8 @@ def test_a_layer_of_tiny_weights_or_large_logits_stays_float32_around_its_int8(t
     assert sqnr_db(exact, found) > sqnr_db(exact, logits(full, batch)) - 1
     assert {"c2.weight_scale", "logits.weight_scale", "logits"} <= set(report.kept_float32)
     assert int8_share_pct(made) == 100.0
+    sidecar = write_int8(tmp_path / "q.onnx", made, report, Sidecar(kind=""))
+    assert sidecar.facts["kept_float32"] == report.kept_float32
     for target, version in (("orin-nano", "10.3"), ("gpu", "10.3"), ("gpu", "11.4")):
         assert lint(made, find_target(target), version) == []
 

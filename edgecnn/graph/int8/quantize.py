@@ -153,6 +153,7 @@ def write_int8(path: Path, model: onnx.ModelProto, report: Report, sidecar: Side
         "around": report.around,
         "int8_share_pct": report.int8_share_pct,
         "weighted_nodes": report.weighted_nodes,
+        "kept_float32": report.kept_float32,
     }
     if report.integer_kernels is not None:
         facts["integer_kernels"] = report.integer_kernels
