@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from edgecnn.backends._half import rounded_to_fp16
 from tests.backend.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
@@ -759,6 +758,8 @@ def _values(model: Any) -> dict[str, Any]:
 
 
 def _session(module: Any, engine: Engine) -> Any:
+    import onnxruntime
+
     key = hash(engine._graph)
     if key not in module._sessions:
         model = onnx.load_from_string(engine._graph)

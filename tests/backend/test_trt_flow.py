@@ -8,11 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from edgecnn.artifact import read_sidecar, sidecar_path
@@ -30,6 +28,10 @@ from tests.backend.conftest import install
 from tests.backend.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
 from tests.backend.fake_tensorrt import injected
 from tests.backend.tiny import CONV_MACS, GEMM_MACS
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnx
+    import onnxruntime
 
 OPTIONS = BuildOptions(target="l4", batch=BatchSettings(min=1, opt=2, max=4))
 Graph = Callable[..., Path]

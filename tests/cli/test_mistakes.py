@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
-from edgecnn.artifact import Sidecar, write_artifact  # noqa: E402
-from tests.host.graphs import build  # noqa: E402
+from edgecnn.artifact import Sidecar, write_artifact
+from tests.host.graphs import build
 
 Call = Callable[..., Any]
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-onnx = pytest.importorskip("onnx")
-
-from tests.host.graphs import build  # noqa: E402
+from tests.host.graphs import build
 
 
 def frozen() -> onnx.ModelProto:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edgecnn.cli import run
-from edgecnn.pytorch import train as training
 from edgecnn.recipe import list_recipes, load_recipe
 from edgecnn.zoo import find_model
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    from edgecnn.pytorch import train as training
 
 FAST = ["--set", "train.epochs=1", "--threads", "1"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import IMPORTED
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "edgecnn").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 400, 60
@@ -86,3 +88,45 @@ def test_links_between_documents_lead_somewhere() -> None:
     links = [(d, m) for d in documents for m in re.findall(r"\]\((?!https?:|#)([^)#]+)", d.read_text(encoding="utf-8"))]
     assert len(links) > 5
     assert [f"{d.name}: {link}" for d, link in links if not (d.parent / link).exists()] == []
+
+
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+LATE = {"torch", "torchvision", "timm", "onnxruntime"}
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The packages of the imports that run when the file is imported: those outside functions and TYPE_CHECKING."""
+    found, left = set[str](), list[ast.AST](ast.parse(path.read_text(encoding="utf-8")).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.importorskip", "import_module"):
+            found |= {str(a.value).split(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant)}
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            left += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
+def test_what_counts_as_imported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "test_x.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import timm\n"
+        "try:\n    import torch.nn as nn\nexcept ImportError:\n    pass\n"
+        "x = pytest.importorskip('torchvision.ops')\n"
+        "def f():\n    import onnxruntime\n"
+    )
+    assert imported_at_once(path) & LATE == {"torch", "torchvision"}
+
+
+def test_collecting_the_tests_imports_nothing_heavy(request: pytest.FixtureRequest) -> None:
+    """What takes seconds to import belongs below `if TYPE_CHECKING:`, from where tests/conftest.py imports it before
+    the file's first test, or into a function."""
+    assert len(TESTS) > 50
+    assert {str(p.relative_to(ROOT)): found for p in TESTS if (found := imported_at_once(p) & LATE)} == {}
+    assert request.config.stash[IMPORTED] == set(), "some test file imports these through another module"

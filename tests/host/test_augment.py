@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as V
 
 from edgecnn.preprocess import Preprocessing
-from edgecnn.pytorch.augment import (
-    Augmenter,
-    affine_matrices,
-    colour_components,
-    crop_draws,
-    crop_of,
-    jittered_colour,
-    keyed_normal,
-    keyed_uniform,
-    mixed,
-)
 from edgecnn.recipe import AugmentSettings
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    from torchvision.transforms import v2
+    from torchvision.transforms.v2 import functional as V
+
+    from edgecnn.pytorch.augment import (
+        Augmenter,
+        affine_matrices,
+        colour_components,
+        crop_draws,
+        crop_of,
+        jittered_colour,
+        keyed_normal,
+        keyed_uniform,
+        mixed,
+    )
 
 RGB = Preprocessing(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 EVERYTHING = AugmentSettings(

@@ -11,15 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from edgecnn.artifact import read_sidecar, verified_sidecar
 from edgecnn.errors import TrainingError
 from edgecnn.pipeline import sharing
-from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
-from edgecnn.pytorch.distributed import joined
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+
+    from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
+    from edgecnn.pytorch.distributed import joined
 
 RECIPE = """
 [model]

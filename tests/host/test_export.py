@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import nn
 
 from edgecnn.artifact import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError, ModelError
-from edgecnn.pytorch.export import export_onnx
 from edgecnn.zoo import ModelCard, find_model
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from edgecnn.pytorch.export import export_onnx
+    from tests.host.modules import Block, Everything, Head
 
 
 def card_for(channels: int, size: int, classes: int = 4) -> ModelCard:
@@ -41,33 +46,6 @@ def exported(module: nn.Module, tmp_path: Path, channels: int = 3, size: int = 1
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(n.op_type for n in model.graph.node)
-
-
-class Head(nn.Module):
-    """`body`, then a linear head."""
-
-    def __init__(self, body: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.body, self.fc = body, nn.Linear(channels, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.body(x).mean((2, 3)))
-
-
-class Block(nn.Module):
-    """A residual block with in-place ReLU used twice and in-place addition, as torchvision writes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
-        self.conv2, self.bn2 = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x
-        return self.relu(out)
 
 
 def test_contract_names_and_folding(tmp_path: Path) -> None:
@@ -120,38 +98,6 @@ def test_adaptive_pooling_with_windows_of_unequal_size_too(
     model, sidecar = exported(pool, tmp_path)
     assert operators(model) == {**used, "Flatten": 1, "Gemm": 1}
     assert sidecar.facts["max_difference"] < 1e-5
-
-
-class Everything(nn.Module):
-    """Each operator that a network of the zoo may use and that the blocks above do not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lrn, self.prelu = nn.LocalResponseNorm(5, alpha=0.1, k=2.0), nn.LeakyReLU(0.1)
-        self.hs, self.hsig, self.silu, self.six = nn.Hardswish(), nn.Hardsigmoid(), nn.SiLU(inplace=True), nn.ReLU6()
-        self.asym = nn.Conv2d(8, 8, 3, stride=2, groups=8)
-        self.same = nn.Conv2d(8, 8, (3, 5), padding="same", dilation=2)
-        self.drop, self.fc1, self.fc2 = nn.Dropout(0.5), nn.Linear(8, 2), nn.Linear(2, 8)
-        self.pool = nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.pad(x[:, :, ::1, ::1], (0, 0, 0, 0, 2, 3))  # [N, 8, 32, 32]
-        x = self.lrn(x + 0.3)
-        x = self.hs(x) + self.hsig(x) - self.six(x) * self.prelu(x)
-        x = self.silu(x) / 2
-        n, c, h, w = x.shape
-        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
-        a, b = x.chunk(2, 1)
-        c1, c2 = b.split([1, 3], dim=1)
-        x = torch.cat([torch.cat([a], 1), torch.tanh(c1), torch.sigmoid(c2)], 1)
-        x = self.asym(F.pad(x, (0, 1, 0, 1)))  # TensorFlow's "same" at stride 2
-        x = self.same(x)
-        scale = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1).flatten(1)))).sigmoid()
-        x = x * scale.unsqueeze(-1).unsqueeze(-1)
-        x = F.max_pool2d(x, 3, 2, ceil_mode=True) + self.pool(x)[:, :, :8, -8:]
-        x = F.avg_pool2d(x[:, :, ::2, 1::2], 3, stride=1, padding=1)
-        x = x.permute(0, 2, 3, 1).permute(0, 3, 1, 2).clamp(-1, 2)
-        return self.drop(F.adaptive_avg_pool2d(x, 2)).reshape(n, -1)[:, :4]
 
 
 def test_every_operator(tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 
 from edgecnn.backends.ort import OrtSession
-from edgecnn.pytorch.export import export_model, probe_images
 from edgecnn.zoo import cards
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    from edgecnn.pytorch.export import export_model, probe_images
 
 NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Dropout", "Expand", "Where"}
 

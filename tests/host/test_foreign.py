@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,6 +17,9 @@ from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.foreign import Labels, import_graph, named_labels, named_preprocessing
 from edgecnn.preprocess import Preprocessing
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 EIGHT = Preprocessing(resize=9, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 _random = np.random.default_rng(3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -19,6 +19,9 @@ from edgecnn.graph.prepare import prepared
 from edgecnn.graph.ranges.collect import collect_from_model
 from tests.host.graphs import build
 from tests.host.test_ranges import images as noise
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 RESIDUAL = """
     c0 = Conv(input, out=8, k=3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -23,6 +23,9 @@ from edgecnn.graph.ranges import Ranges, collect_ranges
 from edgecnn.targets import find_target
 from tests.host.graphs import build
 from tests.host.test_ranges import NET, images
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 

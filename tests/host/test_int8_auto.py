@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -27,6 +27,9 @@ from edgecnn.graph.prepare import GraphIndex, prepared
 from edgecnn.graph.ranges import Ranges, collect_ranges
 from tests.host.graphs import build
 from tests.host.test_ranges import dataset_of
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 RESIDUAL = """
 c1 = Conv(input, out=8, k=3)

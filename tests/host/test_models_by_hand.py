@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from torch import fx, nn
 
 from edgecnn.dataset import batches, open_dataset
 from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.models._parts import ChannelShuffle, GridPool, local_response_norm, rounded_channels
-from edgecnn.pytorch.models.efficientnet import StochasticDepth
-from edgecnn.pytorch.models.resnet_cifar import OptionA
-from edgecnn.pytorch.summary import LayerTracer, summarise
-from edgecnn.pytorch.weights import load_checkpoint
 from edgecnn.zoo import find_model, imagenet_classes
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    from torch import fx, nn
+
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.models._parts import ChannelShuffle, GridPool, local_response_norm, rounded_channels
+    from edgecnn.pytorch.models.efficientnet import StochasticDepth
+    from edgecnn.pytorch.models.resnet_cifar import OptionA
+    from edgecnn.pytorch.summary import LayerTracer, summarise
+    from edgecnn.pytorch.weights import load_checkpoint
 
 
 def layer(name: str, path: str) -> Any:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from torch import nn
 
-from edgecnn.pytorch.models import variants
 from edgecnn.zoo import cards
 
-torchvision = pytest.importorskip("torchvision")
-timm = pytest.importorskip("timm")
-from timm.models.efficientnet import _gen_mobilenet_v1  # noqa: E402 - timm names no narrower one
+if TYPE_CHECKING:  # imported before the first test of this file
+    import timm
+    import torch
+    import torchvision
+    from timm.models.efficientnet import _gen_mobilenet_v1  # timm names no narrower one
+    from torch import nn
+
+    from edgecnn.pytorch.models import variants
+
 
 OF_TORCHVISION = (
     *("alexnet_owt", "googlenet", "inception_v3"),
@@ -62,7 +65,6 @@ def _theirs(name: str) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def _gather_statistics(model: nn.Module, batches: list[torch.Tensor]) -> None:
     """Train-mode passes; the seed is that of dropout and stochastic depth."""
     for layer in model.modules():
@@ -70,8 +72,9 @@ def _gather_statistics(model: nn.Module, batches: list[torch.Tensor]) -> None:
             layer.momentum = None  # a plain mean over the batches
     torch.manual_seed(7)
     model.train()
-    for batch in batches:
-        model(batch)
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
     model.eval()
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from edgecnn.errors import ModelError
-from edgecnn.pytorch.models import fractalnet, variants
-from edgecnn.pytorch.models._parts import ChannelShuffle
-from edgecnn.pytorch.weights import load_checkpoint, randomise
 
-timm = pytest.importorskip("timm")
+if TYPE_CHECKING:  # imported before the first test of this file
+    import timm
+    import torch
+    from torch import nn
+
+    from edgecnn.pytorch.models import fractalnet, variants
+    from edgecnn.pytorch.models._parts import ChannelShuffle
+    from edgecnn.pytorch.weights import load_checkpoint, randomise
+    from tests.host.modules import Affine, NASNetMobileOfTimm, Note
+
 
 LARGE = pytest.mark.slow
 OF_TIMM = [
@@ -101,44 +105,14 @@ def test_densenet_bc100_12_is_torchvisions_with_the_stem_of_the_paper() -> None:
     assert_same_network(variants()["densenet_bc100_12_cifar"](), theirs, 32)
 
 
-class NASNetMobileOfTimm(nn.Module):
-    """timm's cells in the arrangement of NASNet-A (4 @ 1056), written out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        whole = timm.models.nasnet.NASNetALarge(stem_size=32, num_features=1056)
-        for name, child in whole.named_children():
-            if name not in {f"cell_{index}" for index in (4, 5, 10, 11, 16, 17)}:
-                self.add_module(name, child)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x0 = self.conv0(x)
-        s0 = self.cell_stem_0(x0)
-        s1 = self.cell_stem_1(x0, s0)
-        c0 = self.cell_0(s1, s0)
-        c1 = self.cell_1(c0, s1)
-        c2 = self.cell_2(c1, c0)
-        c3 = self.cell_3(c2, c1)
-        r0 = self.reduction_cell_0(c3, c2)
-        c6 = self.cell_6(r0, c3)
-        c7 = self.cell_7(c6, r0)
-        c8 = self.cell_8(c7, c6)
-        c9 = self.cell_9(c8, c7)
-        r1 = self.reduction_cell_1(c9, c8)
-        c12 = self.cell_12(r1, c9)
-        c13 = self.cell_13(c12, r1)
-        c14 = self.cell_14(c13, c12)
-        c15 = self.cell_15(c14, c13)
-        return self.last_linear(self.global_pool(c15.relu()))
-
-
 @pytest.mark.parametrize(
     ("size", "dtype"),
-    [(75, torch.float64), pytest.param(224, torch.float32, marks=LARGE)],  # maps of 37, 19, 10, 5, 3 and 111 ... 7
+    [(75, "float64"), pytest.param(224, "float32", marks=LARGE)],  # maps of 37, 19, 10, 5, 3 and 111 ... 7
 )
-def test_nasnet_mobile_is_timms_cells_in_the_arrangement_of_the_paper(size: int, dtype: torch.dtype) -> None:
+def test_nasnet_mobile_is_timms_cells_in_the_arrangement_of_the_paper(size: int, dtype: str) -> None:
     torch.manual_seed(0)
-    assert_same_network(variants()["nasnet_mobile"]().to(dtype), NASNetMobileOfTimm().to(dtype), size)
+    ours, theirs = (m.to(getattr(torch, dtype)) for m in (variants()["nasnet_mobile"](), NASNetMobileOfTimm()))
+    assert_same_network(ours, theirs, size)
 
 
 def test_the_class_background_is_left_out(tmp_path: Path) -> None:
@@ -273,17 +247,6 @@ def test_shufflenet_v1_lets_every_group_see_every_group() -> None:
 # FractalNet
 
 
-class Affine(nn.Module):
-    """A convolution's stand-in whose effect is exact: a * x + b."""
-
-    def __init__(self, a: float, b: float) -> None:
-        super().__init__()
-        self.a, self.b = a, b
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.a + self.b
-
-
 def fractal_of_affines(columns: int) -> tuple[fractalnet.FractalBlock, list[list[tuple[float, float]]]]:
     block = fractalnet.FractalBlock(columns, 4, 4)
     draw = np.random.default_rng(columns)
@@ -349,18 +312,6 @@ def test_local_drop_path_gives_means_of_what_was_kept() -> None:
     torch.manual_seed(0)
     got = {round(float(block.train()(torch.from_numpy(z)).mean()), 9) for _ in range(200)}
     assert got == {round(v, 9) for v in (deep, shallow, (deep + shallow) / 2)}
-
-
-class Note(nn.Module):
-    """A block's stand-in that notes which column drop-path chose."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chosen: list[int | None] = []
-
-    def forward(self, x: Tensor, chosen: int | None) -> Tensor:
-        self.chosen.append(chosen)
-        return x
 
 
 def test_half_of_the_batches_train_one_column_of_the_whole_network() -> None:

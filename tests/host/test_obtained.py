@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -22,6 +22,9 @@ from edgecnn.targets import Target
 from tests.host.graphs import build
 from tests.host.test_placement import GRAPHS
 from tests.host.test_ranges import images
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 ORIN = Target(name="orin", kind="gpu", description="", source="", tensorrt_min="10.3")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from torchvision.transforms import v2
-from torchvision.transforms.functional import InterpolationMode
 
 from edgecnn.dataset import decode, open_dataset
 from edgecnn.preprocess import Preprocessing
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    from torchvision.transforms import v2
+    from torchvision.transforms.functional import InterpolationMode
 
 CASES = [(256, 224, "bilinear"), (232, 224, "bilinear"), (160, 160, "bicubic"), (342, 299, "bilinear")]
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgecnn.errors import DataError
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.probe import TOGETHER, probe
-from edgecnn.pytorch.transfer import stage_names
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.probe import TOGETHER, probe
+    from edgecnn.pytorch.transfer import stage_names
 
 
 def folder(root: Path, learnable: bool, per_class: int = 60) -> Path:

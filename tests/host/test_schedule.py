@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from torch import nn, optim
-from torch.optim import lr_scheduler
 
-from edgecnn.pytorch.optimise import MovingAverage
-from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
 from edgecnn.recipe import TrainSettings
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    from torch import nn, optim
+    from torch.optim import lr_scheduler
+
+    from edgecnn.pytorch.optimise import MovingAverage
+    from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
 
 STEPS = 7
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,13 +19,17 @@ from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
 from edgecnn.pipeline.steps import Context, open_split, work
 from edgecnn.pipeline.tasks import Task
 from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
-from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.progress import Epoch, Silent
-from edgecnn.pytorch.reference import open_reference
-from edgecnn.pytorch.train import train
 from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
 from edgecnn.session import Session
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+
+    from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.reference import open_reference
+    from edgecnn.pytorch.train import train
 
 RICH = {  # everything with a memory at once
     "ema": 0.9,

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from edgecnn.dataset import batches, open_dataset
 from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch import train as training
 from edgecnn.pytorch.progress import Epoch, Silent
-from edgecnn.pytorch.reference import open_reference
 from edgecnn.recipe import Recipe, load_recipe
 from edgecnn.zoo import find_model
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+
+    from edgecnn.pytorch import train as training
+    from edgecnn.pytorch.reference import open_reference
 
 
 class Stop(Silent):

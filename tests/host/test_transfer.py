@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from edgecnn.artifact import Sidecar, read_sidecar
 from edgecnn.errors import ArtifactError, DataError, ModelError, RecipeError
-from edgecnn.pytorch.checkpoint import read_weights, write_checkpoint
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.pretrained import checkpoint_from_weights
 from edgecnn.pytorch.progress import Silent
-from edgecnn.pytorch.train import train
-from edgecnn.pytorch.transfer import head_names, make_learner, split_frozen
 from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
 from edgecnn.zoo import cards
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    from torch import nn
+
+    from edgecnn.pytorch.checkpoint import read_weights, write_checkpoint
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.pretrained import checkpoint_from_weights
+    from edgecnn.pytorch.train import train
+    from edgecnn.pytorch.transfer import head_names, make_learner, split_frozen
 
 SPLITTABLE = ["lenet5", "squeezenet1_1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "googlenet", "alexnet_owt"]
 

@@ -12,18 +12,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from edgecnn import cli
 from edgecnn.errors import ArtifactError, ModelError
-from edgecnn.pytorch.download import cached_path, fetch
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.weights import load_checkpoint, load_weights, read_state
 from edgecnn.zoo import ModelCard, Weights, find_model, imagenet_classes
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+    from safetensors.torch import save_file
+
+    from edgecnn.pytorch.download import cached_path, fetch
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.weights import load_checkpoint, load_weights, read_state
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
