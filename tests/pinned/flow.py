@@ -47,6 +47,8 @@ agreement_pct_min = 50
 latency_ratio_max = 1000
 size_mb_max = 10
 """
+# Several threads of these small networks wait for each other while the machine is busy, minutes instead of seconds.
+ALONE = ("--threads", 1)
 MANIFEST = ROOT / "calibration" / "lenet5-digits.txt"
 OLD_PLAN = Path(__file__).parent / "old_plan" / "model.int8.plan"  # a header; its sidecar tells of three layers
 
@@ -61,7 +63,7 @@ class Flow:
     def run(self) -> Path:
         """The run folder; its recipe is `small.toml` beside it."""
         (self.work / "small.toml").write_text(RECIPE, encoding="utf-8")
-        done("run", self.recipe, "--out", self.work / "small")
+        done("run", self.recipe, "--out", self.work / "small", *ALONE)
         return self.work / "small"
 
     @property
@@ -92,7 +94,7 @@ class Flow:
         graph, checkpoint, ranges = run / "model.fp32.onnx", run / "model.safetensors", run / "model.calib.json"
         reference, picture = run / "reference.npz", next(self.pictures.rglob("*.png"))
         int8 = ("quantize", graph, "--precision", "int8", "-o")
-        against = ("--reference", reference, "--data", "digits")
+        against = ("--reference", reference, "--data", "digits", *ALONE)
 
         def ask(*arguments: object) -> Callable[[], Result]:
             return lambda: done(*arguments, "--json")
@@ -133,11 +135,11 @@ class Flow:
             "recipe list": ask("recipe", "list"),
             "recipe show": ask("recipe", "show", self.recipe),
             "reference": ask("reference", graph, "--data", self.pictures, "-o", work / "reference.npz"),
-            "run": ask("run", self.recipe, "--out", self.copied()),
+            "run": ask("run", self.recipe, "--out", self.copied(), *ALONE),
             "summary": ask("summary", "lenet5"),
             "targets": ask("targets"),
             "targets --jetpack": ask("targets", "--jetpack"),
-            "train": ask("train", self.recipe, "--out", work / "trained"),
+            "train": ask("train", self.recipe, "--out", work / "trained", *ALONE),
             "validate": ask("validate", cpu / "int8.onnx", *against),
             "validate --ladder": ask("validate", cpu / "int8.onnx", *against, "--ladder"),
             "validate --tta": ask(
@@ -215,7 +217,7 @@ class Flow:
             return lambda: call(*arguments)
 
         def rerun(*settings: str) -> Callable[[], Result]:
-            return ask("run", self.recipe, "--out", self.copied(), *(x for s in settings for x in ("--set", s)))
+            return ask("run", self.recipe, "--out", self.copied(), *ALONE, *(x for s in settings for x in ("--set", s)))
 
         return {
             "nothing given": ask(),
@@ -237,7 +239,7 @@ class Flow:
                 "tolerances.top1_drop_pp_max=0.001", "tolerances.inconclusive='fail'"
             ),
             "a run for a device elsewhere": rerun('targets=["orin-nano"]'),
-            "a run until a step": ask("run", self.recipe, "--out", self.copied(), "--until", "build"),
+            "a run until a step": ask("run", self.recipe, "--out", self.copied(), *ALONE, "--until", "build"),
             "a run until no such step": ask("run", self.recipe, "--out", work / "never", "--until", "bilud"),
             "a setting that is none": ask("run", self.recipe, "--out", work / "never", "--set", "train.epoch=3"),
             "a setting without value": ask("run", self.recipe, "--out", work / "never", "--set", "train.epochs"),

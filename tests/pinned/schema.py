@@ -26,7 +26,7 @@ def _collect(value: Any, path: str, types: dict[str, set[str]]) -> None:
     if isinstance(value, Mapping):
         kinds.add("object")
         for key, inner in value.items():
-            open_ = path.rpartition(".")[2] in OPEN
+            open_ = path.rpartition(".")[2].removesuffix("?") in OPEN
             _collect(inner, f"{path}.*" if open_ else f"{path}.{key}", types)
     elif isinstance(value, list):
         kinds.add("list" if value else "empty list")
