@@ -1,23 +1,37 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Everything is installed into .venv.
 PYTHON ?= python3
+PYTHON310 ?= python3.10
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo test test-slow test-gpu lint format clean
+.PHONY: demo test test-slow test-gpu test-core-310 quick lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=30 --junitxml=build/junit.xml
+
+quick: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/core
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP)
 	EDGECNN_REQUIRE_GPU=$${EDGECNN_REQUIRE_GPU:-0} $(BIN)/python -m pytest -m gpu
+
+# The core on the oldest Python that it supports, without torch, ONNX or ONNX Runtime.
+test-core-310:
+	$(PYTHON310) -m venv $(VENV)/core-3.10
+	$(VENV)/core-3.10/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)/core-3.10/bin/python -m pip install --quiet --editable . --group test-core
+	$(VENV)/core-3.10/bin/python -m pytest -q tests/core
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,5 +48,6 @@ clean:
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA),dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]' --group dev
 	touch $@

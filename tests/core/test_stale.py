@@ -131,7 +131,7 @@ def test_accepted_numbers_that_appear_or_change_are_judged_against(tmp_path: Pat
         return next(t for t in all_tasks(recipe, tmp_path / "run") if t.step == "gate")
 
     first = gate()
-    accepted = accepted_path(recipe, next(t.device for t in all_tasks(recipe, tmp_path / "run") if t.device) or {})
+    accepted = accepted_path(recipe, next((t.device for t in all_tasks(recipe, tmp_path / "run") if t.device), {}))
     accepted.parent.mkdir(parents=True)
     accepted.write_text("{}")
     assert gate().parents == (*first.parents, accepted)
