@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,16 @@ def test_what_the_gate_writes_is_what_the_files_read(root: Path) -> None:
         call = re.findall(r"edgecnn gate .*", text)[-1]
         for written in re.findall(r"--(?:junit|gitlab|markdown) (\S+)", call):
             assert text.count(written) >= 2, (name, written)
+
+
+def test_a_report_of_a_bug_asks_for_what_doctor_prints(root: Path, edgecnn: Callable[..., Any]) -> None:
+    path = root / ".github" / "ISSUE_TEMPLATE" / "bug.yml"
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-issue-forms", str(path)]
+    assert subprocess.run(command, check=False).returncode == 0
+    fields = {field["id"]: field for field in yaml.safe_load(path.read_text())["body"]}
+    asked = re.findall(r"`edgecnn ([^`]+)`", fields["doctor"]["attributes"]["label"])
+    assert asked == ["doctor --json"]
+    assert fields["doctor"]["validations"] == {"required": True}
+    result = edgecnn(*shlex.split(asked[0]))
+    assert result.code == 0
+    assert {"python", "packages"} <= json.loads(result.out).keys()
