@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=30 --junitxml=build/junit.xml
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 --junitxml=build/junit.xml
 
 quick: $(STAMP)
 	$(BIN)/ruff check .

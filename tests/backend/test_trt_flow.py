@@ -195,17 +195,17 @@ def test_the_last_images_of_a_data_set_may_be_fewer_than_the_profile_takes(one_t
     np.testing.assert_allclose(found.logits, reference(source, pictures), rtol=1e-5, atol=1e-6)
 
 
-def test_ten_thousand_opens_leak_nothing(one_trt: Any, device: FakeDevice, graph: Graph) -> None:
+def test_a_thousand_opens_leak_nothing(one_trt: Any, device: FakeDevice, graph: Graph) -> None:
     plan = build(graph())
     backend, batch = load_backend("trt"), images(1)
-    for turn in range(10_000):
+    for turn in range(1000):
         with backend.open_engine(plan) as session:
-            if turn % 1000 == 0:
+            if turn % 100 == 0:
                 session.run(batch)
                 session.run(batch)
                 assert device.live()["executables"] == 1
     gc.collect()
-    assert device.calls["cudaMalloc"] == device.calls["cudaFree"] >= 20_000
+    assert device.calls["cudaMalloc"] == device.calls["cudaFree"] >= 2000
     assert device.calls["cudaHostAlloc"] == device.calls["cudaFreeHost"]
     assert set(device.live().values()) == {0}
     assert {kind: len(live) for kind, live in one_trt._live.items()} == dict.fromkeys(one_trt._live, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,12 +31,12 @@ def device(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     shutil.rmtree(source)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
-    pip = [str(folder / "env/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, str(wheel)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    pip = [sys.executable, "-m", "pip", f"--python={folder / 'env/bin/python'}", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", str(wheel)], check=True)
 
-    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [str(folder / "env/bin/edgecnn"), *map(str, arguments)]
+    def run(*arguments: object, code: int = 0, program: str = "edgecnn") -> subprocess.CompletedProcess[str]:
+        command = [str(folder / "env/bin" / program), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={}, check=False)
         assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -58,8 +59,9 @@ def test_every_help(device: Run) -> None:
         if line.startswith("  ") and line[2:3].isalpha()
     ]
     assert len(names) > 14
-    for name in names:
-        assert f"Usage: edgecnn {name}" in device(name, "--help").stdout
+    script = f"from edgecnn.cli import run\nfor name in {names}:\n    assert run([name, '--help']) == 0"
+    printed = device("-c", script, program="python").stdout
+    assert re.findall(r"^Usage: edgecnn ([\w-]+)", printed, re.MULTILINE) == names
 
 
 def test_the_recipes_and_the_zoo_came_along(device: Run) -> None:

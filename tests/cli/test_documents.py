@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("digits")
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```sh\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -26,6 +24,8 @@ def test_the_readme_has_blocks_that_run() -> None:
     assert len(blocks(ROOT / "README.md")) >= 2
 
 
+@pytest.mark.cpu_s(40)  # each of a document's commands is a process, and half of them import PyTorch
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks(path: Path, digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "runs" / "lenet5-digits")
