@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import edgecnn
 from tests.conftest import IMPORTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,12 @@ def test_links_between_documents_lead_somewhere() -> None:
     links = [(d, m) for d in documents for m in re.findall(r"\]\((?!https?:|#)([^)#]+)", d.read_text(encoding="utf-8"))]
     assert len(links) > 5
     assert [f"{d.name}: {link}" for d, link in links if not (d.parent / link).exists()] == []
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    entries = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert entries[0] == edgecnn.__version__
+    assert len(set(entries)) == len(entries)
 
 
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
