@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "timm")
 IMPORTED = pytest.StashKey[set[str]]()
+CPU_LIMIT_S = 10.0
+UNLIMITED = ("slow", "gpu")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: PyTorch's threads of one wait for the other's
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -30,6 +37,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 imports = ast.Module(statement.body, type_ignores=[])
                 exec(compile(imports, str(module.__file__), "exec"), vars(module))  # noqa: S102 - our own imports
         module._imported_late = True  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose call costs more processor time than CPU_LIMIT_S, ended child processes and threads included.
+    `cpu_s(SECONDS)` sets another limit. Exempt: what is marked slow or gpu, and fixtures, for one of a session or
+    module serves many tests."""
+    before = sum(os.times()[:4])
+    result = yield
+    spent = sum(os.times()[:4]) - before
+    mark = item.get_closest_marker("cpu_s")
+    limit = mark.args[0] if mark else CPU_LIMIT_S
+    if spent > limit and not any(item.get_closest_marker(name) for name in UNLIMITED):
+        pytest.fail(f"took {spent:.1f} s of processor time, of {limit:g} s that a test may take", pytrace=False)
+    return result
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked slow or gpu has half an hour by the clock, unless it says otherwise."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in UNLIMITED) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_application() -> Iterator[None]:
+    """Typer reads the signatures of all commands at every call, which takes 50 ms: here, once per process."""
+    import typer.main
+
+    from edgecnn.cli import app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "application", functools.cache(app.application))
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

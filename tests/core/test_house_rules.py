@@ -12,6 +12,8 @@ import pytest
 import edgecnn
 from tests.conftest import IMPORTED
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "edgecnn").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 400, 60
@@ -137,3 +139,51 @@ def test_collecting_the_tests_imports_nothing_heavy(request: pytest.FixtureReque
     assert len(TESTS) > 50
     assert {str(p.relative_to(ROOT)): found for p in TESTS if (found := imported_at_once(p) & LATE)} == {}
     assert request.config.stash[IMPORTED] == set(), "some test file imports these through another module"
+
+
+SPENDING = """
+import subprocess, sys, time
+import pytest
+
+def spend(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+def test_below():
+    spend(0.01)
+
+def test_above():
+    spend(0.3)
+
+def test_a_child_above():
+    subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.4: pass"], check=True)
+
+@pytest.mark.cpu_s(5)
+def test_allowed():
+    spend(0.3)
+
+@pytest.mark.slow
+def test_slow():
+    spend(0.3)
+
+@pytest.fixture(scope="session")
+def made():
+    spend(0.3)
+
+def test_of_a_fixture(made):
+    pass
+"""
+
+
+def test_a_test_has_a_limit_of_processor_time(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers =\n    slow\n    gpu\n    cpu_s(seconds)\n    timeout(seconds)\n")
+    pytester.makeconftest(
+        (ROOT / "tests" / "conftest.py").read_text().replace("CPU_LIMIT_S = 10.0", "CPU_LIMIT_S = 0.2")
+    )
+    pytester.makepyfile(SPENDING)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:timeout")
+    result.assert_outcomes(passed=4, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*_ test_above _*", "took 0.* s of processor time, of 0.2 s *", "*_ test_a_child_above _*"]
+    )
