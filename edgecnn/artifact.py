@@ -153,10 +153,28 @@ def write_json_artifact(path: Path, content: Mapping[str, Any], provenance: Side
     write_bytes(path, _dump({**content, "provenance": dataclasses.asdict(done)}))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated or not an object."""
+def parse_json(text: str | bytes) -> Any:
+    """JSON in which no key stands twice in an object; raises `ValueError` for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError as exc:
+        raise ValueError("nested too deep") from exc
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice")
+        found[key] = value
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, or holds a key
+    twice."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
     except OSError as exc:
@@ -185,7 +203,7 @@ def read_sidecar(path: Path) -> Sidecar:
                 "copy the sidecar along, or make the artifact again",
             )
         content = read_json(where)
-    return _sidecar_from_json(where, content)
+    return sidecar_from_json(where, content)
 
 
 def verified_sidecar(path: Path) -> Sidecar:
@@ -259,10 +277,12 @@ _OBJECTS = ("parents", "fields", "tools", "facts")
 _OPTIONAL = {"preprocessing": dict, "labels": list, "wnids": list, "device": dict}
 
 
-def _sidecar_from_json(where: Path, content: Any) -> Sidecar:
+def sidecar_from_json(where: Path, content: Any) -> Sidecar:
+    """The sidecar that the JSON `content` of the file `where` is; raises `ArtifactError` when it is none."""
     known = {f.name for f in dataclasses.fields(Sidecar)}
     if not isinstance(content, dict) or "kind" not in content or content.keys() - known:
-        raise ArtifactError(f"{where}: not a sidecar of edgecnn", "make the artifact again with this version")
+        unknown = next((f": unknown key {key[:60]!r}" for key in content or () if key not in known), "")
+        raise ArtifactError(f"{where}: not a sidecar of edgecnn{unknown}", "make the artifact again with this version")
     if content.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{where}: sidecar schema {content.get('schema')}, this edgecnn reads {SCHEMA}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn import __version__
-from edgecnn.artifact import read_json, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact import parse_json, read_json, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.backends.ort import available_cores, cpu_name
 from edgecnn.errors import ArtifactError, EdgecnnError
 
@@ -101,9 +100,11 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+            header = parse_json(file.read(length)) if length < path.stat().st_size else {}
     except (OSError, ValueError, struct.error) as exc:
         raise ArtifactError(f"{path}: not a safetensors file ({exc})", "copy it again, or make it again") from exc
+    if not isinstance(header, dict):
+        raise ArtifactError(f"{path}: not a safetensors file: its header is no object", "copy it again")
     tensors = {k: v for k, v in header.items() if k != "__metadata__"}
     end = max((t["data_offsets"][1] for t in tensors.values()), default=-1)
     if end + 8 + length != path.stat().st_size:

@@ -23,6 +23,8 @@ _RESAMPLING = {
 }
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 _FIELDS = ("resize", "crop", "mean", "std", "interpolation", "channels")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_LARGEST = 16_384  # pixels: a picture of this side takes 3 GiB as float32
 _SQUARE = "pictures are cropped square; bring other shapes to the graph preprocessed, in an .npz"
 
 
@@ -119,6 +121,8 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
         problem = f"{made.channels} channels with {len(made.mean)} means and {len(made.std)} deviations"
     elif min(made.std) <= 0:
         problem = "a standard deviation must be positive"
+    elif 1 / min(made.std) > _LARGEST_FLOAT:
+        problem = f"std {min(made.std):g} is too small to divide float32 by"
     if problem:
         raise DataError(f"preprocessing: {problem}", "correct it in the zoo entry or the file it comes from")
     return made
@@ -127,7 +131,7 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
 def doubt_of(preprocessing: Preprocessing) -> str | None:
     """What is odd about a preprocessing that can be meant all the same: a mean or a deviation that counts in 0..255."""
     for key, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        if any(value > 1 for value in values):
+        if any(abs(value) > 1 for value in values):
             shown = ", ".join(f"{v:g}" for v in values)
             return f"{key} {shown} counts in 0..255, but images are scaled to 0..1 first: divide mean and std by 255"
     return None
@@ -158,6 +162,8 @@ def _from_timm(content: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(
             f"preprocessing: crop_pct {share!r} is not above 0 and at most 1", "give a share, such as 0.875"
         )
+    if crop > _LARGEST * share:
+        raise DataError(f"preprocessing: crop_pct {share:g} resizes beyond {_LARGEST} pixels", "give the network's own")
     others = {key: content[key] for key in ("interpolation", "mean", "std")}
     return {"resize": math.floor(crop / share), "crop": crop, "channels": channels, **others}
 
@@ -167,6 +173,8 @@ def _whole(key: str, value: Any) -> int:
         raise DataError(f"preprocessing: {key} {value} is not one whole number", _SQUARE)
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(f"preprocessing: {key} {value!r} is not a whole number", f'write it as "{key}": 224')
+    if abs(value) > _LARGEST:
+        raise DataError(f"preprocessing: {key} is beyond {_LARGEST} pixels", "give the network's own")
     return value
 
 
@@ -180,7 +188,8 @@ def _numbers(key: str, value: Any) -> tuple[float, ...]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that float32 holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_FLOAT
 
 
 def first_difference(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> str | None:

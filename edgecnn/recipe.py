@@ -264,7 +264,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         import tomli as toml
     try:
         return dict(toml.loads(text))
-    except toml.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RecipeError(f"{path}: not valid TOML: {exc}", "a key may stand only once, strings need quotes") from exc
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import threading
@@ -14,6 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from edgecnn.artifact import parse_json
 from edgecnn.dataset.images import Dataset
 from edgecnn.errors import DataError
 from edgecnn.preprocess import Preprocessing, first_difference, preprocessing_from_json
@@ -31,7 +31,7 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
         member = archive.open("input.npy")
         shape, order, dtype = _npy_header(member)
         labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None
-        made_by = json.loads(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
+        made_by = parse_json(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
         raise DataError(f"{path}: not an .npz with an array `input` ({exc})", "save it with numpy.savez") from exc
     if len(shape) != 4 or dtype != np.float32 or order:

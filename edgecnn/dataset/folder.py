@@ -27,23 +27,43 @@ SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Vo
 
 def split_folder(root: Path, split: Split) -> Path:
     """The folder of a split below `root`, or `root` itself where it has no split folders; raises `DataError` where it
-    has those of other splits alone."""
+    has those of other splits alone, or where what is called after a split may be a class."""
+    found, others = _split_folders(root)
     wanted = SPLIT_FOLDERS[split]
-    if found := next((root / n for n in wanted if (root / n).is_dir()), None):
-        return found
-    splits = {name for names in SPLIT_FOLDERS.values() for name in names}
-    others = sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
-    if others and splits.issuperset(others):
+    if folder := next((found[n] for n in wanted if n in found), None):
+        return folder
+    if found and not others:
         raise DataError(
-            f"{root}: holds {', '.join(others)}, but no folder {' or '.join(wanted)}",
-            f"add it, or name the folder whose images are meant, such as {root / others[0]}",
+            f"{root}: holds {', '.join(found)}, but no folder {' or '.join(wanted)}",
+            f"add it, or name the folder whose images are meant, such as {next(iter(found.values()))}",
         )
     return root
 
 
 def has_test_folder(root: Path) -> bool:
-    """Whether a folder has test images of its own."""
-    return any((root / name).is_dir() for name in SPLIT_FOLDERS["test"])
+    """Whether a folder has test images of its own; raises `DataError` as `split_folder` does."""
+    return any(name in _split_folders(root)[0] for name in SPLIT_FOLDERS["test"])
+
+
+def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """(folders of splits by name, the other folders): one with images in it, beside others, is a class called after a
+    split. Raises `DataError` where either may be meant."""
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    found = {p.name: p for p in folders if p.name in names}
+    others = [p for p in folders if p.name not in names]
+    if not found or not others:
+        return found, others
+    loose = [p for p in found.values() if any(_is_image(q.name) and not is_hidden(q.name) for q in p.iterdir())]
+    if loose and len(found) == 1:
+        return {}, folders
+    both = {names[name] for name in found} == set(SPLIT_FOLDERS)
+    if loose or (not both and any(image_files(p) for p in others)):
+        raise DataError(
+            f"{root}: {', '.join(found)} beside {others[0].name}: splits, or classes called so",
+            "move the other folders away, or put the folders of all classes into one called train or test",
+        )
+    return found, others
 
 
 def is_hidden(name: str) -> bool:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecnn.artifact import parse_json
 from edgecnn.errors import DataError
 
 JSON_LIST = 'write the names as a JSON list, ["first", "second", ...]'
-_NUMBERED = re.compile(r"(\d+)(?:\s*[:,;](?:\s+|(?=\D))|[.)]?\s+)(\S.*)")  # but not 0,5 mm nor 0:30
-_SYNSET = re.compile(r"(n\d{8})\s+(\S.*)")
+_SEPARATOR = r"\s*[-=]>\s*|\s+-\s+|\s*[:,;=|](?:\s+|(?=\D))|\.(?:\s+|(?=\D))|\)\s*|\s+"  # but not 0,5 mm nor 0:30
+_NUMBERED = (
+    re.compile(rf"\(?(?P<number>\d+)(?P<by>{_SEPARATOR})(?P<name>\S.*)"),
+    re.compile(r"(?P<name>(?=.*?[^\d\s]).*?\S)(?P<by>\t\s*|\s*[,;:=|]\s*)(?P<number>\d+)"),
+)
+_MAYBE_IN_A_NAME = {"", ".", ",", ":"}  # what parts a number from a name, and may stand in a name: 5 rupees, ratio 4:3
+_SYNSET = re.compile(r"(n\d{8})[\s,;:]\s*(\S.*)")
 
 
 def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """(names, wnids or None) of the classes by output: UTF-8 text with one a line, or JSON.
 
-    Lines may all carry their number (`0 ash`, `0: ash`, `0,ash`) or their wnid (`n01440764 tench`); JSON is a list, an
+    Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`) or their wnid (`n01440764 tench`); JSON is a list, an
     object of numbers to names, or of names to numbers. Raises `DataError` for what could be read in two ways.
     """
     try:
@@ -28,40 +33,77 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
         raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc
     if path.suffix == ".json" or text.lstrip().startswith(("[", "{")):
         return _from_json(path, text), None
+    lines = _lines(path, text)
+    names = _without_numbers(path, lines)
+    pairs = [_SYNSET.fullmatch(name) for name in names]
+    if all(pairs):
+        return tuple(p[2] for p in pairs if p), tuple(p[1] for p in pairs if p)
+    for k, name in enumerate(names):
+        if pairs[k] or name.startswith('"') or (name[0] == name[-1] == "'" and len(name) > 1):
+            raise DataError(f"{path}: {name[:60]!r} is a wnid or a quotation, where other lines are names", JSON_LIST)
+    return names, None
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    """The lines without what surrounds them; raises `DataError` for one that is no class or may be none."""
     lines = [line.strip() for line in io.StringIO(text, newline=None)]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
         raise DataError(f"{path}: no labels", "give one class name a line")
-    if "" in lines:
-        raise DataError(f"{path}:{lines.index('') + 1}: an empty line is no class", "remove it, or name the class")
+    for k, line in enumerate(lines, 1):
+        if not line:
+            raise DataError(f"{path}:{k}: an empty line is no class", "remove it, or name the class")
+        if "\ufeff" in line or "\0" in line:
+            raise DataError(f"{path}:{k}: a byte-order mark or a NUL in {line[:60]!r}", "save it as UTF-8 text")
+        if line.startswith(("- ", "* ")):
+            raise DataError(f"{path}:{k}: {line[:60]!r} may be an item of YAML or a class", JSON_LIST)
     if lines[0].startswith("#"):
         raise DataError(f"{path}:1: {lines[0][:60]!r} may be a comment or a class", f"remove it, or {JSON_LIST}")
-    if all(pairs := [_SYNSET.fullmatch(line) for line in lines]):
-        return tuple(p[2] for p in pairs if p), tuple(p[1] for p in pairs if p)
-    return _without_numbers(path, lines), None
+    return lines
 
 
 def _without_numbers(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
-    """The names of lines that all carry their number; lines as they stand where they are not numbered."""
-    pairs = [_NUMBERED.fullmatch(line) for line in lines]
-    numbers = [int(p[1]) for p in pairs if p]
-    if len(numbers) == len(lines):
-        if sorted(numbers) == list(range(len(lines))):
-            names = {int(p[1]): p[2] for p in pairs if p}
+    """The names of lines that all carry their number, before or behind; lines as they stand where none does."""
+    for form in _NUMBERED:
+        found = {k: pair for k, line in enumerate(lines) if (pair := form.fullmatch(line))}
+        numbers = {k: _number(pair["number"]) for k, pair in found.items()}
+        if sorted(numbers.values()) == list(range(len(lines))):
+            names = {numbers[k]: pair["name"] for k, pair in found.items()}
             return tuple(names[k] for k in range(len(lines)))
-        if sorted(numbers) == list(range(1, len(lines) + 1)):
+        if sorted(numbers.values()) == list(range(1, len(lines) + 1)):
             raise DataError(
                 f"{path}: its lines are numbered from 1, outputs from 0", f"remove the numbers, or {JSON_LIST}"
             )
-    elif pairs[0] is None and 0 < len(numbers) == len(lines) - 1 and sorted(numbers) == list(range(len(numbers))):
-        raise DataError(f"{path}:1: {lines[0][:60]!r} may be a heading or a class", f"remove it, or {JSON_LIST}")
+        if found and 0 not in found and sorted(numbers.values()) == list(range(len(lines) - 1)):
+            raise DataError(f"{path}:1: {lines[0][:60]!r} may be a heading or a class", f"remove it, or {JSON_LIST}")
+        surely = any(pair["by"] != " " and pair["by"].strip() not in _MAYBE_IN_A_NAME for pair in found.values())
+        if surely or _may_count(numbers, len(lines)):
+            odd = next((k for k in range(len(lines)) if numbers.get(k) != k), 0)
+            raise DataError(
+                f"{path}:{odd + 1}: {lines[odd][:60]!r}: lines carry numbers, but not 0, 1, ... {len(lines) - 1}, each "
+                "once",
+                f"number every line, or none, or {JSON_LIST}",
+            )
     return tuple(lines)
+
+
+def _may_count(numbers: Mapping[int, int], lines: int) -> bool:
+    """Whether the numbers of some lines, by line, may be meant as those of the classes: `5 rupees` is a name."""
+    values = sorted(numbers.values())
+    if len(values) < lines:
+        return bool(values) and (0 in values or any(all(n == k + i for k, n in numbers.items()) for i in (0, 1)))
+    return values[0] < 2 or values == list(range(values[0], values[0] + lines))
+
+
+def _number(digits: str) -> int:
+    """A number as written, or one that no class has: Python converts 4300 digits at most."""
+    return int(digits) if len(digits) < 10 else 10**10
 
 
 def _from_json(path: Path, text: str) -> tuple[str, ...]:
     try:
-        content: Any = json.loads(text, object_pairs_hook=_once)
+        content: Any = parse_json(text)
     except ValueError as exc:
         raise DataError(f"{path}: labels are not valid JSON ({exc})", JSON_LIST) from exc
     if isinstance(content, dict):
@@ -80,10 +122,3 @@ def _by_number(content: dict[str, Any]) -> list[Any] | None:
         if set(named) == {str(k) for k in range(len(content))}:
             return [named[str(k)] for k in range(len(content))]
     return None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.artifact import Sidecar
 from edgecnn.errors import GraphError, MissingPackageError
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 LOGIT, PROBABILITY = 0.0, 0.5  # above which one output means class 1
 _KEEPS_VALUES = {
-    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose",
-    "Unsqueeze",
+    "Cast", "DequantizeLinear", "Dropout", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice",
+    "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
+_BY_CONSTANTS = {"Add", "Clip", "Div", "Log", "Max", "Min", "Mul", "Neg", "Reciprocal", "Sub", "Sum"}
+_MOVES_THE_THRESHOLD = {"Clip", "Log", "Max", "Min", "Reciprocal"}
+_NEVER_BELOW_ZERO = {"Exp", "HardSigmoid", "Softmax", "Softplus"}
 
 
 def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> float:
     """What the only output of the engine or graph `path` has to exceed for class 1; 0 for more than one output.
 
     Graphs that edgecnn exported or imported (their sidecars count the outputs) and plans give logits. Raises
-    `GraphError` for several outputs behind a sigmoid, `MissingPackageError` where one output cannot be looked into.
+    `GraphError` as `final_sigmoid` does, `MissingPackageError` where one output cannot be looked into.
     """
     if path.suffix != ".onnx" or sidecar.facts.get("classes", 1) != 1:
         return LOGIT
@@ -37,39 +40,92 @@ def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> floa
         if output.shape[-1] != 1 or "classes" in sidecar.facts:
             return LOGIT
         raise MissingPackageError("onnx", "telling a logit from a probability", "cpu") from exc
-    sigmoid = final_sigmoid(onnx.load(str(path), load_external_data=False).graph)
-    if sigmoid is None:
-        return LOGIT
-    if output.shape[-1] != 1:
-        raise multi_label(str(path))
-    return PROBABILITY
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return LOGIT if final_sigmoid(graph, str(path), output.shape[-1] != 1) is None else PROBABILITY
 
 
 def require_logits(graph: Path, sidecar: Sidecar) -> None:
-    """Raise `GraphError` for a graph that ends in a sigmoid, where it can be seen: a plan of it would not say so."""
+    """Raise `GraphError` for a graph that ends in a sigmoid or in what `final_sigmoid` refuses, where it can be seen: a
+    plan of it would not say so."""
     if "classes" in sidecar.facts or importlib.util.find_spec("onnx") is None:
         return
     import onnx
 
-    if final_sigmoid(onnx.load(str(graph), load_external_data=False).graph) is not None:
+    content = onnx.load(str(graph), load_external_data=False).graph
+    dims = content.output[0].type.tensor_type.shape.dim
+    if final_sigmoid(content, str(graph), len(dims) > 1 and dims[-1].dim_value != 1) is not None:
         raise GraphError(
             f"{graph}: ends in a sigmoid, and a plan of it would be read as logits",
             "`edgecnn import` takes the Sigmoid off the graph: build from what it writes",
         )
 
 
-def final_sigmoid(graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    """The Sigmoid that makes the values of the only output, if one does; later nodes change shape or type alone."""
-    maker = {name: node for node in graph.node for name in node.output}
-    node = maker.get(graph.output[0].name)
-    while node is not None and node.op_type in _KEEPS_VALUES:
-        node = maker.get(node.input[0])
-    return node if node is not None and node.op_type == "Sigmoid" else None
+def final_sigmoid(graph: onnx.GraphProto, where: str, several: bool) -> onnx.NodeProto | None:
+    """The Sigmoid that makes the only value, if one does; nodes behind it change shape or type alone.
+
+    Raises `GraphError`, which begins with `where`, for a sigmoid for each of `several` values, and for one value that
+    is a probability in another form. Judged by the last operators, from the output to what is no arithmetic with
+    constants.
+    """
+    ends = _Ends(graph).of(graph.output[0].name, frozenset())
+    if several:
+        complementary = len(ends) == 2 and ends[0].node is ends[1].node and ends[0].passed != ends[1].passed  # 1 - p, p
+        if not complementary and all(end.is_sigmoid for end in ends):
+            raise GraphError(
+                f"{where}: ends in a sigmoid for each of several classes: multi-label is not supported",
+                "export a classifier of one class for each image, with its logits as the output",
+            )
+        return None
+    end = ends[0]
+    if end.node is not None and end.node.op_type == "Sigmoid" and not end.passed:
+        return end.node
+    if end.is_sigmoid or end.passed & _MOVES_THE_THRESHOLD or (end.node and end.node.op_type in _NEVER_BELOW_ZERO):
+        last = [*end.passed, end.node.op_type if end.node else "the input"]
+        raise GraphError(
+            f"{where}: ends in {', '.join(sorted(last))}: one output that is a probability in another form",
+            "export the logit, or the plain sigmoid, as the output",
+        )
+    return None
 
 
-def multi_label(graph: str) -> GraphError:
-    """The refusal of one sigmoid for each class."""
-    return GraphError(
-        f"{graph}: ends in a sigmoid for each of several classes: multi-label is not supported",
-        "export a classifier of one class for each image, with its logits as the output",
-    )
+class _End(NamedTuple):
+    """The node from which arithmetic with constants leads to the output, and the operators of that arithmetic."""
+
+    node: onnx.NodeProto | None
+    passed: frozenset[str]
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Also 1 / (1 + exp(-x)), and (1 + tanh(x)) / 2."""
+        kind = self.node.op_type if self.node else ""
+        return (
+            kind in ("Sigmoid", "HardSigmoid")
+            or (kind == "Exp" and {"Add", "Reciprocal"} <= self.passed)
+            or (kind == "Tanh" and not self.passed.isdisjoint(("Add", "Sub", "Sum")))
+        )
+
+
+class _Ends:
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._maker = {name: node for node in graph.node for name in node.output}
+        self._constants = {tensor.name for tensor in graph.initializer}
+
+    def of(self, tensor: str, passed: frozenset[str]) -> list[_End]:
+        """Where `tensor` comes from: one end for each input of a Concat."""
+        node = self._maker.get(tensor)
+        while node is not None and node.op_type in _KEEPS_VALUES:
+            node = self._maker.get(node.input[0])
+        if node is not None and node.op_type == "Concat":
+            return [end for name in node.input for end in self.of(name, passed)]
+        if node is None or node.op_type not in _BY_CONSTANTS:
+            return [_End(node, passed)]
+        varying = [k for k, name in enumerate(node.input) if name and not self._is_constant(name)]
+        if len(varying) != 1:
+            return [_End(node, passed)]
+        kind = "Reciprocal" if node.op_type == "Div" and varying == [1] else node.op_type
+        return self.of(node.input[varying[0]], passed | {kind})
+
+    def _is_constant(self, name: str) -> bool:
+        while (node := self._maker.get(name)) is not None and node.op_type in _KEEPS_VALUES:
+            name = node.input[0]
+        return name in self._constants or (node is not None and node.op_type == "Constant")

@@ -20,7 +20,9 @@ from onnx import TensorProto
 from edgecnn.artifact import (
     Sidecar,
     parents_of,
+    parse_json,
     read_json,
+    sidecar_from_json,
     sidecar_path,
     tool_versions,
     verified_sidecar,
@@ -37,6 +39,7 @@ from edgecnn.zoo import imagenet_classes, presets
 
 BATCHES = (1, 2, 3)
 MAX_DIFFERENCE = 1e-4  # of max |logit|
+_OF_A_SIDECAR = {"kind", "sha256", "schema"}
 _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
@@ -106,7 +109,7 @@ def import_graph(
 def named_preprocessing(text: str) -> Preprocessing:
     """The preprocessing that `--preprocess` names: a preset of the zoo, or a JSON file with its fields (or a sidecar).
 
-    Raises `DataError`.
+    Raises `DataError`, `ArtifactError` for a file that is no JSON object or a damaged sidecar.
     """
     if text in presets():
         return preprocessing_from_json(presets()[text])
@@ -114,7 +117,22 @@ def named_preprocessing(text: str) -> Preprocessing:
         hint = nearest(text, presets()) or f"a .json file, or one of {', '.join(presets())}"
         raise DataError(f"no preprocessing {text!r}", hint)
     content = read_json(Path(text))
-    return preprocessing_from_json(content.get("preprocessing") or content)
+    if "preprocessing" not in content:
+        return preprocessing_from_json(content)
+    if content.keys() >= _OF_A_SIDECAR:
+        inner: Any = sidecar_from_json(Path(text), content).preprocessing
+    elif others := [key for key in content if key != "preprocessing"]:
+        raise DataError(
+            f"{text}: {', '.join(map(repr, others))} beside 'preprocessing', in what is no sidecar of edgecnn",
+            "remove what stands beside it; a key of the preprocessing itself belongs into it",
+        )
+    else:
+        inner = content["preprocessing"]
+    if not isinstance(inner, dict):
+        raise DataError(
+            f"{text}: its preprocessing is {json.dumps(inner)[:40]}", "write an object with resize, crop, mean and std"
+        )
+    return preprocessing_from_json(inner)
 
 
 def named_labels(text: str) -> Labels:
@@ -126,15 +144,20 @@ def named_labels(text: str) -> Labels:
 
 
 def _preprocessing_inside(model: onnx.ModelProto, own: Sidecar | None) -> Preprocessing | None:
-    """From the source's sidecar, or from a metadata entry `preprocessing` that holds its JSON."""
+    """From the source's sidecar, or from a metadata entry `preprocessing` that holds its JSON; raises `DataError` for a
+    JSON object that cannot be read."""
     if own is not None and own.preprocessing is not None:
         return preprocessing_from_json(own.preprocessing)
     text = next((p.value for p in model.metadata_props if p.key == "preprocessing"), "")
+    if not text.lstrip().startswith("{"):
+        return None  # another tool's words
     try:
-        content: Any = json.loads(text or "null")
-    except ValueError:
-        return None
-    return preprocessing_from_json(content) if isinstance(content, dict) else None
+        content: Any = parse_json(text)
+    except ValueError as exc:
+        raise DataError(
+            f"the graph's metadata entry 'preprocessing' is not valid JSON ({exc})", "correct it, or use --preprocess"
+        ) from exc
+    return preprocessing_from_json(content)
 
 
 def _require_float32(model: onnx.ModelProto) -> None:

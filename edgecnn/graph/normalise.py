@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from edgecnn.errors import DataError, GraphError
-from edgecnn.graph.decision import final_sigmoid, multi_label
+from edgecnn.graph.decision import final_sigmoid
 from edgecnn.graph.prepare import node_label
 from edgecnn.preprocess import Preprocessing
 from edgecnn.session import Array
@@ -96,12 +96,10 @@ def _without_softmax(graph: onnx.GraphProto) -> list[str]:
 
 
 def _without_sigmoid(graph: onnx.GraphProto, expected: Array) -> list[str]:
-    """Of one output; what lies behind it changes shape alone. Raises `GraphError` for several outputs."""
-    sigmoid = final_sigmoid(graph)
+    """Of one output; what lies behind it changes shape alone. Raises `GraphError` as `final_sigmoid` does."""
+    sigmoid = final_sigmoid(graph, "the graph", expected[0].size != 1)
     if sigmoid is None:
         return []
-    if expected[0].size != 1:
-        raise multi_label(f"node {node_label(sigmoid)}")
     name = sigmoid.output[0]
     graph.node.remove(sigmoid)
     if name == graph.output[0].name:

@@ -133,3 +133,11 @@ def test_inspect_tells_a_changed_plan(tmp_path: Path) -> None:
     path.write_bytes(plan_bytes((10, 3, 0, 27)))
     assert describe_plan(path)["sha256_matches"] is False
     assert dataclasses.asdict(read_plan_header(path))["tensorrt"] == "10.3.0.27"
+
+
+def test_a_prefix_nested_too_deep_is_no_prefix(tmp_path: Path) -> None:
+    deep = b"[" * 100_000
+    path = tmp_path / "e.plan"
+    path.write_bytes(struct.pack("<I", len(deep)) + deep + b"ftrt" + bytes(64))
+    with pytest.raises(ArtifactError):
+        read_plan_header(path)

@@ -17,6 +17,7 @@ from edgecnn.artifact import (
     Sidecar,
     atomic_path,
     parents_of,
+    read_json,
     read_sidecar,
     sha256_of,
     sidecar_path,
@@ -153,3 +154,17 @@ def test_fresh_and_stale(tmp_path: Path) -> None:
     assert "sha256" in reason()
     path.unlink()
     assert reason() == "not made yet"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"a": 1, "a": 1}', "the key 'a' stands twice"),
+        ('{"a": [{"b": 1, "c": 2, "b": 3}]}', "the key 'b' stands twice"),
+        ('{"a": ' * 100_000, "nested too deep"),
+    ],
+)
+def test_json_that_means_nothing_or_two_things_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ArtifactError, match=words):
+        read_json(tmp_path / "a.json")

@@ -87,7 +87,7 @@ def test_wnids_are_kept_apart(tmp_path: Path) -> None:
         (b"[]", "neither a JSON list"),
         (b'{"0": "ash", "2": "birch"}', "neither a JSON list"),
         (b'{"0": ["n01440764", "tench"]}', "neither a JSON list"),
-        (b'{"0": "ash", "0": "birch"}', "a key stands twice"),
+        (b'{"0": "ash", "0": "birch"}', "the key '0' stands twice"),
         (b'{"ash": 0, "birch": 0}', "neither a JSON list"),
     ],
 )

@@ -32,6 +32,11 @@ def test_what_is_left_out_comes_from_the_dataclasses(tmp_path: Path) -> None:
     assert recipe.tolerances.top1_drop_pp_max is None
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000])
+def test_what_the_parser_cannot_hold_is_a_mistake(tmp_path: Path, value: str) -> None:
+    message(tmp_path, f"{GOOD}seed = {value}\n")
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     text = message(tmp_path, '[model]\nnam = "x"\n[train]\nepochs = -1\nbatch = "many"\n[modle]\n')
     for problem in ("model.nam", "'name'", "train.epochs = -1", "at least 0", "train.batch = 'many'", "whole number"):

@@ -176,7 +176,7 @@ def _json_prefix(path: Path, read: Any, start: bytes) -> tuple[int, str]:
         return 0, ""
     try:
         metadata = json.loads(content[:length])
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0, ""
     author = metadata.get("author") if isinstance(metadata, dict) else None
     by = f" written by {author}" if isinstance(author, str) else ""
