@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 
 from edgecnn.calibration import make_manifest, open_data, read_manifest, select, write_manifest
-from edgecnn.dataset import Split, batches, images_sha256, open_dataset, stratified
+from edgecnn.dataset import Split, batches, has_test_split, images_sha256, open_dataset, stratified
 from edgecnn.errors import DataError
 from edgecnn.preprocess import Preprocessing
 
+SPLITS: tuple[Split, ...] = ("train", "test")
 SMALL = Preprocessing(resize=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -121,6 +123,52 @@ def test_the_folder_of_another_split_is_no_class(folder: Path, there: str, asked
     folder.rename(root / there)
     with pytest.raises(DataError, match=f"holds {there}, but no folder {asked}"):
         open_dataset(str(root), SMALL, asked)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_called_after_a_split_is_a_class(folder: Path, name: str) -> None:
+    (folder / "n02").rename(folder / name)
+    for split in SPLITS:
+        dataset = open_dataset(str(folder), SMALL, split)
+        assert dataset.label_names == ("n01", name)
+        assert len(dataset) == 5
+    assert not has_test_split(str(folder))
+    whole = images_sha256(str(folder), "train")
+    (folder / "n01" / "0.png").rename(folder / "n01" / "9.png")
+    assert images_sha256(str(folder), "train") != whole
+
+
+@pytest.mark.parametrize("other", ["notes", ".cache", "__MACOSX"])
+def test_a_folder_without_images_makes_no_classes_of_splits(folder: Path, other: str) -> None:
+    root = folder.parent / "whole"
+    (root / other).mkdir(parents=True)
+    folder.rename(root / "train")
+    assert open_dataset(str(root), SMALL, "train").label_names == ("n01", "n02")
+
+
+def test_train_and_test_are_splits_beside_anything(folder: Path) -> None:
+    root = folder.parent / "whole"
+    root.mkdir()
+    folder.rename(root / "train")
+    shutil.copytree(root / "train", root / "test")
+    shutil.copytree(root / "train" / "n01", root / "extra")
+    for split in SPLITS:
+        assert open_dataset(str(root), SMALL, split).label_names == ("n01", "n02")
+    assert has_test_split(str(root))
+
+
+def test_what_may_be_a_split_or_a_class_is_refused(folder: Path) -> None:
+    for name in ("train", "test"):
+        shutil.copytree(folder / "n02", folder / name)
+    for split in SPLITS:
+        with pytest.raises(DataError, match="test, train beside n01: splits, or classes called so"):
+            open_dataset(str(folder), SMALL, split)
+    shutil.rmtree(folder / "test")
+    shutil.rmtree(folder / "train")
+    shutil.copytree(folder / "n02", folder / "train" / "2020")
+    for ask in (lambda: open_dataset(str(folder), SMALL, "train"), lambda: has_test_split(str(folder))):
+        with pytest.raises(DataError, match="train beside n01: splits, or classes called so"):
+            ask()
 
 
 def test_images_alone_have_no_labels(folder: Path) -> None:
