@@ -77,7 +77,7 @@ def _without_numbers(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
             )
         if found and 0 not in found and sorted(numbers.values()) == list(range(len(lines) - 1)):
             raise DataError(f"{path}:1: {lines[0][:60]!r} may be a heading or a class", f"remove it, or {JSON_LIST}")
-        surely = any(pair["by"] != " " and pair["by"].strip() not in _MAYBE_IN_A_NAME for pair in found.values())
+        surely = any("\t" in pair["by"] or pair["by"].strip() not in _MAYBE_IN_A_NAME for pair in found.values())
         if surely or _may_count(numbers, len(lines)):
             odd = next((k for k in range(len(lines)) if numbers.get(k) != k), 0)
             raise DataError(

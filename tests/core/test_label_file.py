@@ -27,6 +27,20 @@ LINES = "\n".join(NAMES)
         b"0,ash\n1,birch\n2,cedar",
         b"0\tash\n1\tbirch\n2\tcedar",
         b"2 cedar\n0 ash\n1 birch\n",
+        b"2=cedar\n0=ash\n1=birch\n",
+        b"0 = ash\n1 = birch\n2 = cedar\n",
+        b"(0) ash\n(1) birch\n(2) cedar\n",
+        b"0) ash\n1) birch\n2) cedar\n",
+        b"0. ash\n1. birch\n2. cedar\n",
+        b"0.ash\n1.birch\n2.cedar\n",
+        b"0 - ash\n1 - birch\n2 - cedar\n",
+        b"0 -> ash\n1 -> birch\n2 -> cedar\n",
+        b"0|ash\n1|birch\n2|cedar\n",
+        b"00 ash\n01 birch\n02 cedar\n",
+        b"cedar,2\nash,0\nbirch,1\n",
+        b"cedar\t2\nash\t0\nbirch\t1\n",
+        b"cedar: 2\nash: 0\nbirch: 1\n",
+        b"cedar=2\nash=0\nbirch=1\n",
         json.dumps(NAMES).encode(),
         json.dumps(NAMES, indent=1).encode("utf-8-sig"),
         json.dumps({"0": "ash", "1": "birch", "2": "cedar"}, indent=1).encode(),
@@ -54,6 +68,10 @@ def test_every_way_of_writing_the_same_names(content: bytes, name: str, tmp_path
         ("0,5 mm", "1,5 mm"),
         ("0.5 mm", "1.5 mm"),
         ("0:30", "1:30"),
+        ("ratio 4:3", "ratio 16:9"),
+        ("room 0", "room 1"),
+        ("5 rupees", "coin", "note"),
+        ("4 doors", "4 wheels"),
         ("ash, white (50%)", 'o\'birch & "co"', "-cedar"),
         ("ash",),
     ],
@@ -64,8 +82,15 @@ def test_names_stay_as_they_are(names: tuple[str, ...], tmp_path: Path) -> None:
     assert read_labels(written(tmp_path / "l.json", json.dumps(names).encode())) == (given, None)
 
 
-def test_wnids_are_kept_apart(tmp_path: Path) -> None:
-    path = written(tmp_path / "l.txt", b"n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
+        b"1,n01443537,goldfish\n0,n01440764,tench, Tinca tinca\n",
+    ],
+)
+def test_wnids_are_kept_apart(content: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path / "l.txt", content)
     assert read_labels(path) == (("tench, Tinca tinca", "goldfish"), ("n01440764", "n01443537"))
 
 
@@ -79,6 +104,32 @@ def test_wnids_are_kept_apart(tmp_path: Path) -> None:
         (b"# trees\nash", "may be a comment or a class"),
         (b"index,name\n0,ash\n1,birch", "'index,name' may be a heading or a class"),
         (b"1 ash\n2 birch\n3 cedar", "numbered from 1"),
+        (b"0 ash\nbirch\n2 cedar", "l.txt:2: 'birch': lines carry numbers, but not 0, 1, ... 2, each once"),
+        (b"ash\nbirch\n0 cedar", "lines carry numbers"),
+        (b"ash\n1 birch\n2 cedar", "may be a heading|lines carry numbers"),
+        (b"ash\nbirch\n3: cedar\ndate=4", "lines carry numbers"),
+        (b"0 ash\n2 birch\n3 cedar", "l.txt:2: '2 birch': lines carry numbers"),
+        (b"0 ash\n1 birch\n1 cedar", "lines carry numbers"),
+        (b"5 ash\n6 birch\n7 cedar", "lines carry numbers"),
+        (b"3=ash\n5=birch\n9=cedar", "lines carry numbers"),
+        (b"0 ash\n1 birch\n" + b"9" * 5000 + b" cedar", "lines carry numbers"),
+        (b"ash,0\nbirch,2\ncedar,3", "lines carry numbers"),
+        (b"ash\t7\nbirch\t8\ncedar\t3", "lines carry numbers"),
+        (b"ash,1\nbirch,2\ncedar,3", "numbered from 1"),
+        (b"name,index\nash,0\nbirch,1", "'name,index' may be a heading or a class"),
+        (b'"0","ash"\n"1","birch"', "quotation"),
+        (b'0,"ash"\n1,"birch"', "quotation"),
+        (b'"ash",0\n"birch",1', "quotation"),
+        (b"'ash'\n'birch'", "quotation"),
+        (b'{"id": 0, "name": "ash"}\n{"id": 1, "name": "birch"}', "not valid JSON"),
+        (b"- ash\n- birch", "l.txt:1: '- ash' may be an item of YAML or a class"),
+        (b"names:\n  - ash\n  - birch", "l.txt:2: '- ash' may be an item of YAML or a class"),
+        (b"n01440764 tench\ngoldfish", "is a wnid or a quotation"),
+        ("\ufeffash\nbirch".encode("utf-8-sig"), "l.txt:1: a byte-order mark"),
+        ("ash\n\ufeffbirch".encode(), "l.txt:2: a byte-order mark"),
+        ("ash\nbirch".encode("utf-16-le"), "l.txt:1: .* a NUL"),
+        (b"[" * 100_000, "not valid JSON .nested too deep"),
+        (b'{"ash": 0, "birch": ' + b"1" * 5000 + b"}", "not valid JSON|neither a JSON list"),
         (LINES.encode("utf-16"), "cannot be read"),
         ("orme à".encode("latin-1"), "cannot be read"),
         (b'["ash", ', "not valid JSON"),
