@@ -51,6 +51,13 @@ GOOD = {"resize": 36, "crop": 32, "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.25, 0
         ({"interpolation": ["bilinear"]}, r"interpolation \['bilinear'\] is none of"),
         ({"interpolation": 3}, "interpolation 3 is none of nearest, bilinear"),
         ({"channels": None}, "channels None is not a whole number"),
+        ({"std": [0.25, 0.25, 1e-46]}, "std 1e-46 is too small to divide float32 by"),
+        ({"std": [0.25, 0.25, 1e-39]}, "std 1e-39 is too small to divide float32 by"),
+        ({"std": [0.25, 0.25, 1e39]}, "is not a list of numbers"),
+        ({"mean": [0.5, 0.4, 10**400]}, "is not a list of numbers"),
+        ({"resize": 10**12}, "resize is beyond 16384 pixels"),
+        ({"resize": 10**5000}, "resize is beyond 16384 pixels"),
+        ({"crop": -(10**5000)}, "crop is beyond 16384 pixels"),
     ],
 )
 def test_what_is_not_known_is_refused_not_ignored(changed: dict[str, object], words: str) -> None:
@@ -88,12 +95,19 @@ def test_the_form_of_timm_is_read_where_it_means_one_thing() -> None:
                 preprocessing_from_json({k: v for k, v in TIMM.items() if k != key})
 
 
+@pytest.mark.parametrize("share", [1e-3, 1e-320])
+def test_a_share_that_makes_pictures_too_large_is_refused(share: float) -> None:
+    with pytest.raises(DataError, match="resizes beyond 16384 pixels"):
+        preprocessing_from_json({**TIMM, "crop_pct": share})
+
+
 def test_units_of_0_to_255_are_doubted() -> None:
     def doubt(**changed: object) -> str | None:
         return doubt_of(preprocessing_from_json({**GOOD, **changed}))
 
     assert "mean 123.675, 116.28, 103.53 counts in 0..255" in str(doubt(mean=[123.675, 116.28, 103.53]))
     assert "std 58.395, 57.12, 57.375 counts in 0..255" in str(doubt(std=[58.395, 57.12, 57.375]))
+    assert "mean -123, 0, 0 counts in 0..255" in str(doubt(mean=[-123, 0, 0]))
     assert doubt() is None
     assert doubt(mean=[0, 0, 0], std=[1 / 255] * 3) is None, "a graph that takes 0..255"
 
