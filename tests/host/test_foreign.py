@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn import cli
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
-from edgecnn.errors import DataError, GraphError
+from edgecnn.errors import ArtifactError, DataError, GraphError
 from edgecnn.graph.foreign import Labels, import_graph, named_labels, named_preprocessing
 from edgecnn.preprocess import Preprocessing
 
@@ -193,6 +193,110 @@ def test_one_logit_takes_the_names_of_two_classes(tmp_path: Path, names: tuple[s
     model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], ONE, made=("n", 1))
     with pytest.raises(DataError, match=f"{len(names)} labels for the two classes that one logit decides between"):
         imported(model, tmp_path, labels=Labels(names))
+
+
+def one_value(*end: onnx.NodeProto, outputs: int = 1) -> onnx.ModelProto:
+    """z [N, 3], and what `end` makes of it and of some constants."""
+    nodes = [node("Conv", ["x", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "z3")]
+    constants = {
+        "w": weights(3, 3, 3, 3), "mix": weights(3, outputs), "one": np.ones(1, np.float32), "first": np.array([0]),
+        "second": np.array([1]), "half": np.full(1, 0.5, np.float32), "axes": np.array([1]),
+    }  # fmt: skip
+    nodes += [node("MatMul", ["z3", "mix"], "z"), *end]
+    used = {name for n in nodes for name in n.input}
+    return graph_of(nodes, {k: v for k, v in constants.items() if k in used}, made=("n", outputs))
+
+
+OTHER_FORMS = {
+    "hard sigmoid": [node("HardSigmoid", ["z"], "y")],
+    "rounded": [node("Sigmoid", ["z"], "s"), node("Clip", ["s", "", ""], "y")],
+    "odds": [node("Exp", ["z"], "y")],
+    "softplus": [node("Neg", ["z"], "a"), node("Softplus", ["a"], "b"), node("Neg", ["b"], "y")],
+    "by tanh": [node("Tanh", ["z"], "a"), node("Add", ["a", "one"], "b"), node("Mul", ["b", "half"], "y")],
+    "hard sigmoid written out": [node("Add", ["z", "half"], "a"), node("Clip", ["a", "", ""], "y")],
+    "one column of a softmax": [node("Softmax", ["z3"], "a", axis=1), node("Gather", ["a", "second"], "y", axis=1)],
+    "sigmoid and constant node": [
+        helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.float32(100))),
+        node("Sigmoid", ["z"], "a"),
+        node("Mul", ["k", "a"], "y"),
+    ],
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_one_output_that_is_a_probability_in_another_form(tmp_path: Path, form: str) -> None:
+    with pytest.raises(GraphError, match="one output that is a probability in another form") as caught:
+        imported(one_value(*OTHER_FORMS[form]), tmp_path)
+    assert "export the logit, or the plain sigmoid" in caught.value.hint
+
+
+LOGITS = {
+    "bias": [node("Add", ["z", "half"], "y")],
+    "scaled": [node("Div", ["z", "half"], "a"), node("Neg", ["a"], "y")],
+    "tanh": [node("Tanh", ["z"], "y")],
+    "difference": [
+        node("Gather", ["z3", "first"], "a", axis=1),
+        node("Gather", ["z3", "second"], "b", axis=1),
+        node("Sub", ["a", "b"], "y"),
+    ],
+    "swish": [node("Sigmoid", ["z"], "a"), node("Mul", ["z", "a"], "y")],
+}
+
+
+@pytest.mark.parametrize("form", LOGITS)
+def test_one_logit_behind_arithmetic_stays_one(tmp_path: Path, form: str) -> None:
+    ours, _ = imported(one_value(*LOGITS[form]), tmp_path)
+    assert dims(ours.graph.output[0]) == ["batch", 1]
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "HardSigmoid"])
+def test_sigmoids_of_classes_that_are_joined_are_refused(tmp_path: Path, kind: str) -> None:
+    parts = [node("Gather", ["z3", k], k + "z", axis=1) for k in ("first", "second")]
+    parts += [node(kind, [k + "z"], k + "s") for k in ("first", "second")]
+    with pytest.raises(GraphError, match="multi-label is not supported"):
+        imported(one_value(*parts, node("Concat", ["firsts", "seconds"], "y", axis=1), outputs=2), tmp_path)
+
+
+def test_both_probabilities_of_one_sigmoid_are_two_classes(tmp_path: Path) -> None:
+    model = one_value(
+        node("Sigmoid", ["z"], "s"), node("Sub", ["one", "s"], "t"), node("Concat", ["t", "s"], "y", axis=1)
+    )
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
+    ours, _ = imported(model, tmp_path)
+    assert dims(ours.graph.output[0]) == ["batch", 2]
+
+
+def test_a_preprocessing_file_holds_it_alone_or_is_a_sidecar(tmp_path: Path) -> None:
+    given = tmp_path / "p.json"
+    whole = {"kind": "graph", "sha256": "", "schema": 1, "preprocessing": EIGHT.to_json(), "labels": ["a"]}
+    for content in (EIGHT.to_json(), {"preprocessing": EIGHT.to_json()}, whole):
+        given.write_text(json.dumps(content))
+        assert named_preprocessing(str(given)) == EIGHT
+    for content, words in (
+        ({"preprocessing": EIGHT.to_json(), "channel_order": "BGR", "mode": 1}, "'channel_order', 'mode' beside"),
+        ({"preprocessing": EIGHT.to_json(), "kind": "graph"}, "'kind' beside 'preprocessing'"),
+        ({"preprocessing": None}, "its preprocessing is null"),
+        ({"preprocessing": {}, **EIGHT.to_json()}, "'resize', 'crop'"),
+        ({"preprocessing": [1]}, r"its preprocessing is \[1\]"),
+        ({**whole, "preprocessing": None}, "its preprocessing is null"),
+    ):
+        given.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=words):
+            named_preprocessing(str(given))
+    given.write_text(json.dumps({**whole, "channel_order": "BGR"}))
+    with pytest.raises(ArtifactError, match="unknown key 'channel_order'"):
+        named_preprocessing(str(given))
+
+
+def test_a_key_twice_in_the_metadata_is_refused(tmp_path: Path) -> None:
+    model = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV)
+    text = json.dumps(EIGHT.to_json())
+    helper.set_model_props(model, {"preprocessing": text[:-1] + ', "crop": 4}'})
+    with pytest.raises(DataError, match="the key 'crop' stands twice"):
+        imported(model, tmp_path)
+    helper.set_model_props(model, {"preprocessing": "as usual"})
+    imported(model, tmp_path)
+    assert verified_sidecar(tmp_path / "ours.onnx").preprocessing is None
 
 
 def test_renaming_reaches_inner_graphs_and_avoids_names_that_are_taken(tmp_path: Path) -> None:
