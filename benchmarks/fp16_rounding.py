@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.prepare import load_graph, session_options
+from edgecnn.graph.simplify import load_graph, session_options
 
 REPEATS = 11
 

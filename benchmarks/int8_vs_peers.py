@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgecnn.dataset import Dataset
+    from edgecnn.data.dataset import Dataset
 
 TOOLS = "edgecnn-mse,edgecnn-auto,ort-MinMax,ort-Percentile"
 BATCH = 8
@@ -118,7 +118,7 @@ def logits(graph: Path, images: np.ndarray) -> np.ndarray:
 
 def score(exact: np.ndarray, made: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Signal to noise, agreement, and the paired drop of top-1 with its interval."""
-    from edgecnn.measure.statistics import drop_interval
+    from edgecnn.statistics import drop_interval
 
     right, kept = exact.argmax(1) == labels, made.argmax(1) == labels
     lost, gained, n = int((right & ~kept).sum()), int((kept & ~right).sum()), len(labels)
@@ -136,7 +136,7 @@ def _share(graph: Path) -> float | None:
     import onnx
 
     from edgecnn.errors import GraphError
-    from edgecnn.graph.obtained import int8_share_pct
+    from edgecnn.graph.qdq.verify import int8_share_pct
 
     try:
         return round(int8_share_pct(onnx.load(graph)), 1)
@@ -182,9 +182,9 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
 
 def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, style: str, method: str) -> None:
     from edgecnn.artifact import Sidecar
-    from edgecnn.graph.int8 import quantize_int8, write_int8
-    from edgecnn.graph.prepare import load_graph
-    from edgecnn.graph.ranges import collect_ranges
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
+    from edgecnn.graph.simplify import load_graph
 
     data = _dataset(calibration)
     ranges = collect_ranges(graph, data)
@@ -197,10 +197,10 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> 
     """Write every candidate of `auto` to OUT with its number before the suffix; their names."""
     import onnx
 
-    from edgecnn.graph.int8.auto import candidates, inserted, with_own_constants
-    from edgecnn.graph.placement import place
-    from edgecnn.graph.prepare import load_graph, prepared
-    from edgecnn.graph.ranges.collect import collect_from_model
+    from edgecnn.graph.calibration.collect import collect_from_model
+    from edgecnn.graph.ptq.candidates import candidates, inserted, with_own_constants
+    from edgecnn.graph.qdq.placement import place
+    from edgecnn.graph.simplify import load_graph, prepared
 
     data = _dataset(calibration)
     model = with_own_constants(prepared(load_graph(graph)))
@@ -213,7 +213,7 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> 
 
 
 def _dataset(calibration: np.ndarray) -> Dataset:
-    from edgecnn.dataset import Dataset
+    from edgecnn.data.dataset import Dataset
 
     return Dataset(
         name="cal",

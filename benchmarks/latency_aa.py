@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _default_engine(folder: Path) -> Path:
-    from edgecnn.pytorch.export import export_model
+    from edgecnn.pytorch.export.exporter import export_model
 
     path = folder / "resnet20_cifar.fp32.onnx"
     export_model("resnet20_cifar", path, weights="none")

@@ -28,7 +28,7 @@ MAX_BATCH = 3
 
 def measure_export(name: str, folder: Path) -> dict[str, Any]:
     """Export one network; the file is removed again."""
-    from edgecnn.pytorch.export import export_model
+    from edgecnn.pytorch.export.exporter import export_model
 
     path = folder / f"{name}.onnx"
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -53,7 +53,7 @@ def export_alone(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     import torchvision  # noqa: F401 - both exporters are charged for the same imports
 
     from edgecnn.artifact import Sidecar
-    from edgecnn.pytorch.export import export_onnx
+    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.models import build_model
     from edgecnn.zoo import find_model
 

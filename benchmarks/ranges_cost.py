@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.dataset import Dataset, open_dataset
-from edgecnn.graph.prepare import load_graph, prepared, session_options
-from edgecnn.graph.ranges import collect_ranges
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.graph.calibration.collect import collect_ranges
+from edgecnn.graph.simplify import load_graph, prepared, session_options
 
 BATCH = 8
 
@@ -108,7 +109,7 @@ def _one(name: str, graph: Path, data: Path, images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if name == "calibrate":
             from edgecnn.artifact import Sidecar
-            from edgecnn.graph.ranges import write_ranges
+            from edgecnn.graph.calibration.file import write_ranges
 
             write_ranges(
                 collect_ranges(graph, _images(data, images)), Path(folder, "calib.json"), Sidecar(kind="ranges")

@@ -30,11 +30,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from edgecnn.pytorch.distributed import World
-from edgecnn.pytorch.loader import Pictures
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.progress import Silent
-from edgecnn.pytorch.train import make_trainer, training_device
+from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.loop import make_trainer, training_device
+from edgecnn.pytorch.training.process_group import World
+from edgecnn.pytorch.training.progress import Silent
 from edgecnn.recipe import Recipe, recipe_from_mapping
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -22,9 +22,10 @@ import numpy as np
 from edgecnn.artifact import read_sidecar, sidecar_path
 from edgecnn.backends import open_engine
 from edgecnn.backends.ort import available_cores, device
-from edgecnn.dataset import Dataset, batches, open_dataset
-from edgecnn.measure.predictions import predict
-from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.data.dataset import Dataset, batches
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.measure.predict import predict
 from edgecnn.session import Session
 from edgecnn.zoo import find_model
 
@@ -108,7 +109,7 @@ def _peak_mb(session: Session, dataset: Dataset, batch: int, workers: int, journ
 
 
 def _default_engine(folder: Path) -> Path:
-    from edgecnn.pytorch.export import export_model
+    from edgecnn.pytorch.export.exporter import export_model
 
     path = folder / "squeezenet1_1.fp32.onnx"
     export_model("squeezenet1_1", path, weights="none")

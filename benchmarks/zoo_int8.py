@@ -30,15 +30,16 @@ import onnx
 
 from edgecnn.artifact import Sidecar
 from edgecnn.backends.ort import OrtSession, cpu_name
-from edgecnn.dataset import Dataset, open_dataset
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.graph.calibration.collect import PIXELS, collect_from_model
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.int8 import quantize_int8
 from edgecnn.graph.lint import lint
-from edgecnn.graph.obtained import assert_placed, int8_share_pct
-from edgecnn.graph.placement import place
-from edgecnn.graph.prepare import load_graph, prepared
-from edgecnn.graph.ranges.collect import PIXELS, collect_from_model
-from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct
+from edgecnn.graph.simplify import load_graph, prepared
 from edgecnn.targets import find_target
 from edgecnn.zoo import ModelCard, cards, find_model
 
@@ -124,7 +125,7 @@ def _measure_alone(name: str, shared: Path) -> dict[str, Any]:
 def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
     import torch
 
-    from edgecnn.pytorch.export import export_onnx
+    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.weights import load_weights
 

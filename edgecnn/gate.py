@@ -11,15 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.precision import judge_precision
-from edgecnn.measure.statistics import (
-    images_above,
-    images_for_drop,
-    images_for_share,
-    samples_for_percentile,
-    wilson_interval,
-)
+from edgecnn.inspection.layers import judge_precision
 from edgecnn.recipe import Tolerances
+from edgecnn.statistics import images_above, images_for_drop, images_for_share, samples_for_percentile, wilson_interval
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Measurement = Mapping[str, Any]

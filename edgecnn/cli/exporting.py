@@ -28,7 +28,7 @@ def export(
 ) -> None:
     """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
     from edgecnn.artifact import Sidecar, check_output
-    from edgecnn.dataset import read_labels
+    from edgecnn.data.label_file import read_labels
     from edgecnn.errors import ModelError
     from edgecnn.zoo import check_size, find_model
 
@@ -43,7 +43,7 @@ def export(
     names = None if labels is None else list(read_labels(labels)[0])
     path = output or Path(f"{card.name}.fp32.onnx")
     check_output(path, ".onnx", checkpoint)
-    from edgecnn.pytorch.export import export_model
+    from edgecnn.pytorch.export.exporter import export_model
 
     source = weights if checkpoint is None else str(checkpoint)
     made: Sidecar = export_model(card.name, path, weights=source, classes=classes, size=size, labels=names)
@@ -66,8 +66,8 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
-    from edgecnn.graph.foreign import import_graph, named_labels, named_preprocessing
-    from edgecnn.preprocess import doubt_of, preprocessing_from_json
+    from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
+    from edgecnn.graph.importing.foreign import import_graph, named_labels, named_preprocessing
 
     path = output or Path(f"{file.stem.removesuffix('_fp32').removesuffix('.fp32')}.fp32.onnx")
     made = import_graph(

@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.printing import print_json, print_rows, say
 
 if TYPE_CHECKING:
-    from edgecnn.dataset import Dataset
+    from edgecnn.data.dataset import Dataset
 
 CALIBRATION_IMAGES = 512
 
@@ -38,7 +38,7 @@ def calibrate(
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
     from edgecnn.artifact import Sidecar, check_output, parents_of
     from edgecnn.errors import RecipeError
-    from edgecnn.graph.ranges import write_ranges, write_tensorrt_cache
+    from edgecnn.graph.calibration.file import write_ranges, write_tensorrt_cache
     from edgecnn.pipeline.sharing import collect_shared, is_first
 
     dataset = _calibration_images(graph, data, images, named=check)
@@ -102,7 +102,7 @@ def calibration_set(
 ) -> None:
     """Write down which images to calibrate with, and their sha256: a recipe names it as data.calibration."""
     from edgecnn.artifact import check_output
-    from edgecnn.calibration import manifest_of, write_manifest
+    from edgecnn.data.calibration_set import manifest_of, write_manifest
 
     check_output(output, ".txt")
     manifest = manifest_of(data, images, seed)
@@ -115,7 +115,7 @@ def calibration_set(
 
 def _own_source(data: str) -> str:
     """The data set that `data` takes its images from."""
-    from edgecnn.calibration import find_manifest, read_manifest
+    from edgecnn.data.calibration_set import find_manifest, read_manifest
 
     name, _, root = data.partition(".txt:")
     if root or not data.endswith(".txt"):
@@ -189,9 +189,10 @@ def _quantize_int8(
 ) -> dict[str, Any]:
     from edgecnn.artifact import sha256_of
     from edgecnn.errors import RecipeError
-    from edgecnn.graph.int8 import quantize_int8, write_int8
-    from edgecnn.graph.prepare import load_graph
-    from edgecnn.graph.ranges import collect_ranges, read_ranges
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
+    from edgecnn.graph.simplify import load_graph
 
     if ranges is None and not data:
         raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
@@ -225,9 +226,10 @@ def _quantize_fp16(graph: Path, out: Path, target: str, ranges: Path | None, dat
     """Without ranges and images, only the weights decide what stays FP32."""
     from edgecnn.artifact import sha256_of
     from edgecnn.errors import RecipeError
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.fp16 import to_fp16, write_fp16
-    from edgecnn.graph.prepare import load_graph
-    from edgecnn.graph.ranges import collect_ranges, read_ranges
+    from edgecnn.graph.simplify import load_graph
 
     if ranges is not None and data:
         raise RecipeError("FP16 takes its ranges from --ranges or from --data, not from both", "leave one of them out")
@@ -247,7 +249,7 @@ def _quantize_fp16(graph: Path, out: Path, target: str, ranges: Path | None, dat
 
 
 def _require_that_tensorrt_takes(graph: Path) -> None:
-    from edgecnn.graph.prepare import load_graph, prepared
+    from edgecnn.graph.simplify import load_graph, prepared
 
     _taken_by_tensorrt(prepared(load_graph(graph)))
 
@@ -293,7 +295,7 @@ def _calibration_images(graph: Path, data: str, images: int, *, named: bool = Fa
 
     Ranges need no labels: only where `named` must class folders bear the names of the model's classes.
     """
-    from edgecnn.dataset import spread
+    from edgecnn.data.dataset import spread
 
     whole = _images_of(graph, data, "train", named=named)
     return whole.subset(spread(whole, images))
@@ -301,9 +303,9 @@ def _calibration_images(graph: Path, data: str, images: int, *, named: bool = Fa
 
 def _images_of(graph: Path, data: str, split: Literal["train", "test"], *, named: bool = True) -> Dataset:
     from edgecnn.artifact import read_sidecar, sidecar_path
-    from edgecnn.calibration import open_data
+    from edgecnn.data.calibration_set import open_data
+    from edgecnn.data.preprocess import preprocessing_from_json
     from edgecnn.errors import ArtifactError
-    from edgecnn.preprocess import preprocessing_from_json
 
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "name a float32 graph: GRAPH.onnx, then --data IMAGES")

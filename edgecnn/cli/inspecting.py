@@ -22,7 +22,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say what a file is, from its header and its sidecar."""
-    from edgecnn.inspection import describe
+    from edgecnn.inspection.artifact import describe
 
     facts = describe(file)
     if as_json:
@@ -39,7 +39,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Classify images: the five most probable classes of each."""
-    from edgecnn.prediction import classify
+    from edgecnn.inspection.predict import classify
 
     rows = classify(engine, images, threads, trust)
     if as_json:
@@ -53,7 +53,7 @@ def predict(
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Say what this machine has, and which steps it can do."""
-    from edgecnn.inspection import machine
+    from edgecnn.inspection.artifact import machine
 
     facts = machine()
     if as_json:

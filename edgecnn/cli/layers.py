@@ -24,7 +24,7 @@ def layers(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List an engine's layers with the precision each has, and where the time goes."""
-    from edgecnn.measure.precision import layer_table
+    from edgecnn.inspection.layers import layer_table
 
     table = layer_table(engine, timed=times, batch=batch, queries=queries, trust=trust)
     if as_json:

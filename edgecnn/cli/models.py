@@ -111,7 +111,7 @@ def summary(
 
 
 def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:
-    from edgecnn.report.complexity import write_run_plot, write_zoo_plot
+    from edgecnn.report.charts.complexity import write_run_plot, write_zoo_plot
     from edgecnn.zoo import cards
 
     if runs:

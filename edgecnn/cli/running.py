@@ -89,7 +89,7 @@ def show(
 
 def check(recipe: Annotated[str, RECIPE]) -> None:
     """Check a recipe: its keys, its network, its targets, its calibration set, its data set."""
-    from edgecnn.pipeline.check import check_recipe
+    from edgecnn.pipeline.preflight import check_recipe
     from edgecnn.recipe import load_recipe
 
     loaded = load_recipe(recipe)

@@ -36,8 +36,8 @@ def train(
     overrides = [*(override or ()), *([f"data.source={json.dumps(data, ensure_ascii=False)}"] if data else [])]
     settings = load_recipe(recipe, overrides)
     folder = out or Path("runs") / settings.name
-    from edgecnn.pytorch.progress import for_terminal
-    from edgecnn.pytorch.train import train as run_training
+    from edgecnn.pytorch.training.loop import train as run_training
+    from edgecnn.pytorch.training.progress import for_terminal
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
@@ -70,7 +70,7 @@ def probe(
 ) -> None:
     """Linear classifiers on each stage of a trained network: which one knows most about other data."""
     from edgecnn.pytorch.probe import probe as run_probe
-    from edgecnn.pytorch.progress import Lines
+    from edgecnn.pytorch.training.progress import Lines
 
     rows = [row.to_json() for row in run_probe(model, data, weights, images=images, progress=Lines())]
     if as_json:

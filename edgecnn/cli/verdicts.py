@@ -70,7 +70,7 @@ def validate(
         if broken := found["ten_crop_nan_count"]:
             print(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
     if ladder:
-        from edgecnn.measure.parity import describe
+        from edgecnn.diagnose.stages import describe
 
         print("\n".join(describe(hops)))
 

@@ -21,9 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
 from edgecnn.errors import GraphError
-from edgecnn.graph.placement import MOVES
-from edgecnn.graph.prepare import prepared
-from edgecnn.graph.view import QUANTISED, View, attribute, shapes_of, view_of, without_weights
+from edgecnn.graph.onnx_graph import QUANTISED, View, attribute, shapes_of, view_of, without_weights
+from edgecnn.graph.qdq.placement import MOVES
+from edgecnn.graph.simplify import prepared
 
 LIMIT = 65504.0
 MARGIN = 2.0  # calibration sees some images, not all of them

@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.obtained import dequantised, require_loads
-from edgecnn.graph.view import View, attribute, view_of, without_weights
+from edgecnn.graph.onnx_graph import View, attribute, view_of, without_weights
+from edgecnn.graph.qdq.verify import dequantised, require_loads
 from edgecnn.targets import Target
 
 # The newest opset that the parser of a TensorRT reads, from that version on.

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgecnn.dataset import Dataset
+from edgecnn.data.dataset import Dataset
 from edgecnn.errors import DataError
 
 if TYPE_CHECKING:
-    from edgecnn.graph.ranges.statistics import TensorStatistics
+    from edgecnn.graph.calibration.histogram import TensorStatistics
 
 HASH_DISTANCE = 10  # of 64 bits: candidates
 SAME_PICTURE = 0.985  # correlation of 16 x 16 grey thumbnails, after removing the mean
@@ -172,9 +172,9 @@ def _range_moves(
     graph: Path, calibration: Dataset, method: str, progress: Progress | None
 ) -> dict[str, tuple[float, float]]:
     """(spread, excess noise) in per cent of every tensor's threshold over sets of resampled eighths."""
-    from edgecnn.graph.prepare import load_graph, prepared
-    from edgecnn.graph.ranges.collect import collect_from_model
-    from edgecnn.graph.ranges.methods import squared_errors, threshold
+    from edgecnn.graph.calibration.collect import collect_from_model
+    from edgecnn.graph.calibration.thresholds import squared_errors, threshold
+    from edgecnn.graph.simplify import load_graph, prepared
 
     parts = min(PARTS, len(calibration))
     if parts < 2:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.clocks import Clocks, clock_warnings, open_nvml, read_clocks
-from edgecnn.measure.statistics import percentile, percentile_interval, samples_for_percentile
+from edgecnn.machine.clocks import Clocks, clock_warnings, open_nvml, read_clocks
 from edgecnn.session import Array, Session, TimedSession, Timing
+from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile
 
 Mode = Literal["latency", "throughput"]
 Floats = npt.NDArray[np.float64]

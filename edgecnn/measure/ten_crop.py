@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgecnn.dataset import Dataset
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.predictions import Predictions
-from edgecnn.preprocess import Preprocessing
+from edgecnn.measure.predict import Predictions
 from edgecnn.session import class_probabilities
 
 PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))  # left to right, top to bottom

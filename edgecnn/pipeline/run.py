@@ -12,8 +12,8 @@ from typing import Any
 from edgecnn.artifact import read_json
 from edgecnn.errors import EdgecnnError, RecipeError, nearest
 from edgecnn.pipeline import HOST_STEPS, STEPS
-from edgecnn.pipeline.check import check_recipe
-from edgecnn.pipeline.schedule import outdated
+from edgecnn.pipeline.preflight import check_recipe
+from edgecnn.pipeline.staleness import outdated
 from edgecnn.pipeline.steps import Context, work
 from edgecnn.pipeline.tasks import HOST, Task, all_tasks
 from edgecnn.recipe import Recipe

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecnn.dataset import Dataset
-from edgecnn.measure.predictions import Predictions, Progress, predict
+from edgecnn.data.dataset import Dataset
+from edgecnn.measure.predict import Predictions, Progress, predict
 from edgecnn.session import Session
 
 if TYPE_CHECKING:
-    from edgecnn.graph.ranges import Ranges
+    from edgecnn.graph.calibration.histogram import Ranges
 
 
 def place() -> tuple[int, int]:
     """(rank, number of processes) of this job; without torchrun, and without asking torch, (0, 1)."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return 0, 1
-    from edgecnn.pytorch import distributed
+    from edgecnn.pytorch.training import process_group as distributed
 
     return distributed.place()[:2]
 
@@ -72,8 +72,7 @@ def collect_shared(
     resume: Path | None = None,
 ) -> Ranges:
     """`collect_ranges`, shared between the processes of the job; the same on each of them."""
-    from edgecnn.graph.ranges import collect_ranges
-    from edgecnn.graph.ranges.collect import images_at_once
+    from edgecnn.graph.calibration.collect import collect_ranges, images_at_once
 
     rank, size = place()
     if size == 1:
@@ -98,7 +97,7 @@ def _shared(dataset: Dataset, batch: int, what: str, action: Callable[[Dataset],
     """What `action` gives for each rank's part; None for a rank without images. An error of one is everybody's."""
     import torch
 
-    from edgecnn.pytorch.distributed import joined
+    from edgecnn.pytorch.training.process_group import joined
 
     with joined(lambda local: torch.device("cpu"), keep=True) as world:
         world.must_agree("the data", {"images": _identity(dataset), "batch": batch})

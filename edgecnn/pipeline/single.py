@@ -8,10 +8,10 @@ from typing import Any
 
 from edgecnn.artifact import Sidecar, check_output, parents_of, read_sidecar, sidecar_path, verified_sidecar
 from edgecnn.backends import BuildOptions, load_backend, open_engine, require_inference_graph
-from edgecnn.calibration import open_data
+from edgecnn.data.calibration_set import open_data
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.graph.decision import decision_threshold, require_logits
-from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.session import Session
 from edgecnn.targets import find_target, target_mismatch
 
@@ -23,7 +23,7 @@ def make_reference(source: Path, data: str, output: Path, threads: int | None) -
 
     Raises `ArtifactError` for another kind of file, and the errors of the data set.
     """
-    from edgecnn.measure.predictions import write_predictions
+    from edgecnn.measure.predict import write_predictions
     from edgecnn.pipeline.sharing import is_first, predict_shared
 
     if not source.is_file():

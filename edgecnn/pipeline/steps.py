@@ -15,13 +15,14 @@ import numpy as np
 from edgecnn.artifact import Sidecar, read_sidecar, write_bytes, write_json_artifact
 from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.backends.ort import available_cores
-from edgecnn.calibration import find_manifest, make_manifest, open_data, read_manifest, select
-from edgecnn.dataset import Dataset, Split, open_dataset
+from edgecnn.data.calibration_set import find_manifest, make_manifest, open_data, read_manifest, select
+from edgecnn.data.dataset import Dataset, Split
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.pipeline.single import VALIDATION_BATCH
 from edgecnn.pipeline.tasks import Task
 from edgecnn.pipeline.validation import Settings, validate_engine
 from edgecnn.pipeline.verdicts import engine_facts, judge_target, report_of
-from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.recipe import Recipe
 from edgecnn.session import Session
 from edgecnn.targets import find_target
@@ -62,15 +63,15 @@ def _train(task: Task, context: Context) -> None:
         checkpoint_from_weights(recipe, task.output, labels)
         return
     from edgecnn.pytorch.checkpoint import can_resume
-    from edgecnn.pytorch.progress import for_terminal
-    from edgecnn.pytorch.train import train
+    from edgecnn.pytorch.training.loop import train
+    from edgecnn.pytorch.training.progress import for_terminal
 
     resume = not task.output.exists() and can_resume(context.folder, recipe)
     train(recipe, context.folder, resume=resume, threads=context.threads, progress=for_terminal())
 
 
 def _export(task: Task, context: Context) -> None:
-    from edgecnn.pytorch.export import export_onnx
+    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.reference import open_reference
 
     (checkpoint,) = task.parents
@@ -82,8 +83,8 @@ def _export(task: Task, context: Context) -> None:
 
 
 def _calibrate(task: Task, context: Context) -> None:
-    from edgecnn.graph.ranges.collect import collect_ranges
-    from edgecnn.graph.ranges.files import write_ranges
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.calibration.file import write_ranges
 
     (graph,) = task.parents
     sidecar = read_sidecar(graph)
@@ -103,10 +104,10 @@ def calibration_data(context: Context, sidecar: Sidecar) -> Dataset:
 
 
 def _quantize(task: Task, context: Context) -> None:
+    from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.fp16 import to_fp16, write_fp16
-    from edgecnn.graph.int8.quantize import quantize_int8, write_int8
-    from edgecnn.graph.prepare import load_graph
-    from edgecnn.graph.ranges.files import read_ranges
+    from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
+    from edgecnn.graph.simplify import load_graph
 
     graph, ranges_path = task.parents
     source = read_sidecar(graph)
@@ -138,7 +139,7 @@ def _require_clean(model: Any, context: Context) -> None:
 
 
 def _reference(task: Task, context: Context) -> None:
-    from edgecnn.measure.predictions import predict, write_predictions
+    from edgecnn.measure.predict import predict, write_predictions
     from edgecnn.pytorch.reference import open_reference
 
     (checkpoint,) = task.parents

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from edgecnn.artifact import Sidecar, parents_of, tool_versions
 from edgecnn.backends import load_backend
-from edgecnn.calibration import find_manifest, read_manifest
-from edgecnn.dataset import images_sha256
+from edgecnn.data.calibration_set import find_manifest, read_manifest
+from edgecnn.data.open import images_sha256
 from edgecnn.errors import BackendError, DataError
 from edgecnn.recipe import Recipe
 from edgecnn.targets import Target, find_target

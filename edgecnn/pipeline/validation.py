@@ -21,17 +21,17 @@ from edgecnn.artifact import (
 )
 from edgecnn.backends import open_engine
 from edgecnn.backends.ort import available_cores
-from edgecnn.calibration import open_data
-from edgecnn.dataset import Dataset, spread
+from edgecnn.data.calibration_set import open_data
+from edgecnn.data.dataset import Dataset, spread
+from edgecnn.data.preprocess import first_difference, preprocessing_from_json
+from edgecnn.diagnose.stages import Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.graph.decision import decision_threshold
-from edgecnn.measure.accuracy import Accuracy, measure_accuracy, require_comparable
-from edgecnn.measure.parity import Hop, Rung, climb
-from edgecnn.measure.predictions import Predictions, Progress, predict, read_predictions
+from edgecnn.measure.classification import Accuracy, measure_accuracy, require_comparable
+from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
 from edgecnn.measure.ten_crop import measure_ten_crop
 from edgecnn.pipeline.sharing import is_first, predict_shared
 from edgecnn.pipeline.single import VALIDATION_BATCH, open_reference_source
-from edgecnn.preprocess import first_difference, preprocessing_from_json
 from edgecnn.session import Session
 
 LADDER_IMAGES = 512

@@ -10,7 +10,7 @@ from typing import Any
 from edgecnn.artifact import read_json, read_sidecar
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.gate import MEASURED, Judgement, Verdict, judge
-from edgecnn.measure.accuracy import Accuracy
+from edgecnn.measure.classification import Accuracy
 from edgecnn.measure.latency import Latency
 from edgecnn.pipeline.tasks import accepted_path, device_key, variants
 from edgecnn.recipe import Recipe

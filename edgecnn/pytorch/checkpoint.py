@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edgecnn.artifact import Sidecar, atomic_path, parents_of, tool_versions, write_artifact
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, TrainingError
-from edgecnn.preprocess import Preprocessing
 from edgecnn.recipe import Recipe
 from edgecnn.zoo import find_model, imagenet_classes
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecnn.dataset import Dataset, has_test_split, open_dataset, stratified
+from edgecnn.data.dataset import Dataset, stratified
+from edgecnn.data.open import has_test_split, open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import DataError
-from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.loader import Pictures
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.progress import Progress, Silent
-from edgecnn.pytorch.transfer import classes_of, stage_names
+from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.progress import Progress, Silent
+from edgecnn.pytorch.training.transfer import classes_of, stage_names
 from edgecnn.pytorch.weights import load_weights
 from edgecnn.recipe import AugmentSettings
 from edgecnn.zoo import find_model

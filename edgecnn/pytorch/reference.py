@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from edgecnn.artifact import verified_sidecar
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, BackendError
-from edgecnn.preprocess import preprocessing_from_json
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
 from edgecnn.session import Array, TensorSpec, Timing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecnn.backends._board import available_memory_bytes, board_name, driver_version, power_mode
+from edgecnn.machine.jetson import available_memory_bytes, board_name, driver_version, power_mode
 
 
 def write(root: Path, **files: str) -> Path:

@@ -22,7 +22,7 @@ from edgecnn.artifact import read_sidecar, write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import share_facts
 from edgecnn.errors import EdgecnnError
-from edgecnn.measure.precision import judge_precision
+from edgecnn.inspection.layers import judge_precision
 from edgecnn.recipe import BatchSettings, load_recipe
 from tests.backend.device_flow import (
     closeness,

@@ -15,8 +15,8 @@ from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
 from edgecnn.gate import judge
-from edgecnn.graph.view import multiply_adds
-from edgecnn.measure.precision import judge_precision
+from edgecnn.graph.onnx_graph import multiply_adds
+from edgecnn.inspection.layers import judge_precision
 from edgecnn.recipe import BatchSettings, Tolerances
 from tests.host.graphs import build as build_small
 

@@ -18,10 +18,10 @@ from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.backends.trt.library import errors_in, load_tensorrt, logger_for, recording
-from edgecnn.dataset import Dataset
+from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
 from edgecnn.measure.latency import measure_latency
-from edgecnn.measure.predictions import predict
+from edgecnn.measure.predict import predict
 from edgecnn.recipe import BatchSettings
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
@@ -459,7 +459,7 @@ def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> No
         "import sys\n"
         "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'sklearn'): sys.modules[name] = None\n"
         "import edgecnn.backends.trt.build, edgecnn.backends.trt.engine, edgecnn.backends.trt.profile\n"
-        "import edgecnn.gate, edgecnn.measure.precision, edgecnn.measure.latency, edgecnn.measure.accuracy\n"
+        "import edgecnn.gate, edgecnn.inspection.layers, edgecnn.measure.latency, edgecnn.measure.classification\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
     assert ran.returncode == 0, ran.stderr

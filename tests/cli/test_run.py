@@ -180,8 +180,8 @@ def test_an_interrupt_in_training_is_resumable(tmp_path: Path, root: Path, edgec
 
 
 def test_predict_names_the_digit(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) -> None:
-    from edgecnn.dataset import open_dataset
-    from edgecnn.preprocess import preprocessing_from_json
+    from edgecnn.data.open import open_dataset
+    from edgecnn.data.preprocess import preprocessing_from_json
     from edgecnn.zoo import find_model
 
     dataset = open_dataset("digits", preprocessing_from_json(find_model("lenet5").preprocessing), "test")

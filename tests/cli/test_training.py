@@ -13,7 +13,7 @@ from edgecnn.recipe import list_recipes, load_recipe
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    from edgecnn.pytorch import train as training
+    from edgecnn.pytorch.training import loop as training
 
 FAST = ["--set", "train.epochs=1", "--threads", "1"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.accuracy import measure_accuracy
-from edgecnn.measure.predictions import Predictions
-from edgecnn.measure.statistics import drop_interval, wilson_interval
+from edgecnn.measure.classification import measure_accuracy
+from edgecnn.measure.predict import Predictions
+from edgecnn.statistics import drop_interval, wilson_interval
 
 
 def predictions(classes: list[int], labels: list[int], count: int = 10) -> Predictions:

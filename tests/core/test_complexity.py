@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edgecnn.errors import EdgecnnError, MeasurementError
-from edgecnn.report.complexity import run_panels, write_run_plot, write_zoo_plot, zoo_panel
-from edgecnn.report.discs import Box, Disc, Panel, Spot, disc_plot, linear_ticks, log_ticks, place_labels
+from edgecnn.report.charts.complexity import run_panels, write_run_plot, write_zoo_plot, zoo_panel
+from edgecnn.report.charts.discs import Box, Disc, Panel, Spot, disc_plot, linear_ticks, log_ticks, place_labels
 from edgecnn.zoo import ModelCard, cards, find_model
 
 SVG = "{http://www.w3.org/2000/svg}"

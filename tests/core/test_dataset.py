@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.calibration import make_manifest, open_data, read_manifest, select, write_manifest
-from edgecnn.dataset import Split, batches, has_test_split, images_sha256, open_dataset, stratified
+from edgecnn.data.calibration_set import make_manifest, open_data, read_manifest, select, write_manifest
+from edgecnn.data.dataset import Split, batches, stratified
+from edgecnn.data.open import has_test_split, images_sha256, open_dataset
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
-from edgecnn.preprocess import Preprocessing
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 SMALL = Preprocessing(resize=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -10,11 +10,11 @@ import pytest
 
 from edgecnn.errors import MeasurementError
 from edgecnn.gate import _JUDGES, GUESS_Z, MEASURED, Judgement, Verdict, accepted_numbers, judge
-from edgecnn.measure.accuracy import measure_accuracy
-from edgecnn.measure.predictions import Predictions
-from edgecnn.measure.statistics import images_above, images_for_drop
+from edgecnn.measure.classification import measure_accuracy
+from edgecnn.measure.predict import Predictions
 from edgecnn.recipe import Tolerances
 from edgecnn.report.junit import junit_report
+from edgecnn.statistics import images_above, images_for_drop
 
 
 def measurement(n: int = 10_000, lost: int = 30, gained: int = 10, **more: Any) -> dict[str, Any]:

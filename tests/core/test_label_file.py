@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.dataset import read_labels
+from edgecnn.data.label_file import read_labels
 from edgecnn.errors import DataError
 
 NAMES = ("ash", "birch", "cedar")

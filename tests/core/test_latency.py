@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
+from edgecnn.machine.clocks import Clocks, clock_warnings, open_nvml, read_clocks
 from edgecnn.measure import latency
-from edgecnn.measure.clocks import Clocks, clock_warnings, open_nvml, read_clocks
 from edgecnn.measure.latency import compare_latency, measure_latency
 from edgecnn.session import Array, TensorSpec, Timing
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from edgecnn.artifact import Sidecar, sidecar_path
-from edgecnn.dataset import Dataset, open_dataset
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
-from edgecnn.measure.predictions import predict, read_predictions, write_predictions
-from edgecnn.preprocess import Preprocessing
+from edgecnn.measure.predict import predict, read_predictions, write_predictions
 from edgecnn.session import Array, TensorSpec
 
 PREPROCESSING = Preprocessing(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.data.preprocess import Preprocessing, doubt_of, preprocessing_from_json
 from edgecnn.errors import DataError
-from edgecnn.preprocess import Preprocessing, doubt_of, preprocessing_from_json
 from edgecnn.zoo import cards
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgecnn.measure.statistics import (
+from edgecnn.statistics import (
     Z95,
     drop_interval,
     drop_intervals,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.preprocess import Preprocessing
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.recipe import AugmentSettings
 
 if TYPE_CHECKING:  # imported before the first test of this file
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as V
 
-    from edgecnn.pytorch.augment import (
+    from edgecnn.pytorch.training.augment import (
         Augmenter,
         affine_matrices,
         colour_components,

@@ -11,10 +11,11 @@ import onnx
 import pytest
 from PIL import Image, ImageFilter
 
-from edgecnn.dataset import Dataset, open_dataset
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
 from edgecnn.measure.calibration_check import check_calibration
-from edgecnn.preprocess import Preprocessing
 from tests.host.graphs import build
 
 PREPROCESSING = Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3)

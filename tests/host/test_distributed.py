@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     import torch
 
     from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
-    from edgecnn.pytorch.distributed import joined
+    from edgecnn.pytorch.training.process_group import joined
 
 RECIPE = """
 [model]
@@ -206,8 +206,8 @@ def test_a_port_in_use_is_named(folder: Path, root: Path) -> None:
 
 def test_running_out_of_memory_is_an_error_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgecnn.errors import TrainingError
-    from edgecnn.pytorch import trainer
-    from edgecnn.pytorch.train import train
+    from edgecnn.pytorch.training import epoch as trainer
+    from edgecnn.pytorch.training.loop import train
     from edgecnn.recipe import load_recipe
 
     def fail(*_: object) -> None:
@@ -220,8 +220,8 @@ def test_running_out_of_memory_is_an_error_with_a_hint(folder: Path, monkeypatch
 
 
 def test_a_batch_too_small_for_bn_is_an_error_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecnn.pytorch import trainer
-    from edgecnn.pytorch.train import train
+    from edgecnn.pytorch.training import epoch as trainer
+    from edgecnn.pytorch.training.loop import train
     from edgecnn.recipe import load_recipe
 
     norm = torch.nn.BatchNorm2d(3)

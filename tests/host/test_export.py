@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     import torch.nn.functional as F
     from torch import nn
 
-    from edgecnn.pytorch.export import export_onnx
+    from edgecnn.pytorch.export.exporter import export_onnx
     from tests.host.modules import Block, Everything, Head
 
 
@@ -150,7 +150,7 @@ def test_an_unknown_operator_is_named_and_the_old_graph_stays(tmp_path: Path) ->
 
 
 def test_a_wrong_translation_is_caught_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecnn.pytorch import operators as table
+    from edgecnn.pytorch.export import operators as table
 
     monkeypatch.setitem(table.OPERATORS, "aten.relu", table._unary("Sigmoid"))
     with pytest.raises(GraphError, match=r"differs from PyTorch by .* of max"):
@@ -171,7 +171,7 @@ def test_a_batch_beyond_the_memory_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_above_two_gigabytes_are_refused(tmp_path: Path) -> None:
-    from edgecnn.pytorch.onnx_file import write_onnx
+    from edgecnn.pytorch.export.onnx_writer import write_onnx
 
     huge = np.broadcast_to(np.float32(0), (3, 2**28))  # 3 GB that take no memory
     with pytest.raises(ModelError, match=r"3\.22 GB of weights"):
@@ -181,7 +181,7 @@ def test_weights_above_two_gigabytes_are_refused(tmp_path: Path) -> None:
 
 def test_the_streamed_file_is_what_protobuf_would_write(tmp_path: Path) -> None:
     """All of it: names, types, values of every size, and where they stand."""
-    from edgecnn.pytorch.onnx_file import write_onnx
+    from edgecnn.pytorch.export.onnx_writer import write_onnx
 
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []), producer_name="x", ir_version=9)
     arrays = {

@@ -16,7 +16,7 @@ from edgecnn.backends.ort import OrtSession
 from edgecnn.zoo import cards
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    from edgecnn.pytorch.export import export_model, probe_images
+    from edgecnn.pytorch.export.exporter import export_model, probe_images
 
 NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Dropout", "Expand", "Where"}
 
@@ -83,8 +83,9 @@ def test_peak_memory_of_vgg19_is_at_most_three_times_its_weights(root: Path) -> 
 def test_published_weights_of_the_shared_folder_classify(tmp_path: Path, shared: Path) -> None:
     """Preprocessing, labels and weights belong together: SqueezeNet must find what is in the pictures."""
     from edgecnn.artifact import read_sidecar
-    from edgecnn.dataset import batches, open_dataset
-    from edgecnn.preprocess import preprocessing_from_json
+    from edgecnn.data.dataset import batches
+    from edgecnn.data.open import open_dataset
+    from edgecnn.data.preprocess import preprocessing_from_json
 
     path = tmp_path / "squeezenet.onnx"
     export_model("squeezenet1_1", path, weights=str(shared / "weights" / "squeezenet1_1_imagenet.safetensors"))

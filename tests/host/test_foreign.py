@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn import cli
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, GraphError
-from edgecnn.graph.foreign import Labels, import_graph, named_labels, named_preprocessing
-from edgecnn.preprocess import Preprocessing
+from edgecnn.graph.importing.foreign import Labels, import_graph, named_labels, named_preprocessing
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime

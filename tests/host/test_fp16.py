@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError
+from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.fp16 import to_fp16, write_fp16
-from edgecnn.graph.prepare import prepared
-from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.graph.simplify import prepared
 from tests.host.graphs import build
 from tests.host.test_ranges import images as noise
 

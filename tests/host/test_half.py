@@ -16,12 +16,12 @@ from onnx.reference import ReferenceEvaluator
 
 from edgecnn.backends import open_engine
 from edgecnn.backends._half import rounded_to_fp16
+from edgecnn.diagnose.stages import first_parting
 from edgecnn.errors import BackendError
 from edgecnn.gate import judge
+from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.int8 import quantize_int8
-from edgecnn.graph.ranges import collect_ranges
-from edgecnn.measure.parity import first_parting
+from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.recipe import Tolerances
 from tests.cli.conftest import edgecnn  # noqa: F401
 from tests.host.graphs import build
@@ -161,7 +161,7 @@ def test_an_overflow_is_blamed_on_the_node_that_makes_it(tmp_path: Path) -> None
 
 def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With FP16 around INT8: the figure that `quantize` prints is of the graph that it writes."""
-    from edgecnn.graph.int8 import auto
+    from edgecnn.graph.ptq import candidates as auto
 
     model = build(NET)
     onnx.save(model, tmp_path / "net.onnx")

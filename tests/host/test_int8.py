@@ -13,13 +13,14 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
-from edgecnn.dataset import open_dataset
+from edgecnn.data.open import open_dataset
 from edgecnn.errors import GraphError
-from edgecnn.graph.int8 import quantize_int8, write_int8
-from edgecnn.graph.int8.codes import Scale, scaled_for, unsigned_scale, weight_codes
+from edgecnn.graph.calibration.collect import collect_ranges
+from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.lint import lint
-from edgecnn.graph.obtained import int8_share_pct
-from edgecnn.graph.ranges import Ranges, collect_ranges
+from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
+from edgecnn.graph.qdq.codes import Scale, scaled_for, unsigned_scale, weight_codes
+from edgecnn.graph.qdq.verify import int8_share_pct
 from edgecnn.targets import find_target
 from tests.host.graphs import build
 from tests.host.test_ranges import NET, images

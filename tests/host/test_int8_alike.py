@@ -10,10 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.int8 import auto, quantize_int8
-from edgecnn.graph.int8.rounding import Feedback, Moments, ridge
-from edgecnn.graph.prepare import prepared
-from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.graph.calibration.collect import collect_from_model
+from edgecnn.graph.ptq import candidates as auto
+from edgecnn.graph.ptq.gptq import Feedback, Moments, ridge
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.simplify import prepared
 from tests.host.graphs import build
 from tests.host.test_int8_auto import RESIDUAL, logits, pictures, sqnr_db, uneven
 from tests.host.test_ranges import dataset_of

@@ -12,19 +12,22 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgecnn.dataset import Dataset
-from edgecnn.graph.int8 import auto, quantize_int8, sequential
-from edgecnn.graph.int8.auto import inserted, plain, with_own_constants
-from edgecnn.graph.int8.channels import channels_of
-from edgecnn.graph.int8.equalize import equalized, streams_of
-from edgecnn.graph.int8.explain import WEIGHTS, noise_shares
-from edgecnn.graph.int8.insert import insert_pairs
-from edgecnn.graph.int8.offsets import offset_groups
-from edgecnn.graph.int8.patches import layer_of
-from edgecnn.graph.int8.rounding import Covariance, Feedback, Moments, ridge, row_scales
-from edgecnn.graph.placement import place
-from edgecnn.graph.prepare import GraphIndex, prepared
-from edgecnn.graph.ranges import Ranges, collect_ranges
+from edgecnn.data.dataset import Dataset
+from edgecnn.graph.calibration.collect import collect_ranges
+from edgecnn.graph.calibration.histogram import Ranges
+from edgecnn.graph.ptq import candidates as auto
+from edgecnn.graph.ptq import layer_reconstruction as sequential
+from edgecnn.graph.ptq.candidates import inserted, plain, with_own_constants
+from edgecnn.graph.ptq.channel_ties import channels_of
+from edgecnn.graph.ptq.equalization import equalized, streams_of
+from edgecnn.graph.ptq.gptq import Covariance, Feedback, Moments, ridge, row_scales
+from edgecnn.graph.ptq.im2col import layer_of
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.ptq.sensitivity import WEIGHTS, noise_shares
+from edgecnn.graph.ptq.zero_point_folding import offset_groups
+from edgecnn.graph.qdq.insert import insert_pairs
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.simplify import GraphIndex, prepared
 from tests.host.graphs import build
 from tests.host.test_ranges import dataset_of
 

@@ -11,18 +11,18 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecnn.dataset import Dataset
+from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
+from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.int8 import quantize_int8
-from edgecnn.graph.int8.auto import inserted, plain, with_own_constants
-from edgecnn.graph.int8.channels import channels_of
-from edgecnn.graph.int8.equalize import scaled
-from edgecnn.graph.int8.insert import insert_pairs
-from edgecnn.graph.int8.offsets import rectified
-from edgecnn.graph.placement import place
-from edgecnn.graph.prepare import GraphIndex, prepared
-from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.graph.ptq.candidates import inserted, plain, with_own_constants
+from edgecnn.graph.ptq.channel_ties import channels_of
+from edgecnn.graph.ptq.equalization import scaled
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.ptq.zero_point_folding import rectified
+from edgecnn.graph.qdq.insert import insert_pairs
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.simplify import GraphIndex, prepared
 from tests.host.test_ranges import dataset_of
 
 SIZE, CHANNELS = 8, 4

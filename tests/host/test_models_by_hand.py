@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgecnn.dataset import batches, open_dataset
-from edgecnn.preprocess import preprocessing_from_json
+from edgecnn.data.dataset import batches
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.zoo import find_model, imagenet_classes
 
 if TYPE_CHECKING:  # imported before the first test of this file

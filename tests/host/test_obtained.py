@@ -12,12 +12,12 @@ from onnx import numpy_helper
 
 from edgecnn.backends.ort import OrtSession
 from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.int8 import quantize_int8
+from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.lint import lint
-from edgecnn.graph.obtained import assert_placed, int8_share_pct, integer_kernels
-from edgecnn.graph.placement import Style, place
-from edgecnn.graph.prepare import prepared
-from edgecnn.graph.ranges.collect import collect_from_model
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.qdq.placement import Style, place
+from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct, integer_kernels
+from edgecnn.graph.simplify import prepared
 from edgecnn.targets import Target
 from tests.host.graphs import build
 from tests.host.test_placement import GRAPHS

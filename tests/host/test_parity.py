@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgecnn.diagnose.stages import Rung, climb, describe, first_parting, moved
 from edgecnn.errors import MeasurementError
+from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.int8 import quantize_int8
-from edgecnn.graph.ranges import collect_ranges
-from edgecnn.measure.parity import Rung, climb, describe, first_parting, moved
-from edgecnn.measure.predictions import Predictions
+from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.measure.predict import Predictions
 from tests.host.graphs import build
 from tests.host.test_ranges import images
 

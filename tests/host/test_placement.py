@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.placement import Placement, Style, place
-from edgecnn.graph.view import multiply_adds, name_nodes
+from edgecnn.graph.onnx_graph import multiply_adds, name_nodes
+from edgecnn.graph.qdq.placement import Placement, Style, place
 from tests.host.graphs import build
 
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
-from edgecnn.graph import prepare
-from edgecnn.graph.prepare import copied, prepared
+from edgecnn.graph import simplify as prepare
+from edgecnn.graph.simplify import copied, prepared
 from tests.host.graphs import build
 
 # Convolutions that a constant behind them goes into, directly or through nodes that vanish, and ones left as they are.

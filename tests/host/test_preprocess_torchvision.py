@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edgecnn.dataset import decode, open_dataset
-from edgecnn.preprocess import Preprocessing
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.sources.folder import decode
 
 if TYPE_CHECKING:  # imported before the first test of this file
     from torchvision.transforms import v2
@@ -56,7 +57,7 @@ def test_equal_to_torchvision_on_every_jpeg(jpegs: list[Path], resize: int, crop
 
 
 def test_decoding_is_deterministic_in_threads_and_without(jpegs: list[Path], shared: Path) -> None:
-    from edgecnn.dataset import batches
+    from edgecnn.data.dataset import batches
 
     preprocessing = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     dataset = open_dataset(str(shared / "data" / "imagenet-500"), preprocessing, "test").subset(range(24))

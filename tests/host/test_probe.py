@@ -14,7 +14,7 @@ from edgecnn.errors import DataError
 if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.probe import TOGETHER, probe
-    from edgecnn.pytorch.transfer import stage_names
+    from edgecnn.pytorch.training.transfer import stage_names
 
 
 def folder(root: Path, learnable: bool, per_class: int = 60) -> Path:

@@ -12,12 +12,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgecnn.artifact import Sidecar, sha256_of
-from edgecnn.dataset import Dataset
+from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, DataError, GraphError
-from edgecnn.graph.ranges import Ranges, TensorStatistics, collect, collect_ranges, read_ranges, write_ranges
-from edgecnn.graph.ranges.files import write_tensorrt_cache
-from edgecnn.graph.ranges.methods import interval, percentile, squared_errors, threshold
-from edgecnn.graph.ranges.statistics import bin_edges, empty_statistics
+from edgecnn.graph.calibration import collect
+from edgecnn.graph.calibration.collect import collect_ranges
+from edgecnn.graph.calibration.file import read_ranges, write_ranges, write_tensorrt_cache
+from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, bin_edges, empty_statistics
+from edgecnn.graph.calibration.thresholds import interval, percentile, squared_errors, threshold
 from tests.host.graphs import build
 
 NET = """

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from torch import nn, optim
     from torch.optim import lr_scheduler
 
-    from edgecnn.pytorch.optimise import MovingAverage
-    from edgecnn.pytorch.schedule import Plateau, learning_rate_factor
+    from edgecnn.pytorch.training.lr_schedule import Plateau, learning_rate_factor
+    from edgecnn.pytorch.training.optimizer import MovingAverage
 
 STEPS = 7
 

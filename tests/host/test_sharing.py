@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.dataset import open_dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.predictions import Predictions, read_predictions
+from edgecnn.measure.predict import Predictions, read_predictions
 from edgecnn.measure.ten_crop import measure_ten_crop, ten_crops
-from edgecnn.preprocess import Preprocessing
 
 RGB = Preprocessing(resize=40, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edgecnn.artifact import read_sidecar, verified_sidecar
-from edgecnn.dataset import batches, open_dataset
+from edgecnn.data.dataset import batches
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
 from edgecnn.pipeline.steps import Context, open_split, work
 from edgecnn.pipeline.tasks import Task
-from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.progress import Epoch, Silent
+from edgecnn.pytorch.training.progress import Epoch, Silent
 from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
 from edgecnn.session import Session
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.reference import open_reference
-    from edgecnn.pytorch.train import train
+    from edgecnn.pytorch.training.loop import train
 
 RICH = {  # everything with a memory at once
     "ema": 0.9,
@@ -313,7 +314,7 @@ def test_event_files_hold_every_epoch(tmp_path: Path) -> None:
 
 
 def test_progress_says_loss_top1_and_images_per_s(capsys: pytest.CaptureFixture[str]) -> None:
-    from edgecnn.pytorch.progress import Bar, Lines, Step
+    from edgecnn.pytorch.training.progress import Bar, Lines, Step
 
     epoch = Epoch(2, 5, 0.5, 80.0, 0.6, 79.0, 1234.0, 1.5, 0.01)
     Lines().epoch(epoch)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edgecnn.dataset import batches, open_dataset
-from edgecnn.preprocess import preprocessing_from_json
-from edgecnn.pytorch.progress import Epoch, Silent
+from edgecnn.data.dataset import batches
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.pytorch.training.progress import Epoch, Silent
 from edgecnn.recipe import Recipe, load_recipe
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
 
-    from edgecnn.pytorch import train as training
     from edgecnn.pytorch.reference import open_reference
+    from edgecnn.pytorch.training import loop as training
 
 
 class Stop(Silent):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgecnn.artifact import Sidecar, read_sidecar
 from edgecnn.errors import ArtifactError, DataError, ModelError, RecipeError
-from edgecnn.pytorch.progress import Silent
+from edgecnn.pytorch.training.progress import Silent
 from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
 from edgecnn.zoo import cards
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.checkpoint import read_weights, write_checkpoint
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.pretrained import checkpoint_from_weights
-    from edgecnn.pytorch.train import train
-    from edgecnn.pytorch.transfer import head_names, make_learner, split_frozen
+    from edgecnn.pytorch.training.loop import train
+    from edgecnn.pytorch.training.transfer import head_names, make_learner, split_frozen
 
 SPLITTABLE = ["lenet5", "squeezenet1_1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "googlenet", "alexnet_owt"]
 
@@ -151,8 +151,8 @@ def test_every_network_of_the_zoo_can_be_cut_before_its_head() -> None:
 
 
 def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
-    from edgecnn.pytorch.distributed import World
-    from edgecnn.pytorch.trainer import Learner, Material, Trainer
+    from edgecnn.pytorch.training.epoch import Learner, Material, Trainer
+    from edgecnn.pytorch.training.process_group import World
 
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -171,7 +171,7 @@ def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
         readable, corrupt = np.arange(8), dict[str, str]()
 
         def batches(self, order: object, epoch: int = 0) -> object:
-            from edgecnn.pytorch.loader import Loaded
+            from edgecnn.pytorch.training.loader import Loaded
 
             yield Loaded(torch.zeros(8, 1), torch.zeros(8, dtype=torch.int64), torch.arange(8))
 

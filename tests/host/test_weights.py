@@ -375,7 +375,7 @@ def test_command_refuses_downloads_that_cannot_be_trusted(
 
 def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
     from edgecnn.artifact import Sidecar, write_artifact
-    from edgecnn.pytorch.export import export_model
+    from edgecnn.pytorch.export.exporter import export_model
 
     card, path = find_model("resnet20_cifar"), tmp_path / "model.safetensors"
     own = Sidecar(

@@ -13,7 +13,6 @@ from typing import Any
 
 from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
 from edgecnn.backends import BuildOptions
-from edgecnn.backends._board import available_memory_bytes
 from edgecnn.backends._cuda import Cuda, load_cuda
 from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.engine import inspected_layers
@@ -30,6 +29,7 @@ from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
 from edgecnn.errors import BackendError, DeviceError, GraphError
+from edgecnn.machine.jetson import available_memory_bytes
 from edgecnn.targets import find_target, target_mismatch
 
 MacsByNode = Mapping[str, int | None]

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from edgecnn.backends._board import board_name, driver_version, power_mode
 from edgecnn.backends._cuda import Cuda
 from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
+from edgecnn.machine.jetson import board_name, driver_version, power_mode
 from edgecnn.targets import version_tuple
 
 OLDEST = (10, 3)

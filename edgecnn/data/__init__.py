@@ -1,0 +1,1 @@
+"""Labelled images as numpy batches, and which of them calibrate."""

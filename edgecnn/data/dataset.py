@@ -1,0 +1,138 @@
+"""Labelled images by position, and batches of them in a deterministic order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.errors import DataError
+from edgecnn.session import Array
+
+Split = Literal["train", "test"]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`input` is float32 NCHW; `label` is -1 where unknown; `ids` name the images."""
+
+    input: Array
+    label: Labels
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by position. `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`),
+    `content(i)` the bytes whose sha256 identifies the image. `by_position`: the labels count class folders, since
+    nobody said which classes a model has."""
+
+    name: str
+    ids: tuple[str, ...]
+    labels: Labels | None
+    label_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    content: Callable[[int], bytes]
+    image: Callable[[int], Image.Image] | None
+    array: Callable[[int], Array] | None = None
+    by_position: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tensor(self, index: int) -> Array:
+        """One preprocessed image, float32 [C, H, W]; raises `DataError` that names an unreadable one."""
+        if self.array is not None:
+            return self.array(index)
+        assert self.image is not None
+        assert self.preprocessing is not None
+        return self.preprocessing.tensor(self.image(index))
+
+    def sha256(self, index: int) -> str:
+        """Identity of one image."""
+        return hashlib.sha256(self.content(index)).hexdigest()
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The images at `indices`, in that order."""
+        order = list(indices)
+        image, array, content = self.image, self.array, self.content
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in order),
+            labels=None if self.labels is None else self.labels[order],
+            content=lambda i: content(order[i]),
+            image=None if image is None else lambda i: image(order[i]),
+            array=None if array is None else lambda i: array(order[i]),
+        )
+
+
+def batches(
+    dataset: Dataset, size: int, workers: int = 0, unreadable: Callable[[str, DataError], None] | None = None
+) -> Iterator[Batch]:
+    """The data set in order, `size` images at a time (the last may be smaller), decoded by `workers` threads ahead.
+
+    At most three batches are held at once. An image that cannot be read raises `DataError`, or goes to `unreadable`
+    and is left out.
+    """
+    starts = range(0, len(dataset), size)
+    if workers <= 0 or dataset.array is not None:
+        for start in starts:
+            tensors = [partial(dataset.tensor, i) for i in range(start, min(start + size, len(dataset)))]
+            yield from _batch(dataset, start, tensors, unreadable)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending = []
+        try:
+            for start in [*starts, -1, -1]:
+                if start >= 0:
+                    stop = min(start + size, len(dataset))
+                    pending.append((start, [pool.submit(dataset.tensor, i).result for i in range(start, stop)]))
+                if pending and (len(pending) > 2 or start < 0):
+                    yield from _batch(dataset, *pending.pop(0), unreadable)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batch(
+    dataset: Dataset,
+    start: int,
+    tensors: Sequence[Callable[[], Array]],
+    unreadable: Callable[[str, DataError], None] | None,
+) -> Iterator[Batch]:
+    read, positions = [], []
+    for position, tensor in enumerate(tensors, start):
+        try:
+            read.append(tensor())
+            positions.append(position)
+        except DataError as exc:
+            if unreadable is None:
+                raise
+            unreadable(dataset.ids[position], exc)
+    if read:
+        labels = np.full(len(read), -1, np.int64) if dataset.labels is None else dataset.labels[positions]
+        yield Batch(np.stack(read), labels, tuple(dataset.ids[p] for p in positions))
+
+
+def spread(dataset: Dataset, count: int, seed: int = 0) -> list[int]:
+    """`count` positions, or all there are: stratified where there are labels, else any; the same for the same seed."""
+    labels = np.zeros(len(dataset), np.int64) if dataset.labels is None else dataset.labels
+    return stratified(labels, dataset.ids, min(count, len(dataset)), seed)
+
+
+def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) -> list[int]:
+    """`count` positions, spread over the classes as evenly as they allow; the same for the same ids and seed."""
+    rank = [hashlib.sha256(f"{seed}:{i}".encode()).digest() for i in ids]
+    by_class: dict[int, list[int]] = {}
+    for position in sorted(range(len(ids)), key=lambda i: rank[i]):
+        by_class.setdefault(int(labels[position]), []).append(position)
+    turns = [(turn, label, p) for label, members in by_class.items() for turn, p in enumerate(members)]
+    return sorted(p for _, _, p in sorted(turns)[:count])

@@ -1,0 +1,112 @@
+"""Labelled images as numpy batches, in a deterministic order, from a data set named on the command line.
+
+`digits`, `mnist:DIR`, `cifar10:DIR`, an image folder, a calibration manifest, or an `.npz` whose array `input` is
+already preprocessed. The split ("train" or "test") comes from what the data is used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.artifact import sha256_of
+from edgecnn.data.dataset import Batch, Dataset, Labels, Split, batches, spread, stratified
+from edgecnn.data.label_file import read_labels
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.sources.archive import npz
+from edgecnn.data.sources.folder import decode, has_test_folder, image_files, image_folder, split_folder
+from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
+from edgecnn.errors import DataError, nearest
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Labels",
+    "Split",
+    "batches",
+    "decode",
+    "has_test_split",
+    "images_sha256",
+    "open_dataset",
+    "read_labels",
+    "spread",
+    "stratified",
+]
+
+
+def open_dataset(
+    source: str,
+    preprocessing: Preprocessing | None,
+    split: Split,
+    labels: Sequence[str] = (),
+    wnids: Sequence[str] = (),
+) -> Dataset:
+    """The data set that `source` names. `labels` and `wnids` are the model's classes: those of the data set are matched
+    with them by name, never by position. Raises `DataError`."""
+    name, _, root = source.partition(":")
+    if source.endswith(".npz"):
+        return npz(Path(source), preprocessing)
+    if preprocessing is None:
+        raise DataError(
+            f"{source}: how its images are preprocessed is not known: the model has no sidecar that says it",
+            "`edgecnn export` and `edgecnn import --preprocess` write one; or give an .npz with preprocessed `input`",
+        )
+    named = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
+    if name in named:
+        return _matched(named[name](Path(root or "."), preprocessing, split), split, labels)
+    if Path(source).is_dir():
+        return image_folder(Path(source), preprocessing, split, labels, wnids)
+    if not Path(source).exists():
+        raise DataError(
+            f"no data set {source!r}",
+            nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, an image folder, a manifest or an .npz",
+        )
+    raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
+
+
+def has_test_split(source: str) -> bool:
+    """Whether what `source` names has test images of its own: a folder may hold training images alone, an .npz does."""
+    if Path(source).is_dir():
+        return has_test_folder(Path(source))
+    return not source.endswith(".npz")
+
+
+def images_sha256(source: str, split: Split) -> str | None:
+    """What changes when the images of a split do, without decoding any: names and sizes in an image folder, content of
+    the other files. None for the digits, which come with scikit-learn, and for what is not there."""
+    name, _, root = source.partition(":")
+    named = {"mnist": mnist_files, "cifar10": cifar10_files}
+    try:
+        if name in named:
+            marks = [sha256_of(path) for path in named[name](Path(root or "."), split)]
+        elif Path(source).is_file():
+            marks = [sha256_of(Path(source))]
+        elif Path(source).is_dir():
+            folder = split_folder(Path(source), split)
+            marks = [f"{p.relative_to(folder)} {p.stat().st_size}" for p in image_files(folder)]
+        else:
+            return None
+    except DataError:
+        return None
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()
+
+
+def _matched(dataset: Dataset, split: Split, labels: Sequence[str]) -> Dataset:
+    """`dataset` with its labels counted as the model counts its classes; raises `DataError` for other test classes."""
+    names = dataset.label_names or ()
+    if dataset.labels is None or not labels or tuple(labels) == names:
+        return dataset
+    if sorted(labels) == sorted(names):
+        position = np.array([list(labels).index(name) for name in names], np.int64)
+        return replace(dataset, labels=position[dataset.labels], label_names=tuple(labels))
+    if split == "train":  # images to calibrate with need not be of the model's classes
+        return dataset
+    unknown = next((name for name in names if name not in labels), names[0])
+    raise DataError(
+        f"{dataset.name}: its {len(names)} classes, such as {unknown!r}, are not the model's {len(labels)}",
+        "use the data set that the model was trained for",
+    )

@@ -1,0 +1,208 @@
+"""Folders of image files: one for each class, or images alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.data.dataset import Dataset, Split
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.errors import DataError, nearest
+
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif",
+}  # fmt: skip
+OTHER_PICTURES = {".heic", ".heif", ".jxl", ".jp2", ".tga", ".svg", ".pcx", ".dcm", ".npy", ".raw", ".dng"}
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+
+
+def split_folder(root: Path, split: Split) -> Path:
+    """The folder of a split below `root`, or `root` itself where it has no split folders; raises `DataError` where it
+    has those of other splits alone, or where what is called after a split may be a class."""
+    found, others = _split_folders(root)
+    wanted = SPLIT_FOLDERS[split]
+    if folder := next((found[n] for n in wanted if n in found), None):
+        return folder
+    if found and not others:
+        raise DataError(
+            f"{root}: holds {', '.join(found)}, but no folder {' or '.join(wanted)}",
+            f"add it, or name the folder whose images are meant, such as {next(iter(found.values()))}",
+        )
+    return root
+
+
+def has_test_folder(root: Path) -> bool:
+    """Whether a folder has test images of its own; raises `DataError` as `split_folder` does."""
+    return any(name in _split_folders(root)[0] for name in SPLIT_FOLDERS["test"])
+
+
+def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """(folders of splits by name, the other folders): one with images in it, beside others, is a class called after a
+    split. Raises `DataError` where either may be meant."""
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    found = {p.name: p for p in folders if p.name in names}
+    others = [p for p in folders if p.name not in names]
+    if not found or not others:
+        return found, others
+    loose = [p for p in found.values() if any(_is_image(q.name) and not is_hidden(q.name) for q in p.iterdir())]
+    if loose and len(found) == 1:
+        return {}, folders
+    both = {names[name] for name in found} == set(SPLIT_FOLDERS)
+    if loose or (not both and any(image_files(p) for p in others)):
+        raise DataError(
+            f"{root}: {', '.join(found)} beside {others[0].name}: splits, or classes called so",
+            "move the other folders away, or put the folders of all classes into one called train or test",
+        )
+    return found, others
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is an editor's, an archive's or a file system's own, no image and no class."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def image_folder(
+    root: Path, preprocessing: Preprocessing, split: Split, labels: Sequence[str], wnids: Sequence[str]
+) -> Dataset:
+    """One folder of images for each class; or images alone, which have no labels. Raises `DataError`.
+
+    Classes are matched by name, in Unicode's composed form (NFC).
+    """
+    folder = split_folder(root, split)
+    classes = sorted((p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)), key=lambda p: nfc(p.name))
+    left_out = [p for p in folder.iterdir() if is_hidden(p.name) and (p.is_dir() or _is_image(p.name))]
+    paths = sorted(p for p in folder.iterdir() if _is_image(p.name) and not is_hidden(p.name) and p not in classes)
+    if classes and paths:
+        raise DataError(f"{folder}: {paths[0].name} lies beside class folders", "move it into the folder of its class")
+    left_out += [p for p in folder.iterdir() if p.suffix.lower() in OTHER_PICTURES and not is_hidden(p.name)]
+    if not classes and not paths:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{folder}: no images ({kinds})", "put images there, in one folder for each class")
+    names = [nfc(c.name) for c in classes]
+    position = _class_positions(folder, names, labels, wnids)
+    targets: list[int] = []
+    for c in classes:
+        images, others = _listing(c)
+        if not images:
+            raise DataError(f"{c}: a class without images", "add images to it, or remove the folder")
+        paths += images
+        targets += [position[nfc(c.name)]] * len(images)
+        left_out += others
+    _say_left_out(folder, tuple(sorted(str(p.relative_to(folder)) for p in left_out)))
+    return Dataset(
+        name=f"{root.name}-{split}" if folder != root else root.name,
+        ids=tuple(str(p.relative_to(folder)) for p in paths),
+        labels=np.array(targets, np.int64) if classes else None,
+        label_names=tuple(labels or wnids or names) or None,
+        preprocessing=preprocessing,
+        content=lambda i: _file_bytes(paths[i]),
+        image=lambda i: decode(paths[i]),
+        by_position=bool(classes) and not labels and not wnids,
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image below `folder` that is not hidden."""
+    return _listing(folder)[0]
+
+
+def nfc(name: str) -> str:
+    """A name as it is compared: some file systems and archives take letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, hidden images and folders and pictures of other kinds) below `folder`."""
+    images: list[Path] = []
+    left_out: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            hidden, path = is_hidden(entry.name), Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                found = ([], [path]) if hidden else _listing(path)
+                images += found[0]
+                left_out += found[1]
+            elif _is_image(entry.name):
+                (left_out if hidden else images).append(path)
+            elif path.suffix.lower() in OTHER_PICTURES and not hidden:
+                left_out.append(path)
+    return sorted(images), left_out
+
+
+@functools.cache
+def _say_left_out(folder: Path, names: tuple[str, ...]) -> None:
+    """One line on stderr, once for each folder of a process."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(
+            f"{folder}: left out, hidden or of a kind that is not read: {', '.join(names[:3])}{more}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(
+            f"{folder}: two class folders are called {twice[0]!r}, one with its accents taken apart (NFD)", "merge them"
+        )
+    if not labels and not wnids:
+        return {name: k for k, name in enumerate(names)}
+    labels, wnids = [nfc(name) for name in labels], [nfc(name) for name in wnids]
+    for known in (wnids, labels):
+        table = {name: k for k, name in enumerate(known)}
+        if all(name in table for name in names):
+            count = Counter(known)
+            if twice := [name for name in names if count[name] > 1]:
+                raise DataError(
+                    f"{folder}: {twice[0]!r} is the name of {count[twice[0]]} classes", "name the folder by wnid"
+                )
+            return {name: table[name] for name in names}
+    known = wnids if any(name in set(wnids) for name in names) else labels
+    missing = [name for name in names if name not in set(known)]
+    raise DataError(
+        f"{folder}: class {missing[0]!r} is not one of the model's {len(labels) or len(wnids)} classes",
+        nearest(missing[0], known) or "name the class folders as the model's labels or as wnids",
+    )
+
+
+def decode(path: Path) -> Image.Image:
+    """One image file, decoded, of 8 bits a channel; raises `DataError` that names it."""
+    try:
+        with Image.open(path) as image:
+            return _eight_bit(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8 bits in which white stays white (PNG specification, 13.12, sample depth rescaling), where
+    PIL would clip it. Raises `ValueError` for pixels whose white is not known."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not sixteen:
+        raise ValueError(f"pixels of 32 bits, mode {image.mode}: their white is not known; save 8 or 16 bits")
+    if not sixteen:
+        return image.copy()
+    pixels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read: {exc.strerror}", "check the data set's folder") from exc

@@ -1,0 +1,102 @@
+"""Data sets of small pictures that fit in memory: the digits of scikit-learn, MNIST, CIFAR-10."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgecnn.data.dataset import Dataset, Labels, Split, stratified
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.errors import DataError, MissingPackageError
+
+
+def digits(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    """The UCI digits that scikit-learn ships: 1 797 of 8x8 pixels; 540 of them, stratified, are the test set."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("scikit-learn", "the data set digits", "cpu") from exc
+    content = load_digits()
+    pixels = np.round(content.images * (255 / 16)).astype(np.uint8)
+    labels = content.target.astype(np.int64)
+    whole = _pixels("digits", pixels, labels, [str(d) for d in range(10)], preprocessing)
+    test = set(stratified(labels, whole.ids, 540))
+    return whole.subset([i for i in range(len(whole)) if (i in test) == (split == "test")])
+
+
+def mnist_files(root: Path, split: Split) -> list[Path]:
+    """The two IDX files of a split, plain or gzipped; raises `DataError`."""
+    stem = {"train": "train", "test": "t10k"}[split]
+    return [_plain_or_gzipped(root / f"{stem}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")]
+
+
+def mnist(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    """The four IDX files of MNIST in `root`."""
+    pixels, labels = map(_idx, mnist_files(root, split))
+    if len(pixels) != len(labels):
+        raise DataError(f"{root}: {len(pixels)} images but {len(labels)} labels", "fetch both files again")
+    return _pixels(f"mnist-{split}", pixels, labels.astype(np.int64), [str(d) for d in range(10)], preprocessing)
+
+
+def cifar10_files(root: Path, split: Split) -> list[Path]:
+    """The files of a split that are there; raises `DataError` when none is."""
+    folder = root / "cifar-10-batches-bin" if (root / "cifar-10-batches-bin").is_dir() else root
+    names = ["test_batch.bin"] if split == "test" else [f"data_batch_{k}.bin" for k in range(1, 6)]
+    found = [folder / n for n in names if (folder / n).is_file()]
+    if not found:
+        raise DataError(f"{folder}: no {names[0]}", "cifar10:DIR needs the folder of the CIFAR-10 binary version")
+    return found
+
+
+def cifar10(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
+    """The binary version of CIFAR-10 in `root`."""
+    found = cifar10_files(root, split)
+    rows = []
+    for path in found:
+        content = np.fromfile(path, np.uint8)
+        if content.size == 0 or content.size % 3073:
+            raise DataError(f"{path}: {content.size} bytes are not whole rows of 3073", "fetch the file again")
+        rows.append(content.reshape(-1, 3073))
+    table = np.concatenate(rows)
+    pixels = np.ascontiguousarray(table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    meta = found[0].with_name("batches.meta.txt")
+    classes = meta.read_text().split() if meta.is_file() else [str(k) for k in range(10)]
+    return _pixels(f"cifar10-{split}", pixels, table[:, 0].astype(np.int64), classes, preprocessing)
+
+
+def _pixels(
+    name: str, pixels: npt.NDArray[np.uint8], labels: Labels, classes: Sequence[str], preprocessing: Preprocessing
+) -> Dataset:
+    width = len(str(len(pixels)))
+    return Dataset(
+        name=name,
+        ids=tuple(f"{name}/{i:0{width}d}" for i in range(len(pixels))),
+        labels=labels,
+        label_names=tuple(classes),
+        preprocessing=preprocessing,
+        content=lambda i: pixels[i].tobytes(),
+        image=lambda i: Image.fromarray(pixels[i]),
+    )
+
+
+def _plain_or_gzipped(path: Path) -> Path:
+    for candidate in (path, path.with_name(path.name + ".gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{path}[.gz]: no such file", "mnist:DIR needs the folder with the four IDX files")
+
+
+def _idx(path: Path) -> npt.NDArray[np.uint8]:
+    """An array in the IDX format of the MNIST files."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read()
+        shape = [int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(content[3])]
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as exc:
+        raise DataError(f"{path}: not a whole IDX file ({exc})", "fetch the file again") from exc

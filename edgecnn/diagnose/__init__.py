@@ -1,0 +1,1 @@
+"""Where an engine parts from its reference."""

@@ -1,0 +1,1 @@
+"""Calibration: one streaming pass over images, every threshold from what it kept."""

@@ -1,0 +1,128 @@
+"""`X.calib.json`: ranges on disk; and the calibration cache that TensorRT up to 10 reads."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.artifact import Sidecar, read_json, tool_versions, write_bytes, write_json_artifact
+from edgecnn.errors import ArtifactError
+from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStatistics
+from edgecnn.graph.calibration.thresholds import PERCENTILES, percentile, threshold
+
+KIND = "ranges"
+
+
+def write_ranges(ranges: Ranges, path: Path, sidecar: Sidecar) -> None:
+    """Write `X.calib.json`; `sidecar` says from which graph and data (its kind and facts are filled in here)."""
+    counts = {"images": ranges.images, "tensors": len(ranges.tensors), "data_sha256": ranges.data_sha256}
+    facts = {**sidecar.facts, **counts}
+    provenance = dataclasses.replace(
+        sidecar, kind=KIND, facts=facts, tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime")
+    )
+    content = {
+        "graph_sha256": ranges.graph_sha256,
+        "data": ranges.data,
+        "data_sha256": ranges.data_sha256,
+        "images": ranges.images,
+        "tensors": [_tensor_to_json(s) for s in ranges.tensors.values()],
+    }
+    write_json_artifact(path, content, provenance)
+
+
+def read_ranges(path: Path, graph_sha256: str | None = None) -> Ranges:
+    """Ranges from `path`; raises `ArtifactError` when they are damaged or of another graph than `graph_sha256`."""
+    content = read_json(path)
+    try:
+        ranges = Ranges(
+            graph_sha256=str(content["graph_sha256"]),
+            data=str(content["data"]),
+            data_sha256=str(content["data_sha256"]),
+            images=int(content["images"]),
+            tensors={t["name"]: _tensor_from_json(t, int(content["images"])) for t in content["tensors"]},
+        )
+    except (KeyError, TypeError, ValueError, zlib.error) as exc:
+        raise ArtifactError(f"{path}: not calibration ranges ({exc!r})", "make them with `edgecnn calibrate`") from exc
+    if graph_sha256 is not None and ranges.graph_sha256 != graph_sha256:
+        raise ArtifactError(
+            f"{path}: ranges of the graph with sha256 {ranges.graph_sha256[:12]}, not of this one "
+            f"({graph_sha256[:12]})",
+            "calibrate this graph, or give the graph that the ranges were made from",
+        )
+    return ranges
+
+
+def write_tensorrt_cache(ranges: Ranges, path: Path, version: int, method: str = "entropy") -> None:
+    """A calibration cache for implicit quantisation (TensorRT up to 10, DLA): scale = threshold / 127 per tensor.
+
+    `version` is TensorRT's as one integer (8602 for 8.6.2, 100300 for 10.3.0); the reader insists on its own.
+    """
+    lines = [f"TRT-{version}-EntropyCalibration2"]
+    for statistics in ranges.tensors.values():
+        scale = threshold(statistics, method) / 127
+        lines.append(f"{statistics.name}: {struct.pack('>f', scale).hex()}")
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _tensor_to_json(statistics: TensorStatistics) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": statistics.name,
+        "count": statistics.count,
+        "min": statistics.low,
+        "max": statistics.high,
+        "minmax": statistics.largest,
+    }
+    for percent in PERCENTILES:
+        made[f"percentile_{percent}"] = _short(percentile(statistics.magnitudes, percent, statistics.largest))
+    for method in ("entropy", "mse"):
+        made[method] = _short(threshold(statistics, method))
+    made["channel_min"] = _packed(statistics.channel_low)
+    made["channel_max"] = _packed(statistics.channel_high)
+    made["channel_sum"] = _packed(statistics.channel_sum)
+    made["positive"] = _packed(statistics.positive)
+    made["negative"] = None if statistics.negative is None else _packed(statistics.negative)
+    return made
+
+
+def _tensor_from_json(content: dict[str, Any], images: int) -> TensorStatistics:
+    negative = content["negative"]
+    made = TensorStatistics(
+        name=content["name"],
+        positive=_bins(content["positive"]),
+        negative=None if negative is None else _bins(negative),
+        channel_low=_unpacked(content["channel_min"], "<f4").astype(np.float32),
+        channel_high=_unpacked(content["channel_max"], "<f4").astype(np.float32),
+        channel_sum=_unpacked(content["channel_sum"], "<i8").astype(np.int64),
+        images=images,
+    )
+    if not math.isclose(made.high, content["max"]) or made.count != content["count"]:
+        raise ValueError(f"tensor {made.name!r} contradicts itself")
+    return made
+
+
+def _bins(text: str) -> Counts:
+    counts = _unpacked(text, "<i8").astype(np.int64)
+    if len(counts) != BINS:
+        raise ValueError(f"{len(counts)} bins, not {BINS}")
+    return counts
+
+
+def _packed(array: np.typing.NDArray[Any]) -> str:
+    """Little-endian, deflated, base64."""
+    little = array.astype(array.dtype.newbyteorder("<"))
+    return base64.b64encode(zlib.compress(little.tobytes(), 6)).decode()
+
+
+def _unpacked(text: str, dtype: str) -> np.typing.NDArray[Any]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

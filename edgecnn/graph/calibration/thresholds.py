@@ -1,0 +1,164 @@
+"""Range methods: a threshold (or an interval) from the counts of one tensor.
+
+Percentiles; the threshold of least squared error; and the one of least Kullback-Leibler divergence (S. Migacz,
+"8-bit inference with TensorRT", GTC 2017).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from edgecnn.graph.calibration.histogram import Counts, Floats, TensorStatistics, bin_edges
+
+PERCENTILES = (99.9, 99.99, 99.999)
+METHODS = ("minmax", "percentile", "entropy", "mse")
+DEFAULT_PERCENTILE = 99.99
+_ENTROPY_BINS = 2048
+_SHRINK = np.linspace(1.0, 0.2, 81)  # thresholds tried, as a share of the largest value
+
+
+def threshold(statistics: TensorStatistics, method: str, levels: int = 127) -> float:
+    """The largest |x| to represent with `levels` steps on each side of zero (one side, if nothing is below it)."""
+    if method == "minmax":
+        return statistics.largest
+    if method == "percentile":
+        return percentile(statistics.magnitudes, DEFAULT_PERCENTILE, statistics.largest)
+    if method == "entropy":
+        return entropy_threshold(statistics.magnitudes, statistics.largest, levels)
+    if method == "mse":
+        errors = squared_errors(statistics.magnitudes, statistics.largest * _SHRINK, levels)
+        return float(statistics.largest * _SHRINK[int(np.argmin(errors))])
+    raise ValueError(f"no range method {method!r}")
+
+
+def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tuple[float, float]:
+    """The (low, high) that an unsigned type with a zero point represents; it always holds zero."""
+    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    if statistics.negative is None or low == 0.0:
+        return 0.0, threshold(statistics, method, levels)
+    if method == "minmax":
+        return low, high
+    if method == "percentile":
+        tail = (1 - DEFAULT_PERCENTILE / 100) * statistics.count
+        return (
+            -_tail_edge(statistics.negative, tail, -low),
+            _tail_edge(statistics.positive, tail, high),
+        )
+    if method == "entropy":
+        kept = threshold(statistics, method, levels // 2) / statistics.largest
+        return low * kept if -low > high else max(low, -statistics.largest * kept), min(high, statistics.largest * kept)
+    return _least_squares_interval(statistics, levels)
+
+
+def percentile(counts: Counts, percent: float, largest: float) -> float:
+    """The value below which `percent` of the counted magnitudes lie; within a bin, linear."""
+    return _tail_edge(counts, (1 - percent / 100) * float(counts.sum()), largest)
+
+
+def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
+    """Sum of squared rounding and clipping errors for each threshold, values spread evenly over their bin."""
+    used = np.flatnonzero(counts)
+    low, high = _edges()[used], np.minimum(_edges()[used + 1], thresholds.max())
+    high = np.maximum(high, low)
+    points = (low[:, None] + (high - low)[:, None] * ((np.arange(8) + 0.5) / 8)).reshape(-1)
+    weights = np.repeat(counts[used] / 8.0, 8)
+    zero = np.repeat(used == 0, 8)
+    points[zero] = 0.0
+    errors = np.empty(len(thresholds))
+    for k, limit in enumerate(thresholds):
+        step = max(float(limit), 1e-30) / levels
+        rounded = points / step
+        np.minimum(np.rint(rounded, out=rounded), levels, out=rounded)
+        rounded *= step
+        errors[k] = float(weights @ np.square(np.subtract(points, rounded, out=rounded), out=rounded))
+    return errors
+
+
+def entropy_threshold(counts: Counts, largest: float, levels: int) -> float:
+    """The threshold whose quantised distribution diverges least from the clipped one.
+
+    `levels` + 1 quantised values are compared with 2048 bins of equal width up to `largest`.
+    """
+    histogram = _even_bins(counts, largest)
+    histogram[0] = 0.0  # zeros are exact whatever the threshold, and would drown everything else
+    groups = levels + 1
+    stops = np.arange(groups, _ENTROPY_BINS + 1, 16)
+    divergences = [_divergence(histogram, int(stop), groups) for stop in stops]
+    best = int(stops[int(np.argmin(divergences))])
+    return largest * (best + 0.5) / _ENTROPY_BINS if best < _ENTROPY_BINS else largest
+
+
+@lru_cache(maxsize=1)
+def _edges() -> Floats:
+    return bin_edges()
+
+
+def _tail_edge(counts: Counts, tail: float, largest: float) -> float:
+    above = np.cumsum(counts[::-1])[::-1]  # values in this bin or a higher one
+    k = int(np.searchsorted(-above, -tail, side="left"))
+    if k == 0:
+        return largest
+    k -= 1  # the bin in which the tail begins
+    inside = (above[k] - tail) / max(int(counts[k]), 1)
+    low, high = _edges()[k], min(float(_edges()[k + 1]), largest)
+    return float(min(low + (high - low) * min(max(inside, 0.0), 1.0), largest))
+
+
+def _even_bins(counts: Counts, largest: float) -> Floats:
+    """Counts in 2048 bins of equal width, by linear interpolation of the cumulated counts."""
+    edges = np.minimum(_edges()[: len(counts) + 1], largest)
+    total = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    total[0] = 0.0
+    even = np.interp(np.linspace(0.0, largest, _ENTROPY_BINS + 1), edges, total)
+    even[0] = 0.0
+    return np.diff(even)
+
+
+def _divergence(histogram: Floats, stop: int, groups: int) -> float:
+    reference = histogram[:stop].copy()
+    reference[-1] += histogram[stop:].sum()
+    part = histogram[:stop]
+    group = np.arange(stop) * groups // stop
+    filled = part > 0
+    sums = np.bincount(group, part, groups)
+    sizes = np.bincount(group, filled, groups)
+    quantised = np.where(filled, (sums / np.maximum(sizes, 1))[group], 0.0)
+    if not quantised.any():
+        return float("inf")
+    p, q = reference / reference.sum(), quantised / quantised.sum()
+    both = (p > 0) & (q > 0)
+    missed = float(p[(p > 0) & (q <= 0)].sum())
+    return float(np.sum(p[both] * np.log(p[both] / q[both]))) + missed * 10.0
+
+
+def _least_squares_interval(statistics: TensorStatistics, levels: int) -> tuple[float, float]:
+    """Coordinate descent on both ends over the shared step."""
+    assert statistics.negative is not None
+    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    above = _bin_middles(statistics.positive, statistics.largest)
+    below = _bin_middles(statistics.negative, statistics.largest)
+    best, chosen = float("inf"), (low, high)
+    shrink = _SHRINK[::2]
+    for _ in range(2):
+        for index in (0, 1):
+            for share in shrink:
+                ends = (low * share, chosen[1]) if index == 0 else (chosen[0], high * share)
+                step = max((ends[1] - ends[0]) / levels, 1e-30)
+                error = _interval_error(*above, ends[1], step) + _interval_error(*below, -ends[0], step)
+                if error < best:
+                    best, chosen = error, ends
+    return chosen
+
+
+def _bin_middles(counts: Counts, largest: float) -> tuple[Floats, Floats]:
+    """(middle, count) of the bins that hold anything."""
+    used = np.flatnonzero(counts)
+    return (_edges()[used] + np.minimum(_edges()[used + 1], largest)) / 2, counts[used].astype(np.float64)
+
+
+def _interval_error(middle: Floats, counts: Floats, limit: float, step: float) -> float:
+    clipped = np.maximum(middle - limit, 0.0)
+    inside = np.minimum(middle**2, step**2 / 12)
+    return float(counts @ np.where(clipped > 0, clipped**2, inside))

@@ -1,0 +1,1 @@
+"""Graphs from elsewhere made to fit, or refused."""

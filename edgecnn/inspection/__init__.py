@@ -1,0 +1,1 @@
+"""What only looks: at artifacts, machines, layers and single images."""

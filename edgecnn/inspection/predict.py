@@ -1,0 +1,49 @@
+"""Classify single images with an engine, by the preprocessing and the labels that travel in its sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.artifact import read_sidecar
+from edgecnn.backends import open_engine
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.data.sources.folder import decode
+from edgecnn.errors import ArtifactError, DataError
+from edgecnn.graph.decision import decision_threshold
+from edgecnn.session import class_probabilities, class_scores
+
+
+def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: bool) -> list[dict[str, Any]]:
+    """For each image a dict with `image` and `top5`: label, class index and probability, best first; one output decides
+    between two classes.
+
+    Raises `ArtifactError` for an engine whose preprocessing is not known, `DataError` for an unreadable image.
+    """
+    with open_engine(engine, threads, trust) as session:
+        sidecar = read_sidecar(engine)
+        if sidecar.preprocessing is None:
+            raise ArtifactError(
+                f"{engine}: its sidecar has no preprocessing, so an image cannot be prepared for it",
+                "`edgecnn import --preprocess` adds it to a graph that came from elsewhere",
+            )
+        preprocessing = preprocessing_from_json(sidecar.preprocessing)
+        threshold = decision_threshold(engine, sidecar, session.output)
+        rows = []
+        for path in images:
+            if path.is_dir():
+                raise DataError(f"{path}: is a folder, not an image", f"name its files, for example {path}/*.jpg")
+            if not path.is_file():
+                raise DataError(f"{path}: no such image", "check the path")
+            logits = session.run(preprocessing.tensor(decode(path))[None])[:1]
+            if not np.isfinite(logits).all():
+                raise ArtifactError(f"{engine}: logits are not finite for {path}", "validate it: `edgecnn validate`")
+            (probability,), (scores,) = (f(logits, threshold) for f in (class_probabilities, class_scores))
+            names = sidecar.labels or [str(k) for k in range(len(scores))]
+            best = np.argsort(-scores, kind="stable")[:5]
+            top5 = [{"label": names[k], "class": int(k), "probability": round(float(probability[k]), 6)} for k in best]
+            rows.append({"image": str(path), "top5": top5})
+    return rows

@@ -1,0 +1,1 @@
+"""What the machine is: read from the operating system and its drivers."""

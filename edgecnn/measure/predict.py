@@ -1,0 +1,293 @@
+"""Running a session over a data set; the predictions it gives, and their artifact `reference.npz`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from edgecnn.artifact import Sidecar, verified_sidecar, write_artifact
+from edgecnn.data.dataset import Batch, Dataset, Labels, batches
+from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.session import Array, Session
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits [N, C] of N images by id, with labels [N] (-1 where unknown) and what they depend on.
+
+    One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
+    `unreadable` are the ids of images that could not be decoded; they are in none of the other fields.
+    """
+
+    ids: tuple[str, ...]
+    labels: Labels
+    logits: Array
+    preprocessing_sha256: str = ""
+    dataset: str = ""
+    label_names: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    threshold: float = 0.0
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the logits tell apart."""
+        return max(2, int(self.logits.shape[1]))
+
+    def without(self, ids: set[str]) -> Predictions:
+        """The predictions on all other images."""
+        keep = [k for k, name in enumerate(self.ids) if name not in ids]
+        if len(keep) == len(self.ids):
+            return self
+        return replace(self, ids=tuple(self.ids[k] for k in keep), labels=self.labels[keep], logits=self.logits[keep])
+
+
+def predict(
+    session: Session,
+    dataset: Dataset,
+    *,
+    batch: int,
+    workers: int = 2,
+    progress: Progress | None = None,
+    strict: bool = False,
+    journal: Path | None = None,
+    identity: str = "",
+    threshold: float = 0.0,
+) -> Predictions:
+    """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session.
+
+    `progress(done, total)` is called after every batch. An unreadable image is left out and listed, or with `strict`
+    raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes
+    on where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data.
+    `threshold` is what one output has to exceed for class 1. Raises `MeasurementError` when the data do not fit the
+    session.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: no images", "name a data set with at least one")
+    with _Logits(journal, _key(session, dataset, identity)) as logits:
+        unreadable = {dataset.ids[k] for k in set(range(logits.next)) - set(logits.positions)}
+        done = logits.next
+        position = {name: k for k, name in enumerate(dataset.ids)}
+        rest = dataset.subset(range(done, len(dataset))) if done else dataset
+        skip = None if strict else lambda name, error: unreadable.add(name)
+        for part in batches(rest, batch, workers, skip):
+            logits.add([position[name] for name in part.ids], _run(session, part, dataset))
+            if progress is not None:
+                progress(logits.next, len(dataset))
+        if not logits.positions:
+            raise DataError(
+                f"{dataset.name}: none of its {len(dataset)} images can be read", "check the files, or the folder"
+            )
+        kept = logits.positions
+        return Predictions(
+            ids=tuple(dataset.ids[k] for k in kept),
+            labels=np.full(len(kept), -1, np.int64) if dataset.labels is None else dataset.labels[kept],
+            logits=logits.array(),
+            preprocessing_sha256=dataset.preprocessing.sha256 if dataset.preprocessing else "",
+            dataset=dataset.name,
+            label_names=dataset.label_names or (),
+            unreadable=tuple(name for name in dataset.ids if name in unreadable),
+            threshold=threshold,
+        )
+
+
+def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
+    wanted, found = session.input.shape[1:], part.input.shape[1:]
+    if any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
+        raise MeasurementError(
+            f"{dataset.name} gives images of {'x'.join(map(str, found))}, "
+            f"the engine takes {'x'.join('N' if w is None else str(w) for w in wanted)}",
+            "use the preprocessing of the model that the engine was made from",
+        )
+    size, images = len(part.ids), part.input
+    least = session.input.shape[0] or int(getattr(session, "least_batch", 1))
+    if size < least:  # the last batch of an engine that takes no smaller one is filled up and cut again
+        images = np.concatenate([images, np.repeat(images[-1:], least - size, axis=0)])
+    logits = session.run(images)[:size]
+    if logits.ndim != 2 or len(logits) != size:
+        raise MeasurementError(
+            f"the engine answers a batch of {size} with {list(logits.shape)}, not [{size}, classes]",
+            "measure a classifier: logits [N, classes]",
+        )
+    classes = max(2, logits.shape[1])
+    if part.label.max() >= classes:
+        raise MeasurementError(
+            f"{dataset.name} has label {part.label.max()}, the engine only {classes} classes",
+            "validate with the data set that the model was trained for",
+        )
+    return logits.astype(np.float32, copy=False)
+
+
+def _key(session: Session, dataset: Dataset, identity: str) -> str:
+    """What a journal belongs to: one line of JSON."""
+    preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
+    images = hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()
+    facts = [identity, dataset.name, images, preprocessing]
+    return json.dumps([*facts, list(session.input.shape), list(session.output.shape)])
+
+
+class _Logits:
+    """Rows of logits with the position of their image: in memory, or appended to a journal file.
+
+    The journal is a line of JSON (the key and the number of classes) and then one record per image. One process at a
+    time has it: raises `MeasurementError` for another.
+    """
+
+    def __init__(self, journal: Path | None, key: str) -> None:
+        self.key = key
+        self.positions: list[int] = []
+        self._rows: list[Array] = []
+        self._offset, self._classes = 0, 0
+        self._file = None if journal is None else _locked(journal)
+        if self._file is not None:
+            self._resume(self._file)
+
+    @property
+    def next(self) -> int:
+        """The position after the last one that is there."""
+        return self.positions[-1] + 1 if self.positions else 0
+
+    def add(self, positions: list[int], rows: Array) -> None:
+        """Append the logits of one batch."""
+        self.positions += positions
+        if self._file is None:
+            self._rows.append(rows)
+            return
+        if not self._classes:
+            self._begin(self._file, rows.shape[1])
+        records = np.empty(len(rows), self._record())
+        records["position"], records["logits"] = positions, rows
+        self._file.write(records.tobytes())
+        self._file.flush()
+
+    def array(self) -> Array:
+        """All rows, in order; read from the journal through the page cache."""
+        if self._file is None:
+            return np.concatenate(self._rows)
+        records = np.memmap(self._file, self._record(), "r", self._offset, (len(self.positions),))
+        return records["logits"]
+
+    def __enter__(self) -> _Logits:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._rows = []
+        if self._file is not None:
+            if not self.positions:
+                Path(self._file.name).unlink(missing_ok=True)
+            self._file.close()
+
+    def _record(self) -> np.dtype[np.void]:
+        return np.dtype([("position", np.int64), ("logits", np.float32, (self._classes,))])
+
+    def _header(self, classes: int) -> bytes:
+        return (json.dumps({"key": self.key, "classes": classes}) + "\n").encode()
+
+    def _begin(self, file: BinaryIO, classes: int) -> None:
+        self._classes = classes
+        header = self._header(classes)
+        self._offset = len(header)
+        file.truncate(0)
+        file.write(header)
+
+    def _resume(self, file: BinaryIO) -> None:
+        """Take over the whole records of an earlier run with the same key; anything else is overwritten."""
+        file.seek(0)
+        header = file.readline()
+        try:
+            classes = json.loads(header)["classes"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if header != self._header(classes):
+            return
+        self._classes, self._offset = classes, len(header)
+        record = self._record()
+        whole = (os.fstat(file.fileno()).st_size - self._offset) // record.itemsize
+        file.truncate(self._offset + whole * record.itemsize)
+        if whole:
+            records = np.memmap(file, record, "r", self._offset, (whole,))
+            self.positions = [int(p) for p in records["position"]]
+
+
+def _locked(journal: Path) -> BinaryIO:
+    """The journal, open for this process alone; what is written goes to its end."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    file = journal.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        file.close()
+        raise MeasurementError(
+            f"{journal}: another process is measuring into it", "wait for it, or name another output with -o"
+        ) from exc
+    return file
+
+
+def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) -> Sidecar:
+    """Write predictions as a plain .npz (no pickle) with its sidecar."""
+    facts = {
+        "n": len(predictions.ids),
+        "classes": predictions.classes,
+        "dataset": predictions.dataset,
+        "preprocessing_sha256": predictions.preprocessing_sha256,
+        "unreadable": list(predictions.unreadable),
+    }
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array(predictions.ids, np.str_),
+                labels=predictions.labels,
+                logits=predictions.logits,
+                preprocessing_sha256=np.array(predictions.preprocessing_sha256),
+                dataset=np.array(predictions.dataset),
+                label_names=np.array(predictions.label_names, np.str_),
+                unreadable=np.array(predictions.unreadable, np.str_),
+                threshold=np.array(predictions.threshold),
+            )
+
+    return write_artifact(path, write, replace(sidecar, facts={**sidecar.facts, **facts}))
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Predictions from their file, after checking it against its sidecar; raises `ArtifactError`."""
+    verified_sidecar(path)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            predictions = Predictions(
+                ids=_strings(content["ids"]),
+                labels=content["labels"].astype(np.int64),
+                logits=content["logits"].astype(np.float32),
+                preprocessing_sha256=str(content["preprocessing_sha256"]),
+                dataset=str(content["dataset"]),
+                label_names=_strings(content["label_names"]),
+                unreadable=_strings(content["unreadable"]),
+                threshold=float(content["threshold"]) if "threshold" in content else 0.0,
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        raise ArtifactError(
+            f"{path}: not a file of predictions ({exc})", "make it with `edgecnn reference SOURCE --data D -o F`"
+        ) from exc
+    counts = {len(predictions.ids), len(predictions.labels), len(predictions.logits)}
+    if len(counts) != 1 or predictions.logits.ndim != 2:
+        raise ArtifactError(
+            f"{path}: {len(predictions.ids)} ids, {len(predictions.labels)} labels and logits "
+            f"{list(predictions.logits.shape)} do not belong together",
+            "make it again with `edgecnn reference`",
+        )
+    return predictions
+
+
+def _strings(array: Any) -> tuple[str, ...]:
+    return tuple(str(s) for s in array)

@@ -1,0 +1,205 @@
+"""From a `torch.export` program to the nodes of an ONNX graph; `operators.py` has a small function for each operator.
+
+The program is taken before decomposition, so that an operator is what the network's author wrote (`hardswish`, not
+five multiplications), and its module's path names the node. The batch is the only symbolic size, and shapes are known
+otherwise: a Reshape gets its target as a constant, and no arithmetic on shapes is ever emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import InputKind
+
+from edgecnn.errors import ModelError
+
+ADVICE = (
+    "write this part of the network with operators of edgecnn/pytorch/export/operators.py, or add the operator there"
+)
+_SAME = {"aten.dropout", "aten.dropout_", "aten.contiguous", "aten.detach", "aten.alias", "aten.clone"}
+
+
+Translate = Callable[["Translation", fx.Node, dict[str, Any]], str]  # appends nodes, returns the name of the result
+
+
+class Translation:
+    """The ONNX nodes and initialisers of one exported program.
+
+    `initializers` refers to the module's own tensors wherever they are used unchanged.
+    """
+
+    def __init__(
+        self, program: torch.export.ExportedProgram, module: nn.Module, operators: Mapping[str, Translate]
+    ) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, torch.Tensor] = {}
+        self.input: fx.Node | None = None
+        self._program, self._module, self._operators = program, module, operators
+        self._values: dict[fx.Node, str] = {}  # by the node that owns the memory: in-place operators rebind it
+        self._owners: dict[fx.Node, fx.Node] = {}
+        self._names: set[str] = {"input", "logits"}
+        self._producers: dict[str, onnx.NodeProto] = {}
+        self._fused: dict[str, str] = {}
+        self._bind_placeholders()
+        for node in program.graph.nodes:
+            if node.op == "call_function" and not self._is_size(node):
+                self._translate(node)
+        self._name_output(next(n for n in program.graph.nodes if n.op == "output"))
+        self._drop_unused()
+
+    def value(self, node: fx.Node) -> str:
+        """The ONNX name of what `node` holds now; a parameter becomes an initialiser when it is first used."""
+        owner = self._owner(node)
+        if owner not in self._values:
+            raise ModelError(f"{node.name}: {node.op} {node.target} is not a tensor that can be exported", ADVICE)
+        return self._values[owner]
+
+    def array(self, node: fx.Node) -> torch.Tensor:
+        """The parameter or buffer behind `node`."""
+        return self.initializers[self.value(node)]
+
+    def add(
+        self, node: fx.Node, operator: str, inputs: list[str], suffix: str = "", outputs: int = 1, **attributes: Any
+    ) -> list[str]:
+        """Append one ONNX node named after the module that `node` belongs to; returns its output names."""
+        # A layer is where its weights are, even if the forward of a module around it calls the operator.
+        layer = inputs[1].removesuffix(".weight") if operator in ("Conv", "Gemm") else node_name(node)
+        name = self._unique(layer + suffix)
+        names = [name] if outputs == 1 else [f"{name}.{k}" for k in range(outputs)]
+        made = onnx.helper.make_node(operator, inputs, names, name=name, **attributes)
+        self.nodes.append(made)
+        self._producers |= dict.fromkeys(names, made)
+        return names
+
+    def producer(self, value: str) -> onnx.NodeProto | None:
+        """The node that makes `value`."""
+        return self._producers.get(value)
+
+    def constant(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> str:
+        """An initialiser of our own making; the same values under the same name are shared."""
+        self.initializers[name] = torch.as_tensor(values, dtype=dtype)
+        return name
+
+    def scalar(self, value: float) -> str:
+        """A float32 scalar, shared by all that use its value."""
+        return self.constant(f"constant.{value!r}", value, torch.float32)
+
+    def sole_user(self, node: fx.Node) -> bool:
+        """Whether what `node` made is used exactly once."""
+        return len(node.users) == 1
+
+    def _bind_placeholders(self) -> None:
+        placeholders = {n.name: n for n in self._program.graph.nodes if n.op == "placeholder"}
+        tensors = {**dict(self._program.state_dict), **dict(self._program.constants)}
+        for spec in self._program.graph_signature.input_specs:
+            node = placeholders[spec.arg.name]
+            if spec.kind == InputKind.USER_INPUT:
+                self.input, self._values[node] = node, "input"
+            elif spec.target is not None and isinstance(tensors.get(spec.target), torch.Tensor):
+                self._values[node] = spec.target
+                self.initializers[spec.target] = tensors[spec.target]
+                self._names.add(spec.target)
+
+    def _owner(self, node: Any) -> fx.Node:
+        assert isinstance(node, fx.Node)
+        return self._owners.get(node, node)
+
+    def _is_size(self, node: fx.Node) -> bool:
+        return isinstance(node.meta.get("val"), (int, torch.SymInt))
+
+    def _translate(self, node: fx.Node) -> None:
+        operator = str(node.target).rsplit(".", 1)[0] if str(node.target).startswith("aten.") else str(node.target)
+        if (layer := self._fused_layer(node)) is not None:
+            self._values[node] = layer
+            return
+        if operator in _SAME:
+            self._owners[node] = self._owner(node.args[0])
+            return
+        if "getitem" in operator:
+            source, index = node.args
+            self._values[node] = f"{self.value(source)}.{index}"  # type: ignore[arg-type]
+            return
+        function = self._operators.get(operator.rstrip("_"))
+        if function is None:
+            where = node_name(node)
+            raise ModelError(f"{where}: the operator {node.target} has no translation to ONNX", ADVICE)
+        made = function(self, node, arguments(node))
+        if operator.endswith("_"):
+            self._owners[node] = self._owner(node.args[0])
+            self._values[self._owners[node]] = made
+        else:
+            self._values[node] = made
+
+    def _fused_layer(self, node: fx.Node) -> str | None:
+        """The result of a LocalResponseNorm: PyTorch traces ten operators where ONNX has one."""
+        path, kind = innermost_module(node)
+        if not kind.endswith(".LocalResponseNorm"):
+            return None
+        if path not in self._fused:
+            layer = self._module.get_submodule(path.split("@")[0])
+            assert isinstance(layer, nn.LocalResponseNorm)
+            inputs = [self.value(node.args[0])]  # type: ignore[arg-type]
+            (self._fused[path],) = self.add(
+                node, "LRN", inputs, size=layer.size, alpha=layer.alpha, beta=layer.beta, bias=layer.k
+            )
+        return self._fused[path]
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def _name_output(self, output: fx.Node) -> None:
+        (results,) = output.args
+        if not isinstance(results, (tuple, list)) or len(results) != 1 or not isinstance(results[0], fx.Node):
+            count = len(results) if isinstance(results, (tuple, list)) else 0
+            raise ModelError(f"the network returns {count} values in eval mode, not one tensor of logits", ADVICE)
+        old = self.value(results[0])
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for k, name in enumerate(names):
+                    if name == old:
+                        names[k] = "logits"
+
+    def _drop_unused(self) -> None:
+        used = dict.fromkeys(name for node in self.nodes for name in node.input)
+        self.initializers = {name: self.initializers[name] for name in used if name in self.initializers}
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen call by the names of its schema, defaults included."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    named |= {a.name: value for a, value in zip(schema.arguments, node.args, strict=False)}
+    return named | dict(node.kwargs)
+
+
+def node_name(node: fx.Node) -> str:
+    """`layer1.0.conv1` for the operator of a torch layer, `layer1.0.add` for one in the forward of a block."""
+    word = str(node.target).split(".")[1 if str(node.target).startswith("aten.") else 0].rstrip("_")
+    path, kind = innermost_module(node)
+    path = path.split("@")[0]
+    if kind.startswith("torch.nn.modules.") and ".container." not in kind:
+        return path or word
+    return f"{path}.{word}" if path else word
+
+
+def innermost_module(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the module whose forward called `node`; a second call of one module has the path `path@1`."""
+    stack = [v for v in (node.meta.get("nn_module_stack") or {}).values() if "hook" not in v[0]]
+    if not stack:
+        return "", ""
+    path, kind = stack[-1]
+    return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def shape(node: fx.Node) -> list[int | None]:
+    """The shape of what `node` makes; None for the batch."""
+    return [None if isinstance(n, torch.SymInt) else int(n) for n in node.meta["val"].shape]

@@ -1,0 +1,399 @@
+"""Training: a recipe in, a checkpoint out; seeded, resumable, and honest about which images chose the weights.
+
+The best epoch is chosen on images held out of the training split (`train.validation`), never on the test split, which
+is looked at once, when training is over: what a later step measures on it has not been selected for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgecnn import __version__
+from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.data.dataset import Dataset, stratified
+from edgecnn.data.open import has_test_split, open_dataset
+from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.errors import DataError, RecipeError, TrainingError
+from edgecnn.pytorch.checkpoint import (
+    STATE_NAME,
+    can_resume,
+    checkpoint_fields,
+    checkpoint_sidecar,
+    read_state,
+    read_weights,
+    write_checkpoint,
+    write_state,
+)
+from edgecnn.pytorch.training.epoch import Material, Score, Trainer
+from edgecnn.pytorch.training.events import EventFile
+from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.lr_schedule import Plateau
+from edgecnn.pytorch.training.process_group import World, joined
+from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
+from edgecnn.pytorch.training.transfer import known_labels, make_learner, start_network, with_cached_features
+from edgecnn.recipe import AugmentSettings, Recipe, TrainSettings
+from edgecnn.zoo import find_model
+
+START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
+RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training made. `top1_pct` and `top5_pct` are of the test split (None where there is none), measured once,
+    with the weights kept; `validation_*` are of the held-out training images that chose the best epoch."""
+
+    checkpoint: Path
+    epochs: int
+    best_epoch: int
+    train_loss: float
+    validation_top1_pct: float | None
+    validation_n: int
+    top1_pct: float | None
+    top5_pct: float | None
+    n: int
+    images_per_s: float
+    seconds: float
+    corrupt_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, with units in the names."""
+        return {**asdict(self), "checkpoint": str(self.checkpoint)}
+
+
+@dataclass
+class Best:
+    """The epoch whose weights are kept."""
+
+    epoch: int = 0
+    top1_pct: float | None = None
+    loss: float = math.inf
+
+    def beaten_by(self, score: Score | None) -> bool:
+        """Higher top-1 wins, then lower loss; without a validation set the later epoch."""
+        if score is None or self.top1_pct is None:
+            return True
+        return (score.top1_pct, -score.loss) > (self.top1_pct, -self.loss)
+
+
+def train(
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool | None = False,
+    threads: int | None = None,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train `recipe.model` on `recipe.data` into the folder `output`.
+
+    Written after each epoch: `best.safetensors`, `last.safetensors` and `training-state.pt`; at the end
+    `model.safetensors`, the best. The same recipe gives the same weights on the same machine, torch and thread count,
+    also when resumed; `resume=None` resumes where `output` holds a run of the same recipe, else starts anew. Raises
+    `TrainingError` when the loss is not finite or the state is another recipe's, `DataError` and `RecipeError` for
+    what cannot be trained on.
+    """
+    if recipe.train.epochs == 0:
+        raise RecipeError(f"{recipe.path}: train.epochs is 0: there is nothing to train", "set train.epochs")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    started, progress = time.monotonic(), progress or Silent()
+    with (
+        contextlib.closing(progress),
+        joined(lambda local: training_device(recipe.train, local)) as world,
+        _batch_errors(recipe, world),
+    ):
+        fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
+        world.must_agree("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
+        run = Run(recipe, output, make_trainer(recipe, world, skip_corrupt, progress))
+        if resume or (resume is None and world.from_first("look for a run", lambda: can_resume(output, recipe))):
+            run.restore()
+        run.to_the_end()
+        return run.finish(time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _batch_errors(recipe: Recipe, world: World) -> Iterator[None]:
+    """A batch that is too large for the memory, or too small for batch normalisation, as an error with a hint."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        signs = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(exc, (MemoryError, torch.OutOfMemoryError)) and not any(s in str(exc) for s in signs):
+            raise
+        where = f"rank {world.rank} on {world.device}" if world.size > 1 else str(world.device)
+        raise TrainingError(
+            f"out of memory ({where}): {str(exc).splitlines()[0][:200] if str(exc) else 'no memory left'}",
+            f"lower train.batch (now {recipe.train.batch}), or set train.amp; the last checkpoint is whole",
+        ) from exc
+    except ValueError as exc:
+        if "more than 1 value per channel" not in str(exc):
+            raise
+        raise TrainingError(
+            f"batch normalisation has one value per channel to normalise, in a batch of {recipe.train.batch}"
+            + (f" for {world.size} processes" if world.size > 1 else ""),
+            "raise train.batch: each process needs at least two images of it",
+        ) from exc
+
+
+def make_trainer(recipe: Recipe, world: World, skip_corrupt: bool, progress: Progress) -> Trainer:
+    """Data, network and optimiser as the recipe says, ready for the first epoch."""
+    settings = recipe.train
+    if world.size > settings.batch:
+        raise TrainingError(
+            f"{world.size} processes cannot share batches of {settings.batch} images",
+            "start fewer processes, or set a larger train.batch (it is of the whole job)",
+        )
+    material = world.together("open the data", lambda: open_material(recipe, world.device, skip_corrupt))
+    world.must_agree("the data", material.identity())
+    network, notes = world.together("start the network", lambda: start_network(recipe, material.labels))
+    for note in notes:
+        progress.note(note)
+    network.to(world.device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if settings.sync_batchnorm and world.size > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    learner = make_learner(recipe, network)
+    learner, material = with_cached_features(recipe, learner, material, progress)
+    return Trainer(settings, learner, material, world, progress)
+
+
+def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.device:
+    """The device that the recipe names; `auto` is the GPU where there is one, one for each process of a machine."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if settings.device == "cuda" and not count:
+        raise RecipeError("train.device = 'cuda': PyTorch sees no GPU here", "set train.device to 'auto' or 'cpu'")
+    on_gpu = count > 0 and settings.device != "cpu"
+    if on_gpu and local_rank >= count:
+        raise TrainingError(
+            f"local rank {local_rank} has no GPU: this machine has {count}", f"use --nproc-per-node {count} or fewer"
+        )
+    if settings.amp == "fp16" and not on_gpu:
+        raise RecipeError("train.amp = 'fp16' needs a GPU", "use 'bf16' or 'off' on a CPU")
+    if settings.sync_batchnorm and not on_gpu:
+        raise RecipeError("train.sync_batchnorm needs GPUs", "leave it out on a CPU: statistics are per process there")
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+
+
+def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> Material:
+    """Open the recipe's data and hold part of the training split out; raises `DataError` when it cannot be trained on.
+
+    Test classes are matched with the training classes by name; one that these lack is refused. Where the data has no
+    test split of its own, none is reported.
+    """
+    settings, card = recipe.train, find_model(recipe.model.name)
+    preprocessing = preprocessing_from_json(card.preprocessing)
+    known = known_labels(recipe.model.weights)
+    whole = _open_train(recipe, preprocessing, known)
+    labels = list(whole.label_names or ())
+    _check_trainable(recipe, whole, labels)
+    source = recipe.data.source
+    test = open_dataset(source, preprocessing, "test", labels) if has_test_split(source) else None
+    assert whole.labels is not None
+    count = round(settings.validation * len(whole))
+    held = set(stratified(whole.labels, whole.ids, count, settings.seed)) if count else set[int]()
+    kept = whole.subset([i for i in range(len(whole)) if i not in held])
+    if len(kept) < settings.batch:
+        raise DataError(
+            f"{whole.name}: {len(kept)} training images make no batch of {settings.batch}",
+            f"set train.batch to at most {len(kept)}",
+        )
+
+    def pictures(dataset: Dataset, augment: AugmentSettings) -> Pictures:
+        return Pictures(
+            dataset, augment, device, seed=settings.seed, workers=settings.workers, skip_corrupt=skip_corrupt
+        )
+
+    plain = AugmentSettings()
+    return Material(
+        train=pictures(kept, settings.augment),
+        validation=pictures(whole.subset(sorted(held)), plain) if held else None,
+        test=None if test is None else pictures(test, plain),
+        labels=labels,
+        preprocessing=preprocessing,
+    )
+
+
+def _open_train(recipe: Recipe, preprocessing: Preprocessing, known: Sequence[str]) -> Dataset:
+    """The training split, in the order of the classes that the weights know where it has just those."""
+    found = open_dataset(recipe.data.source, preprocessing, "train")
+    if sorted(found.label_names or ()) == sorted(known) and list(found.label_names or ()) != list(known):
+        return open_dataset(recipe.data.source, preprocessing, "train", known)
+    return found
+
+
+def _check_trainable(recipe: Recipe, whole: Dataset, labels: list[str]) -> None:
+    if whole.labels is None or not labels:
+        raise DataError(f"{whole.name}: has no labels to learn", "name an image folder or a data set with labels")
+    if len(labels) < 2:
+        raise DataError(f"{whole.name}: one class only ({labels[0]})", "a classifier needs at least two classes")
+    if recipe.model.classes is not None and recipe.model.classes != len(labels):
+        raise RecipeError(
+            f"model.classes = {recipe.model.classes}, but {recipe.data.source} has {len(labels)} classes",
+            "leave model.classes out: it then follows the data",
+        )
+
+
+class Run:
+    """A training run in its folder: epochs, checkpoints, resuming."""
+
+    def __init__(self, recipe: Recipe, output: Path, trainer: Trainer) -> None:
+        self.recipe, self.output, self.trainer = recipe, output, trainer
+        self.best, self.history, self.rates = Best(), list[dict[str, Any]](), list[float]()
+
+    def restore(self) -> None:
+        """Continue after the last completed epoch; raises `TrainingError` when the state is another run's."""
+        trainer = self.trainer
+        state = trainer.world.from_first("read the training state", lambda: read_state(self.output, self.recipe))
+        if state["labels"] != trainer.material.labels:
+            raise TrainingError(
+                f"{self.output}: the run was started with the classes {', '.join(state['labels'])}; "
+                f"the data now has {', '.join(trainer.material.labels)}",
+                START_ANEW,
+            )
+        images = trainer.material.identity()
+        if other := [k for k, digest in state.get("images", images).items() if digest != images.get(k)]:
+            raise TrainingError(
+                f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
+            )
+        for what in ("threads", "processes"):
+            before, now = state["device"][what], self._device()[what]
+            if before != now:
+                trainer.progress.note(f"resuming with {now} {what}, not {before}: the weights will differ in rounding")
+        trainer.network.load_state_dict(state["network"])
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.plateau = Plateau(**state["plateau"])
+        if trainer.average is not None:
+            trainer.average.steps = state["average_steps"]
+            trainer.average.weights = {k: v.to(trainer.world.device) for k, v in state["average"].items()}
+        self.best, self.history = Best(**state["best"]), state["history"]
+        trainer.progress.note(f"resuming after epoch {len(self.history)} of {self.recipe.train.epochs}")
+
+    def to_the_end(self) -> None:
+        """The epochs that are left, each with its checkpoints."""
+        settings, trainer = self.recipe.train, self.trainer
+        events = EventFile(self.output / "tensorboard") if trainer.world.writes else None
+        for epoch in range(len(self.history), settings.epochs):
+            if settings.early_stop and epoch - self.best.epoch >= settings.early_stop:
+                trainer.progress.note(f"stopped early: no better validation top-1 since epoch {self.best.epoch}")
+                break
+            started = time.monotonic()
+            loss, top1_pct, images_per_s = trainer.train_epoch(epoch)
+            held_out = trainer.material.validation
+            score = trainer.evaluate(held_out) if held_out is not None else None
+            if score is not None:
+                trainer.plateau.after_epoch(score.top1_pct, settings)
+            done = Epoch(
+                epoch=epoch + 1,
+                epochs=settings.epochs,
+                loss=loss,
+                top1_pct=top1_pct,
+                validation_loss=score.loss if score else None,
+                validation_top1_pct=score.top1_pct if score else None,
+                images_per_s=images_per_s,
+                seconds=time.monotonic() - started,
+                learning_rate=trainer.rate,
+            )
+            self.history.append(done.to_json())
+            self._write(epoch + 1, score)
+            if events is not None:
+                events.add(_scalars(done), epoch + 1)
+            trainer.progress.epoch(done)
+        if events is not None:
+            events.close()
+
+    def finish(self, seconds: float) -> TrainResult:
+        """Make the best epoch's weights the result, and measure them once on the test split."""
+        trainer, best = self.trainer, self.output / "best.safetensors"
+        trainer.average = None
+        if trainer.world.writes:
+            trainer.network.load_state_dict(read_weights(best))
+        trainer.world.equalise(trainer.network.state_dict().values())
+        test, held_out = trainer.material.test, trainer.material.validation
+        score = trainer.evaluate(test, trainer.network) if test is not None else None
+        result = TrainResult(
+            checkpoint=self.output / "model.safetensors",
+            epochs=len(self.history),
+            best_epoch=self.best.epoch,
+            train_loss=self.history[-1]["loss"],
+            validation_top1_pct=self.best.top1_pct,
+            validation_n=len(held_out.readable) if held_out else 0,
+            top1_pct=score.top1_pct if score else None,
+            top5_pct=score.top5_pct if score else None,
+            n=score.n if score else 0,
+            images_per_s=sum(h["images_per_s"] for h in self.history) / len(self.history),
+            seconds=seconds,
+            corrupt_images=trainer.material.corrupt(trainer.world),
+        )
+        if trainer.world.writes:
+            facts = {k: v for k, v in result.to_json().items() if k != "checkpoint"}
+
+            def copy_best(temporary: Path) -> None:
+                shutil.copyfile(best, temporary)
+
+            sidecar = self._sidecar(result.checkpoint, facts)
+            write_artifact(result.checkpoint, copy_best, sidecar)
+        return result
+
+    def _write(self, epoch: int, score: Score | None) -> None:
+        trainer = self.trainer
+        better = self.best.beaten_by(score)
+        if better:
+            self.best = Best(epoch, score.top1_pct if score else None, score.loss if score else math.inf)
+        if not trainer.world.writes:
+            return
+        weights = trainer.average.weights if trainer.average else trainer.network.state_dict()
+        facts = {"epoch": epoch, "validation_top1_pct": score.top1_pct if score else None}
+        for name in ("best", "last") if better else ("last",):
+            path = self.output / f"{name}.safetensors"
+            write_checkpoint(path, weights, self._sidecar(path, facts))
+        write_state(
+            self.output,
+            {
+                "fields": json.dumps(checkpoint_fields(self.recipe)),
+                "labels": trainer.material.labels,
+                "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
+                "device": self._device(),
+                "network": trainer.network.state_dict(),
+                "optimiser": trainer.optimiser.state_dict(),
+                "scaler": trainer.scaler.state_dict(),
+                "plateau": asdict(trainer.plateau),
+                "average": trainer.average.weights if trainer.average else {},
+                "average_steps": trainer.average.steps if trainer.average else 0,
+                "best": asdict(self.best),
+                "history": self.history,
+            },
+        )
+
+    def _sidecar(self, path: Path, facts: dict[str, Any]) -> Sidecar:
+        material = self.trainer.material
+        return checkpoint_sidecar(self.recipe, path, material.labels, material.preprocessing, self._device(), facts)
+
+    def _device(self) -> dict[str, Any]:
+        world = self.trainer.world
+        name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+        return {"name": name, "threads": torch.get_num_threads(), "processes": world.size}
+
+
+def _scalars(done: Epoch) -> dict[str, float | None]:
+    return {
+        "train/loss": done.loss,
+        "train/top1_pct": done.top1_pct,
+        "train/images_per_s": done.images_per_s,
+        "train/learning_rate": done.learning_rate,
+        "validation/loss": done.validation_loss,
+        "validation/top1_pct": done.validation_top1_pct,
+    }

@@ -1,0 +1,166 @@
+"""The complexity plot: top-1 against multiply-adds, the parameters as discs, as in Canziani, Culurciello and Paszke,
+"An analysis of deep neural network models for practical applications", 2017; for runs against measured latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact import read_json, write_bytes
+from edgecnn.errors import MeasurementError
+from edgecnn.report.charts.discs import Disc, Panel, count_text, disc_plot
+from edgecnn.zoo import ModelCard, find_model
+
+IMAGENET_CLASSES = 1000
+ERAS = {  # colours from dark to light with the year of the paper
+    "until 2013": "#3b1f6b",
+    "2014": "#3f4a9e",
+    "2015": "#2f78a8",
+    "2016": "#1f9e89",
+    "2017": "#6cb944",
+    "2018 on": "#e0a800",
+}
+PRECISIONS = {"fp32": "#5b6770", "fp16": "#d98200", "int8": "#1f8a3b"}
+OTHERS = ("#2f78a8", "#a83f8e", "#8a5a00", "#3b1f6b")  # colours of other names of precisions, in turn
+
+
+def write_zoo_plot(path: Path, cards: Iterable[ModelCard]) -> list[str]:
+    """Draw the networks with a published ImageNet top-1; returns the names of the others.
+
+    Raises `MeasurementError` where none is left, or for another suffix than .svg.
+    """
+    drawn, left_out = [], []
+    for card in cards:
+        if card.classes == IMAGENET_CLASSES and card.top1_pct is not None:
+            drawn.append(card)
+        else:
+            left_out.append(card.name)
+    _write(path, [zoo_panel(drawn)] if drawn else [], "no network of these has a published ImageNet top-1")
+    return left_out
+
+
+def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
+    """Published top-1 against multiply-adds."""
+    discs = [
+        Disc(
+            label=card.name,
+            cost=card.macs,
+            accuracy_pct=card.top1_pct or 0.0,
+            params=card.params,
+            group=_era(card.year),
+            tip=f"{card.name}: {card.top1_pct} % top-1, {count_text(card.macs)} multiply-adds, "
+            f"{count_text(card.params)} parameters, {card.year}" + (f" ({card.notes})" if card.notes else ""),
+            quoted=card.weights is None,
+        )
+        for card in cards
+    ]
+    used = {d.group for d in discs}
+    return Panel(
+        title="Accuracy against complexity",
+        notes=(
+            "top-1 as published with the weights, or in the paper where nobody publishes any; multiply-adds of one "
+            "image at the network's own resolution",
+        ),
+        cost_axis="multiply-adds per image",
+        accuracy_axis="ImageNet top-1, %",
+        discs=tuple(discs),
+        groups={era: colour for era, colour in ERAS.items() if era in used},
+        tick=count_text,
+        quoted="from the paper",
+    )
+
+
+def write_run_plot(path: Path, folders: Iterable[Path]) -> None:
+    """Draw what runs measured, one panel for each device; raises `MeasurementError` where that cannot be compared."""
+    reports = [read_json(report) for folder in folders for report in _reports(folder)]
+    _write(path, run_panels(reports), "no report of these runs holds both a top-1 and a latency")
+
+
+def run_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
+    """Measured top-1 against measured median latency; a line joins the precisions of one run.
+
+    Raises `MeasurementError` when the reports are of different test images: their top-1 cannot share an axis.
+    """
+    sources = {str(_field(report, "data.source")) for report in reports}
+    if len(sources) > 1:
+        raise MeasurementError(
+            f"the runs were measured on different data: {', '.join(sorted(sources))}",
+            "give the runs of one data set at a time",
+        )
+    by_device: dict[str, list[Disc]] = {}
+    notes: dict[str, dict[str, None]] = {}
+    for report in reports:
+        device = str(report["device_key"])
+        by_device.setdefault(device, []).extend(_run_discs(report))
+        notes.setdefault(device, {}).update(dict.fromkeys(report.get("notes", ())))
+    return [
+        Panel(
+            title=f"Accuracy against latency: {device}",
+            notes=(
+                f"top-1 on {', '.join(sources)}; median latency of one query, with transfers where there are any; "
+                "a dashed line joins the precisions of one network",
+                *notes[device],
+            ),
+            cost_axis="latency, ms (median)",
+            accuracy_axis="top-1, %",
+            discs=tuple(discs),
+            groups=_precision_colours({d.group for d in discs}),
+            tick=lambda ms: f"{ms:g}",
+        )
+        for device, discs in by_device.items()
+        if discs
+    ]
+
+
+def _run_discs(report: dict[str, Any]) -> list[Disc]:
+    card = find_model(str(_field(report, "model.name")))
+    return [
+        Disc(
+            label=f"{report['recipe']} {m['name']}",
+            cost=m["latency_ms_p50"],
+            accuracy_pct=m["top1_pct"],
+            params=card.params,
+            group=m["name"],
+            tip=f"{report['recipe']}, {m['name']}: {m['top1_pct']:.2f} % top-1 of {m['n']} images, "
+            f"{m['latency_ms_p50']:.3f} ms at batch {m['batch']}",
+            joined=report["recipe"],
+        )
+        for m in report["measurements"]
+        if m.get("top1_pct") is not None and m.get("latency_ms_p50") is not None
+    ]
+
+
+def _reports(folder: Path) -> list[Path]:
+    """The report of a target folder, or those of all target folders of a run."""
+    found = [p for p in (folder / "report.json", *sorted(folder.glob("*/report.json"))) if p.is_file()]
+    if not found:
+        raise MeasurementError(f"{folder}: no report.json in it", "name the folder of a finished `edgecnn run`")
+    return found
+
+
+def _field(report: dict[str, Any], key: str) -> Any:
+    fields = report.get("provenance", {}).get("fields", {})
+    if key not in fields:
+        raise MeasurementError(f"a report of {report.get('recipe')} does not say its {key}", "run it again")
+    return fields[key]
+
+
+def _write(path: Path, panels: list[Panel], nothing: str) -> None:
+    if path.suffix != ".svg":
+        raise MeasurementError(f"{path}: plots are SVG", "give the file the suffix .svg")
+    if not panels:
+        raise MeasurementError(nothing, "choose others")
+    write_bytes(path, disc_plot(panels).encode())
+
+
+def _era(year: int) -> str:
+    if year <= 2013:
+        return "until 2013"
+    return "2018 on" if year >= 2018 else str(year)
+
+
+def _precision_colours(names: set[str]) -> dict[str, str]:
+    others = sorted(names - PRECISIONS.keys())
+    spare = {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
+    return {name: colour for name, colour in {**PRECISIONS, **spare}.items() if name in names}
