@@ -181,7 +181,7 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
 
 
 def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, style: str, method: str) -> None:
-    from edgecnn.artifact import Sidecar
+    from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
     from edgecnn.graph.simplify import load_graph

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgecnn.backends import open_engine
 from edgecnn.backends.ort import device
-from edgecnn.measure.latency import compare_latency
+from edgecnn.measure.comparison import compare_latency
 
 BAND = 0.03
 

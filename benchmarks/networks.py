@@ -52,7 +52,7 @@ def export_alone(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     import torch.onnx
     import torchvision  # noqa: F401 - both exporters are charged for the same imports
 
-    from edgecnn.artifact import Sidecar
+    from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.models import build_model
     from edgecnn.zoo import find_model
@@ -130,7 +130,7 @@ def table_of_exports(rows: Sequence[dict[str, Any]]) -> str:
 
 def table_against_torch(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown."""
-    from edgecnn.artifact import tool_versions
+    from edgecnn.artifact.sidecar import tool_versions
 
     torch = tool_versions("torch")["torch"]
     command = (
@@ -153,7 +153,7 @@ def table_against_torch(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _processor() -> str:
-    from edgecnn.backends.ort import cpu_name
+    from edgecnn.machine.cpu import cpu_name
 
     return cpu_name() or platform.machine()
 

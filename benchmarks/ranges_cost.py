@@ -108,7 +108,7 @@ def _process(name: str, graph: Path, data: Path, images: int) -> dict[str, Any]:
 def _one(name: str, graph: Path, data: Path, images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if name == "calibrate":
-            from edgecnn.artifact import Sidecar
+            from edgecnn.artifact.sidecar import Sidecar
             from edgecnn.graph.calibration.file import write_ranges
 
             write_ranges(

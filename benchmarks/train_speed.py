@@ -35,7 +35,8 @@ from edgecnn.pytorch.training.loader import Pictures
 from edgecnn.pytorch.training.loop import make_trainer, training_device
 from edgecnn.pytorch.training.process_group import World
 from edgecnn.pytorch.training.progress import Silent
-from edgecnn.recipe import Recipe, recipe_from_mapping
+from edgecnn.recipe.load import recipe_from_mapping
+from edgecnn.recipe.schema import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

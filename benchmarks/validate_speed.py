@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.artifact import read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.backends import open_engine
-from edgecnn.backends.ort import available_cores, device
+from edgecnn.backends.ort import device
 from edgecnn.data.dataset import Dataset, batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.machine.cpu import available_cores
 from edgecnn.measure.predict import predict
 from edgecnn.session import Session
 from edgecnn.zoo import find_model

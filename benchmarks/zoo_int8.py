@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgecnn.artifact import Sidecar
-from edgecnn.backends.ort import OrtSession, cpu_name
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.backends.ort import OrtSession
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
@@ -40,6 +40,7 @@ from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct
 from edgecnn.graph.simplify import load_graph, prepared
+from edgecnn.machine.cpu import cpu_name
 from edgecnn.targets import find_target
 from edgecnn.zoo import ModelCard, cards, find_model
 

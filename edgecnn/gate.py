@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edgecnn.errors import MeasurementError
 from edgecnn.inspection.layers import judge_precision
-from edgecnn.recipe import Tolerances
+from edgecnn.recipe.schema import Tolerances
 from edgecnn.statistics import images_above, images_for_drop, images_for_share, samples_for_percentile, wilson_interval
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
-from edgecnn.artifact import Sidecar
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
-from edgecnn.recipe import BatchSettings
+from edgecnn.recipe.schema import BatchSettings
 from edgecnn.session import Session
 
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]

@@ -1,14 +1,8 @@
-"""ONNX Runtime on the CPU: an engine is the graph itself, with a sidecar that fixes provider and threads.
-
-It simulates FP16 graphs: computed in FP32, with every FP16 tensor rounded. Q/DQ graphs run either with integer kernels
-(the `cpu` placement) or in float (the `tensorrt` placement, an exact simulation of its rounding).
-"""
+"""backends.ort"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
+from edgecnn.machine.cpu import available_cores, cpu_name
 from edgecnn.session import Array, TensorSpec
 
 SUFFIX = ".onnx"
@@ -67,21 +63,6 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
 def device(threads: int | None = None) -> dict[str, Any]:
     """The processor and the number of threads, as they stand in a sidecar."""
     return {"cpu": cpu_name(), "threads": threads or available_cores()}
-
-
-def cpu_name() -> str:
-    """The processor's model name as Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.machine()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _is_simulated(sidecar: Sidecar) -> bool:

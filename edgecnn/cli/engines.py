@@ -62,7 +62,7 @@ def build(
     """Build an engine for a target, and check that it runs."""
     from edgecnn.backends import BuildOptions, hardware_compatibility_from_text
     from edgecnn.pipeline.single import build_engine
-    from edgecnn.recipe import BatchSettings
+    from edgecnn.recipe.schema import BatchSettings
 
     options = BuildOptions(
         target=target,

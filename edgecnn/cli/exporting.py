@@ -27,7 +27,8 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
-    from edgecnn.artifact import Sidecar, check_output
+    from edgecnn.artifact.sidecar import Sidecar
+    from edgecnn.artifact.write import check_output
     from edgecnn.data.label_file import read_labels
     from edgecnn.errors import ModelError
     from edgecnn.zoo import check_size, find_model

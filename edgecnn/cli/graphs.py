@@ -36,7 +36,8 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
-    from edgecnn.artifact import Sidecar, check_output, parents_of
+    from edgecnn.artifact.sidecar import Sidecar, parents_of
+    from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError
     from edgecnn.graph.calibration.file import write_ranges, write_tensorrt_cache
     from edgecnn.pipeline.sharing import collect_shared, is_first
@@ -101,7 +102,7 @@ def calibration_set(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Write down which images to calibrate with, and their sha256: a recipe names it as data.calibration."""
-    from edgecnn.artifact import check_output
+    from edgecnn.artifact.write import check_output
     from edgecnn.data.calibration_set import manifest_of, write_manifest
 
     check_output(output, ".txt")
@@ -137,9 +138,9 @@ def quantize(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
-    from edgecnn.artifact import check_output
+    from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError
-    from edgecnn.recipe import QuantizeSettings
+    from edgecnn.recipe.schema import QuantizeSettings
 
     defaults = QuantizeSettings()
     asked_method, asked_around = method, around
@@ -187,7 +188,7 @@ def _quantize_int8(
     method: str,
     explain: bool,
 ) -> dict[str, Any]:
-    from edgecnn.artifact import sha256_of
+    from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
@@ -224,7 +225,7 @@ def _only_int8(*, method: str, around: str, explain: bool) -> None:
 
 def _quantize_fp16(graph: Path, out: Path, target: str, ranges: Path | None, data: str, images: int) -> dict[str, Any]:
     """Without ranges and images, only the weights decide what stays FP32."""
-    from edgecnn.artifact import sha256_of
+    from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
@@ -276,7 +277,7 @@ def _around(value: str) -> Any:
 
 def _inherited(graph: Path, fields: dict[str, Any]) -> Any:
     """The sidecar to write: what the float graph's says about images and labels, if it has one."""
-    from edgecnn.artifact import Sidecar, read_sidecar, sidecar_path
+    from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 
     old = read_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
     return Sidecar(
@@ -302,7 +303,7 @@ def _calibration_images(graph: Path, data: str, images: int, *, named: bool = Fa
 
 
 def _images_of(graph: Path, data: str, split: Literal["train", "test"], *, named: bool = True) -> Dataset:
-    from edgecnn.artifact import read_sidecar, sidecar_path
+    from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
     from edgecnn.data.calibration_set import open_data
     from edgecnn.data.preprocess import preprocessing_from_json
     from edgecnn.errors import ArtifactError

@@ -53,7 +53,7 @@ def predict(
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Say what this machine has, and which steps it can do."""
-    from edgecnn.inspection.artifact import machine
+    from edgecnn.inspection.machine import machine
 
     facts = machine()
     if as_json:

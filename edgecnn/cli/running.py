@@ -33,7 +33,7 @@ def run(
 ) -> int:
     """Bring a recipe up to date, from training to the verdict; redo only what is stale."""
     from edgecnn.pipeline.run import run_folder, run_recipe
-    from edgecnn.recipe import load_recipe
+    from edgecnn.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, set_ or ())
     outcome = run_recipe(loaded, run_folder(loaded, out), say, until=until, threads=threads)
@@ -53,7 +53,7 @@ def run(
 def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """List the recipes in ./recipes and those that came with the installation."""
     from edgecnn.errors import RecipeError
-    from edgecnn.recipe import list_recipes, load_recipe
+    from edgecnn.recipe.load import list_recipes, load_recipe
 
     rows: list[dict[str, Any]] = []
     for name, path in sorted(list_recipes().items()):
@@ -75,7 +75,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Print every setting of a recipe, defaults included."""
-    from edgecnn.recipe import load_recipe, settings_rows
+    from edgecnn.recipe.load import load_recipe
+    from edgecnn.recipe.schema import settings_rows
 
     loaded = load_recipe(recipe)
     rows = dict(settings_rows(loaded))
@@ -90,7 +91,7 @@ def show(
 def check(recipe: Annotated[str, RECIPE]) -> None:
     """Check a recipe: its keys, its network, its targets, its calibration set, its data set."""
     from edgecnn.pipeline.preflight import check_recipe
-    from edgecnn.recipe import load_recipe
+    from edgecnn.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
     check_recipe(loaded)
@@ -102,9 +103,9 @@ def copy(
     to: Annotated[Path | None, typer.Argument(help="New file.  [default: recipes/NAME.toml]")] = None,
 ) -> None:
     """Copy a recipe, to change it; nothing is overwritten."""
-    from edgecnn.artifact import write_bytes
+    from edgecnn.artifact.write import write_bytes
     from edgecnn.errors import RecipeError
-    from edgecnn.recipe import find_recipe
+    from edgecnn.recipe.load import find_recipe
 
     source = find_recipe(recipe)
     output = to or Path("recipes") / source.name

@@ -31,7 +31,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Train a recipe's network; the best checkpoint is OUT/model.safetensors."""
-    from edgecnn.recipe import load_recipe
+    from edgecnn.recipe.load import load_recipe
 
     overrides = [*(override or ()), *([f"data.source={json.dumps(data, ensure_ascii=False)}"] if data else [])]
     settings = load_recipe(recipe, overrides)

@@ -184,7 +184,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _write_for_ci(
     results: list[dict[str, Any]], file: str, junit: Path | None, gitlab: Path | None, markdown: Path | None
 ) -> None:
-    from edgecnn.artifact import write_bytes
+    from edgecnn.artifact.write import write_bytes
     from edgecnn.report.gitlab import gitlab_report
     from edgecnn.report.junit import junit_report
     from edgecnn.report.markdown import markdown_comment

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecnn.artifact import write_bytes
+from edgecnn.artifact.write import write_bytes
 from edgecnn.data.dataset import Dataset, Split, spread
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, nearest
-from edgecnn.recipe import packaged_folders
+from edgecnn.recipe.load import packaged_folders
 
 HEADER = "# edgecnn calibration set 1"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import parse_json
+from edgecnn.artifact.sidecar import parse_json
 from edgecnn.errors import DataError
 
 JSON_LIST = 'write the names as a JSON list, ["first", "second", ...]'

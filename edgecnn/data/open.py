@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.artifact import sha256_of
+from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.data.dataset import Batch, Dataset, Labels, Split, batches, spread, stratified
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import Preprocessing

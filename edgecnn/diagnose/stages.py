@@ -1,9 +1,4 @@
-"""Where two stages of a deployment part: hop by hop over predictions, node by node between two graphs.
-
-A node is judged alone: its part of the second graph is run on the *first* graph's tensors, so that what came before it
-does not count, and its error is compared with what an ideal 8-bit or FP16 representation of the same inputs and weights
-would cause. A graph that scales channels on purpose (equalisation) is followed by its scaling.
-"""
+"""Where two stages of a deployment part, by their predictions."""
 
 from __future__ import annotations
 
@@ -24,8 +19,11 @@ from edgecnn.session import Array
 if TYPE_CHECKING:
     import onnx
 
+
 # The least SQNR of logits, in dB, at which a hop still counts as explained by the precision it goes to.
 EXPLAINED_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 10.0}
+
+
 SAME_PRECISION_DB = {"fp32": 50.0, "fp16": 30.0, "int8": 15.0}  # the same graph under another runtime
 NODE_MARGIN = 10.0  # a node's noise power may be this many times that of an ideal representation
 EQUALISED_MARGIN = 40.0  # where channels are scaled, weight precision is spent on purpose, and weights are fitted anew

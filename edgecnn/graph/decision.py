@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecnn.artifact import Sidecar
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import GraphError, MissingPackageError
 from edgecnn.session import TensorSpec
 

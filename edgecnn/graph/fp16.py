@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.write import write_artifact
 from edgecnn.errors import GraphError
 from edgecnn.graph.onnx_graph import QUANTISED, View, attribute, shapes_of, view_of, without_weights
 from edgecnn.graph.qdq.placement import MOVES

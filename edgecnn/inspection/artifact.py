@@ -1,13 +1,8 @@
-"""What a file is, and what this machine can do; looks without changing, and without torch."""
+"""What a file is, from its own header and its sidecar; looks without changing, and without torch."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import platform
-import shutil
 import struct
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -15,27 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn import __version__
-from edgecnn.artifact import parse_json, read_json, sidecar_path, tool_versions, verified_sidecar
-from edgecnn.backends.ort import available_cores, cpu_name
-from edgecnn.errors import ArtifactError, EdgecnnError
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "cuda-bindings",
-    "pycuda",
-    "safetensors",
-    "scikit-learn",
-    "numpy",
-    "pillow",
-    "typer",
-)
+from edgecnn.artifact.sidecar import parse_json, read_json, sidecar_path, verified_sidecar
+from edgecnn.errors import ArtifactError
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -147,75 +123,3 @@ def _plan(path: Path) -> dict[str, Any]:
     from edgecnn.backends.trt.plan import describe_plan
 
     return describe_plan(path)
-
-
-def machine() -> dict[str, Any]:
-    """Versions, processor, memory, disk, and which steps are possible here, with the reason where one is not."""
-    both = {"onnxruntime", "onnxruntime-gpu"} <= tool_versions(*PACKAGES).keys()
-    facts: dict[str, Any] = {
-        "edgecnn": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "cores": available_cores(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
-        "nvidia_driver": _nvidia_driver(),
-        "gpu": _gpu(),
-        "tensorrt": _tensorrt(),
-        "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
-        "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
-        "steps": _steps(),
-    }
-    return facts
-
-
-def _nvidia_driver() -> str:
-    version = Path("/proc/driver/nvidia/version")
-    if version.is_file():
-        return version.read_text(encoding="utf-8").splitlines()[0].split(":", 1)[-1].strip()
-    if Path("/etc/nv_tegra_release").is_file():
-        return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    return "none"
-
-
-def _gpu() -> str:
-    from edgecnn.backends._cuda import load_cuda
-
-    try:
-        cuda = load_cuda()
-        gpu = cuda.properties()
-        free, total = cuda.memory_info()
-    except EdgecnnError as exc:
-        return f"none: {exc.message}"
-    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
-
-
-def _tensorrt() -> str:
-    from edgecnn.backends.trt.library import load_tensorrt
-
-    try:
-        return str(load_tensorrt().__version__)
-    except EdgecnnError as exc:
-        return f"none: {exc.message}"
-
-
-def _steps() -> list[dict[str, Any]]:
-    needs = {
-        "train": ("torch", "torchvision", "safetensors"),
-        "export": ("torch", "onnx", "onnxruntime"),
-        "calibrate": ("onnx", "onnxruntime"),
-        "quantize": ("onnx", "onnxruntime"),
-        "build --backend ort": ("onnxruntime",),
-        "build --backend trt": ("tensorrt",),
-        "validate": (),
-        "gate": (),
-        "report": (),
-    }
-    rows = []
-    for step, packages in needs.items():
-        missing = [p for p in packages if importlib.util.find_spec(p) is None]
-        why = f"{', '.join(missing)} not installed" if missing else ""
-        rows.append({"step": step, "possible": "no" if missing else "yes", "why": why})
-    return rows

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgecnn.artifact import read_sidecar
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
 from edgecnn.backends._layers import EngineLayer, layers_from_json, shares_of
 from edgecnn.errors import ArtifactError, MeasurementError

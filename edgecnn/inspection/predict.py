@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import read_sidecar
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.folder import decode

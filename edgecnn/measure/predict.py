@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, verified_sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
 from edgecnn.session import Array, Session

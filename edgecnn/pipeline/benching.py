@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, check_output, parents_of, sidecar_path, write_json_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path
+from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import load_backend
 from edgecnn.errors import MeasurementError
-from edgecnn.measure.latency import Mode, compare_latency, measure_latency
+from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.latency import Mode, measure_latency
 from edgecnn.pipeline.validation import opened, sidecar_of
 from edgecnn.pipeline.verdicts import engine_facts
-from edgecnn.recipe import BenchSettings
+from edgecnn.recipe.schema import BenchSettings
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, parents_of, read_json, read_sidecar, sha256_of, write_json_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, read_sidecar, sha256_of
+from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
 from edgecnn.gate import accepted_numbers
 from edgecnn.pipeline.run import run_folder
 from edgecnn.pipeline.tasks import accepted_path, all_tasks, device_key
 from edgecnn.pipeline.verdicts import accepted_used, judge_target, report_of
-from edgecnn.recipe import Recipe, load_recipe, settings_rows
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import Recipe, settings_rows
 
 
 def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Path]]:

@@ -8,7 +8,7 @@ from edgecnn.data.calibration_set import find_manifest, read_manifest
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, RecipeError
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
 from edgecnn.zoo import find_model
 

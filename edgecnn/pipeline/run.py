@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import read_json
+from edgecnn.artifact.sidecar import read_json
 from edgecnn.errors import EdgecnnError, RecipeError, nearest
 from edgecnn.pipeline import HOST_STEPS, STEPS
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import outdated
 from edgecnn.pipeline.steps import Context, work
 from edgecnn.pipeline.tasks import HOST, Task, all_tasks
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
 
 Say = Callable[[str], None]

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, check_output, parents_of, read_sidecar, sidecar_path, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, verified_sidecar
+from edgecnn.artifact.write import check_output
 from edgecnn.backends import BuildOptions, load_backend, open_engine, require_inference_graph
 from edgecnn.data.calibration_set import open_data
 from edgecnn.data.preprocess import preprocessing_from_json

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecnn.artifact import stale_reason
+from edgecnn.artifact.stale import stale_reason
 from edgecnn.pipeline.tasks import Task
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 
 
 def outdated(tasks: Sequence[Task], recipe: Recipe) -> list[tuple[Task, str]]:

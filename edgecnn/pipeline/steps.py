@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, read_sidecar, write_bytes, write_json_artifact
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.backends import BuildOptions, load_backend, open_engine
-from edgecnn.backends.ort import available_cores
 from edgecnn.data.calibration_set import find_manifest, make_manifest, open_data, read_manifest, select
 from edgecnn.data.dataset import Dataset, Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.machine.cpu import available_cores
 from edgecnn.pipeline.single import VALIDATION_BATCH
 from edgecnn.pipeline.tasks import Task
 from edgecnn.pipeline.validation import Settings, validate_engine
 from edgecnn.pipeline.verdicts import engine_facts, judge_target, report_of
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.session import Session
 from edgecnn.targets import find_target
 from edgecnn.zoo import find_model
@@ -170,7 +171,8 @@ def _validate(task: Task, context: Context) -> None:
 
 def _bench(task: Task, context: Context) -> None:
     """Each engine alone, then all of them and the reference in turn on the same input."""
-    from edgecnn.measure.latency import compare_latency, measure_latency
+    from edgecnn.measure.comparison import compare_latency
+    from edgecnn.measure.latency import measure_latency
 
     settings = context.recipe.bench
     warmup_ms, duration_s = settings.warmup_ms, settings.duration_s

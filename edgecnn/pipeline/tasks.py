@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgecnn.artifact import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.backends import load_backend
 from edgecnn.data.calibration_set import find_manifest, read_manifest
 from edgecnn.data.open import images_sha256
 from edgecnn.errors import BackendError, DataError
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import Target, find_target
 
 _RUNTIMES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")

@@ -10,23 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import (
-    Sidecar,
-    check_output,
-    parents_of,
-    read_sidecar,
-    sha256_of,
-    sidecar_path,
-    write_json_artifact,
-)
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import open_engine
-from edgecnn.backends.ort import available_cores
 from edgecnn.data.calibration_set import open_data
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.preprocess import first_difference, preprocessing_from_json
 from edgecnn.diagnose.stages import Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.graph.decision import decision_threshold
+from edgecnn.machine.cpu import available_cores
 from edgecnn.measure.classification import Accuracy, measure_accuracy, require_comparable
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
 from edgecnn.measure.ten_crop import measure_ten_crop

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import read_json, read_sidecar
+from edgecnn.artifact.sidecar import read_json, read_sidecar
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.gate import MEASURED, Judgement, Verdict, judge
 from edgecnn.measure.classification import Accuracy
 from edgecnn.measure.latency import Latency
 from edgecnn.pipeline.tasks import accepted_path, device_key, variants
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
 
 ACCURACY_SUFFIX = ".accuracy.json"

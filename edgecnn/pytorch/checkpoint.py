@@ -12,10 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from edgecnn.artifact import Sidecar, atomic_path, parents_of, tool_versions, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, TrainingError
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.zoo import find_model, imagenet_classes
 
 STATE_NAME = "training-state.pt"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import sha256_of
+from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.errors import ModelError, WriteError
 
 TIMEOUT_S = 30

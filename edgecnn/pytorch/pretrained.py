@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecnn.artifact import Sidecar, sidecar_path, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, sidecar_path, verified_sidecar
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError, RecipeError
 from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.weights import load_weights
-from edgecnn.recipe import Recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.zoo import find_model, imagenet_classes
 
 

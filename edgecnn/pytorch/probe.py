@@ -25,7 +25,7 @@ from edgecnn.pytorch.training.loader import Pictures
 from edgecnn.pytorch.training.progress import Progress, Silent
 from edgecnn.pytorch.training.transfer import classes_of, stage_names
 from edgecnn.pytorch.weights import load_weights
-from edgecnn.recipe import AugmentSettings
+from edgecnn.recipe.schema import AugmentSettings
 from edgecnn.zoo import find_model
 
 BATCH = 64

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecnn.artifact import verified_sidecar
+from edgecnn.artifact.sidecar import verified_sidecar
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights

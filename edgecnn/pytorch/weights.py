@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecnn.artifact import sha256_of
+from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.errors import ArtifactError, ModelError
 from edgecnn.pytorch.download import fetch
 from edgecnn.zoo import ModelCard

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import write_bytes
+from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
 from edgecnn.report.html_page import html_report
 from edgecnn.report.json_file import json_report

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import _cuda
 from tests.backend.fake_cuda import FakeDevice, runtime_module
 from tests.backend.fake_tensorrt import fake_tensorrt

@@ -15,9 +15,10 @@ import numpy as np
 from edgecnn import cli
 from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.cli.printing import say
-from edgecnn.measure.latency import compare_latency, measure_latency
+from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.latency import measure_latency
 from edgecnn.pipeline.run import run_recipe
-from edgecnn.recipe import BatchSettings, Recipe
+from edgecnn.recipe.schema import BatchSettings, Recipe
 from edgecnn.session import Array
 
 PRECISIONS = ("fp32", "fp16", "int8")

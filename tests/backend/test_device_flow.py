@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgecnn.artifact import read_sidecar, sidecar_path
-from edgecnn.recipe import BatchSettings
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
+from edgecnn.recipe.schema import BatchSettings
 from tests.backend.device_flow import (
     closeness,
     engines_of,

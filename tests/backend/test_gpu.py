@@ -18,12 +18,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from edgecnn.artifact import read_sidecar, write_bytes
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import share_facts
 from edgecnn.errors import EdgecnnError
 from edgecnn.inspection.layers import judge_precision
-from edgecnn.recipe import BatchSettings, load_recipe
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import BatchSettings
 from tests.backend.device_flow import (
     closeness,
     engines_of,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact import Sidecar, read_sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends._layers import EngineLayer, layers_to_json
 from edgecnn.backends.trt.plan import describe_plan, foreign_prefix_error, plan_mismatch, read_plan_header
 from edgecnn.errors import ArtifactError

@@ -17,7 +17,7 @@ from edgecnn.errors import BackendError
 from edgecnn.gate import judge
 from edgecnn.graph.onnx_graph import multiply_adds
 from edgecnn.inspection.layers import judge_precision
-from edgecnn.recipe import BatchSettings, Tolerances
+from edgecnn.recipe.schema import BatchSettings, Tolerances
 from tests.host.graphs import build as build_small
 
 ANSWERS = Path(__file__).parent / "inspector"

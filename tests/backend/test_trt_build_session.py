@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from edgecnn import cli
-from edgecnn.artifact import read_sidecar
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
 from edgecnn.backends.trt.timing import merge_timing_cache
 from edgecnn.errors import WriteError
-from edgecnn.recipe import BatchSettings
+from edgecnn.recipe.schema import BatchSettings
 from tests.backend.conftest import install
 from tests.backend.fake_cuda import FakeDevice
 from tests.backend.fake_tensorrt import fake_tensorrt

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgecnn.artifact import read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.backends._layers import layers_from_json, shares_of
@@ -22,7 +22,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
 from edgecnn.measure.latency import measure_latency
 from edgecnn.measure.predict import predict
-from edgecnn.recipe import BatchSettings
+from edgecnn.recipe.schema import BatchSettings
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
 from tests.backend.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from edgecnn import cli
-from edgecnn.artifact import read_sidecar
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.pipeline.run import run_recipe
-from edgecnn.recipe import Recipe, load_recipe, settings_rows
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import Recipe, settings_rows
 from tests.backend.device_flow import recipe_report
 
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")

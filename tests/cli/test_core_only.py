@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from tests.host.graphs import build
 
 Call = Callable[..., Any]

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.errors import GraphError
 from edgecnn.graph.decision import require_logits
 

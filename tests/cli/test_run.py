@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edgecnn.artifact import read_json, read_sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.sidecar import read_json, read_sidecar, sha256_of, sidecar_path
 
 VARIANTS = ("fp32", "fp16", "int8", "int8-tensorrt")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgecnn.cli import run
-from edgecnn.recipe import list_recipes, load_recipe
+from edgecnn.recipe.load import list_recipes, load_recipe
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file

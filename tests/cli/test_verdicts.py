@@ -14,10 +14,11 @@ from lxml import etree
 from onnx import numpy_helper
 from PIL import Image
 
-from edgecnn.artifact import Sidecar, read_json, write_artifact, write_json_artifact
-from edgecnn.measure.latency import LatencyRatio
+from edgecnn.artifact.sidecar import Sidecar, read_json
+from edgecnn.artifact.write import write_artifact, write_json_artifact
+from edgecnn.measure.comparison import LatencyRatio
 from edgecnn.pipeline.verdicts import accepted_path
-from edgecnn.recipe import load_recipe
+from edgecnn.recipe.load import load_recipe
 from tests.host.graphs import build
 
 PREPROCESSING = {
@@ -96,7 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "images" / "abcd"[label] / f"{k:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.astype(np.uint8)).save(path)
-    from edgecnn.artifact import parents_of
+    from edgecnn.artifact.sidecar import parents_of
 
     near = sidecar(precision_requested="int8", parents=parents_of(folder / "int8.onnx", fp32))
     write_graph(folder / "int8.onnx", noisy(model, 0.01), near)
@@ -422,7 +423,7 @@ def test_nothing_is_recorded_beside_a_packaged_recipe(
     packaged = tmp_path / "_packaged" / "recipes"
     packaged.mkdir(parents=True)
     (tmp_path / "recipes" / "small.toml").rename(packaged / "small.toml")
-    monkeypatch.setattr("edgecnn.recipe.packaged_folders", lambda name: [packaged])
+    monkeypatch.setattr("edgecnn.recipe.load.packaged_folders", lambda name: [packaged])
     assert edgecnn("gate", "small").code == 0
     assert "recipe copy small" in edgecnn("gate", "small", "--record").refused()
     assert not (packaged / "accepted").exists()

@@ -13,19 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact import (
+from edgecnn.artifact.sidecar import (
     Sidecar,
-    atomic_path,
     parents_of,
     read_json,
     read_sidecar,
     sha256_of,
     sidecar_path,
-    stale_reason,
     verified_sidecar,
-    write_artifact,
-    write_json_artifact,
 )
+from edgecnn.artifact.stale import stale_reason
+from edgecnn.artifact.write import atomic_path, write_artifact, write_json_artifact
 from edgecnn.errors import ArtifactError, WriteError
 
 
@@ -71,7 +69,8 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path: Path) -> None:
     make(path)
     script = f"""
         import os, signal, pathlib
-        from edgecnn.artifact import Sidecar, write_artifact
+        from edgecnn.artifact.sidecar import Sidecar
+        from edgecnn.artifact.write import write_artifact
         def write(temporary):
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ from edgecnn.errors import MeasurementError
 from edgecnn.gate import _JUDGES, GUESS_Z, MEASURED, Judgement, Verdict, accepted_numbers, judge
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
-from edgecnn.recipe import Tolerances
+from edgecnn.recipe.schema import Tolerances
 from edgecnn.report.junit import junit_report
 from edgecnn.statistics import images_above, images_for_drop
 

@@ -11,8 +11,9 @@ import pytest
 
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import Clocks, clock_warnings, open_nvml, read_clocks
-from edgecnn.measure import latency
-from edgecnn.measure.latency import compare_latency, measure_latency
+from edgecnn.measure import comparison, latency
+from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.latency import measure_latency
 from edgecnn.session import Array, TensorSpec, Timing
 
 BATCH = np.zeros((4, 3, 2, 2), np.float32)
@@ -96,7 +97,8 @@ class Clockwork:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 100.0, list[str]()
-        monkeypatch.setattr(latency, "time", self)
+        for module in (latency, comparison):
+            monkeypatch.setattr(module, "time", self)
 
     def perf_counter(self) -> float:
         return self.now

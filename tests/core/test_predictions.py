@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.artifact import Sidecar, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, sidecar_path
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
@@ -241,7 +241,7 @@ def test_predictions_survive_their_file_and_a_changed_file_is_refused(dataset: D
 
 
 def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
-    from edgecnn.artifact import write_artifact
+    from edgecnn.artifact.write import write_artifact
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgecnn.errors import RecipeError
-from edgecnn.recipe import Recipe, find_recipe, list_recipes, load_recipe, settings_rows
+from edgecnn.recipe.load import find_recipe, list_recipes, load_recipe
+from edgecnn.recipe.schema import Recipe, settings_rows
 
 GOOD = 'title = "t"\n[model]\nname = "lenet5"\n[data]\nsource = "digits"\n'
 

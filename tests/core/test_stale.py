@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact import sidecar_path, write_artifact, write_json_artifact
+from edgecnn.artifact.sidecar import sidecar_path
+from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.data.calibration_set import Manifest, write_manifest
 from edgecnn.pipeline.staleness import outdated
 from edgecnn.pipeline.tasks import Task, accepted_path, all_tasks, variants
-from edgecnn.recipe import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
+from edgecnn.recipe.schema import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
 from edgecnn.targets import find_target
 
 RECIPE = Recipe(model=ModelSettings("lenet5"), path=Path("mine.toml"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.data.preprocess import Preprocessing
-from edgecnn.recipe import AugmentSettings
+from edgecnn.recipe.schema import AugmentSettings
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch

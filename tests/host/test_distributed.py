@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgecnn.artifact import read_sidecar, verified_sidecar
+from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
 from edgecnn.errors import TrainingError
 from edgecnn.pipeline import sharing
 
@@ -208,7 +208,7 @@ def test_running_out_of_memory_is_an_error_with_a_hint(folder: Path, monkeypatch
     from edgecnn.errors import TrainingError
     from edgecnn.pytorch.training import epoch as trainer
     from edgecnn.pytorch.training.loop import train
-    from edgecnn.recipe import load_recipe
+    from edgecnn.recipe.load import load_recipe
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -222,7 +222,7 @@ def test_running_out_of_memory_is_an_error_with_a_hint(folder: Path, monkeypatch
 def test_a_batch_too_small_for_bn_is_an_error_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgecnn.pytorch.training import epoch as trainer
     from edgecnn.pytorch.training.loop import train
-    from edgecnn.recipe import load_recipe
+    from edgecnn.recipe.load import load_recipe
 
     norm = torch.nn.BatchNorm2d(3)
     monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: norm(torch.zeros(1, 3, 1, 1)))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecnn.artifact import Sidecar, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError, ModelError
 from edgecnn.zoo import ModelCard, find_model
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn import cli
-from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, sha256_of, verified_sidecar
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, GraphError
 from edgecnn.graph.importing.foreign import Labels, import_graph, named_labels, named_preprocessing

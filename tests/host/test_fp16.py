@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgecnn.artifact import Sidecar, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.fp16 import to_fp16, write_fp16

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -22,11 +21,14 @@ from edgecnn.gate import judge
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.ptq.quantize import quantize_int8
-from edgecnn.recipe import Tolerances
+from edgecnn.recipe.schema import Tolerances
 from tests.cli.conftest import edgecnn  # noqa: F401
 from tests.host.graphs import build
 from tests.host.test_ranges import NET
 from tests.host.test_ranges import images as noise
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 # Without sums over many values: what is rounded is the same everywhere, bit for bit.
 CHAINS = {

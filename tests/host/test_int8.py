@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgecnn.artifact import Sidecar, sha256_of, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, sha256_of, verified_sidecar
 from edgecnn.data.open import open_dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_ranges

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -24,6 +24,9 @@ from edgecnn.graph.qdq.insert import insert_pairs
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.simplify import GraphIndex, prepared
 from tests.host.test_ranges import dataset_of
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnxruntime
 
 SIZE, CHANNELS = 8, 4
 

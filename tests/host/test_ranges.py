@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgecnn.artifact import Sidecar, sha256_of
+from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, DataError, GraphError
 from edgecnn.graph.calibration import collect

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgecnn.recipe import TrainSettings
+from edgecnn.recipe.schema import TrainSettings
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch

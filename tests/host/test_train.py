@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from edgecnn.artifact import read_sidecar, verified_sidecar
+from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
 from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
@@ -21,7 +21,8 @@ from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
 from edgecnn.pipeline.steps import Context, open_split, work
 from edgecnn.pipeline.tasks import Task
 from edgecnn.pytorch.training.progress import Epoch, Silent
-from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
+from edgecnn.recipe.load import load_recipe, recipe_from_mapping
+from edgecnn.recipe.schema import Recipe
 from edgecnn.session import Session
 
 if TYPE_CHECKING:  # imported before the first test of this file

@@ -16,7 +16,8 @@ from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.pytorch.training.progress import Epoch, Silent
-from edgecnn.recipe import Recipe, load_recipe
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import Recipe
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file

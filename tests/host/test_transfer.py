@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.artifact import Sidecar, read_sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.errors import ArtifactError, DataError, ModelError, RecipeError
 from edgecnn.pytorch.training.progress import Silent
-from edgecnn.recipe import Recipe, load_recipe, recipe_from_mapping
+from edgecnn.recipe.load import load_recipe, recipe_from_mapping
+from edgecnn.recipe.schema import Recipe
 from edgecnn.zoo import cards
 
 if TYPE_CHECKING:  # imported before the first test of this file

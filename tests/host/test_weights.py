@@ -374,7 +374,8 @@ def test_command_refuses_downloads_that_cannot_be_trusted(
 
 
 def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
-    from edgecnn.artifact import Sidecar, write_artifact
+    from edgecnn.artifact.sidecar import Sidecar
+    from edgecnn.artifact.write import write_artifact
     from edgecnn.pytorch.export.exporter import export_model
 
     card, path = find_model("resnet20_cifar"), tmp_path / "model.safetensors"
@@ -401,7 +402,7 @@ def test_command_takes_a_head_of_another_size(
 ) -> None:
     import json
 
-    from edgecnn.artifact import sha256_of, verified_sidecar
+    from edgecnn.artifact.sidecar import sha256_of, verified_sidecar
 
     monkeypatch.chdir(tmp_path)
     state = build_model("resnet20_cifar", 37).state_dict()

@@ -16,7 +16,7 @@ import pytest
 
 from edgecnn.backends.ort import OrtSession
 from edgecnn.graph.lint import int8_guard
-from edgecnn.measure.latency import compare_latency
+from edgecnn.measure.comparison import compare_latency
 from edgecnn.zoo import cards
 
 SAMPLE = ("lenet5", "squeezenet1_1", "mobilenet_v1_x0_25", "shufflenet_v2_x0_5")

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from tests.host.graphs import build
@@ -22,6 +19,11 @@ from tests.pinned.schema import agreed, schema_of
 pytestmark = pytest.mark.xdist_group("pinned")
 
 NAMES = ("artifacts", "commands", "exit_codes", "graphs", "old_files", "outputs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch() -> None:
+    pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")

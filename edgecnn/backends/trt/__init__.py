@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecnn.artifact import Sidecar
+    from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.backends import BuildOptions
     from edgecnn.backends.trt.engine import TrtSession
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.backends._cuda import Cuda, load_cuda
 from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of

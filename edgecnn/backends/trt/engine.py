@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.backends._cuda import Cuda, load_cuda
 from edgecnn.backends._layers import EngineLayer
 from edgecnn.backends.trt.inspector import layers_from_inspector

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import GraphError
 
 ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import Sidecar, read_sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.errors import ArtifactError
 from edgecnn.targets import version_tuple

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import write_bytes
+from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import WriteError
 
 

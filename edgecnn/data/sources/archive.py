@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.artifact import parse_json
+from edgecnn.artifact.sidecar import parse_json
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.errors import DataError

@@ -18,8 +18,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from edgecnn.artifact import sha256_of, write_bytes
-from edgecnn.backends.ort import available_cores
+from edgecnn.artifact.sidecar import sha256_of
+from edgecnn.artifact.write import write_bytes
 from edgecnn.data.dataset import Batch, Dataset, batches
 from edgecnn.errors import BackendError, DataError, GraphError
 from edgecnn.graph.calibration.histogram import (
@@ -30,6 +30,7 @@ from edgecnn.graph.calibration.histogram import (
     joined_statistics,
 )
 from edgecnn.graph.simplify import GraphIndex, attribute, load_graph, prepared, session_options
+from edgecnn.machine.cpu import available_cores
 
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact import Sidecar, read_json, tool_versions, write_bytes, write_json_artifact
+from edgecnn.artifact.sidecar import Sidecar, read_json, tool_versions
+from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import ArtifactError
 from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStatistics
 from edgecnn.graph.calibration.thresholds import PERCENTILES, percentile, threshold

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from edgecnn.artifact import (
+from edgecnn.artifact.sidecar import (
     Sidecar,
     parents_of,
     parse_json,
@@ -26,8 +26,8 @@ from edgecnn.artifact import (
     sidecar_path,
     tool_versions,
     verified_sidecar,
-    write_artifact,
 )
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, GraphError, nearest

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from edgecnn.artifact import Sidecar, parents_of, tool_versions, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import Progress

@@ -19,7 +19,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from edgecnn.artifact import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import GraphError, ModelError
 from edgecnn.pytorch.export.aten_to_onnx import Translation
@@ -27,7 +28,7 @@ from edgecnn.pytorch.export.onnx_writer import session_on, write_onnx
 from edgecnn.pytorch.export.operators import OPERATORS
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.weights import load_weights
-from edgecnn.recipe import BatchSettings
+from edgecnn.recipe.schema import BatchSettings
 from edgecnn.session import Array
 from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
 

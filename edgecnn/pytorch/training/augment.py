@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecnn.data.preprocess import Preprocessing
-from edgecnn.recipe import AugmentSettings
+from edgecnn.recipe.schema import AugmentSettings
 
 ELASTIC_GRID = 4  # cells of coarse displacements, interpolated to the image
 AREA_TRIES, ASPECT = 10, (3 / 4, 4 / 3)

@@ -22,7 +22,7 @@ from edgecnn.pytorch.training.lr_schedule import Plateau, learning_rate_factor
 from edgecnn.pytorch.training.optimizer import MovingAverage, make_optimiser
 from edgecnn.pytorch.training.process_group import World
 from edgecnn.pytorch.training.progress import Progress, Step
-from edgecnn.recipe import TrainSettings
+from edgecnn.recipe.schema import TrainSettings
 
 REPORT_S = 0.2  # between two looks at the running loss (a look waits for the device)
 REPORTS = 50  # looks in an epoch of several processes, which must look together

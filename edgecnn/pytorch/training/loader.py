@@ -21,7 +21,7 @@ from torch import Tensor
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import DataError
 from edgecnn.pytorch.training.augment import Augmenter, colour_components, crop_draws, crop_of, key
-from edgecnn.recipe import AugmentSettings
+from edgecnn.recipe.schema import AugmentSettings
 
 MEMORY_BYTES = 512 << 20  # decoded crops up to this size stay in memory
 COLOUR_SAMPLE = 512  # images whose principal colours are taken

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from edgecnn import __version__
-from edgecnn.artifact import Sidecar, write_artifact
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset, stratified
 from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
@@ -42,7 +43,7 @@ from edgecnn.pytorch.training.lr_schedule import Plateau
 from edgecnn.pytorch.training.process_group import World, joined
 from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
 from edgecnn.pytorch.training.transfer import known_labels, make_learner, start_network, with_cached_features
-from edgecnn.recipe import AugmentSettings, Recipe, TrainSettings
+from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"

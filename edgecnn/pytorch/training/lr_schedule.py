@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edgecnn.recipe import TrainSettings
+from edgecnn.recipe.schema import TrainSettings
 
 ONE_CYCLE_RISE = 0.3  # share of training in which the rate rises, from 1/25 of its peak; it ends at 1/250 000
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 250_000

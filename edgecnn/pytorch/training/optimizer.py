@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn, optim
 
-from edgecnn.recipe import TrainSettings
+from edgecnn.recipe.schema import TrainSettings
 
 
 def initialise(network: nn.Module, settings: TrainSettings) -> None:

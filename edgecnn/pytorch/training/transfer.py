@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.split_module import split_module
 
-from edgecnn.artifact import read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.errors import ModelError, RecipeError
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.training.augment import key
@@ -27,7 +27,7 @@ from edgecnn.pytorch.training.loader import Features, Source
 from edgecnn.pytorch.training.optimizer import initialise
 from edgecnn.pytorch.training.progress import Progress
 from edgecnn.pytorch.weights import load_weights, read_state
-from edgecnn.recipe import AugmentSettings, Recipe, TransferSettings
+from edgecnn.recipe.schema import AugmentSettings, Recipe, TransferSettings
 from edgecnn.zoo import ModelCard, find_model
 
 CACHE_BYTES = 4 << 30  # frozen features up to this size are kept

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact import read_json, write_bytes
+from edgecnn.artifact.sidecar import read_json
+from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
 from edgecnn.report.charts.discs import Disc, Panel, count_text, disc_plot
 from edgecnn.zoo import ModelCard, find_model

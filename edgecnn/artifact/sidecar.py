@@ -1,4 +1,4 @@
-"""Artifacts: a file, its sha256, and the sidecar that says how it was made; written whole or not at all.
+"""Sidecars: everything a later step or a reader must know about an artifact without opening it.
 
 The sidecar of `X` is `X.json`. An artifact that is JSON itself carries the same facts under `provenance`.
 """
@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgecnn import __version__
-from edgecnn.errors import ArtifactError, WriteError
+from edgecnn.errors import ArtifactError
 
 SCHEMA = 1
 
@@ -76,81 +73,6 @@ def tool_versions(*packages: str) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; flushed and renamed to `path` on success, removed on any failure.
-
-    Raises `WriteError` when the folder or the disk refuses.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-        temporary = None
-    except OSError as exc:
-        raise WriteError(
-            f"{path}: cannot be written: {exc.strerror or exc}",
-            "free some space, or choose a folder that you may write to with --out or -o",
-        ) from exc
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def check_output(path: Path, suffix: str, *inputs: Path | None) -> None:
-    """Refuse an output before the work for it is done: one that is read from, is a folder, lies where nothing may be
-    written, or does not end in `suffix`, by which later steps know it. Raises `WriteError`."""
-    for source in inputs:
-        if source is not None and path.resolve() in (source.resolve(), sidecar_path(source).resolve()):
-            what = "it is read from" if path.resolve() == source.resolve() else f"it is the sidecar of {source}"
-            raise WriteError(f"{path}: would be overwritten: {what}", "choose another file with -o")
-    if path.is_dir():
-        raise WriteError(f"{path}: cannot be written: it is a folder", "name a file in it with -o")
-    if path.suffix != suffix:
-        raise WriteError(f"{path}: does not end in {suffix}", f"name it, for example, {path.stem}{suffix}")
-    folder = next(f for f in path.absolute().parents if f.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise WriteError(
-            f"{path}: cannot be written: {folder} is {'not writable' if folder.is_dir() else 'not a folder'}",
-            "choose a folder that you may write to with -o",
-        )
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_artifact(path: Path, write: Callable[[Path], None], sidecar: Sidecar) -> Sidecar:
-    """Make the artifact `path` by `write(temporary_path)`, with its sidecar; returns the sidecar as written.
-
-    The old sidecar goes first and the new one comes last, so that a sidecar never stands beside a file it does not
-    describe.
-    """
-    with atomic_path(path) as temporary:
-        write(temporary)
-        done = dataclasses.replace(sidecar, sha256=sha256_of(temporary), created=_now())
-        sidecar_path(path).unlink(missing_ok=True)
-    write_bytes(sidecar_path(path), _dump(dataclasses.asdict(done)))
-    return done
-
-
-def write_json_artifact(path: Path, content: Mapping[str, Any], provenance: Sidecar) -> None:
-    """Write an artifact that is JSON itself: `content` with the sidecar's facts under `provenance`."""
-    done = dataclasses.replace(provenance, created=_now())
-    write_bytes(path, _dump({**content, "provenance": dataclasses.asdict(done)}))
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -215,62 +137,6 @@ def verified_sidecar(path: Path) -> Sidecar:
             "the file was changed or half copied: copy both again, or make it again",
         )
     return sidecar
-
-
-def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str | None:
-    """Why the artifact `path` is not what `expected` would be made to now, or None when it is fresh.
-
-    Compared: kind, edgecnn version, the values of the recipe fields, the content of the parents (a parent that is not
-    on this machine is taken as unchanged) and, where `expected` names a device, tools or facts, those.
-    """
-    if not path.exists():
-        return "not made yet"
-    try:
-        found = verified_sidecar(path)
-    except ArtifactError as exc:
-        return exc.message
-    if found.kind != expected.kind:
-        return f"it is of kind {found.kind}, not {expected.kind}"
-    if found.edgecnn != expected.edgecnn:
-        return f"made by edgecnn {found.edgecnn}, this is {expected.edgecnn}"
-    for key in sorted(found.fields.keys() | expected.fields.keys()):
-        old, new = found.fields.get(key), _plain(expected.fields.get(key))
-        if old != new and key not in found.fields:
-            return f"it does not say with which {key} it was made"
-        if old != new:
-            return f"{key} changed from {old!r} to {new!r}"
-    base = path.absolute().parent
-    names = {os.path.relpath(p.absolute(), base): p for p in parents}
-    if names.keys() != found.parents.keys():
-        return f"made from {', '.join(sorted(found.parents)) or 'nothing'}, not {', '.join(sorted(names)) or 'nothing'}"
-    for name, parent in names.items():
-        if parent.exists() and sha256_of(parent) != found.parents[name]:
-            return f"{name} changed"
-    for key, value in expected.tools.items():
-        if found.tools.get(key) != value:
-            return f"{key} was {found.tools.get(key, 'absent')}, here it is {value}"
-    for key, value in expected.facts.items():
-        if found.facts.get(key) != value:
-            return f"{key} changed from {found.facts.get(key)} to {value}"
-    if expected.device is not None and found.device != _plain(expected.device):
-        return f"made on {_device_name(found.device)}, this is {_device_name(expected.device)}"
-    return None
-
-
-def _device_name(device: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{k} {v}" for k, v in (device or {}).items()) or "an unknown device"
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _dump(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 _OBJECTS = ("parents", "fields", "tools", "facts")

@@ -1,0 +1,60 @@
+"""Whether an artifact is what would be made to now."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact.sidecar import Sidecar, sha256_of, verified_sidecar
+from edgecnn.errors import ArtifactError
+
+
+def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str | None:
+    """Why the artifact `path` is not what `expected` would be made to now, or None when it is fresh.
+
+    Compared: kind, edgecnn version, the values of the recipe fields, the content of the parents (a parent that is not
+    on this machine is taken as unchanged) and, where `expected` names a device, tools or facts, those.
+    """
+    if not path.exists():
+        return "not made yet"
+    try:
+        found = verified_sidecar(path)
+    except ArtifactError as exc:
+        return exc.message
+    if found.kind != expected.kind:
+        return f"it is of kind {found.kind}, not {expected.kind}"
+    if found.edgecnn != expected.edgecnn:
+        return f"made by edgecnn {found.edgecnn}, this is {expected.edgecnn}"
+    for key in sorted(found.fields.keys() | expected.fields.keys()):
+        old, new = found.fields.get(key), _plain(expected.fields.get(key))
+        if old != new and key not in found.fields:
+            return f"it does not say with which {key} it was made"
+        if old != new:
+            return f"{key} changed from {old!r} to {new!r}"
+    base = path.absolute().parent
+    names = {os.path.relpath(p.absolute(), base): p for p in parents}
+    if names.keys() != found.parents.keys():
+        return f"made from {', '.join(sorted(found.parents)) or 'nothing'}, not {', '.join(sorted(names)) or 'nothing'}"
+    for name, parent in names.items():
+        if parent.exists() and sha256_of(parent) != found.parents[name]:
+            return f"{name} changed"
+    for key, value in expected.tools.items():
+        if found.tools.get(key) != value:
+            return f"{key} was {found.tools.get(key, 'absent')}, here it is {value}"
+    for key, value in expected.facts.items():
+        if found.facts.get(key) != value:
+            return f"{key} changed from {found.facts.get(key)} to {value}"
+    if expected.device is not None and found.device != _plain(expected.device):
+        return f"made on {_device_name(found.device)}, this is {_device_name(expected.device)}"
+    return None
+
+
+def _device_name(device: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{k} {v}" for k, v in (device or {}).items()) or "an unknown device"
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))

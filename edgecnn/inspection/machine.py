@@ -1,0 +1,105 @@
+"""What this machine has, and which steps it can do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgecnn import __version__
+from edgecnn.artifact.sidecar import tool_versions
+from edgecnn.errors import EdgecnnError
+from edgecnn.machine.cpu import available_cores, cpu_name
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "cuda-bindings",
+    "pycuda",
+    "safetensors",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "typer",
+)
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, memory, disk, and which steps are possible here, with the reason where one is not."""
+    both = {"onnxruntime", "onnxruntime-gpu"} <= tool_versions(*PACKAGES).keys()
+    facts: dict[str, Any] = {
+        "edgecnn": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cores": available_cores(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+        "nvidia_driver": _nvidia_driver(),
+        "gpu": _gpu(),
+        "tensorrt": _tensorrt(),
+        "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
+        "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
+        "steps": _steps(),
+    }
+    return facts
+
+
+def _nvidia_driver() -> str:
+    version = Path("/proc/driver/nvidia/version")
+    if version.is_file():
+        return version.read_text(encoding="utf-8").splitlines()[0].split(":", 1)[-1].strip()
+    if Path("/etc/nv_tegra_release").is_file():
+        return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    return "none"
+
+
+def _gpu() -> str:
+    from edgecnn.backends._cuda import load_cuda
+
+    try:
+        cuda = load_cuda()
+        gpu = cuda.properties()
+        free, total = cuda.memory_info()
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
+
+
+def _tensorrt() -> str:
+    from edgecnn.backends.trt.library import load_tensorrt
+
+    try:
+        return str(load_tensorrt().__version__)
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"
+
+
+def _steps() -> list[dict[str, Any]]:
+    needs = {
+        "train": ("torch", "torchvision", "safetensors"),
+        "export": ("torch", "onnx", "onnxruntime"),
+        "calibrate": ("onnx", "onnxruntime"),
+        "quantize": ("onnx", "onnxruntime"),
+        "build --backend ort": ("onnxruntime",),
+        "build --backend trt": ("tensorrt",),
+        "validate": (),
+        "gate": (),
+        "report": (),
+    }
+    rows = []
+    for step, packages in needs.items():
+        missing = [p for p in packages if importlib.util.find_spec(p) is None]
+        why = f"{', '.join(missing)} not installed" if missing else ""
+        rows.append({"step": step, "possible": "no" if missing else "yes", "why": why})
+    return rows

@@ -1,0 +1,131 @@
+"""Engines in turn on the same input: ratios of medians whose noise is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecnn.errors import MeasurementError
+from edgecnn.machine.clocks import Clocks, clock_warnings
+from edgecnn.measure.latency import Floats, _clock_reader, _collect, _query
+from edgecnn.session import Array, Session, Timing
+
+SLOWED = 2.0  # a median of so many times the fastest query: the session shares its processors with other work
+BLOCK_S = 0.05
+MIN_ROUNDS = 10
+RESAMPLES = 1000
+WIDENING = 1.2  # in simulation the plain bootstrap of medians covers as little as 83 % with 30 rounds; so widened, 95 %
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """Median of `name` over median of `reference`, from interleaved blocks, with its two-sided 95 % interval."""
+
+    name: str
+    reference: str
+    ratio: float
+    ratio_ci: tuple[float, float]
+    rounds: int
+    latency_ms_p50: float
+    reference_latency_ms_p50: float
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that a measurement of the engine takes over."""
+        return {
+            "latency_reference": self.reference,
+            "latency_ratio": self.ratio,
+            "latency_ratio_ci": list(self.ratio_ci),
+            "latency_ratio_rounds": self.rounds,
+            "latency_ratio_warnings": list(self.warnings),
+        }
+
+
+def compare_latency(
+    sessions: Mapping[str, Session],
+    batch_input: Array,
+    *,
+    warmup_ms: float,
+    duration_s: float,
+    clocks: Callable[[], Clocks] | None = None,
+    seed: int = 0,
+) -> list[LatencyRatio]:
+    """Every session against the first one: blocks of about 0.05 s in turn, forwards and backwards (A B B A), for
+    `duration_s` each. The interval resamples whole rounds, so that slow phases of the machine count once.
+
+    Raises `MeasurementError` for fewer than two sessions.
+    """
+    if len(sessions) < 2:
+        raise MeasurementError("a comparison needs two engines", "name a second one")
+    clocks = clocks or _clock_reader()
+    queries = {name: _query(session, "latency") for name, session in sessions.items()}
+    size, longest = {}, BLOCK_S
+    for name, query in queries.items():
+        warm = _collect(partial(query, batch_input), 0, warmup_ms / 1000, 3, clocks).ms()
+        query_s = max(float(np.median(warm)) / 1000, 1e-6)
+        size[name] = max(1, int(BLOCK_S / query_s))
+        longest = max(longest, size[name] * query_s)
+    rounds = max(MIN_ROUNDS, round(duration_s / longest))
+    blocks: dict[str, list[Floats]] = {name: [] for name in sessions}
+    readings = [clocks()]
+    for k in range(rounds):
+        for name in list(sessions) if k % 2 == 0 else list(sessions)[::-1]:
+            blocks[name].append(_block(queries[name], batch_input, size[name]))
+        if k % 10 == 9:
+            readings.append(clocks())
+    first = next(iter(sessions))
+    warnings = tuple(clock_warnings(readings))
+    return [_ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]]
+
+
+def _block(query: Callable[[Array], Timing], batch_input: Array, size: int) -> Floats:
+    """`size` queries in ms, or fewer when the machine has become so slow that they would take three blocks' time."""
+    ms: list[float] = []
+    end = time.perf_counter() + 3 * BLOCK_S
+    while len(ms) < size and (not ms or time.perf_counter() < end):
+        ms.append(query(batch_input).latency_ms)
+    return np.array(ms)
+
+
+def _ratio(
+    name: str, reference: str, blocks: Mapping[str, list[Floats]], warnings: tuple[str, ...], seed: int
+) -> LatencyRatio:
+    """Block bootstrap (Kuensch, Annals of Statistics 17, 1989) of the ratio of medians, by resampled rounds."""
+    rounds = len(blocks[name])
+    draws = np.random.default_rng(seed).multinomial(rounds, np.full(rounds, 1 / rounds), RESAMPLES)
+    medians = {side: _weighted_medians(blocks[side], draws) for side in (name, reference)}
+    ours, theirs = (float(np.median(np.concatenate(blocks[side]))) for side in (name, reference))
+    centre = np.log(ours / theirs)
+    spread = np.percentile(np.log(medians[name] / medians[reference]), [2.5, 97.5]) - centre
+    low, high = np.exp(centre + WIDENING * spread)
+    slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
+    said = (*warnings, *filter(None, slowed))
+    return LatencyRatio(name, reference, ours / theirs, (float(low), float(high)), rounds, ours, theirs, said)
+
+
+def _slowed(name: str, ms: Floats) -> str:
+    """What is to be said of a session whose usual query is far from its fastest; a ratio with it may not hold."""
+    share = float(np.median(ms) / ms.min())
+    if share <= SLOWED:
+        return ""
+    advice = "stop other work, or use --threads 1"
+    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}"
+
+
+def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Floats:
+    """The median of the samples under each row of `draws` (how often each block counts)."""
+    samples = np.concatenate(blocks)
+    owner = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])
+    order = np.argsort(samples, kind="stable")
+    samples, owner = samples[order], owner[order]
+    medians = np.empty(len(draws))
+    for k, draw in enumerate(draws):
+        reached = np.cumsum(draw[owner])
+        medians[k] = samples[np.searchsorted(reached, reached[-1] / 2)]
+    return medians

@@ -1,0 +1,1 @@
+"""Recipes: the TOML that says everything about one deployment."""

@@ -1,0 +1,50 @@
+"""What contradicts itself although each value is allowed."""
+
+from __future__ import annotations
+
+import re
+
+from edgecnn.recipe.schema import Recipe
+
+
+def _contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    if not recipe.model.name:
+        problems.append("model.name is missing: which network is it?")
+    if not recipe.data.source:
+        problems.append("data.source is missing: a data set name, or an image folder")
+    for name, values in (("precisions", recipe.precisions), ("targets", recipe.targets)):
+        if twice := sorted({v for v in values if values.count(v) > 1}):
+            problems.append(f"{name} = {list(values)}: {twice[0]!r} stands there more than once")
+    batch = recipe.batch
+    if not batch.min <= batch.opt <= batch.max:
+        problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
+    if not batch.min <= recipe.bench.batch <= batch.max:
+        problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
+    return problems + _training_contradictions(recipe)
+
+
+def _training_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    train, transfer, augment = recipe.train, recipe.transfer, recipe.train.augment
+    if transfer.train and not re.fullmatch(r"head|all|last-[1-9]\d*", transfer.train):
+        problems.append(f"transfer.train = {transfer.train!r}: must be 'head', 'all' or 'last-N' such as 'last-2'")
+    if transfer.train and recipe.model.weights == "none":
+        problems.append("transfer.train needs weights to start from: model.weights is 'none'")
+    if train.schedule == "step" and not train.milestones:
+        problems.append("train.schedule = 'step' needs train.milestones, such as [30, 60]")
+    if train.epochs and train.warmup_epochs >= train.epochs:
+        problems.append(f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of {train.epochs} epochs")
+    if train.schedule == "one-cycle" and train.warmup_epochs:
+        problems.append("train.warmup_epochs: the one-cycle schedule warms up by itself")
+    if (train.early_stop or train.schedule == "plateau") and train.validation == 0:
+        problems.append("train.early_stop and the plateau schedule need train.validation > 0 to judge by")
+    if train.nesterov and train.optimiser == "sgd" and train.momentum == 0:
+        problems.append("train.nesterov needs train.momentum > 0")
+    pairs = (("area", augment.area, 1, "shares of the picture"), ("jitter", augment.jitter, 4096, "pixels"))
+    for name, pair, most, unit in pairs:
+        if pair and (len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most):
+            problems.append(f"train.augment.{name} = {list(pair)}: two {unit}, the smaller first, at most {most}")
+    if augment.area and augment.jitter:
+        problems.append("train.augment.area and train.augment.jitter exclude each other")
+    return problems
