@@ -137,7 +137,7 @@ def test_inspect_tells_a_changed_plan(tmp_path: Path) -> None:
 
 
 def test_a_prefix_nested_too_deep_is_no_prefix(tmp_path: Path) -> None:
-    deep = b"[" * 100_000
+    deep = b'{"a":' * 100_000
     path = tmp_path / "e.plan"
     path.write_bytes(struct.pack("<I", len(deep)) + deep + b"ftrt" + bytes(64))
     with pytest.raises(ArtifactError):
