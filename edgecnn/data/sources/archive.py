@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,12 @@ def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable
     file = path.open("rb")
     file.seek(info.header_offset + 26)
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-    return lambda position, length: os.pread(file.fileno(), length, start + position)
+
+    def read_stored(position: int, length: int) -> bytes:
+        return os.pread(file.fileno(), length, start + position)
+
+    weakref.finalize(read_stored, file.close)  # the file is open for as long as the data set can be read
+    return read_stored
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
