@@ -27,16 +27,24 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[IMPORTED] = set(HEAVY) & sys.modules.keys()
 
 
+def import_late(module: ModuleType) -> None:
+    """Run the imports below `if TYPE_CHECKING:` of a test file, and of those that it takes functions from."""
+    if not module.__name__.startswith("tests.") or hasattr(module, "_imported_late"):
+        return
+    module._imported_late = True  # type: ignore[attr-defined]
+    for statement in ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            imports = ast.Module(statement.body, type_ignores=[])
+            exec(compile(imports, str(module.__file__), "exec"), vars(module))  # noqa: S102 - our own imports
+    for name in {str(getattr(value, "__module__", "")) for value in list(vars(module).values())} & sys.modules.keys():
+        import_late(sys.modules[name])
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Import what the test's file keeps below `if TYPE_CHECKING:`, before its first test."""
-    module = getattr(item, "module", None)
-    if isinstance(module, ModuleType) and not hasattr(module, "_imported_late"):
-        for statement in ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body:
-            if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
-                imports = ast.Module(statement.body, type_ignores=[])
-                exec(compile(imports, str(module.__file__), "exec"), vars(module))  # noqa: S102 - our own imports
-        module._imported_late = True  # type: ignore[attr-defined]
+    if isinstance(item, pytest.Function):
+        import_late(item.module)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
