@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
-onnx = pytest.importorskip("onnx")
-
-from onnx import helper, numpy_helper  # noqa: E402
-
-from tests.host.graphs import build  # noqa: E402
+from tests.host.graphs import build
 
 TEXT = """
 c = Conv(input, out=6, k=3)
