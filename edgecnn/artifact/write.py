@@ -71,7 +71,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_artifact(path: Path, write: Callable[[Path], None], sidecar: Sidecar) -> Sidecar:
+def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar) -> Sidecar:
     """Make the artifact `path` by `write(temporary_path)`, with its sidecar; returns the sidecar as written.
 
     The old sidecar goes first and the new one comes last, so that a sidecar never stands beside a file it does not

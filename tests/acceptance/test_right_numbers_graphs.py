@@ -522,7 +522,8 @@ def hidden_gemm_with(alpha: float, beta: float, *, both: bool = False) -> onnx.M
     net.constant("hidden.weight", net.rng.normal(0, 0.4, (24, 32)))
     net.constant("hidden.bias", net.rng.normal(0, 0.5, 32))
     hidden = net.node("Gemm", "hidden", flat, "hidden.weight", "hidden.bias", alpha=alpha, beta=beta)
-    return net.model(net.gemm(net.relu(hidden), **({"alpha": alpha, "beta": beta} if both else {})))
+    scales: dict[str, Any] = {"alpha": alpha, "beta": beta} if both else {}
+    return net.model(net.gemm(net.relu(hidden), **scales))
 
 
 def gemm_behind(operator: str, alpha: float, beta: float, *, uneven: bool = False) -> onnx.ModelProto:

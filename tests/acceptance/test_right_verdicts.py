@@ -516,7 +516,7 @@ def sigmoids_model(tail: str, classes: int = 3) -> onnx.ModelProto:
         parts = [f"z{k}" for k in range(classes)]
         nodes.append(helper.make_node("Split", ["z"], parts, "split", axis=1, num_outputs=classes))
         nodes += [helper.make_node("Sigmoid", [part], [f"{part}s"], f"{part}p") for part in parts]
-        last = [("Concat", [f"{part}s" for part in parts], {"axis": 1})]
+        last: Any = [("Concat", [f"{part}s" for part in parts], {"axis": 1})]
     elif tail == "conv":
         nodes = [
             helper.make_node("GlobalAveragePool", ["input"], ["p"], "pool"),

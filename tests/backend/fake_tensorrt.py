@@ -276,7 +276,8 @@ class Network(Strict):
     """What the parser has put in."""
 
     def __init__(self, builder: Any, flags: int) -> None:
-        self._builder, self._flags, self._parser = weakref.ref(builder), flags, None
+        self._builder, self._flags = weakref.ref(builder), flags
+        self._parser: Any = None
         self._model: Any = None
         self._layers: list[Layer] = []
         self._inputs: list[Tensor] = []
@@ -733,7 +734,7 @@ def _count(module: Any, kind: str, value: Any) -> None:
 
 
 def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
-    shapes = [list(p.get_shape(network._inputs[0]._name)) for p in config._profiles]
+    shapes: list[Any] = [list(p.get_shape(network._inputs[0]._name)) for p in config._profiles]
     facts = {
         "io": [
             {"name": t._name, "mode": mode, "dtype": t._dtype.name, "shape": list(t._shape)}

@@ -200,14 +200,14 @@ def test_the_fake_offers_nothing_that_the_version_lacks(snapshot: Path) -> None:
 def test_the_fake_is_strict() -> None:
     module = fake_tensorrt.fake_tensorrt("11.4.0.106", fake_tensorrt.FakeDevice())
 
-    class Quiet(module.ILogger):
+    class Quiet(module.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
             pass
 
-    class Uninitialised(module.ILogger):
+    class Uninitialised(module.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             pass
 

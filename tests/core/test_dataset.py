@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -323,7 +324,7 @@ def test_an_npz_is_read_in_pieces(tmp_path: Path) -> None:
         ({"input": np.zeros((2, 3, 4, 4), np.float32), "label": np.array([0, -7])}, "not one class number"),
     ],
 )
-def test_an_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+def test_an_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
     np.savez(tmp_path / "cal.npz", **arrays)
     with pytest.raises(DataError, match=words):
         open_dataset(str(tmp_path / "cal.npz"), None, "test")

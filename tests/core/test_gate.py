@@ -17,7 +17,7 @@ from edgecnn.report.junit import junit_report
 from edgecnn.statistics import images_above, images_for_drop
 
 
-def measurement(n: int = 10_000, lost: int = 30, gained: int = 10, **more: Any) -> dict[str, Any]:
+def measurement(n: Any = 10_000, lost: Any = 30, gained: Any = 10, **more: Any) -> dict[str, Any]:
     """An engine's accuracy on `n` images with labels, 9 of 10 right in the reference."""
     labels = np.arange(n) % 10
     reference, engine = labels.copy(), labels.copy()
@@ -123,7 +123,7 @@ def compared(engine: list[int], reference: list[int], labels: list[int], classes
 @pytest.mark.parametrize("limits", [{"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}])
 @pytest.mark.parametrize(("first", "second"), [(391, 9), (12, 12), (9, 391), (2, 1)])
 def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_there_are_more(
-    first: int, second: int, limits: dict[str, float]
+    first: int, second: int, limits: dict[str, Any]
 ) -> None:
     answers = [0] * first + [1] * second
     verdict = judge(Tolerances(**limits, inconclusive="pass"), [compared(answers, answers, answers)])
@@ -316,10 +316,10 @@ def test_an_engine_without_a_value_that_the_others_carry_is_not_passed_over() ->
     assert judged["fp16"].verdict == "PASS"
     assert (judged["int8"].verdict, judged["int8"].evidence) == ("INCONCLUSIVE", "not measured")
     fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6], "latency_reference": "fp16"}
-    ratios = [{"name": "fp16"}, {"name": "int8", **fast}, {"name": "extra"}]
+    ratios: list[Any] = [{"name": "fp16"}, {"name": "int8", **fast}, {"name": "extra"}]
     found = {j.name: j.verdict for j in judge(Tolerances(latency_ratio_max=1), ratios).judgements}
     assert found == {"int8": "PASS", "extra": "INCONCLUSIVE"}
-    shares = [{"name": "fp16"}, {"name": "int8", "int8_share_pct": 99.0}]
+    shares: list[Any] = [{"name": "fp16"}, {"name": "int8", "int8_share_pct": 99.0}]
     assert judge(Tolerances(int8_share_pct_min=90), shares).verdict == "PASS"
 
 

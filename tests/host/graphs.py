@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -56,8 +58,8 @@ def _split(arguments: str) -> list[str]:
 
 
 def _parameters(
-    op: str, options: dict[str, object], width: int, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], dict[str, object], int | None]:
+    op: str, options: dict[str, Any], width: int, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], dict[str, Any], int | None]:
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(0, (2 / max(1, np.prod(shape[1:]))) ** 0.5, shape).astype(np.float32)
 
@@ -87,7 +89,7 @@ def _parameters(
     if op == "Pad":
         return {"pads": np.asarray(options["pads"], np.int64)}, {}, int(options.get("out", width))
     if op == "Slice":
-        start, stop, axis = (np.asarray([v], np.int64) for v in options["range"])  # type: ignore[attr-defined]
+        start, stop, axis = (np.asarray([v], np.int64) for v in options["range"])
         return {"start": start, "stop": stop, "axis": axis}, {}, int(options.get("out", width))
     if op == "Split":
         return {}, {"axis": 1, "num_outputs": 2}, width // 2

@@ -106,7 +106,7 @@ def test_a_graph_that_keeps_the_contract_is_left_as_it_is(tmp_path: Path) -> Non
 )
 def test_a_batch_baked_into_a_reshape_is_taken_out(tmp_path: Path, shape: list[int], declared: int | str) -> None:
     nodes = [node("Conv", ["x", "w"], "c"), node("GlobalAveragePool", ["c"], "p"), node("Reshape", ["p", "s"], "y")]
-    model = graph_of(nodes, {**CONV, "s": np.int64(shape)}, given=(declared, 3, 8, 8), made=(declared, 5))
+    model = graph_of(nodes, {**CONV, "s": np.array(shape, np.int64)}, given=(declared, 3, 8, 8), made=(declared, 5))
     ours, changes = imported(model, tmp_path)
     assert any("out of 1 Reshape constants" in c for c in changes)
     images = weights(4, 3, 8, 8)
@@ -119,11 +119,11 @@ def test_a_channel_shuffle_with_a_baked_batch(tmp_path: Path) -> None:
         node("Conv", ["x", "w"], "a"),
         node("Reshape", ["a", "five"], "b"),
         node("Transpose", ["b"], "d", perm=[0, 2, 1, 3, 4]),
-        node("Constant", [], "four", value=numpy_helper.from_array(np.int64([1, 6, 6, 6]))),
+        node("Constant", [], "four", value=numpy_helper.from_array(np.array([1, 6, 6, 6], np.int64))),
         node("Reshape", ["d", "four"], "c"),
         *HEAD,
     ]
-    constants = {"w": weights(6, 3, 3, 3), "five": np.int64([1, 2, 3, 6, 6])}
+    constants = {"w": weights(6, 3, 3, 3), "five": np.array([1, 2, 3, 6, 6], np.int64)}
     ours, changes = imported(graph_of(nodes, constants, given=(1, 3, 8, 8), made=(1, 6)), tmp_path)
     assert any("out of 2 Reshape constants" in c for c in changes)
     assert logits(ours, weights(3, 3, 8, 8)).shape == (3, 6)
@@ -137,7 +137,7 @@ def test_a_batch_that_cannot_be_freed_stays_and_that_is_said(tmp_path: Path) -> 
         node("Expand", ["r", "e"], "t"),
         node("ReduceMean", ["t"], "y", axes=[0, 3], keepdims=0),
     ]
-    constants = {**CONV, "s": np.int64([5, 36]), "e": np.int64([1, 1, 5, 36])}
+    constants = {**CONV, "s": np.array([5, 36], np.int64), "e": np.array([1, 1, 5, 36], np.int64)}
     ours, changes = imported(graph_of(merged, constants, given=(1, 3, 8, 8), made=(1, 5)), tmp_path)
     assert dims(ours.graph.input[0])[0] == 1
     assert any("stays frozen at 1" in c for c in changes)

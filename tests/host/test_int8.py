@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -52,7 +52,7 @@ def sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
 
 @pytest.mark.parametrize("style", ["tensorrt", "cpu"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_keeps_the_logits(case: tuple, style: str, method: str) -> None:
+def test_every_method_keeps_the_logits(case: tuple, style: Any, method: str) -> None:
     model, ranges, batch = case
     made, report = quantize_int8(model, ranges, style, method=method, around="fp32")
     onnx.checker.check_model(made)
@@ -63,7 +63,7 @@ def test_every_method_keeps_the_logits(case: tuple, style: str, method: str) -> 
 
 
 @pytest.mark.parametrize("style", ["tensorrt", "cpu"])
-def test_a_pooling_that_onnx_has_as_a_matrix_alone_is_a_weighted_layer(tmp_path: Path, style: str) -> None:
+def test_a_pooling_that_onnx_has_as_a_matrix_alone_is_a_weighted_layer(tmp_path: Path, style: Any) -> None:
     """As `edgecnn export` writes adaptive pooling with windows of unequal size."""
     pytest.importorskip("torch")
     from torch import nn

@@ -23,7 +23,10 @@ ONE = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
 NOISE = np.random.default_rng(1).normal(0, 1, (64, 4, 8, 8)).astype(np.float32)
 ALIKE = {
     "40 equal": (ONE.repeat(40, axis=0), "with 1 different images"),
-    "20 of one color": (np.tile(np.float32([-2.1, -2.0, -1.8, 0.3]).reshape(1, 4, 1, 1), (20, 1, 8, 8)), "with 1 diff"),
+    "20 of one color": (
+        np.tile(np.array([-2.1, -2.0, -1.8, 0.3], np.float32).reshape(1, 4, 1, 1), (20, 1, 8, 8)),
+        "with 1 diff",
+    ),
     "3 pictures, 16 copies each": (np.tile(NOISE[:3], (16, 1, 1, 1)), "with 3 different images"),
     "frames of a still camera": (ONE + 0.01 * NOISE, "with images of one scene"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -273,7 +273,7 @@ def test_nodes_that_share_a_weight_are_each_made_up_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("style", "margin_db"), [("tensorrt", 1.0), ("cpu", -0.3)])
-def test_auto_beats_the_range_methods_on_images_it_has_not_seen(style: str, margin_db: float, tmp_path: Path) -> None:
+def test_auto_beats_the_range_methods_on_images_it_has_not_seen(style: Any, margin_db: float, tmp_path: Path) -> None:
     """On a CPU a tensor that is never negative has all its levels already: there, auto must not lose."""
     model = uneven(separable(5))
     ranges, data, unseen = ranges_of(model, tmp_path), pictures(), pictures(200, seed=9)
@@ -306,7 +306,7 @@ def test_a_part_is_held_out_of_the_regression_however_few_images_there_are(
 ) -> None:
     model, shares, solved = uneven(RESIDUAL), [], sequential._solved
 
-    def watching(index: GraphIndex, layer: object, moments: tuple[Moments, Moments], half: bool) -> object:
+    def watching(index: GraphIndex, layer: Any, moments: tuple[Moments, Moments], half: bool) -> object:
         shares.append(moments[1].count / (moments[0].count + moments[1].count))
         return solved(index, layer, moments, half)
 

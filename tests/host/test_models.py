@@ -42,7 +42,7 @@ def _one_of_each_class() -> list[Any]:
 
 
 @functools.cache
-def on_meta(name: str) -> nn.Module:
+def on_meta(name: str) -> Any:
     """The network without memory or arithmetic, in eval mode."""
     with torch.device("meta"):
         return build_model(name).eval()

@@ -165,7 +165,7 @@ def test_parameters_are_those_printed(name: str, millions: float) -> None:
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 
-SHAPES: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {
+SHAPES: dict[str, tuple[int, Any]] = {
     "preresnet50": (224, {"stem": (64, 56, 56), "stages.0": (256, 56, 56), "stages.3": (2048, 7, 7)}),
     "preresnet200": (224, {"stages.1": (512, 28, 28), "stages.2": (1024, 14, 14), "stages.3": (2048, 7, 7)}),
     "inception_v4": (
@@ -252,6 +252,7 @@ def fractal_of_affines(columns: int) -> tuple[fractalnet.FractalBlock, list[list
     draw = np.random.default_rng(columns)
     constants = []
     for column in block.columns:
+        assert isinstance(column, nn.ModuleList | nn.Sequential)
         pairs = [(float(a), float(b)) for a, b in draw.uniform(0.5, 1.5, (len(column), 2))]
         constants.append(pairs)
         for k, pair in enumerate(pairs):

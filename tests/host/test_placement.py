@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import pytest
 
@@ -444,7 +446,7 @@ def test_the_axis_of_output_channels() -> None:
     assert place(model, "tensorrt").weights[0].axis == 1
 
 
-def _transposed(model: onnx.ModelProto):
+def _transposed(model: onnx.ModelProto) -> Any:
     return onnx.numpy_helper.to_array(model.graph.initializer[0]).T.copy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -159,7 +160,7 @@ def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int,
 def test_a_graph_with_many_tensors_runs_fewer_images_at_a_time(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, sizes, run = collect_ranges(net, images(23)), [], collect._run_again
 
-    def watching(session: object, feeds: dict[str, np.ndarray], *rest: object) -> list[np.ndarray]:
+    def watching(session: object, feeds: dict[str, np.ndarray], *rest: Any) -> list[np.ndarray]:
         outputs = run(session, feeds, *rest)
         sizes.append((len(feeds["input"]), sum(o.nbytes for o in outputs)))
         return outputs

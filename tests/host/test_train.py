@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.reference import open_reference
     from edgecnn.pytorch.training.loop import train
 
-RICH = {  # everything with a memory at once
+RICH: dict[str, Any] = {  # everything with a memory at once
     "ema": 0.9,
     "mixup": 0.2,
     "cutmix": 0.5,
@@ -102,7 +102,7 @@ def test_the_recipe_of_the_digits_reaches_98_percent_and_its_checkpoint_is_the_r
 
 
 @pytest.mark.parametrize("settings", [{}, RICH], ids=["plain", "rich"])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
     three = recipe(epochs=3, **settings)
     train(three, tmp_path / "whole", threads=1)
     killer = Interrupt(1)
@@ -296,7 +296,7 @@ def test_folders_named_by_wnid_get_their_names(tmp_path: Path) -> None:
     ],
     ids=["bf16", "decoded each epoch", "jitter"],
 )
-def test_settings_that_change_how_it_is_computed_still_learn(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_settings_that_change_how_it_is_computed_still_learn(tmp_path: Path, settings: dict[str, Any]) -> None:
     result = train(recipe(epochs=3, **settings), tmp_path, threads=1)
     assert result.top1_pct is not None
     assert result.top1_pct > 60  # guessing: 10

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ class Server:
     """Serves CONTENT at any path; it can cut a transfer short, ignore ranges, and remembers what was asked for."""
 
     def __init__(self) -> None:
-        self.content, self.cut_at, self.ranges = CONTENT, None, True
+        self.content, self.ranges = CONTENT, True
+        self.cut_at: int | None = None
         self.asked: list[str | None] = []
         server = self
 
@@ -156,7 +157,7 @@ def test_offline_names_the_url_and_where_to_put_the_file(tmp_path: Path, monkeyp
     assert fetch(url) == path
 
 
-def lenet_card(**changes: object) -> ModelCard:
+def lenet_card(**changes: Any) -> ModelCard:
     return replace(find_model("lenet5"), **changes)
 
 

@@ -168,7 +168,7 @@ def range_by_formula(seen: dict[str, Any]) -> dict[str, Any]:
     low = np.asarray(-high * 0.75 if signed else np.zeros(channels), np.float32)
     # A bin is the upper half of a float32, counted from 2^-30: counts fall towards the largest value.
     of = (np.arange(bins, dtype=np.uint32) + ((127 - 30) << 7) << 16).astype(np.uint32).view(np.float32)
-    sides = {"positive": _counts(of, float(high.max()))}
+    sides: dict[str, Any] = {"positive": _counts(of, float(high.max()))}
     sides["negative"] = _counts(of, float(-low.min())) if signed else None
     total = sum(int(c.sum()) for c in sides.values() if c is not None)
     means = np.asarray(2**20 * (1 + np.arange(channels) % 5), np.int64)
