@@ -44,10 +44,10 @@ elastic_px = 0.5
 CURVE = """
 import json, sys
 from pathlib import Path
-from edgecnn.pytorch import trainer
-from edgecnn.pytorch.progress import Silent
-from edgecnn.pytorch.train import train
-from edgecnn.recipe import load_recipe
+from edgecnn.pytorch.training import epoch as trainer
+from edgecnn.pytorch.training.loop import train
+from edgecnn.pytorch.training.progress import Silent
+from edgecnn.recipe.load import load_recipe
 
 trainer.REPORT_S, trainer.REPORTS = -1.0, 10**6
 
