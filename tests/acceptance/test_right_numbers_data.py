@@ -416,7 +416,8 @@ def put_grey(root: Path, wide: Callable[[np.ndarray], np.ndarray], side: int = S
                 (root / kind / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / "narrow" / name / f"{i}.png")
             Image.fromarray(wide(pixels).astype(np.uint16)).save(root / "wide" / name / f"{i}.png")
-    assert Image.open(root / "wide" / NAMES[0] / "0.png").mode in ("I;16", "I")
+    with Image.open(root / "wide" / NAMES[0] / "0.png") as picture:
+        assert picture.mode in ("I;16", "I")
     return root / "narrow", root / "wide"
 
 
