@@ -374,13 +374,19 @@ def between(scale: float, *, group: int = 1) -> onnx.ModelProto:
     return net.model(net.head(net.relu(x)))
 
 
-def one_channel(scale: float) -> onnx.ModelProto:
-    """Every second channel of a convolution times `scale`, made as large as the others behind its Relu."""
+def some_channels(scale: float, every: int = 2, *, group: int = 1) -> onnx.ModelProto:
+    """Each `every`th channel of a convolution times `scale`, made as large as the others behind its Relu.
+
+    `group` makes that convolution a depthwise one behind a plain one.
+    """
     net = Net(seed=13)
-    x = net.conv("scaled", "input", (3, 12))
-    net.arrays["scaled.weight"][::2] *= np.float32(scale)
-    net.arrays["scaled.bias"][::2] *= np.float32(scale)
-    factors = np.where(np.arange(12) % 2, 1.0, 1 / scale).reshape(12, 1, 1)
+    x, channels = "input", 3
+    if group > 1:
+        x, channels = net.relu(net.conv("first", "input", (3, group))), group
+    x = net.conv("scaled", x, (channels, 12), group=group)
+    net.arrays["scaled.weight"][::every] *= np.float32(scale)
+    net.arrays["scaled.bias"][::every] *= np.float32(scale)
+    factors = np.where(np.arange(12) % every, 1.0, 1 / scale).reshape(12, 1, 1)
     x = net.node("Mul", "restored", net.relu(x), net.constant("factors", factors))
     return net.model(net.head(net.relu(net.conv("c2", x, (12, 16)))))
 
@@ -402,11 +408,27 @@ def hidden_gemm(gain: float) -> onnx.ModelProto:
     return net.model(net.gemm(net.relu(hidden)))
 
 
+def hidden_outputs(scale: float) -> onnx.ModelProto:
+    """Every second output of a Gemm times `scale`, made as large as the others behind its Relu."""
+    net = Net(seed=15)
+    x = net.relu(net.conv("c1", "input", (3, 24)))
+    flat = net.node("Flatten", "flat", net.node("GlobalAveragePool", "pooled", x))
+    factors = np.where(np.arange(32) % 2, 1.0, scale)
+    net.constant("scaled.weight", factors[:, None] * net.rng.normal(0, 0.3, (32, 24)))
+    net.constant("scaled.bias", factors * net.rng.normal(0, 0.1, 32))
+    hidden = net.relu(net.node("Gemm", "scaled", flat, "scaled.weight", "scaled.bias", transB=1))
+    return net.model(net.gemm(net.node("Mul", "restored", hidden, net.constant("factors", 1 / factors))))
+
+
 AROUND_FP16 = {
     "weight scales that lose bits": (lambda: between(1e-4), "scaled"),
     "weight scales that are 0": (lambda: between(1e-7), "scaled"),
     "weight scales beyond 65504": (lambda: between(1e8), "scaled|inverse"),
-    "channels that lose bits": (lambda: one_channel(1e-4), "scaled"),
+    "channels that lose bits": (lambda: some_channels(1e-4), "scaled"),
+    "channels that are 0": (lambda: some_channels(1e-5), "scaled"),
+    "one channel that loses bits": (lambda: some_channels(1e-4, 12), "scaled"),
+    "depthwise channels that lose bits": (lambda: some_channels(1e-4, group=12), "scaled"),
+    "hidden outputs of a Gemm that lose bits": (lambda: hidden_outputs(1e-4), "scaled"),
     "depthwise scales that are 0": (lambda: between(1e-7, group=12), "scaled"),
     "activations beyond 65504": (lambda: between(1e5), "scaled"),
     "logits beyond 65504": (lambda: scaled_head(3e5), "logits"),
@@ -439,7 +461,16 @@ def test_int8_around_fp16_keeps_what_does_not_fit_in_float32_and_names_it(
     assert re.search(rf"\b({named})", result.out + result.err)
 
 
-@pytest.mark.parametrize("name", ["weight scales that lose bits", "channels that lose bits", "logits beyond 65504"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weight scales that lose bits",
+        "channels that lose bits",
+        "one channel that loses bits",
+        "hidden outputs of a Gemm that lose bits",
+        "logits beyond 65504",
+    ],
+)
 def test_auto_around_fp16_is_no_worse_than_plain_rounding(edgecnn: Cli, tmp_path: Path, data: Path, name: str) -> None:
     fp32, path = save(tmp_path / "net.onnx", AROUND_FP16[name][0]()), tmp_path / "int8.onnx"
     succeeded(edgecnn("quantize", fp32, "--precision", "int8", "--data", data, "-o", path))
@@ -447,6 +478,25 @@ def test_auto_around_fp16_is_no_worse_than_plain_rounding(edgecnn: Cli, tmp_path
     found = sqnr_db(exact, run_stored(onnx.load(path), IMAGES))
     assert found > 15
     assert found > sqnr_db(exact, run(plainest, IMAGES)) - 3
+
+
+@pytest.mark.parametrize("method", ["mse", "auto"])
+def test_small_weights_beside_a_large_bias_cost_no_layer_its_fp16(
+    edgecnn: Cli, tmp_path: Path, data: Path, method: str
+) -> None:
+    """As where weight decay has left a channel nothing but its bias."""
+    model = some_channels(1.0)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("scaled.weight", "scaled.bias"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[::2] = 1e-6 * array[::2] if tensor.name == "scaled.weight" else 2.0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    fp32, path = save(tmp_path / "net.onnx", model), tmp_path / "int8.onnx"
+    ask = ("quantize", fp32, "--precision", "int8", "--method", method, "--data", data, "-o", path)
+    succeeded(edgecnn(*ask))
+    made = onnx.load(path)
+    assert all(numpy_helper.to_array(t).dtype != np.float32 for t in made.graph.initializer)
+    assert sqnr_db(run(model, IMAGES), run_stored(made, IMAGES)) > 15
 
 
 def test_validate_sees_the_logits_that_an_int8_graph_around_fp16_has(edgecnn: Cli, tmp_path: Path, data: Path) -> None:
@@ -888,7 +938,7 @@ CHANNELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "more features than pictures, far off": lambda: flat_with_offset(300.0),
     "a pointwise one": lambda: pointwise_near_constant(1000.0, 1e-4),
     "a pointwise one, far off": lambda: pointwise_near_constant(3e4, 1e-2),
-    "half of them tiny": lambda: one_channel(1e-8),
+    "half of them tiny": lambda: some_channels(1e-8),
     "small ones": lambda: near_constant(1e-6, 1e-9, count=4),
     "depthwise": lambda: near_constant(40.0, 1e-6, count=2, depthwise=True),
 }

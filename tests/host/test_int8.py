@@ -190,6 +190,33 @@ def test_a_dead_channel_does_not_cost_the_others_their_fp16_scales(
     assert lost[3] < 0.02 * lost.max() or lost[3] <= 1.001 * np.square(exact.values() - weight).sum((1, 2, 3))[3]
 
 
+@pytest.mark.parametrize(
+    ("size", "bias", "largest_input", "rounded"),
+    [
+        (1e-4, 0.0, 1.0, False),  # its codes would all be 0, and it is all there is of that channel
+        (1e-4, 0.01, 1.0, False),
+        (1e-4, 10.0, 1.0, True),  # 144 weights of 1e-4 beside a bias of 10
+        (1e-4, 10.0, 1e3, False),  # which larger inputs make as large as that
+        (1e-12, 0.1, 1e3, True),
+        (1e-12, 0.0, 1.0, True),  # 0 in FP16 all the same
+        (1e-12, 0.0, 1e6, False),
+        (3e-3, 0.0, 1.0, True),  # a step twice as coarse
+    ],
+)
+@pytest.mark.parametrize("search", [False, True])
+def test_a_channel_that_a_raised_scale_would_change_keeps_its_own(
+    size: float, bias: float, largest_input: float, rounded: bool, search: bool
+) -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (8, 16, 3, 3)).astype(np.float32)
+    weight[3] *= size
+    shift = np.where(np.arange(8) == 3, bias, 0.0).astype(np.float32)
+    made = weight_codes(weight, 0, True, search=search, bias=shift, largest_input=largest_input)
+    assert (made.scale >= 2.0**-14).all() == rounded
+    x = np.random.default_rng(1).uniform(-largest_input, largest_input, (500, 144)).astype(np.float32)
+    exact, found = (x @ w[3].reshape(144) + np.float32(bias) for w in (weight, made.values()))
+    assert np.abs(found - exact).max() < np.abs(exact).max() / 32 or np.abs(exact).max() < 2.0**-25
+
+
 def test_a_layer_of_tiny_weights_or_large_logits_stays_float32_around_its_int8(tmp_path: Path) -> None:
     """As good as with FP32 around, in true FP16 tensors: with FP16 scales the one is 0, the other infinite."""
     model = build(NET)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.graph.qdq.codes import HARMLESS, fp16_holds, weight_scales
+from edgecnn.graph.qdq.codes import HARMLESS, weight_scales
 
 Floats = npt.NDArray[np.floating[Any]]
 BLOCK, PANEL = 64, 192  # columns at a time, of the rounding and of the factor
@@ -181,10 +181,9 @@ def _cholesky(matrix: Floats) -> Floats:
 
 
 def row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:
-    """[g, o]: for each row the scale whose nearest rounding moves the output least."""
+    """[g, o]: for each row the scale whose nearest rounding moves the output least; with `half` normal FP16 numbers."""
     largest = np.abs(weight).max(axis=2)
     full = np.where(largest > 0, largest / 127, HARMLESS)
-    half = half and fp16_holds(largest / 127)
     best, chosen = np.full(full.shape, np.inf), weight_scales(full, half).astype(np.float64)
     spread = np.einsum("gdd->gd", seen.xx)
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6):

@@ -22,7 +22,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.graph.ptq.gptq import LARGE, Feedback, Floats, Moments, ridge, row_scales
 from edgecnn.graph.ptq.im2col import Layer, layer_of
 from edgecnn.graph.ptq.subgraph import SUFFIX, Segment, Store, reached
-from edgecnn.graph.qdq.codes import Scale, WeightCodes, scaled_for
+from edgecnn.graph.qdq.codes import Scale, WeightCodes, fp16_holds, scaled_for
 from edgecnn.graph.qdq.placement import Placement
 from edgecnn.graph.simplify import GraphIndex
 
@@ -181,7 +181,9 @@ def _at(
         sides.rough.put(*((tensor + SUFFIX, batch, seen, scale) if whole else (tensor, batch, seen)))
     results = {}
     for layer in layers:
-        done = _solved(index, layer, moments[layer.node.name], half)
+        bias = index.array(layer.bias).reshape(-1) if layer.bias else 0.0
+        holds = half and fp16_holds(layer.matrix(index.array(layer.weight)), bias, caps[quantized.group])
+        done = _solved(index, layer, moments[layer.node.name], holds)
         results[layer.node.name] = done
         sides.weights[layer.weight] = done.codes.values()
         if layer.bias and done.bias is not None:

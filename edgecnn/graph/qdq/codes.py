@@ -15,10 +15,12 @@ from edgecnn.graph.qdq.placement import Placement
 
 Array = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
+Floats = npt.NDArray[np.floating[Any]]
 
 FP16_SMALLEST = 2.0**-14  # the smallest normal FP16 number: a smaller scale loses bits, or is flushed to zero
 FP16_LARGEST = 65504.0 / 128  # of a scale: the largest code times it is an FP16 number too
-FINE = 8.0  # steps this much finer than the coarsest channel's: their rounding is lost in that channel's
+FP16_ZERO = 2.0**-25  # what is smaller is 0 in FP16
+NOTICED = 1.0 / 32  # of a channel's largest output: what a scale raised to FP16_SMALLEST may change in it
 FP32_SMALLEST = 1e-30
 HARMLESS = 1.0 / 127  # the scale of a channel that is zero throughout
 _PIECE = 1 << 17  # values that are searched together
@@ -91,30 +93,46 @@ def unsigned_scale(low: float, high: float) -> Scale:
 
 def scaled_for(scale: Scale, half: bool) -> Scale:
     """The scale as the graph will hold it: rounded to FP16 with `half` if it can be, else to float32."""
-    rounds = half and fp16_holds(np.array([scale.scale]))
+    rounds = half and FP16_SMALLEST <= scale.scale <= FP16_LARGEST
     return replace(scale, scale=float(weight_scales(np.array([scale.scale]), rounds)[0]))
 
 
-def fp16_holds(scale: npt.NDArray[np.floating[Any]]) -> bool:
-    """Whether the scales of one tensor (0: of a channel that is zero throughout) can be rounded to normal FP16 numbers.
+def fp16_holds(rows: Floats, bias: Floats | float = 0.0, largest_input: float = 1.0) -> bool:
+    """Whether the scales of the weights [..., channels, n] can all be normal FP16 numbers.
 
-    A channel of so small weights that its scale cannot be one does no harm with the smallest of them, provided that
-    this is still `FINE` beside the scale of another channel, as where weight decay has left a dead channel.
+    A channel whose own scale would be smaller gets the smallest of them, and coarser codes. Its output is then to stay
+    what it was but for `NOTICED` of its largest value, `bias` [channels] and weights taken together, for inputs up to
+    `largest_input`: so it is where the weights are next to nothing beside the bias, and where all of it is 0 in FP16.
     """
-    live = scale[scale > 0]
-    smallest, largest = live.min(initial=FP16_LARGEST), live.max(initial=0.0)
-    return bool(largest <= FP16_LARGEST and (smallest >= FP16_SMALLEST or largest >= FINE * FP16_SMALLEST))
+    rows = rows.reshape(-1, rows.shape[-1])
+    scale = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)) / 127
+    if scale.max(initial=0.0) > FP16_LARGEST:
+        return False
+    small = (scale > 0) & (scale < FP16_SMALLEST)
+    fine = rows[small].astype(np.float64)
+    changed = np.abs(fine - np.rint(fine / FP16_SMALLEST) * FP16_SMALLEST).sum(axis=1) * largest_input
+    output = np.abs(fine).sum(axis=1) * largest_input + np.broadcast_to(np.abs(bias), scale.shape)[small]
+    return bool(((changed <= NOTICED * output) | (output < FP16_ZERO)).all())
 
 
-def weight_codes(weight: Array, axis: int | None, half: bool, *, search: bool) -> WeightCodes:
+def weight_codes(
+    weight: Array,
+    axis: int | None,
+    half: bool,
+    *,
+    search: bool,
+    bias: Floats | float = 0.0,
+    largest_input: float = 1.0,
+) -> WeightCodes:
     """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half` FP16 numbers if they can be.
 
-    With `search` each scale is the one of least squared error among shrunken ranges, else it is max|w| / 127.
+    `bias` and `largest_input` are those of `fp16_holds`. With `search` each scale is the one of least squared error
+    among shrunken ranges, else it is max|w| / 127.
     """
     rows = _rows(weight, axis)
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.size else np.zeros(len(rows), np.float32)
     scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
-    half = half and fp16_holds(largest / 127)
+    half = half and fp16_holds(rows, bias, largest_input)
     if search:
         scale = _least_squares_scales(rows, scale)
     return rounded(weight, weight_scales(scale, half), axis)
