@@ -2,10 +2,11 @@
 
 Initialisers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
 stays float32 and is named: tensors whose calibrated values come near its limit or are all below its normal numbers,
-weights beyond or below it, scales that are no normal FP16 numbers. A layer that reads an INT8 tensor in float32 gets a
-DequantizeLinear of its own, with a float32 scale, since a Cast between the two would end the INT8 computation.
-Without ranges only the weights can be checked. BatchNormalization becomes Mul and Add: its variance and epsilon lose
-their digits in FP16, the quotients do not.
+weights beyond or below it, scales that are no normal FP16 numbers, an epsilon that would be 0, and operators whose sums
+inside may come to more than FP16 holds. A layer that reads an INT8 tensor in float32 gets a DequantizeLinear of its
+own, with a float32 scale, since a Cast between the two would end the INT8 computation. Without ranges only the weights
+can be checked. BatchNormalization becomes Mul and Add: its variance and epsilon lose their digits in FP16, the
+quotients do not.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import write_artifact
 from edgecnn.errors import GraphError
+from edgecnn.graph.inner_sums import Shape, largest_sum
 from edgecnn.graph.onnx_graph import QUANTISED, View, attribute, shapes_of, view_of, without_weights
 from edgecnn.graph.qdq.placement import MOVES
 from edgecnn.graph.simplify import prepared
@@ -39,10 +41,13 @@ _BOUNDS = frozenset({("Clip", 1), ("Clip", 2), ("Pad", 2)})
 
 
 class Observed(Protocol):
-    """What calibration saw of one tensor: `largest` absolute value."""
+    """What calibration saw of one tensor: its `largest` absolute value and its lowest value."""
 
     @property
     def largest(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
 
 
 class ObservedTensors(Protocol):
@@ -56,19 +61,21 @@ def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tu
     """The FP16 graph of a float32 graph (prepared first) or of one with Q/DQ pairs, and what stayed float32.
 
     The names that come back are tensors whose calibrated values exceed half of FP16's limit or are all below its
-    normal numbers, and initialisers that FP16 cannot hold; the nodes that touch them compute in float32. Raises
-    `GraphError` when the graph holds FP16 already, or a tensor did not get the type that it should have.
+    normal numbers, and initialisers that FP16 cannot hold; the nodes that touch them compute in float32. So do nodes
+    that may add up more than FP16 holds, which are named by their result. Raises `GraphError` when the graph holds FP16
+    already, or a tensor did not get the type that it should have.
     """
     require_no_fp16(model)
     quantised = any(node.op_type in QUANTISED for node in model.graph.node)
     ready = _plain_scaling(model if quantised else prepared(model))
     view = view_of(ready)
     types = _float_tensors(ready)
-    wide = _wide(view, types, {} if ranges is None else {n: t.largest for n, t in ranges.tensors.items()})
-    writer = _Writer(view, types, wide)
+    wide = _wide(view, types, {} if ranges is None else ranges.tensors)
+    sums = {} if ranges is None else _sums(view, shapes_of(ready), ranges.tensors)
+    writer = _Writer(view, types, wide, sums)
     made = writer.written(ready)
     _assert_types(made, writer.planned)
-    return made, tuple(wide)
+    return made, _in_order(view, {**wide, **sums})
 
 
 def require_no_fp16(model: onnx.ModelProto) -> None:
@@ -164,27 +171,51 @@ def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(name for name, kind in known.items() if kind == _F32)
 
 
-def _wide(view: View, floats: frozenset[str], largest: Mapping[str, float]) -> dict[str, None]:
-    """The activations and initialisers that FP16 cannot hold, in the order of the graph."""
-    wide: dict[str, None] = {}
-    seen = _seen_before_activations(view, largest)
-    for name in view.inputs:
-        if not _is_half(seen.get(name, 0.0)):
-            wide[name] = None
+def _wide(view: View, floats: frozenset[str], seen: Mapping[str, Observed]) -> dict[str, None]:
+    """The activations and initialisers that FP16 cannot hold."""
+    largest, _ = _bounds(view, seen)
+    wide = dict.fromkeys(n for n in view.inputs if not _is_half(largest.get(n, 0.0)))
     for node in view.nodes:
         for index, name in enumerate(node.input):
-            if name in floats and name in view.initializers and not _fits(view, node, index):
+            if name not in floats or name not in view.initializers:
+                continue
+            vanishes = _vanishes(view, node, index)
+            if vanishes or not _fits(view, node, index):
                 wide[name] = None
-                if node.op_type in QUANTISED:
-                    wide.update((output, None) for output in node.output if output in floats)
-        for name in node.output:
-            if name not in seen and node.input and node.op_type in MOVES | QUANTISED | {"Relu"}:
-                seen[name] = seen.get(node.input[0], 0.0)
-            if name in floats and not _is_half(seen.get(name, 0.0)):
-                wide[name] = None
-        if node.op_type == "LRN" and seen.get(node.input[0], 0.0) ** 2 > LIMIT / MARGIN:
-            wide[node.output[0]] = None  # it sums squares
+            if vanishes or (name in wide and node.op_type in QUANTISED):
+                wide.update((output, None) for output in node.output if output in floats)
+        wide.update((n, None) for n in node.output if n in floats and not _is_half(largest.get(n, 0.0)))
     return wide
+
+
+def _sums(view: View, shapes: Mapping[str, Shape], seen: Mapping[str, Observed]) -> dict[str, None]:
+    """The results of nodes that may add up more than FP16 holds on the way to them."""
+    largest, low = _bounds(view, seen)
+    return {
+        node.output[0]: None
+        for node in view.nodes
+        if largest_sum(node, shapes, view.initializers, largest, low, MARGIN) > LIMIT
+    }
+
+
+def _in_order(view: View, names: Mapping[str, None]) -> tuple[str, ...]:
+    """`names` in the order in which the graph reads or makes them."""
+    order = [*view.inputs, *(name for node in view.nodes for name in (*node.input, *node.output))]
+    return tuple(dict.fromkeys(name for name in order if name in names))
+
+
+def _bounds(view: View, seen: Mapping[str, Observed]) -> tuple[dict[str, float], dict[str, float]]:
+    """The largest absolute value of every tensor, and the lowest, as far as they were seen or follow from that."""
+    largest = _seen_before_activations(view, {n: t.largest for n, t in seen.items()})
+    low = {n: t.low for n, t in seen.items()}
+    for node in view.nodes:
+        for name in node.output:
+            if node.input and node.op_type in MOVES | QUANTISED | {"Relu"} and node.input[0] in largest:
+                largest.setdefault(name, largest[node.input[0]])
+                low.setdefault(name, low.get(node.input[0], -largest[name]))
+            if node.op_type == "Relu":
+                low[name] = max(low.get(name, 0.0), 0.0)
+    return largest, low
 
 
 def _is_half(largest: float) -> bool:
@@ -221,11 +252,19 @@ def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:
     return largest <= LIMIT and not (multiplies and 0 < largest < NORMAL)
 
 
+def _vanishes(view: View, node: onnx.NodeProto, index: int) -> bool:
+    """Whether input `index` of `node` keeps a sum or a maximum from 0, as in x / (|x| + 1e-8), and is 0 in FP16."""
+    if node.op_type not in ("Add", "Max") and (node.op_type, index) != ("Clip", 1):
+        return False
+    largest = float(np.abs(numpy_helper.to_array(view.initializers[node.input[index]])).max(initial=0.0))
+    return largest > 0 and np.float16(largest) == 0
+
+
 class _Writer:
     """Writes the nodes again with the types decided, adding a Cast where a reader needs the other type."""
 
-    def __init__(self, view: View, floats: frozenset[str], wide: Iterable[str]) -> None:
-        self._view, self._floats, self._wide = view, floats, frozenset(wide)
+    def __init__(self, view: View, floats: frozenset[str], wide: Iterable[str], sums: Iterable[str]) -> None:
+        self._view, self._floats, self._wide, self._sums = view, floats, frozenset(wide), frozenset(sums)
         self._half = {id(node) for node in view.nodes if self._can_be_half(node)}
         self._half -= {id(node) for node in view.nodes if self._is_read_in_float32_alone(node)}
         self.planned = {name: _F32 for name in view.inputs if name in floats}
@@ -262,7 +301,8 @@ class _Writer:
     def _can_be_half(self, node: onnx.NodeProto) -> bool:
         reads = [n for i, n in enumerate(node.input) if n in self._floats and (node.op_type, i) not in _ALWAYS_F32]
         touches = {*reads, *(name for name in node.output if name in self._floats)}
-        return bool(reads) and node.op_type != "Cast" and not touches & self._wide
+        fits = not touches & self._wide and self._sums.isdisjoint(node.output)
+        return bool(reads) and node.op_type != "Cast" and fits
 
     def _is_read_in_float32_alone(self, node: onnx.NodeProto) -> bool:
         readers = [reader for reader, _ in self._view.readers.get(node.output[0], [])]

@@ -328,6 +328,39 @@ def test_fp16_with_images_keeps_what_overflows_in_float32_and_names_it(
     assert re.search(names[build], result.out + result.err)
 
 
+SUMS_INSIDE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "AveragePool": ((), {"kernel_shape": [6, 6]}),
+    "GlobalAveragePool": ((), {}),
+    "InstanceNormalization": (("one", "zero"), {}),
+    "LayerNormalization": (("map",), {"axis": 1}),
+    "LpNormalization": ((), {"axis": 1}),
+    "Mean": (("x", "x"), {}),
+    "ReduceL2": (("axes",), {}),
+    "ReduceMean": (("axes",), {}),
+}
+
+
+@pytest.mark.parametrize("operator", SUMS_INSIDE)
+def test_fp16_with_images_keeps_an_operator_whose_sum_inside_overflows(
+    edgecnn: Cli, tmp_path: Path, data: Path, operator: str
+) -> None:
+    """Its input and its result fit."""
+    net = Net(seed=19)
+    x = net.relu(net.conv("c1", "input", (3, 16), gain=1500))
+    net.constant("one", np.ones(16))
+    net.constant("zero", np.zeros(16))
+    net.constant("map", np.ones((16, SIZE, SIZE)))
+    net.constant("axes", [2, 3], np.int64)
+    others, attributes = SUMS_INSIDE[operator]
+    x = net.node("Mul", "x", x, net.constant("factor", 4.0 if operator == "Mean" else 1.0))
+    x = net.node(operator, "summed", x, *others, **attributes)
+    fp32, half = save(tmp_path / "net.onnx", net.model(net.head(net.relu(x)))), tmp_path / "half.onnx"
+    result = succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "--data", data, "-o", half))
+    exact, stored = run(onnx.load(fp32), IMAGES), run_stored(onnx.load(half), IMAGES)
+    assert sqnr_db(exact, stored) > 40
+    assert re.search(r"\bsummed\b", result.out + result.err)
+
+
 def test_fp16_with_images_keeps_nothing_where_everything_fits(edgecnn: Cli, tmp_path: Path, data: Path) -> None:
     fp32, half = save(tmp_path / "net.onnx", plain()), tmp_path / "half.onnx"
     succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "--data", data, "-o", half))

@@ -38,6 +38,7 @@ RESIDUAL = """
 @dataclass
 class Seen:
     largest: float
+    low: float = -np.inf  # a tensor may hold any negative value
 
 
 @dataclass
@@ -145,7 +146,8 @@ def test_a_shift_that_cancels_a_large_product_is_seen() -> None:
 
 
 def test_only_what_is_near_the_limit_is_kept_and_casts_stand_around_it() -> None:
-    made, kept = to_fp16(build(RESIDUAL), ranges(input=3.0, c0=3.0, r0=3.0, c1=40000.0, a1=30000.0, r1=30000.0))
+    seen = ranges(input=3.0, c0=3.0, r0=3.0, c1=40000.0, a1=30000.0, r1=30000.0, gap=90.0)
+    made, kept = to_fp16(build(RESIDUAL), seen)
     assert kept == ("c1",)
     types = types_of(made)
     assert types["c1"] == types["a1"] == "float"  # the Add reads c1: it computes in float32
@@ -209,6 +211,57 @@ def test_an_lrn_that_sums_large_squares_is_kept() -> None:
     made, kept = to_fp16(model, ranges(c=300.0, n=50.0))
     assert kept == ("n",)
     assert types_of(made)["c"] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("line", "fits", "beyond"),
+    [
+        ("s = GlobalAveragePool(c)", {"c": 1000.0}, {"c": 1100.0}),  # 64 pixels
+        ("s = GlobalAveragePool(c)", {"c": 3000.0, "s": 400.0}, {"c": 3000.0, "s": 600.0}),  # c at least -20
+        ("s = AveragePool(c, kernel_shape=[3, 3])", {"c": 7000.0}, {"c": 7500.0}),
+        ("s = LRN(c, size=5)", {"c": 110.0}, {"c": 120.0}),
+        ("s = Mean(c, c, c)", {"c": 20000.0}, {"c": 22000.0}),
+        ("s = LpNormalization(c, axis=1)", {"c": 120.0}, {"c": 130.0}),  # 4 channels
+        ("s = LpNormalization(c, axis=1, p=1)", {"c": 16000.0}, {"c": 17000.0}),
+    ],
+)
+def test_a_node_whose_sum_inside_leaves_fp16_is_kept_and_what_reads_it_is_not(
+    line: str, fits: dict[str, float], beyond: dict[str, float]
+) -> None:
+    model = build(f"c = Conv(input)\n{line}\nlogits = Conv(s)")
+    for largest, names in ((fits, ()), (beyond, ("s",))):
+        seen = Ranges({name: Seen(value, -20.0) for name, value in largest.items()})
+        made, kept = to_fp16(model, seen)
+        assert kept == names
+        types = types_of(made)
+        assert types["c"] == "float16"
+        assert types["s"] == ("float" if names else "float16")
+        assert next(types[n.input[0]] for n in made.graph.node if n.name == "logits/Conv") == "float16"
+    assert to_fp16(model)[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "line", "kept"),
+    [
+        (1e-8, "Add(a, by={})", ("g.by", "g")),
+        (1e-5, "Add(a, by={})", ()),
+        (0.0, "Add(a, by={})", ()),
+        (1e-12, "Max(a, by={})", ("g.by", "g")),
+        (1e-12, "Clip(a)", ("g.min", "g")),
+    ],
+)
+def test_an_epsilon_that_would_be_0_stays_float32(epsilon: float, line: str, kept: tuple[str, ...]) -> None:
+    """x / (|x| + epsilon), which is 0 / 0 where x is 0."""
+    model = build(f"a = Abs(input)\ng = {line.format(epsilon)}\nu = Div(input, g)\nlogits = Conv(u)")
+    for tensor in model.graph.initializer:
+        if tensor.name == "g.min":
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(epsilon), "g.min"))
+    made, names = to_fp16(model)
+    assert names == kept
+    x = images()
+    x[:, :, :4] = 0.0
+    if epsilon > 0:
+        assert sqnr_db(run(model, x), run_in_fp16(made, x)) > 50
 
 
 def paired(scale: float, dtype: type = np.float32) -> onnx.ModelProto:
