@@ -102,12 +102,52 @@ def images_for_share(count: int, n: int, floor: float) -> int | None:
     return _smallest(settled, n)
 
 
-def images_above(count: int, n: int, floor: float, z: float) -> int | None:
-    """How many images would show a share (`count` of `n` so far) to be above `floor` by `z` standard errors if it stays
-    as it is; None when no number would."""
-    if count / n <= floor:
+def guess_p(truth: npt.NDArray[np.int64], said: npt.NDArray[np.int64]) -> float:
+    """How probable it is that answers with the same frequencies, given without a look at the images, meet `truth` at
+    least as often as `said` does, both [N] of classes from 0 (-1 is no class, and meets nothing).
+
+    The smaller of two one-sided tests: Fisher's exact one (Statistical Methods for Research Workers, 1934) on the most
+    frequent class against all others, which is exact for two classes; and a Poisson bound on the matches outside that
+    class, which serves many. A constant answer has 1.
+    """
+    n, most = len(truth), int(np.bincount(truth[truth >= 0]).argmax()) if (truth >= 0).any() else 0
+    ours, theirs = truth != most, said != most
+    fisher = _fisher(n, int(ours.sum()), int(theirs.sum()), int((ours & theirs).sum()))
+    size = int(max(truth.max(), said.max())) + 2
+    counts = [np.bincount(x + 1, minlength=size).astype(np.float64) for x in (truth, said)]
+    rest = np.arange(size) > 0
+    rest[most + 1] = False
+    matches = int(((truth == said) & ours & (truth >= 0)).sum())
+    return min(fisher, _poisson_tail(float((counts[0] * counts[1])[rest].sum()) / n, matches))
+
+
+def _fisher(n: int, row: int, column: int, both: int) -> float:
+    """P(X >= both) of the hypergeometric distribution: `both` in common of `row` and `column` marked ones of `n`."""
+    top = min(row, column)
+    whole = _log_binomial(n, column)
+    logs = [_log_binomial(row, k) + _log_binomial(n - row, column - k) - whole for k in range(both, top + 1)]
+    return min(1.0, sum(math.exp(value) for value in logs if value > -700)) if both > 0 else 1.0
+
+
+def _log_binomial(n: int, k: int) -> float:
+    if not 0 <= k <= n:
+        return -math.inf
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def _poisson_tail(mean: float, count: int) -> float:
+    """P(X >= count); Chernoff's bound far from the mean, where the sum would lose all its digits."""
+    if count <= mean or count == 0:
+        return 1.0
+    return min(1.0, math.exp(count - mean + count * math.log(mean / count))) if mean > 0 else 0.0
+
+
+def images_to_tell(p: float, n: int, level: float) -> int | None:
+    """How many images would bring a p-value (of `n` so far) below `level` if the shares stay as they are: its logarithm
+    falls with their number. None when no number would."""
+    if p >= 0.5:
         return None
-    return _smallest(lambda size: wilson_interval(count * size / n, size, z)[0] > floor, n)
+    return n if p < level else math.ceil(n * math.log(level) / math.log(p)) + 1
 
 
 def _smallest(settled: Callable[[int], bool], start: int) -> int | None:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from edgecnn.errors import DeviceError, RecipeError, nearest
+from edgecnn.results.device import Device
 
 MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
 
@@ -86,28 +87,27 @@ def find_target(name: str) -> Target:
     return target
 
 
-def target_mismatch(target: Target, device: Mapping[str, Any]) -> str | None:
+def target_mismatch(target: Target, device: Device) -> str | None:
     """Why `device` is not `target`, or None when it is; to be asked before anything is built.
 
-    `device` is what a backend's `device()` says: `gpu_name`, `compute_capability`, `board` (Jetson), `memory_gb` and
-    `tensorrt`; what it leaves out is not judged.
+    `device` is what a backend's `device()` says; what it leaves out is not judged.
     """
-    capability = device.get("compute_capability")
-    here = device.get("board") or device.get("gpu_name") or device.get("cpu") or "this machine"
+    capability = device.compute_capability
+    here = device.board or device.gpu_name or device.cpu or "this machine"
     if target.kind == "cpu":
-        return None if capability is None else f"target cpu is not {here}: choose one of its names, or gpu"
-    if capability is None:
+        return None if not capability else f"target cpu is not {here}: choose one of its names, or gpu"
+    if not capability:
         return f"target {target.name} is a GPU, and {here} is none"
     if target.compute_capability and capability != target.compute_capability:
         return f"target {target.name} has compute capability {target.compute_capability}, {here} has {capability}"
-    names = [str(device[key]) for key in ("board", "gpu_name") if device.get(key)]
-    telling = bool(device.get("board")) or not target.unified_memory  # every Orin's GPU is called "Orin"
+    names = [name for name in (device.board, device.gpu_name) if name]
+    telling = bool(device.board) or not target.unified_memory  # every Orin's GPU is called "Orin"
     if target.match and names and telling and not any(re.search(p, n) for p in target.match for n in names):
         return f"target {target.name} is {target.description}, this is {' with '.join(names)}"
-    memory = device.get("memory_gb")
+    memory = device.memory_gb
     if memory and target.memory_gb and not any(abs(memory / gb - 1) <= MEMORY_TOLERANCE for gb in target.memory_gb):
         return f"target {target.name} has {' or '.join(map(str, target.memory_gb))} GB, {here} has {memory:.1f}"
-    return _tensorrt_mismatch(target, str(device.get("tensorrt") or ""))
+    return _tensorrt_mismatch(target, device.tensorrt)
 
 
 def version_tuple(text: str) -> tuple[int, ...]:

@@ -6,10 +6,8 @@ The sidecar of `X` is `X.json`. An artifact that is JSON itself carries the same
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import Any
 
 from edgecnn import __version__
 from edgecnn.errors import ArtifactError
+from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineInfo, Role, Scheme
 
 SCHEMA = 1
 
@@ -26,14 +27,21 @@ class Sidecar:
     """Everything a later step or a reader must know about an artifact without opening it.
 
     `parents` maps paths relative to the artifact's folder to their sha256; `fields` holds the recipe values that
-    the step read; `facts` holds what only this kind of artifact has. `sha256` is filled in on writing.
+    the step read; `facts` holds what only this kind of artifact has. `sha256` is filled in on writing. From `backend`
+    to `target` they are the fields of an `EngineInfo`.
     """
+
+    __pydantic_config__ = STRICT
 
     kind: str
     made_by: str = ""
     sha256: str = ""
+    backend: str = ""
+    provider: str = ""
     precision_requested: str = ""
     precision_obtained: str = ""
+    scheme: Scheme = ""
+    target: str = ""
     parents: dict[str, str] = field(default_factory=dict)
     recipe: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
@@ -41,11 +49,25 @@ class Sidecar:
     labels: list[str] | None = None
     wnids: list[str] | None = None
     tools: dict[str, str] = field(default_factory=dict)
-    device: dict[str, Any] | None = None
+    device: Device | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     edgecnn: str = __version__
     schema: int = SCHEMA
     created: str = ""
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What runs it."""
+        roles: dict[str, Role] = {"engine": "engine", "graph": "graph"}
+        return EngineInfo(
+            role=roles.get(self.kind, "reference"),
+            backend=self.backend,
+            provider=self.provider,
+            precision_requested=self.precision_requested,
+            precision_obtained=self.precision_obtained,
+            scheme=self.scheme,
+            target=self.target,
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -75,37 +97,16 @@ def tool_versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-def parse_json(text: str | bytes) -> Any:
-    """JSON in which no key stands twice in an object; raises `ValueError` for anything else."""
-    try:
-        return json.loads(text, object_pairs_hook=_once)
-    except RecursionError as exc:
-        raise ValueError("nested too deep") from exc
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:60]!r} stands twice")
-        found[key] = value
-    return found
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, or holds a key
     twice."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
-    except ValueError as exc:
-        raise ArtifactError(f"{path}: not valid JSON ({exc})", "the file is damaged: make it again") from exc
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: a JSON object was expected", "the file is damaged: make it again")
-    return content
+    return mapping_from_json(text, str(path), "the file is damaged: make it again")
 
 
 def sidecar_path(path: Path) -> Path:
@@ -139,25 +140,11 @@ def verified_sidecar(path: Path) -> Sidecar:
     return sidecar
 
 
-_OBJECTS = ("parents", "fields", "tools", "facts")
-_OPTIONAL = {"preprocessing": dict, "labels": list, "wnids": list, "device": dict}
-
-
 def sidecar_from_json(where: Path, content: Any) -> Sidecar:
     """The sidecar that the JSON `content` of the file `where` is; raises `ArtifactError` when it is none."""
-    known = {f.name for f in dataclasses.fields(Sidecar)}
-    if not isinstance(content, dict) or "kind" not in content or content.keys() - known:
-        unknown = next((f": unknown key {key[:60]!r}" for key in content or () if key not in known), "")
-        raise ArtifactError(f"{where}: not a sidecar of edgecnn{unknown}", "make the artifact again with this version")
+    again = "make the artifact again with this version"
+    if not isinstance(content, dict) or "kind" not in content:
+        raise ArtifactError(f"{where}: not a sidecar of edgecnn", again)
     if content.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{where}: sidecar schema {content.get('schema')}, this edgecnn reads {SCHEMA}",
-            "make the artifact again with this version",
-        )
-    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(content, (str,)) | dict.fromkeys(_OBJECTS, (dict,))
-    kinds |= {"schema": (int,), **{key: (kind, type(None)) for key, kind in _OPTIONAL.items()}}
-    if wrong := [key for key, value in content.items() if not isinstance(value, kinds[key])]:
-        raise ArtifactError(
-            f"{where}: damaged: {wrong[0]} is {str(content[wrong[0]])[:40]!r}", "make the artifact again"
-        )
-    return Sidecar(**content)
+        raise ArtifactError(f"{where}: sidecar schema {content.get('schema')}, this edgecnn reads {SCHEMA}", again)
+    return record_from_mapping(Sidecar, content, f"{where}: not a sidecar of edgecnn", again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,9 @@ def stale_reason(path: Path, expected: Sidecar, parents: Iterable[Path]) -> str 
     for key, value in expected.facts.items():
         if found.facts.get(key) != value:
             return f"{key} changed from {found.facts.get(key)} to {value}"
-    if expected.device is not None and found.device != _plain(expected.device):
-        return f"made on {_device_name(found.device)}, this is {_device_name(expected.device)}"
+    if expected.device is not None and found.device != expected.device:
+        return f"made on {found.device or 'an unknown device'}, this is {expected.device}"
     return None
-
-
-def _device_name(device: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{k} {v}" for k, v in (device or {}).items()) or "an unknown device"
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
 from edgecnn.errors import WriteError
+from edgecnn.records import to_plain
 
 
 @contextlib.contextmanager
@@ -81,14 +82,14 @@ def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar
         write(temporary)
         done = dataclasses.replace(sidecar, sha256=sha256_of(temporary), created=_now())
         sidecar_path(path).unlink(missing_ok=True)
-    write_bytes(sidecar_path(path), _dump(dataclasses.asdict(done)))
+    write_bytes(sidecar_path(path), _dump(to_plain(done)))
     return done
 
 
 def write_json_artifact(path: Path, content: Mapping[str, Any], provenance: Sidecar) -> None:
     """Write an artifact that is JSON itself: `content` with the sidecar's facts under `provenance`."""
     done = dataclasses.replace(provenance, created=_now())
-    write_bytes(path, _dump({**content, "provenance": dataclasses.asdict(done)}))
+    write_bytes(path, _dump({**content, "provenance": to_plain(done)}))
 
 
 def _now() -> str:

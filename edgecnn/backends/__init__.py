@@ -4,8 +4,11 @@ Each backend module offers
 
     engine_from_onnx(graph, output, options) -> Sidecar    builds `output` from an ONNX file, with sidecar
     open_engine(path, threads, trust) -> Session           loads an engine that its sidecar vouches for
-    device(threads) -> dict                                what the engine runs on, as it stands in a sidecar
-    SUFFIX                                                  of its engine files
+    device(threads) -> Device                               what the engine runs on, as it stands in a sidecar
+    recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
+    SUFFIXES                                                of its engine files, the one that it writes first
+    NAME, PROVIDER                                          of the module, and of the part of the runtime that computes
+    DEFAULT_TARGET                                          what it builds for when none is named
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.device import Device
 from edgecnn.session import Session
 
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -58,13 +62,18 @@ def hardware_compatibility_from_text(text: str) -> HardwareCompatibility:
 class Backend(Protocol):
     """What a backend module offers."""
 
-    SUFFIX: str
+    SUFFIXES: tuple[str, ...]
+    NAME: str
+    PROVIDER: str
+    DEFAULT_TARGET: str
+
+    def recognizes(self, path: Path, first_bytes: bytes) -> bool: ...
 
     def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar: ...
 
     def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session: ...
 
-    def device(self, threads: int | None = None) -> dict[str, Any]: ...
+    def device(self, threads: int | None = None) -> Device: ...
 
 
 def backend_names() -> list[str]:
@@ -80,21 +89,29 @@ def load_backend(name: str) -> Backend:
     return cast(Backend, importlib.import_module(f"edgecnn.backends.{name}"))
 
 
+def backend_of(path: Path) -> Backend:
+    """The backend that recognizes a file as an engine; raises `ArtifactError` for one that none does."""
+    try:
+        with path.open("rb") as file:
+            first_bytes = file.read(16)
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path") from exc
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
+    backends = [load_backend(name) for name in backend_names()]
+    found = next((backend for backend in backends if backend.recognizes(path, first_bytes)), None)
+    if found is None:
+        suffixes = ", ".join(suffix for backend in backends for suffix in backend.SUFFIXES)
+        raise ArtifactError(f"{path}: not an engine", f"engines end in {suffixes}")
+    return found
+
+
 def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> Session:
-    """Open an engine with the backend its suffix names (`.plan`, `.engine`: trt; `.onnx`: ort).
+    """Open an engine with the backend that recognizes it.
 
     Raises `ArtifactError` for another file, `GraphError` for a graph that was exported in training mode.
     """
-    suffixes = {".onnx": "ort", ".plan": "trt", ".engine": "trt"}
-    if path.suffix not in suffixes:
-        raise ArtifactError(
-            f"{path}: {path.suffix or 'no suffix'} is not that of an engine", f"engines end in {', '.join(suffixes)}"
-        )
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path")
-    if path.suffix == ".onnx":
-        require_inference_graph(path)
-    return load_backend(suffixes[path.suffix]).open_engine(path, threads, trust)
+    return backend_of(path).open_engine(path, threads, trust)
 
 
 def require_inference_graph(path: Path) -> None:

@@ -15,10 +15,20 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_name
+from edgecnn.results.device import Device
 from edgecnn.session import Array, TensorSpec
 
-SUFFIX = ".onnx"
+NAME = "ort"
+SUFFIXES = (".onnx",)
+DEFAULT_TARGET = "cpu"
+
+
 PROVIDER = "CPUExecutionProvider"
+
+
+def recognizes(path: Path, first_bytes: bytes) -> bool:
+    """Whether a file is a graph; ONNX has no magic number, so its name says it."""
+    return path.suffix in SUFFIXES
 
 
 def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sidecar:
@@ -44,7 +54,10 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
         fields=options.fields,
         tools=tool_versions("onnxruntime", "onnxruntime-gpu"),
         device=device(options.threads),
-        facts={**source.facts, "backend": "ort", "provider": PROVIDER, "threads": options.threads},
+        backend="ort",
+        provider=PROVIDER,
+        target=options.target,
+        facts={**source.facts, "threads": options.threads},
     )
     return write_artifact(output, lambda temporary: _copy(graph, temporary), sidecar)
 
@@ -60,13 +73,13 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
     return OrtSession(path, threads or sidecar.facts.get("threads"), simulated=_is_simulated(sidecar))
 
 
-def device(threads: int | None = None) -> dict[str, Any]:
+def device(threads: int | None = None) -> Device:
     """The processor and the number of threads, as they stand in a sidecar."""
-    return {"cpu": cpu_name(), "threads": threads or available_cores()}
+    return Device(cpu=cpu_name(), threads=threads or available_cores())
 
 
 def _is_simulated(sidecar: Sidecar) -> bool:
-    return sidecar.facts.get("style") == "tensorrt"
+    return sidecar.scheme == "tensorrt"
 
 
 class OrtSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import pkgutil
 from typing import Annotated
 
@@ -11,24 +12,37 @@ import typer
 import edgecnn
 import edgecnn.cli
 
-SHARED_MODULES = {"app", "printing"}
+SHARED_MODULES = {"app", "options", "printing", "progress"}
+ORDER = (  # of the flow, then what only looks
+    "run", "train", "export", "import", "calibration-set", "calibrate", "quantize", "reference", "build", "validate",
+    "bench", "gate", "report", "recipe", "models", "summary", "probe", "targets", "inspect", "layers", "predict",
+    "doctor",
+)  # fmt: skip
 
 
 def application() -> typer.main.Typer:
-    """Every command of every module in this folder: each offers `add_to(app)`."""
+    """Every command, each a function (or a group) in the module of its name, in the order of the flow."""
     app = typer.Typer(
         name="edgecnn",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Classic CNN classifiers from PyTorch to verified FP16/INT8 engines.",
     )
     app.callback()(_root)
-    for module in sorted(m.name for m in pkgutil.iter_modules(edgecnn.cli.__path__)):
-        if module not in SHARED_MODULES:
-            importlib.import_module(f"edgecnn.cli.{module}").add_to(app)
+    modules = {m.name for m in pkgutil.iter_modules(edgecnn.cli.__path__)} - SHARED_MODULES
+    for name in sorted(map(_command_name, modules), key=ORDER.index):
+        module_name = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+        command = getattr(importlib.import_module(f"edgecnn.cli.{module_name}"), module_name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
+
+
+def _command_name(module: str) -> str:
+    return module.rstrip("_").replace("_", "-")
 
 
 def _version(value: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands on the inside of an engine: layers."""
+"""`edgecnn layers`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.options import JSON, TRUST
 from edgecnn.cli.printing import print_json, print_rows
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this module's commands."""
-    app.command()(layers)
 
 
 def layers(
@@ -20,8 +16,8 @@ def layers(
     times: Annotated[bool, typer.Option("--times", help="Run it here and time every layer (needs the GPU).")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Batch size to time.")] = 1,
     queries: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 50,
-    trust: Annotated[bool, typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    trust: Annotated[bool, TRUST] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List an engine's layers with the precision each has, and where the time goes."""
     from edgecnn.inspection.layers import layer_table

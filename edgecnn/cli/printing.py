@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -22,40 +21,23 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_facts(facts: dict[str, Any], indent: str = "") -> None:
+    """Facts by name, nested ones indented, long lists shortened."""
+    width = max((len(k) for k in facts), default=0)
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            print(f"{indent}{key}")
+            print_facts(value, indent + "  ")
+        elif isinstance(value, list) and len(value) > 12:
+            print(f"{indent}{key.ljust(width)}  {', '.join(map(str, value[:5]))} ... ({len(value)})")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{indent}{key.ljust(width)}  {shown}")
+
+
 def say(message: str) -> None:
     """One line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
-
-
-def counter(what: str, unit: str) -> Callable[[int, int], None]:
-    """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
-
-    The rate counts from the first call: what an interrupted run did before does not belong to it.
-    """
-    terminal, shown = sys.stderr.isatty(), time.monotonic()
-    begin: tuple[float, int] | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown, begin
-        now = time.monotonic()
-        if begin is None:
-            begin = now, done
-            return
-        started, first = begin
-        finished = done >= total and terminal
-        if now - shown < (0.1 if terminal else 5.0) and not finished:
-            return
-        shown = now
-        rate = max(done - first, 1) / max(now - started, 1e-9)
-        line = f"{what} {done}/{total} {unit}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
-        print(
-            f"\r{line}\033[K" if terminal else line,
-            end="\n" if finished or not terminal else "",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Commands on the devices that engines are built for: targets."""
+"""`edgecnn targets`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json, print_rows
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this module's commands."""
-    app.command()(targets)
 
 
 def targets(
     jetpack: Annotated[bool, typer.Option("--jetpack", help="The JetPack releases and what they carry.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List the devices that engines can be built for, with the source of every row."""
     import dataclasses

@@ -115,6 +115,11 @@ def find_manifest(name_or_path: str) -> Path:
     return known[name_or_path]
 
 
+def is_manifest(data: str) -> bool:
+    """Whether `data` names a manifest: `NAME.txt`, or `NAME.txt:ROOT`."""
+    return data.endswith(".txt") or ".txt:" in data
+
+
 def select(manifest: Manifest, dataset: Dataset) -> Dataset:
     """The manifest's images out of `dataset`; raises `DataError` for one that is missing or differs."""
     position = {name: k for k, name in enumerate(dataset.ids)}
@@ -144,7 +149,7 @@ def open_data(
     nothing about them.
     """
     name, _, root = source.partition(".txt:")
-    if source.endswith(".txt") or root:
+    if is_manifest(source):
         manifest = read_manifest(find_manifest(f"{name}.txt" if root else source))
         found = select(manifest, open_dataset(root or manifest.source, preprocessing, manifest.split, labels, wnids))
     else:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.sidecar import parse_json
 from edgecnn.errors import DataError
+from edgecnn.records import parse_json
 
 JSON_LIST = 'write the names as a JSON list, ["first", "second", ...]'
 _SEPARATOR = r"\s*[-=]>\s*|\s+-\s+|\s*[:,;=|](?:\s+|(?=\D))|\.(?:\s+|(?=\D))|\)\s*|\s+"  # but not 0,5 mm nor 0:30

@@ -11,17 +11,13 @@ quotients do not.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
-from edgecnn.artifact.write import write_artifact
 from edgecnn.errors import GraphError
 from edgecnn.graph.inner_sums import Shape, largest_sum
 from edgecnn.graph.onnx_graph import QUANTISED, View, attribute, shapes_of, view_of, without_weights
@@ -87,27 +83,6 @@ def require_no_fp16(model: onnx.ModelProto) -> None:
     found += [repr(n.name or n.output[0]) for n in casts]
     if found:
         raise GraphError(f"the graph is FP16 already ({found[0]} is)", "start from the FP32 graph")
-
-
-def write_fp16(
-    path: Path, model: onnx.ModelProto, kept: tuple[str, ...], sidecar: Sidecar, *parents: Path, from_ranges: bool
-) -> Sidecar:
-    """Write the FP16 graph with its sidecar; `sidecar` brings the recipe's facts, preprocessing and labels."""
-    facts = {
-        **sidecar.facts,
-        "kept_float32": list(kept),
-        "range_check": "weights and activations" if from_ranges else "weights only: no calibration ranges were given",
-    }
-    done = dataclasses.replace(
-        sidecar,
-        kind="graph",
-        precision_requested="fp16",
-        precision_obtained="mixed" if kept else "fp16",
-        parents=sidecar.parents or parents_of(path, *parents),
-        tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime"),
-        facts=facts,
-    )
-    return write_artifact(path, lambda temporary: onnx.save(model, str(temporary)), done)
 
 
 def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact.sidecar import parse_json, read_json, sidecar_path, verified_sidecar
+from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.errors import ArtifactError
+from edgecnn.records import parse_json
 
 
 def describe(path: Path) -> dict[str, Any]:

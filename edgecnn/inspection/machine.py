@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ PACKAGES = (
 )
 
 
-def machine() -> dict[str, Any]:
-    """Versions, processor, memory, disk, and which steps are possible here, with the reason where one is not."""
+def machine(needs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Versions, processor, memory, disk, and which steps are possible here, with the reason where one is not; `needs`
+    are the packages of each."""
     both = {"onnxruntime", "onnxruntime-gpu"} <= tool_versions(*PACKAGES).keys()
     facts: dict[str, Any] = {
         "edgecnn": __version__,
@@ -49,7 +51,7 @@ def machine() -> dict[str, Any]:
         "tensorrt": _tensorrt(),
         "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
         "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
-        "steps": _steps(),
+        "steps": _steps(needs),
     }
     return facts
 
@@ -85,18 +87,7 @@ def _tensorrt() -> str:
         return f"none: {exc.message}"
 
 
-def _steps() -> list[dict[str, Any]]:
-    needs = {
-        "train": ("torch", "torchvision", "safetensors"),
-        "export": ("torch", "onnx", "onnxruntime"),
-        "calibrate": ("onnx", "onnxruntime"),
-        "quantize": ("onnx", "onnxruntime"),
-        "build --backend ort": ("onnxruntime",),
-        "build --backend trt": ("tensorrt",),
-        "validate": (),
-        "gate": (),
-        "report": (),
-    }
+def _steps(needs: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     rows = []
     for step, packages in needs.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]

@@ -10,11 +10,11 @@ import ctypes
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecnn.machine.jetson import ROOT, power_mode
+from edgecnn.results.latency import Clocks
 
 MOVED_PCT = 3.0  # a clock that changes by more than this during a run is said
 
@@ -26,24 +26,6 @@ THROTTLE_REASONS = {
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed."""
-
-    cpu_mhz: float | None = None
-    governor: str | None = None
-    gpu_mhz: float | None = None
-    memory_mhz: float | None = None
-    temperature_c: float | None = None
-    power_mode: str | None = None
-    locked: bool | None = None
-    throttled: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """What could be read."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v not in (None, ())}
 
 
 def read_clocks(root: Path = ROOT, nvml: Nvml | None = None) -> Clocks:

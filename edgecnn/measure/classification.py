@@ -3,65 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predict import Predictions
+from edgecnn.results.accuracy import Accuracy, ChangedImage, ClassLoss, Paired
 from edgecnn.session import Array, class_scores
-from edgecnn.statistics import drop_interval, mcnemar_p, wilson_interval
+from edgecnn.statistics import drop_interval, guess_p, mcnemar_p, wilson_interval
 
 Bools = npt.NDArray[np.bool_]
 WORST_CLASSES = 10
 CHUNK = 4096  # images whose logits are looked at together
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """What an engine keeps of its reference on `n` images, of which `n_labelled` have a label.
-
-    Shares are in per cent, drops in percentage points with two-sided 95 % intervals. An image whose logits are not
-    finite counts as wrong and as changed. What needs labels is None without them, and top-5 is None for five classes
-    or fewer. The chance levels are what a constant answer reaches: the share of the most frequent class, of the labels
-    for top-1 and of the reference's predictions for agreement (never below 1 / `classes`).
-    """
-
-    name: str
-    data: str
-    n: int
-    n_labelled: int
-    classes: int
-    top1_pct: float | None
-    top5_pct: float | None
-    reference_top1_pct: float | None
-    reference_top5_pct: float | None
-    top1_drop_pp: float | None
-    top1_drop_ci_pp: tuple[float, float] | None
-    top1_lost: int | None
-    top1_gained: int | None
-    top5_drop_pp: float | None
-    top5_drop_ci_pp: tuple[float, float] | None
-    top5_lost: int | None
-    top5_gained: int | None
-    mcnemar_p: float | None
-    top1_chance_pct: float | None
-    agreement_pct: float
-    agreement_ci_pct: tuple[float, float]
-    agreement_n: int
-    agreement_chance_pct: float
-    sqnr_db: float | None
-    nan_count: int
-    unreadable: tuple[str, ...]
-    findings: tuple[str, ...]
-    worst_classes: tuple[dict[str, Any], ...]
-    changed: tuple[dict[str, Any], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A flat object with units in its names."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -91,20 +46,34 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     agree = ours.predicted == theirs.predicted
     low, high = wilson_interval(int(agree.sum()), n)
     nan_count = int((ours.predicted < 0).sum())
+    top1 = _paired(ours.top1[labelled], theirs.top1[labelled])
+    top5 = _paired(ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)])
     return Accuracy(
         name=name,
         data=engine.dataset,
         n=n,
         n_labelled=int(labelled.sum()),
         classes=classes,
-        **_paired("top1", ours.top1[labelled], theirs.top1[labelled]),
-        **_paired("top5", ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)]),
+        top1_pct=top1.pct,
+        top5_pct=top5.pct,
+        reference_top1_pct=top1.reference_pct,
+        reference_top5_pct=top5.reference_pct,
+        top1_drop_pp=top1.drop_pp,
+        top1_drop_ci_pp=top1.drop_ci_pp,
+        top1_lost=top1.lost,
+        top1_gained=top1.gained,
+        top5_drop_pp=top5.drop_pp,
+        top5_drop_ci_pp=top5.drop_ci_pp,
+        top5_lost=top5.lost,
+        top5_gained=top5.gained,
         mcnemar_p=_mcnemar(ours.top1[labelled], theirs.top1[labelled]),
-        top1_chance_pct=_chance_pct(engine.labels[labelled]) if labelled.any() else None,
+        top1_guess_p=guess_p(engine.labels[labelled], ours.predicted[labelled]) if labelled.any() else None,
+        reference_top1_guess_p=guess_p(engine.labels[labelled], theirs.predicted[labelled]) if labelled.any() else None,
         agreement_pct=100 * float(agree.mean()),
         agreement_ci_pct=(100 * low, 100 * high),
         agreement_n=int(agree.sum()),
-        agreement_chance_pct=_chance_pct(theirs.predicted),
+        agreement_guess_p=guess_p(theirs.predicted, ours.predicted),
+        copy_guess_p=guess_p(theirs.predicted, theirs.predicted),
         sqnr_db=None if nan_count else _sqnr_db(engine.logits, reference.logits),
         nan_count=nan_count,
         unreadable=tuple(sorted(left_out)),
@@ -179,30 +148,25 @@ def _scored(predictions: Predictions) -> _Scored:
     return _Scored(predicted, rank < 1, rank < 5)
 
 
-def _paired(metric: str, ours: Bools, theirs: Bools) -> dict[str, Any]:
-    """The fields of one accuracy metric; all None without labelled images."""
+def _paired(ours: Bools, theirs: Bools) -> Paired:
+    """One accuracy metric on the same images; all None without labelled ones."""
     n = len(ours)
-    keys = (f"{metric}_pct", f"reference_{metric}_pct", f"{metric}_drop_pp", f"{metric}_drop_ci_pp")
     if n == 0:
-        return dict.fromkeys((*keys, f"{metric}_lost", f"{metric}_gained"))
+        return Paired(None, None, None, None, None, None)
     lost, gained = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
     low, high = drop_interval(lost, gained, n)
-    values = (
-        100 * float(ours.mean()),
-        100 * float(theirs.mean()),
-        100 * (lost - gained) / n,
-        (100 * low, 100 * high),
+    return Paired(
+        pct=100 * float(ours.mean()),
+        reference_pct=100 * float(theirs.mean()),
+        drop_pp=100 * (lost - gained) / n,
+        drop_ci_pp=(100 * low, 100 * high),
+        lost=lost,
+        gained=gained,
     )
-    return {**dict(zip(keys, values, strict=True)), f"{metric}_lost": lost, f"{metric}_gained": gained}
 
 
 def _mcnemar(ours: Bools, theirs: Bools) -> float | None:
     return mcnemar_p(int((theirs & ~ours).sum()), int((ours & ~theirs).sum())) if len(ours) else None
-
-
-def _chance_pct(truth: npt.NDArray[np.int64]) -> float:
-    """How often the best answer that does not look at the image is right."""
-    return 100 * float(np.bincount(truth).max()) / len(truth)
 
 
 def _sqnr_db(ours: Array, theirs: Array) -> float | None:
@@ -226,9 +190,9 @@ def _findings(ids: tuple[str, ...], ours: _Scored, nan_count: int, left_out: set
         yield f"{len(left_out)} unreadable images left out, the first is {min(left_out)}"
 
 
-def _worst_classes(engine: Predictions, ours: _Scored, theirs: _Scored, labelled: Bools) -> list[dict[str, Any]]:
+def _worst_classes(engine: Predictions, ours: _Scored, theirs: _Scored, labelled: Bools) -> list[ClassLoss]:
     """The classes that lose most top-1, worst first."""
-    rows: list[dict[str, Any]] = []
+    rows: list[ClassLoss] = []
     for label in np.unique(engine.labels[labelled]):
         members = engine.labels == label
         lost, gained = (int((a & ~b & members).sum()) for a, b in ((theirs.top1, ours.top1), (ours.top1, theirs.top1)))
@@ -236,28 +200,28 @@ def _worst_classes(engine: Predictions, ours: _Scored, theirs: _Scored, labelled
             n = int(members.sum())
             low, high = drop_interval(lost, gained, n)
             rows.append(
-                {
-                    "label": int(label),
-                    "label_name": _label_name(engine, int(label)),
-                    "n": n,
-                    "top1_lost": lost,
-                    "top1_gained": gained,
-                    "top1_drop_pp": 100 * (lost - gained) / n,
-                    "top1_drop_ci_pp": [100 * low, 100 * high],
-                }
+                ClassLoss(
+                    label=int(label),
+                    label_name=_label_name(engine, int(label)),
+                    n=n,
+                    top1_lost=lost,
+                    top1_gained=gained,
+                    top1_drop_pp=100 * (lost - gained) / n,
+                    top1_drop_ci_pp=(100 * low, 100 * high),
+                )
             )
-    return sorted(rows, key=lambda r: (r["top1_gained"] - r["top1_lost"], -r["top1_drop_pp"]))[:WORST_CLASSES]
+    return sorted(rows, key=lambda r: (r.top1_gained - r.top1_lost, -r.top1_drop_pp))[:WORST_CLASSES]
 
 
-def _changed(engine: Predictions, ours: _Scored, theirs: _Scored) -> Iterator[dict[str, Any]]:
+def _changed(engine: Predictions, ours: _Scored, theirs: _Scored) -> Iterator[ChangedImage]:
     """Every image on which the top-1 class is not the reference's."""
     for k in np.flatnonzero(ours.predicted != theirs.predicted):
-        yield {
-            "id": engine.ids[k],
-            "label": int(engine.labels[k]),
-            "reference": int(theirs.predicted[k]),
-            "engine": int(ours.predicted[k]),
-        }
+        yield ChangedImage(
+            id=engine.ids[k],
+            label=int(engine.labels[k]),
+            reference=int(theirs.predicted[k]),
+            engine=int(ours.predicted[k]),
+        )
 
 
 def _label_name(predictions: Predictions, label: int) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
-from edgecnn.machine.clocks import Clocks, clock_warnings
-from edgecnn.measure.latency import Floats, _clock_reader, _collect, _query
+from edgecnn.machine.clocks import clock_warnings
+from edgecnn.measure.latency import Floats, clock_reader, collect_samples, query_of
+from edgecnn.results.latency import Clocks, LatencyRatio
 from edgecnn.session import Array, Session, Timing
 
 SLOWED = 2.0  # a median of so many times the fastest query: the session shares its processors with other work
@@ -21,30 +20,6 @@ BLOCK_S = 0.05
 MIN_ROUNDS = 10
 RESAMPLES = 1000
 WIDENING = 1.2  # in simulation the plain bootstrap of medians covers as little as 83 % with 30 rounds; so widened, 95 %
-
-
-@dataclass(frozen=True)
-class LatencyRatio:
-    """Median of `name` over median of `reference`, from interleaved blocks, with its two-sided 95 % interval."""
-
-    name: str
-    reference: str
-    ratio: float
-    ratio_ci: tuple[float, float]
-    rounds: int
-    latency_ms_p50: float
-    reference_latency_ms_p50: float
-    warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields that a measurement of the engine takes over."""
-        return {
-            "latency_reference": self.reference,
-            "latency_ratio": self.ratio,
-            "latency_ratio_ci": list(self.ratio_ci),
-            "latency_ratio_rounds": self.rounds,
-            "latency_ratio_warnings": list(self.warnings),
-        }
 
 
 def compare_latency(
@@ -55,19 +30,19 @@ def compare_latency(
     duration_s: float,
     clocks: Callable[[], Clocks] | None = None,
     seed: int = 0,
-) -> list[LatencyRatio]:
+) -> dict[str, LatencyRatio]:
     """Every session against the first one: blocks of about 0.05 s in turn, forwards and backwards (A B B A), for
     `duration_s` each. The interval resamples whole rounds, so that slow phases of the machine count once.
 
-    Raises `MeasurementError` for fewer than two sessions.
+    Returns the ratio of each but the first by its name. Raises `MeasurementError` for fewer than two sessions.
     """
     if len(sessions) < 2:
         raise MeasurementError("a comparison needs two engines", "name a second one")
-    clocks = clocks or _clock_reader()
-    queries = {name: _query(session, "latency") for name, session in sessions.items()}
+    clocks = clocks or clock_reader()
+    queries = {name: query_of(session, "latency") for name, session in sessions.items()}
     size, longest = {}, BLOCK_S
     for name, query in queries.items():
-        warm = _collect(partial(query, batch_input), 0, warmup_ms / 1000, 3, clocks).ms()
+        warm = collect_samples(partial(query, batch_input), 0, warmup_ms / 1000, 3, clocks).ms()
         query_s = max(float(np.median(warm)) / 1000, 1e-6)
         size[name] = max(1, int(BLOCK_S / query_s))
         longest = max(longest, size[name] * query_s)
@@ -81,7 +56,7 @@ def compare_latency(
             readings.append(clocks())
     first = next(iter(sessions))
     warnings = tuple(clock_warnings(readings))
-    return [_ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]]
+    return {name: _ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]}
 
 
 def _block(query: Callable[[Array], Timing], batch_input: Array, size: int) -> Floats:
@@ -106,7 +81,14 @@ def _ratio(
     low, high = np.exp(centre + WIDENING * spread)
     slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
     said = (*warnings, *filter(None, slowed))
-    return LatencyRatio(name, reference, ours / theirs, (float(low), float(high)), rounds, ours, theirs, said)
+    return LatencyRatio(
+        latency_reference=reference,
+        latency_ratio=ours / theirs,
+        latency_ratio_ci=(float(low), float(high)),
+        latency_ratio_rounds=rounds,
+        latency_ratio_warnings=said,
+        reference_latency_ms_p50=theirs,
+    )
 
 
 def _slowed(name: str, ms: Floats) -> str:

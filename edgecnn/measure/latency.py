@@ -8,64 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.machine.clocks import Clocks, clock_warnings, open_nvml, read_clocks
+from edgecnn.machine.clocks import clock_warnings, open_nvml, read_clocks
+from edgecnn.results.latency import Clocks, Latency, Mode
 from edgecnn.session import Array, Session, TimedSession, Timing
 from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile
 
-Mode = Literal["latency", "throughput"]
 Floats = npt.NDArray[np.float64]
 UNSTABLE_COV_PCT = 2.5  # trtexec's bound for "GPU compute time is unstable"
 DRIFT_PCT = 5.0  # medians of the first and the last quarter of a run
 CLOCK_PERIOD_S = 0.5
-
-
-@dataclass(frozen=True)
-class Latency:
-    """One run: milliseconds per query of `batch` images, images per second, and under which conditions.
-
-    A percentile that the number of queries does not carry is None. `graph`, `transfers` and `sync` say what a query
-    was: a replayed CUDA graph or not, with or without copies, and how the host waited.
-    """
-
-    name: str
-    mode: Mode
-    clock: str
-    batch: int
-    n_queries: int
-    warmup_ms: float
-    duration_s: float
-    latency_ms_mean: float
-    latency_ms_min: float
-    latency_ms_max: float
-    latency_ms_p50: float
-    latency_ms_p50_ci: tuple[float, float | None]
-    latency_ms_p90: float | None
-    latency_ms_p95: float | None
-    latency_ms_p99: float | None
-    latency_ms_p99_ci: tuple[float, float | None] | None
-    latency_ms_cov_pct: float
-    h2d_ms_p50: float | None
-    compute_ms_p50: float | None
-    d2h_ms_p50: float | None
-    throughput_images_per_s: float
-    drift_pct: float | None
-    graph: bool
-    transfers: bool
-    sync: str
-    clocks: dict[str, Any]
-    warnings: tuple[str, ...]
-    simulated: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A flat object with units in its names."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 @dataclass
@@ -95,9 +52,9 @@ def measure_latency(
 
     In throughput mode queries follow each other without a wait for events, and latency is the host's time per call.
     """
-    clocks = clocks or _clock_reader()
-    one = _query(session, mode)
-    samples = _collect(partial(one, batch_input), warmup_ms, duration_s, min_queries, clocks)
+    clocks = clocks or clock_reader()
+    one = query_of(session, mode)
+    samples = collect_samples(partial(one, batch_input), warmup_ms, duration_s, min_queries, clocks)
     ms = samples.ms()
     ascending = np.sort(ms)
     n = len(ms)
@@ -132,9 +89,8 @@ def measure_latency(
         graph=bool(getattr(session, "graph", False)),
         transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
         sync=str(getattr(session, "sync", "synchronous call")),
-        clocks=samples.clocks[-1].to_json(),
+        clocks=samples.clocks[-1],
         warnings=(*_warnings(cov, drift, parts, samples.clocks), *_said_of(session)),
-        simulated=str(getattr(session, "simulated", "")),
     )
 
 
@@ -145,7 +101,7 @@ def _said_of(session: Session) -> list[str]:
     return said + ([f"this is a simulation ({simulated}): its speed says nothing"] if simulated else [])
 
 
-def _query(session: Session, mode: Mode) -> Callable[[Array], Timing]:
+def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:
     if mode == "latency" and isinstance(session, TimedSession):
         return session.timed
 
@@ -157,7 +113,7 @@ def _query(session: Session, mode: Mode) -> Callable[[Array], Timing]:
     return by_host_clock
 
 
-def _collect(
+def collect_samples(
     query: Callable[[], Timing], warmup_ms: float, duration_s: float, min_queries: int, clocks: Callable[[], Clocks]
 ) -> _Samples:
     samples, begin = _Samples(clocks=[clocks()]), time.perf_counter()
@@ -207,6 +163,6 @@ def _warnings(cov: float, drift: float | None, parts: Mapping[str, float | None]
     return found
 
 
-def _clock_reader() -> Callable[[], Clocks]:
+def clock_reader() -> Callable[[], Clocks]:
     nvml = open_nvml()
     return lambda: read_clocks(nvml=nvml)

@@ -57,12 +57,21 @@ def ten_crops(dataset: Dataset) -> list[Dataset]:
     ]
 
 
-def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) -> dict[str, Any]:
-    """`ten_crop_top1_pct` and `ten_crop_top5_pct` (None for five classes or fewer) of what `run` predicts for the ten
-    crops, by the mean of their probabilities.
+@dataclass(frozen=True)
+class TenCrop:
+    """Top-1 and top-5 (None for five classes or fewer) in per cent of `ten_crop_n` labelled images.
 
     An image with a crop whose logits are not finite counts as wrong; `ten_crop_nan_count` is how many there are.
     """
+
+    ten_crop_top1_pct: float
+    ten_crop_top5_pct: float | None
+    ten_crop_n: int
+    ten_crop_nan_count: int
+
+
+def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) -> TenCrop:
+    """Top-1 and top-5 by the mean of the probabilities that `run` predicts for each of the ten crops."""
     total: Any = 0.0
     for crops in ten_crops(dataset):
         found = run(crops)
@@ -73,9 +82,9 @@ def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) ->
     finite = np.isfinite(total[known]).all(1)
     ranked = np.argsort(-total[known], axis=1, kind="stable")[:, :5]
     hits = (ranked == found.labels[known][:, None]) & finite[:, None]
-    return {
-        "ten_crop_top1_pct": 100 * float(hits[:, 0].mean()),
-        "ten_crop_top5_pct": 100 * float(hits.any(1).mean()) if found.classes > 5 else None,
-        "ten_crop_n": int(known.sum()),
-        "ten_crop_nan_count": int((~finite).sum()),
-    }
+    return TenCrop(
+        ten_crop_top1_pct=100 * float(hits[:, 0].mean()),
+        ten_crop_top5_pct=100 * float(hits.any(1).mean()) if found.classes > 5 else None,
+        ten_crop_n=int(known.sum()),
+        ten_crop_nan_count=int((~finite).sum()),
+    )

@@ -5,19 +5,20 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgecnn.artifact.sidecar import read_json
+from edgecnn.artifact.run_folder import REPORT, read_report
+from edgecnn.backends import load_backend
 from edgecnn.errors import EdgecnnError, RecipeError, nearest
-from edgecnn.pipeline import HOST_STEPS, STEPS
 from edgecnn.pipeline.preflight import check_recipe
-from edgecnn.pipeline.staleness import outdated
-from edgecnn.pipeline.steps import Context, work
-from edgecnn.pipeline.tasks import HOST, Task, all_tasks
+from edgecnn.pipeline.staleness import stale_tasks
+from edgecnn.pipeline.tasks import HOST, ProgressFor, Task, Workshop, all_tasks
 from edgecnn.recipe.schema import Recipe
-from edgecnn.targets import find_target
+from edgecnn.results.report import RunReport
+from edgecnn.results.verdict import worst_exit_code
+from edgecnn.steps import HOST_STEPS, STEPS
+from edgecnn.targets import find_target, target_mismatch
 
 Say = Callable[[str], None]
 
@@ -28,23 +29,23 @@ class Outcome:
 
     folder: Path
     done: int
-    reports: list[dict[str, Any]] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
+    reports: tuple[RunReport, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
         """0 passed (or nothing judged), 1 failed, 3 inconclusive: the worst of the targets."""
-        codes = {int(report["verdict"]["exit_code"]) for report in self.reports}
-        return next((code for code in (1, 3) if code in codes), 0)
-
-
-def run_folder(recipe: Recipe, out: Path | None) -> Path:
-    """Where a recipe's artifacts go: `./runs/<recipe>/` unless said otherwise."""
-    return out if out is not None else Path("runs") / recipe.name
+        return worst_exit_code(report.verdict for report in self.reports)
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, say: Say, *, until: str = STEPS[-1], threads: int | None = None
+    recipe: Recipe,
+    folder: Path,
+    say: Say,
+    *,
+    until: str = STEPS[-1],
+    threads: int | None = None,
+    progress: ProgressFor = lambda step: None,
 ) -> Outcome:
     """Bring every file of the recipe up to date, as far as this machine can.
 
@@ -53,36 +54,33 @@ def run_recipe(
     """
     if until not in STEPS:
         raise RecipeError(f"--until {until}: no such step", nearest(until, STEPS) or f"steps: {', '.join(STEPS)}")
-    tasks = [t for t in all_tasks(recipe, folder, threads) if STEPS.index(t.step) <= STEPS.index(until)]
+    shop = Workshop(recipe, folder, threads, progress)
+    tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
     targets = [name for name in recipe.targets if until not in HOST_STEPS]
     absent = {name: why for name in targets if (why := _absent(name, threads))}
     tasks = [t for t in tasks if t.target not in absent]
-    due = outdated(tasks, recipe)
+    due = stale_tasks(tasks)
     if any(task.target == HOST for task, _ in due):
         check_recipe(recipe)
-    context = Context(recipe, folder, threads)
     for task, reason in due:
-        _do(task, reason, context, say)
+        _do(task, reason, folder, say)
     if not due:
         say(f"{folder}: everything is up to date")
-    present = [name for name in targets if name not in absent and until == "report"]
-    reports = [read_json(folder / name / "report.json") for name in present]
-    return Outcome(folder, len(due), reports, [_elsewhere(recipe, folder, n, w) for n, w in absent.items()])
+    present = [name for name in targets if name not in absent and until == STEPS[-1]]
+    reports = tuple(read_report(folder / name / REPORT)[0] for name in present)
+    return Outcome(folder, len(due), reports, tuple(_elsewhere(recipe, folder, n, w) for n, w in absent.items()))
 
 
-def _do(task: Task, reason: str, context: Context, say: Say) -> None:
-    where = task.output.relative_to(context.folder)
+def _do(task: Task, reason: str, folder: Path, say: Say) -> None:
+    where = task.output.relative_to(folder)
     say(f"{task.step:<10} {where}: {reason}")
     started = time.perf_counter()
-    work(task, context)
+    task.make()
     say(f"{'':<10} {where}: done in {time.perf_counter() - started:.1f} s")
 
 
 def _absent(name: str, threads: int | None) -> str | None:
     """Why the target is not this machine, or None when it is."""
-    from edgecnn.backends import load_backend
-    from edgecnn.targets import target_mismatch
-
     target = find_target(name)
     try:
         return target_mismatch(target, load_backend(target.backend).device(threads))

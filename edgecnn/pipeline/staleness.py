@@ -11,16 +11,15 @@ from pathlib import Path
 
 from edgecnn.artifact.stale import stale_reason
 from edgecnn.pipeline.tasks import Task
-from edgecnn.recipe.schema import Recipe
 
 
-def outdated(tasks: Sequence[Task], recipe: Recipe) -> list[tuple[Task, str]]:
+def stale_tasks(tasks: Sequence[Task]) -> list[tuple[Task, str]]:
     """(task, reason) of every task that has to run, in order.
 
     `tasks` come parents first. Asked for are the engines, whatever no other task of the list reads, and every file that
     is there: behind a stale one all that follows is stale, however fresh it looks beside its own parents.
     """
-    reasons = {t.output: r for t in tasks if (r := stale_reason(t.output, t.sidecar(recipe), t.parents))}
+    reasons = {t.output: r for t in tasks if (r := stale_reason(t.output, t.expected(), t.parents))}
     read = {p for t in tasks for p in t.parents}
     needed = {t.output for t in tasks if t.step == "build" or t.output not in read or t.output.exists()}
     running: set[Path] = set()

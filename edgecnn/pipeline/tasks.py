@@ -4,165 +4,206 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
-from edgecnn.backends import load_backend
+from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_target_run
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, tool_versions
+from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.data.calibration_set import find_manifest, read_manifest
+from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
 from edgecnn.errors import BackendError, DataError
-from edgecnn.recipe.schema import Recipe
+from edgecnn.recipe.schema import Recipe, fields_of
+from edgecnn.recipe.variants import Variant, variants_of
+from edgecnn.results.device import Device
+from edgecnn.steps._images import Progress, open_images
+from edgecnn.steps._sessions import VALIDATION_BATCH
+from edgecnn.steps.bench import bench_all
+from edgecnn.steps.build import build
+from edgecnn.steps.calibrate import calibrate, calibration_images
+from edgecnn.steps.export import export_checkpoint
+from edgecnn.steps.gate import baseline_path, gate
+from edgecnn.steps.quantize import quantize
+from edgecnn.steps.reference import reference
+from edgecnn.steps.report import report
+from edgecnn.steps.train import CHECKPOINT, take_weights, train
+from edgecnn.steps.validate import ValidateSettings, validate
 from edgecnn.targets import Target, find_target
 
-_RUNTIMES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")
-TOOLS = {
-    "train": ("torch", "torchvision"),
-    "export": ("torch", "onnx"),
-    "calibrate": ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
-    "quantize": ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
-    "reference": ("numpy", "torch"),
-    "build": _RUNTIMES,
-    "validate": _RUNTIMES,
-    "bench": _RUNTIMES,
-    "gate": (),
-    "report": (),
-}
 HOST = ""  # the target of tasks that belong to none
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One engine of a target: its name in reports, and the graph that it is built from."""
-
-    name: str
-    graph: str
-
-    @property
-    def style(self) -> Literal["tensorrt", "cpu"] | None:
-        """Where Q/DQ stand; None for a graph without them."""
-        styles: dict[str, Literal["tensorrt", "cpu"]] = {
-            "model.int8-tensorrt.onnx": "tensorrt",
-            "model.int8-cpu.onnx": "cpu",
-        }
-        return styles.get(self.graph)
+ProgressFor = Callable[[str], Progress | None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file and how it comes about.
+    """One file and how it comes about: `make` makes it of its `parents`, which are there and fresh.
 
-    `keys` are the recipe values that it depends on, through its parents too: a device judges a graph whose checkpoint
-    stayed behind.
+    `fields` are the recipe values that it depends on, through its parents too: a device judges a graph whose checkpoint
+    stayed behind. Tools, device and facts that are given must be those of the file as well.
     """
 
     step: str
     output: Path
     kind: str
-    parents: tuple[Path, ...] = ()
-    keys: tuple[str, ...] = ()
+    parents: tuple[Path, ...]
+    fields: Mapping[str, Any]
+    make: Callable[[], object]
     target: str = HOST
-    variant: Variant | None = None
-    tools: dict[str, str] = dataclasses.field(default_factory=dict)
-    device: dict[str, Any] | None = None
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    device: Device | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
-    def sidecar(self, recipe: Recipe) -> Sidecar:
-        """What the sidecar of `output` would say if it were made now (its parents are added on writing)."""
+    def expected(self) -> Sidecar:
+        """What the sidecar of `output` would say if it were made now, as far as that decides whether it is stale."""
         return Sidecar(
             kind=self.kind,
-            made_by=f"edgecnn run {recipe.name}: {self.step}",
-            recipe=recipe.name,
-            fields=recipe.values(*self.keys),
-            tools=self.tools,
+            fields=dict(self.fields),
+            tools=dict(self.tools),
             device=self.device,
-            facts=self.facts,
-        )
-
-    def sidecar_with_parents(self, recipe: Recipe) -> Sidecar:
-        """The same, with the sha256 of the parents as they are now and the versions of what may take part."""
-        return dataclasses.replace(
-            self.sidecar(recipe),
-            parents=parents_of(self.output, *self.parents),
-            tools=self.tools or tool_versions(*TOOLS[self.step]),
+            facts=dict(self.facts),
         )
 
 
-def variants(recipe: Recipe, target: Target) -> list[Variant]:
-    """The engines of a target. On a CPU, INT8 comes twice: in integer kernels, and as TensorRT would round it."""
-    made = []
-    for precision in recipe.precisions:
-        if precision != "int8":
-            made.append(Variant(precision, f"model.{precision}.onnx"))
-            continue
-        if target.kind == "cpu":
-            made.append(Variant("int8", "model.int8-cpu.onnx"))
-            made.append(Variant("int8-tensorrt", "model.int8-tensorrt.onnx"))
-        else:
-            made.append(Variant("int8", "model.int8-tensorrt.onnx"))
-    return made
+@dataclass
+class Workshop:
+    """What the tasks of one run share: its recipe and folder, and the images, opened once."""
+
+    recipe: Recipe
+    folder: Path
+    threads: int | None = None
+    progress: ProgressFor = lambda step: None
+    _opened: dict[str, Dataset] = field(default_factory=dict)
+
+    def test_images(self, source: Path) -> Dataset:
+        """The recipe's test images, as the network of the artifact `source` expects them."""
+        return self._once("test", lambda: open_images(read_sidecar(source), self.recipe.data.source, "test"))
+
+    def calibration_images(self, graph: Path) -> Dataset:
+        """The recipe's calibration images, all of them training images."""
+        data = self.recipe.data
+        return self._once("calibration", lambda: calibration_images(graph, data.source, calibration=data.calibration))
+
+    def _once(self, what: str, opened: Callable[[], Dataset]) -> Dataset:
+        if what not in self._opened:
+            self._opened[what] = opened()
+        return self._opened[what]
 
 
-def device_key(device: Mapping[str, Any]) -> str:
-    """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT major.minor
-    and power mode, or the processor and its threads."""
-    tensorrt = ".".join(str(device.get("tensorrt") or "").split(".")[:2])
-    parts = [
-        device.get("board") or device.get("gpu_name") or device.get("cpu") or "unknown",
-        f"sm{device['compute_capability']}" if device.get("compute_capability") else "",
-        f"trt{tensorrt}" if tensorrt else "",
-        device.get("power_mode") or "",
-        f"{device['threads']}threads" if device.get("threads") else "",
-    ]
-    return re.sub(r"[^a-z0-9.]+", "-", "_".join(str(p) for p in parts if p).lower()).strip("-")
-
-
-def accepted_path(recipe: Recipe, device: Mapping[str, Any]) -> Path:
-    """Where the accepted numbers of a recipe stand for a device: beside the recipe used."""
-    return recipe.path.parent / "accepted" / recipe.name / f"{device_key(device)}.json"
-
-
-def all_tasks(recipe: Recipe, folder: Path, threads: int | None = None) -> list[Task]:
+def all_tasks(shop: Workshop) -> list[Task]:
     """Every task of a recipe, parents before children."""
+    recipe = shop.recipe
     targets = [find_target(name) for name in recipe.targets]
     images = _test_images(recipe)
-    own = [*_host_tasks(recipe, folder, targets, images)]
-    own += [t for target in targets for t in _target_tasks(recipe, folder, target, threads, images)]
-    keys: dict[Path, tuple[str, ...]] = {}
-    for task in own:
-        inherited = [key for parent in task.parents for key in keys.get(parent, ())]
-        keys[task.output] = tuple(dict.fromkeys([*inherited, *task.keys]))
-    return [dataclasses.replace(task, keys=keys[task.output]) for task in own]
+    tasks = [*_host_tasks(shop, targets, images)]
+    tasks += [task for target in targets for task in _target_tasks(shop, target, images)]
+    fields: dict[Path, Mapping[str, Any]] = {}
+    for task in tasks:
+        inherited = {key: value for parent in task.parents for key, value in fields.get(parent, {}).items()}
+        fields[task.output] = {**inherited, **task.fields}
+    return [dataclasses.replace(task, fields=fields[task.output]) for task in tasks]
 
 
-def _host_tasks(recipe: Recipe, folder: Path, targets: list[Target], images: dict[str, Any]) -> Iterator[Task]:
-    checkpoint, fp32, ranges = folder / "model.safetensors", folder / "model.fp32.onnx", folder / "model.calib.json"
+def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]) -> Iterator[Task]:
+    recipe, folder = shop.recipe, shop.folder
+    checkpoint, fp32, ranges = folder / CHECKPOINT, folder / "model.fp32.onnx", folder / "model.calib.json"
     start = Path(recipe.model.weights)
     given = (start,) if start.is_file() else ()
-    yield Task("train", checkpoint, "checkpoint", given, ("model", "data.source", "train", "transfer"))
-    yield Task("export", fp32, "graph", (checkpoint,), ("batch.max",))
-    graphs = sorted({v.graph for target in targets for v in variants(recipe, target)} - {fp32.name})
-    if graphs:
-        named = ("data.source", "data.calibration")
-        yield Task("calibrate", ranges, "ranges", (fp32,), named, facts=_calibration_images(recipe))
-    for graph in graphs:
-        keys = ("quantize",) if "int8" in graph else ()
-        style = Variant("", graph)
-        yield Task("quantize", folder / graph, "graph", (fp32, ranges), keys, variant=style)
+    trained = recipe.values("model", "data.source", "train", "transfer")
+    yield Task("train", checkpoint, "checkpoint", given, trained, lambda: _train(shop))
+    yield Task(
+        "export",
+        fp32,
+        "graph",
+        (checkpoint,),
+        {"batch.max": recipe.batch.max},
+        lambda: export_checkpoint(checkpoint, fp32, recipe.batch, shop.threads),
+    )
+    wanted = {v.graph: v for target in targets for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
+    wanted.pop(fp32.name, None)
+    if wanted:
+        named = {"data.source": recipe.data.source, "data.calibration": recipe.data.calibration}
+        yield Task(
+            "calibrate",
+            ranges,
+            "ranges",
+            (fp32,),
+            named,
+            lambda: calibrate(
+                fp32,
+                ranges,
+                data=recipe.data.source,
+                calibration=recipe.data.calibration,
+                threads=shop.threads,
+                dataset=shop.calibration_images(fp32),
+                progress=shop.progress("calibrate"),
+            ),
+            facts=_calibration_images(recipe),
+        )
+    for name in sorted(wanted):
+        yield _quantize_task(shop, wanted[name], fp32, ranges, targets)
     predictions = folder / "reference.npz"
-    yield Task("reference", predictions, "predictions", (checkpoint,), ("data.source",), facts=images)
+    yield Task(
+        "reference",
+        predictions,
+        "predictions",
+        (checkpoint,),
+        {"data.source": recipe.data.source},
+        lambda: reference(
+            checkpoint,
+            predictions,
+            data=recipe.data.source,
+            threads=shop.threads,
+            dataset=shop.test_images(checkpoint),
+            facts=dict(images),
+            progress=shop.progress("reference"),
+        ),
+        facts=images,
+    )
 
 
-def _test_images(recipe: Recipe) -> dict[str, Any]:
+def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, targets: list[Target]) -> Task:
+    settings, output = shop.recipe.quantize, shop.folder / variant.graph
+    precision = "int8" if variant.precision == "int8" else "fp16"
+    return Task(
+        "quantize",
+        output,
+        "graph",
+        (fp32, ranges),
+        fields_of("quantize", settings) if precision == "int8" else {},
+        lambda: quantize(
+            fp32,
+            output,
+            settings,
+            precision="int8" if precision == "int8" else "fp16",
+            scheme=variant.scheme or "tensorrt",
+            ranges=ranges,
+            dataset=shop.calibration_images(fp32) if precision == "int8" else None,
+            targets=targets,
+            progress=shop.progress("quantize"),
+        ),
+    )
+
+
+def _train(shop: Workshop) -> None:
+    if shop.recipe.train.epochs == 0:
+        take_weights(shop.recipe, shop.folder / CHECKPOINT)
+        return
+    from edgecnn.pytorch.training.progress import for_terminal
+
+    resume = None if not (shop.folder / CHECKPOINT).exists() else False
+    train(shop.recipe, shop.folder, resume=resume, threads=shop.threads, progress=for_terminal())
+
+
+def _test_images(recipe: Recipe) -> dict[str, str]:
     """What changes with the test images; nothing where they are not here."""
     found = images_sha256(recipe.data.source, "test")
     return {} if found is None else {"test_images_sha256": found}
 
 
-def _calibration_images(recipe: Recipe) -> dict[str, Any]:
+def _calibration_images(recipe: Recipe) -> dict[str, str]:
     """Which images the recipe's manifest names; nothing where it has none, or where the manifest stayed behind."""
     if recipe.data.calibration:
         with contextlib.suppress(DataError):
@@ -170,37 +211,104 @@ def _calibration_images(recipe: Recipe) -> dict[str, Any]:
     return {}
 
 
-def _target_tasks(
-    recipe: Recipe, folder: Path, target: Target, threads: int | None, images: dict[str, Any]
+def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> Iterator[Task]:
+    recipe, folder = shop.recipe, shop.folder / target.name
+    suffix = load_backend(target.backend).SUFFIXES[0]
+    tools, device = _here(target, shop.threads)
+    engines = {v.name: folder / f"{v.name}{suffix}" for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
+    accuracies = []
+    for variant in variants_of(recipe, on_cpu=target.kind == "cpu"):
+        accuracy = folder / f"{variant.name}.accuracy.json"
+        yield from _engine_tasks(shop, target, variant, engines[variant.name], accuracy, tools, device, images)
+        accuracies.append(accuracy)
+    latency, verdict, written = folder / LATENCY, folder / VERDICT, folder / REPORT
+    yield Task(
+        "bench",
+        latency,
+        "latency",
+        tuple(engines.values()),
+        fields_of("bench", recipe.bench),
+        lambda: bench_all(
+            engines,
+            latency,
+            checkpoint=shop.folder / CHECKPOINT,
+            on_gpu=target.kind == "gpu",
+            settings=recipe.bench,
+            threads=shop.threads,
+            device=device,
+        ),
+        target.name,
+        device=device,
+    )
+    baseline = baseline_path(recipe, device or Device())
+    judged_by = (*accuracies, latency, *([baseline] if baseline.is_file() else ()))
+    tolerances = fields_of("tolerances", recipe.tolerances)
+    yield Task(
+        "gate", verdict, "verdict", judged_by, tolerances, lambda: gate(read_target_run(folder), recipe), target.name
+    )
+    title = {"title": recipe.title}
+    yield Task(
+        "report", written, "report", (verdict,), title, lambda: report(read_target_run(folder), recipe), target.name
+    )
+
+
+def _engine_tasks(
+    shop: Workshop,
+    target: Target,
+    variant: Variant,
+    engine: Path,
+    accuracy: Path,
+    tools: Mapping[str, str],
+    device: Device | None,
+    images: Mapping[str, str],
 ) -> Iterator[Task]:
-    backend = load_backend(target.backend)
-    tools, device = _here(target, threads)
-    made: list[Path] = []
-    engines: list[Path] = []
-    for variant in variants(recipe, target):
-        graph, engine = folder / variant.graph, folder / target.name / f"{variant.name}{backend.SUFFIX}"
-        accuracy = folder / target.name / f"{variant.name}.accuracy.json"
-        yield Task("build", engine, "engine", (graph,), ("batch",), target.name, variant, tools, device)
-        parents = (engine, folder / "reference.npz")
-        yield Task("validate", accuracy, "accuracy", parents, ("data.source",), target.name, variant, facts=images)
-        engines.append(engine)
-        made.append(accuracy)
-    latency, verdict = folder / target.name / "latency.json", folder / target.name / "verdict.json"
-    yield Task("bench", latency, "latency", tuple(engines), ("bench",), target.name, device=device)
-    accepted = accepted_path(recipe, device or {})
-    judged_by = (accepted,) if accepted.is_file() else ()
-    yield Task("gate", verdict, "verdict", (*made, latency, *judged_by), ("tolerances",), target.name)
-    report = folder / target.name / "report.json"
-    yield Task("report", report, "report", (verdict,), ("title",), target.name)
+    recipe = shop.recipe
+    graph, predictions = shop.folder / variant.graph, shop.folder / "reference.npz"
+    yield Task(
+        "build",
+        engine,
+        "engine",
+        (graph,),
+        fields_of("batch", recipe.batch),
+        lambda: build(
+            graph,
+            engine,
+            backend=target.backend,
+            options=BuildOptions(target=target.name, batch=recipe.batch, threads=shop.threads),
+        ),
+        target.name,
+        tools,
+        device,
+    )
+    yield Task(
+        "validate",
+        accuracy,
+        "accuracy",
+        (engine, predictions),
+        {"data.source": recipe.data.source},
+        lambda: validate(
+            engine,
+            predictions,
+            accuracy,
+            data=recipe.data.source,
+            name=variant.name,
+            settings=ValidateSettings(batch=min(VALIDATION_BATCH, recipe.batch.max), threads=shop.threads),
+            dataset=shop.test_images(engine),
+            facts=dict(images),
+            progress=shop.progress("validate"),
+        ),
+        target.name,
+        facts=images,
+    )
 
 
-def _here(target: Target, threads: int | None) -> tuple[dict[str, str], dict[str, Any] | None]:
+def _here(target: Target, threads: int | None) -> tuple[dict[str, str], Device | None]:
     """Tools and device that an engine depends on; unknown (and not compared) where the runtime or the GPU is absent."""
     try:
         device = load_backend(target.backend).device(threads)
     except BackendError:
         return {}, None
     if target.backend == "trt":
-        return {"tensorrt": device["tensorrt"]}, device
+        return {"tensorrt": device.tensorrt}, device
     tools = tool_versions("onnxruntime", "onnxruntime-gpu")
     return tools, device if tools else None

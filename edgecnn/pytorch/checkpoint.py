@@ -17,6 +17,7 @@ from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, TrainingError
 from edgecnn.recipe.schema import Recipe
+from edgecnn.results.device import Device
 from edgecnn.zoo import find_model, imagenet_classes
 
 STATE_NAME = "training-state.pt"
@@ -35,7 +36,7 @@ def checkpoint_sidecar(
     path: Path,
     labels: list[str],
     preprocessing: Preprocessing,
-    device: Mapping[str, Any],
+    device: Device | None,
     facts: Mapping[str, Any],
 ) -> Sidecar:
     """The sidecar of a checkpoint at `path`; weights given as a file are its parent, wnids get their names."""
@@ -54,7 +55,7 @@ def checkpoint_sidecar(
         labels=[named.get(name, name) for name in labels],
         wnids=wnids,
         tools=tool_versions("torch", "torchvision", "safetensors"),
-        device=dict(device),
+        device=device,
         facts={"model": find_model(recipe.model.name).name, "classes": len(labels), **facts},
     )
 

@@ -46,7 +46,7 @@ def checkpoint_from_weights(recipe: Recipe, output: Path, labels: Sequence[str])
     network = build_model(card.name, classes)
     info = load_weights(network, card, model.weights)
     preprocessing = preprocessing_from_json(card.preprocessing)
-    sidecar = checkpoint_sidecar(recipe, output, list(labels), preprocessing, {}, info.facts())
+    sidecar = checkpoint_sidecar(recipe, output, list(labels), preprocessing, None, info.facts())
     if wnids is not None:
         sidecar = dataclasses.replace(sidecar, wnids=list(wnids))
     return write_checkpoint(output, network.state_dict(), sidecar)

@@ -171,6 +171,12 @@ class Recipe:
         return value
 
 
+def fields_of(section: str, settings: Any) -> dict[str, Any]:
+    """A section's settings as a sidecar's `fields`, but for those that change how a result is made and not what it
+    is."""
+    return dict(_flatten(section, settings, with_free=False))
+
+
 def settings_rows(recipe: Recipe) -> list[tuple[str, Any]]:
     """(dotted key, value) of every setting, defaults included."""
     return [pair for f in _shown(Recipe) for pair in _flatten(f.name, getattr(recipe, f.name))]

@@ -1,18 +1,9 @@
-"""One file per output format. Every format renders the results of one run, a mapping with
-
-recipe, target      names
-device              flat facts, as in a sidecar
-measurements        one flat mapping per precision: accuracy, latency, size
-verdict             `Verdict.to_json()`
-artifacts           mappings with path, kind, made_by, sha256, parents
-notes               sentences that belong to the numbers ("INT8 simulated")
-"""
+"""One file per output format: each renders a `RunReport`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
@@ -20,8 +11,9 @@ from edgecnn.report.html_page import html_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_report
+from edgecnn.results.report import RunReport
 
-FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+FORMATS: dict[str, Callable[[RunReport], str]] = {
     ".md": markdown_report,
     ".json": json_report,
     ".html": html_report,
@@ -29,7 +21,7 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def write_report(path: Path, results: Mapping[str, Any]) -> None:
+def write_report(path: Path, results: RunReport) -> None:
     """Write the report in the format that the suffix names; raises `MeasurementError` for another suffix."""
     if path.suffix not in FORMATS:
         raise MeasurementError(

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from edgecnn.errors import WriteError
+from edgecnn.results.report import RunReport
 
 LEVELS = {"FAIL": "error", "INCONCLUSIVE": "warning", "PASS": "notice"}
 
 
-def github_annotations(results: Mapping[str, Any], file: str = "") -> str:
+def github_annotations(results: RunReport, file: str = "") -> str:
     """One line per judgement that did not pass, then one for the verdict; `file` is the recipe in the repository."""
-    verdict = results["verdict"]
+    verdict = results.verdict
     lines = [
         _command(
-            LEVELS[j["verdict"]],
-            f"{results['recipe']} {j['name']}: {j['tolerance']}",
-            f"{j['verdict']}: {j['evidence']}" + ("" if j["limit"] is None else f" (limit {j['limit']:g})"),
+            LEVELS[j.verdict],
+            f"{results.recipe} {j.name}: {j.tolerance}",
+            f"{j.verdict}: {j.evidence}" + ("" if j.limit is None else f" (limit {j.limit:g})"),
             file,
         )
-        for j in verdict["judgements"]
-        if j["verdict"] != "PASS"
+        for j in verdict.checks
+        if j.verdict != "PASS"
     ]
-    summary = f"{len(verdict['judgements'])} judgements on {results['target']}"
-    title = f"{results['recipe']}: {verdict['verdict']}"
-    return "\n".join([*lines, _command(LEVELS[verdict["verdict"]], title, summary, file)]) + "\n"
+    summary = f"{len(verdict.checks)} checks on {results.target}"
+    title = f"{results.recipe}: {verdict.verdict}"
+    return "\n".join([*lines, _command(LEVELS[verdict.verdict], title, summary, file)]) + "\n"
 
 
 def append_summary(path: Path, text: str) -> None:

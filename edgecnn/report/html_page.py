@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 from edgecnn.report.tables import (
     Table,
     artifact_table,
+    check_table,
     class_table,
     conditions,
     headline,
-    judgement_table,
     measurement_table,
 )
+from edgecnn.results.report import RunReport
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
@@ -25,16 +24,16 @@ td { font-variant-numeric: tabular-nums }
 """
 
 
-def html_report(results: Mapping[str, Any]) -> str:
+def html_report(results: RunReport) -> str:
     """The whole report."""
     title = escape(headline(results))
     sections = [
         ("", measurement_table(results)),
-        ("Verdict per tolerance", judgement_table(results)),
+        ("Verdict per tolerance", check_table(results)),
         ("Classes that lose most", class_table(results)),
         ("What made each artifact", artifact_table(results)),
     ]
-    body = [f"<h1 class={results['verdict']['verdict']}>{title}</h1>"]
+    body = [f"<h1 class={results.verdict.verdict}>{title}</h1>"]
     for name, table in sections:
         if table.rows:
             body += [f"<h2>{name}</h2>"] if name else []

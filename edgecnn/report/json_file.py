@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+
+from edgecnn.records import to_plain
+from edgecnn.results.report import RunReport
 
 
-def json_report(results: Mapping[str, Any]) -> str:
+def json_report(results: RunReport) -> str:
     """One document; not a number is an error, not a value."""
-    return json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -6,23 +6,24 @@ One suite per precision, one case per tolerance. What stayed open is an error, u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 from xml.etree import ElementTree
+
+from edgecnn.results.report import RunReport
+from edgecnn.results.verdict import Check, Verdict
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_report(*runs: Mapping[str, Any]) -> str:
+def junit_report(*runs: RunReport) -> str:
     """The judgements of one or more runs as test cases."""
     root = ElementTree.Element("testsuites", name="edgecnn")
     totals = dict.fromkeys(("tests", "failures", "errors"), 0)
     for results in runs:
-        judgements = results["verdict"]["judgements"]
-        prefix = f"{results['recipe']}.{results['target']}"
-        for name in dict.fromkeys(j["name"] for j in judgements):
+        checks = results.verdict.checks
+        prefix = f"{results.recipe}.{results.target}"
+        for name in dict.fromkeys(j.name for j in checks):
             suite = ElementTree.SubElement(root, "testsuite", name=_clean(f"{prefix}.{name}"))
-            kinds = [_case(suite, f"edgecnn.{prefix}", j, results["verdict"]) for j in judgements if j["name"] == name]
+            kinds = [_case(suite, f"edgecnn.{prefix}", j, results.verdict) for j in checks if j.name == name]
             counts = {"tests": len(kinds), "failures": kinds.count("failure"), "errors": kinds.count("error")}
             for key, count in counts.items():
                 suite.set(key, str(count))
@@ -35,33 +36,31 @@ def junit_report(*runs: Mapping[str, Any]) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(
-    suite: ElementTree.Element, prefix: str, judgement: Mapping[str, Any], verdict: Mapping[str, Any]
-) -> str | None:
+def _case(suite: ElementTree.Element, prefix: str, check: Check, verdict: Verdict) -> str | None:
     """Add one test case; returns the element that says it did not pass, or None."""
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        classname=_clean(f"{prefix}.{judgement['name']}"),
-        name=_clean(judgement["tolerance"]),
+        classname=_clean(f"{prefix}.{check.name}"),
+        name=_clean(check.tolerance),
         time="0",
     )
-    open_as = {"inconclusive": "error", "fail": "failure", "pass": "skipped"}[verdict["inconclusive"]]
-    if not judgement["mappable"] and open_as == "skipped":  # no recipe lets it pass
+    open_as = {"inconclusive": "error", "fail": "failure", "pass": "skipped"}[verdict.inconclusive]
+    if not check.mappable and open_as == "skipped":  # no recipe lets it pass
         open_as = "error"
-    kind = {"PASS": None, "FAIL": "failure", "INCONCLUSIVE": open_as}[judgement["verdict"]]
-    text = _clean(judgement["evidence"] + _limit(judgement))
+    kind = {"PASS": None, "FAIL": "failure", "INCONCLUSIVE": open_as}[check.verdict]
+    text = _clean(check.evidence + _limit(check))
     if kind is None:
         ElementTree.SubElement(case, "system-out").text = text
     elif kind == "skipped":
         ElementTree.SubElement(case, kind, message=f"INCONCLUSIVE: {text}")
     else:
-        ElementTree.SubElement(case, kind, type=judgement["verdict"], message=text).text = text
+        ElementTree.SubElement(case, kind, type=check.verdict, message=text).text = text
     return kind
 
 
-def _limit(judgement: Mapping[str, Any]) -> str:
-    return "" if judgement["limit"] is None else f" (limit {judgement['limit']:g})"
+def _limit(check: Check) -> str:
+    return "" if check.limit is None else f" (limit {check.limit:g})"
 
 
 def _clean(text: str) -> str:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from edgecnn.report.tables import (
     Table,
     artifact_table,
+    check_table,
     class_table,
     conditions,
     headline,
-    judgement_table,
     measurement_table,
 )
+from edgecnn.results.baseline import Baseline, BaselineRow
+from edgecnn.results.report import RunReport
+from edgecnn.results.verdict import Check
 
 DELTAS = {"top1_pct": "top-1 %", "agreement_pct": "agreement %", "latency_ms_p50": "p50 ms", "size_mb": "size MB"}
 MARKER = "<!-- edgecnn -->"  # by which a CI job finds its earlier comment
 
 
-def markdown_report(results: Mapping[str, Any]) -> str:
+def markdown_report(results: RunReport) -> str:
     """The whole report."""
     parts = [
         f"# {_inline(headline(results))}",
         markdown_table(measurement_table(results)),
         "\n".join(f"- {_inline(line)}" for line in conditions(results)),
         "## Verdict per tolerance",
-        markdown_table(judgement_table(results)) or "No tolerance is set: nothing was judged.",
+        markdown_table(check_table(results)) or "No tolerance is set: nothing was judged.",
     ]
     if classes := markdown_table(class_table(results)):
         parts += ["## Classes that lose most", classes]
@@ -36,27 +37,25 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def markdown_comment(results: Mapping[str, Any], accepted: Mapping[str, Any] | None = None) -> str:
-    """A short comment: what failed or stayed open, and the numbers with their change against the accepted ones."""
-    old = (accepted or {}).get("accepted", {})
+def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> str:
+    """A short comment: what failed or stayed open, and the numbers with their change against the baseline."""
     rows = []
-    for m in results["measurements"]:
-        before = old.get(m["name"], {})
-        rows.append((str(m["name"]), *(_delta(m.get(key), before.get(key)) for key in DELTAS)))
-    judgements = results["verdict"]["judgements"]
-    open_ones = [j for j in judgements if j["verdict"] != "PASS"]
+    for m in results.measurements:
+        before = baseline.engines.get(m.name, BaselineRow()) if baseline else BaselineRow()
+        rows.append((m.name, *(_delta(m.figure(key), getattr(before, key)) for key in DELTAS)))
+    checks = results.verdict.checks
+    open_ones = [j for j in checks if j.verdict != "PASS"]
     parts = [
         MARKER,
         f"### {_inline(headline(results))}",
         "\n".join(
-            f"- **{j['verdict']}** " + _inline(f"{j['name']}: {j['tolerance']} {_limit(j)}: {j['evidence']}")
-            for j in open_ones
+            f"- **{j.verdict}** " + _inline(f"{j.name}: {j.tolerance} {_limit(j)}: {j.evidence}") for j in open_ones
         )
-        or f"All {len(judgements)} judgements passed.",
+        or f"All {len(checks)} checks passed.",
         markdown_table(Table(("precision", *DELTAS.values()), tuple(rows))),
-        f"Changes are against the numbers accepted on `{accepted['device_key']}`."
-        if accepted
-        else "No accepted numbers for this device yet: `edgecnn gate --record` writes them.",
+        f"Changes are against the baseline of `{baseline.device_key}`."
+        if baseline
+        else "No baseline for this device yet: `edgecnn gate --record` writes it.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -80,5 +79,5 @@ def _delta(now: float | None, before: float | None) -> str:
     return f"{now:.4g}" if before is None else f"{now:.4g} ({now - before:+.3g})"
 
 
-def _limit(judgement: Mapping[str, Any]) -> str:
-    return "" if judgement["limit"] is None else f"(limit {judgement['limit']:g})"
+def _limit(check: Check) -> str:
+    return "" if check.limit is None else f"(limit {check.limit:g})"

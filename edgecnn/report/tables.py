@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from edgecnn.records import to_plain
+from edgecnn.results.report import Measurement, RunReport
 
 
 @dataclass(frozen=True)
@@ -15,102 +17,94 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def headline(results: Mapping[str, Any]) -> str:
+def headline(results: RunReport) -> str:
     """Recipe, target and verdict in one line."""
-    return f"{results['recipe']} on {results['target']}: {results['verdict']['verdict']}"
+    return f"{results.recipe} on {results.target}: {results.verdict.verdict}"
 
 
-def conditions(results: Mapping[str, Any]) -> list[str]:
+def conditions(results: RunReport) -> list[str]:
     """The sentences that belong to the numbers: device, clock, warnings, findings, notes."""
-    device = ", ".join(f"{k} {v}" for k, v in (results.get("device") or {}).items())
-    lines = [f"Device: {device}"] if device else []
-    for m in results["measurements"]:
-        if m.get("n_queries"):
-            copies = "with" if m.get("transfers") else "without"
-            graph = "a CUDA graph" if m.get("graph") else "no CUDA graph"
+    lines = [f"Device: {results.device}"] if results.device else []
+    for m in results.measurements:
+        if latency := m.latency:
+            copies = "with" if latency.transfers else "without"
+            graph = "a CUDA graph" if latency.graph else "no CUDA graph"
+            clocks = "".join(f", {k} {v}" for k, v in to_plain(latency.clocks).items())
             lines.append(
-                f"{m['name']}: {m['mode']} mode, batch {m['batch']}, {m['n_queries']} queries, clock {m['clock']}, "
-                f"{copies} transfers, {graph}, {m['sync']}" + _clocks(m)
+                f"{m.name}: {latency.mode} mode, batch {latency.batch}, {latency.n_queries} queries, clock "
+                f"{latency.clock}, {copies} transfers, {graph}, {latency.sync}{clocks}"
             )
-        lines += [f"{m['name']}: {w}" for w in m.get("warnings") or ()]
-        lines += [f"{m['name']}: {w}" for w in m.get("latency_ratio_warnings") or ()]
-        lines += [f"{m['name']}: {f}" for f in m.get("findings") or ()]
-    return [*lines, *results.get("notes", ())]
+            lines += [f"{m.name}: {w}" for w in latency.warnings]
+        lines += [f"{m.name}: {w}" for w in (m.ratio.latency_ratio_warnings if m.ratio else ())]
+        lines += [f"{m.name}: {f}" for f in (m.accuracy.findings if m.accuracy else ())]
+    return [*lines, *results.notes]
 
 
-def measurement_table(results: Mapping[str, Any]) -> Table:
+def measurement_table(results: RunReport) -> Table:
     """Precision x (accuracy, latency, size)."""
-    header = (
-        "precision", "n", "top-1 %", "top-5 %", "top-1 drop pp [95 %]", "agreement %",
-        "p50 ms", "p90 ms", "p99 ms", "ratio [95 %]", "images/s", "size MB",
-    )  # fmt: skip
-    rows = [
-        (
-            str(m["name"]),
-            _cell(m.get("n"), "d"),
-            _cell(m.get("top1_pct"), ".2f"),
-            _cell(m.get("top5_pct"), ".2f"),
-            _with_interval(m.get("top1_drop_pp"), m.get("top1_drop_ci_pp"), ".2f"),
-            _cell(m.get("agreement_pct"), ".2f"),
-            _cell(m.get("latency_ms_p50"), ".3f"),
-            _cell(m.get("latency_ms_p90"), ".3f"),
-            _cell(m.get("latency_ms_p99"), ".3f"),
-            _with_interval(m.get("latency_ratio"), m.get("latency_ratio_ci"), ".3f"),
-            _cell(m.get("throughput_images_per_s"), ".0f"),
-            _cell(m.get("size_mb"), ".2f"),
-        )
-        for m in results["measurements"]
-    ]
-    return Table(header, tuple(rows))
+    columns: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
+        ("precision", lambda m: m.name),
+        ("n", lambda m: _cell(m.figure("n"), "d")),
+        ("top-1 %", lambda m: _cell(m.figure("top1_pct"), ".2f")),
+        ("top-5 %", lambda m: _cell(m.figure("top5_pct"), ".2f")),
+        ("top-1 drop pp [95 %]", _drop),
+        ("agreement %", lambda m: _cell(m.figure("agreement_pct"), ".2f")),
+        ("p50 ms", lambda m: _cell(m.figure("latency_ms_p50"), ".3f")),
+        ("p90 ms", lambda m: _cell(m.figure("latency_ms_p90"), ".3f")),
+        ("p99 ms", lambda m: _cell(m.figure("latency_ms_p99"), ".3f")),
+        ("ratio [95 %]", _ratio),
+        ("images/s", lambda m: _cell(m.figure("throughput_images_per_s"), ".0f")),
+        ("size MB", lambda m: _cell(m.figure("size_mb"), ".2f")),
+    )
+    rows = [tuple(cell(m) for _, cell in columns) for m in results.measurements]
+    return Table(tuple(head for head, _ in columns), tuple(rows))
 
 
-def judgement_table(results: Mapping[str, Any]) -> Table:
+def _drop(m: Measurement) -> str:
+    found = m.accuracy
+    return _with_interval(found.top1_drop_pp, found.top1_drop_ci_pp, ".2f") if found else "-"
+
+
+def _ratio(m: Measurement) -> str:
+    return _with_interval(m.ratio.latency_ratio, m.ratio.latency_ratio_ci, ".3f") if m.ratio else "-"
+
+
+def check_table(results: RunReport) -> Table:
     """The verdict of every tolerance, with its evidence."""
-    rows = [
-        (j["verdict"], j["name"], j["tolerance"], _cell(j["limit"], "g"), j["evidence"])
-        for j in results["verdict"]["judgements"]
-    ]
+    rows = [(j.verdict, j.name, j.tolerance, _cell(j.limit, "g"), j.evidence) for j in results.verdict.checks]
     return Table(("verdict", "precision", "tolerance", "limit", "evidence"), tuple(rows))
 
 
-def artifact_table(results: Mapping[str, Any]) -> Table:
+def artifact_table(results: RunReport) -> Table:
     """What made each artifact."""
-    rows = [
-        (a["path"], a["kind"], a["made_by"], (a["sha256"] or "")[:12], ", ".join(a["parents"]))
-        for a in results.get("artifacts", ())
-    ]
+    rows = [(a.path, a.kind, a.made_by, (a.sha256 or "")[:12], ", ".join(a.parents)) for a in results.artifacts]
     return Table(("artifact", "kind", "made by", "sha256", "from"), tuple(rows))
 
 
-def class_table(results: Mapping[str, Any]) -> Table:
+def class_table(results: RunReport) -> Table:
     """The classes that lose most."""
     rows = [
         (
-            str(m["name"]),
-            c["label_name"],
-            str(c["n"]),
-            f"{c['top1_lost']}",
-            f"{c['top1_gained']}",
-            _with_interval(c["top1_drop_pp"], c["top1_drop_ci_pp"], ".1f"),
+            m.name,
+            c.label_name,
+            str(c.n),
+            str(c.top1_lost),
+            str(c.top1_gained),
+            _with_interval(c.top1_drop_pp, c.top1_drop_ci_pp, ".1f"),
         )
-        for m in results["measurements"]
-        for c in m.get("worst_classes") or ()
+        for m in results.measurements
+        for c in (m.accuracy.worst_classes if m.accuracy else ())
     ]
     return Table(("precision", "class", "n", "lost", "gained", "top-1 drop pp [95 %]"), tuple(rows))
 
 
-def _cell(value: Any, form: str) -> str:
+def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _with_interval(value: float | None, interval: Any, form: str) -> str:
+def _with_interval(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
     if value is None:
         return "-"
     if interval is None:
         return format(value, form)
     return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def _clocks(measurement: Mapping[str, Any]) -> str:
-    clocks = measurement.get("clocks") or {}
-    return "".join(f", {k} {v}" for k, v in clocks.items())

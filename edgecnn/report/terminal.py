@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from edgecnn.report.tables import Table, headline, judgement_table, measurement_table
+from edgecnn.report.tables import Table, check_table, headline, measurement_table
+from edgecnn.results.report import RunReport
 
 
-def terminal_report(results: Mapping[str, Any]) -> str:
+def terminal_report(results: RunReport) -> str:
     """The report as aligned text; what made each artifact is left to the files."""
     parts = [
         _aligned(measurement_table(results)),
-        _aligned(judgement_table(results)),
-        "\n".join(results.get("notes", ())),
+        _aligned(check_table(results)),
+        "\n".join(results.notes),
         headline(results),
     ]
     return "\n\n".join(p for p in parts if p)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from edgecnn.pipeline.verdicts import accepted_path
 from lxml import etree
 from onnx import numpy_helper
 from PIL import Image
@@ -17,7 +18,6 @@ from PIL import Image
 from edgecnn.artifact.sidecar import Sidecar, read_json
 from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.measure.comparison import LatencyRatio
-from edgecnn.pipeline.verdicts import accepted_path
 from edgecnn.recipe.load import load_recipe
 from tests.host.graphs import build
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from edgecnn.pipeline.steps import Context, open_split, work
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,7 +19,6 @@ from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
-from edgecnn.pipeline.steps import Context, open_split, work
 from edgecnn.pipeline.tasks import Task
 from edgecnn.pytorch.training.progress import Epoch, Silent
 from edgecnn.recipe.load import load_recipe, recipe_from_mapping

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
     from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.backends import BuildOptions
     from edgecnn.backends.trt.engine import TrtSession
 
-SUFFIX = ".plan"
+NAME, PROVIDER = "trt", "TensorRT"
+SUFFIXES = (".plan", ".engine")
+DEFAULT_TARGET = "gpu"
+
+
+def recognizes(path: Path, first_bytes: bytes) -> bool:
+    """Whether a file is a plan, by its magic or, for one that is damaged or has a prefix, by its name."""
+    return first_bytes.startswith(b"ftrt") or path.suffix in SUFFIXES
 
 
 def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sidecar:
@@ -27,7 +36,7 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
     return TrtSession(path, trust)
 
 
-def device(threads: int | None = None) -> dict[str, Any]:
+def device(threads: int | None = None) -> Device:
     """This machine's GPU and TensorRT, as they stand in a sidecar."""
     from edgecnn.backends._cuda import load_cuda
     from edgecnn.backends.trt.library import device_facts, load_tensorrt

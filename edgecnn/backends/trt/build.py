@@ -78,6 +78,9 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
             source,
             kind="engine",
             made_by=f"edgecnn build {graph.name} --backend trt",
+            backend="trt",
+            provider="TensorRT",
+            target=options.target,
             precision_requested=requested,
             precision_obtained=obtained_precision(layers),
             parents=parents_of(output, graph),
@@ -259,8 +262,6 @@ def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[Engine
     shape = tuple(network.get_input(0).shape)[1:]
     batch = options.batch
     return {
-        "backend": "trt",
-        "target": options.target,
         "profiles": [{k: [n, *shape] for k, n in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}],
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "optimisation_level": config.builder_optimization_level,

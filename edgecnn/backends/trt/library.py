@@ -13,6 +13,7 @@ from typing import Any
 from edgecnn.backends._cuda import Cuda
 from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
 from edgecnn.machine.jetson import board_name, driver_version, power_mode
+from edgecnn.results.device import Device
 from edgecnn.targets import version_tuple
 
 OLDEST = (10, 3)
@@ -99,18 +100,17 @@ def failure(what: str, messages: Sequence[Message], hint: str) -> EdgecnnError:
     return BackendError(f"{what}: {said}", hint)
 
 
-def device_facts(cuda: Cuda, tensorrt: str) -> dict[str, Any]:
+def device_facts(cuda: Cuda, tensorrt: str) -> Device:
     """The device as it stands in a sidecar; nothing in it moves from run to run (clocks do, and are not here)."""
     gpu = cuda.properties()
-    facts = {
-        "gpu_name": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "memory_gb": round(gpu.memory_bytes / 1e9, 1),
-        "multiprocessors": gpu.multiprocessors,
-        "board": board_name(),
-        "driver": driver_version(),
-        "cuda": gpu.cuda,
-        "power_mode": power_mode(),
-        "tensorrt": tensorrt,
-    }
-    return {key: value for key, value in facts.items() if value != ""}
+    return Device(
+        gpu_name=gpu.name,
+        compute_capability=gpu.compute_capability,
+        memory_gb=round(gpu.memory_bytes / 1e9, 1),
+        multiprocessors=gpu.multiprocessors,
+        board=board_name(),
+        driver=driver_version(),
+        cuda=gpu.cuda,
+        power_mode=power_mode(),
+        tensorrt=tensorrt,
+    )

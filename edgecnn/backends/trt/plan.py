@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.errors import ArtifactError
+from edgecnn.records import to_plain
+from edgecnn.results.device import Device
 from edgecnn.targets import version_tuple
 
 MAGIC = b"ftrt"
@@ -77,7 +78,7 @@ def read_plan_header(path: Path) -> PlanHeader:
 
 
 def plan_mismatch(
-    path: Path, header: PlanHeader, sidecar: Sidecar | None, tensorrt: str, device: Mapping[str, Any]
+    path: Path, header: PlanHeader, sidecar: Sidecar | None, tensorrt: str, device: Device
 ) -> tuple[str, str] | None:
     """(message, hint) when a plan cannot run under this TensorRT on this device, else None.
 
@@ -88,13 +89,13 @@ def plan_mismatch(
     built, here = version_tuple(header.tensorrt), version_tuple(tensorrt)
     known = min(len(built), len(here))
     same = built[:known] == here[:known] or (bool(facts.get("version_compatible")) and here >= built[: len(here)])
-    built_on = (sidecar.device if sidecar else None) or {}
-    there, this = str(built_on.get("compute_capability") or ""), str(device.get("compute_capability") or "")
+    built_on = (sidecar.device if sidecar else None) or Device()
+    there, this = built_on.compute_capability, device.compute_capability
     reach = str(facts.get("hardware_compatibility") or "none")
     fits = not there or not this or there == this or (reach == "ampere_plus" and version_tuple(this) >= (8, 0))
     if same and fits:
         return None
-    origin = f" (sidecar: {built_on.get('board') or built_on.get('gpu_name', 'GPU')}, SM {there})" if there else ""
+    origin = f" (sidecar: {built_on.board or built_on.gpu_name or 'GPU'}, SM {there})" if there else ""
     message = f"{path}: built by TensorRT {header.tensorrt}{origin}; here are {tensorrt or 'no TensorRT'}"
     message += f" and SM {this}" if this else ""
     return message, f"a plan runs where it was built; rebuild it here: {rebuild_command(path, sidecar)}"
@@ -104,7 +105,7 @@ def rebuild_command(path: Path, sidecar: Sidecar | None) -> str:
     """The command line that builds the plan `path` again, from its sidecar as far as that tells."""
     graphs = [p for p in (sidecar.parents if sidecar else {}) if p.endswith(".onnx")]
     graph = os.path.normpath(path.parent / graphs[0]) if graphs else f"{path.stem}.onnx"
-    target = str((sidecar.facts if sidecar else {}).get("target") or "gpu")
+    target = (sidecar.target if sidecar else "") or "gpu"
     return shlex.join(["edgecnn", "build", graph, "--backend", "trt", "--target", target, "-o", str(path)])
 
 
@@ -134,7 +135,7 @@ def describe_plan(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
     facts = sidecar.facts
     layers = layers_from_json(facts.get("layers") or [])
-    mismatch = plan_mismatch(path, header, sidecar, installed_tensorrt(), {}) if installed_tensorrt() else None
+    mismatch = plan_mismatch(path, header, sidecar, installed_tensorrt(), Device()) if installed_tensorrt() else None
     return {
         **shown,
         "sidecar": str(sidecar_path(path)),
@@ -142,8 +143,8 @@ def describe_plan(path: Path) -> dict[str, Any]:
         "precision_requested": sidecar.precision_requested or None,
         "precision_obtained": sidecar.precision_obtained or None,
         **(shares_of(layers) if layers else {}),
-        "device": sidecar.device,
-        "target": facts.get("target"),
+        "device": to_plain(sidecar.device),
+        "target": sidecar.target or None,
         "profiles": facts.get("profiles"),
         "hardware_compatibility": facts.get("hardware_compatibility"),
         "version_compatible": facts.get("version_compatible"),

@@ -9,18 +9,20 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import WriteError
+from edgecnn.results.device import Device
 
 
-def default_cache_path(device: Mapping[str, Any]) -> Path:
+def default_cache_path(device: Device) -> Path:
     """`$XDG_CACHE_HOME/edgecnn/timing/<TensorRT>-<GPU>-<driver>.cache`."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    keys = [device.get(k) for k in ("tensorrt", "gpu_name", "compute_capability", "driver", "cuda", "power_mode")]
+    d = device
+    keys = [d.tensorrt, d.gpu_name, d.compute_capability, d.driver, d.cuda, d.power_mode]
     return base / "edgecnn" / "timing" / (re.sub(r"[^\w.]+", "_", "-".join(str(k) for k in keys if k)) + ".cache")
 
 

@@ -14,10 +14,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.artifact.sidecar import parse_json
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.errors import DataError
+from edgecnn.records import parse_json
 
 
 def npz(path: Path, expected: Preprocessing | None) -> Dataset:

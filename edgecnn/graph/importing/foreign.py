@@ -20,7 +20,6 @@ from onnx import TensorProto
 from edgecnn.artifact.sidecar import (
     Sidecar,
     parents_of,
-    parse_json,
     read_json,
     sidecar_from_json,
     sidecar_path,
@@ -34,6 +33,7 @@ from edgecnn.errors import DataError, GraphError, nearest
 from edgecnn.graph.decision import LOGIT
 from edgecnn.graph.importing.normalize import OPSET, free_reshapes, input_layout, make_readable, rewrite, set_batch
 from edgecnn.graph.simplify import load_graph, require_float_classifier, session_options
+from edgecnn.records import parse_json
 from edgecnn.session import Array, class_probabilities
 from edgecnn.zoo import imagenet_classes, presets
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
-from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import Progress
@@ -50,10 +48,6 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As `quantize --json` prints it."""
-        return asdict(self)
 
 
 def quantize_int8(
@@ -143,32 +137,6 @@ def _dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[
         f"the range of {tensor!r} ({value:g} everywhere on the calibration images: a dead layer, or images all alike)"
         for tensor, value in found
     ]
-
-
-def write_int8(path: Path, model: onnx.ModelProto, report: Report, sidecar: Sidecar, *parents: Path) -> Sidecar:
-    """Write the INT8 graph with its sidecar; `sidecar` brings the recipe's facts, preprocessing and labels."""
-    facts = {
-        **sidecar.facts,
-        "style": report.style,
-        "method": report.method,
-        "around": report.around,
-        "int8_share_pct": report.int8_share_pct,
-        "weighted_nodes": report.weighted_nodes,
-        "kept_float32": report.kept_float32,
-    }
-    if report.integer_kernels is not None:
-        facts["integer_kernels"] = report.integer_kernels
-    whole = report.integer_kernels is None or report.integer_kernels == report.weighted_nodes
-    done = replace(
-        sidecar,
-        kind="graph",
-        precision_requested="int8",
-        precision_obtained="int8" if whole and report.int8_share_pct > 0 else "mixed",
-        parents=sidecar.parents or parents_of(path, *parents),
-        tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime"),
-        facts=facts,
-    )
-    return write_artifact(path, lambda temporary: onnx.save(model, str(temporary)), done)
 
 
 def _describe(report: Report, made: onnx.ModelProto, placement: Placement, chosen: Candidate) -> None:

@@ -26,6 +26,7 @@ from edgecnn.data.dataset import Dataset, stratified
 from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, RecipeError, TrainingError
+from edgecnn.machine.cpu import cpu_name
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
     can_resume,
@@ -44,6 +45,8 @@ from edgecnn.pytorch.training.process_group import World, joined
 from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
 from edgecnn.pytorch.training.transfer import known_labels, make_learner, start_network, with_cached_features
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
+from edgecnn.records import to_plain
+from edgecnn.results.device import Device
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
@@ -270,7 +273,7 @@ class Run:
                 f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
             )
         for what in ("threads", "processes"):
-            before, now = state["device"][what], self._device()[what]
+            before, now = state["device"][what], getattr(self._device(), what)
             if before != now:
                 trainer.progress.note(f"resuming with {now} {what}, not {before}: the weights will differ in rounding")
         trainer.network.load_state_dict(state["network"])
@@ -367,7 +370,7 @@ class Run:
                 "fields": json.dumps(checkpoint_fields(self.recipe)),
                 "labels": trainer.material.labels,
                 "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
-                "device": self._device(),
+                "device": to_plain(self._device()),
                 "network": trainer.network.state_dict(),
                 "optimiser": trainer.optimiser.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
@@ -383,10 +386,15 @@ class Run:
         material = self.trainer.material
         return checkpoint_sidecar(self.recipe, path, material.labels, material.preprocessing, self._device(), facts)
 
-    def _device(self) -> dict[str, Any]:
+    def _device(self) -> Device:
         world = self.trainer.world
-        name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-        return {"name": name, "threads": torch.get_num_threads(), "processes": world.size}
+        on_gpu = world.device.type == "cuda"
+        return Device(
+            cpu="" if on_gpu else cpu_name(),
+            gpu_name=torch.cuda.get_device_name(world.device) if on_gpu else "",
+            threads=torch.get_num_threads(),
+            processes=world.size,
+        )
 
 
 def _scalars(done: Epoch) -> dict[str, float | None]:

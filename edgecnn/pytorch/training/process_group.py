@@ -120,6 +120,11 @@ def place() -> tuple[int, int, int]:
     return rank, size, local
 
 
+def joined_on_cpu() -> contextlib.AbstractContextManager[World]:
+    """`joined` for work on processors alone, keeping the connection."""
+    return joined(lambda local: torch.device("cpu"), keep=True)
+
+
 @contextlib.contextmanager
 def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iterator[World]:
     """This process's place in its job: what torchrun's environment says, else alone.

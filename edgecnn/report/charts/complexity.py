@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from edgecnn.artifact.sidecar import read_json
+from edgecnn.artifact.run_folder import read_report
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
 from edgecnn.report.charts.discs import Disc, Panel, count_text, disc_plot
+from edgecnn.results.report import RunReport
 from edgecnn.zoo import ModelCard, find_model
 
 IMAGENET_CLASSES = 1000
@@ -74,16 +75,16 @@ def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
 
 def write_run_plot(path: Path, folders: Iterable[Path]) -> None:
     """Draw what runs measured, one panel for each device; raises `MeasurementError` where that cannot be compared."""
-    reports = [read_json(report) for folder in folders for report in _reports(folder)]
+    reports = [read_report(report) for folder in folders for report in _reports(folder)]
     _write(path, run_panels(reports), "no report of these runs holds both a top-1 and a latency")
 
 
-def run_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
+def run_panels(reports: Sequence[tuple[RunReport, Sidecar]]) -> list[Panel]:
     """Measured top-1 against measured median latency; a line joins the precisions of one run.
 
     Raises `MeasurementError` when the reports are of different test images: their top-1 cannot share an axis.
     """
-    sources = {str(_field(report, "data.source")) for report in reports}
+    sources = {_field(report, made, "data.source") for report, made in reports}
     if len(sources) > 1:
         raise MeasurementError(
             f"the runs were measured on different data: {', '.join(sorted(sources))}",
@@ -91,10 +92,9 @@ def run_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
         )
     by_device: dict[str, list[Disc]] = {}
     notes: dict[str, dict[str, None]] = {}
-    for report in reports:
-        device = str(report["device_key"])
-        by_device.setdefault(device, []).extend(_run_discs(report))
-        notes.setdefault(device, {}).update(dict.fromkeys(report.get("notes", ())))
+    for report, made in reports:
+        by_device.setdefault(report.device_key, []).extend(_run_discs(report, made))
+        notes.setdefault(report.device_key, {}).update(dict.fromkeys(report.notes))
     return [
         Panel(
             title=f"Accuracy against latency: {device}",
@@ -114,21 +114,21 @@ def run_panels(reports: Sequence[dict[str, Any]]) -> list[Panel]:
     ]
 
 
-def _run_discs(report: dict[str, Any]) -> list[Disc]:
-    card = find_model(str(_field(report, "model.name")))
+def _run_discs(report: RunReport, made: Sidecar) -> list[Disc]:
+    card = find_model(_field(report, made, "model.name"))
     return [
         Disc(
-            label=f"{report['recipe']} {m['name']}",
-            cost=m["latency_ms_p50"],
-            accuracy_pct=m["top1_pct"],
+            label=f"{report.recipe} {m.name}",
+            cost=m.latency.latency_ms_p50,
+            accuracy_pct=m.accuracy.top1_pct,
             params=card.params,
-            group=m["name"],
-            tip=f"{report['recipe']}, {m['name']}: {m['top1_pct']:.2f} % top-1 of {m['n']} images, "
-            f"{m['latency_ms_p50']:.3f} ms at batch {m['batch']}",
-            joined=report["recipe"],
+            group=m.name,
+            tip=f"{report.recipe}, {m.name}: {m.accuracy.top1_pct:.2f} % top-1 of {m.accuracy.n} images, "
+            f"{m.latency.latency_ms_p50:.3f} ms at batch {m.latency.batch}",
+            joined=report.recipe,
         )
-        for m in report["measurements"]
-        if m.get("top1_pct") is not None and m.get("latency_ms_p50") is not None
+        for m in report.measurements
+        if m.accuracy is not None and m.accuracy.top1_pct is not None and m.latency is not None
     ]
 
 
@@ -140,11 +140,10 @@ def _reports(folder: Path) -> list[Path]:
     return found
 
 
-def _field(report: dict[str, Any], key: str) -> Any:
-    fields = report.get("provenance", {}).get("fields", {})
-    if key not in fields:
-        raise MeasurementError(f"a report of {report.get('recipe')} does not say its {key}", "run it again")
-    return fields[key]
+def _field(report: RunReport, made: Sidecar, key: str) -> str:
+    if key not in made.fields:
+        raise MeasurementError(f"a report of {report.recipe} does not say its {key}", "run it again")
+    return str(made.fields[key])
 
 
 def _write(path: Path, panels: list[Panel], nothing: str) -> None:

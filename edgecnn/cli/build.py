@@ -1,4 +1,4 @@
-"""Commands that make what is measured: reference, build."""
+"""`edgecnn build`."""
 
 from __future__ import annotations
 
@@ -7,34 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.options import JSON, THREADS
 from edgecnn.cli.printing import print_json, say
-
-DATA = typer.Option(help="digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this module's commands."""
-    app.command()(reference)
-    app.command()(build)
-
-
-def reference(
-    source: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or a graph (.onnx).")],
-    data: Annotated[str, DATA],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The predictions.")] = Path("reference.npz"),
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Save the predictions that engines are compared with."""
-    from edgecnn.pipeline.sharing import is_first
-    from edgecnn.pipeline.single import make_reference
-
-    facts = make_reference(source, data, output, threads)
-    if not is_first():
-        return
-    say(f"{output}: {facts['n']} predictions of {source}")
-    if as_json:
-        print_json(facts)
 
 
 def build(
@@ -43,7 +17,7 @@ def build(
     target: Annotated[str, typer.Option(help="`edgecnn targets` lists them.  [default: cpu, or gpu for trt]")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Largest batch.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
+    threads: Annotated[int | None, THREADS] = None,
     workspace_mb: Annotated[
         int | None, typer.Option(min=1, help="TensorRT's limit; from free memory if left out.")
     ] = None,
@@ -57,12 +31,13 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="TensorRT's, to pin a build; kept per device if left out.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Build an engine for a target, and check that it runs."""
     from edgecnn.backends import BuildOptions, hardware_compatibility_from_text
-    from edgecnn.pipeline.single import build_engine
     from edgecnn.recipe.schema import BatchSettings
+    from edgecnn.records import to_plain
+    from edgecnn.steps.build import build as step
 
     options = BuildOptions(
         target=target,
@@ -74,7 +49,9 @@ def build(
         version_compatible=version_compatible,
         timing_cache=timing_cache,
     )
-    facts = build_engine(graph, backend, output, options)
-    say(f"{facts['engine']}: built for {facts['target']}")
+    engine, made = step(graph, output, backend=backend, options=options)
+    say(f"{engine}: built for {made.target}")
     if as_json:
-        print_json(facts)
+        print_json(
+            {"engine": str(engine), "target": made.target, "sha256": made.sha256, "device": to_plain(made.device)}
+        )

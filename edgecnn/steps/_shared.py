@@ -95,11 +95,9 @@ def collect_shared(
 
 def _shared(dataset: Dataset, batch: int, what: str, action: Callable[[Dataset], Any]) -> list[Any]:
     """What `action` gives for each rank's part; None for a rank without images. An error of one is everybody's."""
-    import torch
+    from edgecnn.pytorch.training.process_group import joined_on_cpu
 
-    from edgecnn.pytorch.training.process_group import joined
-
-    with joined(lambda local: torch.device("cpu"), keep=True) as world:
+    with joined_on_cpu() as world:
         world.must_agree("the data", {"images": _identity(dataset), "batch": batch})
         starts = range(0, len(dataset), batch)[world.rank :: world.size]
         mine = [k for start in starts for k in range(start, min(start + batch, len(dataset)))]

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import open_engine
-from edgecnn.data.calibration_set import open_data
 from edgecnn.data.dataset import Dataset, spread
-from edgecnn.data.preprocess import first_difference, preprocessing_from_json
+from edgecnn.data.preprocess import first_difference
 from edgecnn.diagnose.stages import Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.graph.decision import decision_threshold
 from edgecnn.machine.cpu import available_cores
-from edgecnn.measure.classification import Accuracy, measure_accuracy, require_comparable
+from edgecnn.measure.classification import measure_accuracy, require_comparable
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
-from edgecnn.measure.ten_crop import measure_ten_crop
-from edgecnn.pipeline.sharing import is_first, predict_shared
-from edgecnn.pipeline.single import VALIDATION_BATCH, open_reference_source
-from edgecnn.session import Session
+from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop
+from edgecnn.records import to_plain
+from edgecnn.results.accuracy import Accuracy, AccuracyFile
+from edgecnn.steps._images import open_images
+from edgecnn.steps._provenance import derived, sidecar_of
+from edgecnn.steps._sessions import batch_of, engine_info, open_reference_source
+from edgecnn.steps._shared import is_first, predict_shared
 
-LADDER_IMAGES = 512
-LADDER_NODE_IMAGES = 8
+STAGE_IMAGES = 512
+STAGE_NODE_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a validation is run; `batch` None takes the largest that the engine serves, up to 64."""
+class ValidateSettings:
+    """How a validation is run; `batch` None takes the largest that the engine serves, up to 64. None of it changes the
+    result."""
 
     batch: int | None = None
     threads: int | None = None
@@ -41,33 +42,37 @@ class Settings:
     trust: bool = False
 
 
-def validate_engine(
+def validate(
     engine: Path,
     reference: Path,
-    data: str,
-    settings: Settings,
-    *,
     output: Path | None = None,
-    provenance: Sidecar | None = None,
+    *,
+    data: str,
+    name: str = "",
+    settings: ValidateSettings | None = None,
+    dataset: Dataset | None = None,
+    facts: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Accuracy of `engine` against `reference` (saved predictions, a graph, a checkpoint) on the test images of `data`.
 
-    With an `output` the result is written there, under `provenance` if given, and a killed run goes on where it
-    stopped. Raises `MeasurementError`
-    before anything is run where the two cannot be compared, and the errors of engine and data.
+    `name` is the engine's in reports (left out: its file's stem), `dataset` are the images where the caller has opened
+    them. With an `output` the result is written there with `facts` in its provenance, and a killed run goes on where it
+    stopped. Raises `MeasurementError` before anything is run where the two cannot be compared, and the errors of engine
+    and data.
     """
+    settings = settings or ValidateSettings()
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
-    dataset = _dataset(sidecar, data)
-    expected = _reference_predictions(reference, sidecar, dataset, settings)
+    chosen = dataset or open_images(sidecar, data, "test")
+    expected = _reference_predictions(reference, sidecar, chosen, settings)
     journal = None if output is None else output.with_name(f".{output.name}.partial")
     with open_engine(engine, settings.threads, settings.trust) as session:
         found = predict_shared(
             session,
-            dataset,
-            batch=_batch(session, sidecar, settings),
+            chosen,
+            batch=batch_of(session, sidecar, settings.batch),
             workers=settings.threads or available_cores(),
             progress=progress,
             strict=settings.strict,
@@ -75,25 +80,35 @@ def validate_engine(
             identity=sidecar.sha256 or sha256_of(engine),
             threshold=decision_threshold(engine, sidecar, session.output),
         )
-    accuracy = measure_accuracy(engine.stem, found, expected)
+    accuracy = measure_accuracy(name or engine.stem, found, expected)
     if output is not None and is_first():
-        made_by = f"edgecnn validate {engine.name} --reference {reference.name} --data {data}"
-        parents = parents_of(output, engine, reference)
-        own = Sidecar(kind="accuracy", made_by=made_by, recipe=sidecar.recipe, parents=parents)
-        write_json_artifact(output, accuracy.to_json(), provenance or own)
+        made = derived(
+            sidecar,
+            output,
+            (engine, reference),
+            step="validate",
+            kind="accuracy",
+            fields={"data.source": data},
+            facts=facts,
+        )
+        write_json_artifact(
+            output, to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar))), made
+        )
     if journal is not None:
         journal.unlink(missing_ok=True)
     return accuracy
 
 
-def validate_ten_crop(engine: Path, data: str, settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+def validate_ten_crop(
+    engine: Path, *, data: str, settings: ValidateSettings | None = None, progress: Progress | None = None
+) -> TenCrop:
     """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does."""
-    sidecar = sidecar_of(engine)
+    settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
     with open_engine(engine, settings.threads, settings.trust) as session:
-        batch, workers = _batch(session, sidecar, settings), settings.threads or available_cores()
+        batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or available_cores()
         threshold = decision_threshold(engine, sidecar, session.output)
         return measure_ten_crop(
-            _dataset(sidecar, data),
+            open_images(sidecar, data, "test"),
             lambda crops: predict_shared(
                 session,
                 crops,
@@ -106,15 +121,15 @@ def validate_ten_crop(engine: Path, data: str, settings: Settings, progress: Pro
         )
 
 
-def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -> list[Hop]:
+def compare_stages(engine: Path, reference: Path, *, data: str, settings: ValidateSettings | None = None) -> list[Hop]:
     """The hops from the reference over the graphs that `engine` was made from to `engine`, on at most 512 images.
 
     The graphs are found by the parents in the sidecars. Raises `MeasurementError` when there is nothing in between to
     look at.
     """
-    sidecar = sidecar_of(engine)
-    whole = _dataset(sidecar, data)
-    dataset = whole.subset(spread(whole, LADDER_IMAGES))
+    settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
+    whole = open_images(sidecar, data, "test")
+    dataset = whole.subset(spread(whole, STAGE_IMAGES))
     first = _reference_predictions(reference, sidecar, dataset, settings, part=True)
     rungs = [Rung(reference.name, "fp32", first, reference if reference.suffix == ".onnx" else None)]
     for path in _stages(engine):
@@ -123,30 +138,18 @@ def climb_ladder(engine: Path, reference: Path, data: str, settings: Settings) -
         own = sidecar_of(path)
         with open_engine(path, settings.threads, settings.trust) as session:
             threshold = decision_threshold(path, own, session.output)
-            batch = _batch(session, own, settings)
+            batch = batch_of(session, own, settings.batch)
             found = predict(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
-    position = {name: k for k, name in enumerate(dataset.ids)}
-    readable = [position[name] for name in rungs[-1].predictions.ids]
-    some = readable[:: max(1, len(readable) // LADDER_NODE_IMAGES)][:LADDER_NODE_IMAGES]
+    position = {image: k for k, image in enumerate(dataset.ids)}
+    readable = [position[image] for image in rungs[-1].predictions.ids]
+    some = readable[:: max(1, len(readable) // STAGE_NODE_IMAGES)][:STAGE_NODE_IMAGES]
     return climb(rungs, np.stack([dataset.tensor(k) for k in some]))
 
 
-def sidecar_of(path: Path) -> Sidecar:
-    """The sidecar of an engine or graph, or an empty one for a file that came from elsewhere."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path")
-    return read_sidecar(path) if sidecar_path(path).exists() else Sidecar(kind="graph")
-
-
-def _dataset(sidecar: Sidecar, data: str) -> Dataset:
-    preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
-    return open_data(data, preprocessing, "test", sidecar.labels or (), sidecar.wnids or ())
-
-
 def _reference_predictions(
-    reference: Path, engine: Sidecar, dataset: Dataset, settings: Settings, part: bool = False
+    reference: Path, engine: Sidecar, dataset: Dataset, settings: ValidateSettings, part: bool = False
 ) -> Predictions:
     """Saved or made now; `part` takes those of `dataset` alone out of saved ones."""
     if not reference.is_file():
@@ -164,7 +167,7 @@ def _reference_predictions(
     if reference.suffix != ".npz":
         with open_reference_source(reference, settings.threads) as session:
             threshold = decision_threshold(reference, known, session.output)
-            batch = _batch(session, known, settings)
+            batch = batch_of(session, known, settings.batch)
             return predict_shared(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
     saved = read_predictions(reference)
     if part:
@@ -188,15 +191,6 @@ def _without_logits(dataset: Dataset, like: Predictions) -> Predictions:
     )
 
 
-def _batch(session: Session, sidecar: Sidecar, settings: Settings) -> int:
-    frozen = session.input.shape[0]
-    if frozen is not None:
-        return frozen
-    profiles = sidecar.facts.get("profiles") or []
-    largest = min([VALIDATION_BATCH, *(p["max"][0] for p in profiles)])
-    return settings.batch or largest
-
-
 def _stages(engine: Path) -> list[Path]:
     """The graphs of edgecnn that `engine` was made from, the first one first, as far as they are here; then `engine`.
 
@@ -211,13 +205,3 @@ def _stages(engine: Path) -> list[Path]:
 def _parents(path: Path) -> Iterator[Path]:
     if sidecar_path(path).exists():
         yield from (path.parent / name for name in read_sidecar(path).parents)
-
-
-@contextmanager
-def opened(path: Path, threads: int | None, trust: bool) -> Iterator[Session]:
-    """A session of an engine, a graph or a checkpoint."""
-    session = (
-        open_reference_source(path, threads) if path.suffix == ".safetensors" else open_engine(path, threads, trust)
-    )
-    with session as live:
-        yield live

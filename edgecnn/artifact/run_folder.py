@@ -1,0 +1,155 @@
+"""A target's folder in a run: every result in it, read once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgecnn.artifact.sidecar import Sidecar, read_json, sha256_of, sidecar_from_json
+from edgecnn.errors import ArtifactError, MeasurementError
+from edgecnn.records import record_from_mapping
+from edgecnn.results.accuracy import AccuracyFile
+from edgecnn.results.device import Device
+from edgecnn.results.latency import LatencyFile
+from edgecnn.results.report import Measurement, RunReport
+from edgecnn.results.verdict import Verdict
+
+ACCURACY = "*.accuracy.json"
+LATENCY = "latency.json"
+VERDICT = "verdict.json"
+REPORT = "report.json"
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One result on disk: its content as a record, and what made it (None for a file without provenance)."""
+
+    path: Path
+    content: Any
+    provenance: Sidecar | None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the file as it is now."""
+        return sha256_of(self.path)
+
+
+@dataclass(frozen=True)
+class TargetRun:
+    """What was measured of one target: its engines' accuracies, their latencies, and the verdict if there is one."""
+
+    folder: Path
+    accuracies: tuple[ResultFile, ...]
+    latency: ResultFile | None
+    verdict: ResultFile | None
+
+    @property
+    def results(self) -> tuple[ResultFile, ...]:
+        """What a verdict is made from."""
+        return (*self.accuracies, *([self.latency] if self.latency else ()))
+
+    @functools.cached_property
+    def device(self) -> Device:
+        """What the latencies were measured on; an empty one where there are none."""
+        return self.latency.content.device if self.latency else Device()
+
+    @functools.cached_property
+    def reference(self) -> str | None:
+        """What the latency ratios are to."""
+        return self.latency.content.reference if self.latency else None
+
+    @functools.cached_property
+    def target(self) -> str:
+        """The device's name; raises `MeasurementError` where engines of several targets lie in the folder, or where
+        they do not say it."""
+        named = {m.engine.target for m in self.measurements}
+        if len(named) != 1 or "" in named:
+            found = ", ".join(sorted(named - {""})) or "none"
+            raise MeasurementError(
+                f"{self.folder}: the engines measured there must be of one target; named are: {found}",
+                "build them with `edgecnn run`, or with `edgecnn build --target`, and measure again",
+            )
+        return named.pop()
+
+    @functools.cached_property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """One for each engine: those with a latency first, in their order. Raises `MeasurementError` for none."""
+        rows = {row.latency.name: row for row in self.latency.content.measurements} if self.latency else {}
+        files = {file.content.accuracy.name: file.content for file in self.accuracies}
+        if not rows and not files:
+            raise MeasurementError(
+                f"{self.folder}: no measurements", "run `edgecnn run`, or `edgecnn validate` and `bench`"
+            )
+        found = []
+        for name in [*rows, *sorted(files.keys() - rows.keys())]:
+            row, file = rows.get(name), files.get(name)
+            engine = file.engine if file else row.engine if row else None
+            if engine is None:
+                raise MeasurementError(
+                    f"{self.folder}: {name} was benched without a sidecar: what it is is not known",
+                    "keep the sidecar beside the engine, and measure again",
+                )
+            found.append(
+                Measurement(
+                    name=name,
+                    engine=engine,
+                    facts=row.facts if row else None,
+                    accuracy=file.accuracy if file else None,
+                    latency=row.latency if row else None,
+                    ratio=row.ratio if row else None,
+                )
+            )
+        return tuple(found)
+
+
+def read_target_run(folder: Path) -> TargetRun:
+    """Everything that a target's folder holds; raises `ArtifactError` for a damaged file, `MeasurementError` for
+    results that cannot be told apart."""
+    accuracies = tuple(_read(AccuracyFile, path, "`edgecnn validate`") for path in sorted(folder.glob(ACCURACY)))
+    names = [file.content.accuracy.name for file in accuracies]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise MeasurementError(f"{folder}: {twice} was validated more than once", "keep one accuracy of each engine")
+    return TargetRun(
+        folder,
+        accuracies,
+        read_latency(folder / LATENCY) if (folder / LATENCY).exists() else None,
+        _read(Verdict, folder / VERDICT, "`edgecnn gate`") if (folder / VERDICT).exists() else None,
+    )
+
+
+def read_latency(path: Path) -> ResultFile:
+    """A file of `edgecnn run` or `edgecnn bench`; raises `ArtifactError` for another, `MeasurementError` where it has
+    several measurements of one engine, of which none can be judged for all."""
+    file = _read(LatencyFile, path, "`edgecnn bench`")
+    names = [row.latency.name for row in file.content.measurements]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        batches = ", ".join(str(r.latency.batch) for r in file.content.measurements if r.latency.name == twice)
+        raise MeasurementError(
+            f"{path}: {twice} was measured more than once (batch {batches})", "bench one batch size to be judged"
+        )
+    return file
+
+
+def read_report(path: Path) -> tuple[RunReport, Sidecar]:
+    """A `report.json` and what made it; raises `ArtifactError` for another file."""
+    file = _read(RunReport, path, "`edgecnn gate`")
+    if file.provenance is None:
+        raise ArtifactError(f"{path}: does not say what made it", "run `edgecnn run` again")
+    return file.content, file.provenance
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether anything was measured in a target's folder."""
+    return (folder / LATENCY).exists() or any(folder.glob(ACCURACY))
+
+
+def _read(kind: type[Any], path: Path, command: str) -> ResultFile:
+    content = read_json(path)
+    again = f"measure again: {command} or `edgecnn run`"
+    provenance = sidecar_from_json(path, content["provenance"]) if "provenance" in content else None
+    found = record_from_mapping(kind, content, f"{path}: damaged, or of another version", again)
+    return ResultFile(path, found, provenance)

@@ -1,0 +1,83 @@
+"""`edgecnn calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import IMAGES, JSON, MOST_IMAGES, THREADS
+from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.progress import counter
+from edgecnn.steps import CALIBRATION_IMAGES
+
+
+def calibrate(
+    graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
+    data: Annotated[str, IMAGES],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges, X.calib.json.")] = None,
+    images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in one run; else by their size.")] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
+    trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
+    check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,
+    test: Annotated[str, typer.Option(help="Test images, for --check.  [default: the test split of --data]")] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> int:
+    """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
+    from edgecnn.errors import RecipeError
+    from edgecnn.steps import calibrate as step
+    from edgecnn.steps._shared import is_first
+
+    if check:
+        return _check(graph, data, images, test, as_json)
+    if output is None:
+        raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
+    source, calibration = step.source_and_manifest(data)
+    ranges = step.calibrate(
+        graph,
+        output,
+        data=source,
+        calibration=calibration,
+        images=images,
+        batch=batch,
+        threads=threads,
+        progress=counter("calibrate", "images"),
+    )
+    if not is_first():
+        return 0
+    if trt_cache is not None:
+        from edgecnn.graph.calibration.file import write_tensorrt_cache
+
+        write_tensorrt_cache(ranges, trt_cache, trt_cache_version)
+    rows = [
+        {"name": s.name, "min": s.low, "max": s.high, "channels": len(s.channel_low), "values": s.count}
+        for s in ranges.tensors.values()
+    ]
+    if as_json:
+        print_json({"path": str(output), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
+    else:
+        print_rows(rows, ["name", "min", "max", "channels", "values"])
+        say(f"{output}: {len(rows)} tensors over {ranges.images} images")
+    return 0
+
+
+def _check(graph: Path, data: str, images: int, test: str, as_json: bool) -> int:
+    from edgecnn.records import to_plain
+    from edgecnn.steps.calibrate import check_images
+
+    found = check_images(graph, data, images=images, test=test, progress=counter("ranges", "parts"))
+    row = to_plain(found)
+    if as_json:
+        print_json(row)
+    else:
+        print_rows([row], ["n", "test_n", "repeated", "classes_covered", "classes", "suggested_n"])
+        columns = ["range_spread_pct_median", "noise_excess_pct_median", "noise_excess_pct_worst", "worst_tensor"]
+        print_rows([row], columns)
+        for problem in found.problems or ("nothing to complain of",):
+            print(problem)
+        if not found.near_duplicates_checked:
+            print("near-duplicates were not looked for: these pictures are too small or too alike to tell")
+    return 1 if found.duplicates or found.near_duplicates else 0

@@ -1,0 +1,23 @@
+"""`edgecnn doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_facts, print_json, print_rows
+
+
+def doctor(as_json: Annotated[bool, JSON] = False) -> None:
+    """Say what this machine has, and which steps it can do."""
+    from edgecnn.inspection.machine import machine
+    from edgecnn.steps import FACTS
+
+    facts = machine({step.name: step.needs for step in FACTS})
+    if as_json:
+        print_json(facts)
+        return
+    steps = facts.pop("steps")
+    print_facts(facts)
+    print()
+    print_rows(steps, ["step", "possible", "why"])

@@ -1,0 +1,92 @@
+"""`edgecnn gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON, RUN, RUN_RECIPE
+from edgecnn.cli.printing import print_json, say
+
+if TYPE_CHECKING:
+    from edgecnn.results.baseline import Baseline
+    from edgecnn.results.report import RunReport
+
+
+def gate(
+    run: Annotated[str, RUN],
+    recipe: Annotated[str, RUN_RECIPE] = "",
+    record: Annotated[bool, typer.Option("--record", help="Accept these numbers for this device from now on.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations, and the step summary.")] = False,
+    gitlab: Annotated[Path | None, typer.Option(help="GitLab code-quality JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="A comment for a pull request.")] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> int:
+    """Judge a run by its recipe's tolerances and by the baseline; 0 passed, 1 failed, 3 too few images."""
+    from edgecnn.pipeline.find import find_run, require_no_input
+    from edgecnn.records import to_plain
+    from edgecnn.report.terminal import terminal_report
+    from edgecnn.results.verdict import worst_exit_code
+    from edgecnn.steps import gate as step
+    from edgecnn.steps.report import report_of
+
+    judged_by, runs = find_run(run, recipe)
+    require_no_input(runs, junit, gitlab, markdown)
+    reports, baselines = [], []
+    for measured in runs:
+        verdict = step.gate(measured, judged_by, against_baseline=not record)
+        reports.append(report_of(measured, judged_by, verdict))
+        if record:
+            step.record(measured, judged_by, verdict)
+        path = step.baseline_path(judged_by, measured.device)
+        baselines.append(step.read_baseline(path) if path.exists() else None)
+    _write_for_ci(reports, baselines, str(judged_by.path), junit, gitlab, markdown)
+    if github:
+        _to_github(reports, str(judged_by.path), to_stderr=as_json)
+    if as_json:
+        keys = [{"recipe": r.recipe, "target": r.target, "device_key": r.device_key} for r in reports]
+        print_json([{**key, **to_plain(r.verdict)} for key, r in zip(keys, reports, strict=True)])
+    else:
+        for found in reports:
+            print(terminal_report(found))
+            if record:
+                say(f"the baseline of {found.device_key}")
+    return worst_exit_code(r.verdict for r in reports)
+
+
+def _write_for_ci(
+    reports: list[RunReport],
+    baselines: list[Baseline | None],
+    file: str,
+    junit: Path | None,
+    gitlab: Path | None,
+    markdown: Path | None,
+) -> None:
+    from edgecnn.artifact.write import write_bytes
+    from edgecnn.report.gitlab import gitlab_report
+    from edgecnn.report.junit import junit_report
+    from edgecnn.report.markdown import markdown_comment
+
+    if junit is not None:
+        write_bytes(junit, junit_report(*reports).encode())
+    if gitlab is not None:
+        write_bytes(gitlab, gitlab_report(*reports, file=file).encode())
+    if markdown is not None:
+        comments = [markdown_comment(r, b) for r, b in zip(reports, baselines, strict=True)]
+        write_bytes(markdown, "\n".join(comments).encode())
+
+
+def _to_github(reports: list[RunReport], file: str, *, to_stderr: bool) -> None:
+    import os
+    import sys
+
+    from edgecnn.report.github import append_summary, github_annotations
+    from edgecnn.report.markdown import markdown_report
+
+    for found in reports:
+        print(github_annotations(found, file), end="", file=sys.stderr if to_stderr else sys.stdout)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            append_summary(Path(summary), markdown_report(found))

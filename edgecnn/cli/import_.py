@@ -1,0 +1,36 @@
+"""`edgecnn import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_json, print_rows, say
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="An ONNX classifier from elsewhere.")],
+    preprocess: Annotated[str, typer.Option(help="A preset (imagenet-224, half-224 ...) or a JSON file.")] = "",
+    labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.fp32.onnx when left out.")] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
+    from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
+    from edgecnn.steps.import_ import import_onnx
+
+    path, made = import_onnx(file, output, preprocess=preprocess, labels=labels)
+    for change in made.facts["changes"]:
+        say(f"{file}: {change}")
+    if made.preprocessing is None:
+        say(f"{file}: how its images are preprocessed is not known; --preprocess says it")
+    elif doubt := doubt_of(preprocessing_from_json(made.preprocessing)):
+        say(f"{preprocess or file}: warning: {doubt}")
+    row = {"path": str(path), **made.facts, "preprocessing": made.preprocessing, "sha256": made.sha256}
+    if as_json:
+        print_json(row)
+    else:
+        print_rows([row], ["path", "input_shape", "classes", "params", "nodes", "max_difference"])

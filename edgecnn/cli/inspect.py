@@ -1,0 +1,25 @@
+"""`edgecnn inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_facts, print_json
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .onnx, .plan, .npz or .json.")],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Say what a file is, from its header and its sidecar."""
+    from edgecnn.inspection.artifact import describe
+
+    facts = describe(file)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)

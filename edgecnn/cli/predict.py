@@ -1,0 +1,31 @@
+"""`edgecnn predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON, THREADS, TRUST
+from edgecnn.cli.printing import print_json
+
+
+def predict(
+    engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx, with its sidecar.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    threads: Annotated[int | None, THREADS] = None,
+    trust: Annotated[bool, TRUST] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Classify images: the five most probable classes of each."""
+    from edgecnn.inspection.predict import classify
+
+    rows = classify(engine, images, threads, trust)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        print(row["image"])
+        for entry in row["top5"]:
+            print(f"  {100 * entry['probability']:5.1f} %  {entry['label']}")

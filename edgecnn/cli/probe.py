@@ -1,0 +1,29 @@
+"""`edgecnn probe`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_json, print_rows
+
+
+def probe(
+    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    data: Annotated[str, typer.Option(help="Labelled images: a data set or an image folder.")],
+    weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
+    images: Annotated[int | None, typer.Option(min=2, help="Use at most this many training images.")] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Linear classifiers on each stage of a trained network: which one knows most about other data."""
+    from edgecnn.pytorch.probe import probe as run_probe
+    from edgecnn.pytorch.training.progress import Lines
+    from edgecnn.records import to_plain
+
+    rows = [to_plain(row) for row in run_probe(model, data, weights, images=images, progress=Lines())]
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["name", "features", "validation_top1_pct", "n", "top1_pct", "test_n"])

@@ -1,0 +1,87 @@
+"""`edgecnn quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgecnn.cli.options import JSON, MOST_IMAGES
+from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.progress import counter
+from edgecnn.steps import CALIBRATION_IMAGES
+
+
+def quantize(
+    graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
+    precision: Annotated[Literal["fp16", "int8"], typer.Option(help="Of the graph to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The graph to write.")],
+    scheme: Annotated[
+        Literal["tensorrt", "ort-cpu"], typer.Option(help="Where Q/DQ pairs stand: as TensorRT, or ONNX Runtime's CPU.")
+    ] = "tensorrt",
+    around: Annotated[Literal["fp16", "fp32"] | None, typer.Option(help="What is not INT8.")] = None,
+    ranges: Annotated[Path | None, typer.Option(help="X.calib.json, of this graph.")] = None,
+    data: Annotated[str, typer.Option(help="Calibration images (as in calibrate).")] = "",
+    images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
+    method: Annotated[
+        Literal["minmax", "percentile", "entropy", "mse", "auto"] | None,
+        typer.Option(help="How ranges become scales.  [default: auto]"),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="What every tensor got.")] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
+    from edgecnn.errors import RecipeError
+    from edgecnn.recipe.schema import QuantizeSettings
+    from edgecnn.records import to_plain
+    from edgecnn.steps.calibrate import images_named
+    from edgecnn.steps.quantize import quantize as step
+
+    if scheme == "ort-cpu" and around == "fp16":
+        raise RecipeError(
+            "--around fp16: the integer kernels of a CPU take float32", "leave it out, or --scheme tensorrt"
+        )
+    for option, given in (("--method", method), ("--around", around), ("--explain", explain)):
+        if precision == "fp16" and given:
+            raise RecipeError(f"{option} says nothing about an FP16 graph", "leave it out, or give --precision int8")
+    defaults = QuantizeSettings()
+    settings = QuantizeSettings(
+        method=method or defaults.method,
+        around=around or ("fp32" if scheme == "ort-cpu" else defaults.around),
+    )
+    made = step(
+        graph,
+        output,
+        settings,
+        precision=precision,
+        scheme=scheme,
+        ranges=ranges,
+        dataset=images_named(graph, data, images) if data else None,
+        explain=explain,
+        progress=counter("quantize", "images"),
+    )
+    sidecar = made.sidecar
+    result = {
+        "path": str(output),
+        "size_mb": round(output.stat().st_size / 1e6, 3),
+        "precision_requested": sidecar.precision_requested,
+        "precision_obtained": sidecar.precision_obtained,
+        "sha256": sidecar.sha256,
+        **(sidecar.facts if made.report is None else to_plain(made.report)),
+        "warnings": list(made.warnings),
+    }
+    if as_json:
+        print_json(result)
+        return
+    if explain and result.get("rows"):
+        print_rows(result["rows"], list(result["rows"][0]))
+    if result.get("steps"):
+        print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
+    print_rows([result], [k for k in result if not isinstance(result[k], list) and k != "sha256"])
+    for name in result["kept_float32"]:
+        say(f"kept in FP32: {name}")
+    for line in result.get("left_out", []):
+        say(f"left out: {line}")
+    for line in made.warnings:
+        say(f"warning: {line}")

@@ -1,0 +1,82 @@
+"""`edgecnn recipe list`, `show`, `check`, `copy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgecnn.cli.options import JSON, RECIPE
+from edgecnn.cli.printing import print_json, print_rows
+
+recipe = typer.Typer(no_args_is_help=True, help="Look at recipes, check and copy them.", rich_markup_mode=None)
+
+
+@recipe.command("list")
+def list_(as_json: Annotated[bool, JSON] = False) -> None:
+    """List the recipes in ./recipes and those that came with the installation."""
+    from edgecnn.errors import RecipeError
+    from edgecnn.recipe.load import list_recipes, load_recipe
+
+    rows: list[dict[str, Any]] = []
+    for stem, path in sorted(list_recipes().items()):
+        row: dict[str, Any] = {"name": stem, "path": str(path)}
+        try:
+            loaded = load_recipe(str(path))
+            row |= {"model": loaded.model.name, "targets": list(loaded.targets), "title": loaded.title}
+        except RecipeError as exc:
+            row |= {"model": None, "targets": [], "title": f"not valid: {exc.message.splitlines()[0]}"}
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, ["name", "model", "targets", "title"])
+
+
+@recipe.command()
+def show(
+    name: Annotated[str, RECIPE],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Print every setting of a recipe, defaults included."""
+    from edgecnn.recipe.load import load_recipe
+    from edgecnn.recipe.schema import settings_rows
+
+    loaded = load_recipe(name)
+    rows = dict(settings_rows(loaded))
+    if as_json:
+        print_json({"name": loaded.name, "path": str(loaded.path), "settings": rows})
+        return
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key.ljust(width)}  {'-' if value is None else value}")
+
+
+@recipe.command()
+def check(name: Annotated[str, RECIPE]) -> None:
+    """Check a recipe: its keys, its network, its targets, its calibration set, its data set."""
+    from edgecnn.pipeline.preflight import check_recipe
+    from edgecnn.recipe.load import load_recipe
+
+    loaded = load_recipe(name)
+    check_recipe(loaded)
+    print(f"{loaded.path}: valid")
+
+
+@recipe.command()
+def copy(
+    name: Annotated[str, RECIPE],
+    to: Annotated[Path | None, typer.Argument(help="New file.  [default: recipes/NAME.toml]")] = None,
+) -> None:
+    """Copy a recipe, to change it; nothing is overwritten."""
+    from edgecnn.artifact.write import write_bytes
+    from edgecnn.errors import RecipeError
+    from edgecnn.recipe.load import find_recipe
+
+    source = find_recipe(name)
+    output = to or Path("recipes") / source.name
+    if output.exists():
+        raise RecipeError(f"{output}: exists already", "give another name: edgecnn recipe copy NAME recipes/NEW.toml")
+    write_bytes(output, source.read_bytes())
+    print(output)

@@ -1,0 +1,27 @@
+"""`edgecnn report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import RUN, RUN_RECIPE
+from edgecnn.cli.printing import say
+
+
+def report(
+    run: Annotated[str, RUN],
+    output: Annotated[Path, typer.Option("-o", "--output", help="report.md, .html, .json or .xml.")],
+    recipe: Annotated[str, RUN_RECIPE] = "",
+) -> None:
+    """Write the report of a judged run; the suffix names the format."""
+    from edgecnn.pipeline.find import find_judged, find_run, require_no_input
+    from edgecnn.report import write_report
+    from edgecnn.steps.report import report_of
+
+    require_no_input(find_run(run, recipe)[1], output)
+    judged_by, judged = find_judged(run, recipe)
+    write_report(output, report_of(judged, judged_by))
+    say(f"{output}: written")

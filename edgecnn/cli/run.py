@@ -1,0 +1,48 @@
+"""`edgecnn run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON, RECIPE, SET, THREADS
+from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.progress import counter
+
+
+def run(
+    recipe: Annotated[str, RECIPE],
+    until: Annotated[str, typer.Option(help="Stop after this step.")] = "report",
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
+    set_: Annotated[list[str] | None, SET] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> int:
+    """Bring a recipe up to date, from training to the verdict; redo only what is stale."""
+    from edgecnn.pipeline.find import run_folder
+    from edgecnn.pipeline.run import run_recipe
+    from edgecnn.recipe.load import load_recipe
+    from edgecnn.records import to_plain
+    from edgecnn.report.terminal import terminal_report
+
+    loaded = load_recipe(recipe, set_ or ())
+    outcome = run_recipe(
+        loaded,
+        run_folder(loaded, out),
+        say,
+        until=until,
+        threads=threads,
+        progress=lambda step: counter(step, "images"),
+    )
+    for line in outcome.elsewhere:
+        say(line)
+    if as_json:
+        reports = to_plain(outcome.reports)
+        print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports})
+        return outcome.exit_code
+    for found in outcome.reports:
+        print(terminal_report(found))
+        say(f"the whole report: {outcome.folder / found.target / 'report.md'}")
+    return outcome.exit_code

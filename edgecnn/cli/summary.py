@@ -1,0 +1,48 @@
+"""`edgecnn summary`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_json, print_rows
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Input height and width; the network's when left out.")
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Print a network layer by layer, for one image: shapes, parameters, multiply-adds, activation memory."""
+    from edgecnn.zoo import check_size, find_model
+
+    card = find_model(model)
+    if size is not None:
+        check_size(card, size, size)
+    from edgecnn.pytorch.summary import summarise
+
+    found = summarise(card.name, classes, size)
+    content = found.to_json()
+    if as_json:
+        print_json(content)
+        return
+    columns = ["name", "type", "output_shape", "params", "weights", "macs", "activation_bytes"]
+    totals = {"name": "total", **{c: content[c] for c in columns[3:]}}
+    print_rows([*content["layers"], totals], columns)
+    if found.auxiliary:
+        print()
+        print("in training only, and in no total:")
+        print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
+    print()
+    print(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
+    print(
+        f"{found.model} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
+        f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
+        f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "
+        f"float32, of which at most {found.peak_activation_bytes / 1e6:.1f} MB are needed at once"
+    )

@@ -1,0 +1,66 @@
+"""`edgecnn validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.options import DATA, JSON, THREADS, TRUST
+from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.cli.progress import counter
+
+
+def validate(
+    engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx.")],
+    reference: Annotated[Path, typer.Option(help="Saved predictions (.npz), a graph, or a checkpoint.")],
+    data: Annotated[str, DATA],
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in one run.  [default: up to 64]")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Name the hop and the node where predictions move.")] = False,
+    tta: Annotated[str, typer.Option(help="ten-crop: the competitions' figure too, an upper reference.")] = "",
+    threads: Annotated[int | None, THREADS] = None,
+    trust: Annotated[bool, TRUST] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="X.accuracy.json; makes it resumable.")] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure an engine's accuracy against its reference, paired on the same images."""
+    from edgecnn.errors import RecipeError
+    from edgecnn.records import to_plain
+    from edgecnn.steps._shared import is_first
+    from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop
+    from edgecnn.steps.validate import validate as step
+
+    if tta not in ("", "ten-crop"):
+        raise RecipeError(f"--tta {tta}: not known", "--tta ten-crop is the one there is")
+    settings = ValidateSettings(batch, threads, strict, trust)
+    progress = counter("validate", "images")
+    found = step(engine, reference, output, data=data, settings=settings, progress=progress)
+    crops = validate_ten_crop(engine, data=data, settings=settings, progress=progress) if tta else None
+    hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
+    if not is_first():
+        return
+    row = to_plain(found) | (to_plain(crops) if crops else {})
+    if as_json:
+        print_json(row | ({"ladder": to_plain(hops)} if ladder else {}))
+        return
+    print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
+    if found.top1_drop_pp is not None and found.top1_drop_ci_pp is not None:
+        low, high = found.top1_drop_ci_pp
+        print(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
+        print(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
+    if not found.n_labelled:
+        print("no labels: agreement alone is measured (class folders need a model whose labels are known)")
+    for finding in found.findings:
+        print(finding)
+    if crops:
+        top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
+        top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
+        print(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
+        if broken := crops.ten_crop_nan_count:
+            print(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
+    if ladder:
+        from edgecnn.diagnose.stages import describe
+
+        print("\n".join(describe(hops)))

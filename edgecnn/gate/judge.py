@@ -1,0 +1,68 @@
+"""From measurements, tolerances and a baseline to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edgecnn.errors import MeasurementError
+from edgecnn.gate.baseline import check_regressions
+from edgecnn.gate.rules import RULES
+from edgecnn.gate.rules.precision import check_precision
+from edgecnn.recipe.schema import Tolerances
+from edgecnn.results.baseline import Baseline
+from edgecnn.results.device import Device
+from edgecnn.results.report import Measurement
+from edgecnn.results.verdict import MEASURED, Check, Verdict
+
+
+def judge(
+    tolerances: Tolerances,
+    measurements: Sequence[Measurement],
+    *,
+    baseline: Baseline | None = None,
+    device: Device | None = None,
+    wanted: Sequence[str] = (),
+) -> Verdict:
+    """Judge every measurement by every tolerance that is set, and against the baseline.
+
+    A tolerance whose value a measurement owes and does not carry is INCONCLUSIVE, and so is one that no measurement
+    carries, and an engine `wanted` by name of which nothing was measured. Raises `MeasurementError` for no
+    measurements, and for a baseline of another device or of other data.
+    """
+    if not measurements:
+        raise MeasurementError("nothing was measured", "run `edgecnn validate` and `edgecnn bench` first")
+    checks = [check for m in measurements for check in (*_check_finite(m), *check_precision(m))]
+    checks += _check_tolerances(tolerances, measurements)
+    if baseline is not None:
+        checks += check_regressions(measurements, baseline, device)
+    found = {m.name for m in measurements}
+    checks += [_nothing_measured(name) for name in wanted if name not in found]
+    return Verdict(tuple(checks), tolerances.inconclusive)
+
+
+def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement]) -> Iterator[Check]:
+    for rule in RULES.values():
+        limit: float | None = getattr(tolerances, rule.tolerance)
+        if limit is None:
+            continue
+        concerned = [m for m in measurements if rule.concerns(m, measurements)]
+        if not any(rule.measured(m) for m in concerned):
+            yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", "not measured")
+            continue
+        for m in concerned:
+            if rule.measured(m):
+                yield rule.judge(m, rule, limit)
+            elif rule.owes(m, measurements):
+                yield rule.check(m, limit, "INCONCLUSIVE", "not measured")
+
+
+def _check_finite(measurement: Measurement) -> Iterator[Check]:
+    accuracy = measurement.accuracy
+    if accuracy is not None and accuracy.nan_count:
+        evidence = f"logits that are not finite on {accuracy.nan_count} of {accuracy.n} images"
+        yield Check(measurement.name, "nan_count_max", float(accuracy.nan_count), None, 0.0, "FAIL", evidence)
+
+
+def _nothing_measured(name: str) -> Check:
+    evidence = "the recipe asks for it; nothing was measured"
+    return Check(name, MEASURED, None, None, None, "INCONCLUSIVE", evidence, mappable=False)

@@ -1,0 +1,60 @@
+"""Rules on latency. The time of a simulated engine says nothing about the target's, and is not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgecnn.gate.rules.rule import Rule, concerns_reduced, outcome_below
+from edgecnn.results.report import Measurement
+from edgecnn.results.verdict import Check
+from edgecnn.statistics import samples_for_percentile
+
+
+def _concerns(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    return concerns_reduced(measurement, measurements) and not measurement.engine.simulated
+
+
+def _owes_ratio(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    """What the others are compared with has no ratio to itself."""
+    return measurement.name not in {m.ratio.latency_reference for m in measurements if m.ratio}
+
+
+def _judge_ratio(measurement: Measurement, rule: Rule, limit: float) -> Check:
+    found = measurement.ratio
+    assert found is not None
+    low, high = found.latency_ratio_ci
+    outcome = outcome_below((low, high), limit)
+    evidence = (
+        f"median {found.latency_ratio:.3f} x {found.latency_reference}, 95 % interval [{low:.3f}, {high:.3f}], "
+        f"{found.latency_ratio_rounds} interleaved rounds"
+    )
+    if outcome == "INCONCLUSIVE":
+        evidence += "; a longer --duration narrows it"
+    return rule.check(measurement, limit, outcome, evidence, found.latency_ratio, (low, high))
+
+
+def _judge_p99(measurement: Measurement, rule: Rule, limit: float) -> Check:
+    found = measurement.latency
+    assert found is not None
+    value, interval, n = found.latency_ms_p99, found.latency_ms_p99_ci, found.n_queries
+    if value is None or interval is None:
+        why = f"{n} queries carry no p99, it takes {samples_for_percentile(99)}: a longer --duration gives more"
+        return rule.check(measurement, limit, "INCONCLUSIVE", why, value)
+    low, high = interval
+    shown = "?" if high is None else f"{high:.3f}"
+    evidence = f"p99 {value:.3f} ms, 95 % interval [{low:.3f}, {shown}], {n} queries"
+    return rule.check(measurement, limit, outcome_below((low, high), limit), evidence, value, (low, high))
+
+
+RULES = (
+    Rule(
+        "latency_ratio_max",
+        "latency / reference",
+        "",
+        lambda m: m.ratio is not None,
+        _judge_ratio,
+        _concerns,
+        _owes_ratio,
+    ),
+    Rule("latency_ms_p99_max", "p99", "ms", lambda m: m.latency is not None, _judge_p99, _concerns),
+)

@@ -1,0 +1,69 @@
+"""What a rule is, and what the families share.
+
+A tolerance is a non-inferiority margin: it passes when the whole 95 % interval is on its good side, fails when the
+whole interval is on the other, and is INCONCLUSIVE otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgecnn.results.report import Measurement
+from edgecnn.results.verdict import Check, Outcome
+
+
+def concerns_all(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    """Of a rule that judges every engine."""
+    return True
+
+
+def concerns_reduced(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    """Of a rule on what FP16 and INT8 are for: FP32, where it stands beside others, is what they are compared with."""
+    reduced = any(m.engine.precision_requested != "fp32" for m in measurements)
+    return not reduced or measurement.engine.precision_requested != "fp32"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tolerance: the field of `Tolerances` that sets its limit, label and unit for readers, and how it is judged.
+
+    `judge` is asked of the engines that the rule `concerns` and that were `measured` for it. Of the others, those that
+    `owe` the value leave it open.
+    """
+
+    tolerance: str
+    label: str
+    unit: str
+    measured: Callable[[Measurement], bool]
+    judge: Callable[[Measurement, Rule, float], Check]
+    concerns: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_reduced
+    owes: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_all
+
+    def check(
+        self,
+        measurement: Measurement,
+        limit: float,
+        verdict: Outcome,
+        evidence: str,
+        value: float | None = None,
+        interval: tuple[float | None, float | None] | None = None,
+        images_needed: int | None = None,
+    ) -> Check:
+        """The outcome of this rule for one engine."""
+        return Check(measurement.name, self.tolerance, value, interval, limit, verdict, evidence, images_needed)
+
+
+def outcome_below(interval: tuple[float, float | None], limit: float) -> Outcome:
+    """PASS where the interval lies at or below `limit`, FAIL where it lies above."""
+    low, high = interval
+    if high is not None and high <= limit:
+        return "PASS"
+    return "FAIL" if low > limit else "INCONCLUSIVE"
+
+
+def judge_exact(measurement: Measurement, rule: Rule, limit: float, value: float, *, at_most: bool) -> Check:
+    """A value that was counted, not sampled; `at_most` says which side of the limit is good."""
+    good = value <= limit if at_most else value >= limit
+    evidence = f"{rule.label} {value:.4g} {rule.unit}"
+    return rule.check(measurement, limit, "PASS" if good else "FAIL", evidence, value)

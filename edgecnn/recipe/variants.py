@@ -1,0 +1,35 @@
+"""The engines that a recipe asks for on a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgecnn.recipe.schema import Precision, Recipe
+from edgecnn.results.engine import Scheme
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One engine of a target: its name in reports, its precision, and for INT8 where Q/DQ pairs stand."""
+
+    name: str
+    precision: Precision
+    scheme: Scheme = ""
+
+    @property
+    def graph(self) -> str:
+        """The file of the graph that it is built from."""
+        return f"model.{self.precision}-{self.scheme}.onnx" if self.scheme else f"model.{self.precision}.onnx"
+
+
+def variants_of(recipe: Recipe, *, on_cpu: bool) -> list[Variant]:
+    """The engines of a target. On a CPU, INT8 comes twice: in integer kernels, and as TensorRT would round it."""
+    made = []
+    for precision in recipe.precisions:
+        if precision != "int8":
+            made.append(Variant(precision, precision))
+        elif on_cpu:
+            made += [Variant("int8", "int8", "ort-cpu"), Variant("int8-tensorrt", "int8", "tensorrt")]
+        else:
+            made.append(Variant("int8", "int8", "tensorrt"))
+    return made

@@ -1,0 +1,131 @@
+"""Accuracy of an engine against its reference, paired on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgecnn.records import FLAT, STRICT
+from edgecnn.results.engine import EngineInfo
+
+Task = Literal["classification"]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """What one class lost: images of that label that only the reference, or only the engine, gets right."""
+
+    __pydantic_config__ = STRICT
+
+    label: int
+    label_name: str
+    n: int
+    top1_lost: int
+    top1_gained: int
+    top1_drop_pp: float
+    top1_drop_ci_pp: Interval
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image on which engine and reference predict different classes; -1 is no label, and no finite logits."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    label: int
+    reference: int
+    engine: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One share (top-1, top-5) of the engine and of its reference, in per cent, with the drop in percentage points."""
+
+    pct: float | None
+    reference_pct: float | None
+    drop_pp: float | None
+    drop_ci_pp: Interval | None
+    lost: int | None
+    gained: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What an engine keeps of its reference on `n` images, of which `n_labelled` have a label.
+
+    Shares are in per cent, drops in percentage points with two-sided 95 % intervals. An image whose logits are not
+    finite counts as wrong and as changed. What needs labels is None without them, and top-5 is None for five classes
+    or fewer. Each `guess_p` is how probable it is that guessing with the same frequencies does as well: of the engine
+    and of the reference against the labels, of the engine against the reference, and of a copy of the reference.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    task: Task = "classification"
+    data: str
+    n: int
+    n_labelled: int
+    classes: int
+    top1_pct: float | None
+    top5_pct: float | None
+    reference_top1_pct: float | None
+    reference_top5_pct: float | None
+    top1_drop_pp: float | None
+    top1_drop_ci_pp: Interval | None
+    top1_lost: int | None
+    top1_gained: int | None
+    top5_drop_pp: float | None
+    top5_drop_ci_pp: Interval | None
+    top5_lost: int | None
+    top5_gained: int | None
+    mcnemar_p: float | None
+    top1_guess_p: float | None
+    reference_top1_guess_p: float | None
+    agreement_pct: float
+    agreement_ci_pct: Interval
+    agreement_n: int
+    agreement_guess_p: float
+    copy_guess_p: float
+    sqnr_db: float | None
+    nan_count: int
+    unreadable: tuple[str, ...]
+    findings: tuple[str, ...]
+    worst_classes: tuple[ClassLoss, ...]
+    changed: tuple[ChangedImage, ...]
+
+    @property
+    def top1(self) -> Paired:
+        """Top-1 in one piece: `accuracy.top1.drop_pp`."""
+        return Paired(
+            self.top1_pct,
+            self.reference_top1_pct,
+            self.top1_drop_pp,
+            self.top1_drop_ci_pp,
+            self.top1_lost,
+            self.top1_gained,
+        )
+
+    @property
+    def top5(self) -> Paired:
+        """Top-5 in one piece."""
+        return Paired(
+            self.top5_pct,
+            self.reference_top5_pct,
+            self.top5_drop_pp,
+            self.top5_drop_ci_pp,
+            self.top5_lost,
+            self.top5_gained,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyFile:
+    """`X.accuracy.json`: the accuracy of one engine, and which one it is."""
+
+    __pydantic_config__ = STRICT
+
+    accuracy: Accuracy = field(metadata=FLAT)
+    engine: EngineInfo = field(metadata=FLAT)

@@ -1,0 +1,38 @@
+"""Numbers that were accepted for a recipe on a device: what later runs are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgecnn.records import STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow:
+    """One engine's accepted numbers, with what makes them comparable: data, images, batch and mode."""
+
+    __pydantic_config__ = STRICT
+    SPARSE: ClassVar = True
+
+    data: str = ""
+    n: int | None = None
+    batch: int | None = None
+    mode: str = ""
+    top1_pct: float | None = None
+    top5_pct: float | None = None
+    top1_drop_pp: float | None = None
+    agreement_pct: float | None = None
+    latency_ms_p50: float | None = None
+    size_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The accepted numbers of every engine, by its name, on the device with this key."""
+
+    __pydantic_config__ = STRICT
+    RENAMED: ClassVar = {"accepted": "engines"}
+
+    device_key: str
+    engines: dict[str, BaselineRow]

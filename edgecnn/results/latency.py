@@ -1,0 +1,115 @@
+"""Latency and throughput of engines, and the file that holds those of a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from edgecnn.records import FLAT, STRICT
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineFacts, EngineInfo
+
+Mode = Literal["latency", "throughput"]
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed."""
+
+    __pydantic_config__ = STRICT
+    SPARSE: ClassVar = True
+
+    cpu_mhz: float | None = None
+    governor: str | None = None
+    gpu_mhz: float | None = None
+    memory_mhz: float | None = None
+    temperature_c: float | None = None
+    power_mode: str | None = None
+    locked: bool | None = None
+    throttled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """Median of an engine over the median of `latency_reference`, from interleaved blocks, with its 95 % interval."""
+
+    __pydantic_config__ = STRICT
+
+    latency_reference: str
+    latency_ratio: float
+    latency_ratio_ci: tuple[float, float]
+    latency_ratio_rounds: int
+    latency_ratio_warnings: tuple[str, ...] = ()
+    reference_latency_ms_p50: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """One run: milliseconds per query of `batch` images, images per second, and under which conditions.
+
+    A percentile that the number of queries does not carry is None. `graph`, `transfers` and `sync` say what a query
+    was: a replayed CUDA graph or not, with or without copies, and how the host waited.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    mode: Mode
+    clock: str
+    batch: int
+    n_queries: int
+    warmup_ms: float
+    duration_s: float
+    latency_ms_mean: float
+    latency_ms_min: float
+    latency_ms_max: float
+    latency_ms_p50: float
+    latency_ms_p50_ci: tuple[float, float | None]
+    latency_ms_p90: float | None
+    latency_ms_p95: float | None
+    latency_ms_p99: float | None
+    latency_ms_p99_ci: tuple[float, float | None] | None
+    latency_ms_cov_pct: float
+    h2d_ms_p50: float | None
+    compute_ms_p50: float | None
+    d2h_ms_p50: float | None
+    throughput_images_per_s: float
+    drift_pct: float | None
+    graph: bool
+    transfers: bool
+    sync: str
+    clocks: Clocks
+    warnings: tuple[str, ...]
+
+    @property
+    def p50(self) -> float:
+        """The median, ms."""
+        return self.latency_ms_p50
+
+    @property
+    def p99(self) -> float | None:
+        """The 99th percentile, ms; None where the queries do not carry it."""
+        return self.latency_ms_p99
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRow:
+    """One engine in a latency file: its latency, what it is, and its ratio to the file's reference."""
+
+    __pydantic_config__ = STRICT
+
+    latency: Latency = field(metadata=FLAT)
+    engine: EngineInfo | None = field(default=None, metadata=FLAT)
+    facts: EngineFacts | None = field(default=None, metadata=FLAT)
+    ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyFile:
+    """`latency.json`: every engine of a target on one device; `reference` is what the ratios are to."""
+
+    __pydantic_config__ = STRICT
+
+    device: Device
+    reference: str | None
+    measurements: tuple[LatencyRow, ...]

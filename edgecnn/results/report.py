@@ -1,0 +1,73 @@
+"""What a run came to, as it is judged and reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgecnn.records import FLAT, STRICT
+from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineFacts, EngineInfo
+from edgecnn.results.latency import Latency, LatencyRatio
+from edgecnn.results.verdict import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One engine of a target: what it is, and all that was measured of it."""
+
+    __pydantic_config__ = STRICT
+    DERIVED: ClassVar = ("simulated",)
+
+    name: str
+    engine: EngineInfo = field(metadata=FLAT)
+    facts: EngineFacts | None = field(default=None, metadata=FLAT)
+    accuracy: Accuracy | None = field(default=None, metadata=FLAT)
+    latency: Latency | None = field(default=None, metadata=FLAT)
+    ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the numbers are the target's and the time is not."""
+        return self.engine.simulated
+
+    def figure(self, key: str) -> float | None:
+        """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured."""
+        parts = (self.accuracy, self.latency, self.ratio, self.facts)
+        value: float | None = next((getattr(part, key) for part in parts if hasattr(part, key)), None)
+        return value
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """What made an artifact of a run; `path` is relative to the run's folder, the size in MB (1e6 bytes)."""
+
+    __pydantic_config__ = STRICT
+
+    path: str
+    kind: str
+    made_by: str
+    sha256: str
+    parents: tuple[str, ...]
+    tools: dict[str, str]
+    created: str
+    size_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """One target of a run: its measurements, its verdict, what made each artifact, and what belongs to the numbers."""
+
+    __pydantic_config__ = STRICT
+
+    recipe: str
+    title: str
+    target: str
+    device: Device
+    device_key: str
+    reference: str | None
+    measurements: tuple[Measurement, ...]
+    verdict: Verdict
+    artifacts: tuple[ArtifactFacts, ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,49 @@
+"""What travels with a network from artifact to artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions
+from edgecnn.errors import ArtifactError
+from edgecnn.steps import TOOLS
+
+
+def sidecar_of(path: Path) -> Sidecar:
+    """The sidecar of an engine, a graph or a checkpoint, or an empty one for a file that came from elsewhere; raises
+    `ArtifactError` where there is no such file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file", "make it first, or check the path")
+    return read_sidecar(path) if sidecar_path(path).exists() else Sidecar(kind="graph")
+
+
+def derived(
+    source: Sidecar,
+    output: Path,
+    parents: tuple[Path, ...],
+    *,
+    step: str,
+    kind: str,
+    fields: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    recipe: str = "",
+) -> Sidecar:
+    """The sidecar of what `step` makes from `source`: its preprocessing, labels and facts, the values that the steps
+    before were given, and this step's own `fields`."""
+    return Sidecar(
+        kind=kind,
+        made_by=f"edgecnn {step}",
+        scheme=source.scheme,
+        precision_requested=source.precision_requested,
+        precision_obtained=source.precision_obtained,
+        parents=parents_of(output, *parents),
+        recipe=recipe or source.recipe,
+        fields={**source.fields, **(fields or {})},
+        preprocessing=source.preprocessing,
+        labels=source.labels,
+        wnids=source.wnids,
+        tools=tool_versions(*TOOLS.get(step, ())),
+        facts={**source.facts, **(facts or {})},
+    )

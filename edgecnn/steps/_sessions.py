@@ -1,0 +1,66 @@
+"""Sessions of whatever a step may be given: an engine, a graph, a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from edgecnn.artifact.sidecar import Sidecar, sidecar_path
+from edgecnn.backends import backend_of, open_engine
+from edgecnn.errors import ArtifactError
+from edgecnn.results.engine import EngineInfo
+from edgecnn.session import Session
+
+CHECKPOINT, GRAPH = ".safetensors", ".onnx"
+VALIDATION_BATCH = 64
+
+
+def open_any(path: Path, threads: int | None = None, trust: bool = False) -> Session:
+    """A session of an engine, a graph or a checkpoint; raises the errors of each."""
+    return open_checkpoint(path, threads) if path.suffix == CHECKPOINT else open_engine(path, threads, trust)
+
+
+def open_reference_source(source: Path, threads: int | None) -> Session:
+    """A session of what `--reference` may name: a checkpoint or a graph; raises `ArtifactError` for another file."""
+    if source.suffix == GRAPH:
+        return open_engine(source, threads)
+    if source.suffix == CHECKPOINT:
+        return open_checkpoint(source, threads)
+    raise ArtifactError(f"{source}: not a checkpoint or a graph", "name a .safetensors or an .onnx file")
+
+
+def open_checkpoint(source: Path, threads: int | None) -> Session:
+    """The network of a checkpoint in PyTorch, on the CPU."""
+    require_named(source)
+    from edgecnn.pytorch.reference import open_reference
+
+    return open_reference(source, threads)
+
+
+def require_named(source: Path) -> None:
+    """Raise `ArtifactError` for weights that do not say which network they are of."""
+    if source.suffix == CHECKPOINT and source.is_file() and not sidecar_path(source).exists():
+        raise ArtifactError(
+            f"{source}: weights without a sidecar {source.name}.json do not say which network they are of",
+            f"`edgecnn export NETWORK --checkpoint {source.name}` makes a graph that can be the reference",
+        )
+
+
+def engine_info(path: Path, sidecar: Sidecar) -> EngineInfo:
+    """What `path` is when it is run here: an engine as its sidecar says, a graph under the backend that takes it."""
+    known = sidecar.engine
+    if known.backend or path.suffix == CHECKPOINT:
+        return known
+    backend = backend_of(path)
+    return dataclasses.replace(
+        known, role="graph", backend=backend.NAME, provider=backend.PROVIDER, target=backend.DEFAULT_TARGET
+    )
+
+
+def batch_of(session: Session, sidecar: Sidecar, wanted: int | None) -> int:
+    """The batch to run: the frozen one, the one that is wanted, or the largest that is served, up to 64."""
+    frozen = session.input.shape[0]
+    if frozen is not None:
+        return frozen
+    profiles = sidecar.facts.get("profiles") or []
+    return wanted or min([VALIDATION_BATCH, *(p["max"][0] for p in profiles)])

@@ -1,0 +1,198 @@
+"""Latency of engines: each alone, then all in turn on the same input."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions
+from edgecnn.artifact.write import check_output, write_json_artifact
+from edgecnn.backends import backend_of
+from edgecnn.errors import MeasurementError
+from edgecnn.machine.cpu import available_cores
+from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.latency import measure_latency
+from edgecnn.recipe.schema import BenchSettings, fields_of
+from edgecnn.records import to_plain
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineFacts
+from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
+from edgecnn.session import Array, Session
+from edgecnn.steps import TOOLS
+from edgecnn.steps._provenance import sidecar_of
+from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What a bench alone may be asked for, beside the recipe's settings."""
+
+    batches: Sequence[int] = (BenchSettings().batch,)
+    mode: Mode = "latency"
+    threads: int | None = None
+    trust: bool = False
+
+
+def bench(
+    engine: Path,
+    output: Path | None = None,
+    *,
+    versus: Path | None = None,
+    settings: BenchSettings | None = None,
+    options: BenchOptions | None = None,
+) -> LatencyFile:
+    """The latency of `engine` at each batch size, and with `versus` the ratio of the medians.
+
+    Raises `MeasurementError` for a batch that a frozen graph does not take, and the errors of the engines.
+    """
+    settings, options = settings or BenchSettings(), options or BenchOptions()
+    if output is not None:
+        check_output(output, ".json", engine, versus)
+    paths = [engine] if versus is None else [engine, versus]
+    sidecars = [sidecar_of(path) for path in paths]
+    rows = []
+    with contextlib.ExitStack() as stack:
+        session, *others = [stack.enter_context(open_any(p, options.threads, options.trust)) for p in paths]
+        for batch in options.batches:
+            _require_batch(engine, session, batch)
+            images = _noise(session, batch)
+            row = _alone(engine.stem, engine, session, images, settings, options.mode)
+            if versus is not None:
+                other = versus.stem if versus.stem != engine.stem else str(versus)
+                sessions = {other: others[0], engine.stem: session}
+                row = _with_ratios([row], _compared(sessions, images, settings))[0]
+            rows.append(row)
+    found = LatencyFile(
+        device=device_of(engine, options.threads),
+        reference=None if versus is None else str(versus),
+        measurements=tuple(rows),
+    )
+    if output is not None:
+        _write(output, found, paths, sidecars[0].recipe, {**sidecars[0].fields, **fields_of("bench", settings)}, None)
+    return found
+
+
+def bench_all(
+    engines: Mapping[str, Path],
+    output: Path,
+    *,
+    checkpoint: Path | None = None,
+    on_gpu: bool = False,
+    settings: BenchSettings | None = None,
+    threads: int | None = None,
+    device: Device | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> LatencyFile:
+    """Each engine, by its name in reports, alone; then all of them and PyTorch (where the `checkpoint` and it are here)
+    in turn on the same input. Without PyTorch the others are compared with the first engine.
+
+    On a GPU the reference is PyTorch with CUDA: a ratio against a CPU would flatter.
+    """
+    settings = settings or BenchSettings()
+    paths = list(engines.values())
+    with contextlib.ExitStack() as stack:
+        reference, first = _pytorch(checkpoint, on_gpu, threads)
+        sessions = {reference: stack.enter_context(first)} if first is not None else {}
+        for name, path in engines.items():
+            sessions[name] = stack.enter_context(open_any(path, threads))
+        images = _noise(sessions[next(iter(engines))], settings.batch)
+        rows = [_alone(name, path, sessions[name], images, settings) for name, path in engines.items()]
+        if len(sessions) > 1:
+            rows = _with_ratios(rows, _compared(sessions, images, settings))
+    found = LatencyFile(
+        device=device or device_of(paths[0], threads),
+        reference=reference or next(iter(engines)),
+        measurements=tuple(rows),
+    )
+    fields = {key: value for path in paths for key, value in sidecar_of(path).fields.items()}
+    recipe = sidecar_of(paths[0]).recipe
+    _write(output, found, paths, recipe, {**fields, **fields_of("bench", settings)}, device, facts)
+    return found
+
+
+def device_of(engine: Path, threads: int | None) -> Device:
+    """What an engine runs on here; a checkpoint runs on the processor."""
+    from edgecnn.backends import load_backend
+
+    backend = load_backend("ort") if engine.suffix == CHECKPOINT else backend_of(engine)
+    return backend.device(threads)
+
+
+def engine_facts(engine: Path) -> EngineFacts | None:
+    """Size and precision of an engine, as its sidecar tells them; None without one."""
+    if not sidecar_path(engine).exists():
+        return None
+    facts = read_sidecar(engine).facts
+    keys = ("int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct", "reformat_layers")
+    known = {key: facts[key] for key in (*keys, "integer_kernels", "weighted_nodes") if key in facts}
+    told: Literal["macs", "layers", "untold"] = facts.get("shares_by") or "untold"
+    return EngineFacts(
+        size_mb=round(engine.stat().st_size / 1e6, 6), shares_by=told if "shares_by" in facts else "", **known
+    )
+
+
+def _alone(
+    name: str, path: Path, session: Session, images: Array, settings: BenchSettings, mode: Mode = "latency"
+) -> LatencyRow:
+    found = measure_latency(
+        name, session, images, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s, mode=mode
+    )
+    return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path)), facts=engine_facts(path))
+
+
+def _compared(sessions: Mapping[str, Session], images: Array, settings: BenchSettings) -> Mapping[str, LatencyRatio]:
+    return compare_latency(sessions, images, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s)
+
+
+def _with_ratios(rows: Sequence[LatencyRow], ratios: Mapping[str, LatencyRatio]) -> list[LatencyRow]:
+    return [dataclasses.replace(row, ratio=ratios.get(row.latency.name)) for row in rows]
+
+
+def _noise(session: Session, batch: int) -> Array:
+    shape = (batch, *(n or 1 for n in session.input.shape[1:]))
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _require_batch(engine: Path, session: Session, batch: int) -> None:
+    frozen = session.input.shape[0]
+    if frozen not in (None, batch):
+        raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")
+
+
+def _pytorch(checkpoint: Path | None, on_gpu: bool, threads: int | None) -> tuple[str, Session | None]:
+    if checkpoint is None or not checkpoint.exists() or importlib.util.find_spec("torch") is None:
+        return "", None
+    from edgecnn.pytorch.reference import cuda_is_available, open_cuda_reference, open_reference
+
+    if on_gpu:
+        return ("pytorch-cuda", open_cuda_reference(checkpoint)) if cuda_is_available() else ("", None)
+    return "pytorch", open_reference(checkpoint, threads or available_cores())
+
+
+def _write(
+    output: Path,
+    found: LatencyFile,
+    engines: Sequence[Path],
+    recipe: str,
+    fields: Mapping[str, Any],
+    device: Device | None,
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    made = Sidecar(
+        kind="latency",
+        made_by="edgecnn bench",
+        recipe=recipe,
+        parents=parents_of(output, *engines),
+        fields=dict(fields),
+        tools=tool_versions(*TOOLS["bench"]),
+        device=device or found.device,
+        facts=dict(facts or {}),
+    )
+    write_json_artifact(output, to_plain(found), made)

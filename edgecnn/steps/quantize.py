@@ -1,0 +1,177 @@
+"""Make the FP16 or INT8 graph: the precision is fixed here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgecnn.artifact.sidecar import Sidecar, sha256_of
+from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.data.dataset import Dataset
+from edgecnn.errors import RecipeError
+from edgecnn.recipe.schema import QuantizeSettings, fields_of
+from edgecnn.results.engine import Scheme
+from edgecnn.steps._images import Progress
+from edgecnn.steps._provenance import derived, sidecar_of
+from edgecnn.targets import Target, find_target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgecnn.graph.ptq.quantize import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """The graph that was made: its path, its sidecar, for INT8 what every tensor got, and how TensorRT takes the graph
+    otherwise than one would think."""
+
+    path: Path
+    sidecar: Sidecar
+    report: Report | None
+    warnings: tuple[str, ...] = ()
+
+
+def quantize(
+    graph: Path,
+    output: Path,
+    settings: QuantizeSettings | None = None,
+    *,
+    precision: Literal["fp16", "int8"],
+    scheme: Scheme = "tensorrt",
+    ranges: Path | None = None,
+    dataset: Dataset | None = None,
+    targets: Sequence[Target] | None = None,
+    explain: bool = False,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Write the FP16 or INT8 graph of the float32 `graph`, from the `ranges` that `calibrate` wrote, from calibration
+    images, or from both (`auto` uses both).
+
+    A graph for TensorRT that one of `targets` (left out: the oldest TensorRT that is supported) would refuse is not
+    written. `explain` adds each tensor's share of the noise in the logits. Raises `GraphError` naming the node or
+    tensor, `RecipeError` for INT8 without ranges and images.
+    """
+    check_output(output, ".onnx", graph, ranges)
+    settings = settings or QuantizeSettings()
+    if precision == "int8" and ranges is None and dataset is None:
+        raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
+    if precision == "fp16" and ranges is not None and dataset is not None:
+        raise RecipeError("FP16 takes its ranges from --ranges or from --data, not from both", "leave one of them out")
+    known_targets = ([find_target("gpu")] if targets is None else targets) if scheme == "tensorrt" else []
+    _require_clean(_simplified(graph), known_targets)  # before any image is run
+    if precision == "fp16":
+        model, made, report = *_fp16(graph, output, ranges, dataset, progress), None
+    else:
+        model, made, report = _int8(graph, output, settings, scheme, ranges, dataset, explain, progress)
+    warnings = _require_clean(model, known_targets)
+    import onnx
+
+    sidecar = write_artifact(output, lambda temporary: onnx.save(model, str(temporary)), made)
+    return Quantized(output, sidecar, report, warnings)
+
+
+def _fp16(
+    graph: Path, output: Path, ranges: Path | None, dataset: Dataset | None, progress: Progress | None
+) -> tuple[onnx.ModelProto, Sidecar]:
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.fp16 import to_fp16
+    from edgecnn.graph.simplify import load_graph
+
+    known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
+    if known is None and dataset is not None:
+        known = collect_ranges(graph, dataset, progress=progress)
+    model, kept = to_fp16(load_graph(graph), known)
+    checked = "weights only: no calibration ranges were given" if known is None else "weights and activations"
+    facts = {"kept_float32": list(kept), "range_check": checked}
+    parents = (graph,) if ranges is None else (graph, ranges)
+    sidecar = derived(_source(graph, ranges), output, parents, step="quantize", kind="graph", facts=facts)
+    obtained = "mixed" if kept else "fp16"
+    return model, dataclasses.replace(sidecar, precision_requested="fp16", precision_obtained=obtained)
+
+
+def _int8(
+    graph: Path,
+    output: Path,
+    settings: QuantizeSettings,
+    scheme: Scheme,
+    ranges: Path | None,
+    dataset: Dataset | None,
+    explain: bool,
+    progress: Progress | None,
+) -> tuple[onnx.ModelProto, Sidecar, Report]:
+    from edgecnn.graph.calibration.collect import collect_ranges
+    from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.ptq.quantize import quantize_int8
+    from edgecnn.graph.simplify import load_graph
+
+    if ranges is not None:
+        known = read_ranges(ranges, sha256_of(graph))
+    else:
+        assert dataset is not None
+        known = collect_ranges(graph, dataset, progress=progress)
+    model, report = quantize_int8(
+        load_graph(graph),
+        known,
+        "cpu" if scheme == "ort-cpu" else "tensorrt",
+        method=settings.method,
+        around=settings.around,
+        data=dataset,
+        progress=progress,
+        explain=explain,
+    )
+    facts = {
+        "method": report.method,
+        "around": report.around,
+        "int8_share_pct": report.int8_share_pct,
+        "weighted_nodes": report.weighted_nodes,
+        "kept_float32": report.kept_float32,
+    }
+    if report.integer_kernels is not None:
+        facts["integer_kernels"] = report.integer_kernels
+    whole = report.integer_kernels is None or report.integer_kernels == report.weighted_nodes
+    parents = (graph,) if ranges is None else (graph, ranges)
+    sidecar = derived(
+        _source(graph, ranges),
+        output,
+        parents,
+        step="quantize",
+        kind="graph",
+        fields=fields_of("quantize", settings),
+        facts=facts,
+    )
+    return (
+        model,
+        dataclasses.replace(
+            sidecar,
+            scheme=scheme,
+            precision_requested="int8",
+            precision_obtained="int8" if whole and report.int8_share_pct > 0 else "mixed",
+        ),
+        report,
+    )
+
+
+def _source(graph: Path, ranges: Path | None) -> Sidecar:
+    """The graph's sidecar, with the values that its ranges were made with."""
+    own = sidecar_of(graph)
+    known = sidecar_of(ranges).fields if ranges is not None else {}
+    return dataclasses.replace(own, fields={**own.fields, **known})
+
+
+def _simplified(graph: Path) -> onnx.ModelProto:
+    from edgecnn.graph.simplify import load_graph, prepared
+
+    return prepared(load_graph(graph))
+
+
+def _require_clean(model: onnx.ModelProto, targets: Sequence[Target]) -> tuple[str, ...]:
+    """What a device would refuse is said here, before anybody copies the graph there; returns what it would take
+    otherwise than one would think."""
+    from edgecnn.graph.lint import require_clean
+
+    found = [f for target in targets if target.kind == "gpu" for f in require_clean(model, target)]
+    return tuple(dict.fromkeys(f"{f.where}: {f.what}; {f.hint}" for f in found))

@@ -1,0 +1,105 @@
+"""What a report shows of one judged target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact.run_folder import REPORT, TargetRun
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path
+from edgecnn.artifact.write import write_bytes, write_json_artifact
+from edgecnn.errors import MeasurementError
+from edgecnn.machine.cpu import int8_guard
+from edgecnn.recipe.schema import Recipe
+from edgecnn.records import to_plain
+from edgecnn.report.markdown import markdown_report
+from edgecnn.results.report import ArtifactFacts, RunReport
+from edgecnn.results.verdict import Verdict
+from edgecnn.steps.gate import require_current
+
+
+def report(run: TargetRun, recipe: Recipe) -> RunReport:
+    """Write the report of a judged target as `report.json` and `report.md` into its folder."""
+    found = report_of(run, recipe)
+    assert run.verdict is not None
+    output = run.folder / REPORT
+    fields: dict[str, Any] = run.verdict.provenance.fields if run.verdict.provenance else {}
+    provenance = Sidecar(
+        kind="report",
+        made_by="edgecnn report",
+        recipe=recipe.name,
+        target=run.target,
+        fields={**fields, "title": recipe.title},
+        parents=parents_of(output, run.verdict.path),
+    )
+    write_bytes(output.with_suffix(".md"), markdown_report(found).encode())
+    write_json_artifact(output, to_plain(found), provenance)
+    return found
+
+
+def report_of(run: TargetRun, recipe: Recipe, verdict: Verdict | None = None) -> RunReport:
+    """Everything that a report shows: measurements, verdict, what made each artifact, what belongs to the numbers.
+
+    Without a `verdict` that of the folder is taken. Raises `MeasurementError` where that is on other measurements or by
+    another recipe than the report would show.
+    """
+    if verdict is None:
+        require_current(run)
+        verdict = _verdict_of(run, recipe)
+    return RunReport(
+        recipe=recipe.name,
+        title=recipe.title,
+        target=run.target,
+        device=run.device,
+        device_key=run.device.key,
+        reference=run.reference,
+        measurements=run.measurements,
+        verdict=verdict,
+        artifacts=tuple(_facts(path, run.folder) for path in _artifacts(run.folder)),
+        notes=tuple(_notes(run)),
+    )
+
+
+def _verdict_of(run: TargetRun, recipe: Recipe) -> Verdict:
+    if run.verdict is None:
+        raise MeasurementError(f"{run.folder}: nothing was judged there", "run `edgecnn gate` first")
+    verdict: Verdict = run.verdict.content
+    made = run.verdict.provenance
+    judged_by = made.recipe if made else ""
+    if judged_by != recipe.name:
+        raise MeasurementError(
+            f"{run.verdict.path}: judged by the recipe {judged_by or '(unknown)'}, not by {recipe.name}",
+            "judge it by this one: `edgecnn gate RUN --recipe RECIPE`",
+        )
+    parents = made.parents if made else {}
+    if other := [r.path.name for r in run.results if parents.get(r.path.name) != r.sha256]:
+        raise MeasurementError(
+            f"{run.verdict.path}: judged before {other[0]} was measured as it is now", "judge again: `edgecnn gate RUN`"
+        )
+    return verdict
+
+
+def _notes(run: TargetRun) -> list[str]:
+    notes = [f"{m.name} is {m.engine.simulation}" for m in run.measurements if m.engine.simulated]
+    on_cpu = any(m.engine.backend == "ort" for m in run.measurements)
+    return [*notes, *([guard] if on_cpu and (guard := int8_guard()) else [])]
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    """Every file of the run, and of the target's folder, that has a sidecar; and the ranges, which carry theirs."""
+    own = [p for where in (folder.parent, folder) for p in sorted(where.iterdir()) if sidecar_path(p).exists()]
+    return [*own, *sorted(folder.parent.glob("*.calib.json"))]
+
+
+def _facts(path: Path, folder: Path) -> ArtifactFacts:
+    sidecar = read_sidecar(path)
+    return ArtifactFacts(
+        path=str(path.relative_to(folder.parent)),
+        kind=sidecar.kind,
+        made_by=sidecar.made_by,
+        sha256=sidecar.sha256,
+        parents=tuple(sorted(sidecar.parents)),
+        tools=sidecar.tools,
+        created=sidecar.created,
+        size_mb=round(path.stat().st_size / 1e6, 6),
+    )
