@@ -9,6 +9,7 @@ from edgecnn.gate.baseline import check_regressions
 from edgecnn.gate.rules import RULES
 from edgecnn.gate.rules.precision import check_precision
 from edgecnn.recipe.schema import Tolerances
+from edgecnn.recipe.variants import Variant
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement
@@ -21,12 +22,12 @@ def judge(
     *,
     baseline: Baseline | None = None,
     device: Device | None = None,
-    wanted: Sequence[str] = (),
+    wanted: Sequence[Variant] = (),
 ) -> Verdict:
     """Judge every measurement by every tolerance that is set, and against the baseline.
 
     A tolerance whose value a measurement owes and does not carry is INCONCLUSIVE, and so is one that no measurement
-    carries, and an engine `wanted` by name of which nothing was measured. Raises `MeasurementError` for no
+    carries, and an engine that is `wanted` and of which nothing was measured. Raises `MeasurementError` for no
     measurements, and for a baseline of another device or of other data.
     """
     if not measurements:
@@ -35,9 +36,14 @@ def judge(
     checks += _check_tolerances(tolerances, measurements)
     if baseline is not None:
         checks += check_regressions(measurements, baseline, device)
-    found = {m.name for m in measurements}
-    checks += [_nothing_measured(name) for name in wanted if name not in found]
+    checks += [_nothing_measured(v.name) for v in wanted if not any(_is(m, v) for m in measurements)]
     return Verdict(tuple(checks), tolerances.inconclusive)
+
+
+def _is(measurement: Measurement, variant: Variant) -> bool:
+    engine = measurement.engine
+    same = (engine.precision_requested, engine.scheme) == (variant.precision, variant.scheme)
+    return same or measurement.name == variant.name
 
 
 def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement]) -> Iterator[Check]:
