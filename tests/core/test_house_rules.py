@@ -100,7 +100,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
-LATE = {"torch", "torchvision", "timm", "onnxruntime"}
+LATE = {"torch", "torchvision", "timm", "onnxruntime", "safetensors"}
 
 
 def imported_at_once(path: Path) -> set[str]:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from edgecnn.pipeline.steps import Context, open_split, work
 from PIL import Image
-from safetensors.torch import save_file
 
 from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
 from edgecnn.data.dataset import batches
@@ -27,6 +26,7 @@ from edgecnn.session import Session
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
+    from safetensors.torch import save_file
 
     from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
     from edgecnn.pytorch.models import build_model
