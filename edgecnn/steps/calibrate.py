@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgecnn.artifact.write import check_output
 from edgecnn.data.calibration_set import find_manifest, is_manifest, read_manifest
 from edgecnn.data.dataset import Dataset, spread
+from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_duplicates
+from edgecnn.errors import DataError
+from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._provenance import derived, sidecar_of
@@ -15,7 +22,6 @@ from edgecnn.steps._shared import collect_shared, is_first
 
 if TYPE_CHECKING:
     from edgecnn.graph.calibration.histogram import Ranges
-    from edgecnn.steps.calibration_check import CalibrationCheck
 
 
 def calibrate(
@@ -77,11 +83,75 @@ def check_images(
 ) -> CalibrationCheck:
     """Whether the images of `data` are fit to calibrate `graph`, and none of them is a test image of `test` (left out:
     the test split of the same data set)."""
-    from edgecnn.steps.calibration_check import check_calibration
-
     dataset = images_named(graph, data, images, named=True)
     tested = open_images(sidecar_of(graph), test or source_and_manifest(data)[0], "test")
     return check_calibration(dataset, tested, graph, progress=progress)
+
+
+def check_calibration(
+    calibration: Dataset, test: Dataset, graph: Path | None, *, method: str = "mse", progress: Progress | None = None
+) -> CalibrationCheck:
+    """Check `calibration` against the images it must not hold, and its ranges on `graph` if there is one.
+
+    `method` is the range method whose thresholds are resampled. Raises `DataError` for an empty set.
+    """
+    if len(calibration) == 0 or len(test) == 0:
+        raise DataError("a calibration check needs images in both sets", "name two data sets that are not empty")
+    from edgecnn.graph.calibration.sufficiency import images_for_ranges, measure_range_moves
+
+    same = find_duplicates(calibration, test)
+    near, checked = find_near_duplicates(calibration, test, set(same))
+    moves = {} if graph is None else measure_range_moves(graph, calibration, method, progress)
+    worst = max(moves, key=lambda name: moves[name].excess_pct) if moves else None
+    excess = float(np.median([m.excess_pct for m in moves.values()])) if moves else None
+    found = CalibrationCheck(
+        n=len(calibration),
+        test_n=len(test),
+        duplicates=same,
+        near_duplicates=near,
+        near_duplicates_checked=checked,
+        repeated=count_repeated(calibration),
+        classes=None if calibration.label_names is None else len(calibration.label_names),
+        classes_covered=None if calibration.labels is None else len(set(calibration.labels.tolist())),
+        classes_missing=_missing_classes(calibration),
+        range_method=method if moves else None,
+        range_spread_pct_median=float(np.median([m.spread_pct for m in moves.values()])) if moves else None,
+        noise_excess_pct_median=excess,
+        noise_excess_pct_worst=moves[worst].excess_pct if worst else None,
+        worst_tensor=worst,
+        suggested_n=None if excess is None else images_for_ranges(len(calibration), excess),
+        problems=(),
+    )
+    return dataclasses.replace(found, problems=(*_leaks(found), *_gaps(found)))
+
+
+def _missing_classes(calibration: Dataset) -> tuple[str, ...]:
+    if calibration.labels is None or calibration.label_names is None:
+        return ()
+    there = set(calibration.labels.tolist())
+    return tuple(name for k, name in enumerate(calibration.label_names) if k not in there)
+
+
+def _leaks(found: CalibrationCheck) -> Iterator[str]:
+    if found.duplicates:
+        image, other = found.duplicates[0]
+        yield f"{len(found.duplicates)} images are test images: {image} is {other}"
+    if found.near_duplicates:
+        image, other = found.near_duplicates[0]
+        yield f"{len(found.near_duplicates)} images look like test images: {image} like {other}"
+
+
+def _gaps(found: CalibrationCheck) -> Iterator[str]:
+    from edgecnn.graph.calibration.sufficiency import GOOD_EXCESS_PCT
+
+    missing, classes, excess = found.classes_missing, found.classes, found.noise_excess_pct_median
+    if missing and classes and found.n >= classes:
+        yield f"{len(missing)} of {classes} classes have no image: {', '.join(missing[:5])}"
+    if excess is not None and excess > GOOD_EXCESS_PCT:
+        yield (
+            f"the ranges are those of few images: on others like them they cost {excess:.1f} % more rounding noise "
+            f"(median); about {found.suggested_n} images would keep that within {GOOD_EXCESS_PCT:g} %"
+        )
 
 
 def images_named(graph: Path, data: str, images: int = CALIBRATION_IMAGES, *, named: bool = False) -> Dataset:

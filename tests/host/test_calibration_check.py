@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgecnn.measure.calibration_check import check_calibration
 from PIL import Image, ImageFilter
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
+from edgecnn.steps.calibrate import check_calibration
 from tests.host.graphs import build
 
 PREPROCESSING = Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3)
