@@ -1,10 +1,11 @@
-"""The command line: parse, make one call, print, exit. One module per group of commands, found by listing."""
+"""The command line: parse, make one call, print, exit. One module per command, found by listing."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 from edgecnn.errors import EdgecnnError, MissingPackageError
 
@@ -13,13 +14,9 @@ BUG = 101
 OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"}  # absent on a device
 
 
-def main() -> None:
-    """Run the command line; every error becomes its exit code here and nowhere else."""
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code (see the README's table)."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (left out: that of the process) and return its exit code (see the README's table); every error
+    becomes its exit code here and nowhere else."""
     import typer
 
     from edgecnn.cli.app import application
@@ -29,7 +26,9 @@ def run(arguments: list[str]) -> int:
         c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
     )
     try:
-        result = application()(args=arguments, prog_name="edgecnn", standalone_mode=False)
+        result = application()(
+            args=sys.argv[1:] if arguments is None else [*arguments], prog_name="edgecnn", standalone_mode=False
+        )
     except EdgecnnError as exc:
         return _fail(exc.message, exc.hint, exc.exit_code)
     except click_exception as exc:

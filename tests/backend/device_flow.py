@@ -114,7 +114,7 @@ def noise(shape: Sequence[int], seed: int = 0) -> Array:
 
 def command(*arguments: object) -> None:
     """One command line that must succeed."""
-    assert cli.run([str(a) for a in arguments]) == 0, arguments
+    assert cli.main([str(a) for a in arguments]) == 0, arguments
 
 
 def recipe_report(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -144,15 +144,15 @@ def test_the_layer_table(one_trt: Any, graph: Callable[..., Path], capsys: pytes
     plan = source.with_suffix(".plan")
     load_backend("trt").engine_from_onnx(source, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
     capsys.readouterr()
-    assert cli.run(["layers", str(plan), "--json"]) == 0
+    assert cli.main(["layers", str(plan), "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert [row["time_ms"] for row in table["layers"]] == [None] * len(table["layers"])
     assert table["int8_macs_pct"] == 100
-    assert cli.run(["layers", str(plan), "--times", "--queries", "3", "--json"]) == 0
+    assert cli.main(["layers", str(plan), "--times", "--queries", "3", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert sum(row["time_pct"] for row in table["layers"]) == pytest.approx(100)
     assert table["int8_time_pct"] > 0
-    assert cli.run(["layers", str(plan), "--times"]) == 0
+    assert cli.main(["layers", str(plan), "--times"]) == 0
     assert "time_pct" in capsys.readouterr().out
 
 
@@ -163,7 +163,7 @@ def test_inspect_prints_header_device_profiles_and_shares(
     plan = source.with_suffix(".plan")
     load_backend("trt").engine_from_onnx(source, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
     capsys.readouterr()
-    assert cli.run(["inspect", str(plan), "--json"]) == 0
+    assert cli.main(["inspect", str(plan), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["built_by_tensorrt"] == "10.16.1.11"
     assert facts["device"]["gpu_name"] == "NVIDIA L4"

@@ -130,7 +130,7 @@ def test_an_interrupted_build_is_exit_code_130(
 ) -> None:
     source = graph()
     one_trt._on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 0 else time.sleep(0.05)
-    assert cli.run(["build", str(source), "--backend", "trt"]) == 130
+    assert cli.main(["build", str(source), "--backend", "trt"]) == 130
     assert capsys.readouterr().err.splitlines().count("interrupted") == 1
     assert not source.with_suffix(".plan").exists()
 

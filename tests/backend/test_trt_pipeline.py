@@ -85,10 +85,10 @@ def test_an_engine_of_another_precision_fails_the_recipe(
     capsys.readouterr()
     junit, page, own = tmp_path / "junit.xml", tmp_path / "report.html", tmp_path / recipe.path.name
     own.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings_rows(recipe) if v is not None))
-    assert cli.run(["gate", str(folder), "--recipe", str(own), "--junit", str(junit), "--github"]) == 1
+    assert cli.main(["gate", str(folder), "--recipe", str(own), "--junit", str(junit), "--github"]) == 1
     assert "fp16 was requested; 0.0 % of the engine's multiply-adds are fp16: it is fp32" in capsys.readouterr().out
     assert "precision_obtained" in junit.read_text()
-    assert cli.run(["report", str(folder), "--recipe", str(own), "-o", str(page)]) == 0
+    assert cli.main(["report", str(folder), "--recipe", str(own), "-o", str(page)]) == 0
     assert "fp16 was requested" in page.read_text()
     (report,) = outcome.reports
     failed = {j["name"] for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"} - {
@@ -115,7 +115,7 @@ def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
 def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     source = graph("int8")
     options = ("--optimisation-level", "4", "--workspace-mb", "512", "--hardware-compatibility", "ampere_plus")
-    assert cli.run(["build", str(source), "--backend", "trt", "--max-batch", "4", *options]) == 0
+    assert cli.main(["build", str(source), "--backend", "trt", "--max-batch", "4", *options]) == 0
     facts = read_sidecar(source.with_suffix(".plan")).facts
     assert facts["profiles"][0]["max"] == [4, 3, 8, 8]
     assert facts["optimisation_level"] == 4
@@ -137,7 +137,7 @@ def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pyt
 def test_the_build_command_refuses(
     one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
-    assert cli.run(["build", str(graph()), "--backend", "trt", *options]) == 2
+    assert cli.main(["build", str(graph()), "--backend", "trt", *options]) == 2
     err = capsys.readouterr().err
     assert words in err
     assert err.count("error: ") == err.count("hint: ") == 1
@@ -153,7 +153,7 @@ def test_each_step_alone_on_a_plan(
             shutil.copy(path, tmp_path)
     plans = [tmp_path / "fp16.plan", tmp_path / "int8.plan"]
     for graph, plan in zip(("model.fp16.onnx", "model.int8-tensorrt.onnx"), plans, strict=True):
-        made = cli.run(["build", str(tmp_path / graph), "--backend", "trt", "--target", "l4", "-o", str(plan)])
+        made = cli.main(["build", str(tmp_path / graph), "--backend", "trt", "--target", "l4", "-o", str(plan)])
         assert made == 0
     fp16, int8 = map(str, plans)
     assert (
@@ -166,9 +166,9 @@ def test_each_step_alone_on_a_plan(
     assert run_json(capsys, "inspect", int8)["rebuild"].endswith(f"--backend trt --target l4 -o {int8}")
     plans[1].with_name("int8.plan.json").unlink()
     capsys.readouterr()
-    assert cli.run(["bench", "--engine", int8, "--duration", "0.02"]) == 2
+    assert cli.main(["bench", "--engine", int8, "--duration", "0.02"]) == 2
     assert "native code" in capsys.readouterr().err
-    assert cli.run(["bench", "--engine", int8, "--duration", "0.02", "--trust"]) == 0
+    assert cli.main(["bench", "--engine", int8, "--duration", "0.02", "--trust"]) == 0
 
 
 def test_doctor_names_the_gpu_and_tensorrt(one_trt: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,5 +181,5 @@ def test_doctor_names_the_gpu_and_tensorrt(one_trt: Any, capsys: pytest.CaptureF
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
-    assert cli.run([*arguments, "--json"]) == 0
+    assert cli.main([*arguments, "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out))

@@ -148,9 +148,9 @@ def test_a_killed_worker_ends_the_job_and_leaves_the_checkpoint_whole(folder: Pa
 def test_ranks_that_differ_each_say_so(folder: Path, root: Path) -> None:
     (folder / "differ.py").write_text(
         "import os, sys\n"
-        "from edgecnn.cli import run\n"
+        "from edgecnn.cli import main\n"
         "extra = sys.argv[1:] if os.environ['RANK'] == '1' else []\n"
-        "sys.exit(run(['train', './r.toml', '--out', 'out', *extra]))\n"
+        "sys.exit(main(['train', './r.toml', '--out', 'out', *extra]))\n"
     )
     for extra, said in [
         (["--set", "train.seed=5"], "the recipe differs between ranks: train.seed is 5 on rank 1, 0 on rank 0"),

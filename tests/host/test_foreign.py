@@ -361,10 +361,10 @@ def test_units_of_0_to_255_are_said_on_import(tmp_path: Path, capsys: pytest.Cap
     given, ours = tmp_path / "p.json", tmp_path / "ours.onnx"
     call = ["import", str(tmp_path / "m.onnx"), "--preprocess", str(given), "-o", str(ours)]
     given.write_text(json.dumps(EIGHT.to_json()))
-    assert cli.run(call) == 0
+    assert cli.main(call) == 0
     assert "warning" not in capsys.readouterr().err
     given.write_text(json.dumps(EIGHT.to_json() | {"mean": [123.675] * 3}))
-    assert cli.run(call) == 0
+    assert cli.main(call) == 0
     assert "warning: mean 123.675, 123.675, 123.675 counts in 0..255" in capsys.readouterr().err
 
 
@@ -412,18 +412,18 @@ def test_refused(tmp_path: Path, kind: str) -> None:
 def test_command_says_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "net.onnx"
     onnx.save(graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV), source)
-    assert cli.run(["import", str(source), "-o", str(tmp_path / "out.onnx"), "--json"]) == 0
+    assert cli.main(["import", str(source), "-o", str(tmp_path / "out.onnx"), "--json"]) == 0
     out, err = capsys.readouterr()
     row = json.loads(out)
     assert row["preprocessing"] is None
     assert "--preprocess" in err
     assert all(change in err for change in row["changes"])
-    assert cli.run(["import", str(source), "-o", str(source)]) == 2
+    assert cli.main(["import", str(source), "-o", str(source)]) == 2
     assert "overwrite itself" in capsys.readouterr().err
     content = source.read_bytes()
     for broken in (b"", content[: len(content) // 2], b"not a graph at all"):
         source.write_bytes(broken)
-        assert cli.run(["import", str(source), "-o", str(tmp_path / "out2.onnx")]) == 2
+        assert cli.main(["import", str(source), "-o", str(tmp_path / "out2.onnx")]) == 2
         error, hint = capsys.readouterr().err.strip().splitlines()
         assert error.startswith("error: ")
         assert hint.startswith("hint: ")

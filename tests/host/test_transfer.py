@@ -236,16 +236,16 @@ def test_ants_and_bees_reach_90_percent_with_a_new_head(tmp_path: Path, shared: 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_fine_tuned_network_goes_on_to_an_int8_verdict_and_nothing_is_redone(tmp_path: Path, shared: Path) -> None:
-    from edgecnn.cli import run
+    from edgecnn.cli import main
 
     command = [
         "run", "squeezenet1_1-hymenoptera", "--out", str(tmp_path / "run"), "--set", "bench.duration_s=0.2",
         "--set", f'data.source="{shared}/data/hymenoptera"',
         "--set", f'model.weights="{shared}/weights/squeezenet1_1_imagenet.safetensors"',
     ]  # fmt: skip
-    assert run(command) == 0
+    assert main(command) == 0
     verdict = (tmp_path / "run/cpu/report.md").read_text()
     assert "int8" in verdict
     made = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
-    assert run(command) == 0
+    assert main(command) == 0
     assert (tmp_path / "run/model.safetensors").stat().st_mtime_ns == made

@@ -316,7 +316,7 @@ def test_imagenet_classes_are_those_of_torchvision_and_timm() -> None:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[str, str]:
     """Run a command that must fail as a user's mistake; returns its error and its hint."""
-    assert cli.run([str(a) for a in arguments]) == 2
+    assert cli.main([str(a) for a in arguments]) == 2
     error, hint = capsys.readouterr().err.strip().splitlines()[-2:]
     assert error.startswith("error: ")
     assert hint.startswith("hint: ")
@@ -408,7 +408,7 @@ def test_command_takes_a_head_of_another_size(
     monkeypatch.chdir(tmp_path)
     state = build_model("resnet20_cifar", 37).state_dict()
     torch.save({f"module.{k}": v for k, v in state.items()}, "head.pth")
-    assert cli.run(["export", "resnet20_cifar", "--checkpoint", "head.pth", "--classes", "37", "--json"]) == 0
+    assert cli.main(["export", "resnet20_cifar", "--checkpoint", "head.pth", "--classes", "37", "--json"]) == 0
     out, err = capsys.readouterr()
     row = json.loads(out)
     assert row["classes"] == 37
