@@ -12,11 +12,12 @@ from edgecnn.steps import TOOLS
 
 
 def sidecar_of(path: Path) -> Sidecar:
-    """The sidecar of an engine, a graph or a checkpoint, or an empty one for a file that came from elsewhere; raises
-    `ArtifactError` where there is no such file."""
+    """The sidecar of an artifact (of one that is JSON, its provenance), or an empty one for a file that came from
+    elsewhere; raises `ArtifactError` where there is no such file."""
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path")
-    return read_sidecar(path) if sidecar_path(path).exists() else Sidecar(kind="graph")
+    known = path.suffix == ".json" or sidecar_path(path).exists()
+    return read_sidecar(path) if known else Sidecar(kind="graph")
 
 
 def derived(
