@@ -1,4 +1,4 @@
-"""Precision obtained against precision requested, read from the engine's own layers; and where the time goes.
+"""The layers of an engine: their precision, read from the engine itself, and where the time goes.
 
 Works on the neutral records of `edgecnn.backends._layers`, which `backends/trt/` makes from the engine inspector.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,32 +15,6 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
 from edgecnn.backends._layers import EngineLayer, layers_from_json, shares_of
 from edgecnn.errors import ArtifactError, MeasurementError
-
-LOST_SHARE_PP_MAX = 5.0  # INT8 multiply-adds that the graph has and the engine may lack: fusions blur the count
-
-Outcome = Literal["PASS", "FAIL"]
-
-
-def judge_precision(measurement: Mapping[str, Any]) -> tuple[Outcome, str] | None:
-    """(outcome, evidence) of an engine whose layers were read back, or None for one whose were not.
-
-    FAIL when no multiply-add has the requested precision, when much of what the graph has in INT8 is not INT8 in the
-    engine, and when the layers do not tell: a recipe may let pass what is open, and this must not be. It is judged
-    apart from any tolerance.
-    """
-    requested, by = measurement.get("precision_requested"), measurement.get("shares_by")
-    if not requested or "shares_by" not in measurement:
-        return None
-    if by is None:
-        return "FAIL", f"{requested} was requested; the engine's layers do not tell their precision: it is unproven"
-    share, obtained = measurement.get(f"{requested}_share_pct") or 0.0, measurement.get("precision_obtained")
-    evidence = f"{requested} was requested; {share:.1f} % of the engine's {_unit(by)} are {requested}"
-    if not share:
-        return "FAIL", f"{evidence}: it is {obtained}"
-    asked = measurement.get("graph_int8_share_pct")
-    if requested == "int8" and by == "macs" and asked is not None and share < asked - LOST_SHARE_PP_MAX:
-        return "FAIL", f"{evidence}, of the graph's {asked:.1f} %"
-    return "PASS", evidence
 
 
 def layer_table(path: Path, *, timed: bool, batch: int, queries: int, trust: bool) -> dict[str, Any]:
@@ -77,7 +51,3 @@ def _table(layers: Sequence[EngineLayer], times_ms: Mapping[str, float]) -> dict
         for layer in layers
     ]
     return {"layers": rows, "time_ms": total or None, **shares_of(layers, times_ms)}
-
-
-def _unit(by: str) -> str:
-    return {"macs": "multiply-adds", "layers": "Conv and Gemm layers"}[by]

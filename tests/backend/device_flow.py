@@ -19,6 +19,8 @@ from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.schema import BatchSettings, Recipe
+from edgecnn.records import to_plain
+from edgecnn.results.report import RunReport
 from edgecnn.session import Array
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -65,7 +67,7 @@ def speed_ups(plans: Mapping[str, Path], batch: int, warmup_ms: float, duration_
         (first, *_) = sessions.values()
         images = noise((batch, *(n or 1 for n in first.input.shape[1:])))
         ratios = compare_latency(sessions, images, warmup_ms=warmup_ms, duration_s=duration_s)
-        return [{"name": r.name, "batch": batch, **r.to_json()} for r in ratios]
+        return [{"name": name, "batch": batch, **to_plain(ratio)} for name, ratio in ratios.items()]
     finally:
         for session in sessions.values():
             session.__exit__(None, None, None)
@@ -117,7 +119,7 @@ def command(*arguments: object) -> None:
     assert cli.main([str(a) for a in arguments]) == 0, arguments
 
 
-def recipe_report(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def recipe_report(recipe: Recipe, folder: Path) -> RunReport:
     """The report of a recipe whose only target is this machine's GPU."""
     outcome = run_recipe(recipe, folder, say)
     assert not outcome.elsewhere, outcome.elsewhere

@@ -23,9 +23,13 @@ from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._layers import share_facts
 from edgecnn.errors import EdgecnnError
-from edgecnn.inspection.layers import judge_precision
+from edgecnn.gate.rules.precision import check_precision
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.records import to_plain
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineFacts
+from edgecnn.results.report import Measurement
 from tests.backend.device_flow import (
     closeness,
     engines_of,
@@ -72,12 +76,13 @@ def cuda() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tensorrt_device(cuda: Any, results: dict[str, Any]) -> dict[str, Any]:
+def tensorrt_device(cuda: Any, results: dict[str, Any]) -> Device:
     """The device under TensorRT; skips where TensorRT is not installed, fails where it is broken."""
     if importlib.util.find_spec("tensorrt") is None:
         _missing("the package tensorrt is not installed")
-    results["device"] = load_backend("trt").device()
-    return dict(results["device"])
+    found = load_backend("trt").device()
+    results["device"] = to_plain(found)
+    return found
 
 
 def test_a_real_round_trip(cuda: Any) -> None:
@@ -193,20 +198,15 @@ def test_resnet50_keeps_its_logits_and_its_precision(resnet: Any, results: dict[
     graphs, plans = resnet
     for precision, least in (("fp32", 0.999), ("fp16", 0.99), ("int8", 0.97)):
         sidecar = read_sidecar(plans[precision])
-        judged = judge_precision(
-            {
-                "precision_requested": sidecar.precision_requested,
-                "precision_obtained": sidecar.precision_obtained,
-                **share_facts(open_layers(plans[precision])),
-            }
-        )
+        read_back = share_facts(open_layers(plans[precision]))
+        facts = EngineFacts(**(read_back | {"shares_by": read_back["shares_by"] or "untold"}))
+        (judged,) = check_precision(Measurement(name=precision, engine=sidecar.engine, facts=facts))
         cosine = closeness(graphs[precision], plans[precision], 2)
         size_mb = plans[precision].stat().st_size / 1e6
         results.setdefault("resnet50", []).append(
-            {"name": precision, "cosine": cosine, "size_mb": size_mb, "precision": judged}
+            {"name": precision, "cosine": cosine, "size_mb": size_mb, "precision": to_plain(judged)}
         )
-        assert judged is not None
-        assert judged[0] == "PASS", judged[1]
+        assert judged.verdict == "PASS", judged.evidence
         assert cosine > least
 
 
@@ -224,10 +224,10 @@ def test_resnet50_is_faster_in_fp16_and_int8(resnet: Any, results: dict[str, Any
             assert row["latency_ratio_ci"][1] < 1, row
 
 
-def test_resnet50_by_trtexec_and_by_us(resnet: Any, tensorrt_device: dict[str, Any], results: dict[str, Any]) -> None:
+def test_resnet50_by_trtexec_and_by_us(resnet: Any, tensorrt_device: Device, results: dict[str, Any]) -> None:
     if shutil.which("trtexec") is None:
         pytest.skip("trtexec is not on PATH")
-    major, shape = int(tensorrt_device["tensorrt"].split(".")[0]), (1, 3, 224, 224)
+    major, shape = int(tensorrt_device.tensorrt.split(".")[0]), (1, 3, 224, 224)
     for precision, plan in resnet[1].items():
         ours, theirs = [], []
         for _ in range(3):  # in turn, so that a drifting clock meets both
@@ -242,7 +242,8 @@ def test_resnet50_by_trtexec_and_by_us(resnet: Any, tensorrt_device: dict[str, A
 
 def test_lenet5_digits_as_one_recipe(tensorrt_device: Any, results: dict[str, Any], tmp_path: Path) -> None:
     report = recipe_report(load_recipe("lenet5-digits", ['targets=["gpu"]']), tmp_path / "run")
-    results["lenet5-digits"] = {k: report[k] for k in ("measurements", "verdict", "device_key")}
-    for row in report["measurements"]:
-        assert row["precision_obtained"] == row["precision_requested"] == row["name"]
-    assert report["verdict"]["exit_code"] in (0, 3), report["verdict"]
+    plain = to_plain(report)
+    results["lenet5-digits"] = {k: plain[k] for k in ("measurements", "verdict", "device_key")}
+    for row in report.measurements:
+        assert row.engine.precision_obtained == row.engine.precision_requested == row.name
+    assert report.verdict.exit_code in (0, 3), report.verdict

@@ -14,9 +14,10 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.backends._layers import EngineLayer, layers_to_json
 from edgecnn.backends.trt.plan import describe_plan, foreign_prefix_error, plan_mismatch, read_plan_header
 from edgecnn.errors import ArtifactError
+from edgecnn.results.device import Device
 
-ORIN = {"gpu_name": "Orin", "compute_capability": "8.7"}
-ADA = {"gpu_name": "NVIDIA L4", "compute_capability": "8.9"}
+ORIN = Device(gpu_name="Orin", compute_capability="8.7")
+ADA = Device(gpu_name="NVIDIA L4", compute_capability="8.9")
 
 
 def plan_bytes(version: tuple[int, int, int, int] = (10, 3, 0, 26), serialisation: int = 0) -> bytes:
@@ -34,9 +35,10 @@ def plan_with_sidecar(folder: Path, **facts: object) -> Path:
         kind="engine",
         parents={"model.int8.onnx": "00"},
         device=ORIN,
+        target="agx-orin",
         precision_requested="int8",
         precision_obtained="int8",
-        facts={"layers": layers_to_json(layers), "profiles": [{"min": [1, 3, 8, 8]}], "target": "agx-orin", **facts},
+        facts={"layers": layers_to_json(layers), "profiles": [{"min": [1, 3, 8, 8]}], **facts},
     )
     path = folder / "model.int8.plan"
     write_artifact(path, lambda p: p.write_bytes(plan_bytes()), sidecar)
@@ -101,12 +103,12 @@ def test_a_mismatch_says_who_built_it_and_how_to_rebuild(tmp_path: Path) -> None
         ({"version_compatible": True}, "10.0.1", ORIN, False),
         ({}, "10.3.0", ADA, False),
         ({"hardware_compatibility": "ampere_plus"}, "10.3.0", ADA, True),
-        ({"hardware_compatibility": "ampere_plus"}, "10.3.0", {"compute_capability": "7.5"}, False),
+        ({"hardware_compatibility": "ampere_plus"}, "10.3.0", Device(compute_capability="7.5"), False),
         ({"hardware_compatibility": "same_compute_capability"}, "10.3.0", ADA, False),
-        ({}, "10.3.0", {}, True),
+        ({}, "10.3.0", Device(), True),
     ],
 )
-def test_where_a_plan_runs(tmp_path: Path, facts: dict[str, object], tensorrt: str, device: dict, fits: bool) -> None:
+def test_where_a_plan_runs(tmp_path: Path, facts: dict[str, object], tensorrt: str, device: Device, fits: bool) -> None:
     path = plan_with_sidecar(tmp_path, **facts)
     found = plan_mismatch(path, read_plan_header(path), read_sidecar(path), tensorrt, device)
     assert (found is None) is fits
@@ -116,7 +118,7 @@ def test_inspect_shows_header_and_sidecar(tmp_path: Path) -> None:
     shown = describe_plan(plan_with_sidecar(tmp_path))
     assert shown["built_by_tensorrt"] == "10.3.0.26"
     assert shown["sha256_matches"] is True
-    assert shown["device"] == ORIN
+    assert shown["device"] == {"gpu_name": "Orin", "compute_capability": "8.7"}
     assert shown["profiles"] == [{"min": [1, 3, 8, 8]}]
     assert shown["int8_macs_pct"] == 75.0
     assert shown["int8_layers_pct"] == 50.0

@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 
 from edgecnn import cli
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
-from edgecnn.gate import judge
+from edgecnn.gate.judge import judge
+from edgecnn.gate.rules.precision import check_precision
 from edgecnn.graph.onnx_graph import multiply_adds
-from edgecnn.inspection.layers import judge_precision
 from edgecnn.recipe.schema import BatchSettings, Tolerances
+from edgecnn.results.engine import EngineFacts, EngineInfo
+from edgecnn.results.report import Measurement
+from edgecnn.steps._provenance import sidecar_of
+from edgecnn.steps._sessions import engine_info
+from edgecnn.steps.bench import engine_facts
 from tests.host.graphs import build as build_small
 
 ANSWERS = Path(__file__).parent / "inspector"
@@ -28,10 +35,25 @@ def answer(name: str) -> str:
     return (ANSWERS / f"{name}.json").read_text()
 
 
-def measured(name: str, requested: str, **more: Any) -> dict[str, Any]:
-    layers = layers_from_inspector(answer(name))
-    facts = {"precision_requested": requested, "precision_obtained": obtained_precision(layers)}
-    return facts | share_facts(layers) | more
+def measured(folder: Path, name: str, requested: str, **more: Any) -> Measurement:
+    """An engine of 1 MB with the layers of an inspector's answer, as its sidecar tells it."""
+    layers, plan = layers_from_inspector(answer(name)), folder / f"{requested}.plan"
+    sidecar = Sidecar(
+        kind="engine",
+        backend="trt",
+        precision_requested=requested,
+        precision_obtained=obtained_precision(layers),
+        facts=share_facts(layers) | more,
+    )
+    write_artifact(plan, lambda p: p.write_bytes(bytes(1_000_000)) and None, sidecar)
+    return Measurement(name=requested, engine=engine_info(plan, sidecar_of(plan)), facts=engine_facts(plan))
+
+
+def judged(measurement: Measurement) -> tuple[str, str]:
+    """Verdict and evidence on the precision, which is judged whatever the tolerances are."""
+    (check,) = check_precision(measurement)
+    assert (check.tolerance, check.limit) == ("precision_obtained", None)
+    return check.verdict, check.evidence
 
 
 @pytest.mark.parametrize("schema", ["10x", "11x"])
@@ -63,48 +85,50 @@ def test_shares_of_layers_multiply_adds_and_time() -> None:
     assert obtained_precision(layers) == "int8"
 
 
-def test_an_fp32_engine_can_not_pass_as_fp16_nor_as_int8() -> None:
+def test_an_fp32_engine_can_not_pass_as_fp16_nor_as_int8(tmp_path: Path) -> None:
     for requested in ("fp16", "int8"):
-        found = judge_precision(measured("fp32.10x", requested))
-        assert found is not None
-        assert found[0] == "FAIL"
-        assert f"{requested} was requested; 0.0 % of the engine's multiply-adds are {requested}: it is fp32" in found[1]
+        verdict, evidence = judged(measured(tmp_path, "fp32.10x", requested))
+        assert verdict == "FAIL"
+        assert f"{requested} was requested; 0.0 % of the engine's multiply-adds are {requested}: it is fp32" in evidence
 
 
-def test_an_int8_engine_passes_unless_much_of_the_graph_s_share_was_lost() -> None:
-    assert judge_precision(measured("int8.11x", "int8", graph_int8_share_pct=100.0)) is not None
-    outcome, evidence = judge_precision(measured("int8.11x", "int8", graph_int8_share_pct=100.0)) or ("", "")
+def test_an_int8_engine_passes_unless_much_of_the_graph_s_share_was_lost(tmp_path: Path) -> None:
+    outcome, evidence = judged(measured(tmp_path, "int8.11x", "int8", graph_int8_share_pct=100.0))
     assert outcome == "PASS", evidence
-    halved = measured("int8.11x", "int8", graph_int8_share_pct=100.0) | {"int8_share_pct": 60.0}
-    outcome, evidence = judge_precision(halved) or ("", "")
+    halved = measured(tmp_path, "int8.11x", "int8", graph_int8_share_pct=100.0, int8_share_pct=60.0)
+    outcome, evidence = judged(halved)
     assert (outcome, "of the graph's 100.0 %" in evidence) == ("FAIL", True)
 
 
 @pytest.mark.parametrize("name", ["dynamic.10x", "names.10x"])
-def test_what_the_layers_do_not_tell_cannot_pass(name: str) -> None:
-    outcome, evidence = judge_precision(measured(name, "fp16")) or ("", "")
+def test_what_the_layers_do_not_tell_cannot_pass(tmp_path: Path, name: str) -> None:
+    outcome, evidence = judged(measured(tmp_path, name, "fp16"))
     assert (outcome, "do not tell" in evidence) == ("FAIL", True)
 
 
 @pytest.mark.parametrize("mapped", ["inconclusive", "pass", "fail"])
-def test_no_recipe_lets_the_gate_pass_an_engine_of_another_precision(mapped: Any) -> None:
+def test_no_recipe_lets_the_gate_pass_an_engine_of_another_precision(tmp_path: Path, mapped: Any) -> None:
     tolerances = Tolerances(size_mb_max=100, inconclusive=mapped)
-    for facts in (measured("fp32.10x", "fp16"), measured("names.10x", "fp16")):
-        verdict = judge(tolerances, [{"name": "fp16", "size_mb": 1.0, **facts}])
+    for name in ("fp32.10x", "names.10x"):
+        verdict = judge(tolerances, [measured(tmp_path, name, "fp16")])
         assert verdict.verdict == "FAIL"
-        assert [j.tolerance for j in verdict.judgements if j.verdict == "FAIL"] == ["precision_obtained"]
-    assert judge(tolerances, [{"name": "int8", "size_mb": 1.0, **measured("int8.10x", "int8")}]).verdict == "PASS"
+        assert [c.tolerance for c in verdict.checks if c.verdict == "FAIL"] == ["precision_obtained"]
+    assert judge(tolerances, [measured(tmp_path, "int8.10x", "int8")]).verdict == "PASS"
 
 
-def test_the_gate_fails_below_the_recipe_s_share() -> None:
-    found = {"name": "int8", **measured("int8.10x", "int8")}
-    share = found["int8_share_pct"]
+def test_the_gate_fails_below_the_recipe_s_share(tmp_path: Path) -> None:
+    found = measured(tmp_path, "int8.10x", "int8")
+    assert found.facts is not None
+    share = found.facts.int8_share_pct
+    assert share is not None
     assert judge(Tolerances(int8_share_pct_min=share), [found]).verdict == "PASS"
     assert judge(Tolerances(int8_share_pct_min=share + 0.01), [found]).verdict == "FAIL"
 
 
 def test_an_engine_whose_layers_were_not_read_is_not_judged() -> None:
-    assert judge_precision({"precision_requested": "int8", "precision_obtained": "int8"}) is None
+    engine = EngineInfo(backend="ort", precision_requested="int8", precision_obtained="int8")
+    for facts in (None, EngineFacts(size_mb=1.0)):
+        assert [*check_precision(Measurement(name="int8", engine=engine, facts=facts))] == []
 
 
 def test_a_fused_block_counts_by_the_nodes_that_the_network_names() -> None:

@@ -81,9 +81,9 @@ def test_the_sidecar_says_what_was_built(trt: Any, graph: Graph) -> None:
     assert sidecar.labels == ["a", "b", "c"]
     assert list(sidecar.parents) == [source.name]
     assert sidecar.device is not None
-    assert sidecar.device["gpu_name"] == "NVIDIA L4"
-    assert sidecar.device["compute_capability"] == "8.9"
-    assert sidecar.device["tensorrt"] == trt.__version__
+    assert sidecar.device.gpu_name == "NVIDIA L4"
+    assert sidecar.device.compute_capability == "8.9"
+    assert sidecar.device.tensorrt == trt.__version__
     assert sidecar.facts["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
     assert sidecar.facts["tf32"] is False
     shares = shares_of(layers_from_json(sidecar.facts["layers"]))
@@ -459,7 +459,9 @@ def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> No
         "import sys\n"
         "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'sklearn'): sys.modules[name] = None\n"
         "import edgecnn.backends.trt.build, edgecnn.backends.trt.engine, edgecnn.backends.trt.profile\n"
-        "import edgecnn.gate, edgecnn.inspection.layers, edgecnn.measure.latency, edgecnn.measure.classification\n"
+        "import edgecnn.gate.judge, edgecnn.inspection.layers, edgecnn.measure.latency\n"
+        "import edgecnn.measure.classification, edgecnn.pipeline.run\n"
+        "import edgecnn.steps.build, edgecnn.steps.validate, edgecnn.steps.bench, edgecnn.steps.gate\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
     assert ran.returncode == 0, ran.stderr

@@ -17,6 +17,7 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe, settings_rows
+from edgecnn.records import to_plain
 from tests.backend.device_flow import recipe_report
 
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
@@ -40,9 +41,9 @@ def test_from_training_to_the_verdict(trt: Any, recipe: Recipe, on_the_host: Pat
     folder = tmp_path / "run"
     shutil.copytree(on_the_host, folder)
     report = recipe_report(recipe, folder)
-    assert report["device"]["gpu_name"] == "NVIDIA L4"
-    assert report["device"]["tensorrt"] == trt.__version__
-    rows = {row["name"]: row for row in report["measurements"]}
+    assert report.device.gpu_name == "NVIDIA L4"
+    assert report.device.tensorrt == trt.__version__
+    rows = {row["name"]: row for row in to_plain(report.measurements)}
     assert list(rows) == ["fp32", "fp16", "int8"]
     for name, row in rows.items():
         assert row["precision_obtained"] == row["precision_requested"] == name
@@ -50,8 +51,8 @@ def test_from_training_to_the_verdict(trt: Any, recipe: Recipe, on_the_host: Pat
         assert row["clock"] == "cuda events"
         assert row["agreement_pct"] > 90
         assert row["graph"] is True
-    judged = [j for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"]
-    assert [j["verdict"] for j in judged] == ["PASS"] * 3
+    judged = [c for c in report.verdict.checks if c.tolerance == "precision_obtained"]
+    assert [c.verdict for c in judged] == ["PASS"] * 3
 
 
 def test_a_second_run_does_nothing_and_another_tensorrt_builds_again(
@@ -91,11 +92,8 @@ def test_an_engine_of_another_precision_fails_the_recipe(
     assert cli.main(["report", str(folder), "--recipe", str(own), "-o", str(page)]) == 0
     assert "fp16 was requested" in page.read_text()
     (report,) = outcome.reports
-    failed = {j["name"] for j in report["verdict"]["judgements"] if j["tolerance"] == "precision_obtained"} - {
-        j["name"]
-        for j in report["verdict"]["judgements"]
-        if j["tolerance"] == "precision_obtained" and j["verdict"] == "PASS"
-    }
+    judged = [c for c in report.verdict.checks if c.tolerance == "precision_obtained"]
+    failed = {c.name for c in judged} - {c.name for c in judged if c.verdict == "PASS"}
     assert failed == {"fp16", "int8"}
 
 
