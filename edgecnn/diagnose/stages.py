@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +69,6 @@ class Hop:
     nan_count: int
     explained: bool
     parting: Parting | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """A flat object, but for `parting`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def climb(rungs: Sequence[Rung], images: Array) -> list[Hop]:

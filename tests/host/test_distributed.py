@@ -17,7 +17,7 @@ import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
 from edgecnn.errors import TrainingError
-from edgecnn.pipeline import sharing
+from edgecnn.steps import _shared
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
@@ -175,10 +175,10 @@ def test_an_environment_that_names_no_process_of_a_job_is_an_error(
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert sharing.place() == (0, 1)
+    assert _shared.place() == (0, 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    for ask in (sharing.place, lambda: joined(lambda local: torch.device("cpu")).__enter__()):
+    for ask in (_shared.place, lambda: joined(lambda local: torch.device("cpu")).__enter__()):
         with pytest.raises(TrainingError, match=f"WORLD_SIZE is '{environment['WORLD_SIZE']}'"):
             ask()
 

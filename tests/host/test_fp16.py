@@ -14,9 +14,11 @@ from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.errors import GraphError
-from edgecnn.graph.calibration.collect import collect_from_model
-from edgecnn.graph.fp16 import to_fp16, write_fp16
+from edgecnn.graph.calibration.collect import collect_from_model, collect_ranges
+from edgecnn.graph.calibration.file import write_ranges
+from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.simplify import prepared
+from edgecnn.steps.quantize import quantize
 from tests.host.graphs import build
 from tests.host.test_ranges import images as noise
 
@@ -356,11 +358,16 @@ def test_an_fp16_graph_is_refused() -> None:
 
 
 def test_the_sidecar_says_what_was_checked(tmp_path: Path) -> None:
-    made, kept = to_fp16(build(RESIDUAL), ranges(c1=4e4))
-    write_fp16(tmp_path / "m.fp16.onnx", made, kept, Sidecar(kind=""), from_ranges=True)
+    graph, known = tmp_path / "m.fp32.onnx", tmp_path / "m.calib.json"
+    onnx.save(build(RESIDUAL), graph)
+    wide = collect_ranges(graph, noise(8))
+    wide.tensors["c1"].channel_high[0] = 4e4
+    write_ranges(wide, known, Sidecar(kind="ranges"))
+    made = quantize(graph, tmp_path / "m.fp16.onnx", precision="fp16", ranges=known)
     sidecar = verified_sidecar(tmp_path / "m.fp16.onnx")
+    assert made.sidecar == sidecar
     assert (sidecar.precision_requested, sidecar.precision_obtained) == ("fp16", "mixed")
     assert sidecar.facts == {"kept_float32": ["c1"], "range_check": "weights and activations"}
-    write_fp16(tmp_path / "b.onnx", made, (), Sidecar(kind=""), from_ranges=False)
+    quantize(graph, tmp_path / "b.onnx", precision="fp16")
     assert verified_sidecar(tmp_path / "b.onnx").facts["range_check"].startswith("weights only")
     assert verified_sidecar(tmp_path / "b.onnx").precision_obtained == "fp16"

@@ -17,11 +17,15 @@ from edgecnn.backends import open_engine
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.diagnose.stages import first_parting
 from edgecnn.errors import BackendError
-from edgecnn.gate import judge
+from edgecnn.gate.judge import judge
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.recipe.schema import Tolerances
+from edgecnn.records import record_from_mapping
+from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.engine import EngineInfo
+from edgecnn.results.report import Measurement
 from tests.cli.conftest import edgecnn  # noqa: F401
 from tests.host.graphs import build
 from tests.host.test_ranges import NET
@@ -146,9 +150,11 @@ def test_an_overflow_fails_the_gate(tmp_path: Path, edgecnn: Callable[..., Any])
     assert found["nan_count"] == 64
     assert (found["top1_pct"], found["agreement_pct"]) == (0, 0)
     assert "not finite (NaN or infinite) on 64 of 64 images" in edgecnn(*call).out
-    verdict = judge(Tolerances(agreement_pct_min=50), [found])
+    accuracy = record_from_mapping(Accuracy, found, "validate --json", "")
+    engine = EngineInfo(backend="ort", precision_requested="fp16")
+    verdict = judge(Tolerances(agreement_pct_min=50), [Measurement(name="h", engine=engine, accuracy=accuracy)])
     assert verdict.verdict == "FAIL"
-    assert "nan_count_max" in {j.tolerance for j in verdict.judgements if j.verdict == "FAIL"}
+    assert "nan_count_max" in {c.tolerance for c in verdict.checks if c.verdict == "FAIL"}
 
 
 def test_an_overflow_is_blamed_on_the_node_that_makes_it(tmp_path: Path) -> None:

@@ -13,14 +13,18 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, verified_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.open import open_dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_ranges
+from edgecnn.graph.calibration.file import write_ranges
 from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.lint import lint
-from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
+from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.qdq.codes import Scale, scaled_for, unsigned_scale, weight_codes
 from edgecnn.graph.qdq.verify import int8_share_pct
+from edgecnn.recipe.schema import QuantizeSettings
+from edgecnn.steps.quantize import quantize
 from edgecnn.targets import find_target
 from tests.host.graphs import build
 from tests.host.test_ranges import NET, images
@@ -235,8 +239,9 @@ def test_a_layer_of_tiny_weights_or_large_logits_stays_float32_around_its_int8(t
     assert sqnr_db(exact, found) > sqnr_db(exact, logits(full, batch)) - 1
     assert {"c2.weight_scale", "logits.weight_scale", "logits"} <= set(report.kept_float32)
     assert int8_share_pct(made) == 100.0
-    sidecar = write_int8(tmp_path / "q.onnx", made, report, Sidecar(kind=""))
-    assert sidecar.facts["kept_float32"] == report.kept_float32
+    settings = QuantizeSettings(method="mse", around="fp16")
+    written = quantize(tmp_path / "net.onnx", tmp_path / "q.onnx", settings, precision="int8", dataset=data)
+    assert written.sidecar.facts["kept_float32"] == report.kept_float32
     for target, version in (("orin-nano", "10.3"), ("gpu", "10.3"), ("gpu", "11.4")):
         assert lint(made, find_target(target), version) == []
 
@@ -266,14 +271,16 @@ def test_a_quantised_graph_is_refused(case: tuple) -> None:
 
 
 def test_the_sidecar_says_what_was_obtained(case: tuple, tmp_path: Path) -> None:
-    model, ranges, _ = case
-    made, report = quantize_int8(model, ranges, "cpu", method="mse")
-    source, path = tmp_path / "net.onnx", tmp_path / "net.int8.onnx"
-    onnx.save(model, source)
-    write_int8(path, made, report, Sidecar(kind="graph", labels=["a", "b", "c"]), source)
+    source, known, path = tmp_path / "net.onnx", tmp_path / "net.calib.json", tmp_path / "net.int8.onnx"
+    write_artifact(source, lambda p: onnx.save(case[0], p), Sidecar(kind="graph", labels=["a", "b", "c"]))
+    write_ranges(collect_ranges(source, images(64)), known, Sidecar(kind="ranges", fields={"data.calibration": "some"}))
+    settings = QuantizeSettings(method="mse")
+    quantize(source, path, settings, precision="int8", scheme="ort-cpu", ranges=known)
     sidecar = verified_sidecar(path)
     assert (sidecar.precision_requested, sidecar.precision_obtained) == ("int8", "int8")
+    assert (sidecar.kind, sidecar.scheme) == ("graph", "ort-cpu")
     assert sidecar.facts["integer_kernels"] == sidecar.facts["weighted_nodes"] == 3
     assert sidecar.facts["int8_share_pct"] == 100.0
-    assert sidecar.parents == {"net.onnx": sha256_of(source)}
+    assert sidecar.parents == {"net.onnx": sha256_of(source), "net.calib.json": sha256_of(known)}
+    assert sidecar.fields == {"data.calibration": "some", "quantize.method": "mse", "quantize.around": "fp16"}
     assert sidecar.labels == ["a", "b", "c"]

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.lint import PARSED, int8_guard, lint, require_clean
+from edgecnn.graph.lint import PARSED, lint, require_clean
+from edgecnn.machine.cpu import int8_guard
 from edgecnn.targets import Target
 from tests.host.graphs import build
 

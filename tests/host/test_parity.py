@@ -18,6 +18,7 @@ from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.measure.predict import Predictions
+from edgecnn.records import to_plain
 from tests.host.graphs import build
 from tests.host.test_ranges import images
 
@@ -216,7 +217,7 @@ def test_the_hop_to_nan_is_named_and_is_the_last(folder: Path, batch: np.ndarray
     (hop,) = climb(rungs, batch)
     assert hop.parting is not None
     assert (hop.parting.node, hop.parting.sqnr_db) == ("c2/Conv", None)
-    json.dumps(hop.to_json(), allow_nan=False)
+    json.dumps(to_plain(hop), allow_nan=False)
     said = "\n".join(describe([hop]))
     assert "first at Conv c2/Conv: not finite where" in said
     assert "moved at fp32.onnx -> fp16.onnx" in said

@@ -16,7 +16,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predict import Predictions, read_predictions
-from edgecnn.measure.ten_crop import measure_ten_crop, ten_crops
+from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop, ten_crops
 
 RGB = Preprocessing(resize=40, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -50,7 +50,7 @@ def test_probabilities_are_averaged_not_logits(tmp_path: Path) -> None:
         return Predictions(ids=dataset.ids, labels=dataset.labels, logits=logits)  # type: ignore[arg-type]
 
     found = measure_ten_crop(dataset, run)
-    assert found == {"ten_crop_top1_pct": 50.0, "ten_crop_top5_pct": None, "ten_crop_n": 6, "ten_crop_nan_count": 0}
+    assert found == TenCrop(ten_crop_top1_pct=50.0, ten_crop_top5_pct=None, ten_crop_n=6, ten_crop_nan_count=0)
     labels_b = [k for k, label in enumerate(dataset.labels) if label == 1]  # type: ignore[arg-type]
     assert len(labels_b) == 3
 
@@ -72,7 +72,7 @@ def test_ten_crops_of_one_output_are_decided_by_their_mean_probability(
             threshold=threshold,
         )
 
-    assert measure_ten_crop(dataset, run)["ten_crop_top1_pct"] == 100
+    assert measure_ten_crop(dataset, run).ten_crop_top1_pct == 100
 
 
 def test_a_crop_whose_logits_are_not_finite_makes_its_image_wrong(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_crop_whose_logits_are_not_finite_makes_its_image_wrong(tmp_path: Path
         return Predictions(ids=dataset.ids, labels=dataset.labels, logits=logits)  # type: ignore[arg-type]
 
     found = measure_ten_crop(dataset, run)
-    assert found["ten_crop_nan_count"] == 1
-    assert found["ten_crop_top1_pct"] == found["ten_crop_top5_pct"] == pytest.approx(100 * 5 / 6)
+    assert found.ten_crop_nan_count == 1
+    assert found.ten_crop_top1_pct == found.ten_crop_top5_pct == pytest.approx(100 * 5 / 6)
 
 
 def test_without_corners_there_is_nothing_to_average(tmp_path: Path) -> None:

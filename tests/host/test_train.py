@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from edgecnn.pipeline.steps import Context, open_split, work
 from PIL import Image
 
 from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
@@ -18,11 +17,12 @@ from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
-from edgecnn.pipeline.tasks import Task
+from edgecnn.pipeline.tasks import Workshop, all_tasks
 from edgecnn.pytorch.training.progress import Epoch, Silent
 from edgecnn.recipe.load import load_recipe, recipe_from_mapping
 from edgecnn.recipe.schema import Recipe
 from edgecnn.session import Session
+from edgecnn.steps._images import open_images
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
@@ -224,15 +224,15 @@ def test_weights_without_labels_are_named_by_the_training_folders(tmp_path: Path
         "data": {"source": str(data)},
         "train": {"epochs": 0},
     }
-    context = Context(recipe_from_mapping(content, Path("recipes/w.toml")), tmp_path)
     made = tmp_path / "model.safetensors"
-    work(Task("train", made, "checkpoint"), context)
+    shop = Workshop(recipe_from_mapping(content, Path("recipes/w.toml")), tmp_path)
+    all_tasks(shop)[0].make()
     sidecar = read_sidecar(made)
     assert sidecar.labels == ["ants", "bees", "wasps"]
-    test = open_split(context, sidecar, "test")
+    test = shop.test_images(made)
     assert test.labels is not None
     assert test.labels.tolist() == [1, 2]
-    assert open_split(context, replace(sidecar, labels=None), "test").labels is None
+    assert open_images(replace(sidecar, labels=None), str(data), "test").labels is None
 
 
 def test_a_folder_of_training_images_alone_reports_no_test_figure(tmp_path: Path) -> None:
