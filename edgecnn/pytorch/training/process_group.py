@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -143,6 +144,7 @@ def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iter
     try:
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
+            atexit.register(_leave)  # gloo's threads, if still there, abort the process at its end
     except (RuntimeError, ValueError) as exc:
         raise TrainingError(
             f"rank {rank} of {size} cannot join the job at {where}: {str(exc).splitlines()[0]}",
@@ -159,8 +161,14 @@ def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iter
         ) from exc
     finally:
         if not keep:
-            with contextlib.suppress(RuntimeError):
-                distributed.destroy_process_group()
+            _leave()
+
+
+def _leave() -> None:
+    """Close the connection, where there is one."""
+    if distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
 
 
 def _is_lost_peer(exc: RuntimeError) -> bool:
