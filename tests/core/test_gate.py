@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.gate import _JUDGES, GUESS_Z, MEASURED, Judgement, Verdict, accepted_numbers, judge
+from edgecnn.gate.baseline import baseline_of
+from edgecnn.gate.judge import judge
+from edgecnn.gate.rules import RULES
+from edgecnn.gate.rules.accuracy import GUESS_P
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
 from edgecnn.recipe.schema import Tolerances
 from edgecnn.report.junit import junit_report
-from edgecnn.statistics import images_above, images_for_drop
-
-
-def measurement(n: Any = 10_000, lost: Any = 30, gained: Any = 10, **more: Any) -> dict[str, Any]:
-    """An engine's accuracy on `n` images with labels, 9 of 10 right in the reference."""
-    labels = np.arange(n) % 10
-    reference, engine = labels.copy(), labels.copy()
-    reference[: n // 10] = (labels[: n // 10] + 1) % 10
-    engine[: n // 10] = reference[: n // 10]
-    engine[:gained] = labels[:gained]
-    engine[n - lost :] = (labels[n - lost :] + 2) % 10
-    ids = tuple(map(str, range(n)))
-    both = [Predictions(ids, labels, np.eye(10, dtype=np.float32)[c], "p", "d") for c in (engine, reference)]
-    return {**measure_accuracy("int8", *both).to_json(), **more}
+from edgecnn.results.device import Device
+from edgecnn.results.report import Measurement, RunReport
+from edgecnn.results.verdict import MEASURED, Check, Verdict
+from edgecnn.statistics import images_for_drop, images_to_tell
+from tests.measurements import TENSORRT, engine, latency, measured, measurement, ratio
 
 
 def only(verdict: Verdict) -> Any:
-    (judgement,) = verdict.judgements
-    return judgement
+    (check,) = verdict.checks
+    return check
 
 
-def test_every_tolerance_of_a_recipe_has_a_judge() -> None:
-    assert set(_JUDGES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
-    assert len(_JUDGES) == 7
+def test_every_tolerance_of_a_recipe_has_a_rule() -> None:
+    assert set(RULES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
+    assert len(RULES) == 7
+    assert all(name == rule.tolerance for name, rule in RULES.items())
 
 
 def test_a_drop_is_judged_by_its_interval_not_by_its_value() -> None:
-    found = measurement()
-    assert found["top1_drop_pp"] == pytest.approx(0.2)
-    low, high = found["top1_drop_ci_pp"]
+    found = measured()
+    drop = found.accuracy.top1 if found.accuracy else None
+    assert drop is not None
+    assert drop.drop_pp == pytest.approx(0.2)
+    assert drop.drop_ci_pp is not None
+    low, high = drop.drop_ci_pp
     for limit, outcome in ((high, "PASS"), (high - 1e-9, "INCONCLUSIVE"), (low, "INCONCLUSIVE"), (low - 1e-9, "FAIL")):
         assert only(judge(Tolerances(top1_drop_pp_max=limit), [found])).verdict == outcome
 
 
 def test_a_tolerance_that_the_sample_cannot_settle_names_the_images_that_would() -> None:
-    verdict = judge(Tolerances(top1_drop_pp_max=2), [measurement(n=200, lost=3, gained=1)])
+    verdict = judge(Tolerances(top1_drop_pp_max=2), [measured(n=200, lost=3, gained=1)])
     judgement = only(verdict)
     assert judgement.verdict == verdict.verdict == "INCONCLUSIVE"
     assert verdict.exit_code == 3
@@ -58,86 +56,111 @@ def test_a_tolerance_that_the_sample_cannot_settle_names_the_images_that_would()
     assert f"about {judgement.images_needed} images" in judgement.evidence
     assert "n = 200" in judgement.evidence
     more = judgement.images_needed / 200
-    settled = measurement(n=judgement.images_needed, lost=round(3 * more), gained=round(more))
+    settled = measured(n=judgement.images_needed, lost=round(3 * more), gained=round(more))
     assert judge(Tolerances(top1_drop_pp_max=2), [settled]).verdict == "PASS"
 
 
 @pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 3), ("fail", 1)])
 def test_no_recipe_lets_an_engine_pass_that_nobody_measured(mapping: Any, code: int) -> None:
-    missing = Judgement("fp16", MEASURED, None, None, None, "INCONCLUSIVE", "nothing was measured", mappable=False)
-    passed = judge(Tolerances(top1_drop_pp_max=5), [measurement()]).judgements
+    missing = Check("fp16", MEASURED, None, None, None, "INCONCLUSIVE", "nothing was measured", mappable=False)
+    passed = judge(Tolerances(top1_drop_pp_max=5), [measured()]).checks
     verdict = Verdict((*passed, missing), mapping)
     assert verdict.exit_code == code
-    content = {"recipe": "r", "target": "cpu", "verdict": verdict.to_json()}
-    assert ("<failure" if mapping == "fail" else "<error") in junit_report(content)
+    report = RunReport(
+        recipe="r",
+        title="",
+        target="cpu",
+        device=Device(),
+        device_key="",
+        reference=None,
+        measurements=(measured(),),
+        verdict=verdict,
+        artifacts=(),
+        notes=(),
+    )
+    assert ("<failure" if mapping == "fail" else "<error") in junit_report(report)
 
 
 @pytest.mark.parametrize(("mapping", "code"), [("inconclusive", 3), ("pass", 0), ("fail", 1)])
 def test_a_recipe_maps_what_stays_open(mapping: Any, code: int) -> None:
-    verdict = judge(Tolerances(top1_drop_pp_max=0.3, inconclusive=mapping), [measurement()])
+    verdict = judge(Tolerances(top1_drop_pp_max=0.3, inconclusive=mapping), [measured()])
     assert only(verdict).verdict == "INCONCLUSIVE"
     assert verdict.exit_code == code
 
 
 def test_agreement_is_judged_by_its_wilson_interval() -> None:
-    found = measurement()  # 9 960 of 10 000 agree
+    found = measured()  # 9 960 of 10 000 agree
     for limit, outcome in ((99.4, "PASS"), (99.6, "INCONCLUSIVE"), (99.9, "FAIL")):
         judgement = only(judge(Tolerances(agreement_pct_min=limit), [found]))
         assert judgement.verdict == outcome
-    low, high = found["agreement_ci_pct"]
+    assert found.accuracy is not None
+    low, high = found.accuracy.agreement_ci_pct
     for limit, outcome in ((low, "PASS"), (low + 1e-9, "INCONCLUSIVE"), (high, "INCONCLUSIVE"), (high + 1e-9, "FAIL")):
         assert only(judge(Tolerances(agreement_pct_min=limit), [found])).verdict == outcome
-    counted = found.pop("agreement_n")
-    assert counted == 9960
+    assert found.accuracy.agreement_n == 9960
     assert only(judge(Tolerances(agreement_pct_min=99.5), [found])).interval == pytest.approx((low, high))
 
 
 def test_the_images_that_would_settle_an_agreement_do() -> None:
-    judgement = only(judge(Tolerances(agreement_pct_min=99.5), [measurement()]))
+    judgement = only(judge(Tolerances(agreement_pct_min=99.5), [measured()]))
     assert judgement.verdict == "INCONCLUSIVE"
     assert judgement.images_needed is not None
     needed = judgement.images_needed
     assert f"about {needed} images" in judgement.evidence
     for n, outcome in ((round(1.02 * needed), "PASS"), (round(0.98 * needed), "INCONCLUSIVE")):
-        more = {"n": n, "agreement_pct": 99.6, "agreement_n": 0.996 * n}
-        assert only(judge(Tolerances(agreement_pct_min=99.5), [{"name": "int8", **more}])).verdict == outcome
+        found = measured(n=n, lost=round(0.004 * n), gained=0)
+        assert only(judge(Tolerances(agreement_pct_min=99.5), [found])).verdict == outcome
 
 
-def test_chance_is_held_against_the_measure_that_the_tolerance_is_of() -> None:
+def test_guessing_is_held_against_the_measure_that_the_tolerance_is_of() -> None:
     tolerances = Tolerances(top1_drop_pp_max=5, agreement_pct_min=90)
-    for key, open_one in (("top1_chance_pct", "top1_drop_pp_max"), ("agreement_chance_pct", "agreement_pct_min")):
-        judgements = judge(tolerances, [measurement(**{key: 99.99})]).judgements
-        assert {j.tolerance: j.verdict for j in judgements if j.verdict != "PASS"} == {open_one: "INCONCLUSIVE"}
-    unlabelled = measurement(top1_chance_pct=None, n_labelled=0)
-    assert judge(Tolerances(top1_drop_pp_max=5), [unlabelled]).verdict == "PASS"
+    for key, open_one in (("top1_guess_p", "top1_drop_pp_max"), ("agreement_guess_p", "agreement_pct_min")):
+        checks = judge(tolerances, [measured(**{key: 1e-3})]).checks
+        assert {c.tolerance: c.verdict for c in checks if c.verdict != "PASS"} == {open_one: "INCONCLUSIVE"}
+    for p, outcome in ((GUESS_P, "INCONCLUSIVE"), (0.99 * GUESS_P, "PASS")):
+        for key in ("top1_guess_p", "reference_top1_guess_p"):
+            assert judge(Tolerances(top1_drop_pp_max=5), [measured(**{key: p})]).verdict == outcome
+        for key in ("agreement_guess_p", "copy_guess_p", "reference_top1_guess_p"):
+            assert judge(Tolerances(agreement_pct_min=90), [measured(**{key: p})]).verdict == outcome
+    unlabelled = measured(top1_guess_p=None, reference_top1_guess_p=None)
+    assert judge(tolerances, [unlabelled]).verdict == "PASS"
 
 
-def compared(engine: list[int], reference: list[int], labels: list[int], classes: int = 2) -> dict[str, Any]:
+def compared(engine: list[int], reference: list[int], labels: list[int], classes: int = 2) -> Measurement:
     """An engine and its reference that answer these classes."""
     ids = tuple(map(str, range(len(labels))))
     rows = np.eye(classes, dtype=np.float32)
     both = [Predictions(ids, np.array(labels, np.int64), rows[p], "p", "d") for p in (engine, reference)]
-    return measure_accuracy("fp32", *both).to_json()
+    return measurement("fp32", accuracy=measure_accuracy("fp32", *both))
 
 
 @pytest.mark.parametrize("limits", [{"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}])
-@pytest.mark.parametrize(("first", "second"), [(391, 9), (12, 12), (9, 391), (2, 1)])
+@pytest.mark.parametrize(("first", "second"), [(391, 2), (12, 12), (2, 391), (2, 1)])
 def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_there_are_more(
-    first: int, second: int, limits: dict[str, Any]
+    first: int, second: int, limits: dict[str, float]
 ) -> None:
     answers = [0] * first + [1] * second
     verdict = judge(Tolerances(**limits, inconclusive="pass"), [compared(answers, answers, answers)])
     found = only(verdict)
     assert (verdict.verdict, verdict.exit_code, found.verdict) == ("INCONCLUSIVE", 3, "INCONCLUSIVE")
     assert "cannot be told from guessing" in found.evidence
-    assert f"chance level {100 * max(first, second) / len(answers):.2f} %" in found.evidence
+    assert f"on {len(answers)} images, p = " in found.evidence
     needed = found.images_needed
     assert f"about {needed} images would settle it" in found.evidence
     assert f"n = {len(answers)}" in found.evidence
-    for n, outcome in ((1.02 * needed + 2, "PASS"), (0.98 * needed - 2, "INCONCLUSIVE")):
+    for n, outcome in ((1.02 * needed + 2, "PASS"), (0.6 * needed, "INCONCLUSIVE")):
         ones = round(n * second / len(answers))
         more = [0] * (round(n) - ones) + [1] * ones
         assert judge(Tolerances(**limits), [compared(more, more, more)]).verdict == outcome
+
+
+def test_nine_rare_images_that_are_all_found_are_no_guess() -> None:
+    """Guessing nine of 400 images meets these nine once in C(400, 9) = 3e18 tries, however frequent the other class."""
+    answers = [0] * 391 + [1] * 9
+    for limits in ({"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}):
+        assert judge(Tolerances(**limits), [compared(answers, answers, answers)]).verdict == "PASS"
+        constant = compared([0] * 400, answers, answers)
+        assert judge(Tolerances(**limits), [constant]).verdict == "FAIL"
 
 
 @pytest.mark.parametrize(("engine", "reference"), [([0] * 60, [0] * 60), ([0] * 60, [0] * 58 + [1, 1])])
@@ -155,7 +178,7 @@ def test_an_engine_that_loses_one_class_alone_fails_by_its_drop() -> None:
     assert only(verdict).verdict == "FAIL"
     assert "60 lost" in only(verdict).evidence
     small = compared([1] * 12 + [0] * 12, [0] * 12 + [1] * 12, [0] * 12 + [1] * 12)
-    assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).judgements} == {
+    assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).checks} == {
         "FAIL"
     }
 
@@ -172,7 +195,7 @@ def test_a_reference_that_is_never_right_proves_nothing() -> None:
     wrong = [1 - k for k in labels]
     found = only(judge(Tolerances(top1_drop_pp_max=20), [compared(wrong, wrong, labels)]))
     assert (found.verdict, found.images_needed) == ("INCONCLUSIVE", None)
-    assert "the reference cannot be told from guessing: top-1 0.00 %" in found.evidence
+    assert "the reference cannot be told from guessing: top-1 on 200 images, p = 1;" in found.evidence
     assert "a better reference" in found.evidence
 
 
@@ -183,19 +206,22 @@ def test_one_image_is_never_enough() -> None:
     assert judge(Tolerances(top1_drop_pp_max=5, inconclusive="pass"), [lost]).exit_code == 3
 
 
-def test_an_engine_at_chance_level_fails_where_its_reference_is_not() -> None:
+def test_an_engine_that_does_no_better_than_guessing_fails_where_its_reference_does() -> None:
     labels = [0] * 1900 + [1] * 100
     constant = compared([0] * 2000, labels, labels)
-    assert constant["top1_drop_ci_pp"][1] < 20  # which the drop alone would let pass
+    assert constant.accuracy is not None
+    assert constant.accuracy.top1_drop_ci_pp is not None
+    assert constant.accuracy.top1_drop_ci_pp[1] < 20  # which the drop alone would let pass
     for limits in ({"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}):
         verdict = judge(Tolerances(**limits, inconclusive="pass"), [constant])
         assert verdict.exit_code == 1
-        assert "the engine is at chance level" in only(verdict).evidence
+        assert "the engine does no better than guessing" in only(verdict).evidence
         assert "n = 2000" in only(verdict).evidence
+        assert "on 2000 images, p = 1;" in only(verdict).evidence
 
 
-def test_an_engine_that_is_better_than_chance_and_not_surely_so_is_inconclusive() -> None:
-    """27 images tell the reference from guessing; an engine that loses one of them is not at chance for that."""
+def test_an_engine_that_is_better_than_guessing_and_not_surely_so_is_inconclusive() -> None:
+    """27 images tell the reference from guessing; an engine that loses one of them is not guessing for that."""
     labels = [0] * 14 + [1] * 13
     found = only(judge(Tolerances(top1_drop_pp_max=30), [compared([1, *labels[1:]], labels, labels)]))
     assert found.verdict == "INCONCLUSIVE"
@@ -211,13 +237,17 @@ def test_where_the_drop_is_open_too_the_larger_number_of_images_is_named() -> No
     one_lost = compared([1, *labels[1:]], labels, labels)
     found = only(judge(Tolerances(top1_drop_pp_max=5), [one_lost]))
     assert found.images_needed == images_for_drop(1, 0, 24, 0.05)
-    assert found.images_needed > images_above(23, 24, 0.5, GUESS_Z)
+    assert one_lost.accuracy is not None
+    assert one_lost.accuracy.top1_guess_p is not None
+    told = images_to_tell(one_lost.accuracy.top1_guess_p, 24, GUESS_P)
+    assert told is not None
+    assert found.images_needed > told > 24
 
 
 def test_nan_logits_fail_whatever_else_holds() -> None:
-    verdict = judge(Tolerances(top1_drop_pp_max=50, inconclusive="pass"), [measurement(nan_count=1)])
+    verdict = judge(Tolerances(top1_drop_pp_max=50, inconclusive="pass"), [measured(nan_count=1)])
     assert verdict.exit_code == 1
-    assert "not finite on 1 of 10000" in verdict.judgements[0].evidence
+    assert "not finite on 1 of 10000" in verdict.checks[0].evidence
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -233,10 +263,10 @@ def test_a_graph_with_random_weights_never_passes(seed: int, n: int) -> None:
     loosest = Tolerances(top1_drop_pp_max=100, top5_drop_pp_max=100, agreement_pct_min=0, inconclusive="pass")
     for engine in (random, constant):
         if (engine.argmax(1) == labels).mean() > 0.5:
-            continue  # one or three images guessed right: chance, and not what this test is about
+            continue  # one or three images guessed right: luck, and not what this test is about
         for reference in (good, other, engine):
             pair = [Predictions(ids, labels, logits, "p", "d") for logits in (engine, reference)]
-            found = measure_accuracy("int8", *pair).to_json()
+            found = measurement(accuracy=measure_accuracy("int8", *pair))
             verdict = judge(loosest, [found])
             assert verdict.exit_code == (1 if reference is not engine and n >= 30 else 3)
 
@@ -245,35 +275,39 @@ def test_predictions_as_constant_as_the_reference_s_prove_nothing() -> None:
     n = 100
     labels = np.arange(n) % 10
     same = Predictions(tuple(map(str, range(n))), labels, np.tile(np.eye(10, dtype=np.float32)[3], (n, 1)), "p", "d")
-    found = measure_accuracy("int8", same, same).to_json()
+    found = measurement(accuracy=measure_accuracy("int8", same, same))
     verdict = judge(Tolerances(agreement_pct_min=99, inconclusive="pass"), [found])
     assert verdict.exit_code == 3
     assert "guessing" in only(verdict).evidence
 
 
 def test_the_latency_gate_uses_the_interval_of_the_ratio() -> None:
-    ratio = {"name": "int8", "latency_ratio": 0.7, "latency_ratio_ci": [0.68, 0.72], "latency_reference": "fp32"}
+    timed = measurement(ratio=ratio(0.7, (0.68, 0.72)))
     for limit, outcome in ((0.72, "PASS"), (0.7, "INCONCLUSIVE"), (0.67, "FAIL")):
-        assert only(judge(Tolerances(latency_ratio_max=limit), [ratio])).verdict == outcome
-        said = only(judge(Tolerances(latency_ratio_max=limit), [ratio])).evidence
-        assert ("a longer --duration narrows it" in said) == (outcome == "INCONCLUSIVE")
-    for missing in ({"latency_ratio": None}, {"latency_ratio_ci": None}):
-        judgement = only(judge(Tolerances(latency_ratio_max=1), [{**ratio, **missing}]))
-        assert judgement.verdict == "INCONCLUSIVE"
+        found = only(judge(Tolerances(latency_ratio_max=limit), [timed]))
+        assert found.verdict == outcome
+        assert "median 0.700 x fp32, 95 % interval [0.680, 0.720], 20 interleaved rounds" in found.evidence
+        assert ("a longer --duration narrows it" in found.evidence) == (outcome == "INCONCLUSIVE")
+    untimed = only(judge(Tolerances(latency_ratio_max=1), [measurement(latency=latency())]))
+    assert (untimed.verdict, untimed.evidence) == ("INCONCLUSIVE", "not measured")
+
+
+def p99(value: float | None, ci: tuple[float, float | None] | None, n: int) -> Measurement:
+    return measurement(latency=latency(latency_ms_p99=value, latency_ms_p99_ci=ci, n_queries=n))
 
 
 def test_a_percentile_that_the_sample_does_not_carry_is_inconclusive() -> None:
-    few = {"name": "int8", "latency_ms_p99": None, "n_queries": 120}
-    judgement = only(judge(Tolerances(latency_ms_p99_max=5), [few]))
-    assert judgement.verdict == "INCONCLUSIVE"
-    assert "662" in judgement.evidence
-    open_end = {"name": "int8", "latency_ms_p99": 4.0, "latency_ms_p99_ci": [3.9, None], "n_queries": 700}
+    check = only(judge(Tolerances(latency_ms_p99_max=5), [p99(None, None, 120)]))
+    assert check.verdict == "INCONCLUSIVE"
+    assert "662" in check.evidence
+    assert only(judge(Tolerances(latency_ms_p99_max=5), [p99(4.0, None, 700)])).verdict == "INCONCLUSIVE"
+    open_end = p99(4.0, (3.9, None), 700)
     assert only(judge(Tolerances(latency_ms_p99_max=5), [open_end])).verdict == "INCONCLUSIVE"
     assert only(judge(Tolerances(latency_ms_p99_max=3.5), [open_end])).verdict == "FAIL"
 
 
 def test_counted_values_are_judged_exactly() -> None:
-    found = {"name": "int8", "size_mb": 2.0, "int8_share_pct": 98.0}
+    found = measurement(size_mb=2.0, int8_share_pct=98.0)
     for tolerances, outcome in (
         (Tolerances(size_mb_max=2.0), "PASS"),
         (Tolerances(size_mb_max=1.9), "FAIL"),
@@ -283,91 +317,150 @@ def test_counted_values_are_judged_exactly() -> None:
         assert only(judge(tolerances, [found])).verdict == outcome
 
 
-def test_the_baseline_is_judged_by_accuracy_alone_unless_it_stands_alone() -> None:
-    baseline = measurement(name="fp32", size_mb=9.0)
-    small = measurement(name="int8", size_mb=2.0)
+def test_fp32_is_judged_by_accuracy_alone_unless_it_stands_alone() -> None:
+    fp32 = measured("fp32", size_mb=9.0)
+    small = measured("int8", size_mb=2.0)
     tolerances = Tolerances(size_mb_max=3, top1_drop_pp_max=5)
-    judged = [(j.name, j.tolerance) for j in judge(tolerances, [baseline, small]).judgements]
+    judged = [(c.name, c.tolerance) for c in judge(tolerances, [fp32, small]).checks]
     assert judged == [("fp32", "top1_drop_pp_max"), ("int8", "top1_drop_pp_max"), ("int8", "size_mb_max")]
-    assert judge(tolerances, [{**baseline, "name": "fp32"}]).verdict == "FAIL"
+    assert judge(tolerances, [fp32]).verdict == "FAIL"
 
 
 def test_the_speed_of_a_simulation_is_not_judged() -> None:
-    slow = {"latency_ratio": 3.0, "latency_ratio_ci": [2.9, 3.1]}
-    fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6]}
-    fp16 = {"name": "fp16", "simulated": "FP16 tensors rounded from FP32", **slow}
-    rows = [{"name": "int8", "simulated": "", **fast}, {"name": "int8-tensorrt", **slow}, fp16]
+    slow, fast = ratio(3.0, (2.9, 3.1)), ratio(0.5, (0.4, 0.6))
+    rows = [
+        measurement("int8", ratio=fast),
+        measurement("int8-tensorrt", engine=engine("int8", scheme="tensorrt"), ratio=slow),
+        measurement("fp16", ratio=slow),
+    ]
     assert only(judge(Tolerances(latency_ratio_max=1), rows)).name == "int8"
-    assert judge(Tolerances(latency_ratio_max=1), [{"name": "int8", **slow}]).verdict == "FAIL"
+    assert judge(Tolerances(latency_ratio_max=1), [measurement("int8", ratio=slow)]).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("name", ["resnet18-tensorrt", "int8-tensorrt", "fp32", "mine.fp32", "fp16", "simulated"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_no_name_keeps_an_engine_from_being_judged_on_latency(name: str, precision: str) -> None:
+    """What an engine is called says nothing of what it is: a slow one on a GPU fails, a simulated one is not timed."""
+    slow = latency(name, latency_ms_p99=99.0, latency_ms_p99_ci=(98.0, 100.0))
+    limits = Tolerances(latency_ms_p99_max=5, latency_ratio_max=1)
+    parts: dict[str, Any] = {"latency": slow, "ratio": ratio(3.0, (2.9, 3.1))}
+    scheme = "tensorrt" if precision == "int8" else ""
+    on_gpu = measurement(name, engine=engine(precision, scheme=scheme, **TENSORRT), **parts)
+    beside = measurement("fp32-beside", engine=engine("fp32", **TENSORRT), latency=latency("fp32-beside"))
+    for rows in ([on_gpu], [beside, on_gpu]):
+        verdict = judge(limits, rows)
+        assert (verdict.verdict, verdict.exit_code) == ("FAIL", 1)
+        assert [(c.name, c.tolerance, c.verdict) for c in verdict.checks] == [
+            (name, "latency_ratio_max", "FAIL"),
+            (name, "latency_ms_p99_max", "FAIL"),
+        ]
+    assert "p99 99.000 ms" in verdict.checks[1].evidence
+    simulated = measurement(name, engine=engine(precision, scheme=scheme), **parts)
+    assert simulated.simulated
+    verdict = judge(limits, [simulated])
+    assert {(c.name, c.verdict, c.evidence) for c in verdict.checks} == {("all", "INCONCLUSIVE", "not measured")}
+    before = baseline_of([on_gpu, simulated], Device(gpu_name="g")).engines[name]
+    assert before.latency_ms_p50 is None, "a simulation has no latency to be held against"
+    assert baseline_of([on_gpu], Device(gpu_name="g")).engines[name].latency_ms_p50 == slow.latency_ms_p50
+
+
+def test_an_engine_called_fp16_that_is_fp32_is_what_the_others_are_compared_with() -> None:
+    slow = latency(latency_ms_p99=99.0, latency_ms_p99_ci=(98.0, 100.0))
+    rows = [measurement("fp16", precision="fp32", latency=slow), measurement("int8", latency=latency())]
+    assert [c.name for c in judge(Tolerances(latency_ms_p99_max=5), rows).checks] == ["int8"]
 
 
 def test_what_was_not_measured_is_never_passed_over() -> None:
-    verdict = judge(Tolerances(size_mb_max=3), [measurement()])
+    verdict = judge(Tolerances(size_mb_max=3), [measured()])
     assert only(verdict).evidence == "not measured"
     assert verdict.exit_code == 3
-    assert judge(Tolerances(), [measurement()]).verdict == "INCONCLUSIVE"
+    assert judge(Tolerances(), [measured()]).verdict == "INCONCLUSIVE"
     with pytest.raises(MeasurementError, match="nothing was measured"):
         judge(Tolerances(top1_drop_pp_max=1), [])
 
 
+def test_an_engine_that_is_wanted_and_was_not_measured_leaves_the_verdict_open() -> None:
+    rows = [measured("fp16")]
+    verdict = judge(Tolerances(top1_drop_pp_max=5, inconclusive="pass"), rows, wanted=["fp16", "int8"])
+    assert (verdict.verdict, verdict.exit_code) == ("INCONCLUSIVE", 3)
+    assert [(c.name, c.tolerance, c.mappable) for c in verdict.checks] == [
+        ("fp16", "top1_drop_pp_max", True),
+        ("int8", MEASURED, False),
+    ]
+    assert judge(Tolerances(top1_drop_pp_max=5), rows, wanted=["fp16"]).verdict == "PASS"
+
+
 def test_an_engine_without_a_value_that_the_others_carry_is_not_passed_over() -> None:
-    rows = [measurement(name="fp16"), {"name": "int8", "precision_requested": "int8", "size_mb": 1.0}]
-    judged = {j.name: j for j in judge(Tolerances(top1_drop_pp_max=5), rows).judgements}
+    rows = [measured("fp16"), measurement("int8", size_mb=1.0)]
+    judged = {c.name: c for c in judge(Tolerances(top1_drop_pp_max=5), rows).checks}
     assert judged["fp16"].verdict == "PASS"
     assert (judged["int8"].verdict, judged["int8"].evidence) == ("INCONCLUSIVE", "not measured")
-    fast = {"latency_ratio": 0.5, "latency_ratio_ci": [0.4, 0.6], "latency_reference": "fp16"}
-    ratios: list[Any] = [{"name": "fp16"}, {"name": "int8", **fast}, {"name": "extra"}]
-    found = {j.name: j.verdict for j in judge(Tolerances(latency_ratio_max=1), ratios).judgements}
+    on_gpu = engine("fp16", **TENSORRT)
+    fast = ratio(0.5, (0.4, 0.6), "fp16")
+    ratios = [measurement("fp16", engine=on_gpu), measurement("int8", ratio=fast), measurement("extra")]
+    found = {c.name: c.verdict for c in judge(Tolerances(latency_ratio_max=1), ratios).checks}
     assert found == {"int8": "PASS", "extra": "INCONCLUSIVE"}
-    shares: list[Any] = [{"name": "fp16"}, {"name": "int8", "int8_share_pct": 99.0}]
+    shares = [measurement("fp16"), measurement("int8", int8_share_pct=99.0)]
     assert judge(Tolerances(int8_share_pct_min=90), shares).verdict == "PASS"
+    untold = [*shares, measurement("extra", size_mb=1.0)]
+    assert judge(Tolerances(int8_share_pct_min=90), untold).verdict == "INCONCLUSIVE"
 
 
 def test_without_labels_a_drop_is_inconclusive() -> None:
-    unlabelled = {"name": "int8", "n": 10, "top1_drop_pp": None, "top1_drop_ci_pp": None, "classes": 10}
-    assert "no labels" in only(judge(Tolerances(top1_drop_pp_max=1), [unlabelled])).evidence
-    few = {"name": "int8", "n": 10, "top5_drop_pp": None, "top5_drop_ci_pp": None, "classes": 2}
+    n = 40
+    ids, rows = tuple(map(str, range(n))), np.eye(10, dtype=np.float32)[np.arange(n) % 10]
+    unlabelled = Predictions(ids, np.full(n, -1), rows, "p", "d")
+    found = measurement(accuracy=measure_accuracy("int8", unlabelled, unlabelled))
+    assert "no labels" in only(judge(Tolerances(top1_drop_pp_max=1), [found])).evidence
+    assert "no labels" in only(judge(Tolerances(top5_drop_pp_max=1), [found])).evidence
+    few = compared([0, 1] * 50, [0, 1] * 50, [0, 1] * 50)
     assert "five classes" in only(judge(Tolerances(top5_drop_pp_max=1), [few])).evidence
 
 
-KEY = "cpu:AMD EPYC:2"
+HERE, THERE = Device(cpu="AMD EPYC", threads=2), Device(cpu="other", threads=2)
 
 
-def test_regressions_against_accepted_numbers() -> None:
-    latency = {"latency_ms_p50": 2.0, "latency_ms_p50_ci": [1.99, 2.01], "size_mb": 1.0}
-    before = measurement(**latency, device_key=KEY)
-    accepted = accepted_numbers([before], KEY)
+def test_regressions_against_the_baseline() -> None:
+    timed = latency(latency_ms_p50=2.0, latency_ms_p50_ci=(1.99, 2.01))
+    before = measured(latency=timed, size_mb=1.0)
+    baseline = baseline_of([before], HERE)
     tolerances = Tolerances(top1_drop_pp_max=5)
-    assert judge(tolerances, [before], accepted).verdict == "PASS"
+    assert judge(tolerances, [before], baseline=baseline, device=HERE).verdict == "PASS"
+    slower = latency(latency_ms_p50=2.4, latency_ms_p50_ci=(2.3, 2.5))
     outcomes = {
-        "accepted top1_drop_pp": measurement(lost=120, **latency),
-        "accepted latency_ms_p50": {**before, "latency_ms_p50": 2.4, "latency_ms_p50_ci": [2.3, 2.5]},
-        "accepted size_mb": {**before, "size_mb": 1.5},
+        "baseline top1_drop_pp": measured(lost=120, latency=timed, size_mb=1.0),
+        "baseline latency_ms_p50": replace(before, latency=slower),
+        "baseline size_mb": measured(latency=timed, size_mb=1.5),
     }
     for tolerance, now in outcomes.items():
-        verdict = judge(tolerances, [now], accepted)
-        assert [j.tolerance for j in verdict.judgements if j.verdict == "FAIL"] == [tolerance]
-        said = {j.tolerance: (j.evidence, j.interval) for j in verdict.judgements}
-        assert ("significantly worse" in said["accepted top1_drop_pp"][0]) == (tolerance == "accepted top1_drop_pp")
-        assert said["accepted size_mb"][1] is None
-    assert said["accepted size_mb"][0] == "size_mb 1.5, accepted 1 (+50.0 %)"
-    assert said["accepted latency_ms_p50"][1] == (1.99, 2.01)
+        verdict = judge(tolerances, [now], baseline=baseline, device=HERE)
+        assert [c.tolerance for c in verdict.checks if c.verdict == "FAIL"] == [tolerance]
+        said = {c.tolerance: (c.evidence, c.interval) for c in verdict.checks}
+        assert ("significantly worse" in said["baseline top1_drop_pp"][0]) == (tolerance == "baseline top1_drop_pp")
+        assert said["baseline size_mb"][1] is None
+    assert said["baseline size_mb"][0] == "size_mb 1.5, baseline 1 (+50.0 %)"
+    assert said["baseline latency_ms_p50"][1] == (1.99, 2.01)
+    assert before.accuracy is not None
     for unknown in ({"top1_drop_ci_pp": None}, {"top1_drop_pp": None}):
-        judged = {j.tolerance for j in judge(Tolerances(size_mb_max=9), [{**before, **unknown}], accepted).judgements}
-        assert judged == {"size_mb_max", "accepted latency_ms_p50", "accepted size_mb"}
-    noisy = {**before, "latency_ms_p50": 2.2, "latency_ms_p50_ci": [2.0, 2.4]}
-    assert judge(tolerances, [noisy], accepted).verdict == "INCONCLUSIVE"
+        now = replace(before, accuracy=replace(before.accuracy, **unknown))
+        judged = {c.tolerance for c in judge(Tolerances(size_mb_max=9), [now], baseline=baseline, device=HERE).checks}
+        assert judged == {"size_mb_max", "baseline latency_ms_p50", "baseline size_mb"}
+    noisy = replace(before, latency=latency(latency_ms_p50=2.2, latency_ms_p50_ci=(2.0, 2.4)))
+    assert judge(tolerances, [noisy], baseline=baseline, device=HERE).verdict == "INCONCLUSIVE"
 
 
-def test_accepted_numbers_of_another_device_or_of_other_data_are_refused() -> None:
-    accepted = accepted_numbers([measurement()], KEY)
-    with pytest.raises(MeasurementError, match="cpu:AMD EPYC:2, this run is from cpu:other:2"):
-        judge(Tolerances(), [measurement(device_key="cpu:other:2")], accepted)
+def test_a_baseline_of_another_device_or_of_other_data_is_refused() -> None:
+    baseline = baseline_of([measured()], HERE)
+    with pytest.raises(MeasurementError, match="amd-epyc-2threads, this run is from other-2threads"):
+        judge(Tolerances(), [measured()], baseline=baseline, device=THERE)
     with pytest.raises(MeasurementError, match="n = 10000, this run has 500"):
-        judge(Tolerances(), [measurement(n=500)], accepted)
-    timed = {"latency_ms_p50": 1.0, "batch": 1, "mode": "latency"}
-    accepted = accepted_numbers([measurement(**timed)], KEY)
-    assert judge(Tolerances(top1_drop_pp_max=5), [measurement(**timed)], accepted).verdict == "PASS"
-    for key, value in (("batch", 8), ("mode", "throughput")):
-        with pytest.raises(MeasurementError, match=f"accepted on {key} = {timed[key]}, this run has {value}"):
-            judge(Tolerances(), [measurement(**{**timed, key: value})], accepted)
+        judge(Tolerances(), [measured(n=500)], baseline=baseline, device=HERE)
+    with pytest.raises(MeasurementError, match="data = d, this run has e"):
+        judge(Tolerances(), [measured(data="e")], baseline=baseline, device=HERE)
+    before = measured(latency=latency(batch=1, mode="latency"))
+    baseline = baseline_of([before], HERE)
+    assert judge(Tolerances(top1_drop_pp_max=5), [before], baseline=baseline, device=HERE).verdict == "PASS"
+    for key, old, value in (("batch", 1, 8), ("mode", "latency", "throughput")):
+        now = replace(before, latency=latency(**{key: value}))
+        with pytest.raises(MeasurementError, match=f"the baseline has {key} = {old}, this run has {value}"):
+            judge(Tolerances(), [now], baseline=baseline, device=HERE)

@@ -13,7 +13,7 @@ import pytest
 from lxml import etree
 
 from edgecnn.errors import MeasurementError, WriteError
-from edgecnn.gate import Judgement, Verdict, accepted_numbers
+from edgecnn.gate import Check, Verdict, accepted_numbers
 from edgecnn.report import FORMATS, write_report
 from edgecnn.report.github import append_summary, github_annotations
 from edgecnn.report.gitlab import gitlab_report
@@ -22,9 +22,9 @@ from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_comment, markdown_report
 
 JUDGEMENTS = (
-    Judgement("fp16", "top1_drop_pp_max", 0.0, (-0.7, 0.7), 2.0, "PASS", "drop 0.00 pp, n = 540"),
-    Judgement("int8", "top1_drop_pp_max", 3.1, (2.2, 4.6), 2.0, "FAIL", "drop 3.10 pp\nn = 540, 50 % <of> it: a|b & c"),
-    Judgement("int8", "latency_ratio_max", 0.9, (0.8, 1.1), 1.0, "INCONCLUSIVE", "ratio \x00 open", 9000),
+    Check("fp16", "top1_drop_pp_max", 0.0, (-0.7, 0.7), 2.0, "PASS", "drop 0.00 pp, n = 540"),
+    Check("int8", "top1_drop_pp_max", 3.1, (2.2, 4.6), 2.0, "FAIL", "drop 3.10 pp\nn = 540, 50 % <of> it: a|b & c"),
+    Check("int8", "latency_ratio_max", 0.9, (0.8, 1.1), 1.0, "INCONCLUSIVE", "ratio \x00 open", 9000),
 )
 
 
@@ -129,7 +129,7 @@ def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
 @pytest.mark.parametrize("inconclusive", ["inconclusive", "pass"])
 def test_every_format_shows_what_guessing_would_reach_as_open_with_the_images_it_takes(inconclusive: Any) -> None:
     said = "the reference cannot be told from guessing: about 26 images would settle it"
-    open_one = Judgement("fp32", "top1_drop_pp_max", 0.0, (-14, 14), 20.0, "INCONCLUSIVE", said, 26, mappable=False)
+    open_one = Check("fp32", "top1_drop_pp_max", 0.0, (-14, 14), 20.0, "INCONCLUSIVE", said, 26, mappable=False)
     content = results(inconclusive, (JUDGEMENTS[0], open_one))
     assert content["verdict"]["exit_code"] == 3
     (error,) = etree.fromstring(junit_report(content).encode()).findall(".//error")
@@ -186,7 +186,7 @@ def test_github_annotations_are_escaped_and_name_the_recipe() -> None:
 
 
 def test_a_limit_is_said_where_there_is_one() -> None:
-    precision = Judgement("int8", "precision_obtained", None, None, None, "FAIL", "int8 was requested")
+    precision = Check("int8", "precision_obtained", None, None, None, "FAIL", "int8 was requested")
     content = results(judgements=(*JUDGEMENTS, precision))
     xml = etree.fromstring(junit_report(content).encode())
     failures = {f.getparent().get("name"): f.get("message") for f in xml.iter("failure")}
