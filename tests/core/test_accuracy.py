@@ -10,7 +10,9 @@ import pytest
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
-from edgecnn.statistics import drop_interval, wilson_interval
+from edgecnn.records import to_plain
+from edgecnn.results.accuracy import ChangedImage
+from edgecnn.statistics import drop_interval, guess_p, wilson_interval
 
 
 def predictions(classes: list[int], labels: list[int], count: int = 10) -> Predictions:
@@ -39,9 +41,9 @@ def test_counts_by_hand() -> None:
     assert found.agreement_pct == 70
     # own class first, then 0 1 2 3: labels 4..9 are in the first five only when predicted
     assert (found.top5_pct, found.reference_top5_pct) == (70, 80)
-    assert [c["id"] for c in found.changed] == ["image/6", "image/7", "image/8"]
-    assert found.changed[2] == {"id": "image/8", "label": 8, "reference": 0, "engine": 8}
-    assert [row["label_name"] for row in found.worst_classes] == ["class 6", "class 7"]
+    assert [c.id for c in found.changed] == ["image/6", "image/7", "image/8"]
+    assert found.changed[2] == ChangedImage("image/8", label=8, reference=0, engine=8)
+    assert [row.label_name for row in found.worst_classes] == ["class 6", "class 7"]
     assert found.sqnr_db is not None
     assert found.findings == ()
 
@@ -51,20 +53,25 @@ def test_every_figure_has_its_unit() -> None:
     assert found.top1_drop_ci_pp == pytest.approx([100 * end for end in drop_interval(2, 1, 10)])
     assert found.agreement_ci_pct == pytest.approx([100 * end for end in wilson_interval(7, 10)])
     assert found.agreement_n == 7
-    # the most frequent class: 0.1 of the labels, 0.3 of the reference's predictions
-    assert found.top1_chance_pct == pytest.approx(10)
-    assert found.agreement_chance_pct == pytest.approx(30)
+    for p, truth, said in (
+        (found.top1_guess_p, ENGINE.labels, ENGINE.logits.argmax(1)),
+        (found.reference_top1_guess_p, ENGINE.labels, REFERENCE.logits.argmax(1)),
+        (found.agreement_guess_p, REFERENCE.logits.argmax(1), ENGINE.logits.argmax(1)),
+        (found.copy_guess_p, REFERENCE.logits.argmax(1), REFERENCE.logits.argmax(1)),
+    ):
+        assert p == guess_p(truth, said)
+        assert 0 < p < 0.1
     noise = np.linalg.norm(ENGINE.logits - REFERENCE.logits) / np.linalg.norm(REFERENCE.logits)
     assert found.sqnr_db == pytest.approx(-20 * np.log10(noise))
     worst = found.worst_classes[0]
-    assert (worst["n"], worst["top1_lost"], worst["top1_gained"], worst["top1_drop_pp"]) == (1, 1, 0, 100)
-    assert worst["top1_drop_ci_pp"] == pytest.approx([100 * end for end in drop_interval(1, 0, 1)])
+    assert (worst.n, worst.top1_lost, worst.top1_gained, worst.top1_drop_pp) == (1, 1, 0, 100)
+    assert worst.top1_drop_ci_pp == pytest.approx([100 * end for end in drop_interval(1, 0, 1)])
     nameless = [replace(p, label_names=p.label_names[:6]) for p in (ENGINE, REFERENCE)]
-    assert [row["label_name"] for row in measure_accuracy("int8", *nameless).worst_classes] == ["6", "7"]
+    assert [row.label_name for row in measure_accuracy("int8", *nameless).worst_classes] == ["6", "7"]
 
 
 def test_json_is_flat_but_for_its_lists() -> None:
-    content = measure_accuracy("int8", ENGINE, REFERENCE).to_json()
+    content = to_plain(measure_accuracy("int8", ENGINE, REFERENCE))
     assert content["name"] == "int8"
     assert not [k for k, v in content.items() if isinstance(v, dict)]
     assert isinstance(content["top1_drop_ci_pp"], list)
@@ -82,7 +89,8 @@ def test_without_labels_there_is_agreement_alone() -> None:
     found = measure_accuracy("int8", replace(ENGINE, labels=unknown), replace(REFERENCE, labels=unknown))
     assert found.agreement_pct == 70
     assert found.n_labelled == 0
-    assert found.top1_pct is found.top1_drop_ci_pp is found.mcnemar_p is found.top1_chance_pct is None
+    assert found.top1_pct is found.top1_drop_ci_pp is found.mcnemar_p is None
+    assert found.top1_guess_p is found.reference_top1_guess_p is None
 
 
 def test_top5_of_few_classes_is_not_a_measurement() -> None:
@@ -116,14 +124,17 @@ def test_an_engine_without_one_finite_logit_predicts_no_class() -> None:
 def test_constant_predictions_are_a_finding() -> None:
     found = measure_accuracy("int8", predictions([3] * 10, LABELS), REFERENCE)
     assert "every one of the 10 predictions is class 3" in found.findings
-    assert found.top1_pct == found.top1_chance_pct == 10
+    assert (found.top1_pct, found.top1_guess_p, found.agreement_guess_p) == (10, 1, 1)
 
 
-def test_the_chance_level_is_the_share_of_the_most_frequent_class() -> None:
-    uneven, even = [0] * 9 + [1], [k % 5 for k in range(10)]
-    for answers in (uneven, even):
-        found = measure_accuracy("int8", predictions(answers, uneven), predictions(even, uneven))
-        assert (found.top1_chance_pct, found.agreement_chance_pct) == (90, 20)
+def test_guessing_is_held_against_labels_and_against_the_reference() -> None:
+    """By hand: of ten images one is rare, and one of ten guesses at it meets it: p = 1/10. Always naming the frequent
+    class is right on nine of ten, and is what guessing gives: p = 1."""
+    uneven, constant = [0] * 9 + [1], [0] * 10
+    found = measure_accuracy("int8", predictions(constant, uneven), predictions(uneven, uneven))
+    assert found.top1_pct == 90
+    assert found.top1_guess_p == found.agreement_guess_p == pytest.approx(1)
+    assert found.reference_top1_guess_p == found.copy_guess_p == pytest.approx(0.1)
 
 
 def test_unreadable_images_are_left_out_on_both_sides() -> None:
@@ -177,8 +188,8 @@ def test_one_output_decides_between_two_classes_at_its_threshold(threshold: floa
     found = measure_accuracy("int8", flipped, reference)
     assert (found.top1_pct, found.agreement_pct, found.top1_drop_pp) == (20, 0, 60)
     assert (found.top1_lost, found.top1_gained) == (4, 1)
-    assert [(c["reference"], c["engine"]) for c in found.changed] == [(0, 1)] * 3 + [(1, 0)] * 2
-    assert [row["label_name"] for row in found.worst_classes] == ["good", "scratch"]
+    assert [(c.reference, c.engine) for c in found.changed] == [(0, 1)] * 3 + [(1, 0)] * 2
+    assert [row.label_name for row in found.worst_classes] == ["good", "scratch"]
 
 
 def test_one_logit_that_is_not_finite_is_wrong_and_named() -> None:

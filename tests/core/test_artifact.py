@@ -24,6 +24,7 @@ from edgecnn.artifact.sidecar import (
 )
 from edgecnn.artifact.stale import stale_reason
 from edgecnn.artifact.write import atomic_path, write_artifact, write_json_artifact
+from edgecnn.results.device import Device
 from edgecnn.errors import ArtifactError, WriteError
 
 
@@ -132,7 +133,7 @@ def test_a_json_artifact_carries_its_provenance(tmp_path: Path) -> None:
 def test_fresh_and_stale(tmp_path: Path) -> None:
     parent, path = tmp_path / "parent", tmp_path / "model.onnx"
     parent.write_bytes(b"p")
-    now = Sidecar(kind="graph", fields={"batch.max": 8}, tools={"onnx": "1"}, device={"cpu": "a", "threads": 2})
+    now = Sidecar(kind="graph", fields={"batch.max": 8}, tools={"onnx": "1"}, device=Device(cpu="a", threads=2))
     make(path, parents=parents_of(path, parent), tools=now.tools, device=now.device)
     assert stale_reason(path, now, [parent]) is None
 
@@ -143,7 +144,7 @@ def test_fresh_and_stale(tmp_path: Path) -> None:
     assert reason(fields={"batch.max": 8, "train.epochs": 1}) == ("it does not say with which train.epochs it was made")
     assert reason(edgecnn="9.9") == f"made by edgecnn {now.edgecnn}, this is 9.9"
     assert reason(tools={"onnx": "2"}) == "onnx was 1, here it is 2"
-    assert "made on cpu a" in reason(device={"cpu": "b", "threads": 2})
+    assert "made on cpu a" in reason(device=Device(cpu="b", threads=2))
     assert stale_reason(path, now, []) == "made from parent, not nothing"
     parent.write_bytes(b"q")
     assert reason() == "parent changed"

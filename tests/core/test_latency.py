@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.machine.clocks import Clocks, clock_warnings, open_nvml, read_clocks
+from edgecnn.machine.clocks import clock_warnings, open_nvml, read_clocks
 from edgecnn.measure import comparison, latency
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
+from edgecnn.records import to_plain
+from edgecnn.results.latency import Clocks
 from edgecnn.session import Array, TensorSpec, Timing
 
 BATCH = np.zeros((4, 3, 2, 2), np.float32)
@@ -62,9 +64,9 @@ def test_latency_is_h2d_plus_compute_plus_d2h() -> None:
     ("n", "carried"), [(63, ""), (64, "p90"), (129, "p90"), (130, "p90 p95"), (661, "p90 p95"), (662, "p90 p95 p99")]
 )
 def test_percentiles_only_where_the_sample_carries_them(n: int, carried: str) -> None:
-    content = measured(Scripted(lambda k: 1.0), min_queries=n).to_json()
-    assert " ".join(p for p in ("p90", "p95", "p99") if content[f"latency_ms_{p}"] is not None) == carried
-    assert content["latency_ms_p50"] is not None
+    found = measured(Scripted(lambda k: 1.0), min_queries=n)
+    assert " ".join(p for p in ("p90", "p95", "p99") if getattr(found, f"latency_ms_{p}") is not None) == carried
+    assert found.latency_ms_p50 is not None
 
 
 def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
@@ -137,14 +139,14 @@ def test_blocks_follow_each_other_forwards_and_backwards(monkeypatch: pytest.Mon
     time = Clockwork(monkeypatch)
     monkeypatch.setattr(latency, "TimedSession", type("Never", (), {}))
     a, b = time.session("a", lambda k: 1 / 128), time.session("b", lambda k: 1 / 64)
-    (found,) = compare_latency({"a": a, "b": b}, BATCH, warmup_ms=100, duration_s=1, clocks=time.read)
+    [found] = compare_latency({"a": a, "b": b}, BATCH, warmup_ms=100, duration_s=1, clocks=time.read).values()
     text = "".join(time.calls)
     assert text.startswith("a" * 13 + "b" * 7 + "aaaaaabbb" + "bbbaaaaaa" + "aaaaaabbb")  # 0.1 s, then blocks of 0.05 s
-    assert (found.rounds, found.ratio) == (20, pytest.approx(2))
+    assert (found.latency_ratio_rounds, found.latency_ratio) == (20, pytest.approx(2))
     assert len(text) == 20 + 20 * 9
     time.calls.clear()
     slow = time.session("s", lambda k: 1 / 128 if k <= 13 else 1.0)  # a machine that has become a hundred times slower
-    (found,) = compare_latency({"a": a, "s": slow}, BATCH, warmup_ms=100, duration_s=0.5, clocks=time.read)
+    [found] = compare_latency({"a": a, "s": slow}, BATCH, warmup_ms=100, duration_s=0.5, clocks=time.read).values()
     assert time.calls.count("s") == 13 + 10  # a block ends after three blocks' time
 
 
@@ -155,12 +157,12 @@ def test_a_ratio_with_a_session_that_is_starved_says_so(monkeypatch: pytest.Monk
     starved = time.session("starved", lambda k: 1 / 128 if k % 5 == 0 else 1 / 32)
     settings: dict[str, Any] = {"warmup_ms": 100, "duration_s": 1, "clocks": time.read}
     for first, second in ((steady, starved), (starved, steady)):
-        (found,) = compare_latency({"a": first, "b": second}, BATCH, **settings)
-        (warning,) = found.warnings
+        [found] = compare_latency({"a": first, "b": second}, BATCH, **settings).values()
+        (warning,) = found.latency_ratio_warnings
         slow = "a" if first is starved else "b"
         assert warning.startswith(f"{slow}: the median query took 4 times as long as the fastest")
-    (found,) = compare_latency({"a": steady, "b": time.session("c", lambda k: 1 / 64)}, BATCH, **settings)
-    assert found.warnings == ()
+    [found] = compare_latency({"a": steady, "b": time.session("c", lambda k: 1 / 64)}, BATCH, **settings).values()
+    assert found.latency_ratio_warnings == ()
 
 
 def test_a_timed_session_without_copies_says_so() -> None:
@@ -182,7 +184,7 @@ def test_a_clock_that_moved_is_said() -> None:
     readings = iter([Clocks(gpu_mhz=1300, locked=True), *[Clocks(gpu_mhz=918, locked=True)] * 50])
     found = measured(Scripted(lambda k: 1.0), clocks=lambda: next(readings))
     assert any("GPU clock moved between 918 and 1300 MHz" in w for w in found.warnings)
-    assert found.clocks == {"gpu_mhz": 918, "locked": True}
+    assert found.clocks == Clocks(gpu_mhz=918, locked=True)
 
 
 def test_throttling_power_mode_and_unlocked_clocks_are_said() -> None:
@@ -200,11 +202,11 @@ def test_throttling_power_mode_and_unlocked_clocks_are_said() -> None:
 def test_interleaved_comparison_gives_the_ratio_with_its_interval() -> None:
     rng = np.random.default_rng(0)
     fast, slow = (Scripted(lambda k, m=m: float(m * rng.lognormal(0, 0.1)), 0, 0) for m in (40, 50))
-    (found,) = compare_latency({"fp32": slow, "int8": fast}, BATCH, warmup_ms=0, duration_s=4, clocks=Clocks)
-    assert found.ratio_ci[0] < 0.8 < found.ratio_ci[1]
-    assert found.ratio_ci[1] - found.ratio_ci[0] < 0.15
-    assert found.to_json()["latency_reference"] == "fp32"
-    assert 70 <= found.rounds <= 80
+    [found] = compare_latency({"fp32": slow, "int8": fast}, BATCH, warmup_ms=0, duration_s=4, clocks=Clocks).values()
+    assert found.latency_ratio_ci[0] < 0.8 < found.latency_ratio_ci[1]
+    assert found.latency_ratio_ci[1] - found.latency_ratio_ci[0] < 0.15
+    assert found.latency_reference == "fp32"
+    assert 70 <= found.latency_ratio_rounds <= 80
 
 
 def test_the_interval_covers_when_the_machine_has_slow_phases() -> None:
@@ -220,8 +222,8 @@ def test_the_interval_covers_when_the_machine_has_slow_phases() -> None:
             return 20 * state["speed"] * float(rng.lognormal(0, 0.02))
 
         sessions = {"a": Scripted(query, 0, 0), "b": Scripted(query, 0, 0)}
-        (found,) = compare_latency(sessions, BATCH, warmup_ms=0, duration_s=1.5, clocks=Clocks, seed=seed)
-        hits += found.ratio_ci[0] <= 1 <= found.ratio_ci[1]
+        [found] = compare_latency(sessions, BATCH, warmup_ms=0, duration_s=1.5, clocks=Clocks, seed=seed).values()
+        hits += found.latency_ratio_ci[0] <= 1 <= found.latency_ratio_ci[1]
     assert hits >= 36
 
 
@@ -262,7 +264,7 @@ def test_clocks_of_a_jetson(tmp_path: Path) -> None:
 
 def test_clocks_of_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert read_clocks(tmp_path) == Clocks()
-    assert Clocks().to_json() == {}
+    assert to_plain(Clocks()) == {}
     write(tmp_path, **{"proc/cpuinfo": "processor : 0\ncpu MHz\t\t: 2600.5\ncpu MHz : 2599.5\n"})
     assert read_clocks(tmp_path).cpu_mhz == 2600
 

@@ -13,47 +13,81 @@ import pytest
 from lxml import etree
 
 from edgecnn.errors import MeasurementError, WriteError
-from edgecnn.gate import Check, Verdict, accepted_numbers
+from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.report import FORMATS, write_report
 from edgecnn.report.github import append_summary, github_annotations
 from edgecnn.report.gitlab import gitlab_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_comment, markdown_report
+from edgecnn.results.accuracy import ClassLoss
+from edgecnn.results.baseline import Baseline, BaselineRow
+from edgecnn.results.device import Device
+from edgecnn.results.latency import Clocks
+from edgecnn.results.report import ArtifactFacts, RunReport
+from edgecnn.results.verdict import Check, Verdict
+from tests.measurements import accuracy, latency, measurement, ratio
 
-JUDGEMENTS = (
+CHECKS = (
     Check("fp16", "top1_drop_pp_max", 0.0, (-0.7, 0.7), 2.0, "PASS", "drop 0.00 pp, n = 540"),
     Check("int8", "top1_drop_pp_max", 3.1, (2.2, 4.6), 2.0, "FAIL", "drop 3.10 pp\nn = 540, 50 % <of> it: a|b & c"),
     Check("int8", "latency_ratio_max", 0.9, (0.8, 1.1), 1.0, "INCONCLUSIVE", "ratio \x00 open", 9000),
 )
 
 
-def results(inconclusive: Any = "inconclusive", judgements: Any = JUDGEMENTS) -> dict[str, Any]:
-    measurements = [
-        {
-            "name": "int8", "data": "digits", "n": 540, "top1_pct": 95.1, "top5_pct": 99.8, "top1_drop_pp": 3.1,
-            "top1_drop_ci_pp": [2.2, 4.6], "agreement_pct": 96.0, "latency_ms_p50": 0.41, "latency_ms_p90": 0.5,
-            "latency_ms_p99": None, "throughput_images_per_s": 2400.0, "size_mb": 0.07, "n_queries": 300, "batch": 1,
-            "mode": "latency", "clock": "host", "transfers": False, "graph": False, "sync": "synchronous call",
-            "latency_ratio": 0.9, "latency_ratio_ci": [0.8, 1.1], "warnings": ["unstable"], "findings": ["1 left out"],
-            "clocks": {"cpu_mhz": 2600.0}, "top1_lost": 17, "top1_gained": 0,
-            "worst_classes": [{"label": 8, "label_name": "eight", "n": 54, "top1_lost": 5, "top1_gained": 0,
-                               "top1_drop_pp": 9.3, "top1_drop_ci_pp": [2.9, 19.9]}],
-        },
-        {"name": "fp16", "n": 540, "top1_pct": 98.2},
-    ]  # fmt: skip
-    return {
+CLASS_8 = ClassLoss(8, "eight", 54, 5, 0, 9.3, (2.9, 19.9))
+ARTIFACT = ArtifactFacts("model.int8.onnx", "graph", "edgecnn quantize", "ab" * 32, ("model.fp32.onnx",), {}, "", 0.07)
+TIMED: dict[str, Any] = {
+    "latency_ms_p50": 0.41,
+    "latency_ms_p90": 0.5,
+    "latency_ms_p99": None,
+    "latency_ms_p99_ci": None,
+    "throughput_images_per_s": 2400.0,
+    "n_queries": 300,
+    "warnings": ("unstable",),
+    "clocks": Clocks(cpu_mhz=2600.0),
+}
+
+
+def results(inconclusive: Any = "inconclusive", checks: Any = CHECKS, **changes: Any) -> RunReport:
+    """INT8 with everything measured, FP16 with its accuracy alone; `worst` and `timed` change those of INT8."""
+    int8 = accuracy(
+        n=540,
+        lost=17,
+        gained=0,
+        data="digits",
+        top1_pct=95.1,
+        top5_pct=99.8,
+        top1_drop_pp=3.1,
+        top1_drop_ci_pp=(2.2, 4.6),
+        agreement_pct=96.0,
+        findings=("1 left out",),
+        worst_classes=(changes.pop("worst", CLASS_8),),
+    )
+    fp16 = accuracy(n=540, lost=0, gained=0, name="fp16", top1_pct=98.2)
+    rows = (
+        measurement(
+            "int8",
+            accuracy=int8,
+            latency=latency(**TIMED, **changes.pop("timed", {})),
+            ratio=ratio(0.9, (0.8, 1.1)),
+            size_mb=0.07,
+        ),
+        measurement("fp16", accuracy=fp16),
+    )
+    known: dict[str, Any] = {
         "recipe": "lenet5-digits",
+        "title": "LeNet-5",
         "target": "cpu",
-        "device": {"cpu": "AMD EPYC", "threads": 2},
-        "measurements": measurements,
-        "verdict": Verdict(judgements, inconclusive).to_json(),
-        "artifacts": [
-            {"path": "model.int8.onnx", "kind": "graph", "made_by": "edgecnn quantize", "sha256": "ab" * 32,
-             "parents": ["model.fp32.onnx"]}
-        ],
-        "notes": ["INT8 simulated"],
-    }  # fmt: skip
+        "device": Device(cpu="AMD EPYC", threads=2),
+        "device_key": "amd-epyc-2threads",
+        "reference": "fp32",
+        "measurements": rows,
+        "verdict": Verdict(tuple(checks), inconclusive),
+        "artifacts": (ARTIFACT,),
+        "notes": ("INT8 simulated",),
+    }
+    return RunReport(**{**known, **changes})
 
 
 def rows_of(markdown: str, first: str) -> list[list[str]]:
@@ -76,7 +110,7 @@ def test_markdown_has_the_whole_table_the_evidence_and_what_made_what() -> None:
     assert row["top-1 drop pp [95 %]"] == "3.10 [2.20, 4.60]"
     assert (row["p50 ms"], row["p90 ms"], row["p99 ms"]) == ("0.410", "0.500", "-")
     assert (row["n"], row["size MB"], row["agreement %"]) == ("540", "0.07", "96.00")
-    assert dict(zip(header, fp16, strict=True))["agreement %"] == "-"
+    assert dict(zip(header, fp16, strict=True))["p50 ms"] == dict(zip(header, fp16, strict=True))["size MB"] == "-"
     verdicts = rows_of(text, "verdict")
     assert [r[0] for r in verdicts[2:]] == ["PASS", "FAIL", "INCONCLUSIVE"]
     assert "a\\|b" in verdicts[3][4]
@@ -97,10 +131,9 @@ def test_markdown_has_the_whole_table_the_evidence_and_what_made_what() -> None:
     "name", ["a|b", "back\\|slash", "<b>bold", "__init__", "*star*", "`tick", "[x](http://y)", "&lt;", "two\nlines"]
 )
 def test_markdown_shows_names_as_they_are(name: str) -> None:
-    content = results()
-    content["measurements"][0]["worst_classes"][0]["label_name"] = name
-    content["verdict"]["judgements"][1]["evidence"] = f"lost {name}"
-    content["notes"] = [f"note {name}"]
+    checks = (CHECKS[0], dataclasses.replace(CHECKS[1], evidence=f"lost {name}"), CHECKS[2])
+    worst = dataclasses.replace(CLASS_8, label_name=name)
+    content = results(checks=checks, worst=worst, notes=(f"note {name}",))
     reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
     report, comment = (etree.HTML(reader.render(f(content))) for f in (markdown_report, markdown_comment))
     shown = name.replace("\n", " ")
@@ -112,10 +145,10 @@ def test_markdown_shows_names_as_they_are(name: str) -> None:
     assert ["".join(cell.itertext()) for cell in classes.xpath(".//td")][:3] == ["int8", shown, "54"]
 
 
-def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
+def test_a_comment_shows_the_change_against_the_baseline() -> None:
     now = results()
-    accepted = accepted_numbers([{"name": "int8", "top1_pct": 97.0, "size_mb": 0.07}], "cpu-key")
-    text = markdown_comment(now, accepted)
+    baseline = Baseline("cpu-key", {"int8": BaselineRow(top1_pct=97.0, size_mb=0.07)})
+    text = markdown_comment(now, baseline)
     header, _, int8, fp16 = rows_of(text, "precision")
     assert dict(zip(header, int8, strict=True))["top-1 %"] == "95.1 (-1.9)"
     assert dict(zip(header, int8, strict=True))["size MB"] == "0.07 (+0)"
@@ -123,15 +156,15 @@ def test_a_comment_shows_the_change_against_the_accepted_numbers() -> None:
     assert "cpu-key" in text
     assert text.count("- **") == 2
     assert "--record" in markdown_comment(now)
-    assert "All 1 judgements passed" in markdown_comment(results(judgements=JUDGEMENTS[:1]))
+    assert "All 1 checks passed" in markdown_comment(results(checks=CHECKS[:1]))
 
 
 @pytest.mark.parametrize("inconclusive", ["inconclusive", "pass"])
 def test_every_format_shows_what_guessing_would_reach_as_open_with_the_images_it_takes(inconclusive: Any) -> None:
     said = "the reference cannot be told from guessing: about 26 images would settle it"
     open_one = Check("fp32", "top1_drop_pp_max", 0.0, (-14, 14), 20.0, "INCONCLUSIVE", said, 26, mappable=False)
-    content = results(inconclusive, (JUDGEMENTS[0], open_one))
-    assert content["verdict"]["exit_code"] == 3
+    content = results(inconclusive, (CHECKS[0], open_one))
+    assert content.verdict.exit_code == 3
     (error,) = etree.fromstring(junit_report(content).encode()).findall(".//error")
     assert error.get("type") == "INCONCLUSIVE"
     assert error.get("message") == f"{said} (limit 20)"
@@ -145,7 +178,7 @@ def test_every_format_shows_what_guessing_would_reach_as_open_with_the_images_it
     assert f"- **INCONCLUSIVE** fp32: top1_drop_pp_max (limit 20): {said}" in markdown_comment(content).replace(
         "\\", ""
     )
-    assert json.loads(json_report(content))["verdict"]["judgements"][1]["images_needed"] == 26
+    assert json.loads(json_report(content))["verdict"]["checks"][1]["images_needed"] == 26
     assert "::warning title=lenet5-digits fp32%3A top1_drop_pp_max::INCONCLUSIVE" in github_annotations(content)
     assert [f["severity"] for f in json.loads(gitlab_report(content))] == ["minor"]
     assert "<td class=INCONCLUSIVE>INCONCLUSIVE</td><td>fp32</td>" in FORMATS[".html"](content)
@@ -170,9 +203,9 @@ def test_junit_is_valid_and_counts_what_it_holds(inconclusive: str, kind: str) -
     assert root.get("tests") == "3"
 
 
-def test_junit_without_judgements_is_valid() -> None:
+def test_junit_without_checks_is_valid() -> None:
     schema = etree.XMLSchema(etree.parse(Path(__file__).with_name("junit.xsd")))
-    schema.assertValid(etree.fromstring(junit_report(results(judgements=())).encode()))
+    schema.assertValid(etree.fromstring(junit_report(results(checks=())).encode()))
 
 
 def test_github_annotations_are_escaped_and_name_the_recipe() -> None:
@@ -182,12 +215,12 @@ def test_github_annotations_are_escaped_and_name_the_recipe() -> None:
     assert all(parsed)
     assert [m[1] for m in parsed if m] == ["error", "warning", "error"]
     assert "%0An = 540, 50 %25 <of> it" in lines[0]
-    assert github_annotations(results(judgements=JUDGEMENTS[:1])).startswith("::notice title=lenet5-digits%3A PASS::")
+    assert github_annotations(results(checks=CHECKS[:1])).startswith("::notice title=lenet5-digits%3A PASS::")
 
 
 def test_a_limit_is_said_where_there_is_one() -> None:
     precision = Check("int8", "precision_obtained", None, None, None, "FAIL", "int8 was requested")
-    content = results(judgements=(*JUDGEMENTS, precision))
+    content = results(checks=(*CHECKS, precision))
     xml = etree.fromstring(junit_report(content).encode())
     failures = {f.getparent().get("name"): f.get("message") for f in xml.iter("failure")}
     assert failures["top1_drop_pp_max"].endswith("(limit 2)")
@@ -201,9 +234,9 @@ def test_a_limit_is_said_where_there_is_one() -> None:
 def test_conditions_say_what_a_query_was() -> None:
     content = results()
     assert "clock host, without transfers, no CUDA graph, synchronous call" in markdown_report(content)
-    content["measurements"][0] |= {"transfers": True, "graph": True, "sync": "stream synchronisation"}
+    content = results(timed={"transfers": True, "graph": True, "sync": "stream synchronisation"})
     assert "clock host, with transfers, a CUDA graph, stream synchronisation" in markdown_report(content)
-    content["artifacts"][0]["sha256"] = None
+    content = results(artifacts=(dataclasses.replace(ARTIFACT, sha256=""),))
     assert rows_of(markdown_report(content), "artifact")[2][3] == ""
     assert rows_of(markdown_report(results()), "artifact")[2][3] == "ab" * 6
 
@@ -225,8 +258,8 @@ def test_gitlab_findings_have_what_gitlab_requires() -> None:
         assert re.fullmatch("[0-9a-f]{64}", finding["fingerprint"])
         assert finding["location"] == {"path": "recipes/lenet5-digits.toml", "lines": {"begin": 1}}
     assert len({f["fingerprint"] for f in findings}) == 2
-    moved = [dataclasses.replace(j, value=9.9, evidence="another number") for j in JUDGEMENTS]
-    again = json.loads(gitlab_report(results(judgements=moved)))
+    moved = [dataclasses.replace(j, value=9.9, evidence="another number") for j in CHECKS]
+    again = json.loads(gitlab_report(results(checks=moved)))
     assert [f["fingerprint"] for f in again] == [f["fingerprint"] for f in findings]
 
 
@@ -261,9 +294,14 @@ def test_html_is_whole_and_refers_to_nothing_outside() -> None:
 
 
 def test_json_is_the_results_and_holds_no_nan() -> None:
-    assert json.loads(json_report(results())) == results()
+    written = json.loads(json_report(results()))
+    assert record_from_mapping(RunReport, written, "report.json", "") == results()
+    assert written == json.loads(json.dumps(to_plain(results())))
+    int8 = written["measurements"][0]
+    assert (int8["top1_pct"], int8["latency_ms_p50"], int8["latency_ratio"], int8["size_mb"]) == (95.1, 0.41, 0.9, 0.07)
+    assert (written["verdict"]["verdict"], written["verdict"]["exit_code"]) == ("FAIL", 1)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        json_report({"x": float("nan")})
+        json_report(results(timed={"drift_pct": float("nan")}))
 
 
 def test_a_report_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None:
