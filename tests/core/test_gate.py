@@ -178,9 +178,7 @@ def test_an_engine_that_loses_one_class_alone_fails_by_its_drop() -> None:
     assert only(verdict).verdict == "FAIL"
     assert "60 lost" in only(verdict).evidence
     small = compared([1] * 12 + [0] * 12, [0] * 12 + [1] * 12, [0] * 12 + [1] * 12)
-    assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).checks} == {
-        "FAIL"
-    }
+    assert {j.verdict for j in judge(Tolerances(top1_drop_pp_max=20, agreement_pct_min=70), [small]).checks} == {"FAIL"}
 
 
 def test_a_drop_at_its_limit_is_settled_by_no_number_of_images_either() -> None:
