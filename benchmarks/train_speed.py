@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.loader import ImageLoader
 from edgecnn.pytorch.training.loop import make_trainer, training_device
-from edgecnn.pytorch.training.process_group import World
+from edgecnn.pytorch.training.process_group import ProcessGroup
 from edgecnn.pytorch.training.progress import Silent
 from edgecnn.recipe.load import recipe_from_mapping
 from edgecnn.recipe.schema import Recipe
@@ -117,8 +117,8 @@ def resnet18(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     ours = settings("resnet18", str(folder), options.jpeg_batch, augment)
     row = compare("resnet18", ours, torchvision.datasets.ImageFolder(str(folder), crop), 4, options)
     trainer = make_trainer(ours, world(ours), False, Silent())
-    source = trainer.material.train
-    assert isinstance(source, Pictures)
+    source = trainer.splits.train
+    assert isinstance(source, ImageLoader)
     order = [source.readable[k::4] for k in range(4)]
 
     def loader_alone(epoch: int) -> int:
@@ -148,15 +148,15 @@ def resnet18(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def settings(name: str, source: str, batch: int, augment: dict[str, Any]) -> Recipe:
     gpu = torch.cuda.is_available()
-    train = {"epochs": 1000, "batch": batch, "learning_rate": 0.01, "schedule": "constant", "validation": 0}
+    train = {"epochs": 1000, "batch": batch, "learning_rate": 0.01, "lr_schedule": "constant", "validation": 0}
     if gpu:
         train |= {"amp": "bf16", "channels_last": True}
     content = {"model": {"name": name}, "data": {"source": source}, "train": {**train, "augment": augment}}
     return recipe_from_mapping(content, Path(f"{name}.toml"))
 
 
-def world(recipe: Recipe) -> World:
-    return World(0, 1, training_device(recipe.train))
+def world(recipe: Recipe) -> ProcessGroup:
+    return ProcessGroup(0, 1, training_device(recipe.train))
 
 
 def compare(name: str, ours: Recipe, images: Dataset[Any], classes: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -172,11 +172,11 @@ def compare(name: str, ours: Recipe, images: Dataset[Any], classes: int, options
         persistent_workers=True,
         drop_last=True,
     )
-    device = trainer.world.device
+    device = trainer.processes.device
     network = build_model(name, classes).to(device)
     if device.type == "cuda":
         network = network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
 
     def plain(epoch: int) -> int:
@@ -188,9 +188,9 @@ def compare(name: str, ours: Recipe, images: Dataset[Any], classes: int, options
                 x = x.to(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss = criterion(network(x), label)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             total += loss.item()
         synchronise()
         return count

@@ -17,7 +17,7 @@ class Weights:
 
     url: str
     sha256: str  # whole, or the prefix that the publisher gives
-    licence: str
+    license: str
     top1_pct: float | None = None
     top5_pct: float | None = None
     source: str = ""

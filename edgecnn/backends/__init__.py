@@ -34,7 +34,7 @@ class BuildOptions:
     """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime.
 
     `recipe` and `fields` are copied into the engine's sidecar. The rest is TensorRT's: the workspace limit (None: from
-    the memory that is free), the builder's optimisation level (0-5; None: its default), on which other GPUs and newer
+    the memory that is free), the builder's optimization level (0-5; None: its default), on which other GPUs and newer
     TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
     driver).
     """
@@ -43,7 +43,7 @@ class BuildOptions:
     batch: BatchSettings = field(default_factory=BatchSettings)
     threads: int | None = None
     workspace_mb: int | None = None
-    optimisation_level: int | None = None
+    optimization_level: int | None = None
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     timing_cache: Path | None = None

@@ -21,7 +21,7 @@ def build(
     workspace_mb: Annotated[
         int | None, typer.Option(min=1, help="TensorRT's limit; from free memory if left out.")
     ] = None,
-    optimisation_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's; 5 builds longest.")] = None,
+    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's; 5 builds longest.")] = None,
     hardware_compatibility: Annotated[
         str, typer.Option(help="none, same_compute_capability or ampere_plus: runs on other GPUs too, slower.")
     ] = "none",
@@ -44,7 +44,7 @@ def build(
         batch=BatchSettings(max=max_batch or BatchSettings().max),
         threads=threads,
         workspace_mb=workspace_mb,
-        optimisation_level=optimisation_level,
+        optimization_level=optimization_level,
         hardware_compatibility=hardware_compatibility_from_text(hardware_compatibility),
         version_compatible=version_compatible,
         timing_cache=timing_cache,

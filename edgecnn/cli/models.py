@@ -48,7 +48,7 @@ def models(
             "weights": card.weights.url if card.weights else None,
             "weights_source": card.weights.source if card.weights else None,
             "weights_sha256": card.weights.sha256 or None if card.weights else None,
-            "weights_licence": card.weights.licence if card.weights else None,
+            "weights_license": card.weights.license if card.weights else None,
             "preprocessing": card.preprocessing,
             "min_size": card.min_size,
             "fixed_size": card.fixed_size,

@@ -24,9 +24,9 @@ def summary(
     card = find_model(model)
     if size is not None:
         check_size(card, size, size)
-    from edgecnn.pytorch.summary import summarise
+    from edgecnn.pytorch.summary import summarize
 
-    found = summarise(card.name, classes, size)
+    found = summarize(card.name, classes, size)
     content = found.to_json()
     if as_json:
         print_json(content)

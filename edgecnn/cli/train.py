@@ -32,7 +32,7 @@ def train(
     overrides = [*(override or ()), *([f"data.source={json.dumps(data, ensure_ascii=False)}"] if data else [])]
     settings = load_recipe(recipe, overrides)
     folder = out or Path("runs") / settings.name
-    from edgecnn.pytorch.training.progress import for_terminal
+    from edgecnn.pytorch.training.progress import open_progress
     from edgecnn.steps.train import train as step
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
@@ -43,7 +43,7 @@ def train(
             resume=resume,
             threads=threads,
             skip_corrupt=skip_corrupt,
-            progress=for_terminal() if first else None,
+            progress=open_progress() if first else None,
         )
     except KeyboardInterrupt:
         say(f"the completed epochs are in {folder}: go on with --resume")

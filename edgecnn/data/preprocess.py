@@ -1,4 +1,4 @@
-"""The one definition of resize, crop and normalise; training, calibration, validation and prediction all use it."""
+"""The one definition of resize, crop and normalize; training, calibration, validation and prediction all use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SQUARE = "pictures are cropped square; bring other shapes to the graph preproce
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the short side to `resize`, crop the centre to `crop` squared, scale to [0, 1], normalise.
+    """Resize the short side to `resize`, crop the center to `crop` squared, scale to [0, 1], normalize.
 
     The same as torchvision's evaluation transform on PIL images (Resize with antialiasing, CenterCrop, ToTensor,
     Normalize), which is what published weights were trained with.
@@ -60,21 +60,21 @@ class Preprocessing:
         return image.resize(size, _RESAMPLING[self.interpolation])
 
     def crop_image(self, image: Image.Image) -> Image.Image:
-        """Resize and crop the centre; a uint8 image of crop x crop pixels."""
+        """Resize and crop the center; a uint8 image of crop x crop pixels."""
         image = self.resized(image)
         left, top = round((image.width - self.crop) / 2.0), round((image.height - self.crop) / 2.0)
         return image.crop((left, top, left + self.crop, top + self.crop))
 
-    def normalise(self, pixels: np.typing.NDArray[np.uint8]) -> Array:
-        """uint8 [H, W] or [H, W, C] -> normalised float32 [C, H, W]."""
+    def normalize(self, pixels: np.typing.NDArray[np.uint8]) -> Array:
+        """uint8 [H, W] or [H, W, C] -> normalized float32 [C, H, W]."""
         planes = pixels.reshape(*pixels.shape[:2], self.channels).transpose(2, 0, 1).astype(np.float32) / 255.0
         mean = np.array(self.mean, np.float32).reshape(-1, 1, 1)
         std = np.array(self.std, np.float32).reshape(-1, 1, 1)
         return np.ascontiguousarray((planes - mean) / std)
 
     def tensor(self, image: Image.Image) -> Array:
-        """A PIL image -> normalised float32 [channels, crop, crop]."""
-        return self.normalise(np.asarray(self.crop_image(image)))
+        """A PIL image -> normalized float32 [channels, crop, crop]."""
+        return self.normalize(np.asarray(self.crop_image(image)))
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a sidecar."""
@@ -95,7 +95,7 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
     if unknown := [key for key in content if key not in _FIELDS]:
         raise DataError(
             f"preprocessing: unknown {'keys' if len(unknown) > 1 else 'key'} {', '.join(map(repr, unknown))}",
-            f"allowed are {', '.join(_FIELDS)} (the short side is resized, the centre cropped square, RGB or grey is "
+            f"allowed are {', '.join(_FIELDS)} (the short side is resized, the center cropped square, RGB or gray is "
             "scaled to 0..1), or timm's input_size, crop_pct, interpolation, mean, std; a graph that needs something "
             "else takes preprocessed images, in an .npz",
         )
@@ -139,7 +139,7 @@ def doubt_of(preprocessing: Preprocessing) -> str | None:
 
 def _from_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     """timm's `input_size` and `crop_pct` as `resize` and `crop`: its evaluation resizes the short side to
-    floor(size / crop_pct) and crops the centre (`timm.data.transforms_factory.transforms_imagenet_eval`)."""
+    floor(size / crop_pct) and crops the center (`timm.data.transforms_factory.transforms_imagenet_eval`)."""
     allowed = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if unknown := [key for key in content if key not in allowed]:
         raise DataError(

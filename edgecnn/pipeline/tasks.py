@@ -191,10 +191,10 @@ def _train(shop: Workshop) -> None:
     if shop.recipe.train.epochs == 0:
         take_weights(shop.recipe, shop.folder / CHECKPOINT)
         return
-    from edgecnn.pytorch.training.progress import for_terminal
+    from edgecnn.pytorch.training.progress import open_progress
 
     resume = None if not (shop.folder / CHECKPOINT).exists() else False
-    train(shop.recipe, shop.folder, resume=resume, threads=shop.threads, progress=for_terminal())
+    train(shop.recipe, shop.folder, resume=resume, threads=shop.threads, progress=open_progress())
 
 
 def _test_images(recipe: Recipe) -> dict[str, str]:

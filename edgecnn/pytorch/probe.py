@@ -21,15 +21,15 @@ from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import DataError
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.loader import ImageLoader
 from edgecnn.pytorch.training.progress import Progress, Silent
-from edgecnn.pytorch.training.transfer import classes_of, stage_names
+from edgecnn.pytorch.training.transfer import count_classes, stage_names
 from edgecnn.pytorch.weights import load_weights
 from edgecnn.recipe.schema import AugmentSettings
 from edgecnn.zoo import find_model
 
 BATCH = 64
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the weights of standardised features
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the weights of standardized features
 FOLDS, MANY = 5, 5_000  # with more images one fold is enough
 TOGETHER = "all together"
 
@@ -66,14 +66,14 @@ def probe(
     `images` limits the training images, stratified. Raises `DataError` for data that cannot be learned from.
     """
     card, progress = find_model(name), progress or Silent()
-    network = build_model(card.name, classes_of(weights, card))
+    network = build_model(card.name, count_classes(weights, card))
     info = load_weights(network, card, weights, seed)
     for note in info.said:
         progress.note(note)
     preprocessing = preprocessing_from_json(card.preprocessing)
     train = open_dataset(source, preprocessing, "train")
     if train.labels is None or len(np.unique(train.labels)) < 2:
-        raise DataError(f"{train.name}: a probe needs at least two classes", "name labelled images of two classes")
+        raise DataError(f"{train.name}: a probe needs at least two classes", "name labeled images of two classes")
     test = open_dataset(source, preprocessing, "test", train.label_names or ()) if has_test_split(source) else None
     if images is not None and images < len(train):
         train = train.subset(stratified(train.labels, train.ids, images, seed))
@@ -96,7 +96,7 @@ def probe(
 def _features(network: nn.Module, dataset: Dataset, stages: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """The globally averaged output of each stage, [N, channels], and the labels."""
     network.eval()
-    pictures = Pictures(dataset, AugmentSettings(), torch.device("cpu"))
+    pictures = ImageLoader(dataset, AugmentSettings(), torch.device("cpu"))
     found: dict[str, list[Tensor]] = {stage: [] for stage in stages}
     order = np.array_split(pictures.readable, -(-len(dataset) // BATCH))
     with _listening(network, stages, found):
@@ -144,22 +144,22 @@ def _probe(stage: str, inputs: Tensor, labels: Tensor, held: Tensor | None, trut
 
 
 def _fit(inputs: Tensor, labels: Tensor, classes: int, decay: float) -> nn.Module:
-    """Multinomial logistic regression on standardised features, by L-BFGS from zero."""
+    """Multinomial logistic regression on standardized features, by L-BFGS from zero."""
     mean, std = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
     x = (inputs - mean) / std
     layer = nn.Linear(x.shape[1], classes)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> float:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = F.cross_entropy(layer(x), labels) + decay * layer.weight.square().sum() / 2
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    with torch.no_grad():  # the same on features that are not standardised
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():  # the same on features that are not standardized
         layer.weight.div_(std)
         layer.bias.sub_(layer.weight @ mean)
     return layer

@@ -126,7 +126,7 @@ def _kind(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def summarise(name: str, classes: int | None = None, size: int | None = None) -> Summary:
+def summarize(name: str, classes: int | None = None, size: int | None = None) -> Summary:
     """The layers of a zoo network in the order in which they run, at `size` x `size` pixels (default: its own).
 
     Raises `ModelError` for an unknown network, and for a resolution that it cannot take.

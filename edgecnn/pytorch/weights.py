@@ -33,13 +33,13 @@ class WeightsInfo:
     source: str
     sha256: str = ""
     url: str = ""
-    licence: str = ""
+    license: str = ""
     said: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """As they stand in a sidecar."""
         facts: dict[str, Any] = {"weights": self.source}
-        facts |= {f"weights_{k}": v for k in ("sha256", "url", "licence") if (v := getattr(self, k))}
+        facts |= {f"weights_{k}": v for k in ("sha256", "url", "license") if (v := getattr(self, k))}
         return facts | ({"weights_notes": list(self.said)} if self.said else {})
 
 
@@ -49,7 +49,7 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
     Raises `ModelError` when they cannot be had or do not fit, `ArtifactError` when a file is not weights.
     """
     if source == "none":
-        randomise(module, card.input_shape, seed)
+        randomize(module, card.input_shape, seed)
         return WeightsInfo("none", said=(f"random weights (seed {seed}): its logits mean nothing",))
     if source == "default":
         if card.weights is None:
@@ -59,7 +59,7 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
             )
         path = fetch(card.weights.url, card.weights.sha256)
         info = load_checkpoint(path, module, card.weights.background)
-        return WeightsInfo("default", info.sha256, card.weights.url, card.weights.licence, info.said)
+        return WeightsInfo("default", info.sha256, card.weights.url, card.weights.license, info.said)
     if re.match(r"https?://", source):
         info = load_checkpoint(fetch(source), module)
         return WeightsInfo(source, info.sha256, source, said=info.said)
@@ -103,8 +103,8 @@ def read_state(path: Path) -> tuple[State, list[str]]:
     return {_OLD_DENSENET.sub(r"\1\2", key): v for key, v in state.items()}, said
 
 
-def randomise(module: nn.Module, input_shape: tuple[int, int, int], seed: int) -> None:
-    """He initialisation (He et al. 2015, fan in) from `seed`, then BN statistics from a few passes on seeded noise.
+def randomize(module: nn.Module, input_shape: tuple[int, int, int], seed: int) -> None:
+    """He initialization (He et al. 2015, fan in) from `seed`, then BN statistics from a few passes on seeded noise.
 
     Without the passes a deep random network gives logits near zero, or 1e8, and no comparison on it proves anything. BN
     biases of `BN_BIAS` keep most ReLUs open: with zeros each of them amplifies a difference (Yang et al. 2019, "A mean

@@ -31,15 +31,15 @@ def _training_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"transfer.train = {transfer.train!r}: must be 'head', 'all' or 'last-N' such as 'last-2'")
     if transfer.train and recipe.model.weights == "none":
         problems.append("transfer.train needs weights to start from: model.weights is 'none'")
-    if train.schedule == "step" and not train.milestones:
-        problems.append("train.schedule = 'step' needs train.milestones, such as [30, 60]")
+    if train.lr_schedule == "step" and not train.milestones:
+        problems.append("train.lr_schedule = 'step' needs train.milestones, such as [30, 60]")
     if train.epochs and train.warmup_epochs >= train.epochs:
         problems.append(f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of {train.epochs} epochs")
-    if train.schedule == "one-cycle" and train.warmup_epochs:
+    if train.lr_schedule == "one-cycle" and train.warmup_epochs:
         problems.append("train.warmup_epochs: the one-cycle schedule warms up by itself")
-    if (train.early_stop or train.schedule == "plateau") and train.validation == 0:
+    if (train.early_stop or train.lr_schedule == "plateau") and train.validation == 0:
         problems.append("train.early_stop and the plateau schedule need train.validation > 0 to judge by")
-    if train.nesterov and train.optimiser == "sgd" and train.momentum == 0:
+    if train.nesterov and train.optimizer == "sgd" and train.momentum == 0:
         problems.append("train.nesterov needs train.momentum > 0")
     pairs = (("area", augment.area, 1, "shares of the picture"), ("jitter", augment.jitter, 4096, "pixels"))
     for name, pair, most, unit in pairs:

@@ -48,8 +48,8 @@ class AugmentSettings:
     shift: float = _ranged(0.0, low=0, high=1)  # share of the image's side
     zoom: float = _ranged(0.0, low=0, high=0.9)  # 0.1: between 0.9 and 1.1
     elastic_px: float = _ranged(0.0, low=0)  # local warping: standard deviation of the displacement
-    colour: float = _ranged(0.0, low=0, high=1)  # brightness, contrast and saturation, each within 1 +- this
-    pca_colour: float = _ranged(0.0, low=0)  # AlexNet's: standard deviation along the components, 0.1 in the paper
+    color: float = _ranged(0.0, low=0, high=1)  # brightness, contrast and saturation, each within 1 +- this
+    pca_color: float = _ranged(0.0, low=0)  # AlexNet's: standard deviation along the components, 0.1 in the paper
     erase: float = _ranged(0.0, low=0, high=1)  # probability of a random rectangle set to the mean
 
 
@@ -59,12 +59,12 @@ class TrainSettings:
 
     epochs: int = _ranged(0, low=0)
     batch: int = _ranged(64, low=1)  # of the whole job: several processes share it
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = _ranged(0.1, low=0)
     momentum: float = _ranged(0.9, low=0, high=1)
     nesterov: bool = False
     weight_decay: float = _ranged(1e-4, low=0)
-    schedule: Literal["cosine", "step", "plateau", "one-cycle", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "step", "plateau", "one-cycle", "constant"] = "cosine"
     warmup_epochs: float = _ranged(0.0, low=0)
     milestones: tuple[int, ...] | None = None  # step: the epochs after which the rate falls
     factor: float = _ranged(0.1, low=0, high=1)  # step and plateau: what the rate is multiplied by

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from edgecnn.graph.calibration.histogram import Ranges
 
 
-def place() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """(rank, number of processes) of this job; without torchrun, and without asking torch, (0, 1)."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return 0, 1
     from edgecnn.pytorch.training import process_group as distributed
 
-    return distributed.place()[:2]
+    return distributed.rank_from_environment()[:2]
 
 
 def is_first() -> bool:
@@ -47,7 +47,7 @@ def predict_shared(
     **settings: Any,
 ) -> Predictions:
     """`predict`, shared between the processes of the job; the same on each of them."""
-    rank, size = place()
+    rank, size = rank_and_size()
     if size == 1:
         return predict(session, dataset, batch=batch, progress=progress, journal=journal, **settings)
     own = journal.with_name(f"{journal.name}-{rank}-of-{size}") if journal is not None else None
@@ -74,7 +74,7 @@ def collect_shared(
     """`collect_ranges`, shared between the processes of the job; the same on each of them."""
     from edgecnn.graph.calibration.collect import collect_ranges, images_at_once
 
-    rank, size = place()
+    rank, size = rank_and_size()
     if size == 1:
         return collect_ranges(graph, dataset, batch=batch, threads=threads, progress=progress, resume=resume)
     own = resume.with_name(f"{resume.name}-{rank}-of-{size}") if resume is not None else None
@@ -95,14 +95,14 @@ def collect_shared(
 
 def _shared(dataset: Dataset, batch: int, what: str, action: Callable[[Dataset], Any]) -> list[Any]:
     """What `action` gives for each rank's part; None for a rank without images. An error of one is everybody's."""
-    from edgecnn.pytorch.training.process_group import joined_on_cpu
+    from edgecnn.pytorch.training.process_group import join_process_group_on_cpu
 
-    with joined_on_cpu() as world:
-        world.must_agree("the data", {"images": _identity(dataset), "batch": batch})
-        starts = range(0, len(dataset), batch)[world.rank :: world.size]
+    with join_process_group_on_cpu() as processes:
+        processes.check_agreement("the data", {"images": _identity(dataset), "batch": batch})
+        starts = range(0, len(dataset), batch)[processes.rank :: processes.size]
         mine = [k for start in starts for k in range(start, min(start + batch, len(dataset)))]
-        [found] = world.together(what, lambda: [action(dataset.subset(mine)) if mine else None])
-        return world.gather(found)
+        [found] = processes.on_all_ranks(what, lambda: [action(dataset.subset(mine)) if mine else None])
+        return processes.all_gather(found)
 
 
 def _in_order(dataset: Dataset, parts: list[Predictions]) -> Predictions:

@@ -397,8 +397,8 @@ def test_a_board_that_shares_its_memory_gets_half_of_what_linux_has_left(
     assert "Killed" not in capsys.readouterr().err
 
 
-def test_the_optimisation_level_is_passed_on(trt: Any, graph: Graph) -> None:
-    build(graph(), optimisation_level=5)
+def test_the_optimization_level_is_passed_on(trt: Any, graph: Graph) -> None:
+    build(graph(), optimization_level=5)
     assert trt._builds[-1]["level"] == 5
 
 

@@ -112,11 +112,11 @@ def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
 
 def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     source = graph("int8")
-    options = ("--optimisation-level", "4", "--workspace-mb", "512", "--hardware-compatibility", "ampere_plus")
+    options = ("--optimization-level", "4", "--workspace-mb", "512", "--hardware-compatibility", "ampere_plus")
     assert cli.main(["build", str(source), "--backend", "trt", "--max-batch", "4", *options]) == 0
     facts = read_sidecar(source.with_suffix(".plan")).facts
     assert facts["profiles"][0]["max"] == [4, 3, 8, 8]
-    assert facts["optimisation_level"] == 4
+    assert facts["optimization_level"] == 4
     assert facts["workspace_bytes"] == 512_000_000
     assert facts["hardware_compatibility"] == "ampere_plus"
     assert "slower than a plan for one GPU" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pyt
         (["--target", "xavier-nx"], "not supported"),
         (["--target", "a100"], "8.0"),
         (["--hardware-compatibility", "amper"], "ampere_plus"),
-        (["--optimisation-level", "6"], "less than or equal to 5"),
+        (["--optimization-level", "6"], "less than or equal to 5"),
         (["-o", "x.onnx"], "x.onnx: does not end in .plan"),
     ],
 )

@@ -20,7 +20,7 @@ def test_models_lists_every_network_in_the_order_of_the_zoo(edgecnn: Callable[..
     resnet50 = next(row for row in listed if row["name"] == "resnet50")
     assert (resnet50["params"], resnet50["macs"], resnet50["year"]) == (25_557_032, 4_089_184_256, 2015)
     assert resnet50["weights"].endswith(f"-{resnet50['weights_sha256']}.pth")
-    assert resnet50["weights_licence"] == "BSD-3-Clause"
+    assert resnet50["weights_license"] == "BSD-3-Clause"
 
 
 def test_models_of_one_family(edgecnn: Callable[..., Any]) -> None:

@@ -37,7 +37,7 @@ def test_mistakes_are_one_error_and_one_hint(tmp_path: Path, capsys: pytest.Capt
         (["lenet5-digits", "--set", "train.epochs=0"], "there is nothing to train"),
         (["lenet5-digits", "--set", "train.amp=fp16", "--set", "train.device=cpu"], "needs a GPU"),
         (["lenet5-digits", "--set", "train.batch=5000"], "make no batch of 5000"),
-        (["lenet5-digits", "--set", "train.schedule=step"], "needs train.milestones"),
+        (["lenet5-digits", "--set", "train.lr_schedule=step"], "needs train.milestones"),
         (["lenet5-digits", "--set", "train.learning_rates=1"], "did you mean 'learning_rate'"),
         (["lenet5-digits", "--set", "train.augment.area=[0.5,0.1]"], "the smaller first"),
         (["lenet5-digits", "--set", "model.classes=3"], "has 10 classes"),

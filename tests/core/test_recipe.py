@@ -56,7 +56,7 @@ def test_a_duplicate_key_names_the_line(tmp_path: Path) -> None:
     [
         ("train.epochs=1.5", "whole number"),
         ("train.epochs=true", "whole number"),
-        ("train.optimiser=sgdd", "'sgd'"),
+        ("train.optimizer=sgdd", "'sgd'"),
         ("precisions=[]", "at least one"),
         ('precisions=["fp32","int4"]', "must be one of"),
         ("batch.min=9", "does not hold"),
@@ -66,7 +66,7 @@ def test_a_duplicate_key_names_the_line(tmp_path: Path) -> None:
         ("train.learning_rate=nan", "must be a finite number"),
         ("train={nesterov=true,momentum=0}", "train.nesterov needs train.momentum > 0"),
         ("train.augment.area=[8,100]", "two shares of the picture, the smaller first, at most 1"),
-        ('train={schedule="one-cycle",warmup_epochs=1}', "one-cycle schedule warms up by itself"),
+        ('train={lr_schedule="one-cycle",warmup_epochs=1}', "one-cycle schedule warms up by itself"),
         ("train.augment.jitter=[256,1000000]", "two pixels, the smaller first, at most 4096"),
         ('targets=["cpu","gpu","cpu"]', "'cpu' stands there more than once"),
         ('precisions=["int8","int8"]', "'int8' stands there more than once"),

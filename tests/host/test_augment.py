@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.training.augment import (
         Augmenter,
         affine_matrices,
-        colour_components,
-        crop_draws,
-        crop_of,
-        jittered_colour,
+        color_components,
+        crop_image_for_training,
+        draw_crops,
+        jitter_color,
         keyed_normal,
         keyed_uniform,
-        mixed,
+        mix_images,
     )
 
 RGB = Preprocessing(resize=36, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -38,8 +38,8 @@ EVERYTHING = AugmentSettings(
     shift=0.1,
     zoom=0.1,
     elastic_px=1.0,
-    colour=0.3,
-    pca_colour=0.1,
+    color=0.3,
+    pca_color=0.1,
     erase=0.5,
 )
 
@@ -51,7 +51,7 @@ def pictures(count: int, size: int = 32) -> torch.Tensor:
 
 
 def augmenter(settings: AugmentSettings, seed: int = 0) -> Augmenter:
-    return Augmenter(settings, RGB, seed, torch.device("cpu"), colour_components(pictures(8)))
+    return Augmenter(settings, RGB, seed, torch.device("cpu"), color_components(pictures(8)))
 
 
 def test_keyed_numbers_are_uniform_and_independent() -> None:
@@ -73,25 +73,25 @@ def test_keyed_numbers_are_uniform_and_independent() -> None:
 
 def test_an_image_is_varied_by_itself_its_epoch_and_the_seed_alone() -> None:
     images, ids = pictures(12), torch.arange(12) + 100
-    whole = augmenter(EVERYTHING).varied(images, ids, 3)
+    whole = augmenter(EVERYTHING).augment(images, ids, 3)
     order = torch.tensor([7, 2, 11])
-    assert torch.equal(augmenter(EVERYTHING).varied(images[order], ids[order], 3), whole[order])
-    assert not torch.equal(augmenter(EVERYTHING).varied(images, ids, 4), whole)
-    assert not torch.equal(augmenter(EVERYTHING, seed=1).varied(images, ids, 3), whole)
+    assert torch.equal(augmenter(EVERYTHING).augment(images[order], ids[order], 3), whole[order])
+    assert not torch.equal(augmenter(EVERYTHING).augment(images, ids, 4), whole)
+    assert not torch.equal(augmenter(EVERYTHING, seed=1).augment(images, ids, 3), whole)
 
 
 def test_without_settings_it_is_the_evaluation_transform() -> None:
     images = pictures(3)
-    plain = augmenter(AugmentSettings()).varied(images, torch.arange(3), 0)
-    expected = np.stack([RGB.normalise(image.permute(1, 2, 0).numpy()) for image in images])
+    plain = augmenter(AugmentSettings()).augment(images, torch.arange(3), 0)
+    expected = np.stack([RGB.normalize(image.permute(1, 2, 0).numpy()) for image in images])
     np.testing.assert_array_equal(plain.numpy(), expected)
 
 
 def test_crops_and_mirrors_are_windows_of_the_padded_image() -> None:
     images = torch.randint(1, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     settings = AugmentSettings(mirror=True, pad=4)
-    varied = augmenter(settings).varied(images, torch.arange(64), 0)
-    windows, plain = set(), augmenter(AugmentSettings()).plain
+    varied = augmenter(settings).augment(images, torch.arange(64), 0)
+    windows, plain = set(), augmenter(AugmentSettings()).normalize
     places = [(mirrored, top, left) for mirrored in (False, True) for top in range(9) for left in range(9)]
     for image, got in zip(images, varied, strict=True):
         whole = plain(torch.stack([_window(image, *place) for place in places]))
@@ -129,7 +129,7 @@ def test_affine_is_torchvisions(angle: float, shear: float, zoom: float, dx: flo
 def test_colour_jitter_is_torchvisions() -> None:
     images = pictures(4).float() / 255
     factors = torch.tensor([[0.7, 1.2, 0.5], [1.3, 0.8, 1.4], [1.0, 1.0, 1.0], [0.6, 1.4, 0.0]])
-    ours = jittered_colour(images, factors)
+    ours = jitter_color(images, factors)
     for image, (b, c, s), got in zip(images, factors.tolist(), ours, strict=True):
         theirs = V.adjust_saturation(V.adjust_contrast(V.adjust_brightness(image, b), c), s)
         torch.testing.assert_close(got, theirs, atol=1e-3, rtol=0)  # its grey weights end one digit earlier
@@ -137,15 +137,15 @@ def test_colour_jitter_is_torchvisions() -> None:
 
 def test_pca_colour_adds_multiples_of_the_components() -> None:
     images = pictures(16)
-    components = colour_components(images)
+    components = color_components(images)
     flat = (images.double() / 255).permute(1, 0, 2, 3).reshape(3, -1).numpy()
     values = np.linalg.eigvalsh(np.cov(flat))
     np.testing.assert_allclose(np.linalg.norm(components.numpy(), axis=1), values, rtol=1e-4)
-    varied = Augmenter(AugmentSettings(pca_colour=0.1), RGB, 0, torch.device("cpu"), components).varied(
+    varied = Augmenter(AugmentSettings(pca_color=0.1), RGB, 0, torch.device("cpu"), components).augment(
         images, torch.arange(16), 0
     )
     std = torch.tensor(RGB.std).view(1, 3, 1, 1)
-    moved = (varied - augmenter(AugmentSettings()).plain(images)) * std
+    moved = (varied - augmenter(AugmentSettings()).normalize(images)) * std
     assert float(moved.std((2, 3)).max()) < 1e-6  # one colour for the whole image
     weights = torch.linalg.solve(components.T.double(), moved.mean((2, 3)).T.double())
     assert float(weights.std()) == pytest.approx(0.1, abs=0.04)
@@ -154,7 +154,7 @@ def test_pca_colour_adds_multiples_of_the_components() -> None:
 def test_elastic_warping_moves_pixels_by_about_its_setting() -> None:
     ramp = torch.arange(64).repeat(64, 1).expand(200, 3, 64, 64).to(torch.uint8) * 4
     rgb = Preprocessing(resize=64, crop=64, mean=(0.0,) * 3, std=(1.0,) * 3)
-    varied = Augmenter(AugmentSettings(elastic_px=2.0), rgb, 0, torch.device("cpu")).varied(ramp, torch.arange(200), 0)
+    varied = Augmenter(AugmentSettings(elastic_px=2.0), rgb, 0, torch.device("cpu")).augment(ramp, torch.arange(200), 0)
     moved = (varied - ramp.float() / 255)[:, :, 16:48, 16:48] * 255 / 4  # in pixels
     assert 1.0 < float(moved.std()) < 2.2
     assert float((moved[..., 1:] - moved[..., :-1]).abs().max()) < 1.0  # smooth
@@ -162,15 +162,15 @@ def test_elastic_warping_moves_pixels_by_about_its_setting() -> None:
 
 def test_random_areas_cover_what_they_should() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
-    draws = crop_draws(5, torch.arange(300))
-    crops = [crop_of(image, RGB, AugmentSettings(area=(0.1, 1.0)), d) for d in draws]
+    draws = draw_crops(5, torch.arange(300))
+    crops = [crop_image_for_training(image, RGB, AugmentSettings(area=(0.1, 1.0)), d) for d in draws]
     assert {c.shape for c in crops} == {(32, 32, 3)}
     assert len({c.tobytes() for c in crops}) == 300
-    again = crop_of(image, RGB, AugmentSettings(area=(0.1, 1.0)), crop_draws(5, torch.tensor([17]))[0])
+    again = crop_image_for_training(image, RGB, AugmentSettings(area=(0.1, 1.0)), draw_crops(5, torch.tensor([17]))[0])
     np.testing.assert_array_equal(again, crops[17])
-    whole = crop_of(image, RGB, AugmentSettings(area=(1.0, 1.0)), draws[0])  # impossible aspect: the centre
+    whole = crop_image_for_training(image, RGB, AugmentSettings(area=(1.0, 1.0)), draws[0])  # impossible: the center
     np.testing.assert_array_equal(whole, np.asarray(image.crop((5, 0, 85, 60)).resize((32, 32), 2)))
-    jittered = [crop_of(image, RGB, AugmentSettings(jitter=(32, 80)), d) for d in draws[:50]]
+    jittered = [crop_image_for_training(image, RGB, AugmentSettings(jitter=(32, 80)), d) for d in draws[:50]]
     assert {c.shape for c in jittered} == {(32, 32, 3)}
     assert len({c.tobytes() for c in jittered}) == 50
 
@@ -178,18 +178,18 @@ def test_random_areas_cover_what_they_should() -> None:
 def test_mixed_batches_keep_their_share() -> None:
     x = torch.rand(8, 3, 32, 32)
     for seed in range(30):
-        got, partners, share = mixed(x, 0.4, 0.0, seed)
+        got, partners, share = mix_images(x, 0.4, 0.0, seed)
         torch.testing.assert_close(got, share * x + (1 - share) * x[partners])
-        got, partners, share = mixed(x, 0.0, 1.0, seed)
+        got, partners, share = mix_images(x, 0.0, 1.0, seed)
         moved = partners != torch.arange(8)
         own = (got == x).all(1).float().mean((1, 2))[moved]
         torch.testing.assert_close(own, torch.full_like(own, share), atol=1e-6, rtol=0)
-    assert torch.equal(mixed(x, 0.4, 1.0, 3)[0], mixed(x, 0.4, 1.0, 3)[0])
+    assert torch.equal(mix_images(x, 0.4, 1.0, 3)[0], mix_images(x, 0.4, 1.0, 3)[0])
 
 
 def test_erasing_sets_a_rectangle_to_the_mean() -> None:
     images = torch.full((400, 3, 32, 32), 255, dtype=torch.uint8)
-    got = augmenter(AugmentSettings(erase=0.5)).varied(images, torch.arange(400), 0)
+    got = augmenter(AugmentSettings(erase=0.5)).augment(images, torch.arange(400), 0)
     erased = (got == 0).all(1)
     share = erased.float().mean((1, 2))
     assert 0.4 < float((share > 0).float().mean()) < 0.6
@@ -201,7 +201,7 @@ def test_erasing_sets_a_rectangle_to_the_mean() -> None:
 def test_erased_rectangles_have_the_papers_area_and_aspect_and_lie_anywhere() -> None:
     """2 to 33 % of the area, aspects of 0.3 to 3.3, spread evenly over their logarithm; all four corners alike."""
     images = torch.full((2000, 3, 64, 64), 255, dtype=torch.uint8)
-    erased = (augmenter(AugmentSettings(erase=1.0)).varied(images, torch.arange(2000), 0) == 0).all(1)
+    erased = (augmenter(AugmentSettings(erase=1.0)).augment(images, torch.arange(2000), 0) == 0).all(1)
     height, width = erased.any(2).sum(1).double(), erased.any(1).sum(1).double()
     inner = (height < 63) & (width < 63)  # those that the border did not cut
     share, aspect = (height * width / 64**2)[inner], torch.log(height / width)[inner]
@@ -220,8 +220,8 @@ def test_erased_rectangles_have_the_papers_area_and_aspect_and_lie_anywhere() ->
 def test_colour_jitter_stays_within_its_setting() -> None:
     """Contrast and saturation leave an even grey as it is; what is left is brightness."""
     grey = torch.full((1000, 3, 4, 4), 100, dtype=torch.uint8)
-    made = augmenter(AugmentSettings(colour=0.25))
-    factor = (made.varied(grey, torch.arange(1000), 0) * made.std + made.mean)[:, 0, 0, 0] * 255 / 100
+    made = augmenter(AugmentSettings(color=0.25))
+    factor = (made.augment(grey, torch.arange(1000), 0) * made.std + made.mean)[:, 0, 0, 0] * 255 / 100
     assert 0.75 - 1e-4 <= float(factor.min()) < 0.76
     assert 1.24 < float(factor.max()) <= 1.25 + 1e-4
     assert float(factor.mean()) == pytest.approx(1, abs=0.02)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     import torch
 
     from edgecnn.pytorch.checkpoint import STATE_NAME, read_weights
-    from edgecnn.pytorch.training.process_group import joined
+    from edgecnn.pytorch.training.process_group import join_process_group
 
 RECIPE = """
 [model]
@@ -103,7 +103,7 @@ def test_only_rank_0_prints_and_a_run_resumes_with_another_number_of_processes(f
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["epochs"] == 2
     assert len(re.findall(r"^epoch 2/2:", ended.stderr, re.M)) == 1
-    (folder / "r.toml").write_text(RECIPE.replace("epochs = 2", 'epochs = 4\nschedule = "constant"'))
+    (folder / "r.toml").write_text(RECIPE.replace("epochs = 2", 'epochs = 4\nlr_schedule = "constant"'))
     refused = run(torchrun(folder, *arguments, "--resume"), folder, root)
     assert refused.returncode != 0
     assert refused.stderr.count("train.epochs was 2, now 4") >= 1
@@ -175,10 +175,13 @@ def test_an_environment_that_names_no_process_of_a_job_is_an_error(
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert _shared.place() == (0, 1)
+    assert _shared.rank_and_size() == (0, 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    for ask in (_shared.place, lambda: joined(lambda local: torch.device("cpu")).__enter__()):
+    for ask in (
+        _shared.rank_and_size,
+        lambda: join_process_group(lambda local: torch.device("cpu")).__enter__(),
+    ):
         with pytest.raises(TrainingError, match=f"WORLD_SIZE is '{environment['WORLD_SIZE']}'"):
             ask()
 
@@ -226,6 +229,6 @@ def test_a_batch_too_small_for_bn_is_an_error_with_a_hint(folder: Path, monkeypa
 
     norm = torch.nn.BatchNorm2d(3)
     monkeypatch.setattr(trainer.Trainer, "_step", lambda *_: norm(torch.zeros(1, 3, 1, 1)))
-    with pytest.raises(TrainingError, match="one value per channel to normalise, in a batch of 50") as caught:
+    with pytest.raises(TrainingError, match="one value per channel to normalize, in a batch of 50") as caught:
         train(load_recipe(str(folder / "r.toml")), folder / "out")
     assert "raise train.batch" in caught.value.hint

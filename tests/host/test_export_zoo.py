@@ -16,7 +16,7 @@ from edgecnn.backends.ort import OrtSession
 from edgecnn.zoo import cards
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    from edgecnn.pytorch.export.exporter import export_model, probe_images
+    from edgecnn.pytorch.export.exporter import export_model, make_probe_images
 
 NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Dropout", "Expand", "Where"}
 
@@ -49,7 +49,7 @@ def export_and_inspect(name: str, tmp_path: Path, size: int | None = None) -> No
     assert all(n.input[1] == f"{n.name}.weight" for n in model.graph.node if n.op_type in ("Conv", "Gemm"))
     assert all(f"{n.name}.weight" in parameters for n in model.graph.node if n.op_type in ("Conv", "Gemm"))
     with OrtSession(path) as session:  # the file as anybody would open it
-        logits = session.run(probe_images(tuple(facts["input_shape"]), 2))
+        logits = session.run(make_probe_images(tuple(facts["input_shape"]), 2))
     assert logits.shape == (2, card.classes)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3 * np.abs(logits).max()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from torch import nn
 
     from edgecnn.pytorch.models import build_model, variants
-    from edgecnn.pytorch.summary import summarise
+    from edgecnn.pytorch.summary import summarize
 
 NETWORKS = 64
 MODELS = Path(__file__).resolve().parents[2] / "edgecnn" / "pytorch" / "models"
@@ -72,7 +72,7 @@ def test_the_order_is_that_of_the_papers_and_aliases_are_unique() -> None:
     "name", [pytest.param(n, marks=pytest.mark.slow if n == "resnet1202_cifar" else ()) for n in cards()]
 )
 def test_parameters_and_multiply_adds_are_those_of_the_table(name: str) -> None:
-    card, found = cards()[name], summarise(name)
+    card, found = cards()[name], summarize(name)
     assert (found.params, found.macs) == (card.params, card.macs)
     assert found.layers[-1].output_shape == (card.classes,)
 

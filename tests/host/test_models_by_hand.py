@@ -21,42 +21,42 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.models._parts import ChannelShuffle, GridPool, local_response_norm, rounded_channels
     from edgecnn.pytorch.models.efficientnet import StochasticDepth
     from edgecnn.pytorch.models.resnet_cifar import OptionA
-    from edgecnn.pytorch.summary import LayerTracer, summarise
+    from edgecnn.pytorch.summary import LayerTracer, summarize
     from edgecnn.pytorch.weights import load_checkpoint
 
 
 def layer(name: str, path: str) -> Any:
-    return next(found for found in summarise(name).layers if found.name == path)
+    return next(found for found in summarize(name).layers if found.name == path)
 
 
 # Whole networks
 
 
 def test_lenet5_is_that_of_the_drawing() -> None:
-    found = {row.name: (row.params, row.output_shape) for row in summarise("lenet5").layers}
+    found = {row.name: (row.params, row.output_shape) for row in summarize("lenet5").layers}
     assert found["conv1"] == (6 * (5 * 5 + 1), (6, 28, 28))
     assert found["pool1"] == (0, (6, 14, 14))
     assert found["conv2"] == (16 * (5 * 5 * 6 + 1), (16, 10, 10))
     assert found["pool2"] == (0, (16, 5, 5))
     assert [found[f"fc{n}"][0] for n in (1, 2, 3)] == [401 * 120, 121 * 84, 85 * 10]
-    assert summarise("lenet5").params == 61_706
+    assert summarize("lenet5").params == 61_706
 
 
 def test_alexnet_layer_by_layer() -> None:
-    rows = {row.name: row for row in summarise("alexnet").layers}
+    rows = {row.name: row for row in summarize("alexnet").layers}
     assert rows["conv1"].weights == 11 * 11 * 3 * 96 == 34_848
     assert rows["conv1"].output_shape == (96, 55, 55)
     shapes = [rows[name].output_shape for name in ("norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "pool5")]
     widths, sides = (96, 256, 256, 384, 384, 256, 256), (27, 27, 13, 13, 13, 13, 6)
     assert shapes == [(w, s, s) for w, s in zip(widths, sides, strict=True)]
     assert [rows[f"fc{n}"].params for n in (6, 7, 8)] == [9217 * 4096, 4097 * 4096, 4097 * 1000]
-    assert summarise("alexnet").params == 62_378_344
+    assert summarize("alexnet").params == 62_378_344
     order = list(rows)
     assert order.index("relu1") < order.index("pool1") < order.index("norm1") < order.index("conv2")
 
 
 def test_vgg16_layer_by_layer() -> None:
-    found = summarise("vgg16")
+    found = summarize("vgg16")
     weights = [row.weights for row in found.layers if row.weights]
     assert weights == [
         *(1_728, 36_864, 73_728, 147_456, 294_912, 589_824, 589_824, 1_179_648),
@@ -75,7 +75,7 @@ def test_vgg16_layer_by_layer() -> None:
 
 
 def test_zfnet_layer_by_layer() -> None:
-    rows = {row.name: row for row in summarise("zfnet").layers}
+    rows = {row.name: row for row in summarize("zfnet").layers}
     names = ("conv1", "norm1", "conv2", "norm2", "conv3", "conv4", "conv5", "pool5")
     assert [rows[name].output_shape for name in names] == [
         *((96, 110, 110), (96, 55, 55), (256, 26, 26), (256, 13, 13)),
@@ -87,22 +87,22 @@ def test_zfnet_layer_by_layer() -> None:
 
 
 def test_nin_layer_by_layer() -> None:
-    rows = {row.name: row for row in summarise("nin").layers}
+    rows = {row.name: row for row in summarize("nin").layers}
     shapes = [rows[name].output_shape for name in ("mlpconv1.4", "mlpconv2.4", "mlpconv3.4", "mlpconv4.4", "flatten")]
     assert shapes == [(96, 54, 54), (256, 27, 27), (384, 13, 13), (1000, 6, 6), (1000,)]
-    small = {row.name: row for row in summarise("nin_cifar").layers}
+    small = {row.name: row for row in summarize("nin_cifar").layers}
     shapes = [small[name].output_shape for name in ("mlpconv1.4", "mlpconv2.4", "mlpconv3.4", "flatten")]
     assert shapes == [(96, 32, 32), (192, 16, 16), (10, 8, 8), (10,)]
     layers = [(3, 5, 192), (192, 1, 160), (160, 1, 96), (96, 5, 192), (192, 1, 192), (192, 1, 192), (192, 3, 192)]
     layers += [(192, 1, 192), (192, 1, 10)]
     assert [row.params for row in small.values() if row.params] == [(i * k * k + 1) * o for i, k, o in layers]
     for name in ("nin", "nin_cifar"):
-        assert not any(row.type == "Linear" for row in summarise(name).layers)
+        assert not any(row.type == "Linear" for row in summarize(name).layers)
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
 def test_cifar_resnets_have_the_papers_parameters(depth: int, millions: float) -> None:
-    found = summarise(f"resnet{depth}_cifar")
+    found = summarize(f"resnet{depth}_cifar")
     digits = 1 if millions >= 1 else 2
     assert round(found.params / 1e6, digits) == millions
     assert sum(row.type in ("Conv2d", "Linear") for row in found.layers) == depth
@@ -145,7 +145,7 @@ def test_depth_is_that_of_the_name(name: str, depth: int) -> None:
     + [("mobilenet_v1_x0_25", 0.5, 41)],
 )
 def test_mobilenet_v1_widths_cost_what_the_paper_says(name: str, params: float, macs: float) -> None:
-    found = summarise(name)
+    found = summarize(name)
     assert round(found.params / 1e6, 1) == params
     assert found.macs / 1e6 == pytest.approx(macs, abs=1)
 

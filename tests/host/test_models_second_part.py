@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
     from edgecnn.pytorch.models import fractalnet, variants
     from edgecnn.pytorch.models._parts import ChannelShuffle
-    from edgecnn.pytorch.weights import load_checkpoint, randomise
+    from edgecnn.pytorch.weights import load_checkpoint, randomize
     from tests.host.modules import Affine, NASNetMobileOfTimm, Note
 
 
@@ -132,7 +132,7 @@ def test_the_class_background_is_left_out(tmp_path: Path) -> None:
 def test_random_weights_do_not_amplify_rounding(name: str) -> None:
     """Else no float32 comparison of a deep network without shortcuts means anything."""
     model, shape = variants()[name](), (3, 107, 107)
-    randomise(model, shape, seed=0)
+    randomize(model, shape, seed=0)
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         single, double = model.eval()(x), model.double()(x.double())

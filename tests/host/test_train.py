@@ -41,9 +41,9 @@ RICH: dict[str, Any] = {  # everything with a memory at once
     "clip_norm": 1.0,
     "warmup_epochs": 0.5,
     "dropout": 0.1,
-    "schedule": "plateau",
-    "optimiser": "adamw",
-    "augment": {"mirror": True, "pad": 2, "rotation_deg": 5, "elastic_px": 0.5, "colour": 0.1, "erase": 0.2},
+    "lr_schedule": "plateau",
+    "optimizer": "adamw",
+    "augment": {"mirror": True, "pad": 2, "rotation_deg": 5, "elastic_px": 0.5, "color": 0.1, "erase": 0.2},
 }
 
 
@@ -124,7 +124,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_chosen_on_held_out_training_images(tmp_path: Path) -> None:
-    result = train(recipe(epochs=3, schedule="constant"), tmp_path, threads=1)
+    result = train(recipe(epochs=3, lr_schedule="constant"), tmp_path, threads=1)
     state = torch.load(tmp_path / STATE_NAME, weights_only=True)
     scores = [(h["validation_top1_pct"], -h["validation_loss"]) for h in state["history"]]
     assert result.validation_n == 126
@@ -133,7 +133,7 @@ def test_the_best_epoch_is_chosen_on_held_out_training_images(tmp_path: Path) ->
 
 
 def test_early_stop_ends_and_keeps_the_best(tmp_path: Path) -> None:
-    result = train(recipe(epochs=9, learning_rate=0.0, early_stop=2, schedule="constant"), tmp_path, threads=1)
+    result = train(recipe(epochs=9, learning_rate=0.0, early_stop=2, lr_schedule="constant"), tmp_path, threads=1)
     assert result.epochs == 3
     assert result.best_epoch == 1
 
@@ -291,8 +291,8 @@ def test_folders_named_by_wnid_get_their_names(tmp_path: Path) -> None:
     "settings",
     [
         {"amp": "bf16", "channels_last": True, "nesterov": True, "init": "he"},
-        {"schedule": "step", "milestones": [1], "init": "xavier", "augment": {"area": [0.3, 1.0], "mirror": True}},
-        {"schedule": "one-cycle", "augment": {"jitter": [34, 40], "pca_colour": 0.1, "shear_deg": 5, "zoom": 0.1}},
+        {"lr_schedule": "step", "milestones": [1], "init": "xavier", "augment": {"area": [0.3, 1.0], "mirror": True}},
+        {"lr_schedule": "one-cycle", "augment": {"jitter": [34, 40], "pca_color": 0.1, "shear_deg": 5, "zoom": 0.1}},
     ],
     ids=["bf16", "decoded each epoch", "jitter"],
 )

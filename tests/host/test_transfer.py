@@ -152,8 +152,8 @@ def test_every_network_of_the_zoo_can_be_cut_before_its_head() -> None:
 
 
 def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
-    from edgecnn.pytorch.training.epoch import Learner, Material, Trainer
-    from edgecnn.pytorch.training.process_group import World
+    from edgecnn.pytorch.training.epoch import DataSplits, Learner, Trainer
+    from edgecnn.pytorch.training.process_group import ProcessGroup
 
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -172,15 +172,15 @@ def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
         readable, corrupt = np.arange(8), dict[str, str]()
 
         def batches(self, order: object, epoch: int = 0) -> object:
-            from edgecnn.pytorch.training.loader import Loaded
+            from edgecnn.pytorch.training.loader import Batch
 
-            yield Loaded(torch.zeros(8, 1), torch.zeros(8, dtype=torch.int64), torch.arange(8))
+            yield Batch(torch.zeros(8, 1), torch.zeros(8, dtype=torch.int64), torch.arange(8))
 
         def inputs(self, batch: object, epoch: int | None = None) -> torch.Tensor:
             return torch.zeros(8, 1)
 
-    material = Material(One(), None, None, ["a", "b", "c"], None)  # type: ignore[arg-type]
-    trainer = Trainer(settings, learner, material, World(0, 1, torch.device("cpu")), Silent())
+    splits = DataSplits(One(), None, None, ["a", "b", "c"], None)  # type: ignore[arg-type]
+    trainer = Trainer(settings, learner, splits, ProcessGroup(0, 1, torch.device("cpu")), Silent())
     trainer.train_epoch(0)
     torch.testing.assert_close(two.b, 0.3 * two.a)
     assert float(two.a.detach()[0, 0]) > 0

@@ -199,7 +199,7 @@ def test_default_weights_are_those_of_the_zoo_entry(server: Server) -> None:
         "weights": "default",
         "weights_sha256": sha256,
         "weights_url": server.url,
-        "weights_licence": "BSD-3-Clause",
+        "weights_license": "BSD-3-Clause",
     }
     assert load_weights(module, card, server.url).sha256 == sha256
 

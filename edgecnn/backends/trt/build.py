@@ -160,8 +160,8 @@ def _config(trt: Any, builder: Any, cuda: Cuda, options: BuildOptions) -> tuple[
     notes = [f"workspace limit {limit / 1e9:.2f} GB: {why}"]
     if cuda.properties().integrated and limit < TIGHT_MEMORY_BYTES:
         notes.append("memory is tight: if the build ends with `Killed`, close programs, add swap, or lower batch.max")
-    if options.optimisation_level is not None:
-        config.builder_optimization_level = options.optimisation_level
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # FP32 means FP32: the reference is
     if options.hardware_compatibility != "none":
@@ -206,10 +206,10 @@ def _add_profile(
         profile.set_shape(tensor.name, *((n, *shape[1:]) for n in (batch.min, batch.opt, batch.max)))
     except ValueError as exc:
         raise failure(
-            f"{graph}: optimisation profile: {exc}", messages, "batch: min <= opt <= max, all positive"
+            f"{graph}: optimization profile: {exc}", messages, "batch: min <= opt <= max, all positive"
         ) from exc
     if config.add_optimization_profile(profile) < 0:
-        raise failure(f"{graph}: TensorRT refuses the optimisation profile", messages, "check batch.min, opt and max")
+        raise failure(f"{graph}: TensorRT refuses the optimization profile", messages, "check batch.min, opt and max")
 
 
 def _built(trt: Any, builder: Any, network: Any, config: Any, graph: Path, messages: Sequence[Message]) -> Any:
@@ -264,7 +264,7 @@ def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[Engine
     return {
         "profiles": [{k: [n, *shape] for k, n in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}],
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
-        "optimisation_level": config.builder_optimization_level,
+        "optimization_level": config.builder_optimization_level,
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
         "tf32": False,

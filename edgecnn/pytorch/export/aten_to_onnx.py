@@ -27,7 +27,7 @@ Translate = Callable[["Translation", fx.Node, dict[str, Any]], str]  # appends n
 
 
 class Translation:
-    """The ONNX nodes and initialisers of one exported program.
+    """The ONNX nodes and initializers of one exported program.
 
     `initializers` refers to the module's own tensors wherever they are used unchanged.
     """
@@ -52,7 +52,7 @@ class Translation:
         self._drop_unused()
 
     def value(self, node: fx.Node) -> str:
-        """The ONNX name of what `node` holds now; a parameter becomes an initialiser when it is first used."""
+        """The ONNX name of what `node` holds now; a parameter becomes an initializer when it is first used."""
         owner = self._owner(node)
         if owner not in self._values:
             raise ModelError(f"{node.name}: {node.op} {node.target} is not a tensor that can be exported", ADVICE)
@@ -80,7 +80,7 @@ class Translation:
         return self._producers.get(value)
 
     def constant(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> str:
-        """An initialiser of our own making; the same values under the same name are shared."""
+        """An initializer of our own making; the same values under the same name are shared."""
         self.initializers[name] = torch.as_tensor(values, dtype=dtype)
         return name
 

@@ -1,7 +1,7 @@
 """From a PyTorch network to an ONNX graph that keeps the contract, proven equal before it is written.
 
 The contract: input `input` float32 NCHW, output `logits` float32 [N, classes], batch axis dynamic and named `batch`,
-opset 19, IR version 9; batch normalisation folded, nodes named after the network's layers.
+opset 19, IR version 9; batch normalization folded, nodes named after the network's layers.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def export_onnx(module: nn.Module, card: ModelCard, output: Path, sidecar: Sidec
     was_training = module.training
     module.eval()
     try:
-        images = probe_images(card.input_shape, max(2, max_batch))
-        expected = _expected_logits(module, card, images)
-        translation = Translation(exported_program(module, card), module, OPERATORS)
+        images = make_probe_images(card.input_shape, max(2, max_batch))
+        expected = _compute_logits(module, card, images)
+        translation = Translation(trace_program(module, card), module, OPERATORS)
         model = _model_proto(translation, card, expected.shape[1])
         _check(model, translation)
         arrays = {name: t.detach().cpu().numpy() for name, t in translation.initializers.items()}
@@ -91,7 +91,7 @@ def export_model(
         shape = preprocessing_from_json(own.preprocessing).input_shape
         card = dataclasses.replace(card, input_shape=shape, preprocessing=own.preprocessing)
     if size is not None:
-        card = resized(card, size)
+        card = resize_card(card, size)
     wanted = classes or own.facts.get("classes") or card.classes
     wnids = own.wnids if labels is None else None
     labels = own.labels if labels is None else labels
@@ -115,7 +115,7 @@ def export_model(
     return export_onnx(module, card, output, sidecar, max_batch=max_batch)
 
 
-def resized(card: ModelCard, size: int) -> ModelCard:
+def resize_card(card: ModelCard, size: int) -> ModelCard:
     """`card` for another input resolution, its preprocessing scaled alike; raises `ModelError` where that cannot be."""
     check_size(card, size, size)
     old = preprocessing_from_json(card.preprocessing)
@@ -123,12 +123,12 @@ def resized(card: ModelCard, size: int) -> ModelCard:
     return dataclasses.replace(card, input_shape=(old.channels, size, size), preprocessing=new.to_json())
 
 
-def probe_images(input_shape: tuple[int, int, int], count: int) -> Array:
-    """Seeded noise of the variance of normalised images, float32 [count, C, H, W]; no two are alike."""
+def make_probe_images(input_shape: tuple[int, int, int], count: int) -> Array:
+    """Seeded noise of the variance of normalized images, float32 [count, C, H, W]; no two are alike."""
     return np.random.default_rng(0).standard_normal((count, *input_shape), np.float32)
 
 
-def exported_program(module: nn.Module, card: ModelCard) -> torch.export.ExportedProgram:
+def trace_program(module: nn.Module, card: ModelCard) -> torch.export.ExportedProgram:
     """`module` as ATen operators with a symbolic batch; raises `ModelError` when it cannot be traced."""
     example = torch.zeros(2, *card.input_shape)
     try:
@@ -141,7 +141,7 @@ def exported_program(module: nn.Module, card: ModelCard) -> torch.export.Exporte
         ) from exc
 
 
-def _expected_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
+def _compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
     floats = {p.dtype for p in module.parameters()}
     if floats - {torch.float32}:
         kinds = ", ".join(sorted(str(d).removeprefix("torch.") for d in floats))

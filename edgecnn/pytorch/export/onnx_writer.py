@@ -1,6 +1,6 @@
-"""Write an ONNX file one initialiser after the other, and run it from where it lies, without copying the weights.
+"""Write an ONNX file one initializer after the other, and run it from where it lies, without copying the weights.
 
-protobuf would need the message (one copy of the weights) and its serialisation (another) in memory at once; ONNX
+protobuf would need the message (one copy of the weights) and its serialization (another) in memory at once; ONNX
 Runtime needs the parsed file and its own tensors. For VGG-19 each of these copies is 0.6 GB.
 """
 
@@ -23,9 +23,9 @@ _GRAPH_FIELD, _INITIALIZER_FIELD, _RAW_DATA_FIELD = 7, 5, 9  # of ModelProto, Gr
 
 
 def write_onnx(path: Path, model: onnx.ModelProto, initializers: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-    """Write `model`, whose graph has no initialisers yet, with `initializers`; raises `ModelError` above 2 GiB.
+    """Write `model`, whose graph has no initializers yet, with `initializers`; raises `ModelError` above 2 GiB.
 
-    Returns the position of each initialiser's values in the file.
+    Returns the position of each initializer's values in the file.
     """
     heads = {name: _tensor_head(name, array) for name, array in initializers.items()}
     sizes = {name: len(head) + initializers[name].nbytes for name, head in heads.items()}

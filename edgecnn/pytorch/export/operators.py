@@ -56,7 +56,7 @@ def _linear(t: Translation, node: fx.Node, a: dict[str, Any]) -> str:
 def _batch_norm(t: Translation, node: fx.Node, a: dict[str, Any]) -> str:
     """Folded into the Conv that alone feeds it (in float64), else a BatchNormalization."""
     if a["training"]:
-        raise ModelError(f"{node_name(node)}: batch normalisation in training mode", "export the network in eval mode")
+        raise ModelError(f"{node_name(node)}: batch normalization in training mode", "export the network in eval mode")
     mean, var = t.array(a["running_mean"]).double(), t.array(a["running_var"]).double()
     one = torch.ones_like(mean)
     gamma = one if a["weight"] is None else t.array(a["weight"]).double()

@@ -3,7 +3,7 @@
 A variant is a function `NAME(classes: int = N) -> nn.Module`, found by listing the files of this folder; a leading
 underscore marks a file with shared parts. What each returns keeps these promises:
 
-- it is in train mode, initialised as its paper says (else He), under the caller's torch seed;
+- it is in train mode, initialized as its paper says (else He), under the caller's torch seed;
 - `forward(x)` gives logits [N, classes]; in train mode a network with auxiliary heads gives (logits, auxiliary, ...);
 - `head_names`: the classifier layers that another number of classes replaces; `stage_names`: the other submodules that
   hold parameters, in forward order; `aux_names` (only where there are any): the auxiliary branches, used in training
@@ -39,7 +39,7 @@ def variants() -> dict[str, Variant]:
 
 
 def build_model(name: str, classes: int | None = None) -> nn.Module:
-    """The network of a name or alias, freshly initialised, in train mode; `classes` defaults to the zoo's number.
+    """The network of a name or alias, freshly initialized, in train mode; `classes` defaults to the zoo's number.
 
     Raises `ModelError` for an unknown name.
     """

@@ -1,4 +1,4 @@
-"""What several families share: initialisation, and the small modules between convolutions."""
+"""What several families share: initialization, and the small modules between convolutions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def initialise_he(
+def initialize_he(
     model: nn.Module, classifier_std: float = 0.01, mode: Literal["fan_in", "fan_out"] = "fan_out"
 ) -> None:
     """He et al. 2015: normal weights of variance 2 / fan for convolutions; BN starts as the identity; classifier
@@ -30,7 +30,7 @@ def initialise_he(
             nn.init.zeros_(layer.bias)
 
 
-def initialise_xavier(layers: Iterable[nn.Module]) -> None:
+def initialize_xavier(layers: Iterable[nn.Module]) -> None:
     """Glorot and Bengio 2010, uniform; biases zero."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -74,9 +74,9 @@ class GridPool(nn.Module):
 
 
 def local_response_norm() -> nn.LocalResponseNorm:
-    """AlexNet's normalisation across channels: x / (2 + 1e-4 * sum of x^2 over 5 neighbours)^0.75.
+    """AlexNet's normalization across channels: x / (2 + 1e-4 * sum of x^2 over 5 neighbors)^0.75.
 
-    torch and ONNX divide their alpha by the number of neighbours, so it is 5 times the paper's.
+    torch and ONNX divide their alpha by the number of neighbors, so it is 5 times the paper's.
     """
     return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
 

@@ -2,7 +2,7 @@
 and "One weird trick for parallelizing convolutional neural networks", 2014.
 
 `alexnet` is the network of 2012 as it is taught: on one device, so without the two groups that were forced by two GPUs
-(62.4 M parameters; 61.0 M with groups), and with LRN after the pooling (the paper normalises first, which costs four
+(62.4 M parameters; 61.0 M with groups), and with LRN after the pooling (the paper normalizes first, which costs four
 times as much for nearly the same numbers). Input 227x227: with the 224x224 that the paper states, 55 does not come out.
 
 `alexnet_owt` is the single-tower network of 2014 with torchvision's keys: other widths, padding 2, no LRN, and average
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import GridPool, initialise_he, local_response_norm
+from edgecnn.pytorch.models._parts import GridPool, initialize_he, local_response_norm
 
 
 class AlexNet(nn.Module):
@@ -46,9 +46,9 @@ class AlexNet(nn.Module):
         self.relu7 = nn.ReLU()
         self.drop7 = nn.Dropout(0.5)
         self.fc8 = nn.Linear(4096, classes)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Section 5 of the paper: normal weights of deviation 0.01; biases of 1 feed the ReLUs of conv2, 4, 5 and the
         hidden layers with positive inputs from the start."""
         for name, layer in self.named_children():
@@ -101,7 +101,7 @@ class AlexNetOWT(nn.Module):
             nn.ReLU(),
             nn.Linear(4096, classes),
         )
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))

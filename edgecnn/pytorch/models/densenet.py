@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 class DenseLayer(nn.Module):
@@ -83,7 +83,7 @@ class DenseNet(nn.Module):
         self.stage_names = tuple(f"features.{name}" for name in layers if name.startswith(with_parameters))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))

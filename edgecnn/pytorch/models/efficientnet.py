@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import SqueezeExcitation, conv_bn, initialise_he
+from edgecnn.pytorch.models._parts import SqueezeExcitation, conv_bn, initialize_he
 
 STOCHASTIC_DEPTH = 0.2  # chance of dropping the block after the last; falls linearly to 0 at the first
 
@@ -76,7 +76,7 @@ class EfficientNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 LOCAL_DROP = 0.15  # the paper's rate for a single input of a join
 
@@ -121,7 +121,7 @@ class FractalNet(nn.Module):
         self.downsample = nn.MaxPool2d(2)
         self.pool = pool
         self.prediction = nn.Linear(widths[-1], classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         chosen = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import GridPool, initialise_he
+from edgecnn.pytorch.models._parts import GridPool, initialize_he
 
 
 class ConvBN(nn.Module):
@@ -101,7 +101,7 @@ class GoogLeNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.2)
         self.fc = nn.Linear(1024, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         x = self.maxpool1(self.conv1(x))

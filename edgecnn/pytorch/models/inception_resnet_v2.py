@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecnn.pytorch.models._inception import Branches, ConvBN, pooled, same
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 class Residual(nn.Module):
@@ -130,7 +130,7 @@ class InceptionResNetV2(nn.Module):
         self.conv2d_7b = ConvBN(2080, 1536, 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classif = nn.Linear(1536, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))

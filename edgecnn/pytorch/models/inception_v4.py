@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecnn.pytorch.models._inception import Branches, ConvBN, pooled, same
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 def _stem() -> list[nn.Module]:
@@ -125,7 +125,7 @@ class InceptionV4(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.last_linear = nn.Linear(1536, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last_linear(self.pool(self.features(x)).flatten(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_xavier
+from edgecnn.pytorch.models._parts import initialize_xavier
 
 
 class LeNet5(nn.Module):
@@ -31,7 +31,7 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.tanh4 = nn.Tanh()
         self.fc3 = nn.Linear(84, classes)
-        initialise_xavier(self.modules())
+        initialize_xavier(self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(self.tanh1(self.conv1(x)))

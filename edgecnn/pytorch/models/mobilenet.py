@@ -20,7 +20,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import SqueezeExcitation, conv_bn, initialise_he, rounded_channels
+from edgecnn.pytorch.models._parts import SqueezeExcitation, conv_bn, initialize_he, rounded_channels
 
 
 class SeparableConv(nn.Module):
@@ -62,7 +62,7 @@ class MobileNetV1(nn.Module):
         self.blocks = nn.Sequential(*stages)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(inputs, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
@@ -110,7 +110,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
@@ -172,7 +172,7 @@ class MobileNetV3(nn.Module):
             nn.Linear(6 * inputs, hidden), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(hidden, classes)
         )
         self.stage_names = (*(f"features.{n}" for n in range(len(layers))), "classifier.0")
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 def _border(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -244,7 +244,7 @@ class NASNet(nn.Module):
         self.act = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.last_linear = nn.Linear(features, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         stem = self.conv0(x)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 def _mlpconv(
@@ -29,9 +29,9 @@ def _mlpconv(
     )
 
 
-def _initialise(model: nn.Module, last: nn.Sequential) -> None:
+def _initialize(model: nn.Module, last: nn.Sequential) -> None:
     """As He et al. 2015, but small weights for the maps of the classes: the first logits are near zero."""
-    initialise_he(model, mode="fan_in")
+    initialize_he(model, mode="fan_in")
     nn.init.normal_(last.get_submodule("4").get_parameter("weight"), std=0.01)
 
 
@@ -52,7 +52,7 @@ class NiN(nn.Module):
         self.drop3 = nn.Dropout(0.5)
         self.mlpconv4 = _mlpconv(384, (1024, 1024, classes), 3, 1, 1, last=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        _initialise(self, self.mlpconv4)
+        _initialize(self, self.mlpconv4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool1(self.mlpconv1(x))
@@ -78,7 +78,7 @@ class CifarNiN(nn.Module):
         self.drop2 = nn.Dropout(0.5)
         self.mlpconv3 = _mlpconv(192, (192, 192, classes), 3, 1, 1, last=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        _initialise(self, self.mlpconv3)
+        _initialize(self, self.mlpconv3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop1(self.pool1(self.mlpconv1(x)))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 class NormReLU(nn.BatchNorm2d):
@@ -118,7 +118,7 @@ class PreResNet(nn.Module):
         self.head.add_module("pool", nn.AdaptiveAvgPool2d(1))
         classifier = nn.Conv2d(channels, classes, 1)
         self.head.add_module("fc", classifier)
-        initialise_he(self)
+        initialize_he(self)
         nn.init.normal_(classifier.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:

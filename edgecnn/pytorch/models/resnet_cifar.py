@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 class OptionA(nn.Module):
@@ -63,7 +63,7 @@ class CifarResNet(nn.Module):
         self.layer3 = nn.Sequential(CifarBlock(32, 64), *(CifarBlock(64, 64) for _ in range(count - 1)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(64, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import SqueezeExcitation, initialise_he
+from edgecnn.pytorch.models._parts import SqueezeExcitation, initialize_he
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class SENet(nn.Module):
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.last_linear = nn.Linear(2048, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer1(self.pool0(self.layer0(x)))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import ChannelShuffle, initialise_he
+from edgecnn.pytorch.models._parts import ChannelShuffle, initialize_he
 
 
 class ShuffleUnit(nn.Module):
@@ -77,7 +77,7 @@ class ShuffleNetV2(nn.Module):
         self.conv5 = nn.Sequential(nn.Conv2d(widths[2], 1024, 1, bias=False), nn.BatchNorm2d(1024), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(1024, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(x))

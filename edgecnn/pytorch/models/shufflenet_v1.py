@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import ChannelShuffle, initialise_he
+from edgecnn.pytorch.models._parts import ChannelShuffle, initialize_he
 
 
 class ShuffleUnit(nn.Module):
@@ -68,7 +68,7 @@ class ShuffleNetV1(nn.Module):
         self.stage4 = stage(2 * width, 4 * width, 4)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, classes)
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import initialise_he
+from edgecnn.pytorch.models._parts import initialize_he
 
 
 class Fire(nn.Module):
@@ -51,7 +51,7 @@ class SqueezeNet(nn.Module):
         head = nn.Conv2d(512, classes, 1)
         self.classifier = nn.Sequential(nn.Dropout(0.5), head, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.stage_names = tuple(f"features.{n}" for n, f in enumerate(features) if isinstance(f, nn.Conv2d | Fire))
-        initialise_he(self)
+        initialize_he(self)
         nn.init.normal_(head.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:

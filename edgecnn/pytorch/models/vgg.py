@@ -6,7 +6,7 @@ pooling: 64, 128, 256, 512, 512.
 
 Keys are torchvision's: configurations A, B, D and E of the paper's table, each also with BN after every convolution
 (which the paper, older than BN, does not have). Average pooling to 7x7 lets it take other resolutions; at 224 there is
-nothing to pool. Initialised as He et al. 2015: the paper had to train the shallow networks first and grow from them.
+nothing to pool. Initialized as He et al. 2015: the paper had to train the shallow networks first and grow from them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgecnn.pytorch.models._parts import GridPool, initialise_he
+from edgecnn.pytorch.models._parts import GridPool, initialize_he
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -49,7 +49,7 @@ class VGG(nn.Module):
         )
         convolutions = [n for n, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
         self.stage_names = (*(f"features.{n}" for n in convolutions), "classifier.0", "classifier.3")
-        initialise_he(self)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))

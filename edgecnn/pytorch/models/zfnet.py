@@ -3,7 +3,7 @@
 AlexNet after looking at what its layers had learnt: 7x7 filters at stride 2 in place of 11x11 at stride 4, which had
 left the middle frequencies uncovered and aliased; the second convolution strides instead, so that the maps from there
 on are AlexNet's. Widths 512, 1024, 512 in convolutions 3 to 5 are those of the larger variant that is taught; the
-paper's own drawing keeps 384, 384, 256. Its contrast normalisation is AlexNet's LRN.
+paper's own drawing keeps 384, 384, 256. Its contrast normalization is AlexNet's LRN.
 """
 
 from __future__ import annotations

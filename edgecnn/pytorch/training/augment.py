@@ -1,4 +1,4 @@
-"""Augmentation of training images, vectorised over the batch on the device that trains.
+"""Augmentation of training images, vectorized over the batch on the device that trains.
 
 Every draw is a hash of (seed, epoch, image, place), so that it depends on nothing else: not on the batch an image falls
 into, nor on threads or processes. Where torchvision's transforms v2 has the same operation the two agree (tests hold
@@ -22,7 +22,7 @@ from edgecnn.recipe.schema import AugmentSettings
 
 ELASTIC_GRID = 4  # cells of coarse displacements, interpolated to the image
 AREA_TRIES, ASPECT = 10, (3 / 4, 4 / 3)
-GREY = (0.2989, 0.587, 0.114)
+GRAY = (0.2989, 0.587, 0.114)
 
 
 def key(*parts: int | str) -> int:
@@ -48,7 +48,7 @@ def keyed_normal(seed: int, ids: Tensor, count: int) -> Tensor:
     return torch.sqrt(-2 * torch.log1p(-u[:, :count])) * torch.cos(2 * math.pi * u[:, count:])
 
 
-def crop_of(
+def crop_image_for_training(
     image: Image.Image, preprocessing: Preprocessing, settings: AugmentSettings, draw: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
     """The training crop of a picture, uint8 [crop, crop, channels]: random resized (Szegedy et al. 2015), from a
@@ -59,7 +59,7 @@ def crop_of(
     side, resample = preprocessing.crop, Image.Resampling[preprocessing.interpolation.upper()]
     width, height = image.size
     if settings.area is not None:
-        left, top, w, h = _random_area(width, height, settings.area, draw)
+        left, top, w, h = _draw_area(width, height, settings.area, draw)
         return np.asarray(image.crop((left, top, left + w, top + h)).resize((side, side), resample))
     assert settings.jitter is not None
     low, high = settings.jitter
@@ -70,14 +70,14 @@ def crop_of(
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
-def crop_draws(seed: int, ids: Tensor) -> npt.NDArray[np.float32]:
-    """What `crop_of` needs for each of `ids`, [B, draws]."""
+def draw_crops(seed: int, ids: Tensor) -> npt.NDArray[np.float32]:
+    """What `crop_image_for_training` needs for each of `ids`, [B, draws]."""
     drawn: npt.NDArray[np.float32] = keyed_uniform(key(seed, "crop"), ids, 4 * AREA_TRIES).numpy()
     return drawn
 
 
 class Augmenter:
-    """uint8 [B, C, H, W] -> normalised float32, varied as the settings say, or plainly normalised in evaluation."""
+    """uint8 [B, C, H, W] -> normalized float32, varied as the settings say, or plainly normalized in evaluation."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class Augmenter:
         self.std = torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
         self.components = None if components is None else components.to(device)
 
-    def plain(self, pixels: Tensor) -> Tensor:
-        """Scaled to [0, 1] and normalised: the same numbers as `Preprocessing.normalise`."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scaled to [0, 1] and normalized: the same numbers as `Preprocessing.normalize`."""
         scaled: Tensor = pixels.to(torch.float32) / 255.0
         return (scaled - self.mean) / self.std
 
-    def varied(self, pixels: Tensor, ids: Tensor, epoch: int) -> Tensor:
+    def augment(self, pixels: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """The batch of one training step; `ids` are the images' positions in the data set."""
         s = self.settings
 
@@ -105,21 +105,22 @@ class Augmenter:
             return keyed_uniform(key(self.seed, epoch, name), ids, count)
 
         if s.pad or s.mirror:
-            pixels = _shifted_and_mirrored(pixels, s.pad, s.mirror, draw("place", 3))
+            pixels = _shift_and_mirror(pixels, s.pad, s.mirror, draw("place", 3))
         x = pixels.to(torch.float32) / 255.0
         if s.rotation_deg or s.shear_deg or s.shift or s.zoom or s.elastic_px:
             field = keyed_normal(key(self.seed, epoch, "elastic"), ids, 2 * ELASTIC_GRID**2) if s.elastic_px else None
-            x = _warped(x, s, draw("affine", 6), field)
-        if s.colour:
-            x = jittered_colour(x, 1 + s.colour * (2 * draw("colour", 3) - 1))
-        if self.components is not None and s.pca_colour:
-            strength = s.pca_colour * keyed_normal(key(self.seed, epoch, "pca"), ids, 3)
+            x = _warp(x, s, draw("affine", 6), field)
+        if s.color:
+            # The draw keeps its old name: another one would vary every image otherwise than before.
+            x = jitter_color(x, 1 + s.color * (2 * draw("colour", 3) - 1))
+        if self.components is not None and s.pca_color:
+            strength = s.pca_color * keyed_normal(key(self.seed, epoch, "pca"), ids, 3)
             x = x + (strength @ self.components)[:, :, None, None]
         x = (x - self.mean) / self.std
-        return _erased(x, s.erase, draw("erase", 5)) if s.erase else x
+        return _erase(x, s.erase, draw("erase", 5)) if s.erase else x
 
 
-def colour_components(pixels: Tensor) -> Tensor:
+def color_components(pixels: Tensor) -> Tensor:
     """[3, 3]: the principal components of the RGB values of uint8 images [N, 3, H, W] as rows, each times its
     eigenvalue, in units of [0, 1] (Krizhevsky et al. 2012, section 4.1)."""
     flat = pixels.to(torch.float64).permute(1, 0, 2, 3).reshape(3, -1) / 255.0
@@ -128,20 +129,20 @@ def colour_components(pixels: Tensor) -> Tensor:
     return components
 
 
-def jittered_colour(x: Tensor, factors: Tensor) -> Tensor:
+def jitter_color(x: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast and saturation of [0, 1] images, one factor of each per image ([B, 3]); in that order."""
     f = factors[:, :, None, None, None]
-    weights = torch.tensor(GREY, device=x.device).view(1, 3, 1, 1)
+    weights = torch.tensor(GRAY, device=x.device).view(1, 3, 1, 1)
     x = (x * f[:, 0]).clamp(0, 1)
-    grey = (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x
-    x = torch.lerp(grey.mean((1, 2, 3), keepdim=True), x, f[:, 1]).clamp(0, 1)
+    gray = (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x
+    x = torch.lerp(gray.mean((1, 2, 3), keepdim=True), x, f[:, 1]).clamp(0, 1)
     if x.shape[1] == 1:
         return x
     return torch.lerp((x * weights).sum(1, keepdim=True), x, f[:, 2]).clamp(0, 1)
 
 
 def affine_matrices(angle_deg: Tensor, shear_deg: Tensor, zoom: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
-    """[B, 2, 3] for `affine_grid`: shear along x, rotate (clockwise) and scale about the centre, then shift by a share
+    """[B, 2, 3] for `affine_grid`: shear along x, rotate (clockwise) and scale about the center, then shift by a share
     of the side (to the right, down)."""
     a, s = torch.deg2rad(angle_deg), torch.deg2rad(shear_deg)
     # Output to input: undo the shift, the rotation and scale, the shear.
@@ -154,7 +155,7 @@ def affine_matrices(angle_deg: Tensor, shear_deg: Tensor, zoom: Tensor, shift_x:
     return torch.cat([linear, offset], 2)
 
 
-def mixed(x: Tensor, mixup: float, cutmix: float, seed: int) -> tuple[Tensor, Tensor, float]:
+def mix_images(x: Tensor, mixup: float, cutmix: float, seed: int) -> tuple[Tensor, Tensor, float]:
     """(mixed batch, partner positions, weight of the first labels): mixup (Zhang et al. 2018) or CutMix (Yun et al.
     2019), each as often as the other where both are on. Partners come from the same batch of the same process."""
     random = np.random.default_rng(seed)
@@ -181,10 +182,10 @@ def _shifted(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _random_area(
+def _draw_area(
     width: int, height: int, area: tuple[float, ...], draw: npt.NDArray[np.float32]
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height) as torchvision's RandomResizedCrop chooses them: ten tries, then the centre."""
+    """(left, top, width, height) as torchvision's RandomResizedCrop chooses them: ten tries, then the center."""
     for share, aspect, x, y in draw.reshape(-1, 4).tolist():
         wanted = width * height * (area[0] + share * (area[1] - area[0]))
         ratio = math.exp(math.log(ASPECT[0]) + aspect * (math.log(ASPECT[1]) - math.log(ASPECT[0])))
@@ -197,7 +198,7 @@ def _random_area(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def _shifted_and_mirrored(pixels: Tensor, pad: int, mirror: bool, draw: Tensor) -> Tensor:
+def _shift_and_mirror(pixels: Tensor, pad: int, mirror: bool, draw: Tensor) -> Tensor:
     """A random crop of the padded image, mirrored half of the time, in one gather."""
     count, _, height, width = pixels.shape
     padded = F.pad(pixels, (pad, pad, pad, pad)) if pad else pixels
@@ -211,7 +212,7 @@ def _shifted_and_mirrored(pixels: Tensor, pad: int, mirror: bool, draw: Tensor) 
     return picked.permute(0, 3, 1, 2)
 
 
-def _warped(x: Tensor, s: AugmentSettings, draw: Tensor, field: Tensor | None) -> Tensor:
+def _warp(x: Tensor, s: AugmentSettings, draw: Tensor, field: Tensor | None) -> Tensor:
     """Rotation, shear, zoom and shift, then elastic displacement: coarse normal numbers, interpolated by a cubic
     (Ronneberger et al. 2015, section 3.1). Black outside the image."""
     u = 2 * draw - 1
@@ -227,7 +228,7 @@ def _warped(x: Tensor, s: AugmentSettings, draw: Tensor, field: Tensor | None) -
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _erased(x: Tensor, probability: float, draw: Tensor) -> Tensor:
+def _erase(x: Tensor, probability: float, draw: Tensor) -> Tensor:
     """A rectangle of 2 to 33 % of the area, aspect 0.3 to 3.3, set to the mean (Zhong et al. 2020)."""
     height, width = x.shape[-2:]
     area = 0.02 + 0.31 * draw[:, 0]

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import TrainingError
-from edgecnn.pytorch.training.augment import key, mixed
-from edgecnn.pytorch.training.loader import Loaded, Pictures, Positions, Source
+from edgecnn.pytorch.training.augment import key, mix_images
+from edgecnn.pytorch.training.loader import Batch, ImageLoader, Positions, Source
 from edgecnn.pytorch.training.lr_schedule import Plateau, learning_rate_factor
-from edgecnn.pytorch.training.optimizer import MovingAverage, make_optimiser
-from edgecnn.pytorch.training.process_group import World
+from edgecnn.pytorch.training.optimizer import MovingAverage, make_optimizer
+from edgecnn.pytorch.training.process_group import ProcessGroup
 from edgecnn.pytorch.training.progress import Progress, Step
 from edgecnn.recipe.schema import TrainSettings
 
@@ -41,12 +41,12 @@ class Score:
 
 
 @dataclass
-class Material:
+class DataSplits:
     """The images of a run: `train` is what is learned from, `validation` what chooses the epoch."""
 
     train: Source
     validation: Source | None
-    test: Pictures | None
+    test: ImageLoader | None
     labels: list[str]
     preprocessing: Preprocessing
 
@@ -58,16 +58,16 @@ class Material:
             **{f"{k} images": s.sha256 for k, s in sources.items() if s is not None},
         }
 
-    def corrupt(self, world: World) -> int:
+    def corrupt(self, processes: ProcessGroup) -> int:
         """How many unreadable images any process left out."""
         sources = [source for source in (self.train, self.validation, self.test) if source]
-        return sum(len(set().union(*world.gather(sorted(source.corrupt)))) for source in sources)
+        return sum(len(set().union(*processes.all_gather(sorted(source.corrupt)))) for source in sources)
 
 
 @dataclass
 class Learner:
     """A network, and which part of it learns: `body` maps a source's inputs to logits (the network itself, or what
-    follows the frozen part), `groups` are the optimiser's, `frozen` the submodules that stay in eval mode."""
+    follows the frozen part), `groups` are the optimizer's, `frozen` the submodules that stay in eval mode."""
 
     network: nn.Module
     body: nn.Module
@@ -80,17 +80,17 @@ class Trainer:
     """A network, what updates it, and the images; `train_epoch` and `evaluate` are all it does."""
 
     def __init__(
-        self, settings: TrainSettings, learner: Learner, material: Material, world: World, progress: Progress
+        self, settings: TrainSettings, learner: Learner, splits: DataSplits, processes: ProcessGroup, progress: Progress
     ) -> None:
-        self.settings, self.learner, self.material = settings, learner, material
-        self.world, self.progress = world, progress
+        self.settings, self.learner, self.splits = settings, learner, splits
+        self.processes, self.progress = processes, progress
         self.network = learner.network
-        self.body = world.parallel(learner.body)
-        self.optimiser = make_optimiser(learner.groups, settings)
+        self.body = processes.parallel(learner.body)
+        self.optimizer = make_optimizer(learner.groups, settings)
         self.average = MovingAverage(self.network, settings.ema) if settings.ema else None
         self.plateau = Plateau()
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
-        self.count = len(material.train.readable)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.amp == "fp16")
+        self.count = len(splits.train.readable)
         self.steps = self.count // settings.batch
         if not self.steps:
             raise TrainingError(
@@ -101,27 +101,27 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> tuple[float, float, float]:
         """One pass; (mean loss, top-1 in percent, images/s). Raises `TrainingError` when the loss is not finite."""
-        settings, world = self.settings, self.world
-        torch.manual_seed(key(settings.seed, epoch, "dropout", world.rank))
+        settings, processes = self.settings, self.processes
+        torch.manual_seed(key(settings.seed, epoch, "dropout", processes.rank))
         self.network.train()
         for module in self.learner.frozen:
             module.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss, correct, images
+        sums = torch.zeros(3, dtype=torch.float64, device=processes.device)  # loss, correct, images
         started = looked = time.monotonic()
-        for step, batch in enumerate(self.material.train.batches(self._order(epoch), epoch), 1):
+        for step, batch in enumerate(self.splits.train.batches(self._order(epoch), epoch), 1):
             self._set_rate(epoch * self.steps + step - 1)
-            sums += self._step(batch, key(settings.seed, epoch, step, "mix", world.rank), epoch)
+            sums += self._step(batch, key(settings.seed, epoch, step, "mix", processes.rank), epoch)
             now = time.monotonic()
-            if now - looked > REPORT_S if world.size == 1 else step % max(1, self.steps // REPORTS) == 0:
+            if now - looked > REPORT_S if processes.size == 1 else step % max(1, self.steps // REPORTS) == 0:
                 looked = now
-                loss, top1_pct, images = self._means(world.sum(sums.clone()), epoch)
+                loss, top1_pct, images = self._means(processes.all_reduce(sums.clone()), epoch)
                 speed = images / (now - started)
                 self.progress.step(Step(epoch + 1, settings.epochs, step, self.steps, loss, top1_pct, speed, self.rate))
-        world.equalise(self.network.buffers())
+        processes.broadcast(self.network.buffers())
         if self.average is not None:
-            world.equalise(self.average.weights.values())
-        loss, top1_pct, images = self._means(world.sum(sums), epoch)
-        guessing = math.log(len(self.material.labels))
+            processes.broadcast(self.average.weights.values())
+        loss, top1_pct, images = self._means(processes.all_reduce(sums), epoch)
+        guessing = math.log(len(self.splits.labels))
         if loss > DIVERGED * guessing:
             raise TrainingError(
                 f"training diverged: the mean loss of epoch {epoch + 1} is {loss:.3g}; guessing gives {guessing:.3g}",
@@ -132,24 +132,24 @@ class Trainer:
     def _order(self, epoch: int) -> Iterator[Positions]:
         """This process's part of each batch; the last images that fill no batch wait for the next epoch."""
         random = np.random.default_rng(key(self.settings.seed, epoch, "order"))
-        order = self.material.train.readable[random.permutation(self.count)]
+        order = self.splits.train.readable[random.permutation(self.count)]
         size = self.settings.batch
         for step in range(self.steps):
-            yield self.world.share(order[step * size : (step + 1) * size])
+            yield self.processes.shard(order[step * size : (step + 1) * size])
 
     def _set_rate(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.steps, self.plateau)
         self.rate = self.settings.learning_rate * factor
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["share"]
 
-    def _step(self, batch: Loaded, seed: int, epoch: int) -> Tensor:
+    def _step(self, batch: Batch, seed: int, epoch: int) -> Tensor:
         """Forward, backward, update; (sum of losses, correct, images) on the device."""
-        settings, world = self.settings, self.world
-        x = self._prepared(self.material.train.inputs(batch, epoch))
+        settings, processes = self.settings, self.processes
+        x = self._prepared(self.splits.train.inputs(batch, epoch))
         label, partners, share = batch.label, None, 1.0
         if settings.mixup or settings.cutmix:
-            x, partners, share = mixed(x, settings.mixup, settings.cutmix, seed)
+            x, partners, share = mix_images(x, settings.mixup, settings.cutmix, seed)
         with self._autocast():
             outputs = self.body(x)
             heads = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -157,13 +157,13 @@ class Trainer:
             if partners is not None:
                 loss = loss + self._loss(heads, label[partners]) * (1 - share)
         # Processes average their gradients: weigh by this one's part of the whole batch.
-        self.scaler.scale(loss * (len(label) * world.size / settings.batch)).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss * (len(label) * processes.size / settings.batch)).backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm:
-            self.scaler.unscale_(self.optimiser)
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.network)
         correct = (heads[0].detach().argmax(1) == label).sum()
@@ -182,7 +182,7 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.settings.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=self.settings.amp != "off")
+        return torch.autocast(self.processes.device.type, dtype, enabled=self.settings.amp != "off")
 
     def _means(self, sums: Tensor, epoch: int) -> tuple[float, float, float]:
         loss, correct, images = sums.tolist()
@@ -202,8 +202,8 @@ class Trainer:
         """Loss, top-1 and top-5 over all readable images, shared between the processes."""
         body = self.learner.body if body is None else body
         self.network.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        mine = self.world.share(source.readable)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.processes.device)
+        mine = self.processes.shard(source.readable)
         order = (mine[start : start + EVALUATION_BATCH] for start in range(0, len(mine), EVALUATION_BATCH))
         with self.averaged():
             for batch in source.batches(order):
@@ -214,7 +214,7 @@ class Trainer:
                 sums += torch.stack(
                     [loss.double(), hits[:, 0].sum(), hits.sum(), hits.new_full((), 1).long() * len(hits)]
                 )
-        loss_sum, top1, top5, n = self.world.sum(sums).tolist()
+        loss_sum, top1, top5, n = self.processes.all_reduce(sums).tolist()
         return Score(loss_sum / max(1, n), 100 * top1 / max(1, n), 100 * top5 / max(1, n), int(n))
 
     @contextlib.contextmanager

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import DataError
-from edgecnn.pytorch.training.augment import Augmenter, colour_components, crop_draws, crop_of, key
+from edgecnn.pytorch.training.augment import Augmenter, color_components, crop_image_for_training, draw_crops, key
 from edgecnn.recipe.schema import AugmentSettings
 
 MEMORY_BYTES = 512 << 20  # decoded crops up to this size stay in memory
-COLOUR_SAMPLE = 512  # images whose principal colours are taken
+COLOR_SAMPLE = 512  # images whose principal colors are taken
 AHEAD = 3  # batches being decoded while one is trained on
 
 Positions = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Batch:
     """uint8 [B, C, H, W] (or cached features), labels and positions in the data set, on the training device."""
 
     input: Tensor
@@ -41,7 +41,7 @@ class Loaded:
 
 
 class Source(Protocol):
-    """Labelled inputs by position."""
+    """Labeled inputs by position."""
 
     device: torch.device
     readable: Positions
@@ -54,17 +54,17 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
+    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Batch]:
         """One batch for each array of positions."""
         ...
 
-    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
+    def inputs(self, batch: Batch, epoch: int | None = None) -> Tensor:
         """What the network takes: varied for training in `epoch`, plain without one."""
         ...
 
 
-class Pictures:
-    """The labelled images of a data set, as batches of uint8 crops.
+class ImageLoader:
+    """The labeled images of a data set, as batches of uint8 crops.
 
     With `skip_corrupt` an unreadable image is left out of its batch and its id kept in `corrupt`; else it raises
     `DataError`.
@@ -81,7 +81,7 @@ class Pictures:
         skip_corrupt: bool = False,
     ) -> None:
         if dataset.labels is None or dataset.preprocessing is None or dataset.image is None:
-            raise DataError(f"{dataset.name}: training needs labelled pictures", "name an image folder or a data set")
+            raise DataError(f"{dataset.name}: training needs labeled pictures", "name an image folder or a data set")
         self.dataset, self.augment, self.device, self.seed = dataset, augment, device, seed
         self.preprocessing, self.image = dataset.preprocessing, dataset.image
         self.labels = torch.from_numpy(np.ascontiguousarray(dataset.labels, np.int64)).to(device)
@@ -93,8 +93,8 @@ class Pictures:
         if augment.area is None and augment.jitter is None and len(dataset) * channels * height * width <= MEMORY_BYTES:
             self._fill()
         components = None
-        if augment.pca_colour and channels == 3:
-            components = colour_components(self._sample(COLOUR_SAMPLE))
+        if augment.pca_color and channels == 3:
+            components = color_components(self._sample(COLOR_SAMPLE))
         self.augmenter = Augmenter(augment, self.preprocessing, seed, device, components)
 
     def __len__(self) -> int:
@@ -106,12 +106,12 @@ class Pictures:
         pairs = zip(self.dataset.ids, self.labels.tolist(), strict=True)
         return hashlib.sha256("\n".join(f"{i} {label}" for i, label in pairs).encode()).hexdigest()[:12]
 
-    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
+    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Batch]:
         """One batch for each array of positions."""
         if self.memory is not None:
             for positions in order:
                 there = torch.from_numpy(positions).to(self.device)
-                yield Loaded(self.memory[there], self.labels[there], there)
+                yield Batch(self.memory[there], self.labels[there], there)
             return
         for positions, crops in self._decoded(order, epoch):
             if not crops:
@@ -120,13 +120,13 @@ class Pictures:
             there = torch.from_numpy(positions)
             pixels = torch.from_numpy(np.stack(crops)).to(self.device, non_blocking=True)
             there = there.to(self.device)
-            yield Loaded(pixels.permute(0, 3, 1, 2), self.labels[there], there)
+            yield Batch(pixels.permute(0, 3, 1, 2), self.labels[there], there)
 
-    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
-        """Normalised float32, varied for training in `epoch`, plain without one."""
+    def inputs(self, batch: Batch, epoch: int | None = None) -> Tensor:
+        """Normalized float32, varied for training in `epoch`, plain without one."""
         if epoch is None:
-            return self.augmenter.plain(batch.input)
-        return self.augmenter.varied(batch.input, batch.position, epoch)
+            return self.augmenter.normalize(batch.input)
+        return self.augmenter.augment(batch.input, batch.position, epoch)
 
     def _sample(self, count: int) -> Tensor:
         """About `count` images, evenly spaced: uint8 [N, C, H, W] on the host."""
@@ -152,7 +152,7 @@ class Pictures:
         with ThreadPoolExecutor(self.workers, "decode") as pool:
             try:
                 for positions in order:
-                    draws = crop_draws(key(self.seed, epoch), torch.from_numpy(positions))
+                    draws = draw_crops(key(self.seed, epoch), torch.from_numpy(positions))
                     futures = [pool.submit(self._crop, int(p), d) for p, d in zip(positions, draws, strict=True)]
                     pending.append((positions, futures))
                     if len(pending) > AHEAD:
@@ -170,7 +170,7 @@ class Pictures:
                 raise
             self.corrupt[self.dataset.ids[position]] = exc.message
             return None
-        pixels = crop_of(picture, self.preprocessing, self.augment, draw)
+        pixels = crop_image_for_training(picture, self.preprocessing, self.augment, draw)
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def _collected(
@@ -181,7 +181,7 @@ class Pictures:
         return positions[keep], [crop for crop in crops if crop is not None]
 
 
-class Features:
+class CachedFeatures:
     """Frozen features in place of pictures: float32 [N, ...], computed once."""
 
     def __init__(self, features: Tensor, labels: Tensor, corrupt: dict[str, str], sha256: str) -> None:
@@ -192,12 +192,12 @@ class Features:
     def __len__(self) -> int:
         return len(self.features)
 
-    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Loaded]:
+    def batches(self, order: Iterable[Positions], epoch: int = 0) -> Iterator[Batch]:
         """One batch for each array of positions."""
         for positions in order:
             there = torch.from_numpy(positions).to(self.device)
-            yield Loaded(self.features[there], self.labels[there], there)
+            yield Batch(self.features[there], self.labels[there], there)
 
-    def inputs(self, batch: Loaded, epoch: int | None = None) -> Tensor:
+    def inputs(self, batch: Batch, epoch: int | None = None) -> Tensor:
         """The features as they are."""
         return batch.input

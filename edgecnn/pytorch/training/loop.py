@@ -37,13 +37,13 @@ from edgecnn.pytorch.checkpoint import (
     write_checkpoint,
     write_state,
 )
-from edgecnn.pytorch.training.epoch import Material, Score, Trainer
+from edgecnn.pytorch.training.epoch import DataSplits, Score, Trainer
 from edgecnn.pytorch.training.events import EventFile
-from edgecnn.pytorch.training.loader import Pictures
+from edgecnn.pytorch.training.loader import ImageLoader
 from edgecnn.pytorch.training.lr_schedule import Plateau
-from edgecnn.pytorch.training.process_group import World, joined
+from edgecnn.pytorch.training.process_group import ProcessGroup, join_process_group
 from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
-from edgecnn.pytorch.training.transfer import known_labels, make_learner, start_network, with_cached_features
+from edgecnn.pytorch.training.transfer import cache_features, known_labels, make_learner, start_network
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
@@ -115,28 +115,28 @@ def train(
     started, progress = time.monotonic(), progress or Silent()
     with (
         contextlib.closing(progress),
-        joined(lambda local: training_device(recipe.train, local)) as world,
-        _batch_errors(recipe, world),
+        join_process_group(lambda local: training_device(recipe.train, local)) as processes,
+        _batch_errors(recipe, processes),
     ):
         fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
-        world.must_agree("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
-        run = Run(recipe, output, make_trainer(recipe, world, skip_corrupt, progress))
-        if resume or (resume is None and world.from_first("look for a run", lambda: can_resume(output, recipe))):
+        processes.check_agreement("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
+        run = TrainingRun(recipe, output, make_trainer(recipe, processes, skip_corrupt, progress))
+        if resume or (resume is None and processes.on_first_rank("look for a run", lambda: can_resume(output, recipe))):
             run.restore()
         run.to_the_end()
         return run.finish(time.monotonic() - started)
 
 
 @contextlib.contextmanager
-def _batch_errors(recipe: Recipe, world: World) -> Iterator[None]:
-    """A batch that is too large for the memory, or too small for batch normalisation, as an error with a hint."""
+def _batch_errors(recipe: Recipe, processes: ProcessGroup) -> Iterator[None]:
+    """A batch that is too large for the memory, or too small for batch normalization, as an error with a hint."""
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
         signs = ("out of memory", "can't allocate memory", "not enough memory")
         if not isinstance(exc, (MemoryError, torch.OutOfMemoryError)) and not any(s in str(exc) for s in signs):
             raise
-        where = f"rank {world.rank} on {world.device}" if world.size > 1 else str(world.device)
+        where = f"rank {processes.rank} on {processes.device}" if processes.size > 1 else str(processes.device)
         raise TrainingError(
             f"out of memory ({where}): {str(exc).splitlines()[0][:200] if str(exc) else 'no memory left'}",
             f"lower train.batch (now {recipe.train.batch}), or set train.amp; the last checkpoint is whole",
@@ -145,33 +145,33 @@ def _batch_errors(recipe: Recipe, world: World) -> Iterator[None]:
         if "more than 1 value per channel" not in str(exc):
             raise
         raise TrainingError(
-            f"batch normalisation has one value per channel to normalise, in a batch of {recipe.train.batch}"
-            + (f" for {world.size} processes" if world.size > 1 else ""),
+            f"batch normalization has one value per channel to normalize, in a batch of {recipe.train.batch}"
+            + (f" for {processes.size} processes" if processes.size > 1 else ""),
             "raise train.batch: each process needs at least two images of it",
         ) from exc
 
 
-def make_trainer(recipe: Recipe, world: World, skip_corrupt: bool, progress: Progress) -> Trainer:
-    """Data, network and optimiser as the recipe says, ready for the first epoch."""
+def make_trainer(recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, progress: Progress) -> Trainer:
+    """Data, network and optimizer as the recipe says, ready for the first epoch."""
     settings = recipe.train
-    if world.size > settings.batch:
+    if processes.size > settings.batch:
         raise TrainingError(
-            f"{world.size} processes cannot share batches of {settings.batch} images",
+            f"{processes.size} processes cannot share batches of {settings.batch} images",
             "start fewer processes, or set a larger train.batch (it is of the whole job)",
         )
-    material = world.together("open the data", lambda: open_material(recipe, world.device, skip_corrupt))
-    world.must_agree("the data", material.identity())
-    network, notes = world.together("start the network", lambda: start_network(recipe, material.labels))
+    splits = processes.on_all_ranks("open the data", lambda: open_splits(recipe, processes.device, skip_corrupt))
+    processes.check_agreement("the data", splits.identity())
+    network, notes = processes.on_all_ranks("start the network", lambda: start_network(recipe, splits.labels))
     for note in notes:
         progress.note(note)
-    network.to(world.device)
+    network.to(processes.device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
-    if settings.sync_batchnorm and world.size > 1:
+    if settings.sync_batchnorm and processes.size > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     learner = make_learner(recipe, network)
-    learner, material = with_cached_features(recipe, learner, material, progress)
-    return Trainer(settings, learner, material, world, progress)
+    learner, splits = cache_features(recipe, learner, splits, progress)
+    return Trainer(settings, learner, splits, processes, progress)
 
 
 def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.device:
@@ -191,7 +191,7 @@ def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.devic
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
-def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> Material:
+def open_splits(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> DataSplits:
     """Open the recipe's data and hold part of the training split out; raises `DataError` when it cannot be trained on.
 
     Test classes are matched with the training classes by name; one that these lack is refused. Where the data has no
@@ -215,13 +215,13 @@ def open_material(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> M
             f"set train.batch to at most {len(kept)}",
         )
 
-    def pictures(dataset: Dataset, augment: AugmentSettings) -> Pictures:
-        return Pictures(
+    def pictures(dataset: Dataset, augment: AugmentSettings) -> ImageLoader:
+        return ImageLoader(
             dataset, augment, device, seed=settings.seed, workers=settings.workers, skip_corrupt=skip_corrupt
         )
 
     plain = AugmentSettings()
-    return Material(
+    return DataSplits(
         train=pictures(kept, settings.augment),
         validation=pictures(whole.subset(sorted(held)), plain) if held else None,
         test=None if test is None else pictures(test, plain),
@@ -250,7 +250,7 @@ def _check_trainable(recipe: Recipe, whole: Dataset, labels: list[str]) -> None:
         )
 
 
-class Run:
+class TrainingRun:
     """A training run in its folder: epochs, checkpoints, resuming."""
 
     def __init__(self, recipe: Recipe, output: Path, trainer: Trainer) -> None:
@@ -260,14 +260,14 @@ class Run:
     def restore(self) -> None:
         """Continue after the last completed epoch; raises `TrainingError` when the state is another run's."""
         trainer = self.trainer
-        state = trainer.world.from_first("read the training state", lambda: read_state(self.output, self.recipe))
-        if state["labels"] != trainer.material.labels:
+        state = trainer.processes.on_first_rank("read the training state", lambda: read_state(self.output, self.recipe))
+        if state["labels"] != trainer.splits.labels:
             raise TrainingError(
                 f"{self.output}: the run was started with the classes {', '.join(state['labels'])}; "
-                f"the data now has {', '.join(trainer.material.labels)}",
+                f"the data now has {', '.join(trainer.splits.labels)}",
                 START_ANEW,
             )
-        images = trainer.material.identity()
+        images = trainer.splits.identity()
         if other := [k for k, digest in state.get("images", images).items() if digest != images.get(k)]:
             raise TrainingError(
                 f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
@@ -277,26 +277,26 @@ class Run:
             if before != now:
                 trainer.progress.note(f"resuming with {now} {what}, not {before}: the weights will differ in rounding")
         trainer.network.load_state_dict(state["network"])
-        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
         trainer.plateau = Plateau(**state["plateau"])
         if trainer.average is not None:
             trainer.average.steps = state["average_steps"]
-            trainer.average.weights = {k: v.to(trainer.world.device) for k, v in state["average"].items()}
+            trainer.average.weights = {k: v.to(trainer.processes.device) for k, v in state["average"].items()}
         self.best, self.history = Best(**state["best"]), state["history"]
         trainer.progress.note(f"resuming after epoch {len(self.history)} of {self.recipe.train.epochs}")
 
     def to_the_end(self) -> None:
         """The epochs that are left, each with its checkpoints."""
         settings, trainer = self.recipe.train, self.trainer
-        events = EventFile(self.output / "tensorboard") if trainer.world.writes else None
+        events = EventFile(self.output / "tensorboard") if trainer.processes.writes else None
         for epoch in range(len(self.history), settings.epochs):
             if settings.early_stop and epoch - self.best.epoch >= settings.early_stop:
                 trainer.progress.note(f"stopped early: no better validation top-1 since epoch {self.best.epoch}")
                 break
             started = time.monotonic()
             loss, top1_pct, images_per_s = trainer.train_epoch(epoch)
-            held_out = trainer.material.validation
+            held_out = trainer.splits.validation
             score = trainer.evaluate(held_out) if held_out is not None else None
             if score is not None:
                 trainer.plateau.after_epoch(score.top1_pct, settings)
@@ -323,10 +323,10 @@ class Run:
         """Make the best epoch's weights the result, and measure them once on the test split."""
         trainer, best = self.trainer, self.output / "best.safetensors"
         trainer.average = None
-        if trainer.world.writes:
+        if trainer.processes.writes:
             trainer.network.load_state_dict(read_weights(best))
-        trainer.world.equalise(trainer.network.state_dict().values())
-        test, held_out = trainer.material.test, trainer.material.validation
+        trainer.processes.broadcast(trainer.network.state_dict().values())
+        test, held_out = trainer.splits.test, trainer.splits.validation
         score = trainer.evaluate(test, trainer.network) if test is not None else None
         result = TrainResult(
             checkpoint=self.output / "model.safetensors",
@@ -340,9 +340,9 @@ class Run:
             n=score.n if score else 0,
             images_per_s=sum(h["images_per_s"] for h in self.history) / len(self.history),
             seconds=seconds,
-            corrupt_images=trainer.material.corrupt(trainer.world),
+            corrupt_images=trainer.splits.corrupt(trainer.processes),
         )
-        if trainer.world.writes:
+        if trainer.processes.writes:
             facts = {k: v for k, v in result.to_json().items() if k != "checkpoint"}
 
             def copy_best(temporary: Path) -> None:
@@ -357,7 +357,7 @@ class Run:
         better = self.best.beaten_by(score)
         if better:
             self.best = Best(epoch, score.top1_pct if score else None, score.loss if score else math.inf)
-        if not trainer.world.writes:
+        if not trainer.processes.writes:
             return
         weights = trainer.average.weights if trainer.average else trainer.network.state_dict()
         facts = {"epoch": epoch, "validation_top1_pct": score.top1_pct if score else None}
@@ -368,11 +368,11 @@ class Run:
             self.output,
             {
                 "fields": json.dumps(checkpoint_fields(self.recipe)),
-                "labels": trainer.material.labels,
-                "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
+                "labels": trainer.splits.labels,
+                "images": {k: v for k, v in trainer.splits.identity().items() if k != "labels"},
                 "device": to_plain(self._device()),
                 "network": trainer.network.state_dict(),
-                "optimiser": trainer.optimiser.state_dict(),
+                "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
                 "plateau": asdict(trainer.plateau),
                 "average": trainer.average.weights if trainer.average else {},
@@ -383,17 +383,17 @@ class Run:
         )
 
     def _sidecar(self, path: Path, facts: dict[str, Any]) -> Sidecar:
-        material = self.trainer.material
-        return checkpoint_sidecar(self.recipe, path, material.labels, material.preprocessing, self._device(), facts)
+        splits = self.trainer.splits
+        return checkpoint_sidecar(self.recipe, path, splits.labels, splits.preprocessing, self._device(), facts)
 
     def _device(self) -> Device:
-        world = self.trainer.world
-        on_gpu = world.device.type == "cuda"
+        processes = self.trainer.processes
+        on_gpu = processes.device.type == "cuda"
         return Device(
             cpu="" if on_gpu else cpu_name(),
-            gpu_name=torch.cuda.get_device_name(world.device) if on_gpu else "",
+            gpu_name=torch.cuda.get_device_name(processes.device) if on_gpu else "",
             threads=torch.get_num_threads(),
-            processes=world.size,
+            processes=processes.size,
         )
 
 

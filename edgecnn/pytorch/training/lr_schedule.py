@@ -38,13 +38,13 @@ def learning_rate_factor(settings: TrainSettings, step: int, steps_per_epoch: in
     warmup, total = round(settings.warmup_epochs * steps_per_epoch), settings.epochs * steps_per_epoch
     if step < warmup:
         return (step + 1) / warmup
-    if settings.schedule == "step":
+    if settings.lr_schedule == "step":
         return settings.factor ** sum(step // steps_per_epoch >= m for m in settings.milestones or ())
-    if settings.schedule == "plateau":
+    if settings.lr_schedule == "plateau":
         return plateau.scale
-    if settings.schedule == "constant":
+    if settings.lr_schedule == "constant":
         return 1.0
-    if settings.schedule == "cosine":
+    if settings.lr_schedule == "cosine":
         return _flank(1.0, 0.0, (step - warmup) / max(1, total - warmup))
     peak = ONE_CYCLE_RISE * (total - warmup) - 1
     if step - warmup <= peak:

@@ -1,4 +1,4 @@
-"""What updates the weights: initialisation, optimiser, moving average."""
+"""What updates the weights: initialization, optimizer, moving average."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn, optim
 from edgecnn.recipe.schema import TrainSettings
 
 
-def initialise(network: nn.Module, settings: TrainSettings) -> None:
-    """Replace the network's own initialisation where the recipe asks for He's (2015, normal, fan out) or Xavier's
+def initialize(network: nn.Module, settings: TrainSettings) -> None:
+    """Replace the network's own initialization where the recipe asks for He's (2015, normal, fan out) or Xavier's
     (Glorot and Bengio 2010, uniform), and its dropout probability where that is given."""
     for layer in network.modules():
         if isinstance(layer, nn.Dropout | nn.Dropout2d) and settings.dropout is not None:
@@ -26,10 +26,10 @@ def initialise(network: nn.Module, settings: TrainSettings) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def make_optimiser(groups: Iterable[dict[str, object]], settings: TrainSettings) -> optim.Optimizer:
+def make_optimizer(groups: Iterable[dict[str, object]], settings: TrainSettings) -> optim.Optimizer:
     """SGD with momentum or AdamW over parameter groups; each group's `share` scales its learning rate."""
     made = [{"share": 1.0, **group} for group in groups]
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return optim.AdamW(made, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     return optim.SGD(
         made,

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among those of the job, and the device it works on."""
 
     rank: int
@@ -33,7 +33,7 @@ class World:
         """Only one process writes files and prints."""
         return self.rank == 0
 
-    def share(self, items: Any) -> Any:
+    def shard(self, items: Any) -> Any:
         """This rank's contiguous part of a sequence; the parts differ by at most one item."""
         start, stop = (len(items) * r // self.size for r in (self.rank, self.rank + 1))
         return items[start:stop]
@@ -46,19 +46,19 @@ class World:
             body, device_ids=[self.device] if self.device.type == "cuda" else None
         )
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """`values` summed over all processes."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the tensors of rank 0, such as BN statistics."""
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's value, in order."""
         if self.size == 1:
             return [value]
@@ -66,13 +66,13 @@ class World:
         distributed.all_gather_object(values, value)
         return values
 
-    def together(self, what: str, action: Callable[[], Result]) -> Result:
+    def on_all_ranks(self, what: str, action: Callable[[], Result]) -> Result:
         """`action` on every rank; where it fails on one, all ranks raise, each with what happened where."""
         try:
             result, error = action(), None
         except EdgecnnError as exc:
             result, error = None, exc
-        messages = self.gather(error.message if error else None)
+        messages = self.all_gather(error.message if error else None)
         if error is not None:
             raise error
         for rank, message in enumerate(messages):
@@ -81,18 +81,18 @@ class World:
         assert result is not None
         return result
 
-    def from_first(self, what: str, action: Callable[[], Result]) -> Result:
+    def on_first_rank(self, what: str, action: Callable[[], Result]) -> Result:
         """What `action` gives on rank 0, on every rank; its error is everybody's."""
         if self.size == 1:
             return action()
-        found: list[Any] = self.together(what, lambda: [action()] if self.writes else [None])
+        found: list[Any] = self.on_all_ranks(what, lambda: [action()] if self.writes else [None])
         distributed.broadcast_object_list(found, 0)
         result: Result = found[0]
         return result
 
-    def must_agree(self, what: str, value: dict[str, Any]) -> None:
+    def check_agreement(self, what: str, value: dict[str, Any]) -> None:
         """Raises `TrainingError` naming the first rank and key whose value is not that of rank 0."""
-        everyone = self.gather(value)
+        everyone = self.all_gather(value)
         for rank, other in enumerate(everyone):
             for key in sorted(everyone[0].keys() | other.keys()):
                 if everyone[0].get(key) != other.get(key):
@@ -103,7 +103,7 @@ class World:
                     )
 
 
-def place() -> tuple[int, int, int]:
+def rank_from_environment() -> tuple[int, int, int]:
     """(rank, number of processes, rank on this machine) as torchrun's environment says, else those of one process.
 
     Raises `TrainingError` where the environment contradicts itself.
@@ -121,21 +121,21 @@ def place() -> tuple[int, int, int]:
     return rank, size, local
 
 
-def joined_on_cpu() -> contextlib.AbstractContextManager[World]:
-    """`joined` for work on processors alone, keeping the connection."""
-    return joined(lambda local: torch.device("cpu"), keep=True)
+def join_process_group_on_cpu() -> contextlib.AbstractContextManager[ProcessGroup]:
+    """`join_process_group` for work on processors alone, keeping the connection."""
+    return join_process_group(lambda local: torch.device("cpu"), keep=True)
 
 
 @contextlib.contextmanager
-def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iterator[World]:
+def join_process_group(device: Callable[[int], torch.device], *, keep: bool = False) -> Iterator[ProcessGroup]:
     """This process's place in its job: what torchrun's environment says, else alone.
 
     `device(local_rank)` chooses the device; with `keep` the connection stays, to be used again. Raises `TrainingError`
     when the others cannot be reached, and for a process that died while this one waited for it.
     """
-    rank, size, local = place()
+    rank, size, local = rank_from_environment()
     if size == 1:
-        yield World(0, 1, device(0))
+        yield ProcessGroup(0, 1, device(0))
         return
     here = device(local)
     if here.type == "cuda":
@@ -151,7 +151,7 @@ def joined(device: Callable[[int], torch.device], *, keep: bool = False) -> Iter
             "another job may hold the port: give torchrun another --master-port; check the address and the firewall",
         ) from exc
     try:
-        yield World(rank, size, here)
+        yield ProcessGroup(rank, size, here)
     except RuntimeError as exc:
         if not _is_lost_peer(exc):
             raise

@@ -126,7 +126,7 @@ class Bar(Silent):
         self.bar.stop()
 
 
-def for_terminal() -> Progress:
+def open_progress() -> Progress:
     """A bar where stderr is a terminal, else lines."""
     return Bar() if sys.stderr.isatty() else Lines()
 

@@ -22,9 +22,9 @@ from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.errors import ModelError, RecipeError
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.training.augment import key
-from edgecnn.pytorch.training.epoch import Learner, Material
-from edgecnn.pytorch.training.loader import Features, Source
-from edgecnn.pytorch.training.optimizer import initialise
+from edgecnn.pytorch.training.epoch import DataSplits, Learner
+from edgecnn.pytorch.training.loader import CachedFeatures, Source
+from edgecnn.pytorch.training.optimizer import initialize
 from edgecnn.pytorch.training.progress import Progress
 from edgecnn.pytorch.weights import load_weights, read_state
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TransferSettings
@@ -53,10 +53,10 @@ def start_network(recipe: Recipe, labels: Sequence[str]) -> tuple[nn.Module, lis
     card, settings = find_model(recipe.model.name), recipe.train
     torch.manual_seed(key(settings.seed, "weights"))
     network = build_model(card.name, len(labels))
-    initialise(network, settings)
+    initialize(network, settings)
     if recipe.model.weights == "none":
         return network, []
-    classes = classes_of(recipe.model.weights, card)
+    classes = count_classes(recipe.model.weights, card)
     source = build_model(card.name, classes)
     info = load_weights(source, card, recipe.model.weights)
     known = known_labels(recipe.model.weights)
@@ -113,48 +113,48 @@ def make_learner(recipe: Recipe, network: nn.Module) -> Learner:
     return Learner(network, network, groups, frozen, auxiliary)
 
 
-def with_cached_features(
-    recipe: Recipe, learner: Learner, material: Material, progress: Progress
-) -> tuple[Learner, Material]:
+def cache_features(
+    recipe: Recipe, learner: Learner, splits: DataSplits, progress: Progress
+) -> tuple[Learner, DataSplits]:
     """Where a part is frozen and no augmentation varies its input: its features, computed once, and the rest of the
     network as what is trained on them; else both as they came."""
     if not recipe.transfer.cache or not learner.frozen:
-        return learner, material
+        return learner, splits
     settings = recipe.train
     if settings.augment != AugmentSettings() or settings.mixup or settings.cutmix:
         progress.note("augmentation varies the images: the features of the frozen layers are computed in each epoch")
-        return learner, material
+        return learner, splits
     parts = split_frozen(learner.network, [g["params"] for g in learner.groups])
     if parts is None:
         progress.note("the frozen layers cannot be cut off in one place: their features are computed in each epoch")
-        return learner, material
+        return learner, splits
     prefix, body = parts
-    one = next(iter(material.train.batches([material.train.readable[:1]])))
+    one = next(iter(splits.train.batches([splits.train.readable[:1]])))
     prefix.eval()
     with torch.no_grad():
-        shape = prefix(material.train.inputs(one)).shape[1:]
-    images = len(material.train.readable) + (len(material.validation.readable) if material.validation else 0)
+        shape = prefix(splits.train.inputs(one)).shape[1:]
+    images = len(splits.train.readable) + (len(splits.validation.readable) if splits.validation else 0)
     if images * shape.numel() * 4 > CACHE_BYTES:
         progress.note(f"{images} x {list(shape)} features exceed {CACHE_BYTES >> 30} GiB: computed in each epoch")
-        return learner, material
+        return learner, splits
     progress.note(f"features of the frozen layers, {list(shape)}, are computed once for {images} images")
     cached = replace(
-        material,
-        train=frozen_features(prefix, material.train),
-        validation=frozen_features(prefix, material.validation) if material.validation else None,
+        splits,
+        train=compute_frozen_features(prefix, splits.train),
+        validation=compute_frozen_features(prefix, splits.validation) if splits.validation else None,
     )
     return replace(learner, body=body), cached
 
 
 @torch.no_grad()
-def frozen_features(prefix: nn.Module, source: Source) -> Features:
+def compute_frozen_features(prefix: nn.Module, source: Source) -> CachedFeatures:
     """`prefix`, in eval mode, of every readable image."""
     order = np.array_split(source.readable, -(-len(source.readable) // FEATURE_BATCH))
     features, labels = [], []
     for batch in source.batches(order):
         features.append(prefix(source.inputs(batch)).contiguous())
         labels.append(batch.label)
-    return Features(torch.cat(features), torch.cat(labels), source.corrupt, source.sha256)
+    return CachedFeatures(torch.cat(features), torch.cat(labels), source.corrupt, source.sha256)
 
 
 def split_frozen(network: nn.Module, trained: Sequence[Sequence[Tensor]]) -> tuple[nn.Module, nn.Module] | None:
@@ -203,7 +203,7 @@ def _first_trained(transfer: TransferSettings, stages: Sequence[str]) -> int:
     return len(stages) - count
 
 
-def classes_of(weights: str, card: ModelCard) -> int:
+def count_classes(weights: str, card: ModelCard) -> int:
     """How many classes the weights were trained for."""
     path = Path(weights)
     if not path.is_file():
