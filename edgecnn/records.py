@@ -15,19 +15,23 @@ Its fields are the keys of the JSON. pydantic's `TypeAdapter` does the work and 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import re
+import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from edgecnn.errors import ArtifactError, EdgecnnError
+from edgecnn.errors import ArtifactError, EdgecnnError, nearest
 
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 FLAT: Mapping[str, Any] = {"flat": True}
 SHOWN_PROBLEMS = 8
 
 Record = TypeVar("Record")
+Toml: TypeAlias = "str | int | float | bool | datetime.date | datetime.time | list[Toml] | dict[str, Toml] | None"
 
 
 def record_from_json(kind: type[Record], text: str | bytes, where: str, hint: str) -> Record:
@@ -42,18 +46,41 @@ def record_from_mapping(
     kind: type[Record], content: Mapping[str, Any], where: str, hint: str, error: type[EdgecnnError] = ArtifactError
 ) -> Record:
     """The record of `kind` in parsed JSON or TOML; raises `error` that names `where` and every problem."""
-    from pydantic import ValidationError
-
     if "provenance" in content and not _has_field(kind, "provenance"):
         content = {key: value for key, value in content.items() if key != "provenance"}
-    try:
-        made: Record = _adapter(kind).validate_json(json.dumps(_grouped(kind, content), default=str))
-    except ValidationError as exc:
-        raise error(f"{where}: {_listed([*_problems(exc)])}", hint) from exc
+    made, problems = record_and_problems(kind, content)
+    if made is None or problems:
+        raise error(f"{where}: {_listed(problems)}", hint)
     for name in getattr(kind, "DERIVED", ()):
         if name in content and content[name] != (derived := to_plain(getattr(made, name))):
             raise error(f"{where}: {name} is {content[name]!r}, its other values say {derived!r}", hint)
     return made
+
+
+def record_and_problems(kind: type[Record], content: Mapping[str, Any]) -> tuple[Record | None, list[str]]:
+    """The record of `kind` in parsed JSON or TOML, without what is wrong in it (None where that leaves no record), and
+    every problem, each with its dotted key."""
+    from pydantic import ValidationError
+
+    hidden = [f.name for f in dataclasses.fields(kind) if f.metadata.get("hidden") and f.name in content]  # type: ignore[arg-type]
+    problems = [_unknown(kind, (name,)) for name in hidden]
+    whole = _grouped(kind, {key: value for key, value in content.items() if key not in hidden})
+    made: Record
+    try:
+        made = _adapter(kind).validate_json(json.dumps(whole, default=_foreign))
+        return made, problems
+    except ValidationError as exc:
+        found = exc.errors(include_url=False)
+    except (RecursionError, ValueError) as exc:
+        return None, [*problems, f"it cannot be read: {_lower(str(exc))}"]
+    problems += [_worded(kind, problem) for problem in found]
+    try:
+        made = _adapter(kind).validate_json(
+            json.dumps(_without(whole, [problem["loc"] for problem in found]), default=_foreign)
+        )
+    except ValidationError:
+        return None, problems
+    return made, problems
 
 
 def mapping_from_json(text: str | bytes, where: str, hint: str) -> dict[str, Any]:
@@ -73,6 +100,25 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_once)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
+
+
+def parse_toml(text: str) -> dict[str, Toml]:
+    """The content of a TOML text; raises `ValueError` for anything else."""
+    if sys.version_info >= (3, 11):
+        import tomllib as toml
+    else:
+        import tomli as toml
+    try:
+        return dict(toml.loads(text))
+    except RecursionError as exc:
+        raise ValueError("nested too deep") from exc
+
+
+def name_tables(tables: Toml) -> Toml:
+    """TOML tables by name, each with its key as its `name`."""
+    if not isinstance(tables, dict):
+        return tables
+    return {name: {"name": name, **table} if isinstance(table, dict) else table for name, table in tables.items()}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,17 +195,69 @@ def _grouped(kind: Any, content: Any) -> Any:
     return {key: value for key, value in found.items() if key not in taken or key in own}
 
 
-def _problems(exc: Any) -> Iterator[str]:
-    for problem in exc.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "it"
-        kind = problem["type"]
-        if kind in ("missing", "missing_argument"):
-            yield f"{where} is missing"
-        elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            yield f"{where} is not known"
-        else:
-            shown = repr(problem["input"])
-            yield f"{where} = {shown[:40] + '...' if len(shown) > 40 else shown}: {_lower(problem['msg'])}"
+def _foreign(value: Any) -> Any:
+    """What JSON has no type for: a path is a string, and a date of TOML is nothing that a field takes."""
+    return str(value) if isinstance(value, Path) else {"date": str(value)}
+
+
+def _without(content: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy of `content` without the values at `places`; of a list that holds one, the whole list goes."""
+    copy: dict[str, Any] = {key: _without(v, ()) if isinstance(v, dict) else v for key, v in content.items()}
+    for *path, last in places:
+        inner, key = copy, str(last)
+        for part in map(str, path):
+            if not isinstance(inner.get(part), dict):
+                key = part
+                break
+            inner = inner[part]
+        inner.pop(key, None)
+    return copy
+
+
+_WORDED = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a section with keys of its own",
+    "dataclass_type": "must be a section with keys of its own",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must be a list with at least one entry",
+    "literal_error": "must be one of {expected}",
+}
+
+
+def _worded(kind: Any, problem: Any) -> str:
+    """One of pydantic's errors as a line that begins with the dotted key."""
+    place, what = problem["loc"], problem["type"]
+    where = ".".join(map(str, place)) or "it"
+    if what in ("missing", "missing_argument"):
+        return f"{where} is missing"
+    if what in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown(kind, place)
+    shown, allowed = repr(problem["input"]), problem.get("ctx", {})
+    said = _WORDED[what].format(**allowed) if what in _WORDED else _lower(problem["msg"])
+    if what == "literal_error":
+        close = nearest(str(problem["input"]), re.findall(r"'([^']*)'", allowed["expected"]))
+        said += f"; {close}" if close else ""
+    return f"{where} = {shown[:40] + '...' if len(shown) > 40 else shown}: {said}"
+
+
+def _unknown(kind: Any, place: tuple[int | str, ...]) -> str:
+    """That the last part of `place` is no key, with those that are."""
+    for part in place[:-1]:
+        hint = typing.get_type_hints(kind).get(str(part)) if dataclasses.is_dataclass(kind) else kind
+        kind = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
+    text = f"unknown key {'.'.join(map(str, place))}"
+    if not dataclasses.is_dataclass(kind):
+        return text
+    known = [f.name for f in dataclasses.fields(kind) if not f.metadata.get("hidden")]
+    return f"{text}; {nearest(str(place[-1]), known) or 'allowed: ' + ', '.join(known)}"
 
 
 def _lower(text: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 from edgecnn.errors import DeviceError, RecipeError, nearest
+from edgecnn.records import STRICT, name_tables, parse_toml, record_from_mapping
 from edgecnn.results.device import Device
 
 MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
@@ -22,6 +21,8 @@ class Target:
 
     `unsupported` says why this project cannot build for it; `unverified` names the fields that nobody checked.
     """
+
+    __pydantic_config__ = STRICT
 
     name: str
     kind: Literal["cpu", "gpu"]
@@ -50,6 +51,8 @@ class Target:
 class JetPack:
     """What one release of JetPack carries."""
 
+    __pydantic_config__ = STRICT
+
     name: str
     l4t: str
     devices: str
@@ -60,14 +63,24 @@ class JetPack:
     source: str
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """What `targets.toml` holds."""
+
+    __pydantic_config__ = STRICT
+
+    target: dict[str, Target]
+    jetpack: dict[str, JetPack]
+
+
 def targets() -> dict[str, Target]:
     """Every target by name, the unsupported ones too."""
-    return {name: _target(name, entry) for name, entry in _content()["target"].items()}
+    return dict(_content().target)
 
 
 def jetpacks() -> dict[str, JetPack]:
     """Every JetPack release by name, oldest first."""
-    return {name: JetPack(name=name, **entry) for name, entry in _content()["jetpack"].items()}
+    return dict(_content().jetpack)
 
 
 def find_target(name: str) -> Target:
@@ -132,14 +145,7 @@ def _tensorrt_mismatch(target: Target, version: str) -> str | None:
 
 
 @functools.cache
-def _content() -> dict[str, dict[str, Any]]:
-    if sys.version_info >= (3, 11):
-        import tomllib as toml
-    else:
-        import tomli as toml
-    return dict(toml.loads(resources.files("edgecnn").joinpath("targets.toml").read_text(encoding="utf-8")))
-
-
-def _target(name: str, entry: Mapping[str, Any]) -> Target:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    return Target(name=name, **values)
+def _content() -> _Tables:
+    content = parse_toml(resources.files("edgecnn").joinpath("targets.toml").read_text(encoding="utf-8"))
+    tables = {key: name_tables(value) for key, value in content.items()}
+    return record_from_mapping(_Tables, tables, "targets.toml", "install edgecnn again")

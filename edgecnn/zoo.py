@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
-import sys
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import TypeAlias
 
 from edgecnn.errors import ModelError, nearest
+from edgecnn.records import STRICT, Toml, name_tables, parse_toml, record_from_mapping
+
+PreprocessingFields: TypeAlias = "dict[str, int | str | list[float]]"  # as it stands in a sidecar
 
 
 @dataclass(frozen=True)
 class Weights:
     """One published set of weights, and what it was trained with."""
+
+    __pydantic_config__ = STRICT
 
     url: str
     sha256: str  # whole, or the prefix that the publisher gives
@@ -34,6 +38,8 @@ class ModelCard:
     paper's where nobody publishes weights.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     family: str
     year: int
@@ -42,7 +48,7 @@ class ModelCard:
     classes: int
     params: int
     macs: int
-    preprocessing: dict[str, Any]
+    preprocessing: PreprocessingFields
     top1_pct: float | None = None
     top5_pct: float | None = None
     aliases: tuple[str, ...] = ()
@@ -52,26 +58,40 @@ class ModelCard:
     notes: str = field(default="")
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Zoo:
+    """What `zoo.toml` holds."""
+
+    __pydantic_config__ = STRICT
+
+    preprocessing: dict[str, PreprocessingFields]
+    models: dict[str, ModelCard]
+
+
 def cards() -> dict[str, ModelCard]:
     """Every network by name, in the order of `zoo.toml` (that of the papers)."""
-    return {name: _card(name, entry, presets()) for name, entry in _content().items() if name != "preprocessing"}
+    return _content().models
 
 
-def presets() -> dict[str, dict[str, Any]]:
+def presets() -> dict[str, PreprocessingFields]:
     """The named ways of preprocessing, as they stand in a sidecar."""
-    found: dict[str, dict[str, Any]] = _content()["preprocessing"]
-    return found
+    return _content().preprocessing
 
 
 @functools.cache
-def _content() -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib as toml
-    else:
-        import tomli as toml
-    content: dict[str, Any] = toml.loads(resources.files("edgecnn").joinpath("zoo.toml").read_text(encoding="utf-8"))
-    return content
+def _content() -> _Zoo:
+    content = parse_toml(resources.files("edgecnn").joinpath("zoo.toml").read_text(encoding="utf-8"))
+    preprocessing = content.pop("preprocessing")
+    models = {name: _with_preprocessing(entry, preprocessing) for name, entry in content.items()}
+    tables = {"preprocessing": preprocessing, "models": name_tables(models)}
+    return record_from_mapping(_Zoo, tables, "zoo.toml", "install edgecnn again")
+
+
+def _with_preprocessing(entry: Toml, presets: Toml) -> Toml:
+    """A network's table with the preset that it names in place of the name."""
+    if not isinstance(entry, dict) or not isinstance(presets, dict):
+        return entry
+    return {**entry, "preprocessing": presets.get(str(entry.get("preprocessing")))}
 
 
 def find_model(name: str) -> ModelCard:
@@ -108,13 +128,3 @@ def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     text = resources.files("edgecnn").joinpath("imagenet.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     return tuple(name for _, name in rows), tuple(wnid for wnid, _ in rows)
-
-
-def _card(name: str, entry: dict[str, Any], presets: dict[str, dict[str, Any]]) -> ModelCard:
-    entry = dict(entry)
-    entry["input_shape"] = tuple(entry["input_shape"])
-    entry["aliases"] = tuple(entry.get("aliases", ()))
-    entry["preprocessing"] = presets[entry["preprocessing"]]
-    if "weights" in entry:
-        entry["weights"] = Weights(**entry["weights"])
-    return ModelCard(name=name, **entry)

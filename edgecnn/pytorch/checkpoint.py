@@ -21,7 +21,7 @@ from edgecnn.results.device import Device
 from edgecnn.zoo import find_model, imagenet_classes
 
 STATE_NAME = "training-state.pt"
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 
 Weights = Mapping[str, Tensor]
 
@@ -85,7 +85,10 @@ def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
         raise TrainingError(f"{path}: there is no run to resume", "start one without --resume")
     state: dict[str, Any] = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
     if state.get("schema") != STATE_SCHEMA:
-        raise TrainingError(f"{path}: not a training state of this edgecnn", "start anew without --resume")
+        raise TrainingError(
+            f"{path}: a training state of schema {state.get('schema')}, this edgecnn reads {STATE_SCHEMA}",
+            "finish the run with the version that began it, or start anew without --resume",
+        )
     before, now, changed = _changes(state, recipe)
     if changed:
         listing = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed)

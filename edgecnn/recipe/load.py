@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from edgecnn.errors import RecipeError, nearest
-from edgecnn.recipe.rules import _contradictions
-from edgecnn.recipe.schema import Recipe, _shown
+from edgecnn.recipe.rules import find_contradictions
+from edgecnn.recipe.schema import RENAMED, Recipe
+from edgecnn.records import Toml, parse_toml, record_and_problems
 
 
 def recipe_folders() -> list[Path]:
@@ -55,26 +53,49 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, with `section.key=value` overrides; raises `RecipeError` that lists every problem."""
     path = find_recipe(name_or_path)
     content = _parse(path, _read(path))
+    problems = _rename_keys(content)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise RecipeError(f"--set {override}: expected key=value", "for example --set train.epochs=3")
-        _put(content, key.strip(), _override_value(value.strip()))
-    return recipe_from_mapping(content, path)
+        _put(content, RENAMED.get(key.strip(), key.strip()), _override_value(value.strip()))
+    return _checked_recipe(content, path, problems + _rename_keys(content))
 
 
-def recipe_from_mapping(content: Mapping[str, Any], path: Path) -> Recipe:
+def recipe_from_mapping(content: Mapping[str, Toml], path: Path) -> Recipe:
     """A recipe from parsed TOML; raises `RecipeError` that lists every problem, each with its key."""
-    problems: list[str] = []
-    recipe: Recipe = _build(Recipe, content, "", problems)
-    problems += _contradictions(recipe)
-    if problems:
+    own = copy.deepcopy(dict(content))
+    return _checked_recipe(own, path, _rename_keys(own))
+
+
+def _checked_recipe(content: Mapping[str, Toml], path: Path, problems: list[str]) -> Recipe:
+    recipe, found = record_and_problems(Recipe, content)
+    problems = problems + found + ([] if recipe is None else find_contradictions(recipe))
+    if recipe is None or problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         listing = "".join(f"\n  - {p}" for p in problems) if len(problems) > 1 else ""
         raise RecipeError(
             f"{path}: {problems[0]}{more}{listing}", "`edgecnn recipe show NAME` prints a recipe with every key"
         )
     return dataclasses.replace(recipe, path=path)
+
+
+def _rename_keys(content: dict[str, Toml]) -> list[str]:
+    """Bring keys of earlier versions, in place, to their present names; returns what stands there under both."""
+    problems = []
+    for old, new in RENAMED.items():
+        *sections, last = old.split(".")
+        inner: Toml = content
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or last not in inner:
+            continue
+        value, present = inner.pop(last), new.rpartition(".")[2]
+        if present in inner:
+            problems.append(f"{old} and {new} are one setting, by its earlier and its present name: keep {new}")
+        else:
+            inner[present] = value
+    return problems
 
 
 def _read(path: Path) -> str:
@@ -84,27 +105,21 @@ def _read(path: Path) -> str:
         raise RecipeError(f"{path}: cannot be read: {exc}", "a recipe is a UTF-8 TOML file") from exc
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib as toml
-    else:
-        import tomli as toml
+def _parse(path: Path, text: str) -> dict[str, Toml]:
     try:
-        return dict(toml.loads(text))
-    except (ValueError, RecursionError) as exc:
+        return parse_toml(text)
+    except ValueError as exc:
         raise RecipeError(f"{path}: not valid TOML: {exc}", "a key may stand only once, strings need quotes") from exc
 
 
-def _override_value(text: str) -> Any:
+def _override_value(text: str) -> Toml:
     try:
         return _parse(Path("--set"), f"value = {text}")["value"]
     except RecipeError:
         return text
 
 
-def _put(content: dict[str, Any], key: str, value: Any) -> None:
+def _put(content: dict[str, Toml], key: str, value: Toml) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inner = content.setdefault(section, {})
@@ -112,62 +127,3 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
             raise RecipeError(f"--set {key}: {section} is not a section", "`edgecnn recipe show NAME` prints the keys")
         content = inner
     content[last] = value
-
-
-def _build(kind: Any, content: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in _shown(kind)}
-    for key in content.keys() - known.keys():
-        problems.append(f"unknown key {prefix}{key}; {nearest(key, known) or 'allowed: ' + ', '.join(known)}")
-    values = {}
-    for name, f in known.items():
-        if name not in content:
-            continue
-        where, value, hint = f"{prefix}{name}", content[name], hints[name]
-        if dataclasses.is_dataclass(hint):
-            if isinstance(value, dict):
-                values[name] = _build(hint, value, f"{where}.", problems)
-            else:
-                problems.append(f"{where} must be a section, [{where}]")
-            continue
-        if problem := _type_problem(hint, value) or _range_problem(f, value):
-            problems.append(f"{where} = {value!r}: {problem}")
-        else:
-            values[name] = _converted(hint, value)
-    return kind(**values)
-
-
-def _type_problem(hint: Any, value: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _type_problem(next(a for a in arguments if a is not type(None)), value)
-    if origin is Literal:
-        if value in arguments:
-            return ""
-        close = nearest(str(value), [str(a) for a in arguments])
-        return f"must be one of {', '.join(map(repr, arguments))}" + (f"; {close}" if close else "")
-    if origin is tuple:
-        if not isinstance(value, list) or not value:
-            return "must be a list with at least one entry"
-        return next((p for v in value if (p := _type_problem(arguments[0], v))), "")
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    right = isinstance(value, (int, float) if hint is float else hint)
-    if not right or (isinstance(value, bool) and hint is not bool):
-        return f"must be {names[hint]}"
-    return ""
-
-
-def _range_problem(f: dataclasses.Field[Any], value: Any) -> str:
-    low, high = f.metadata.get("low"), f.metadata.get("high")
-    if isinstance(value, float) and not math.isfinite(value):
-        return "must be a finite number"
-    if low is not None and value < low:
-        return f"must be at least {low}"
-    return f"must be at most {high}" if high is not None and value > high else ""
-
-
-def _converted(hint: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    arguments = typing.get_args(hint)
-    return float(value) if hint is float or float in arguments else value

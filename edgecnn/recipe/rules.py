@@ -7,7 +7,8 @@ import re
 from edgecnn.recipe.schema import Recipe
 
 
-def _contradictions(recipe: Recipe) -> list[str]:
+def find_contradictions(recipe: Recipe) -> list[str]:
+    """Every one, as a line that names its keys."""
     problems = []
     if not recipe.model.name:
         problems.append("model.name is missing: which network is it?")
@@ -21,10 +22,10 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
     if not batch.min <= recipe.bench.batch <= batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
-    return problems + _training_contradictions(recipe)
+    return problems + _find_training_contradictions(recipe)
 
 
-def _training_contradictions(recipe: Recipe) -> list[str]:
+def _find_training_contradictions(recipe: Recipe) -> list[str]:
     problems = []
     train, transfer, augment = recipe.train, recipe.transfer, recipe.train.augment
     if transfer.train and not re.fullmatch(r"head|all|last-[1-9]\d*", transfer.train):

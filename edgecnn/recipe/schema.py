@@ -6,29 +6,53 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval, MinLen
+
+from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 
 
-def _ranged(default: Any, low: float | None = None, high: float | None = None, free: bool = False) -> Any:
-    """A bounded setting; a `free` one changes how a result is made and not what it is."""
-    return field(default=default, metadata={"low": low, "high": high, "free": free})
+# Ranges of settings, under the names that their fields use below.
+Count = Annotated[int, Ge(0)]
+PositiveCount = Annotated[int, Ge(1)]
+Amount = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Rate = Annotated[float, Interval(ge=0, le=0.99)]  # a probability short of certainty
+Numbers = Annotated[tuple[float, ...], MinLen(1)]
+Integers = Annotated[tuple[int, ...], MinLen(1)]
+Percent = Annotated[float, Interval(ge=0, le=100)]
+
+FREE = {"free": True}  # of a setting that changes how a result is made and not what it is
+
+# Keys of earlier versions, which are still read; a recipe that uses a key under both names is refused.
+RENAMED = {
+    "train.optimiser": "train.optimizer",
+    "train.schedule": "train.lr_schedule",
+    "train.augment.colour": "train.augment.color",
+    "train.augment.pca_colour": "train.augment.pca_color",
+}
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """Which network, and where its weights come from."""
 
+    __pydantic_config__ = STRICT
+
     name: str = ""
-    classes: int | None = _ranged(None, low=1)
+    classes: PositiveCount | None = None
     weights: str = "none"  # none (train it here), default (the published ones), a path or a URL
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Where the images are."""
+
+    __pydantic_config__ = STRICT
 
     source: str = ""  # a data set name with its root (digits, mnist:DIR, cifar10:DIR) or an image folder
     calibration: str = ""  # a manifest of training images; empty: 512 of them, stratified
@@ -39,52 +63,56 @@ class AugmentSettings:
     """How training images are varied; what is 0, false or left out is off. Each image's draw depends on the seed, the
     epoch and the image alone, not on batches, threads or processes."""
 
+    __pydantic_config__ = STRICT
+
     mirror: bool = False
-    pad: int = _ranged(0, low=0)  # random crop after padding by this many black pixels
-    area: tuple[float, ...] | None = None  # random resized crop: least and greatest share of the picture, as [0.08, 1]
-    jitter: tuple[int, ...] | None = None  # scale jitter: least and greatest short side before a random crop
-    rotation_deg: float = _ranged(0.0, low=0, high=180)
-    shear_deg: float = _ranged(0.0, low=0, high=60)
-    shift: float = _ranged(0.0, low=0, high=1)  # share of the image's side
-    zoom: float = _ranged(0.0, low=0, high=0.9)  # 0.1: between 0.9 and 1.1
-    elastic_px: float = _ranged(0.0, low=0)  # local warping: standard deviation of the displacement
-    color: float = _ranged(0.0, low=0, high=1)  # brightness, contrast and saturation, each within 1 +- this
-    pca_color: float = _ranged(0.0, low=0)  # AlexNet's: standard deviation along the components, 0.1 in the paper
-    erase: float = _ranged(0.0, low=0, high=1)  # probability of a random rectangle set to the mean
+    pad: Count = 0  # random crop after padding by this many black pixels
+    area: Numbers | None = None  # random resized crop: least and greatest share of the picture, as [0.08, 1]
+    jitter: Integers | None = None  # scale jitter: least and greatest short side before a random crop
+    rotation_deg: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    shear_deg: Annotated[float, Interval(ge=0, le=60)] = 0.0
+    shift: Share = 0.0  # share of the image's side
+    zoom: Annotated[float, Interval(ge=0, le=0.9)] = 0.0  # 0.1: between 0.9 and 1.1
+    elastic_px: Amount = 0.0  # local warping: standard deviation of the displacement
+    color: Share = 0.0  # brightness, contrast and saturation, each within 1 +- this
+    pca_color: Amount = 0.0  # AlexNet's: standard deviation along the components, 0.1 in the paper
+    erase: Share = 0.0  # probability of a random rectangle set to the mean
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How the network is trained; epochs = 0 takes its weights as they are."""
 
-    epochs: int = _ranged(0, low=0)
-    batch: int = _ranged(64, low=1)  # of the whole job: several processes share it
+    __pydantic_config__ = STRICT
+
+    epochs: Count = 0
+    batch: PositiveCount = 64  # of the whole job: several processes share it
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = _ranged(0.1, low=0)
-    momentum: float = _ranged(0.9, low=0, high=1)
+    learning_rate: Amount = 0.1
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: float = _ranged(1e-4, low=0)
+    weight_decay: Amount = 1e-4
     lr_schedule: Literal["cosine", "step", "plateau", "one-cycle", "constant"] = "cosine"
-    warmup_epochs: float = _ranged(0.0, low=0)
-    milestones: tuple[int, ...] | None = None  # step: the epochs after which the rate falls
-    factor: float = _ranged(0.1, low=0, high=1)  # step and plateau: what the rate is multiplied by
-    patience: int = _ranged(3, low=1)  # plateau: epochs without a better validation top-1
-    validation: float = _ranged(0.1, low=0, high=0.5)  # share of the training images that chooses the best epoch
-    early_stop: int = _ranged(0, low=0)  # epochs without a better validation top-1; 0: never
-    label_smoothing: float = _ranged(0.0, low=0, high=0.99)
-    mixup: float = _ranged(0.0, low=0)  # alpha of the Beta distribution
-    cutmix: float = _ranged(0.0, low=0)
-    ema: float = _ranged(0.0, low=0, high=0.99999)  # decay of the weights' moving average, which is then kept
-    clip_norm: float = _ranged(0.0, low=0)
-    dropout: float | None = _ranged(None, low=0, high=0.99)  # in place of the network's own
-    auxiliary_weight: float = _ranged(0.3, low=0)
+    warmup_epochs: Amount = 0.0
+    milestones: Integers | None = None  # step: the epochs after which the rate falls
+    factor: Share = 0.1  # step and plateau: what the rate is multiplied by
+    patience: PositiveCount = 3  # plateau: epochs without a better validation top-1
+    validation: Annotated[float, Interval(ge=0, le=0.5)] = 0.1  # share of the images that chooses the best epoch
+    early_stop: Count = 0  # epochs without a better validation top-1; 0: never
+    label_smoothing: Rate = 0.0
+    mixup: Amount = 0.0  # alpha of the Beta distribution
+    cutmix: Amount = 0.0
+    ema: Annotated[float, Interval(ge=0, le=0.99999)] = 0.0  # decay of the weights' moving average, which is then kept
+    clip_norm: Amount = 0.0
+    dropout: Rate | None = None  # in place of the network's own
+    auxiliary_weight: Amount = 0.3
     init: Literal["default", "he", "xavier"] = "default"
     amp: Literal["off", "bf16", "fp16"] = "off"
     channels_last: bool = False
     sync_batchnorm: bool = False  # statistics over all processes; GPUs only
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = _ranged(None, low=0, free=True)  # decoding threads; left out: one per core
-    seed: int = _ranged(0, low=0)
+    workers: Count | None = field(default=None, metadata=FREE)  # decoding threads; left out: one per core
+    seed: Count = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
@@ -93,8 +121,10 @@ class TransferSettings:
     """What is trained when `model.weights` gives a start: every layer alike (left out),
     "head" (a new classifier), "last-N" (the last N stages and the head) or "all"."""
 
+    __pydantic_config__ = STRICT
+
     train: str = ""
-    rate_factor: float = _ranged(0.1, low=0)  # the pretrained layers' rate over that of the new head
+    rate_factor: Amount = 0.1  # the pretrained layers' rate over that of the new head
     cache: bool = True  # features of the frozen part are computed once, where no augmentation varies them
 
 
@@ -102,14 +132,18 @@ class TransferSettings:
 class BatchSettings:
     """The batch sizes an engine must serve: smallest, the one to be fastest at, largest."""
 
-    min: int = _ranged(1, low=1)
-    opt: int = _ranged(1, low=1)
-    max: int = _ranged(8, low=1)
+    __pydantic_config__ = STRICT
+
+    min: PositiveCount = 1
+    opt: PositiveCount = 1
+    max: PositiveCount = 8
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
     """How INT8 graphs are made."""
+
+    __pydantic_config__ = STRICT
 
     method: RangeMethod = "auto"
     around: Literal["fp16", "fp32"] = "fp16"
@@ -119,22 +153,26 @@ class QuantizeSettings:
 class BenchSettings:
     """How latency is measured (trtexec's definitions)."""
 
-    batch: int = _ranged(1, low=1)
-    duration_s: float = _ranged(3.0, low=0.1)
-    warmup_ms: float = _ranged(200.0, low=0)
+    __pydantic_config__ = STRICT
+
+    batch: PositiveCount = 1
+    duration_s: Annotated[float, Ge(0.1)] = 3.0
+    warmup_ms: Amount = 200.0
 
 
 @dataclass(frozen=True)
 class Tolerances:
     """What an engine may lose; a tolerance that is left out is not judged."""
 
-    top1_drop_pp_max: float | None = _ranged(None, low=0, high=100)
-    top5_drop_pp_max: float | None = _ranged(None, low=0, high=100)
-    agreement_pct_min: float | None = _ranged(None, low=0, high=100)
-    int8_share_pct_min: float | None = _ranged(None, low=0, high=100)
-    latency_ratio_max: float | None = _ranged(None, low=0)
-    latency_ms_p99_max: float | None = _ranged(None, low=0)
-    size_mb_max: float | None = _ranged(None, low=0)
+    __pydantic_config__ = STRICT
+
+    top1_drop_pp_max: Percent | None = None
+    top5_drop_pp_max: Percent | None = None
+    agreement_pct_min: Percent | None = None
+    int8_share_pct_min: Percent | None = None
+    latency_ratio_max: Amount | None = None
+    latency_ms_p99_max: Amount | None = None
+    size_mb_max: Amount | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 
 
@@ -142,9 +180,11 @@ class Tolerances:
 class Recipe:
     """One deployment. `path` is where the TOML was found."""
 
+    __pydantic_config__ = STRICT
+
     title: str = ""
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    targets: tuple[str, ...] = ("cpu",)
+    precisions: Annotated[tuple[Precision, ...], MinLen(1)] = ("fp32", "fp16", "int8")
+    targets: Annotated[tuple[str, ...], MinLen(1)] = ("cpu",)
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -49,6 +49,21 @@ def test_help_imports_nothing_heavy_and_covers_every_command() -> None:
         assert len(text.splitlines()) > 4, path
 
 
+def test_what_checks_files_is_imported_when_one_is_read() -> None:
+    """Help and the defaults of the settings do without pydantic; a recipe does not."""
+    script = (
+        "import sys\n"
+        "from edgecnn.cli import run\n"
+        "import edgecnn.recipe.schema, edgecnn.recipe.load, edgecnn.zoo, edgecnn.targets\n"
+        "assert run(['--help']) == 0\n"
+        "before = 'pydantic' in sys.modules\n"
+        "edgecnn.zoo.cards()\n"
+        "print(before, 'pydantic' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["False", "True"]
+
+
 def test_help_costs_little(root: Path) -> None:
     """At most 0.3 s of processor time, the best of three runs."""
     costs = []

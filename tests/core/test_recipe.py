@@ -8,7 +8,7 @@ import pytest
 
 from edgecnn.errors import RecipeError
 from edgecnn.recipe.load import find_recipe, list_recipes, load_recipe
-from edgecnn.recipe.schema import Recipe, settings_rows
+from edgecnn.recipe.schema import RENAMED, Recipe, settings_rows
 
 GOOD = 'title = "t"\n[model]\nname = "lenet5"\n[data]\nsource = "digits"\n'
 
@@ -81,6 +81,46 @@ def test_a_setting_from_the_command_line_is_judged_alike(tmp_path: Path, setting
 def test_settings_from_the_command_line(tmp_path: Path) -> None:
     recipe = load(tmp_path, GOOD, "train.epochs=3", "tolerances.top1_drop_pp_max=1", 'targets=["cpu"]', "title=plain")
     assert (recipe.train.epochs, recipe.tolerances.top1_drop_pp_max, recipe.title) == (3, 1.0, "plain")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nmomentun = 1\n", "unknown key train.momentun; did you mean 'momentum'"),
+        ("[train.augment]\nerased = 1\n", "unknown key train.augment.erased; did you mean 'erase'"),
+        ("[batch]\nwidth = 1\n", "unknown key batch.width; allowed: min, opt, max"),
+        ('path = "x"\n', "unknown key path"),
+        ("train = 3\n", "train = 3: must be a section"),
+        ('train = "3"\n[batch]\nmax = 0\n', "batch.max = 0: must be at least 1"),
+        ("[transfer]\ntrain = 2020-01-01\n", "transfer.train = {'date': '2020-01-01'}: must be a string"),
+        (f"[train]\nseed = 0x{'f' * 5000}\n", "cannot be read"),
+        (f"{'a.' * 5000}b = 1\n", "cannot be read"),
+        ('targets = ["cpu", 3]\n', "targets.1 = 3: must be a string"),
+        ("[quantize]\nmethod = 'entropie'\n", "did you mean 'entropy'"),
+        ("[train]\nlearning_rate = -inf\n", "must be a finite number"),
+        ("[train]\nmomentum = 1.5\n", "train.momentum = 1.5: must be at most 1"),
+    ],
+)
+def test_a_mistake_names_its_key_and_what_is_allowed(tmp_path: Path, text: str, words: str) -> None:
+    assert words in message(tmp_path, text + GOOD if not text.startswith("[") else GOOD + text)
+
+
+def test_keys_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    old = '[train]\noptimiser = "adamw"\nschedule = "constant"\n[train.augment]\ncolour = 0.2\npca_colour = 0.1\n'
+    new = '[train]\noptimizer = "adamw"\nlr_schedule = "constant"\n[train.augment]\ncolor = 0.2\npca_color = 0.1\n'
+    assert load(tmp_path, GOOD + old) == load(tmp_path, GOOD + new)
+    assert load(tmp_path, GOOD, "train.optimiser=adamw").train.optimizer == "adamw"
+    assert load(tmp_path, GOOD + old, "train.optimizer=sgd").train.optimizer == "sgd"
+    assert load(tmp_path, GOOD + new, "train.optimiser=sgd").train.optimizer == "sgd"
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_key_under_both_its_names_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    section = old.rpartition(".")[0]
+    keys = "".join(f"{name.rpartition('.')[2]} = 1\n" for name in (old, new))
+    text = message(tmp_path, f"{GOOD}[{section}]\n{keys}")
+    assert f"{old} and {new} are one setting" in text
+    assert set(new.split(".")) <= {part for key in dict(settings_rows(Recipe())) for part in key.split(".")}
 
 
 def test_the_values_of_a_section(tmp_path: Path) -> None:
