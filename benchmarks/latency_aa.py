@@ -68,10 +68,10 @@ def main() -> None:
 
 
 def _default_engine(folder: Path) -> Path:
-    from edgecnn.pytorch.export.exporter import export_model
+    from edgecnn.steps.export import export
 
     path = folder / "resnet20_cifar.fp32.onnx"
-    export_model("resnet20_cifar", path, weights="none")
+    export("resnet20_cifar", path, weights="none")
     return path
 
 

@@ -28,11 +28,11 @@ MAX_BATCH = 3
 
 def measure_export(name: str, folder: Path) -> dict[str, Any]:
     """Export one network; the file is removed again."""
-    from edgecnn.pytorch.export.exporter import export_model
+    from edgecnn.steps.export import export
 
     path = folder / f"{name}.onnx"
     started, cpu_started = time.perf_counter(), time.process_time()
-    facts = export_model(name, path, weights="none", max_batch=MAX_BATCH).facts
+    facts = export(name, path, weights="none", max_batch=MAX_BATCH)[1].facts
     size_mb = path.stat().st_size / 1e6
     path.unlink()
     keys = ("params", "nodes", "max_difference")
@@ -53,8 +53,8 @@ def export_alone(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     import torchvision  # noqa: F401 - both exporters are charged for the same imports
 
     from edgecnn.artifact.sidecar import Sidecar
-    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.models import build_model
+    from edgecnn.steps.export import export_network
     from edgecnn.zoo import find_model
 
     card, path = find_model(name), folder / "net.onnx"
@@ -63,7 +63,7 @@ def export_alone(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     module = build_model(name).eval()
     started = time.process_time()
     if exporter == "edgecnn":
-        export_onnx(module, card, path, Sidecar(kind="graph"), max_batch=MAX_BATCH)
+        export_network(module, card, path, Sidecar(kind="graph"), max_batch=MAX_BATCH)
     else:
         torch.onnx.export(
             module,

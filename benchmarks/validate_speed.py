@@ -110,10 +110,10 @@ def _peak_mb(session: Session, dataset: Dataset, batch: int, workers: int, journ
 
 
 def _default_engine(folder: Path) -> Path:
-    from edgecnn.pytorch.export.exporter import export_model
+    from edgecnn.steps.export import export
 
     path = folder / "squeezenet1_1.fp32.onnx"
-    export_model("squeezenet1_1", path, weights="none")
+    export("squeezenet1_1", path, weights="none")
     return path
 
 

@@ -126,9 +126,9 @@ def _measure_alone(name: str, shared: Path) -> dict[str, Any]:
 def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
     import torch
 
-    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.weights import load_weights
+    from edgecnn.steps.export import export_network
 
     file = shared / "weights" / f"{PUBLISHED.get(card.name, '')}.safetensors"
     published = card.name in PUBLISHED and file.exists()
@@ -139,7 +139,7 @@ def _export(card: ModelCard, path: Path, shared: Path, data: Dataset) -> str:
         load_weights(module, card, str(file) if published else "none")
     else:
         _settle(module, np.stack([data.tensor(i) for i in range(SETTLING)]))
-    export_onnx(module, card, path, Sidecar(kind="graph"), max_batch=3)
+    export_network(module, card, path, Sidecar(kind="graph"), max_batch=3)
     return "published" if published else "random"
 
 

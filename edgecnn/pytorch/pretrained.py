@@ -1,23 +1,34 @@
-"""A recipe that trains nothing: its weights, published or given, as the checkpoint that the later steps start from."""
+"""A recipe that trains nothing: its weights, published or given, in the network that the later steps start from."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path, verified_sidecar
-from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError, RecipeError
-from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.weights import load_weights
+from edgecnn.pytorch.weights import WeightsInfo, load_weights
 from edgecnn.recipe.schema import Recipe
-from edgecnn.zoo import find_model, imagenet_classes
+from edgecnn.zoo import ModelCard, find_model, imagenet_classes
 
 
-def checkpoint_from_weights(recipe: Recipe, output: Path, labels: Sequence[str]) -> Sidecar:
-    """Write the weights of `recipe.model` as the checkpoint `output`.
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with its weights, and the classes that it knows, in the order of its logits."""
+
+    card: ModelCard
+    network: nn.Module
+    weights: WeightsInfo
+    labels: list[str]
+    wnids: list[str] | None
+
+
+def load_pretrained(recipe: Recipe, labels: Sequence[str]) -> Pretrained:
+    """The network of `recipe.model` with the weights that it names.
 
     `labels` are the data set's; weights whose sidecar names its classes keep those in their order, and a network for
     the 1 000 classes of ImageNet has its own. Raises `RecipeError` when there are no weights to take, `ModelError` when
@@ -45,8 +56,4 @@ def checkpoint_from_weights(recipe: Recipe, output: Path, labels: Sequence[str])
         )
     network = build_model(card.name, classes)
     info = load_weights(network, card, model.weights)
-    preprocessing = preprocessing_from_json(card.preprocessing)
-    sidecar = checkpoint_sidecar(recipe, output, list(labels), preprocessing, None, info.facts())
-    if wnids is not None:
-        sidecar = dataclasses.replace(sidecar, wnids=list(wnids))
-    return write_checkpoint(output, network.state_dict(), sidecar)
+    return Pretrained(card, network, info, list(labels), None if wnids is None else list(wnids))

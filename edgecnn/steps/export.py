@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgecnn.artifact.sidecar import Sidecar, read_sidecar
-from edgecnn.artifact.write import check_output
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.records import to_plain
+from edgecnn.steps import TOOLS
 from edgecnn.steps._provenance import derived
-from edgecnn.zoo import check_size, find_model
+from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def export(
@@ -27,8 +35,10 @@ def export(
     """Export a network of the zoo with published weights ("default"), random ones ("none"), a path or URL, or a
     `checkpoint` of one's own, for `size` x `size` pixels; returns the graph and its sidecar.
 
-    The graph is proven in ONNX Runtime at batch 1, 2 and `max_batch`. Raises `ModelError` for a network that is not
-    known or does not fit its weights, `GraphError` where the logits differ.
+    `labels` names its classes. Classes, labels and preprocessing that are not given come from the sidecar of a
+    checkpoint, else from the zoo. The graph is proven in ONNX Runtime at batch 1, 2 and `max_batch`. Raises
+    `ModelError` for a network that is not known or does not fit its weights, `GraphError` where the logits differ,
+    `ArtifactError` when a checkpoint is not what its sidecar says.
     """
     card = find_model(model)
     if size is not None:
@@ -40,16 +50,34 @@ def export(
         )
     path = output or Path(f"{card.name}.fp32.onnx")
     check_output(path, ".onnx", checkpoint)
-    from edgecnn.pytorch.export.exporter import export_model
+    from edgecnn.pytorch.export.exporter import resize_card
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.weights import load_weights
 
     source = weights if checkpoint is None else str(checkpoint)
-    made = export_model(card.name, path, weights=source, classes=classes, size=size, labels=labels, max_batch=max_batch)
-    return path, made
+    file = Path(source)
+    own = verified_sidecar(file) if sidecar_path(file).exists() else Sidecar(kind="graph")
+    card = _card_of(card, file, own)
+    if size is not None:
+        card = resize_card(card, size)
+    wanted = classes or own.facts.get("classes") or card.classes
+    names, wnids = _labels_of(card, own, wanted, labels)
+    network = build_model(card.name, wanted)
+    info = load_weights(network, card, source)
+    sidecar = Sidecar(
+        kind="graph",
+        made_by=f"edgecnn export {card.name}",
+        parents=parents_of(path, file) if file.is_file() else {},
+        preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
+        labels=names,
+        wnids=wnids,
+        facts=info.facts(),
+    )
+    return path, export_network(network, card, path, sidecar, max_batch=max_batch)
 
 
 def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None) -> Sidecar:
     """Export the network that a checkpoint's sidecar names, with what that says of labels and preprocessing."""
-    from edgecnn.pytorch.export.exporter import export_onnx
     from edgecnn.pytorch.reference import open_reference
 
     source = read_sidecar(checkpoint)
@@ -57,4 +85,53 @@ def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, thre
     sidecar = derived(source, output, (checkpoint,), step="export", kind="graph", fields=fields)
     with open_reference(checkpoint, threads) as reference:
         card = find_model(source.facts["model"])
-        return export_onnx(reference.network, card, output, sidecar, max_batch=batch.max)
+        return export_network(reference.network, card, output, sidecar, max_batch=batch.max)
+
+
+def export_network(
+    network: nn.Module, card: ModelCard, output: Path, sidecar: Sidecar, *, max_batch: int = BatchSettings.max
+) -> Sidecar:
+    """Write `network` as the graph `output` with its sidecar; returns the sidecar as written.
+
+    `sidecar` brings what only the caller knows (labels, parents, recipe fields, the source of the weights); what the
+    export establishes is added here. `output` is replaced only when the graph is proven equal to the network. Raises
+    `ModelError` and `GraphError`.
+    """
+    from edgecnn.pytorch.export.exporter import export_network as make_graph
+
+    graph = make_graph(network, card, max_batch=max_batch)
+    done = dataclasses.replace(
+        sidecar,
+        kind="graph",
+        precision_requested="fp32",
+        precision_obtained="fp32",
+        preprocessing=sidecar.preprocessing or card.preprocessing,
+        tools={**tool_versions(*TOOLS["export"]), **sidecar.tools},
+        facts=dict(sidecar.facts),
+    )
+    return write_artifact(output, lambda temporary: done.facts.update(to_plain(graph.write(temporary))), done)
+
+
+def _card_of(card: ModelCard, file: Path, own: Sidecar) -> ModelCard:
+    """`card` with the preprocessing that a checkpoint was trained with; raises `ModelError` for another network's."""
+    if (trained := own.facts.get("model", card.name)) != card.name:
+        raise ModelError(f"{file}: a checkpoint of {trained}, not of {card.name}", f"edgecnn export {trained}")
+    if own.preprocessing is None:
+        return card
+    shape = preprocessing_from_json(own.preprocessing).input_shape
+    return dataclasses.replace(card, input_shape=shape, preprocessing=own.preprocessing)
+
+
+def _labels_of(
+    card: ModelCard, own: Sidecar, classes: int, labels: Sequence[str] | None
+) -> tuple[list[str] | None, list[str] | None]:
+    """The names and wnids of the classes; raises `ModelError` where their number is another."""
+    wnids = own.wnids if labels is None else None
+    names = own.labels if labels is None else list(labels)
+    if names is None and (classes, card.classes) == (1000, 1000):
+        names, wnids = (list(kind) for kind in imagenet_classes())
+    if names is not None and len(names) != max(2, classes):  # one logit decides between two classes
+        raise ModelError(
+            f"{card.name}: {len(names)} labels for {max(2, classes)} classes", "give one label for each class"
+        )
+    return names, wnids

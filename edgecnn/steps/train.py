@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
@@ -37,12 +39,20 @@ def train(
     return run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)
 
 
-def take_weights(recipe: Recipe, output: Path) -> None:
-    """Write the weights that `recipe.model.weights` names as the checkpoint `output`: `train.epochs` is 0."""
-    from edgecnn.pytorch.pretrained import checkpoint_from_weights
+def take_weights(recipe: Recipe, output: Path) -> Sidecar:
+    """Write the weights that `recipe.model.weights` names as the checkpoint `output`: `train.epochs` is 0.
+
+    Raises `RecipeError` when there are no weights to take, `ModelError` when they do not fit, `ArtifactError` when they
+    are not what their sidecar says.
+    """
+    from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
+    from edgecnn.pytorch.pretrained import load_pretrained
 
     preprocessing = preprocessing_from_json(find_model(recipe.model.name).preprocessing)
     source = recipe.data.source
     split: Split = "train" if (Path(source) / "train").is_dir() else "test"  # a test folder may lack classes
-    labels = open_dataset(source, preprocessing, split).label_names or ()
-    checkpoint_from_weights(recipe, output, labels)
+    taken = load_pretrained(recipe, open_dataset(source, preprocessing, split).label_names or ())
+    sidecar = checkpoint_sidecar(recipe, output, taken.labels, preprocessing, None, taken.weights.facts())
+    if taken.wnids is not None:
+        sidecar = replace(sidecar, wnids=taken.wnids)
+    return write_checkpoint(output, taken.network.state_dict(), sidecar)

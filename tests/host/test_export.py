@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     import torch.nn.functional as F
     from torch import nn
 
-    from edgecnn.pytorch.export.exporter import export_onnx
+    from edgecnn.steps.export import export_network
     from tests.host.modules import Block, Everything, Head
 
 
@@ -40,7 +40,7 @@ def exported(module: nn.Module, tmp_path: Path, channels: int = 3, size: int = 1
                 layer.weight.normal_()
                 layer.bias.normal_()
     output = tmp_path / "net.onnx"
-    sidecar = export_onnx(module, card_for(channels, size), output, Sidecar(kind="graph"), max_batch=5)
+    sidecar = export_network(module, card_for(channels, size), output, Sidecar(kind="graph"), max_batch=5)
     return onnx.load(output), sidecar
 
 

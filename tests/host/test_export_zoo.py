@@ -16,7 +16,8 @@ from edgecnn.backends.ort import OrtSession
 from edgecnn.zoo import cards
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    from edgecnn.pytorch.export.exporter import export_model, make_probe_images
+    from edgecnn.pytorch.export.exporter import make_probe_images
+    from edgecnn.steps.export import export
 
 NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Dropout", "Expand", "Where"}
 
@@ -31,7 +32,7 @@ def cheapest_of_each_family() -> list[str]:
 
 def export_and_inspect(name: str, tmp_path: Path, size: int | None = None) -> None:
     card, path = cards()[name], tmp_path / f"{name}.onnx"
-    facts = export_model(name, path, weights="none", size=size, max_batch=3).facts
+    facts = export(name, path, weights="none", size=size, max_batch=3)[1].facts
     assert facts["params"] == card.params
     assert facts["max_difference"] < 1e-4
     model = onnx.load(path)
@@ -88,7 +89,7 @@ def test_published_weights_of_the_shared_folder_classify(tmp_path: Path, shared:
     from edgecnn.data.preprocess import preprocessing_from_json
 
     path = tmp_path / "squeezenet.onnx"
-    export_model("squeezenet1_1", path, weights=str(shared / "weights" / "squeezenet1_1_imagenet.safetensors"))
+    export("squeezenet1_1", path, weights=str(shared / "weights" / "squeezenet1_1_imagenet.safetensors"))
     sidecar = read_sidecar(path)
     assert sidecar.preprocessing is not None
     images = open_dataset(

@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
     from edgecnn.pytorch.checkpoint import read_weights, write_checkpoint
     from edgecnn.pytorch.models import build_model
-    from edgecnn.pytorch.pretrained import checkpoint_from_weights
     from edgecnn.pytorch.training.loop import train
     from edgecnn.pytorch.training.transfer import head_names, make_learner, split_frozen
+    from edgecnn.steps.train import take_weights
 
 SPLITTABLE = ["lenet5", "squeezenet1_1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "googlenet", "alexnet_owt"]
 
@@ -199,14 +199,14 @@ def test_classes_in_another_order_follow_the_checkpoint(tmp_path: Path, pictures
 def test_weights_taken_as_they_are_keep_the_order_of_their_classes(tmp_path: Path, pictures: Path) -> None:
     weights = checkpoint(tmp_path / "two.safetensors", ["bees", "ants"])
     taken = recipe(weights, pictures, "", epochs=0)
-    assert checkpoint_from_weights(taken, tmp_path / "model.safetensors", ["ants", "bees"]).labels == ["bees", "ants"]
+    assert take_weights(taken, tmp_path / "model.safetensors").labels == ["bees", "ants"]
     plain = tmp_path / "plain.safetensors"
     plain.write_bytes(weights.read_bytes())  # nobody says its classes: they are the data set's
     with pytest.raises(ModelError, match="2 classes in .*, 10 in the network"):
-        checkpoint_from_weights(recipe(plain, pictures, "", epochs=0), tmp_path / "m.safetensors", ["ants", "bees"])
+        take_weights(recipe(plain, pictures, "", epochs=0), tmp_path / "m.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="its sha256"):
-        checkpoint_from_weights(taken, tmp_path / "model.safetensors", ["ants", "bees"])
+        take_weights(taken, tmp_path / "model.safetensors")
 
 
 def test_what_cannot_be_started_from(tmp_path: Path, pictures: Path, start: Path) -> None:

@@ -377,7 +377,7 @@ def test_command_refuses_downloads_that_cannot_be_trusted(
 def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
     from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.artifact.write import write_artifact
-    from edgecnn.pytorch.export.exporter import export_model
+    from edgecnn.steps.export import export
 
     card, path = find_model("resnet20_cifar"), tmp_path / "model.safetensors"
     own = Sidecar(
@@ -388,14 +388,14 @@ def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
     )
     state = build_model(card.name, 3).state_dict()
     write_artifact(path, lambda temporary: save_file(state, temporary), own)
-    made = export_model(card.name, tmp_path / "x.onnx", weights=str(path))
+    made = export(card.name, tmp_path / "x.onnx", weights=str(path))[1]
     assert (made.labels, made.preprocessing) == (own.labels, own.preprocessing)
     assert made.facts["input_shape"] == [3, 48, 48]
     with pytest.raises(ModelError, match="a checkpoint of resnet20_cifar, not of resnet32_cifar"):
-        export_model("resnet32_cifar", tmp_path / "y.onnx", weights=str(path))
+        export("resnet32_cifar", tmp_path / "y.onnx", weights=str(path))
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ArtifactError, match="is not the one its sidecar promises"):
-        export_model(card.name, tmp_path / "y.onnx", weights=str(path))
+        export(card.name, tmp_path / "y.onnx", weights=str(path))
 
 
 def test_command_takes_a_head_of_another_size(

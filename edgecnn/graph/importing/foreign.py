@@ -27,18 +27,18 @@ from edgecnn.artifact.sidecar import (
     verified_sidecar,
 )
 from edgecnn.artifact.write import write_artifact
+from edgecnn.contract import MAX_DIFFERENCE, OPSET
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, GraphError, nearest
 from edgecnn.graph.decision import LOGIT
-from edgecnn.graph.importing.normalize import OPSET, free_reshapes, input_layout, make_readable, rewrite, set_batch
+from edgecnn.graph.importing.normalize import free_reshapes, input_layout, make_readable, rewrite, set_batch
 from edgecnn.graph.simplify import load_graph, require_float_classifier, session_options
 from edgecnn.records import parse_json
 from edgecnn.session import Array, class_probabilities
 from edgecnn.zoo import imagenet_classes, presets
 
 BATCHES = (1, 2, 3)
-MAX_DIFFERENCE = 1e-4  # of max |logit|
 _OF_A_SIDECAR = {"kind", "sha256", "schema"}
 _OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 

@@ -12,13 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
+from edgecnn.contract import IR_VERSION, OPSET
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.decision import final_sigmoid
 from edgecnn.graph.simplify import node_label
 from edgecnn.session import Array
-
-OPSET, IR_VERSION = 19, 9
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
+from edgecnn.contract import INPUT, OUTPUT
 from edgecnn.errors import ModelError
 
 ADVICE = (
@@ -41,7 +42,7 @@ class Translation:
         self._program, self._module, self._operators = program, module, operators
         self._values: dict[fx.Node, str] = {}  # by the node that owns the memory: in-place operators rebind it
         self._owners: dict[fx.Node, fx.Node] = {}
-        self._names: set[str] = {"input", "logits"}
+        self._names: set[str] = {INPUT, OUTPUT}
         self._producers: dict[str, onnx.NodeProto] = {}
         self._fused: dict[str, str] = {}
         self._bind_placeholders()
@@ -98,7 +99,7 @@ class Translation:
         for spec in self._program.graph_signature.input_specs:
             node = placeholders[spec.arg.name]
             if spec.kind == InputKind.USER_INPUT:
-                self.input, self._values[node] = node, "input"
+                self.input, self._values[node] = node, INPUT
             elif spec.target is not None and isinstance(tensors.get(spec.target), torch.Tensor):
                 self._values[node] = spec.target
                 self.initializers[spec.target] = tensors[spec.target]
@@ -166,7 +167,7 @@ class Translation:
             for names in (node.input, node.output):
                 for k, name in enumerate(names):
                     if name == old:
-                        names[k] = "logits"
+                        names[k] = OUTPUT
 
     def _drop_unused(self) -> None:
         used = dict.fromkeys(name for node in self.nodes for name in node.input)

@@ -1,14 +1,13 @@
-"""From a PyTorch network to an ONNX graph that keeps the contract, proven equal before it is written.
+"""From a PyTorch network to an ONNX graph that keeps the tensor contract, proven equal as it is written.
 
-The contract: input `input` float32 NCHW, output `logits` float32 [N, classes], batch axis dynamic and named `batch`,
-opset 19, IR version 9; batch normalization folded, nodes named after the network's layers.
+Batch normalization is folded, and nodes are named after the network's layers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,100 +18,75 @@ import onnxruntime
 import torch
 from torch import nn
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
-from edgecnn.artifact.write import write_artifact
+from edgecnn.contract import BATCH, INPUT, IR_VERSION, MAX_DIFFERENCE, OPSET, OUTPUT
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import GraphError, ModelError
 from edgecnn.pytorch.export.aten_to_onnx import Translation
 from edgecnn.pytorch.export.onnx_writer import session_on, write_onnx
 from edgecnn.pytorch.export.operators import OPERATORS
-from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.weights import load_weights
-from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.export import ExportFacts
 from edgecnn.session import Array
-from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
-
-OPSET, IR_VERSION = 19, 9
-MAX_DIFFERENCE = 1e-4  # of max |logit|
+from edgecnn.zoo import ModelCard, check_size
 
 
-def export_onnx(module: nn.Module, card: ModelCard, output: Path, sidecar: Sidecar, *, max_batch: int) -> Sidecar:
-    """Write `module` as the graph `output` with its sidecar; returns the sidecar as written.
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A network as a graph without its initializers, these beside it, and what it is proven on: `images`
+    [N, C, H, W], N at least 2, and the network's `logits` for them."""
 
-    The graph is checked, its shapes are inferred, and ONNX Runtime's logits are compared with the module's at batch 1,
-    2 and `max_batch` before `output` is replaced. `sidecar` brings what only the caller knows (labels, parents, recipe
-    fields, the source of the weights); what the export establishes is added here. Raises `ModelError` when the
-    network cannot take `card.input_shape` or has an operator without translation, `GraphError` when the logits differ.
+    card: ModelCard
+    model: onnx.ModelProto
+    initializers: dict[str, npt.NDArray[Any]]
+    params: int
+    images: Array
+    logits: Array
+    max_batch: int
+    started: float
+
+    def write(self, path: Path) -> ExportFacts:
+        """Write the graph to `path` and compare its logits in ONNX Runtime with the network's, at batch 1, 2 and
+        `max_batch`; raises `GraphError` when they differ."""
+        positions = write_onnx(path, self.model, self.initializers)
+        session = _load(path, self.model, self.initializers, positions)
+        return ExportFacts(
+            model=self.card.name,
+            input_shape=self.card.input_shape,
+            classes=self.logits.shape[1],
+            params=self.params,
+            nodes=len(self.model.graph.node),
+            opset=OPSET,
+            max_difference=_compare(session, self.images, self.logits, self.max_batch),
+            seconds=round(time.perf_counter() - self.started, 3),
+        )
+
+
+def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> ExportedGraph:
+    """`network`, in eval mode, as a graph that is checked and whose shapes are inferred.
+
+    Raises `ModelError` when the network cannot take `card.input_shape` or has an operator without translation.
     """
     started = time.perf_counter()
-    was_training = module.training
-    module.eval()
+    was_training = network.training
+    network.eval()
     try:
         images = make_probe_images(card.input_shape, max(2, max_batch))
-        expected = _compute_logits(module, card, images)
-        translation = Translation(trace_program(module, card), module, OPERATORS)
-        model = _model_proto(translation, card, expected.shape[1])
+        logits = _compute_logits(network, card, images)
+        translation = Translation(trace_program(network, card), network, OPERATORS)
+        model = _make_model(translation, card, logits.shape[1])
         _check(model, translation)
-        arrays = {name: t.detach().cpu().numpy() for name, t in translation.initializers.items()}
-        done = _complete(sidecar, module, card, len(translation.nodes), expected.shape[1])
-
-        def write(temporary: Path) -> None:
-            positions = write_onnx(temporary, model, arrays)
-            done.facts["max_difference"] = _difference(
-                _loaded(temporary, model, arrays, positions), images, expected, max_batch
-            )
-            done.facts["seconds"] = round(time.perf_counter() - started, 3)
-
-        return write_artifact(output, write, done)
     finally:
-        module.train(was_training)
-
-
-def export_model(
-    name: str,
-    output: Path,
-    *,
-    weights: str = "default",
-    classes: int | None = None,
-    size: int | None = None,
-    labels: Sequence[str] | None = None,
-    max_batch: int = BatchSettings.max,
-) -> Sidecar:
-    """Export a network of the zoo with `weights` (see `load_weights`) for `size` x `size` images.
-
-    `labels` names its classes. Classes, labels and preprocessing that are not given come from the sidecar of a
-    checkpoint, else from the zoo. Raises `ModelError`; `ArtifactError` when a checkpoint is not what its sidecar says.
-    """
-    card, file = find_model(name), Path(weights)
-    own = verified_sidecar(file) if sidecar_path(file).exists() else Sidecar(kind="graph")
-    if (trained := own.facts.get("model", card.name)) != card.name:
-        raise ModelError(f"{file}: a checkpoint of {trained}, not of {card.name}", f"edgecnn export {trained}")
-    if own.preprocessing is not None:
-        shape = preprocessing_from_json(own.preprocessing).input_shape
-        card = dataclasses.replace(card, input_shape=shape, preprocessing=own.preprocessing)
-    if size is not None:
-        card = resize_card(card, size)
-    wanted = classes or own.facts.get("classes") or card.classes
-    wnids = own.wnids if labels is None else None
-    labels = own.labels if labels is None else labels
-    if labels is None and (wanted, card.classes) == (1000, 1000):
-        labels, wnids = (list(names) for names in imagenet_classes())
-    if labels is not None and len(labels) != max(2, wanted):  # one logit decides between two classes
-        raise ModelError(
-            f"{card.name}: {len(labels)} labels for {max(2, wanted)} classes", "give one label for each class"
-        )
-    module = build_model(card.name, wanted)
-    info = load_weights(module, card, weights)
-    sidecar = Sidecar(
-        kind="graph",
-        made_by=f"edgecnn export {card.name}",
-        parents=parents_of(output, file) if file.is_file() else {},
-        preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
-        labels=None if labels is None else list(labels),
-        wnids=wnids,
-        facts=info.facts(),
+        network.train(was_training)
+    auxiliary = tuple(f"{name}." for name in getattr(network, "aux_names", ()))  # branches of training alone
+    return ExportedGraph(
+        card=card,
+        model=model,
+        initializers={name: t.detach().cpu().numpy() for name, t in translation.initializers.items()},
+        params=sum(p.numel() for name, p in network.named_parameters() if not name.startswith(auxiliary)),
+        images=images,
+        logits=logits,
+        max_batch=max_batch,
+        started=started,
     )
-    return export_onnx(module, card, output, sidecar, max_batch=max_batch)
 
 
 def resize_card(card: ModelCard, size: int) -> ModelCard:
@@ -168,13 +142,13 @@ def _compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
     return result
 
 
-def _model_proto(translation: Translation, card: ModelCard, classes: int) -> onnx.ModelProto:
+def _make_model(translation: Translation, card: ModelCard, classes: int) -> onnx.ModelProto:
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         translation.nodes,
         card.name,
-        [value("input", onnx.TensorProto.FLOAT, ["batch", *card.input_shape])],
-        [value("logits", onnx.TensorProto.FLOAT, ["batch", classes])],
+        [value(INPUT, onnx.TensorProto.FLOAT, [BATCH, *card.input_shape])],
+        [value(OUTPUT, onnx.TensorProto.FLOAT, [BATCH, classes])],
     )
     return onnx.helper.make_model(
         graph,
@@ -208,7 +182,7 @@ def _check(model: onnx.ModelProto, translation: Translation) -> None:
 _REPORT = "this network needs a translation that edgecnn lacks: report its name and this message"
 
 
-def _loaded(
+def _load(
     path: Path, model: onnx.ModelProto, arrays: dict[str, npt.NDArray[Any]], positions: dict[str, int]
 ) -> onnxruntime.InferenceSession:
     try:
@@ -217,12 +191,13 @@ def _loaded(
         raise GraphError(f"ONNX Runtime refuses the exported graph: {_first_line(exc)}", _REPORT) from exc
 
 
-def _difference(session: onnxruntime.InferenceSession, images: Array, expected: Array, max_batch: int) -> float:
-    """Largest difference at batch 1, 2 and `max_batch`, as a share of max |logit|; raises `GraphError` above 1e-4."""
+def _compare(session: onnxruntime.InferenceSession, images: Array, expected: Array, max_batch: int) -> float:
+    """Largest difference at batch 1, 2 and `max_batch`, as a share of max |logit|; raises `GraphError` beyond the
+    contract's."""
     worst, scale = 0.0, max(float(np.abs(expected).max()), 1e-30)
     for batch in sorted({1, 2, max_batch}):
         try:
-            (found,) = session.run(["logits"], {"input": images[:batch]})
+            (found,) = session.run([OUTPUT], {INPUT: images[:batch]})
         except Exception as exc:
             raise GraphError(f"the exported graph fails at batch {batch}: {_first_line(exc)}", _REPORT) from exc
         if found.shape != (batch, expected.shape[1]):
@@ -236,27 +211,6 @@ def _difference(session: onnxruntime.InferenceSession, images: Array, expected: 
             )
         worst = max(worst, difference)
     return worst
-
-
-def _complete(sidecar: Sidecar, module: nn.Module, card: ModelCard, nodes: int, classes: int) -> Sidecar:
-    auxiliary = tuple(f"{name}." for name in getattr(module, "aux_names", ()))  # branches of training alone
-    facts = {
-        "model": card.name,
-        "input_shape": list(card.input_shape),
-        "classes": classes,
-        "params": sum(p.numel() for name, p in module.named_parameters() if not name.startswith(auxiliary)),
-        "nodes": nodes,
-        "opset": OPSET,
-    }
-    return dataclasses.replace(
-        sidecar,
-        kind="graph",
-        precision_requested="fp32",
-        precision_obtained="fp32",
-        preprocessing=sidecar.preprocessing or card.preprocessing,
-        tools={**tool_versions("torch", "onnx", "onnxruntime", "onnxruntime-gpu"), **sidecar.tools},
-        facts={**sidecar.facts, **facts},
-    )
 
 
 def _first_line(exc: BaseException) -> str:
