@@ -253,7 +253,7 @@ def _unknown(kind: Any, place: tuple[int | str, ...]) -> str:
     for part in place[:-1]:
         hint = typing.get_type_hints(kind).get(str(part)) if dataclasses.is_dataclass(kind) else kind
         kind = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
-    text = f"unknown key {'.'.join(map(str, place))}"
+    text = f"{'.'.join(map(str, place))} is not known"
     if not dataclasses.is_dataclass(kind):
         return text
     known = [f.name for f in dataclasses.fields(kind) if not f.metadata.get("hidden")]

@@ -17,14 +17,12 @@ from torch.export.graph_signature import InputKind
 
 from edgecnn.contract import INPUT, OUTPUT
 from edgecnn.errors import ModelError
+from edgecnn.pytorch.export.call import ADVICE, Call, innermost_module, node_name
 
-ADVICE = (
-    "write this part of the network with operators of edgecnn/pytorch/export/operators.py, or add the operator there"
-)
 _SAME = {"aten.dropout", "aten.dropout_", "aten.contiguous", "aten.detach", "aten.alias", "aten.clone"}
 
 
-Translate = Callable[["Translation", fx.Node, dict[str, Any]], str]  # appends nodes, returns the name of the result
+Translate = Callable[[Call], str]  # appends nodes, returns the name of the result
 
 
 class Translation:
@@ -128,7 +126,7 @@ class Translation:
         if function is None:
             where = node_name(node)
             raise ModelError(f"{where}: the operator {node.target} has no translation to ONNX", ADVICE)
-        made = function(self, node, arguments(node))
+        made = function(Call(self, node))
         if operator.endswith("_"):
             self._owners[node] = self._owner(node.args[0])
             self._values[self._owners[node]] = made
@@ -172,35 +170,3 @@ class Translation:
     def _drop_unused(self) -> None:
         used = dict.fromkeys(name for node in self.nodes for name in node.input)
         self.initializers = {name: self.initializers[name] for name in used if name in self.initializers}
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an ATen call by the names of its schema, defaults included."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    named |= {a.name: value for a, value in zip(schema.arguments, node.args, strict=False)}
-    return named | dict(node.kwargs)
-
-
-def node_name(node: fx.Node) -> str:
-    """`layer1.0.conv1` for the operator of a torch layer, `layer1.0.add` for one in the forward of a block."""
-    word = str(node.target).split(".")[1 if str(node.target).startswith("aten.") else 0].rstrip("_")
-    path, kind = innermost_module(node)
-    path = path.split("@")[0]
-    if kind.startswith("torch.nn.modules.") and ".container." not in kind:
-        return path or word
-    return f"{path}.{word}" if path else word
-
-
-def innermost_module(node: fx.Node) -> tuple[str, str]:
-    """Path and class of the module whose forward called `node`; a second call of one module has the path `path@1`."""
-    stack = [v for v in (node.meta.get("nn_module_stack") or {}).values() if "hook" not in v[0]]
-    if not stack:
-        return "", ""
-    path, kind = stack[-1]
-    return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def shape(node: fx.Node) -> list[int | None]:
-    """The shape of what `node` makes; None for the batch."""
-    return [None if isinstance(n, torch.SymInt) else int(n) for n in node.meta["val"].shape]
