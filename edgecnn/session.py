@@ -1,17 +1,26 @@
 """The one way to run a model in order to measure it: numpy in, numpy out.
 
 PyTorch, ONNX Runtime and TensorRT are measured by the same code through this protocol. Each backend module offers
-`open_engine(path, ...)`, which returns a context manager that satisfies it.
+`open_engine(path, ...)`, which returns a context manager that satisfies it. Inputs and outputs have names; one input
+and the first output are the common case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from edgecnn.errors import BackendError
+from edgecnn.results.accuracy import Task
+from edgecnn.results.layers import EngineLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = npt.NDArray[np.float32]
 
@@ -40,21 +49,68 @@ class Timing:
         return self.h2d_ms + self.compute_ms + self.d2h_ms
 
 
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a session takes and gives, and under which conditions it computes.
+
+    `graph` is whether the batch shape run last is replayed as a CUDA graph, and `graph_fallback` why one that could be
+    is not; `sync` is how the host waits, `simulated` in words what is only imitated, `least_batch` the smallest batch
+    of a dynamic one.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    graph: bool = False
+    graph_fallback: str = ""
+    sync: str = "synchronous call"
+    simulated: str = ""
+    least_batch: int = 1
+
+    @property
+    def task(self) -> Task:
+        """What the first output decides; "classification" too where its number of columns is not fixed."""
+        return task_of(self.outputs[0].shape[-1])
+
+    def require_inputs(self, names: Collection[str]) -> None:
+        """Raise `BackendError` unless `names` are those of the inputs."""
+        known = [spec.name for spec in self.inputs]
+        if set(names) != set(known):
+            raise BackendError(
+                f"inputs named {', '.join(sorted(names))}; the model takes {', '.join(known)}",
+                "give each input of the model its batch",
+            )
+
+
 @runtime_checkable
 class Session(Protocol):
-    """A model that is ready to run; a context manager that frees what it holds."""
+    """A model that is ready to run; a context manager that frees what it holds.
+
+    Whoever names it as a base implements `info` and `run_all`.
+    """
 
     @property
-    def input(self) -> TensorSpec: ...
+    def info(self) -> SessionInfo: ...
 
-    @property
-    def output(self) -> TensorSpec: ...
-
-    def run(self, batch: Array) -> Array:
-        """Logits [N, classes] of a float32 NCHW batch; the result is the caller's to keep."""
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name, for a batch of every input by name; the results are the caller's to keep."""
         ...
 
-    def __enter__(self) -> Session: ...
+    @property
+    def input(self) -> TensorSpec:
+        """The first input."""
+        return self.info.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first output."""
+        return self.info.outputs[0]
+
+    def run(self, batch: Array) -> Array:
+        """The first output, logits [N, classes], for a float32 NCHW batch of the only input."""
+        return self.run_all({self.input.name: batch})[self.output.name]
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -68,13 +124,31 @@ class TimedSession(Session, Protocol):
     def timed(self, batch: Array) -> Timing: ...
 
 
+@runtime_checkable
+class LayerTimer(Protocol):
+    """A session whose runtime tells its layers, and the time of each."""
+
+    def layers(self, batch: int) -> list[EngineLayer]:
+        """The layers at one batch size."""
+        ...
+
+    def layer_times_ms(self, batch: Array, queries: int = 10) -> dict[str, float]:
+        """Mean time of each layer by its name, over `queries` runs."""
+        ...
+
+
+def task_of(columns: int | None) -> Task:
+    """The task of an output [N, columns]: one column decides between two classes by a threshold."""
+    return "binary" if columns == 1 else "classification"
+
+
 def class_scores(logits: Array, threshold: float) -> Array:
     """Scores [N, classes] of which the largest, and of equal ones the first, is the class that is predicted.
 
     Logits [N, C] of several classes are their own scores; one column [N, 1] is set against its threshold, as class 1
     against class 0.
     """
-    if logits.shape[1] > 1:
+    if task_of(logits.shape[1]) == "classification":
         return logits
     return np.concatenate([np.full_like(logits, threshold), logits], axis=1)
 
@@ -84,7 +158,7 @@ def class_probabilities(logits: Array, threshold: float) -> npt.NDArray[np.float
     probability (`threshold` 0.5). NaN for a row that is not finite."""
     values = logits.astype(np.float64)
     values[~np.isfinite(values).all(axis=1)] = np.nan
-    if values.shape[1] > 1:
+    if task_of(values.shape[1]) == "classification":
         odds = np.exp(values - values.max(axis=1, keepdims=True))
         shares: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
         return shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,14 +17,14 @@ from edgecnn.backends import BuildOptions
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_name
 from edgecnn.results.device import Device
-from edgecnn.session import Array, TensorSpec
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 
 NAME = "ort"
 SUFFIXES = (".onnx",)
 DEFAULT_TARGET = "cpu"
-
-
 PROVIDER = "CPUExecutionProvider"
+DTYPES = {"float": "float32", "double": "float64"}  # the others bear numpy's names
+ONNX_TYPES = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
 def recognizes(path: Path, first_bytes: bytes) -> bool:
@@ -37,7 +38,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
     Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses.
     """
     source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    with OrtSession(graph, options.threads, simulated=_is_simulated(source)) as session:
+    with _classifier(OrtSession(graph, options.threads, simulated=_is_simulated(source))) as session:
         shape = tuple(n or options.batch.max for n in session.input.shape)
         if shape[0] != options.batch.max and session.input.shape[0] is not None:
             raise BackendError(
@@ -68,9 +69,10 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
     `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match.
     """
     if not sidecar_path(path).exists():
-        return OrtSession(path, threads)
+        return _classifier(OrtSession(path, threads))
     sidecar = verified_sidecar(path)
-    return OrtSession(path, threads or sidecar.facts.get("threads"), simulated=_is_simulated(sidecar))
+    session = OrtSession(path, threads or sidecar.facts.get("threads"), simulated=_is_simulated(sidecar))
+    return _classifier(session)
 
 
 def device(threads: int | None = None) -> Device:
@@ -82,9 +84,9 @@ def _is_simulated(sidecar: Sidecar) -> bool:
     return sidecar.scheme == "tensorrt"
 
 
-class OrtSession:
-    """A graph under ONNX Runtime's CPU provider; a `simulated` one keeps its Q/DQ nodes. Its own `simulated` says in
-    words what of it the CPU only imitates.
+class OrtSession(Session):
+    """A graph under ONNX Runtime's CPU provider, with as many inputs and outputs as it has; a `simulated` one keeps its
+    Q/DQ nodes.
 
     ONNX Runtime 1.31 would fuse DQ - Concat - Q with FP16 scales into QLinearConcat, which takes float32 ones alone,
     and round float biases to steps of FP16 that underflow (its WeightBiasQuantization): 25 dB on a ResNet-18.
@@ -105,50 +107,39 @@ class OrtSession:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
         except Exception as exc:
             raise _load_error(path, exc) from exc
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ArtifactError(
-                f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each",
-                "`edgecnn import` makes a foreign graph fit",
-            )
-        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
-            raise ArtifactError(
-                f"{path}: {inputs[0].name} is {inputs[0].type}, {outputs[0].name} is {outputs[0].type}; "
-                "both must be tensor(float)",
-                "`edgecnn import` makes a foreign graph fit",
-            )
         self.path = path
         parts = ["INT8 as TensorRT rounds it"] * simulated + ["FP16 tensors rounded from FP32"] * (graph != str(path))
-        self.simulated = ", ".join(parts)
-        self._input, self._output = _spec(inputs[0]), _spec(outputs[0])
+        self._info = SessionInfo(
+            inputs=tuple(_spec(value) for value in self._session.get_inputs()),
+            outputs=tuple(_spec(value) for value in self._session.get_outputs()),
+            simulated=", ".join(parts),
+        )
 
     @property
-    def input(self) -> TensorSpec:
-        """Name and shape of the input."""
-        return self._input
+    def info(self) -> SessionInfo:
+        """Inputs and outputs of the graph, and what of it the CPU only imitates."""
+        return self._info
 
-    @property
-    def output(self) -> TensorSpec:
-        """Name and shape of the logits."""
-        return self._output
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name; raises `BackendError` for other inputs, or for one of another shape."""
+        self._info.require_inputs(inputs)
+        for spec in self._info.inputs:
+            self._check_shape(spec, inputs[spec.name])
+        names = [spec.name for spec in self._info.outputs]
+        try:
+            outputs: list[Array] = self._session.run(names, dict(inputs))
+        except Exception as exc:
+            raise DeviceError(f"{self.path}: ONNX Runtime failed: {_one_line(exc)}", "see the message above") from exc
+        return dict(zip(names, outputs, strict=True))
 
-    def run(self, batch: Array) -> Array:
-        """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for another shape."""
-        wanted = self._input.shape
+    def _check_shape(self, spec: TensorSpec, batch: Array) -> None:
+        wanted = spec.shape
         if len(batch.shape) != len(wanted) or any(w not in (None, g) for w, g in zip(wanted, batch.shape, strict=True)):
             shown = "x".join("N" if n is None else str(n) for n in wanted)
             raise BackendError(
                 f"{self.path}: a batch of shape {'x'.join(map(str, batch.shape))}, the engine takes {shown}",
                 "use the preprocessing of the model the engine was made from",
             )
-        try:
-            logits: Array = self._session.run(None, {self._input.name: batch})[0]
-        except Exception as exc:
-            raise DeviceError(f"{self.path}: ONNX Runtime failed: {_one_line(exc)}", "see the message above") from exc
-        return logits
-
-    def __enter__(self) -> OrtSession:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,8 +170,27 @@ def _rounding_fp16(path: Path) -> str | bytes:
 
 
 def _spec(value: Any) -> TensorSpec:
+    """As ONNX Runtime tells it: the type of an element within "tensor(...)", by its name in C++."""
     shape = tuple(n if isinstance(n, int) else None for n in value.shape)
-    return TensorSpec(value.name, shape, "float32")
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    return TensorSpec(value.name, shape, DTYPES.get(kind, kind))
+
+
+def _classifier(session: OrtSession) -> OrtSession:
+    """A session of one float input and one float output; raises `ArtifactError` for another."""
+    path, inputs, outputs = session.path, session.info.inputs, session.info.outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ArtifactError(
+            f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each",
+            "`edgecnn import` makes a foreign graph fit",
+        )
+    if {inputs[0].dtype, outputs[0].dtype} != {"float32"}:
+        kinds = [f"{spec.name} is tensor({ONNX_TYPES.get(spec.dtype, spec.dtype)})" for spec in (*inputs, *outputs)]
+        raise ArtifactError(
+            f"{path}: {', '.join(kinds)}; both must be tensor(float)",
+            "`edgecnn import` makes a foreign graph fit",
+        )
+    return session
 
 
 def _load_error(path: Path, exc: Exception) -> ArtifactError | BackendError:

@@ -21,18 +21,17 @@ def layers(
 ) -> None:
     """List an engine's layers with the precision each has, and where the time goes."""
     from edgecnn.inspection.layers import layer_table
+    from edgecnn.records import to_plain
+    from edgecnn.results.layers import COMPUTE_PRECISIONS, ShareOf
 
     table = layer_table(engine, timed=times, batch=batch, queries=queries, trust=trust)
     if as_json:
-        print_json(table)
+        print_json(to_plain(table))
         return
     columns = ["name", "kind", "precision", "macs", *(["time_ms", "time_pct"] if times else [])]
-    print_rows(table["layers"], columns)
+    print_rows([to_plain(row) for row in table.layers], columns)
     print()
-    by = ["layers", "macs", *(["time"] if times else [])]
-    shares = [
-        {"precision": p, **{f"{b} %": table[f"{p}_{b}_pct"] for b in by}}
-        for p in ("int8", "fp16", "fp32", "other", "unknown")
-    ]
+    by: list[ShareOf] = ["layers", "macs", "time"] if times else ["layers", "macs"]
+    shares = [{"precision": p, **{f"{b} %": table.shares.pct(p, b) for b in by}} for p in COMPUTE_PRECISIONS]
     print_rows([row for row in shares if any(row[f"{b} %"] for b in by)], ["precision", *(f"{b} %" for b in by)])
-    print(f"reformat layers: {table['reformat_layers']:.0f}")
+    print(f"reformat layers: {table.shares.reformat_layers:.0f}")

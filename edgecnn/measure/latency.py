@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgecnn.machine.clocks import clock_warnings, open_nvml, read_clocks
 from edgecnn.results.latency import Clocks, Latency, Mode
-from edgecnn.session import Array, Session, TimedSession, Timing
+from edgecnn.session import Array, Session, SessionInfo, TimedSession, Timing
 from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile
 
 Floats = npt.NDArray[np.float64]
@@ -65,6 +65,7 @@ def measure_latency(
     parts = _parts(samples.timings)
     mean, drift = float(ms.mean()), _drift_pct(ms)
     cov = 100 * float(ms.std()) / mean if mean else 0.0
+    info = session.info  # after the run: only then it is known whether a CUDA graph is replayed
     return Latency(
         name=name,
         mode=mode,
@@ -86,19 +87,18 @@ def measure_latency(
         **parts,
         throughput_images_per_s=n * len(batch_input) / samples.wall_s,
         drift_pct=drift,
-        graph=bool(getattr(session, "graph", False)),
+        graph=info.graph,
         transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
-        sync=str(getattr(session, "sync", "synchronous call")),
+        sync=info.sync,
         clocks=samples.clocks[-1],
-        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_said_of(session)),
+        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_said_of(info)),
     )
 
 
-def _said_of(session: Session) -> list[str]:
+def _said_of(info: SessionInfo) -> list[str]:
     """Why an engine that could be replayed as a CUDA graph is not, and what of it is only simulated."""
-    reason, simulated = getattr(session, "graph_fallback", ""), getattr(session, "simulated", "")
-    said = [f"not replayed as a CUDA graph: {reason}"] if reason else []
-    return said + ([f"this is a simulation ({simulated}): its speed says nothing"] if simulated else [])
+    said = [f"not replayed as a CUDA graph: {info.graph_fallback}"] if info.graph_fallback else []
+    return said + ([f"this is a simulation ({info.simulated}): its speed says nothing"] if info.simulated else [])
 
 
 def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:

@@ -111,7 +111,7 @@ def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
             "use the preprocessing of the model that the engine was made from",
         )
     size, images = len(part.ids), part.input
-    least = session.input.shape[0] or int(getattr(session, "least_batch", 1))
+    least = session.input.shape[0] or session.info.least_batch
     if size < least:  # the last batch of an engine that takes no smaller one is filled up and cut again
         images = np.concatenate([images, np.repeat(images[-1:], least - size, axis=0)])
     logits = session.run(images)[:size]

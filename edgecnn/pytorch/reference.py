@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,19 +17,33 @@ from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
-from edgecnn.session import Array, TensorSpec, Timing
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 
 
-class Reference:
-    """A torch module that satisfies `edgecnn.session.Session`."""
+class Reference(Session):
+    """A torch module in FP32, on the CPU."""
+
+    SYNC = SessionInfo.sync
 
     def __init__(self, network: nn.Module, input_shape: tuple[int, int, int], classes: int) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.input = TensorSpec("input", (None, *input_shape), "float32")
-        self.output = TensorSpec("logits", (None, classes), "float32")
+        self._info = SessionInfo(
+            inputs=(TensorSpec("input", (None, *input_shape), "float32"),),
+            outputs=(TensorSpec("logits", (None, classes), "float32"),),
+            sync=self.SYNC,
+        )
 
-    def run(self, batch: Array) -> Array:
-        """Logits [N, classes]; raises `BackendError` for a batch of another shape."""
+    @property
+    def info(self) -> SessionInfo:
+        """An `input` NCHW and `logits` [N, classes]."""
+        return self._info
+
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """`logits`; raises `BackendError` for another input, or for a batch of another shape."""
+        self._info.require_inputs(inputs)
+        return {self.output.name: self._logits(inputs[self.input.name])}
+
+    def _logits(self, batch: Array) -> Array:
         self._check(batch)
         with torch.inference_mode():
             logits = self.network(torch.from_numpy(np.ascontiguousarray(batch, np.float32)))
@@ -42,9 +57,6 @@ class Reference:
                 "use the preprocessing in its sidecar",
             )
 
-    def __enter__(self) -> Reference:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -54,14 +66,14 @@ class Reference:
 class CudaReference(Reference):
     """The same on a GPU, in FP32 without TF32; timed by CUDA events as an engine is, from and to pinned memory."""
 
+    SYNC = "the host waits for the last event"
+
     def __init__(self, network: nn.Module, input_shape: tuple[int, int, int], classes: int) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         super().__init__(network.to("cuda"), input_shape, classes)
-        self.sync = "the host waits for the last event"
 
-    def run(self, batch: Array) -> Array:
-        """Logits [N, classes]; raises `BackendError` for a batch of another shape."""
+    def _logits(self, batch: Array) -> Array:
         return self._query(batch)[0]
 
     def timed(self, batch: Array) -> Timing:

@@ -8,7 +8,7 @@ from typing import Literal
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.engine import EngineInfo
 
-Task = Literal["classification"]
+Task = Literal["classification", "binary"]  # several classes, or one column that decides between two
 Interval = tuple[float, float]
 
 

@@ -21,15 +21,15 @@ import pytest
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
-from edgecnn.backends._layers import share_facts
 from edgecnn.errors import EdgecnnError
 from edgecnn.gate.rules.precision import check_precision
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.engine import EngineFacts
+from edgecnn.results.layers import share_facts
 from edgecnn.results.report import Measurement
+from edgecnn.steps.bench import engine_facts
 from tests.backend.device_flow import (
     closeness,
     engines_of,
@@ -167,7 +167,7 @@ def test_a_small_network_all_the_way(tensorrt_device: Any, tmp_path: Path, preci
         plain = session.run(images)
         session.run(images)
         np.testing.assert_allclose(session.run(images), plain, rtol=1e-3, atol=1e-4)  # replayed as a graph
-        assert session.graph, session.graph_fallback
+        assert session.info.graph, session.info.graph_fallback
         assert session.layer_times_ms(images).keys() <= {layer.name for layer in session.layers(2)}
 
 
@@ -198,13 +198,14 @@ def test_resnet50_keeps_its_logits_and_its_precision(resnet: Any, results: dict[
     graphs, plans = resnet
     for precision, least in (("fp32", 0.999), ("fp16", 0.99), ("int8", 0.97)):
         sidecar = read_sidecar(plans[precision])
-        read_back = share_facts(open_layers(plans[precision]))
-        facts = EngineFacts(**(read_back | {"shares_by": read_back["shares_by"] or "untold"}))
-        (judged,) = check_precision(Measurement(name=precision, engine=sidecar.engine, facts=facts))
+        shares = share_facts(open_layers(plans[precision]))
+        assert shares.items() <= sidecar.facts.items()
+        measurement = Measurement(name=precision, engine=sidecar.engine, facts=engine_facts(plans[precision]))
+        (judged,) = check_precision(measurement)
         cosine = closeness(graphs[precision], plans[precision], 2)
         size_mb = plans[precision].stat().st_size / 1e6
         results.setdefault("resnet50", []).append(
-            {"name": precision, "cosine": cosine, "size_mb": size_mb, "precision": to_plain(judged)}
+            {"name": precision, "cosine": cosine, "size_mb": size_mb, "precision": judged.evidence}
         )
         assert judged.verdict == "PASS", judged.evidence
         assert cosine > least

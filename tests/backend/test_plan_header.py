@@ -11,10 +11,10 @@ import pytest
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.write import write_artifact
-from edgecnn.backends._layers import EngineLayer, layers_to_json
 from edgecnn.backends.trt.plan import describe_plan, foreign_prefix_error, plan_mismatch, read_plan_header
 from edgecnn.errors import ArtifactError
 from edgecnn.results.device import Device
+from edgecnn.results.layers import EngineLayer, layers_to_json
 
 ORIN = Device(gpu_name="Orin", compute_capability="8.7")
 ADA = Device(gpu_name="NVIDIA L4", compute_capability="8.9")

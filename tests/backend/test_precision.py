@@ -13,7 +13,6 @@ from edgecnn import cli
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, load_backend
-from edgecnn.backends._layers import obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
 from edgecnn.gate.judge import judge
@@ -21,6 +20,7 @@ from edgecnn.gate.rules.precision import check_precision
 from edgecnn.graph.onnx_graph import multiply_adds
 from edgecnn.recipe.schema import BatchSettings, Tolerances
 from edgecnn.results.engine import EngineFacts, EngineInfo
+from edgecnn.results.layers import obtained_precision, share_facts, shares_of
 from edgecnn.results.report import Measurement
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import engine_info
@@ -76,12 +76,12 @@ def test_shares_of_layers_multiply_adds_and_time() -> None:
     layers = layers_from_inspector(answer("int8.10x"))
     times = dict(zip([x.name for x in layers], [0.1, 0.4, 0.2, 0.1, 0.2, 0.0], strict=True))
     shares = shares_of(layers, times)
-    assert shares["int8_layers_pct"] == pytest.approx(200 / 3)
-    assert shares["int8_macs_pct"] == pytest.approx(100 * (CONV1 + CONV2) / (CONV1 + CONV2 + FC))
-    assert shares["int8_time_pct"] == pytest.approx(60)
-    assert shares["fp16_time_pct"] == pytest.approx(30)
-    assert shares["reformat_time_pct"] == pytest.approx(10)
-    assert shares["reformat_layers"] == 1
+    assert shares.int8_layers_pct == pytest.approx(200 / 3)
+    assert shares.int8_macs_pct == pytest.approx(100 * (CONV1 + CONV2) / (CONV1 + CONV2 + FC))
+    assert shares.int8_time_pct == pytest.approx(60)
+    assert shares.fp16_time_pct == pytest.approx(30)
+    assert shares.reformat_time_pct == pytest.approx(10)
+    assert shares.reformat_layers == 1
     assert obtained_precision(layers) == "int8"
 
 
@@ -144,7 +144,7 @@ def test_a_share_of_a_part_of_the_multiply_adds_is_none() -> None:
     """It would flatter: then layers are counted."""
     layers = layers_from_inspector(answer("fused.10x"), {"/conv1/Conv": CONV1, "/fc/Gemm": None})
     assert share_facts(layers)["shares_by"] == "layers"
-    assert shares_of(layers)["fp16_macs_pct"] is None
+    assert shares_of(layers).fp16_macs_pct is None
 
 
 def test_a_node_counts_once() -> None:

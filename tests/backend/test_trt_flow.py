@@ -16,13 +16,13 @@ import pytest
 from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._half import rounded_to_fp16
-from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.backends.trt.library import errors_in, load_tensorrt, logger_for, recording
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, GraphError
 from edgecnn.measure.latency import measure_latency
 from edgecnn.measure.predict import predict
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.layers import layers_from_json, shares_of
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
 from tests.backend.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
@@ -87,8 +87,8 @@ def test_the_sidecar_says_what_was_built(trt: Any, graph: Graph) -> None:
     assert sidecar.facts["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
     assert sidecar.facts["tf32"] is False
     shares = shares_of(layers_from_json(sidecar.facts["layers"]))
-    assert shares["int8_macs_pct"] == 100
-    assert shares["reformat_layers"] == 1
+    assert shares.int8_macs_pct == 100
+    assert shares.reformat_layers == 1
     macs = [layer.macs for layer in layers_from_json(sidecar.facts["layers"]) if layer.role == "compute"]
     assert macs == [CONV_MACS, GEMM_MACS]
 
@@ -123,7 +123,7 @@ def test_timed_by_events(trt: Any, graph: Graph) -> None:
             timing = session.timed(images(2))
             assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (COPY_MS, COMPUTE_MS, COPY_MS)
             assert timing.clock == "cuda events"
-        assert session.graph
+        assert session.info.graph
 
 
 def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
@@ -131,8 +131,8 @@ def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
         layers = session.layers(3)
         times = session.layer_times_ms(images(3), queries=2)
         assert times.keys() == {layer.name for layer in layers}
-        assert shares_of(layers, times)["fp16_time_pct"] > 50
-        assert shares_of(layers, times)["reformat_time_pct"] > 0
+        assert shares_of(layers, times).fp16_time_pct > 50
+        assert shares_of(layers, times).reformat_time_pct > 0
 
 
 def test_the_first_run_of_a_context_is_in_no_layer_time(one_trt: Any, graph: Graph) -> None:
@@ -157,8 +157,8 @@ def test_a_graph_that_cannot_be_captured_is_a_stated_fallback(trt: Any, device: 
     with load_backend("trt").open_engine(build(source)) as session, injected(trt, "capture"):
         for _ in range(4):
             np.testing.assert_allclose(session.run(images(2)), reference(source, images(2)), rtol=1e-5, atol=1e-6)
-        assert not session.graph
-        assert session.graph_fallback.startswith("cudaStreamEndCapture failed: cudaErrorStreamCapture")
+        assert not session.info.graph
+        assert session.info.graph_fallback.startswith("cudaStreamEndCapture failed: cudaErrorStreamCapture")
         measured = measure_latency("x", session, images(2), warmup_ms=0, duration_s=0)
         assert any(w.startswith("not replayed as a CUDA graph: cudaStreamEndCapture") for w in measured.warnings)
         assert device.live()["executables"] == device.live()["graphs"] == 0
@@ -175,7 +175,7 @@ def test_pycuda_runs_it_without_graphs(
     with load_backend("trt").open_engine(build(source)) as session:
         for _ in range(3):
             np.testing.assert_allclose(session.run(images(2)), reference(source, images(2)), rtol=1e-5, atol=1e-6)
-        assert session.graph_fallback == "pycuda cannot record them"
+        assert session.info.graph_fallback == "pycuda cannot record them"
     del session  # pycuda frees streams and events with their objects
     gc.collect()
     assert set(device.live().values()) == {0}

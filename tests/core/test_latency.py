@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,23 @@ from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
 from edgecnn.records import to_plain
 from edgecnn.results.latency import Clocks
-from edgecnn.session import Array, TensorSpec, Timing
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 
 BATCH = np.zeros((4, 3, 2, 2), np.float32)
 
 
-class Scripted:
+INFO = SessionInfo((TensorSpec("input", (None, 3, 2, 2), "float32"),), (TensorSpec("logits", (None, 2), "float32"),))
+
+
+class Scripted(Session):
     """A session whose events say what they are told to, at once."""
 
     def __init__(self, compute_ms: Any, h2d_ms: float = 0.5, d2h_ms: float = 0.25) -> None:
-        self.input = TensorSpec("input", (None, 3, 2, 2), "float32")
-        self.output = TensorSpec("logits", (None, 2), "float32")
         self._compute_ms, self._copies, self.calls = compute_ms, (h2d_ms, d2h_ms), 0
+
+    @property
+    def info(self) -> SessionInfo:
+        return INFO
 
     def run(self, batch: Array) -> Array:
         self.calls += 1
@@ -37,14 +43,8 @@ class Scripted:
         self.calls += 1
         return Timing(self._copies[0], self._compute_ms(self.calls), self._copies[1], "cuda events")
 
-    def __enter__(self) -> Scripted:
-        return self
 
-    def __exit__(self, *unused: object) -> None:
-        pass
-
-
-def measured(session: Scripted, **more: Any) -> Any:
+def measured(session: Session, **more: Any) -> Any:
     settings: dict[str, Any] = {"warmup_ms": 0, "duration_s": 0, "clocks": Clocks, **more}
     return measure_latency("e", session, BATCH, **settings)
 
@@ -78,11 +78,10 @@ def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
 
 
 def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
-    class Untimed:
+    class Untimed(Session):
         """A session without events of its own."""
 
-        input, output = TensorSpec("input", (None, 3, 2, 2), "float32"), TensorSpec("logits", (None, 2), "float32")
-        __enter__, __exit__ = Scripted.__enter__, Scripted.__exit__
+        info = INFO
 
         def run(self, batch: Array) -> Array:
             return np.zeros((len(batch), 2), np.float32)
@@ -90,8 +89,28 @@ def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
     found = measured(Scripted(lambda k: 1.0), mode="throughput")
     assert (found.clock, found.compute_ms_p50, found.mode) == ("host", None, "throughput")
     assert found.transfers  # the call copies in and out, whoever holds the clock
-    found = measured(Untimed())  # type: ignore[arg-type]
+    found = measured(Untimed())
     assert (found.clock, found.transfers) == ("host", False)
+
+
+def test_what_a_session_says_of_itself_stands_in_its_latency() -> None:
+    class Said(Scripted):
+        info = dataclasses.replace(INFO, graph_fallback="the stream refuses", sync="by events", simulated="FP16")
+
+    found = measured(Said(lambda k: 1.0))
+    assert (found.graph, found.sync) == (False, "by events")
+    assert "not replayed as a CUDA graph: the stream refuses" in found.warnings
+    assert "this is a simulation (FP16): its speed says nothing" in found.warnings
+
+
+def test_a_graph_that_is_replayed_only_after_some_queries_is_said() -> None:
+    class Captured(Scripted):
+        @property
+        def info(self) -> SessionInfo:
+            return dataclasses.replace(INFO, graph=self.calls > 2)
+
+    assert measured(Captured(lambda k: 1.0), min_queries=5).graph
+    assert not measured(Captured(lambda k: 1.0), min_queries=1).graph
 
 
 class Clockwork:

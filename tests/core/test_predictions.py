@@ -18,28 +18,26 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
 from edgecnn.measure.predict import predict, read_predictions, write_predictions
-from edgecnn.session import Array, TensorSpec
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 
 PREPROCESSING = Preprocessing(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-class Means:
+class Means(Session):
     """A session whose logits are simple facts about each image; counts what it is asked."""
 
-    def __init__(self, batch: int | None = None, size: int = 8, classes: int = 3) -> None:
-        self.input = TensorSpec("input", (batch, 3, size, size), "float32")
-        self.output = TensorSpec("logits", (batch, classes), "float32")
+    def __init__(self, batch: int | None = None, size: int = 8, classes: int = 3, least: int = 1) -> None:
+        images = TensorSpec("input", (batch, 3, size, size), "float32")
+        self.facts = SessionInfo((images,), (TensorSpec("logits", (batch, classes), "float32"),), least_batch=least)
         self.sizes: list[int] = []
+
+    @property
+    def info(self) -> SessionInfo:
+        return self.facts
 
     def run(self, batch: Array) -> Array:
         self.sizes.append(len(batch))
         return batch.mean(axis=(2, 3))[:, : self.output.shape[1]]
-
-    def __enter__(self) -> Means:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -201,8 +199,7 @@ def test_a_run_that_gave_nothing_leaves_no_journal(dataset: Dataset, tmp_path: P
 
 
 def test_a_batch_below_the_least_is_filled_up_and_cut(dataset: Dataset) -> None:
-    session = Means()
-    session.least_batch = 2  # type: ignore[attr-defined]
+    session = Means(least=2)
     np.testing.assert_array_equal(predict(session, dataset, batch=5).logits, predict(Means(), dataset, batch=11).logits)
     assert session.sizes == [5, 5, 2]
 

@@ -15,7 +15,6 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_ver
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.backends._cuda import Cuda, load_cuda
-from edgecnn.backends._layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.backends.trt.engine import inspected_layers
 from edgecnn.backends.trt.library import (
     Message,
@@ -31,6 +30,7 @@ from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.jetson import available_memory_bytes
+from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.targets import find_target, target_mismatch
 
 MacsByNode = Mapping[str, int | None]
@@ -240,11 +240,11 @@ def _read_back(
 def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[EngineLayer]) -> None:
     """An engine of which no layer has the precision asked for is never written; smaller shares are the gate's."""
     shares = shares_of(layers)
-    known = 100.0 - (shares["unknown_layers_pct"] or 0.0)
-    if not shares["compute_layers"] or not known or shares[f"{requested}_layers_pct"]:
+    known = 100.0 - (shares.unknown_layers_pct or 0.0)
+    if not shares.compute_layers or not known or shares.pct(requested, "layers"):
         return
     raise BackendError(
-        f"{graph}: {requested} was asked for, and none of the engine's {shares['compute_layers']:.0f} Conv and Gemm "
+        f"{graph}: {requested} was asked for, and none of the engine's {shares.compute_layers:.0f} Conv and Gemm "
         f"layers is {requested}: obtained is {obtained_precision(layers)}",
         "this TensorRT has no such kernels for this graph on this GPU: build for another precision",
     )

@@ -1,7 +1,7 @@
 """A plan as a Session: trusted, deserialised, run on a stream of its own, timed by events.
 
 Each batch shape has an execution context of its own. Its first two batches are enqueued; from the third on it is
-replayed as a CUDA graph, and where that cannot be had, `graph_fallback` says why. Results are copied out: they are the
+replayed as a CUDA graph, and where that cannot be had, its info says why. Results are copied out: they are the
 caller's.
 """
 
@@ -20,7 +20,6 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.backends._cuda import Cuda, load_cuda
-from edgecnn.backends._layers import EngineLayer
 from edgecnn.backends.trt.inspector import layers_from_inspector
 from edgecnn.backends.trt.library import (
     Message,
@@ -34,7 +33,8 @@ from edgecnn.backends.trt.library import (
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
 from edgecnn.backends.trt.progress import say
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
-from edgecnn.session import Array, TensorSpec, Timing
+from edgecnn.results.layers import EngineLayer
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 
 KEPT_SHAPES = 4
 FLOAT_BYTES = 4
@@ -77,7 +77,7 @@ def trusted_plan(path: Path, trust: bool) -> tuple[bytes, Sidecar | None]:
     return content, sidecar
 
 
-class TrtSession:
+class TrtSession(Session):
     """A deserialised plan on this machine's GPU."""
 
     def __init__(self, path: Path, trust: bool = False) -> None:
@@ -89,7 +89,7 @@ class TrtSession:
             raise BackendError(*mismatch)
         self.path = path
         self.sidecar = sidecar
-        self.graph_fallback = "" if self._cuda.captures else f"{self._cuda.name} cannot record them"
+        self._graph_fallback = "" if self._cuda.captures else f"{self._cuda.name} cannot record them"
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
         with contextlib.ExitStack() as opening, recording(self._trt) as messages:
             self._runtime, self._engine = self._deserialised(content, sidecar, trust, messages)
@@ -110,34 +110,25 @@ class TrtSession:
             self._held = opening.pop_all()
 
     @property
-    def input(self) -> TensorSpec:
-        """Name and shape of the input; a dynamic batch is None."""
-        return self._input
+    def info(self) -> SessionInfo:
+        """Input and output (a dynamic batch is None), and how the batch shape run last is replayed."""
+        return SessionInfo(
+            inputs=(self._input,),
+            outputs=(self._output,),
+            graph=bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None,
+            graph_fallback=self._graph_fallback,
+            sync="stream synchronisation, copies and compute in sequence on one stream",
+            least_batch=self._limits[0][0],
+        )
 
-    @property
-    def output(self) -> TensorSpec:
-        """Name and shape of the logits."""
-        return self._output
-
-    @property
-    def least_batch(self) -> int:
-        """The smallest batch of the engine's profile."""
-        return self._limits[0][0]
-
-    @property
-    def graph(self) -> bool:
-        """Whether the batch shape run last is replayed as a CUDA graph; if not, `graph_fallback` may say why."""
-        return bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None
-
-    @property
-    def sync(self) -> str:
-        """How the host waits for a batch."""
-        return "stream synchronisation, copies and compute in sequence on one stream"
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Logits by name; raises `BackendError` for another input, or for a shape outside the profile."""
+        self.info.require_inputs(inputs)
+        return {self._output.name: self.run(inputs[self._input.name])}
 
     def run(self, batch: Array) -> Array:
         """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for a shape outside the profile."""
-        shape = self._enqueue(batch, timed=False)
-        return self._result(shape)
+        return self._result(self._enqueue(batch, timed=False))
 
     def timed(self, batch: Array) -> Timing:
         """H2D, compute and D2H of one batch by CUDA events, in milliseconds."""
@@ -159,9 +150,6 @@ class TrtSession:
         with recording(self._trt) as messages:
             shape = self._new_shape(tuple(batch.shape), messages)
             return profiled_layers(self._trt, self._cuda, shape.context, self._stream, queries, messages)
-
-    def __enter__(self) -> TrtSession:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -242,7 +230,7 @@ class TrtSession:
             cuda.synchronize_stream(stream)
             if not shape.used:
                 shape.used = True
-            elif shape.graph is None and not self.graph_fallback:
+            elif shape.graph is None and not self._graph_fallback:
                 self._capture(shape)
         return shape
 
@@ -265,9 +253,9 @@ class TrtSession:
         try:
             shape.graph = self._cuda.end_capture(self._stream)
         except DeviceError as exc:
-            self.graph_fallback = exc.message
+            self._graph_fallback = exc.message
         if not queued:
-            self.graph_fallback = self.graph_fallback or "TensorRT cannot enqueue this engine while recording"
+            self._graph_fallback = self._graph_fallback or "TensorRT cannot enqueue this engine while recording"
             if shape.graph is not None:
                 self._cuda.destroy_graph(shape.graph)
                 shape.graph = None

@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgecnn.backends._layers import EngineLayer, Precision, Role
 from edgecnn.backends.trt.network import ONNX_NODE
 from edgecnn.errors import BackendError
+from edgecnn.results.layers import EngineLayer, Precision, Role
 
 Json = Mapping[str, Any]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
-from edgecnn.backends._layers import layers_from_json, shares_of
 from edgecnn.errors import ArtifactError
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
+from edgecnn.results.layers import layers_from_json, shares_of
 from edgecnn.targets import version_tuple
 
 MAGIC = b"ftrt"
@@ -142,7 +142,7 @@ def describe_plan(path: Path) -> dict[str, Any]:
         "sha256_matches": sha256_of(path) == sidecar.sha256,
         "precision_requested": sidecar.precision_requested or None,
         "precision_obtained": sidecar.precision_obtained or None,
-        **(shares_of(layers) if layers else {}),
+        **(to_plain(shares_of(layers)) if layers else {}),
         "device": to_plain(sidecar.device),
         "target": sidecar.target or None,
         "profiles": facts.get("profiles"),
