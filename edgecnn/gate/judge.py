@@ -56,10 +56,16 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
             yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", "not measured")
             continue
         for m in concerned:
-            if rule.measured(m):
+            if not rule.serves(m):
+                yield rule.check(m, limit, "INCONCLUSIVE", f"the {rule.label} says nothing about a {_task(m)} decision")
+            elif rule.measured(m):
                 yield rule.judge(m, rule, limit)
             elif rule.owes(m, measurements):
                 yield rule.check(m, limit, "INCONCLUSIVE", "not measured")
+
+
+def _task(measurement: Measurement) -> str:
+    return measurement.accuracy.task if measurement.accuracy else ""
 
 
 def _check_finite(measurement: Measurement) -> Iterator[Check]:

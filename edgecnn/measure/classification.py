@@ -50,6 +50,7 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     top5 = _paired(ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)])
     return Accuracy(
         name=name,
+        task=engine.task,
         data=engine.dataset,
         n=n,
         n_labelled=int(labelled.sum()),

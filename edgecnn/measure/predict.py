@@ -18,7 +18,8 @@ from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
-from edgecnn.session import Array, Session
+from edgecnn.results.accuracy import Task
+from edgecnn.session import Array, Session, task_of
 
 Progress = Callable[[int, int], None]
 
@@ -41,9 +42,14 @@ class Predictions:
     threshold: float = 0.0
 
     @property
+    def task(self) -> Task:
+        """What the logits decide."""
+        return task_of(int(self.logits.shape[1]))
+
+    @property
     def classes(self) -> int:
         """The number of classes that the logits tell apart."""
-        return max(2, int(self.logits.shape[1]))
+        return 2 if self.task == "binary" else int(self.logits.shape[1])
 
     def without(self, ids: set[str]) -> Predictions:
         """The predictions on all other images."""

@@ -90,7 +90,7 @@ def test_accuracy_is_that_of_the_decision(
     assert edgecnn("reference", engine, "--data", pictures, "-o", tmp_path / "r.npz").code == 0
     ask = ("--reference", tmp_path / "r.npz", "--data", pictures, "--json")
     same = json.loads(edgecnn("validate", engine, *ask).out)
-    assert (same["top1_pct"], same["agreement_pct"], same["classes"]) == (90, 100, 2)
+    assert (same["task"], same["top1_pct"], same["agreement_pct"], same["classes"]) == ("binary", 90, 100, 2)
     result = edgecnn("validate", flipped, *ask)
     found = json.loads(result.out)
     assert (found["top1_pct"], found["reference_top1_pct"], found["agreement_pct"]) == (10, 90, 0)

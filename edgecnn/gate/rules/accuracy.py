@@ -125,6 +125,6 @@ def _against_guessing(check: Check, what: str, engine: Guess | None, possible: G
 
 RULES = (
     Rule("top1_drop_pp_max", "top-1 drop", "pp", _measured, _judge_top1_drop, concerns_all),
-    Rule("top5_drop_pp_max", "top-5 drop", "pp", _measured, _judge_top5_drop, concerns_all),
+    Rule("top5_drop_pp_max", "top-5 drop", "pp", _measured, _judge_top5_drop, concerns_all, tasks=("classification",)),
     Rule("agreement_pct_min", "agreement", "%", _measured, _judge_agreement, concerns_all),
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from edgecnn.results.accuracy import Task
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
 
@@ -29,7 +31,7 @@ class Rule:
     """One tolerance: the field of `Tolerances` that sets its limit, label and unit for readers, and how it is judged.
 
     `judge` is asked of the engines that the rule `concerns` and that were `measured` for it. Of the others, those that
-    `owe` the value leave it open.
+    `owe` the value leave it open, and so do those of a task that is not among its `tasks`.
     """
 
     tolerance: str
@@ -39,6 +41,11 @@ class Rule:
     judge: Callable[[Measurement, Rule, float], Check]
     concerns: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_reduced
     owes: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_all
+    tasks: tuple[Task, ...] = get_args(Task)
+
+    def serves(self, measurement: Measurement) -> bool:
+        """Whether the value means anything for what the engine decides; without its accuracy that is not known."""
+        return measurement.accuracy is None or measurement.accuracy.task in self.tasks
 
     def check(
         self,
