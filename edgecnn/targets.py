@@ -12,20 +12,23 @@ from edgecnn.errors import DeviceError, RecipeError, nearest
 from edgecnn.records import STRICT, name_tables, parse_toml, record_from_mapping
 from edgecnn.results.device import Device
 
+CPU = "cpu"  # the target that every machine is
 MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device to build for. Versions are strings ("10.3"), `tensorrt_max` "" is no bound; memory in GB as sold.
+    """A device to build for, and the `backend` that its engines are for.
 
-    `unsupported` says why this project cannot build for it; `unverified` names the fields that nobody checked.
+    Versions are strings ("10.3"), `tensorrt_max` "" is no bound; memory in GB as sold. `unsupported` says why this
+    project cannot build for it; `unverified` names the fields that nobody checked.
     """
 
     __pydantic_config__ = STRICT
 
     name: str
     kind: Literal["cpu", "gpu"]
+    backend: str
     description: str
     source: str
     compute_capability: str = ""
@@ -40,11 +43,6 @@ class Target:
     unified_memory: bool = False
     unsupported: str = ""
     unverified: tuple[str, ...] = ()
-
-    @property
-    def backend(self) -> str:
-        """The runtime that its engines are for: "ort" or "trt"."""
-        return "ort" if self.kind == "cpu" else "trt"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ Each backend module offers
     engine_from_onnx(graph, output, options) -> Sidecar    builds `output` from an ONNX file, with sidecar
     open_engine(path, threads, trust) -> Session           loads an engine that its sidecar vouches for
     device(threads) -> Device                               what the engine runs on, as it stands in a sidecar
+    tools() -> dict                                         versions that an engine depends on; {} where none is here
+    describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
+    machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
     NAME, PROVIDER                                          of the module, and of the part of the runtime that computes
@@ -60,7 +63,7 @@ def hardware_compatibility_from_text(text: str) -> HardwareCompatibility:
 
 
 class Backend(Protocol):
-    """What a backend module offers."""
+    """What a backend module offers: all that the rest of edgecnn knows of it."""
 
     SUFFIXES: tuple[str, ...]
     NAME: str
@@ -74,6 +77,12 @@ class Backend(Protocol):
     def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session: ...
 
     def device(self, threads: int | None = None) -> Device: ...
+
+    def tools(self) -> dict[str, str]: ...
+
+    def describe(self, path: Path) -> dict[str, Any]: ...
+
+    def machine_facts(self) -> dict[str, str]: ...
 
 
 def backend_names() -> list[str]:
@@ -89,8 +98,13 @@ def load_backend(name: str) -> Backend:
     return cast(Backend, importlib.import_module(f"edgecnn.backends.{name}"))
 
 
-def backend_of(path: Path) -> Backend:
-    """The backend that recognizes a file as an engine; raises `ArtifactError` for one that none does."""
+def load_backends() -> list[Backend]:
+    """Every backend module."""
+    return [load_backend(name) for name in backend_names()]
+
+
+def recognizing_backend(path: Path) -> Backend | None:
+    """The backend that recognizes a file as an engine, if one does; raises `ArtifactError` for what cannot be read."""
     try:
         with path.open("rb") as file:
             first_bytes = file.read(16)
@@ -98,10 +112,14 @@ def backend_of(path: Path) -> Backend:
         raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
-    backends = [load_backend(name) for name in backend_names()]
-    found = next((backend for backend in backends if backend.recognizes(path, first_bytes)), None)
+    return next((backend for backend in load_backends() if backend.recognizes(path, first_bytes)), None)
+
+
+def backend_of(path: Path) -> Backend:
+    """The backend that recognizes a file as an engine; raises `ArtifactError` for one that none does."""
+    found = recognizing_backend(path)
     if found is None:
-        suffixes = ", ".join(suffix for backend in backends for suffix in backend.SUFFIXES)
+        suffixes = ", ".join(suffix for backend in load_backends() for suffix in backend.SUFFIXES)
         raise ArtifactError(f"{path}: not an engine", f"engines end in {suffixes}")
     return found
 

@@ -14,8 +14,9 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
+from edgecnn.backends._graph_facts import describe_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
-from edgecnn.machine.cpu import available_cores, cpu_name
+from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.results.device import Device
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 
@@ -53,7 +54,7 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
         parents=parents_of(output, graph),
         recipe=options.recipe,
         fields=options.fields,
-        tools=tool_versions("onnxruntime", "onnxruntime-gpu"),
+        tools=tools(),
         device=device(options.threads),
         backend="ort",
         provider=PROVIDER,
@@ -77,7 +78,22 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
 
 def device(threads: int | None = None) -> Device:
     """The processor and the number of threads, as they stand in a sidecar."""
-    return Device(cpu=cpu_name(), threads=threads or available_cores())
+    return cpu_device(threads)
+
+
+def tools() -> dict[str, str]:
+    """The version of ONNX Runtime, by the package that it came in."""
+    return tool_versions("onnxruntime", "onnxruntime-gpu")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The graph: its inputs, outputs, operators and types."""
+    return describe_graph(path)
+
+
+def machine_facts() -> dict[str, str]:
+    """Nothing beside the processor and the packages, which are said anyway."""
+    return {}
 
 
 def _is_simulated(sidecar: Sidecar) -> bool:

@@ -24,7 +24,7 @@ def targets(
         rows = [dataclasses.asdict(j) for j in jetpacks().values()]
         columns = ["name", "l4t", "devices", "cuda", "tensorrt", "python", "supported", "source"]
     else:
-        rows = [{**dataclasses.asdict(t), "backend": t.backend} for t in all_targets().values()]
+        rows = [dataclasses.asdict(t) for t in all_targets().values()]
         columns = ["name", "compute capability", "tensorrt", "memory GB", "DLA", "fp16", "int8", "jetpack", "status"]
     if as_json:
         print_json(rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
+from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
 from edgecnn.records import parse_json
 
@@ -20,56 +21,23 @@ def describe(path: Path) -> dict[str, Any]:
 
     Raises `ArtifactError` when the file is missing, damaged, or not what its sidecar describes.
     """
-    readers = {".onnx": _onnx, ".safetensors": _safetensors, ".npz": _npz, ".json": _json, ".plan": _plan}
-    suffix = ".plan" if path.suffix == ".engine" else path.suffix
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", "check the path")
-    if suffix not in readers:
+    read = {".safetensors": _safetensors, ".npz": _npz, ".json": _json}.get(path.suffix)
+    if read is None and (backend := recognizing_backend(path)) is not None:
+        read = backend.describe
+    if read is None:
         raise ArtifactError(f"{path}: {path.suffix or 'no suffix'} is no artifact of edgecnn", "see --help")
     facts: dict[str, Any] = {"file": str(path), "size_mb": round(path.stat().st_size / 1e6, 3)}
-    facts.update(readers[suffix](path))
-    if suffix == ".json":
+    facts.update(read(path))
+    if path.suffix == ".json":
         return facts
     if not sidecar_path(path).exists():
         facts["sidecar"] = "none: it did not come from edgecnn, or its sidecar was left behind"
         return facts
-    sidecar = verified_sidecar(path)
-    if suffix == ".plan":  # described with its sidecar already
-        return facts
-    shown = {k: v for k, v in vars(sidecar).items() if v not in (None, "", {}, [])}
-    facts["sidecar"] = shown
+    shown = {k: v for k, v in vars(verified_sidecar(path)).items() if v not in (None, "", {}, [])}
+    facts.setdefault("sidecar", shown)  # a plan was described with its sidecar
     return facts
-
-
-def _onnx(path: Path) -> dict[str, Any]:
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        return {"graph": "not read: the package onnx is not installed here"}
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as exc:
-        raise ArtifactError(f"{path}: not a whole ONNX graph ({exc})", "copy it again, or export it again") from exc
-    if not model.graph.node:
-        raise ArtifactError(f"{path}: an ONNX graph without nodes", "copy it again, or export it again")
-    types = Counter(onnx.TensorProto.DataType.Name(t.data_type) for t in model.graph.initializer)
-    return {
-        "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
-        "ir_version": model.ir_version,
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "inputs": [_value(v) for v in model.graph.input],
-        "outputs": [_value(v) for v in model.graph.output],
-        "nodes": len(model.graph.node),
-        "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
-        "initializers": dict(types.most_common()),
-    }
-
-
-def _value(value: Any) -> str:
-    tensor = value.type.tensor_type
-    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
-    names = {1: "float32", 10: "float16", 3: "int8", 2: "uint8", 7: "int64"}
-    return f"{value.name} {names.get(tensor.elem_type, tensor.elem_type)} [{', '.join(dims)}]"
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -118,9 +86,3 @@ def _json(path: Path) -> dict[str, Any]:
     if "kind" in content and "sha256" in content:
         return {"sidecar": content}
     return {"keys": sorted(content)}
-
-
-def _plan(path: Path) -> dict[str, Any]:
-    from edgecnn.backends.trt.plan import describe_plan
-
-    return describe_plan(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgecnn import __version__
 from edgecnn.artifact.sidecar import tool_versions
-from edgecnn.errors import EdgecnnError
+from edgecnn.backends import load_backends
 from edgecnn.machine.cpu import available_cores, cpu_name
 
 PACKAGES = (
@@ -47,8 +47,7 @@ def machine(needs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "nvidia_driver": _nvidia_driver(),
-        "gpu": _gpu(),
-        "tensorrt": _tensorrt(),
+        **{key: fact for backend in load_backends() for key, fact in backend.machine_facts().items()},
         "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
         "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
         "steps": _steps(needs),
@@ -63,28 +62,6 @@ def _nvidia_driver() -> str:
     if Path("/etc/nv_tegra_release").is_file():
         return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     return "none"
-
-
-def _gpu() -> str:
-    from edgecnn.backends._cuda import load_cuda
-
-    try:
-        cuda = load_cuda()
-        gpu = cuda.properties()
-        free, total = cuda.memory_info()
-    except EdgecnnError as exc:
-        return f"none: {exc.message}"
-    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
-
-
-def _tensorrt() -> str:
-    from edgecnn.backends.trt.library import load_tensorrt
-
-    try:
-        return str(load_tensorrt().__version__)
-    except EdgecnnError as exc:
-        return f"none: {exc.message}"
 
 
 def _steps(needs: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from edgecnn.results.device import Device
+
 VNNI_X86 = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 DOT_PRODUCT_ARM = frozenset({"asimddp", "i8mm"})
 
@@ -18,6 +20,11 @@ def cpu_name() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
     return names[0] if names else platform.machine()
+
+
+def cpu_device(threads: int | None = None) -> Device:
+    """This processor with so many threads (None: all cores of the process), as it stands in a sidecar."""
+    return Device(cpu=cpu_name(), threads=threads or available_cores())
 
 
 def available_cores() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_target_run
-from edgecnn.artifact.sidecar import Sidecar, read_sidecar, tool_versions
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.backends import BuildOptions, load_backend
 from edgecnn.data.calibration_set import find_manifest, read_manifest
 from edgecnn.data.dataset import Dataset
@@ -304,11 +304,9 @@ def _engine_tasks(
 
 def _here(target: Target, threads: int | None) -> tuple[dict[str, str], Device | None]:
     """Tools and device that an engine depends on; unknown (and not compared) where the runtime or the GPU is absent."""
+    backend = load_backend(target.backend)
     try:
-        device = load_backend(target.backend).device(threads)
+        device, tools = backend.device(threads), backend.tools()
     except BackendError:
         return {}, None
-    if target.backend == "trt":
-        return {"tensorrt": device.tensorrt}, device
-    tools = tool_versions("onnxruntime", "onnxruntime-gpu")
     return tools, device if tools else None

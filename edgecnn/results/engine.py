@@ -9,7 +9,7 @@ from edgecnn.records import STRICT
 
 Role = Literal["reference", "graph", "engine"]
 Scheme = Literal["", "tensorrt", "ort-cpu"]
-CPU_PROVIDER = "CPUExecutionProvider"
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"  # ONNX Runtime's
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,9 @@ class EngineInfo:
     def simulated(self) -> bool:
         """Whether the numbers are the target's and the time is not: ONNX Runtime computes FP16 on a CPU in FP32 and
         rounds it, and Q/DQ pairs where TensorRT wants them in float; its CUDA provider has no integer convolutions."""
-        if self.backend != "ort":
-            return False
         if self.provider == CPU_PROVIDER:
             return self.scheme == "tensorrt" or self.precision_requested == "fp16"
-        return self.precision_requested == "int8"
+        return self.provider == CUDA_PROVIDER and self.precision_requested == "int8"
 
     @property
     def simulation(self) -> str:

@@ -16,7 +16,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import backend_of
 from edgecnn.errors import MeasurementError
-from edgecnn.machine.cpu import available_cores
+from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
 from edgecnn.recipe.schema import BenchSettings, fields_of
@@ -119,10 +119,7 @@ def bench_all(
 
 def device_of(engine: Path, threads: int | None) -> Device:
     """What an engine runs on here; a checkpoint runs on the processor."""
-    from edgecnn.backends import load_backend
-
-    backend = load_backend("ort") if engine.suffix == CHECKPOINT else backend_of(engine)
-    return backend.device(threads)
+    return cpu_device(threads) if engine.suffix == CHECKPOINT else backend_of(engine).device(threads)
 
 
 def engine_facts(engine: Path) -> EngineFacts | None:

@@ -12,27 +12,27 @@ from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.graph.decision import require_logits
 from edgecnn.recipe.schema import fields_of
 from edgecnn.steps._provenance import sidecar_of
-from edgecnn.targets import find_target, target_mismatch
+from edgecnn.targets import CPU, find_target, target_mismatch
 
 
 def build(
-    graph: Path, output: Path | None = None, *, backend: str = "ort", options: BuildOptions | None = None
+    graph: Path, output: Path | None = None, *, backend: str = "", options: BuildOptions | None = None
 ) -> tuple[Path, Sidecar]:
-    """Build `graph` for `options.target` ("": the backend's own, cpu or whatever GPU is here); returns the engine and
-    its sidecar.
+    """Build `graph` for `options.target` ("": the backend's own, cpu or whatever GPU is here) with `backend` ("": the
+    target's); returns the engine and its sidecar.
 
     Raises `DeviceError` when this machine is not that target, `GraphError` for a graph exported in training mode, and
     the errors of the backend.
     """
     options = options or BuildOptions()
-    module = load_backend(backend)
+    module = load_backend(backend or find_target(options.target or CPU).backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
     require_inference_graph(graph)
     target = find_target(options.target or module.DEFAULT_TARGET)
-    if target.backend != backend:
+    if target.backend != module.NAME:
         raise DeviceError(
-            f"target {target.name} is built with --backend {target.backend}, not {backend}",
+            f"target {target.name} is built with --backend {target.backend}, not {module.NAME}",
             f"use --backend {target.backend}, or another --target",
         )
     source = sidecar_of(graph)

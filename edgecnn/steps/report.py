@@ -13,6 +13,7 @@ from edgecnn.machine.cpu import int8_guard
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.report.markdown import markdown_report
+from edgecnn.results.engine import CPU_PROVIDER
 from edgecnn.results.report import ArtifactFacts, RunReport
 from edgecnn.results.verdict import Verdict
 from edgecnn.steps.gate import require_current
@@ -81,7 +82,7 @@ def _verdict_of(run: TargetRun, recipe: Recipe) -> Verdict:
 
 def _notes(run: TargetRun) -> list[str]:
     notes = [f"{m.name} is {m.engine.simulation}" for m in run.measurements if m.engine.simulated]
-    on_cpu = any(m.engine.backend == "ort" for m in run.measurements)
+    on_cpu = any(m.engine.provider == CPU_PROVIDER for m in run.measurements)
     return [*notes, *([guard] if on_cpu and (guard := int8_guard()) else [])]
 
 

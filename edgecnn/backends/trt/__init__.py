@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgecnn.errors import EdgecnnError
 from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
@@ -43,3 +45,39 @@ def device(threads: int | None = None) -> Device:
 
     tensorrt = load_tensorrt().__version__
     return device_facts(load_cuda(), tensorrt)
+
+
+def tools() -> dict[str, str]:
+    """The version of TensorRT; raises as `load_tensorrt` does."""
+    from edgecnn.backends.trt.library import load_tensorrt
+
+    return {"tensorrt": load_tensorrt().__version__}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The header of a plan, and what its sidecar says."""
+    from edgecnn.backends.trt.plan import describe_plan
+
+    return describe_plan(path)
+
+
+def machine_facts() -> dict[str, str]:
+    """The GPU with its free memory, and the version of TensorRT; "none" with the reason where there is none."""
+    return {"gpu": _fact(_gpu), "tensorrt": _fact(lambda: tools()["tensorrt"])}
+
+
+def _gpu() -> str:
+    from edgecnn.backends._cuda import load_cuda
+
+    cuda = load_cuda()
+    gpu = cuda.properties()
+    free, total = cuda.memory_info()
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
+
+
+def _fact(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"

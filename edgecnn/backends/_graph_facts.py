@@ -1,0 +1,43 @@
+"""What `edgecnn inspect` prints of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from edgecnn.errors import ArtifactError
+
+
+def describe_graph(path: Path) -> dict[str, Any]:
+    """Opset, inputs, outputs, operators and types of weights; raises `ArtifactError` for a damaged file."""
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return {"graph": "not read: the package onnx is not installed here"}
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError, ValueError) as exc:
+        raise ArtifactError(f"{path}: not a whole ONNX graph ({exc})", "copy it again, or export it again") from exc
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: an ONNX graph without nodes", "copy it again, or export it again")
+    types = Counter(onnx.TensorProto.DataType.Name(t.data_type) for t in model.graph.initializer)
+    return {
+        "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "inputs": [_value(v) for v in model.graph.input],
+        "outputs": [_value(v) for v in model.graph.output],
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
+        "initializers": dict(types.most_common()),
+    }
+
+
+def _value(value: Any) -> str:
+    tensor = value.type.tensor_type
+    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    names = {1: "float32", 10: "float16", 3: "int8", 2: "uint8", 7: "int64"}
+    return f"{value.name} {names.get(tensor.elem_type, tensor.elem_type)} [{', '.join(dims)}]"
