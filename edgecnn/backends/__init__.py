@@ -21,15 +21,13 @@ import importlib.util
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol, cast
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
-from edgecnn.recipe.schema import BatchSettings
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility
 from edgecnn.results.device import Device
 from edgecnn.session import Session
-
-HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,6 @@ class BuildOptions:
     timing_cache: Path | None = None
     recipe: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
-
-
-def hardware_compatibility_from_text(text: str) -> HardwareCompatibility:
-    """The level named `text`; raises `BackendError` with the nearest names."""
-    known = get_args(HardwareCompatibility)
-    if text not in known:
-        raise BackendError(f"no hardware compatibility level {text!r}", nearest(text, known) or ", ".join(known))
-    return cast(HardwareCompatibility, text)
 
 
 class Backend(Protocol):

@@ -26,22 +26,20 @@ def bench(
     """Measure latency and throughput by trtexec's definitions; against another engine, their ratio."""
     from edgecnn.recipe.schema import BenchSettings
     from edgecnn.records import to_plain
-    from edgecnn.steps.bench import BenchOptions
     from edgecnn.steps.bench import bench as step
 
     defaults, batches = BenchSettings(), _sizes(batch)
-    settings = BenchSettings(
-        batch=batches[0] if batches else defaults.batch,
+    found = step(
+        engine,
+        output,
+        versus=vs,
+        batches=batches,
         warmup_ms=defaults.warmup_ms if warmup is None else warmup,
         duration_s=defaults.duration_s if duration is None else duration,
-    )
-    options = BenchOptions(
-        batches=batches or (defaults.batch,),
         mode="throughput" if throughput else "latency",
         threads=threads,
         trust=trust,
     )
-    found = step(engine, output, versus=vs, settings=settings, options=options)
     if as_json:
         print_json(to_plain(found))
         return

@@ -27,7 +27,9 @@ def calibrate(
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
+    from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.errors import RecipeError
+    from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.steps import calibrate as step
     from edgecnn.steps._shared import is_first
 
@@ -35,12 +37,10 @@ def calibrate(
         return _check(graph, data, images, test, as_json)
     if output is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
-    source, calibration = step.source_and_manifest(data)
-    ranges = step.calibrate(
+    step.calibrate(
         graph,
         output,
-        data=source,
-        calibration=calibration,
+        data=data,
         images=images,
         batch=batch,
         threads=threads,
@@ -48,6 +48,7 @@ def calibrate(
     )
     if not is_first():
         return 0
+    ranges = read_ranges(output, sha256_of(graph))
     if trt_cache is not None:
         from edgecnn.graph.calibration.file import write_tensorrt_cache
 

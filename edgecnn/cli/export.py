@@ -22,19 +22,12 @@ def export(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
-    from edgecnn.data.label_file import read_labels
+    from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.steps.export import export as step
     from edgecnn.zoo import find_model
 
-    path, made = step(
-        model,
-        output,
-        checkpoint=checkpoint,
-        weights=weights,
-        classes=classes,
-        labels=None if labels is None else list(read_labels(labels)[0]),
-        size=size,
-    )
+    path = step(model, output, checkpoint=checkpoint, weights=weights, classes=classes, labels=labels, size=size)
+    made = read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)
     for note in made.facts.get("weights_notes", []):
         say(f"{source}: {note}")

@@ -19,10 +19,12 @@ def import_(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
+    from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
     from edgecnn.steps.import_ import import_onnx
 
-    path, made = import_onnx(file, output, preprocess=preprocess, labels=labels)
+    path = import_onnx(file, output, preprocess=preprocess, labels=labels)
+    made = read_sidecar(path)
     for change in made.facts["changes"]:
         say(f"{file}: {change}")
     if made.preprocessing is None:

@@ -10,6 +10,7 @@ import typer
 from edgecnn.cli.options import JSON, MOST_IMAGES
 from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
+from edgecnn.recipe.schema import Around, RangeMethod
 from edgecnn.steps import CALIBRATION_IMAGES
 
 
@@ -20,12 +21,12 @@ def quantize(
     scheme: Annotated[
         Literal["tensorrt", "ort-cpu"], typer.Option(help="Where Q/DQ pairs stand: as TensorRT, or ONNX Runtime's CPU.")
     ] = "tensorrt",
-    around: Annotated[Literal["fp16", "fp32"] | None, typer.Option(help="What is not INT8.")] = None,
+    around: Annotated[Around | None, typer.Option(help="What is not INT8.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="X.calib.json, of this graph.")] = None,
     data: Annotated[str, typer.Option(help="Calibration images (as in calibrate).")] = "",
     images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
     method: Annotated[
-        Literal["minmax", "percentile", "entropy", "mse", "auto"] | None,
+        RangeMethod | None,
         typer.Option(help="How ranges become scales.  [default: auto]"),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="What every tensor got.")] = False,
@@ -35,7 +36,6 @@ def quantize(
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.schema import QuantizeSettings
     from edgecnn.records import to_plain
-    from edgecnn.steps.calibrate import images_named
     from edgecnn.steps.quantize import quantize as step
 
     if scheme == "ort-cpu" and around == "fp16":
@@ -46,18 +46,16 @@ def quantize(
         if precision == "fp16" and given:
             raise RecipeError(f"{option} says nothing about an FP16 graph", "leave it out, or give --precision int8")
     defaults = QuantizeSettings()
-    settings = QuantizeSettings(
-        method=method or defaults.method,
-        around=around or ("fp32" if scheme == "ort-cpu" else defaults.around),
-    )
     made = step(
         graph,
         output,
-        settings,
         precision=precision,
         scheme=scheme,
+        method=method or defaults.method,
+        around=around or ("fp32" if scheme == "ort-cpu" else defaults.around),
         ranges=ranges,
-        dataset=images_named(graph, data, images) if data else None,
+        data=data,
+        images=images,
         explain=explain,
         progress=counter("quantize", "images"),
     )

@@ -13,19 +13,21 @@ from edgecnn.cli.progress import counter
 
 
 def reference(
-    source: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or a graph (.onnx).")],
+    source: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), a graph (.onnx), or a network.")],
     data: Annotated[str, DATA],
     output: Annotated[Path, typer.Option("-o", "--output", help="The predictions.")] = Path("reference.npz"),
     threads: Annotated[int | None, THREADS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Save the predictions that engines are compared with."""
+    from edgecnn.measure.predict import read_predictions
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.reference import reference as step
 
-    made = step(source, output, data=data, threads=threads, progress=counter("reference", "images"))
+    step(source, output, data=data, threads=threads, progress=counter("reference", "images"))
     if not is_first():
         return
+    made = read_predictions(output)
     say(f"{output}: {len(made.ids)} predictions of {source}")
     if as_json:
         print_json({"output": str(output), "n": len(made.ids), "classes": made.classes})

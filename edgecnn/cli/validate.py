@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,24 +19,33 @@ def validate(
     batch: Annotated[int | None, typer.Option(min=1, help="Images in one run.  [default: up to 64]")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
     ladder: Annotated[bool, typer.Option("--ladder", help="Name the hop and the node where predictions move.")] = False,
-    tta: Annotated[str, typer.Option(help="ten-crop: the competitions' figure too, an upper reference.")] = "",
+    tta: Annotated[
+        Literal["ten-crop"] | None, typer.Option(help="Also the competitions' figure, an upper reference.")
+    ] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="X.accuracy.json; makes it resumable.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure an engine's accuracy against its reference, paired on the same images."""
-    from edgecnn.errors import RecipeError
     from edgecnn.records import to_plain
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop
     from edgecnn.steps.validate import validate as step
 
-    if tta not in ("", "ten-crop"):
-        raise RecipeError(f"--tta {tta}: not known", "--tta ten-crop is the one there is")
-    settings = ValidateSettings(batch, threads, strict, trust)
     progress = counter("validate", "images")
-    found = step(engine, reference, output, data=data, settings=settings, progress=progress)
+    found = step(
+        engine,
+        reference,
+        output,
+        data=data,
+        batch=batch,
+        threads=threads,
+        strict=strict,
+        trust=trust,
+        progress=progress,
+    )
+    settings = ValidateSettings(batch, threads, strict, trust)
     crops = validate_ten_crop(engine, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
     if not is_first():

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_target_run
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
-from edgecnn.backends import BuildOptions, load_backend
+from edgecnn.backends import load_backend
 from edgecnn.data.calibration_set import find_manifest, read_manifest
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
@@ -30,7 +30,7 @@ from edgecnn.steps.quantize import quantize
 from edgecnn.steps.reference import reference
 from edgecnn.steps.report import report
 from edgecnn.steps.train import CHECKPOINT, take_weights, train
-from edgecnn.steps.validate import ValidateSettings, validate
+from edgecnn.steps.validate import validate
 from edgecnn.targets import Target, find_target
 
 HOST = ""  # the target of tasks that belong to none
@@ -176,9 +176,10 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
         lambda: quantize(
             fp32,
             output,
-            settings,
             precision="int8" if precision == "int8" else "fp16",
             scheme=variant.scheme or "tensorrt",
+            method=settings.method,
+            around=settings.around,
             ranges=ranges,
             dataset=shop.calibration_images(fp32) if precision == "int8" else None,
             targets=targets,
@@ -273,8 +274,9 @@ def _engine_tasks(
         lambda: build(
             graph,
             engine,
-            backend=target.backend,
-            options=BuildOptions(target=target.name, batch=recipe.batch, threads=shop.threads),
+            target=target.name,
+            batch=recipe.batch,
+            threads=shop.threads,
         ),
         target.name,
         tools,
@@ -292,7 +294,8 @@ def _engine_tasks(
             accuracy,
             data=recipe.data.source,
             name=variant.name,
-            settings=ValidateSettings(batch=min(VALIDATION_BATCH, recipe.batch.max), threads=shop.threads),
+            batch=min(VALIDATION_BATCH, recipe.batch.max),
+            threads=shop.threads,
             dataset=shop.test_images(engine),
             facts=dict(images),
             progress=shop.progress("validate"),

@@ -14,6 +14,8 @@ from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+Around = Literal["fp16", "fp32"]
+HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
 
 
 # Ranges of settings, under the names that their fields use below.
@@ -146,7 +148,7 @@ class QuantizeSettings:
     __pydantic_config__ = STRICT
 
     method: RangeMethod = "auto"
-    around: Literal["fp16", "fp32"] = "fp16"
+    around: Around = "fp16"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Paired:
     gained: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Accuracy:
     """What an engine keeps of its reference on `n` images, of which `n_labelled` have a label.
 
@@ -95,6 +95,15 @@ class Accuracy:
     findings: tuple[str, ...]
     worst_classes: tuple[ClassLoss, ...]
     changed: tuple[ChangedImage, ...]
+
+    def __repr__(self) -> str:
+        parts = [f"agreement {self.agreement_pct:.1f} %"]
+        if self.top1_pct is not None:
+            parts.insert(0, f"top-1 {self.top1_pct:.1f} %")
+        if self.top1_drop_pp is not None and self.top1_drop_ci_pp is not None:
+            low, high = self.top1_drop_ci_pp
+            parts.insert(1, f"drop {self.top1_drop_pp:.2f} pp [{low:.1f}, {high:.1f}]")
+        return f"Accuracy({self.name}: {', '.join(parts)}, n={self.n})"
 
     @property
     def top1(self) -> Paired:

@@ -43,7 +43,7 @@ class LatencyRatio:
     reference_latency_ms_p50: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Latency:
     """One run: milliseconds per query of `batch` images, images per second, and under which conditions.
 
@@ -81,6 +81,11 @@ class Latency:
     clocks: Clocks
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        p99 = "" if self.p99 is None else f", p99 {self.p99:.3g} ms"
+        per_s = f"{self.throughput_images_per_s:.3g} images/s"
+        return f"Latency({self.name}: p50 {self.p50:.3g} ms{p99}, {per_s}, batch {self.batch}, n={self.n_queries})"
+
     @property
     def p50(self) -> float:
         """The median, ms."""
@@ -104,7 +109,7 @@ class LatencyRow:
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LatencyFile:
     """`latency.json`: every engine of a target on one device; `reference` is what the ratios are to."""
 
@@ -113,3 +118,17 @@ class LatencyFile:
     device: Device
     reference: str | None
     measurements: tuple[LatencyRow, ...]
+
+    def __repr__(self) -> str:
+        rows = "; ".join(repr(row.latency).removeprefix("Latency(").removesuffix(")") for row in self.measurements)
+        return f"LatencyFile({self.device.key}: {rows})"
+
+    @property
+    def p50(self) -> float:
+        """The median of the first engine at its first batch size, ms."""
+        return self.measurements[0].latency.p50
+
+    @property
+    def p99(self) -> float | None:
+        """Its 99th percentile, ms; None where the queries do not carry it."""
+        return self.measurements[0].latency.p99

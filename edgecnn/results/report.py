@@ -55,7 +55,7 @@ class ArtifactFacts:
     size_mb: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunReport:
     """One target of a run: its measurements, its verdict, what made each artifact, and what belongs to the numbers."""
 
@@ -71,3 +71,7 @@ class RunReport:
     verdict: Verdict
     artifacts: tuple[ArtifactFacts, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        names = ", ".join(m.name for m in self.measurements)
+        return f"RunReport({self.recipe} on {self.target}: {self.verdict.verdict}; {names})"

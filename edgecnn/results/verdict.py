@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from edgecnn.records import STRICT
 
@@ -33,7 +33,7 @@ class Check:
     mappable: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """All checks; the worst of them decides. Without any the verdict is INCONCLUSIVE: nothing was proved."""
 
@@ -44,6 +44,10 @@ class Verdict:
     checks: tuple[Check, ...]
     inconclusive: Inconclusive = "inconclusive"
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = [f"{n} {o}" for o in get_args(Outcome) if (n := sum(c.verdict == o for c in self.checks))]
+        return f"Verdict({self.verdict}: {', '.join(counts) or 'no checks'})"
 
     @property
     def verdict(self) -> Outcome:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,51 +25,63 @@ from edgecnn.results.engine import EngineFacts
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
 from edgecnn.session import Array, Session
 from edgecnn.steps import TOOLS
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_batches, require_one_of
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
 
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What a bench alone may be asked for, beside the recipe's settings."""
-
-    batches: Sequence[int] = (BenchSettings().batch,)
-    mode: Mode = "latency"
-    threads: int | None = None
-    trust: bool = False
+SHORTEST_S = 0.01
 
 
 def bench(
-    engine: Path,
-    output: Path | None = None,
+    engine: FilePath,
+    output: FilePath | None = None,
     *,
-    versus: Path | None = None,
-    settings: BenchSettings | None = None,
-    options: BenchOptions | None = None,
+    versus: FilePath | None = None,
+    batch: int = BenchSettings.batch,
+    batches: Sequence[int] = (),
+    duration_s: float = BenchSettings.duration_s,
+    warmup_ms: float = BenchSettings.warmup_ms,
+    mode: Mode = "latency",
+    threads: int | None = None,
+    trust: bool = False,
 ) -> LatencyFile:
-    """The latency of `engine` at each batch size, and with `versus` the ratio of the medians.
+    """The latency of an engine, a graph or a checkpoint, by trtexec's definitions.
 
-    Raises `MeasurementError` for a batch that a frozen graph does not take, and the errors of the engines.
+        import edgecnn as ec
+        lat = ec.bench("m.int8.plan", versus="m.fp16.plan")
+        lat.p50, lat.p99, lat.measurements[0].ratio
+
+    Queries of `batch` images [N, C, H, W], or of each of `batches` in turn, run for `duration_s` seconds after
+    `warmup_ms` milliseconds; latencies are in milliseconds, throughput in images per second. With `versus` both run in
+    turn on the same input, and the ratio of the medians is measured. `trust` loads a plan that has no sidecar. With an
+    `output` the result is written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
+    the errors of the engines.
     """
-    settings, options = settings or BenchSettings(), options or BenchOptions()
+    engine, output, versus = Path(engine), path_or_none(output), path_or_none(versus)
+    require_one_of("mode", mode, Mode)
+    require_batches((batch, *batches))
+    require_at_least(1, threads=threads)
+    require_at_least(SHORTEST_S, duration_s=duration_s)
+    require_at_least(0.0, warmup_ms=warmup_ms)
+    settings = BenchSettings(batch=batches[0] if batches else batch, duration_s=duration_s, warmup_ms=warmup_ms)
     if output is not None:
         check_output(output, ".json", engine, versus)
     paths = [engine] if versus is None else [engine, versus]
     sidecars = [sidecar_of(path) for path in paths]
     rows = []
     with contextlib.ExitStack() as stack:
-        session, *others = [stack.enter_context(open_any(p, options.threads, options.trust)) for p in paths]
-        for batch in options.batches:
-            _require_batch(engine, session, batch)
-            images = _noise(session, batch)
-            row = _alone(engine.stem, engine, session, images, settings, options.mode)
+        session, *others = [stack.enter_context(open_any(p, threads, trust)) for p in paths]
+        for size in batches or (batch,):
+            _require_batch(engine, session, size)
+            images = _noise(session, size)
+            row = _alone(engine.stem, engine, session, images, settings, mode)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0], engine.stem: session}
                 row = _with_ratios([row], _compared(sessions, images, settings))[0]
             rows.append(row)
     found = LatencyFile(
-        device=device_of(engine, options.threads),
+        device=device_of(engine, threads),
         reference=None if versus is None else str(versus),
         measurements=tuple(rows),
     )

@@ -2,51 +2,79 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import check_output
 from edgecnn.backends import BuildOptions, load_backend, require_inference_graph
 from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.graph.decision import require_logits
-from edgecnn.recipe.schema import fields_of
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, fields_of
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.targets import CPU, find_target, target_mismatch
 
 
 def build(
-    graph: Path, output: Path | None = None, *, backend: str = "", options: BuildOptions | None = None
-) -> tuple[Path, Sidecar]:
-    """Build `graph` for `options.target` ("": the backend's own, cpu or whatever GPU is here) with `backend` ("": the
-    target's); returns the engine and its sidecar.
+    graph: FilePath,
+    output: FilePath | None = None,
+    *,
+    target: str = "",
+    backend: str = "",
+    batch: BatchSettings | None = None,
+    threads: int | None = None,
+    workspace_mb: int | None = None,
+    optimization_level: int | None = None,
+    hardware_compatibility: HardwareCompatibility = "none",
+    version_compatible: bool = False,
+    timing_cache: FilePath | None = None,
+) -> Path:
+    """Build a graph into an engine for a target, and check that it runs; returns the engine.
 
-    Raises `DeviceError` when this machine is not that target, `GraphError` for a graph exported in training mode, and
-    the errors of the backend.
+        import edgecnn as ec
+        engine = ec.build("m.int8-tensorrt.onnx", target="agx-orin")
+        ec.bench(engine).p50
+
+    `target` is a device of `edgecnn targets`, cpu, or gpu for whatever GPU is here; left out, it is the `backend`'s
+    own, and without either cpu. The engine takes and gives what the graph does, for N images as `batch` says;
+    `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. Without an `output` it
+    lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
+    target, `GraphError` for a graph exported in training mode, and the errors of the backend.
     """
-    options = options or BuildOptions()
-    module = load_backend(backend or find_target(options.target or CPU).backend)
+    graph, batch = Path(graph), batch or BatchSettings()
+    require_one_of("hardware_compatibility", hardware_compatibility, HardwareCompatibility)
+    require_at_least(1, threads=threads, workspace_mb=workspace_mb)
+    require_at_least(0, optimization_level=optimization_level)
+    module = load_backend(backend or find_target(target or CPU).backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
     require_inference_graph(graph)
-    target = find_target(options.target or module.DEFAULT_TARGET)
-    if target.backend != module.NAME:
+    device = find_target(target or module.DEFAULT_TARGET)
+    if device.backend != module.NAME:
         raise DeviceError(
-            f"target {target.name} is built with --backend {target.backend}, not {module.NAME}",
-            f"use --backend {target.backend}, or another --target",
+            f"target {device.name} is built with --backend {device.backend}, not {module.NAME}",
+            f"use --backend {device.backend}, or another --target",
         )
     source = sidecar_of(graph)
-    if target.kind == "gpu":
+    if device.kind == "gpu":
         require_logits(graph, source)
-    if mismatch := target_mismatch(target, module.device(options.threads)):
+    if mismatch := target_mismatch(device, module.device(threads)):
         raise DeviceError(mismatch, "build on the device itself, or name the target that this machine is")
-    engine = output or _engine_path(graph, module.SUFFIXES[0])
+    engine = path_or_none(output) or _engine_path(graph, module.SUFFIXES[0])
     check_output(engine, engine.suffix if engine.suffix in module.SUFFIXES else module.SUFFIXES[0], graph)
-    fields = {**source.fields, **fields_of("batch", options.batch)}
-    made = module.engine_from_onnx(
-        graph, engine, dataclasses.replace(options, target=target.name, recipe=source.recipe, fields=fields)
+    options = BuildOptions(
+        target=device.name,
+        batch=batch,
+        threads=threads,
+        workspace_mb=workspace_mb,
+        optimization_level=optimization_level,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        timing_cache=path_or_none(timing_cache),
+        recipe=source.recipe,
+        fields={**source.fields, **fields_of("batch", batch)},
     )
-    return engine, made
+    module.engine_from_onnx(graph, engine, options)
+    return engine
 
 
 def _engine_path(graph: Path, suffix: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,35 +17,46 @@ from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_dupl
 from edgecnn.errors import DataError
 from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
 
 if TYPE_CHECKING:
-    from edgecnn.graph.calibration.histogram import Ranges
+    pass
 
 
 def calibrate(
-    graph: Path,
-    output: Path,
+    graph: FilePath,
+    output: FilePath | None = None,
     *,
-    data: str,
+    data: FilePath,
     calibration: str = "",
     images: int = CALIBRATION_IMAGES,
     batch: int | None = None,
     threads: int | None = None,
     dataset: Dataset | None = None,
     progress: Progress | None = None,
-) -> Ranges:
-    """Write the ranges of the float32 `graph` over training images of `data`, at most `images` spread over the classes,
-    or over those that the manifest `calibration` names.
+) -> Path:
+    """Write the range of every activation of a float32 graph over training images; returns the file, X.calib.json.
 
-    `dataset` are these images where the caller has opened them. Interrupted, the same call goes on where it stopped;
-    under torchrun the processes share the images. Raises `DataError` for images that cannot be used, `GraphError` for
-    the graph.
+        import edgecnn as ec
+        ranges = ec.calibrate("m.fp32.onnx", data="imgs/train", images=512)
+        int8 = ec.quantize("m.fp32.onnx", "m.int8.onnx", precision="int8", ranges=ranges)
+
+    `data` is a data set, a folder, an .npz or a manifest; of the first three at most `images` are taken, spread over
+    the classes, or those that the manifest `calibration` names. `batch` images [N, C, H, W] run at once (left out: by
+    their size); `dataset` are the images where the caller has opened them. Interrupted, the same call goes on where it
+    stopped; under torchrun the processes share the images. Raises `DataError` for images that cannot be used,
+    `GraphError` for the graph.
     """
     from edgecnn.graph.calibration.file import write_ranges
 
+    graph, data = Path(graph), os.fspath(data)
+    if not calibration:
+        data, calibration = source_and_manifest(data)
+    output = path_or_none(output) or named(graph, "calib.json")
+    require_at_least(1, images=images, batch=batch, threads=threads)
     check_output(output, ".json", graph)
     source = sidecar_of(graph)
     chosen = dataset or calibration_images(graph, data, calibration=calibration, images=images)
@@ -64,7 +76,7 @@ def calibrate(
             output,
             derived(source, output, (graph,), step="calibrate", kind="ranges", fields=fields, facts=facts),
         )
-    return ranges
+    return output
 
 
 def calibration_images(

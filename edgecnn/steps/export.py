@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
 from edgecnn.steps import TOOLS
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
 from edgecnn.steps._provenance import derived
 from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
 
@@ -23,24 +26,30 @@ if TYPE_CHECKING:
 
 def export(
     model: str,
-    output: Path | None = None,
+    output: FilePath | None = None,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: FilePath | None = None,
     weights: str = "default",
     classes: int | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | FilePath | None = None,
     size: int | None = None,
     max_batch: int = BatchSettings.max,
-) -> tuple[Path, Sidecar]:
-    """Export a network of the zoo with published weights ("default"), random ones ("none"), a path or URL, or a
-    `checkpoint` of one's own, for `size` x `size` pixels; returns the graph and its sidecar.
+) -> Path:
+    """Export a network of the zoo to ONNX, proven equal to PyTorch; returns the graph.
 
-    `labels` names its classes. Classes, labels and preprocessing that are not given come from the sidecar of a
-    checkpoint, else from the zoo. The graph is proven in ONNX Runtime at batch 1, 2 and `max_batch`. Raises
-    `ModelError` for a network that is not known or does not fit its weights, `GraphError` where the logits differ,
-    `ArtifactError` when a checkpoint is not what its sidecar says.
+        import edgecnn as ec
+        fp32 = ec.export("mobilenet_v2", "m.fp32.onnx")
+        mine = ec.export("resnet18", checkpoint="mine.pth", classes=37)
+
+    Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own;
+    `labels` are class names, or a file of them. Classes, labels and preprocessing that are not given come from the sidecar
+    of a checkpoint, else from the zoo. The graph takes float32 images [N, C, size, size] and gives logits
+    [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. Without an `output` it is MODEL.fp32.onnx
+    here, or beside the checkpoint. Raises `ModelError` for a network that is not known or does not fit its
+    weights, `GraphError` where the logits differ.
     """
-    card = find_model(model)
+    card, checkpoint = find_model(model), path_or_none(checkpoint)
+    require_at_least(1, classes=classes, size=size, max_batch=max_batch)
     if size is not None:
         check_size(card, size, size)
     if checkpoint is not None and weights != "default":
@@ -48,7 +57,9 @@ def export(
             f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
             "give one of them",
         )
-    path = output or Path(f"{card.name}.fp32.onnx")
+    path = path_or_none(output) or (checkpoint.parent if checkpoint else Path()) / f"{card.name}.fp32.onnx"
+    if isinstance(labels, (str, os.PathLike)):
+        labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
     from edgecnn.pytorch.export.exporter import resize_card
     from edgecnn.pytorch.models import build_model
@@ -73,7 +84,8 @@ def export(
         wnids=wnids,
         facts=info.facts(),
     )
-    return path, export_network(network, card, path, sidecar, max_batch=max_batch)
+    export_network(network, card, path, sidecar, max_batch=max_batch)
+    return path
 
 
 def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None) -> Sidecar:

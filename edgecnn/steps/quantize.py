@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,10 +12,13 @@ from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import RecipeError
-from edgecnn.recipe.schema import QuantizeSettings, fields_of
+from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod, fields_of
 from edgecnn.results.engine import Scheme
+from edgecnn.steps import CALIBRATION_IMAGES
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._images import Progress
 from edgecnn.steps._provenance import derived, sidecar_of
+from edgecnn.steps.calibrate import images_named
 from edgecnn.targets import Target, find_target
 
 if TYPE_CHECKING:
@@ -23,39 +27,67 @@ if TYPE_CHECKING:
     from edgecnn.graph.ptq.quantize import Report
 
 
-@dataclasses.dataclass(frozen=True)
-class Quantized:
+Reduced = Literal["fp16", "int8"]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Quantized(os.PathLike[str]):
     """The graph that was made: its path, its sidecar, for INT8 what every tensor got, and how TensorRT takes the graph
-    otherwise than one would think."""
+    otherwise than one would think. It stands for its path wherever a file is asked for."""
 
     path: Path
     sidecar: Sidecar
     report: Report | None
     warnings: tuple[str, ...] = ()
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        facts = [self.sidecar.precision_obtained or self.sidecar.precision_requested, self.sidecar.scheme]
+        if self.report is not None:
+            facts += [f"{self.report.int8_share_pct:.1f} % of multiply-adds in INT8", self.report.method]
+        facts += [f"{len(self.warnings)} warnings"] if self.warnings else []
+        return f"Quantized({self.path}: {', '.join(filter(None, facts))})"
+
 
 def quantize(
-    graph: Path,
-    output: Path,
-    settings: QuantizeSettings | None = None,
+    graph: FilePath,
+    output: FilePath | None = None,
     *,
-    precision: Literal["fp16", "int8"],
-    scheme: Scheme = "tensorrt",
-    ranges: Path | None = None,
+    precision: Reduced,
+    scheme: Literal["tensorrt", "ort-cpu"] = "tensorrt",
+    method: RangeMethod = QuantizeSettings.method,
+    around: Around = QuantizeSettings.around,
+    ranges: FilePath | None = None,
+    data: FilePath = "",
+    images: int = CALIBRATION_IMAGES,
     dataset: Dataset | None = None,
     targets: Sequence[Target] | None = None,
     explain: bool = False,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Write the FP16 or INT8 graph of the float32 `graph`, from the `ranges` that `calibrate` wrote, from calibration
-    images, or from both (`auto` uses both).
+    """Write the FP16 or INT8 graph of a float32 graph; what is returned stands for its path.
 
-    A graph for TensorRT that one of `targets` (left out: the oldest TensorRT that is supported) would refuse is not
-    written. `explain` adds each tensor's share of the noise in the logits. Raises `GraphError` naming the node or
-    tensor, `RecipeError` for INT8 without ranges and images.
+        import edgecnn as ec
+        fp16 = ec.quantize("m.fp32.onnx", precision="fp16")
+        int8 = ec.quantize("m.fp32.onnx", precision="int8", ranges="m.calib.json", data="imgs/train")
+
+    INT8 takes the `ranges` that `calibrate` wrote, calibration images (`images` of `data` as in `calibrate`, or a
+    `dataset`), or both (the method "auto" uses both); FP16 one of them, or none. `scheme` says where Q/DQ pairs stand,
+    `around` what is not INT8 ("ort-cpu": always float32). Input [N, C, H, W] and logits [N, classes] stay float32.
+    Without an `output` the graph lies beside its input: X.fp16.onnx, X.int8-tensorrt.onnx. One for TensorRT that one of
+    `targets` (left out: the oldest TensorRT that is supported) would refuse is not written. `explain` adds each
+    tensor's share of the noise in the logits. Raises `GraphError` naming the node or tensor, `RecipeError` for INT8
+    without ranges and images, and for a value that is not known.
     """
+    graph, ranges = Path(graph), path_or_none(ranges)
+    _require_known(precision, scheme, method, around, images)
+    output = path_or_none(output) or named(graph, f"{precision}.onnx" if precision == "fp16" else f"int8-{scheme}.onnx")
     check_output(output, ".onnx", graph, ranges)
-    settings = settings or QuantizeSettings()
+    if data and dataset is None:
+        dataset = images_named(graph, os.fspath(data), images)
+    settings = QuantizeSettings(method, around)
     if precision == "int8" and ranges is None and dataset is None:
         raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
     if precision == "fp16" and ranges is not None and dataset is not None:
@@ -71,6 +103,14 @@ def quantize(
 
     sidecar = write_artifact(output, lambda temporary: onnx.save(model, str(temporary)), made)
     return Quantized(output, sidecar, report, warnings)
+
+
+def _require_known(precision: str, scheme: str, method: str, around: str, images: int) -> None:
+    require_one_of("precision", precision, Reduced)
+    require_one_of("scheme", scheme, Literal["tensorrt", "ort-cpu"])
+    require_one_of("method", method, RangeMethod)
+    require_one_of("around", around, Around)
+    require_at_least(1, images=images)
 
 
 def _fp16(

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from edgecnn.artifact.sidecar import Sidecar, sidecar_path, verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from edgecnn.artifact.write import check_output
 from edgecnn.data.dataset import Dataset
-from edgecnn.errors import ArtifactError
+from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.graph.decision import decision_threshold
-from edgecnn.measure.predict import Predictions, write_predictions
+from edgecnn.measure.predict import write_predictions
+from edgecnn.recipe.schema import DataSettings, ModelSettings, Recipe
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._provenance import derived
-from edgecnn.steps._sessions import VALIDATION_BATCH, open_reference_source, require_named
+from edgecnn.steps._sessions import CHECKPOINT, VALIDATION_BATCH, open_reference_source, require_named
 from edgecnn.steps._shared import is_first, predict_shared
+from edgecnn.steps.train import take_weights
+from edgecnn.zoo import find_model
 
 
 def reference(
-    source: Path,
-    output: Path,
+    source: FilePath,
+    output: FilePath | None = None,
     *,
-    data: str,
+    data: FilePath,
     threads: int | None = None,
     dataset: Dataset | None = None,
     facts: dict[str, str] | None = None,
     progress: Progress | None = None,
-) -> Predictions:
-    """Write the predictions of a checkpoint (PyTorch) or a graph (ONNX Runtime) on the test images of `data`.
+) -> Path:
+    """Write the predictions that engines are compared with: logits [N, classes] of the test images of `data`.
 
-    `dataset` are these images where the caller has opened them; `facts` are added to the sidecar. Raises
-    `ArtifactError` for another kind of file, and the errors of the data set.
+        import edgecnn as ec
+        ref = ec.reference("mobilenet_v2", data="imgs/val")
+        ec.validate("m.int8.onnx", ref, data="imgs/val").top1.drop_pp
+
+    `source` is a checkpoint (run in PyTorch), a graph (in ONNX Runtime), or a network of the zoo, whose published
+    weights are then written beside the predictions as a checkpoint. `dataset` are the images where the caller has
+    opened them; `facts` are added to the sidecar. Without an `output` the predictions lie beside the source, as
+    reference.npz (of model.safetensors) or X.reference.npz. Raises `ArtifactError` for another kind of file,
+    `ModelError` for a network without published weights, and the errors of the data set.
     """
+    output, data = path_or_none(output), os.fspath(data)
+    require_at_least(1, threads=threads)
+    source = _weights_of(os.fspath(source), output, data) or Path(source)
+    output = output or _beside(source)
     if not source.is_file():
         raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
     check_output(output, ".npz", source)
@@ -44,4 +60,28 @@ def reference(
         fields = {"data.source": data}
         made = derived(sidecar, output, (source,), step="reference", kind="predictions", fields=fields, facts=facts)
         write_predictions(output, predictions, made)
-    return predictions
+    return output
+
+
+def _beside(source: Path) -> Path:
+    made = named(source, "reference.npz")
+    return made.with_name("reference.npz") if made.name == "model.reference.npz" else made
+
+
+def _weights_of(source: str, output: Path | None, data: str) -> Path | None:
+    """The published weights of the network named `source`, as a checkpoint beside the predictions; None for a file."""
+    if Path(source).suffix or Path(source).exists() or Path(source).name != source:
+        return None
+    card = find_model(source)
+    checkpoint = (output.parent if output else Path()) / f"{card.name}{CHECKPOINT}"
+    if checkpoint.exists():
+        known = read_sidecar(checkpoint).facts if sidecar_path(checkpoint).exists() else {}
+        if (known.get("model"), known.get("weights")) != (card.name, "default"):
+            raise WriteError(
+                f"{checkpoint}: would be overwritten by the published weights of {card.name}",
+                f"name {checkpoint} itself as the reference, or write to another folder with -o",
+            )
+        return checkpoint
+    published = Recipe(model=ModelSettings(card.name, weights="default"), data=DataSettings(data))
+    take_weights(published, checkpoint)
+    return checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:
@@ -21,19 +24,29 @@ CHECKPOINT = "model.safetensors"
 
 
 def train(
-    recipe: Recipe,
-    folder: Path,
+    recipe: Recipe | FilePath,
+    folder: FilePath | None = None,
     *,
     resume: bool | None = False,
     threads: int | None = None,
     skip_corrupt: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train `recipe.model` on `recipe.data` into `folder`, whose `model.safetensors` is the best epoch.
+    """Train a recipe's network on its data; what is returned stands for the checkpoint of the best epoch.
 
-    `resume=None` goes on where the folder holds an unfinished run of the same settings. Raises `TrainingError`,
-    `DataError` and `RecipeError` as `pytorch.training.loop.train` does.
+        import edgecnn as ec
+        trained = ec.train("lenet5-digits", "runs/mine")
+        fp32 = ec.export("lenet5", checkpoint=trained)
+
+    `recipe` is a recipe, its name or its path; `ec.load_recipe` reads one with other settings. The checkpoint is
+    model.safetensors in `folder`, which is runs/RECIPE where it is left out. `resume=None` goes on where the folder
+    holds an unfinished run of the same settings. Accuracies are in per cent. Raises `TrainingError`, `DataError` and
+    `RecipeError` as `pytorch.training.loop.train` does.
     """
+    require_at_least(1, threads=threads)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(os.fspath(recipe))
+    folder = path_or_none(folder) or Path("runs") / recipe.name
     from edgecnn.pytorch.training.loop import train as run_training
 
     return run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -54,9 +55,10 @@ RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of 
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """What training made. `top1_pct` and `top5_pct` are of the test split (None where there is none), measured once,
-    with the weights kept; `validation_*` are of the held-out training images that chose the best epoch."""
+class TrainResult(os.PathLike[str]):
+    """What training made; it stands for its checkpoint where a file is asked for. `top1_pct` and `top5_pct` are of the
+    test split (None where there is none), measured once, with the weights kept; `validation_*` are of the held-out
+    training images that chose the best epoch."""
 
     checkpoint: Path
     epochs: int
@@ -71,9 +73,8 @@ class TrainResult:
     seconds: float
     corrupt_images: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Flat, with units in the names."""
-        return {**asdict(self), "checkpoint": str(self.checkpoint)}
+    def __fspath__(self) -> str:
+        return str(self.checkpoint)
 
 
 @dataclass
@@ -343,7 +344,7 @@ class TrainingRun:
             corrupt_images=trainer.splits.corrupt(trainer.processes),
         )
         if trainer.processes.writes:
-            facts = {k: v for k, v in result.to_json().items() if k != "checkpoint"}
+            facts = {k: v for k, v in to_plain(result).items() if k != "checkpoint"}
 
             def copy_best(temporary: Path) -> None:
                 shutil.copyfile(best, temporary)
