@@ -1,3 +1,122 @@
-"""edgecnn: classic CNN classifiers from PyTorch to verified FP16/INT8 engines."""
+"""edgecnn: classic CNN classifiers from PyTorch to verified FP16/INT8 engines.
 
-__version__ = "0.1.0"
+    import edgecnn as ec
+    engine = ec.build(ec.quantize("m.fp32.onnx", precision="int8", ranges="m.calib.json"), target="cpu")
+    ec.validate(engine, "m.reference.npz", data="imgs/val")
+
+Each name is the function of a step, which the command line calls as well; nothing is imported before it is used. A
+mistake raises an `EdgecnnError` with a hint.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgecnn.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from edgecnn.errors import (
+        ArtifactError,
+        BackendError,
+        DataError,
+        DeviceError,
+        EdgecnnError,
+        GraphError,
+        MeasurementError,
+        MissingPackageError,
+        ModelError,
+        RecipeError,
+        TrainingError,
+        WriteError,
+    )
+    from edgecnn.pipeline.judge import judge
+    from edgecnn.pipeline.run import run
+    from edgecnn.recipe.load import load_recipe
+    from edgecnn.recipe.schema import BatchSettings, Recipe
+    from edgecnn.report import write_report
+    from edgecnn.results.accuracy import Accuracy
+    from edgecnn.results.latency import Latency, LatencyFile
+    from edgecnn.results.report import Measurement, RunReport
+    from edgecnn.results.verdict import Check, Verdict
+    from edgecnn.steps.bench import bench
+    from edgecnn.steps.build import build
+    from edgecnn.steps.calibrate import calibrate
+    from edgecnn.steps.export import export
+    from edgecnn.steps.import_ import import_onnx
+    from edgecnn.steps.quantize import Quantized, quantize
+    from edgecnn.steps.reference import reference
+    from edgecnn.steps.train import train
+    from edgecnn.steps.validate import validate
+
+__all__ = [  # in the order of the flow: what does, what it gives, what it raises
+    "Accuracy",
+    "ArtifactError",
+    "BackendError",
+    "BatchSettings",
+    "Check",
+    "DataError",
+    "DeviceError",
+    "EdgecnnError",
+    "GraphError",
+    "Latency",
+    "LatencyFile",
+    "Measurement",
+    "MeasurementError",
+    "MissingPackageError",
+    "ModelError",
+    "Quantized",
+    "Recipe",
+    "RecipeError",
+    "RunReport",
+    "TrainingError",
+    "Verdict",
+    "WriteError",
+    "bench",
+    "build",
+    "calibrate",
+    "export",
+    "import_onnx",
+    "judge",
+    "load_recipe",
+    "quantize",
+    "reference",
+    "run",
+    "train",
+    "validate",
+    "write_report",
+]
+
+_MODULES = {
+    "pipeline.run": ("run",),
+    "pipeline.judge": ("judge",),
+    "steps.train": ("train",),
+    "steps.export": ("export",),
+    "steps.import_": ("import_onnx",),
+    "steps.calibrate": ("calibrate",),
+    "steps.quantize": ("quantize", "Quantized"),
+    "steps.reference": ("reference",),
+    "steps.build": ("build",),
+    "steps.validate": ("validate",),
+    "steps.bench": ("bench",),
+    "report": ("write_report", "RunReport"),  # with what shows one in a notebook
+    "recipe.load": ("load_recipe",),
+    "recipe.schema": ("Recipe", "BatchSettings"),
+    "results.accuracy": ("Accuracy",),
+    "results.latency": ("Latency", "LatencyFile"),
+    "results.report": ("Measurement",),
+    "results.verdict": ("Check", "Verdict"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, once (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'edgecnn' has no attribute {name!r}")
+    module = next((where for where, names in _MODULES.items() if name in names), "errors")
+    globals()[name] = value = getattr(importlib.import_module(f"edgecnn.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecnn import __version__
 from edgecnn.errors import ArtifactError
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineInfo, Role, Scheme
+from edgecnn.version import __version__
 
 SCHEMA = 1
 

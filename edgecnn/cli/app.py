@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-import edgecnn
 import edgecnn.cli
+from edgecnn.version import __version__
 
 SHARED_MODULES = {"app", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
@@ -47,7 +47,7 @@ def _command_name(module: str) -> str:
 
 def _version(value: bool) -> None:
     if value:
-        print(f"edgecnn {edgecnn.__version__}")
+        print(f"edgecnn {__version__}")
         raise typer.Exit
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn import __version__
 from edgecnn.artifact.sidecar import tool_versions
 from edgecnn.backends import load_backends
 from edgecnn.machine.cpu import available_cores, cpu_name
+from edgecnn.version import __version__
 
 PACKAGES = (
     "torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from pathlib import Path
 
 from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.backends import load_backend
-from edgecnn.errors import EdgecnnError, RecipeError, nearest
+from edgecnn.errors import DeviceError, EdgecnnError, RecipeError, nearest
+from edgecnn.pipeline.find import run_folder
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import HOST, ProgressFor, Task, Workshop, all_tasks
+from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import worst_exit_code
 from edgecnn.steps import HOST_STEPS, STEPS
+from edgecnn.steps._arguments import require_at_least
 from edgecnn.targets import find_target, target_mismatch
 
 Say = Callable[[str], None]
@@ -38,6 +42,36 @@ class Outcome:
         return worst_exit_code(report.verdict for report in self.reports)
 
 
+def run(
+    recipe: Recipe | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    until: str = STEPS[-1],
+    threads: int | None = None,
+    say: Say = lambda line: None,
+) -> RunReport | tuple[RunReport, ...]:
+    """Bring a recipe up to date, from training to the verdict; redo only what is stale.
+
+        import edgecnn as ec
+        report = ec.run("lenet5-digits", say=print)
+        ec.write_report("report.html", report)
+
+    `recipe` is a recipe, its name or its path; artifacts lie in `out`, which is runs/RECIPE where it is left out. `say`
+    gets a line for each step. Returns the report of the target that is this machine, or a tuple of them where not just
+    one is; () where it ends with an earlier step, `until`. Raises `DeviceError` where no target is this machine (what
+    the host can make is made), and the errors of the steps; the files made before stay.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(os.fspath(recipe))
+    outcome = run_recipe(
+        recipe, run_folder(recipe, None if out is None else Path(out)), say, until=until, threads=threads
+    )
+    if outcome.elsewhere and not outcome.reports:
+        here, _, how = outcome.elsewhere[0].partition(": copy ")
+        raise DeviceError(here, f"copy {how}")
+    return outcome.reports[0] if len(outcome.reports) == 1 else outcome.reports
+
+
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -52,6 +86,7 @@ def run_recipe(
     Tasks of targets that are not this machine are left out, and the command to go on with is in the outcome. Raises
     the errors of the steps; the files made before stay.
     """
+    require_at_least(1, threads=threads)
     if until not in STEPS:
         raise RecipeError(f"--until {until}: no such step", nearest(until, STEPS) or f"steps: {', '.join(STEPS)}")
     shop = Workshop(recipe, folder, threads, progress)

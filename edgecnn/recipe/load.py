@@ -50,7 +50,14 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with `section.key=value` overrides; raises `RecipeError` that lists every problem."""
+    """Read a recipe by its name or path, with `section.key=value` in place of what it says.
+
+        import edgecnn as ec
+        recipe = ec.load_recipe("lenet5-digits", ["train.epochs=1"])
+        ec.run(recipe, "runs/quick")
+
+    Raises `RecipeError` that lists every problem.
+    """
     path = find_recipe(name_or_path)
     content = _parse(path, _read(path))
     problems = _rename_keys(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,16 @@ FORMATS: dict[str, Callable[[RunReport], str]] = {
 }
 
 
-def write_report(path: Path, results: RunReport) -> None:
-    """Write the report in the format that the suffix names; raises `MeasurementError` for another suffix."""
+def write_report(path: str | os.PathLike[str], results: RunReport) -> None:
+    """Write a report in the format that the suffix names: .md, .html, .json or .xml (JUnit).
+
+        import edgecnn as ec
+        report = ec.run("lenet5-digits")
+        ec.write_report("report.html", report)
+
+    Raises `MeasurementError` for another suffix, `WriteError` where the file cannot be written.
+    """
+    path = Path(path)
     if path.suffix not in FORMATS:
         raise MeasurementError(
             f"{path}: no report has the suffix {path.suffix or '(none)'}", f"use one of {', '.join(FORMATS)}"

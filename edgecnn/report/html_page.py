@@ -27,23 +27,28 @@ td { font-variant-numeric: tabular-nums }
 def html_report(results: RunReport) -> str:
     """The whole report."""
     title = escape(headline(results))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n" + html_tables(results) + "\n</body></html>\n"
+    )
+
+
+def html_tables(results: RunReport) -> str:
+    """The report without a page around it, as a notebook shows it."""
     sections = [
         ("", measurement_table(results)),
         ("Verdict per tolerance", check_table(results)),
         ("Classes that lose most", class_table(results)),
         ("What made each artifact", artifact_table(results)),
     ]
-    body = [f"<h1 class={results.verdict.verdict}>{title}</h1>"]
+    body = [f"<h1 class={results.verdict.verdict}>{escape(headline(results))}</h1>"]
     for name, table in sections:
         if table.rows:
             body += [f"<h2>{name}</h2>"] if name else []
             body.append(_table(table))
         if not name:
             body.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in conditions(results)) + "</ul>")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
+    return "\n".join(body)
 
 
 def _table(table: Table) -> str:
@@ -55,3 +60,6 @@ def _table(table: Table) -> str:
 def _cell(text: str) -> str:
     kind = f" class={text}" if text in ("PASS", "FAIL", "INCONCLUSIVE") else ""
     return f"<td{kind}>{escape(text)}</td>"
+
+
+RunReport.html = html_tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -60,6 +61,7 @@ class RunReport:
     """One target of a run: its measurements, its verdict, what made each artifact, and what belongs to the numbers."""
 
     __pydantic_config__ = STRICT
+    html: ClassVar[Callable[[RunReport], str] | None] = None  # report/html_page.py sets it: results know no format
 
     recipe: str
     title: str
@@ -71,6 +73,11 @@ class RunReport:
     verdict: Verdict
     artifacts: tuple[ArtifactFacts, ...]
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str | None:
+        """The tables, in a notebook."""
+        render = type(self).html
+        return render(self) if render else None
 
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.measurements)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import numbers
 import os
@@ -9,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from edgecnn.errors import RecipeError, nearest
+from edgecnn.errors import MissingPackageError, RecipeError, nearest
+from edgecnn.steps import FACTS
 
 FilePath = str | os.PathLike[str]
 
@@ -46,6 +48,13 @@ def require_batches(batches: Iterable[Any]) -> None:
     """Raise `RecipeError` for a batch size below 1."""
     for batch in batches:
         require_at_least(1, batch=batch)
+
+
+def require_packages(step: str) -> None:
+    """Raise `MissingPackageError` for a package that `step` needs and that is not installed here."""
+    for package in next(facts.needs for facts in FACTS if facts.name == step):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(package, f"the step {step}", "cpu")
 
 
 def _is_number(value: Any, whole: bool) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path
 from edgecnn.backends import backend_of, open_engine
-from edgecnn.errors import ArtifactError
+from edgecnn.errors import ArtifactError, MissingPackageError
 from edgecnn.results.engine import EngineInfo
 from edgecnn.session import Session
 
@@ -32,6 +33,8 @@ def open_reference_source(source: Path, threads: int | None) -> Session:
 def open_checkpoint(source: Path, threads: int | None) -> Session:
     """The network of a checkpoint in PyTorch, on the CPU."""
     require_named(source)
+    if importlib.util.find_spec("torch") is None:
+        raise MissingPackageError("torch", "running a checkpoint", "cpu")
     from edgecnn.pytorch.reference import open_reference
 
     return open_reference(source, threads)

@@ -17,7 +17,7 @@ from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_dupl
 from edgecnn.errors import DataError
 from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
-from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
@@ -50,6 +50,7 @@ def calibrate(
     stopped; under torchrun the processes share the images. Raises `DataError` for images that cannot be used,
     `GraphError` for the graph.
     """
+    require_packages("calibrate")
     from edgecnn.graph.calibration.file import write_ranges
 
     graph, data = Path(graph), os.fspath(data)
@@ -95,6 +96,7 @@ def check_images(
 ) -> CalibrationCheck:
     """Whether the images of `data` are fit to calibrate `graph`, and none of them is a test image of `test` (left out:
     the test split of the same data set)."""
+    require_packages("calibrate")
     dataset = images_named(graph, data, images, named=True)
     tested = open_images(sidecar_of(graph), test or source_and_manifest(data)[0], "test")
     return check_calibration(dataset, tested, graph, progress=progress)

@@ -16,7 +16,7 @@ from edgecnn.errors import ModelError
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
 from edgecnn.steps import TOOLS
-from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
 from edgecnn.steps._provenance import derived
 from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
 
@@ -42,8 +42,8 @@ def export(
         mine = ec.export("resnet18", checkpoint="mine.pth", classes=37)
 
     Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own;
-    `labels` are class names, or a file of them. Classes, labels and preprocessing that are not given come from the sidecar
-    of a checkpoint, else from the zoo. The graph takes float32 images [N, C, size, size] and gives logits
+    `labels` are class names, or a file of them. What is not given comes from a checkpoint's
+    sidecar, else from the zoo. The graph takes float32 images [N, C, size, size] and gives logits
     [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. Without an `output` it is MODEL.fp32.onnx
     here, or beside the checkpoint. Raises `ModelError` for a network that is not known or does not fit its
     weights, `GraphError` where the logits differ.
@@ -61,6 +61,7 @@ def export(
     if isinstance(labels, (str, os.PathLike)):
         labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
+    require_packages("export")
     from edgecnn.pytorch.export.exporter import resize_card
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.weights import load_weights
@@ -90,6 +91,7 @@ def export(
 
 def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None) -> Sidecar:
     """Export the network that a checkpoint's sidecar names, with what that says of labels and preprocessing."""
+    require_packages("export")
     from edgecnn.pytorch.reference import open_reference
 
     source = read_sidecar(checkpoint)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from edgecnn.artifact.write import check_output
-from edgecnn.steps._arguments import FilePath, named, path_or_none
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_packages
 
 
 def import_onnx(
@@ -23,6 +23,7 @@ def import_onnx(
     without an `output` it lies beside the source as SOURCE.fp32.onnx. Raises `GraphError` for a graph that cannot be
     used, `DataError` for preprocessing or labels that contradict it.
     """
+    require_packages("calibrate")  # what any step on a graph needs
     from edgecnn.graph.importing.foreign import import_graph, named_labels, named_preprocessing
 
     source = Path(source)

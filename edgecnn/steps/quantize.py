@@ -15,7 +15,7 @@ from edgecnn.errors import RecipeError
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod, fields_of
 from edgecnn.results.engine import Scheme
 from edgecnn.steps import CALIBRATION_IMAGES
-from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
 from edgecnn.steps._images import Progress
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps.calibrate import images_named
@@ -88,6 +88,7 @@ def quantize(
     if data and dataset is None:
         dataset = images_named(graph, os.fspath(data), images)
     settings = QuantizeSettings(method, around)
+    require_packages("quantize")
     if precision == "int8" and ranges is None and dataset is None:
         raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
     if precision == "fp16" and ranges is not None and dataset is not None:

@@ -13,7 +13,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
-from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def train(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(os.fspath(recipe))
     folder = path_or_none(folder) or Path("runs") / recipe.name
+    require_packages("train")
     from edgecnn.pytorch.training.loop import train as run_training
 
     return run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)
@@ -58,6 +59,7 @@ def take_weights(recipe: Recipe, output: Path) -> Sidecar:
     Raises `RecipeError` when there are no weights to take, `ModelError` when they do not fit, `ArtifactError` when they
     are not what their sidecar says.
     """
+    require_packages("train")
     from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
     from edgecnn.pytorch.pretrained import load_pretrained
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecnn import __version__
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset, stratified
@@ -48,6 +47,7 @@ from edgecnn.pytorch.training.transfer import cache_features, known_labels, make
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
+from edgecnn.version import __version__
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
