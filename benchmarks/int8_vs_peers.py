@@ -1,6 +1,6 @@
 """INT8 graphs beside those of other quantisers, on the same cases, each tool in a process of its own.
 
-    python benchmarks/int8_vs_peers.py CASES [--case NAME ...] [--for tensorrt|cpu] [--tools TOOL,...]
+    python benchmarks/int8_vs_peers.py CASES [--case NAME ...] [--scheme tensorrt|ort-cpu] [--tools TOOL,...]
                                        [--modelopt PYTHON] [--nncf PYTHON] [-o F.json] [--table F.md]
 
 CASES holds NAME.onnx (float32, input `input`, output `logits`) and NAME.npz (`cal`, `x`: preprocessed images, `y`:
@@ -8,7 +8,8 @@ labels). Tools: edgecnn-METHOD, edgecnn-candidates (what `auto` chooses from, a 
 ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run
 when the Python of an environment that has them is named. SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits of
 `x`, agreement = same top-1 as the float graph, all under ONNX Runtime's CPU provider. Seconds and peak memory are those
-of the whole process. NNCF's uint8 activations are refused by TensorRT: it is comparable with `--for cpu` only.
+of the whole process. NNCF's uint8 activations are refused by TensorRT: it is comparable with `--scheme ort-cpu`
+only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from edgecnn.data.dataset import Dataset
+    from edgecnn.recipe.schema import RangeMethod
+    from edgecnn.results.engine import Scheme
 
 TOOLS = "edgecnn-mse,edgecnn-auto,ort-MinMax,ort-Percentile"
 BATCH = 8
@@ -37,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
     parser.add_argument("--case", action="append")
-    parser.add_argument("--for", dest="style", choices=("tensorrt", "cpu"), default="tensorrt")
+    parser.add_argument("--scheme", choices=("tensorrt", "ort-cpu"), default="tensorrt")
     parser.add_argument("--tools", default=TOOLS)
     parser.add_argument("--modelopt")
     parser.add_argument("--nncf")
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=4, metavar=("TOOL", "GRAPH", "NPZ", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        quantise_one(options.one[0], Path(options.one[1]), Path(options.one[2]), Path(options.one[3]), options.style)
+        quantise_one(options.one[0], Path(options.one[1]), Path(options.one[2]), Path(options.one[3]), options.scheme)
         return
     tools = options.tools.split(",")
     tools += ["modelopt-max", "modelopt-entropy"] if options.modelopt else []
@@ -56,7 +59,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            rows += _case(options.cases / name, tools, pythons, options.style, Path(folder))
+            rows += _case(options.cases / name, tools, pythons, options.scheme, Path(folder))
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n")
     if options.table:
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def _case(
-    case: Path, tools: list[str], pythons: dict[str, str | None], style: str, folder: Path
+    case: Path, tools: list[str], pythons: dict[str, str | None], scheme: Scheme, folder: Path
 ) -> list[dict[str, Any]]:
     graph, images = case.with_suffix(".onnx"), case.with_suffix(".npz")
     with np.load(images) as held:
@@ -78,8 +81,8 @@ def _case(
             python,
             __file__,
             str(case.parent),
-            "--for",
-            style,
+            "--scheme",
+            scheme,
             "--one",
             tool,
             str(graph),
@@ -144,7 +147,7 @@ def _share(graph: Path) -> float | None:
         return None
 
 
-def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) -> None:
+def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme) -> None:
     """Quantise with one tool, in this process; prints seconds and peak memory."""
     with np.load(images) as held:
         calibration = held["cal"].astype(np.float32)
@@ -152,9 +155,9 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
     kind, _, method = tool.partition("-")
     facts: dict[str, Any] = {}
     if tool == "edgecnn-candidates":
-        facts["candidates"] = _candidates(graph, calibration, out, style)
+        facts["candidates"] = _candidates(graph, calibration, out, scheme)
     elif kind == "edgecnn":
-        _edgecnn(graph, calibration, out, style, method)
+        _edgecnn(graph, calibration, out, scheme, method)
     elif kind == "ort":
         _onnxruntime(graph, calibration, out, method)
     elif kind == "modelopt":
@@ -180,20 +183,15 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, style: str) ->
     print(json.dumps(facts | {"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak}))
 
 
-def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, style: str, method: str) -> None:
-    from edgecnn.artifact.sidecar import Sidecar
-    from edgecnn.graph.calibration.collect import collect_ranges
-    from edgecnn.graph.ptq.quantize import quantize_int8, write_int8
-    from edgecnn.graph.simplify import load_graph
+def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme, method: RangeMethod) -> None:
+    from edgecnn.recipe.schema import QuantizeSettings
+    from edgecnn.steps.quantize import quantize
 
-    data = _dataset(calibration)
-    ranges = collect_ranges(graph, data)
-    chosen = "cpu" if style == "cpu" else "tensorrt"
-    made, report = quantize_int8(load_graph(graph), ranges, chosen, method=method, around="fp32", data=data)
-    write_int8(out, made, report, Sidecar(kind="graph"), graph)
+    settings = QuantizeSettings(method=method, around="fp32")
+    quantize(graph, out, settings, precision="int8", scheme=scheme, dataset=_dataset(calibration))
 
 
-def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> list[str]:
+def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme) -> list[str]:
     """Write every candidate of `auto` to OUT with its number before the suffix; their names."""
     import onnx
 
@@ -204,7 +202,7 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, style: str) -> 
 
     data = _dataset(calibration)
     model = with_own_constants(prepared(load_graph(graph)))
-    placement = place(model, "cpu" if style == "cpu" else "tensorrt")
+    placement = place(model, "cpu" if scheme == "ort-cpu" else "tensorrt")
     made, _ = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
     for number, candidate in enumerate(made):
         onnx.save(inserted(candidate, placement), out.with_suffix(f".{number}.onnx"))

@@ -27,6 +27,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.machine.cpu import available_cores
 from edgecnn.measure.predict import predict
+from edgecnn.records import to_plain
 from edgecnn.session import Session
 from edgecnn.zoo import find_model
 
@@ -61,7 +62,7 @@ def main() -> None:
         "data": str(options.data.name),
         "n": len(dataset),
         "batch": options.batch,
-        "device": device(options.threads),
+        "device": to_plain(device(options.threads)),
         **{key: round(value, 3) for key, value in medians.items()},
         "share_of_bound_each": [round(r["share_of_bound"], 3) for r in rows],
         "peak_mb_fifth": peaks[0],
