@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
 from edgecnn.recipe.schema import Around, RangeMethod
 from edgecnn.steps import CALIBRATION_IMAGES
+
+if TYPE_CHECKING:
+    from edgecnn.steps.quantize import Quantized
 
 
 def quantize(
@@ -35,7 +38,7 @@ def quantize(
     """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.schema import QuantizeSettings
-    from edgecnn.records import to_plain
+    from edgecnn.steps.calibrate import images_named
     from edgecnn.steps.quantize import quantize as step
 
     if scheme == "ort-cpu" and around == "fp16":
@@ -59,19 +62,28 @@ def quantize(
         explain=explain,
         progress=counter("quantize", "images"),
     )
+    if as_json:
+        print_json(_result(made))
+    else:
+        _show(_result(made), explain)
+
+
+def _result(made: Quantized) -> dict[str, Any]:
+    from edgecnn.records import to_plain
+
     sidecar = made.sidecar
-    result = {
-        "path": str(output),
-        "size_mb": round(output.stat().st_size / 1e6, 3),
+    return {
+        "path": str(made.path),
+        "size_mb": round(made.path.stat().st_size / 1e6, 3),
         "precision_requested": sidecar.precision_requested,
         "precision_obtained": sidecar.precision_obtained,
         "sha256": sidecar.sha256,
         **(sidecar.facts if made.report is None else to_plain(made.report)),
         "warnings": list(made.warnings),
     }
-    if as_json:
-        print_json(result)
-        return
+
+
+def _show(result: dict[str, Any], explain: bool) -> None:
     if explain and result.get("rows"):
         print_rows(result["rows"], list(result["rows"][0]))
     if result.get("steps"):
@@ -81,5 +93,5 @@ def quantize(
         say(f"kept in FP32: {name}")
     for line in result.get("left_out", []):
         say(f"left out: {line}")
-    for line in made.warnings:
+    for line in result["warnings"]:
         say(f"warning: {line}")

@@ -41,9 +41,12 @@ def judge(
 
 
 def _is(measurement: Measurement, variant: Variant) -> bool:
-    engine = measurement.engine
-    same = (engine.precision_requested, engine.scheme) == (variant.precision, variant.scheme)
-    return same or measurement.name == variant.name
+    """By its precision and scheme; its name tells where these are not known, and never against them."""
+    told = (measurement.engine.precision_requested, measurement.engine.scheme)
+    asked = (variant.precision, variant.scheme)
+    return told == asked or (
+        measurement.name == variant.name and all(t in ("", a) for t, a in zip(told, asked, strict=True))
+    )
 
 
 def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement]) -> Iterator[Check]:

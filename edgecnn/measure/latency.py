@@ -102,6 +102,7 @@ def _said_of(info: SessionInfo) -> list[str]:
 
 
 def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:
+    """One query and its times in ms: by the session's own events in latency mode, else by the host's clock."""
     if mode == "latency" and isinstance(session, TimedSession):
         return session.timed
 
@@ -116,6 +117,7 @@ def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:
 def collect_samples(
     query: Callable[[], Timing], warmup_ms: float, duration_s: float, min_queries: int, clocks: Callable[[], Clocks]
 ) -> _Samples:
+    """What is kept after `warmup_ms`: at least `min_queries`, for at least `duration_s`; the clocks twice a second."""
     samples, begin = _Samples(clocks=[clocks()]), time.perf_counter()
     while time.perf_counter() - begin < warmup_ms / 1000:
         query()
@@ -164,5 +166,6 @@ def _warnings(cov: float, drift: float | None, parts: Mapping[str, float | None]
 
 
 def clock_reader() -> Callable[[], Clocks]:
+    """Readings of this machine's clocks, with the GPU's driver opened once."""
     nvml = open_nvml()
     return lambda: read_clocks(nvml=nvml)

@@ -26,7 +26,6 @@ from edgecnn.data.dataset import Dataset, stratified
 from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, RecipeError, TrainingError
-from edgecnn.machine.cpu import cpu_name
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
     can_resume,
@@ -46,8 +45,6 @@ from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
 from edgecnn.pytorch.training.transfer import cache_features, known_labels, make_learner, start_network
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
-from edgecnn.results.device import Device
-from edgecnn.version import __version__
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
@@ -274,7 +271,7 @@ class TrainingRun:
                 f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
             )
         for what in ("threads", "processes"):
-            before, now = state["device"][what], getattr(self._device(), what)
+            before, now = state["device"][what], getattr(trainer.world.facts(), what)
             if before != now:
                 trainer.progress.note(f"resuming with {now} {what}, not {before}: the weights will differ in rounding")
         trainer.network.load_state_dict(state["network"])
@@ -369,9 +366,9 @@ class TrainingRun:
             self.output,
             {
                 "fields": json.dumps(checkpoint_fields(self.recipe)),
-                "labels": trainer.splits.labels,
-                "images": {k: v for k, v in trainer.splits.identity().items() if k != "labels"},
-                "device": to_plain(self._device()),
+                "labels": trainer.material.labels,
+                "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
+                "device": to_plain(trainer.world.facts()),
                 "network": trainer.network.state_dict(),
                 "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
@@ -384,17 +381,9 @@ class TrainingRun:
         )
 
     def _sidecar(self, path: Path, facts: dict[str, Any]) -> Sidecar:
-        splits = self.trainer.splits
-        return checkpoint_sidecar(self.recipe, path, splits.labels, splits.preprocessing, self._device(), facts)
-
-    def _device(self) -> Device:
-        processes = self.trainer.processes
-        on_gpu = processes.device.type == "cuda"
-        return Device(
-            cpu="" if on_gpu else cpu_name(),
-            gpu_name=torch.cuda.get_device_name(processes.device) if on_gpu else "",
-            threads=torch.get_num_threads(),
-            processes=processes.size,
+        material = self.trainer.material
+        return checkpoint_sidecar(
+            self.recipe, path, material.labels, material.preprocessing, self.trainer.world.facts(), facts
         )
 
 

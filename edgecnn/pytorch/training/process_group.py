@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from edgecnn.errors import EdgecnnError, TrainingError
+from edgecnn.machine.cpu import cpu_name
+from edgecnn.results.device import Device
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of a peer that hangs; one that died is noticed at once
 
@@ -33,7 +35,17 @@ class ProcessGroup:
         """Only one process writes files and prints."""
         return self.rank == 0
 
-    def shard(self, items: Any) -> Any:
+    def facts(self) -> Device:
+        """What the job computes on: the GPU of this process, or the processor, with the threads of each process."""
+        on_gpu = self.device.type == "cuda"
+        return Device(
+            cpu="" if on_gpu else cpu_name(),
+            gpu_name=torch.cuda.get_device_name(self.device) if on_gpu else "",
+            threads=torch.get_num_threads(),
+            processes=self.size,
+        )
+
+    def share(self, items: Any) -> Any:
         """This rank's contiguous part of a sequence; the parts differ by at most one item."""
         start, stop = (len(items) * r // self.size for r in (self.rank, self.rank + 1))
         return items[start:stop]
