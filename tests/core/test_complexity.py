@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import EdgecnnError, MeasurementError
+from edgecnn.records import to_plain
 from edgecnn.report.charts.complexity import run_panels, write_run_plot, write_zoo_plot, zoo_panel
 from edgecnn.report.charts.discs import Box, Disc, Panel, Spot, disc_plot, linear_ticks, log_ticks, place_labels
+from edgecnn.results.device import Device
+from edgecnn.results.report import Measurement, RunReport
+from edgecnn.results.verdict import Verdict
 from edgecnn.zoo import ModelCard, cards, find_model
+from tests.measurements import accuracy, latency, measurement
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -131,22 +137,41 @@ def test_accuracy_ticks_are_round_and_enough(low: float, high: float) -> None:
 # Runs
 
 
-def report(recipe: str = "r", device: str = "orin", data: str = "folder:x", **changes: Any) -> dict[str, Any]:
-    row = {"name": "fp32", "top1_pct": 70.0, "latency_ms_p50": 2.0, "n": 100, "batch": 1}
-    faster = row | {"name": "int8", "top1_pct": 69.0, "latency_ms_p50": 1.0}
-    return {
+Made = tuple[RunReport, Sidecar]
+
+
+def row(name: str = "fp32", top1_pct: float | None = 70.0, p50_ms: float | None = 2.0) -> Measurement:
+    timed = None if p50_ms is None else latency(name, latency_ms_p50=p50_ms)
+    return measurement(name, accuracy=accuracy(100, 0, 0, name=name, top1_pct=top1_pct), latency=timed)
+
+
+def report(recipe: str = "r", device: str = "orin", data: str = "folder:x", **changes: Any) -> Made:
+    """A report and what made it; `fields` are its recipe's."""
+    fields = changes.pop("fields", {"model.name": "resnet18", "data.source": data})
+    known: dict[str, Any] = {
         "recipe": recipe,
+        "title": "",
+        "target": "cpu",
+        "device": Device(),
         "device_key": device,
-        "measurements": [row, faster],
-        "provenance": {"kind": "report", "fields": {"model.name": "resnet18", "data.source": data}},
-    } | changes
+        "reference": None,
+        "measurements": (row(), row("int8", 69.0, 1.0)),
+        "verdict": Verdict(()),
+        "artifacts": (),
+        "notes": (),
+    }
+    return RunReport(**{**known, **changes}), Sidecar(kind="report", recipe=recipe, fields=fields)
+
+
+def write(folder: Path, made: Made) -> None:
+    write_json_artifact(folder / "report.json", to_plain(made[0]), made[1])
 
 
 def test_runs_are_drawn_at_their_measured_latency_one_panel_per_device(tmp_path: Path) -> None:
     for recipe, target, device in (("a", "orin", "orin_15w"), ("a", "cpu", "xeon"), ("b", "orin", "orin_15w")):
         folder = tmp_path / recipe / target
         folder.mkdir(parents=True)
-        (folder / "report.json").write_text(json.dumps(report(recipe, device)))
+        write(folder, report(recipe, device))
     write_run_plot(tmp_path / "f.svg", [tmp_path / "a", tmp_path / "b" / "orin"])
     svg = (tmp_path / "f.svg").read_text(encoding="utf-8")
     titles = [t.text for t in ET.fromstring(svg).iter(f"{SVG}text") if t.get("class") == "title"]
@@ -160,9 +185,9 @@ def test_runs_are_drawn_at_their_measured_latency_one_panel_per_device(tmp_path:
 
 
 def test_a_measurement_without_accuracy_or_latency_is_not_drawn(tmp_path: Path) -> None:
-    rows = [{"name": "fp32", "top1_pct": None, "latency_ms_p50": 1.0}, {"name": "int8", "top1_pct": 3.0}]
+    rows = (row("fp32", None, 1.0), row("int8", 3.0, None))
     assert run_panels([report(measurements=rows)]) == []
-    (tmp_path / "report.json").write_text(json.dumps(report(measurements=rows)))
+    write(tmp_path, report(measurements=rows))
     with pytest.raises(MeasurementError, match="no report"):
         write_run_plot(tmp_path / "f.svg", [tmp_path])
     assert not (tmp_path / "f.svg").exists()
@@ -170,7 +195,7 @@ def test_a_measurement_without_accuracy_or_latency_is_not_drawn(tmp_path: Path) 
 
 def test_what_belongs_to_the_numbers_stands_in_the_picture() -> None:
     note = "int8-tensorrt is simulated"
-    (panel,) = run_panels([report("a", notes=[note]), report("b", notes=[note])])
+    (panel,) = run_panels([report("a", notes=(note,)), report("b", notes=(note,))])
     assert list(panel.notes[1:]) == [note]
     texts = [t.text for t in ET.fromstring(disc_plot([panel])).iter(f"{SVG}text") if t.get("class") == "note"]
     assert texts == list(panel.notes)
@@ -189,7 +214,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"no report\.json"):
         write_run_plot(tmp_path / "f.svg", [tmp_path])
     with pytest.raises(EdgecnnError, match="does not say its model"):
-        run_panels([report(provenance={"kind": "report", "fields": {"data.source": "x"}})])
+        run_panels([report(fields={"data.source": "x"})])
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(EdgecnnError, match="not valid JSON"):
         write_run_plot(tmp_path / "f.svg", [tmp_path])

@@ -16,6 +16,7 @@ from edgecnn.gate.rules.accuracy import GUESS_P
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
 from edgecnn.recipe.schema import Tolerances
+from edgecnn.recipe.variants import Variant
 from edgecnn.report.junit import junit_report
 from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement, RunReport
@@ -259,14 +260,14 @@ def test_a_graph_with_random_weights_never_passes(seed: int, n: int) -> None:
     good = np.eye(10, dtype=np.float32)[labels]
     constant = np.tile(random[:1], (n, 1))
     loosest = Tolerances(top1_drop_pp_max=100, top5_drop_pp_max=100, agreement_pct_min=0, inconclusive="pass")
-    for engine in (random, constant):
-        if (engine.argmax(1) == labels).mean() > 0.5:
+    for answers in (random, constant):
+        if (answers.argmax(1) == labels).mean() > 0.5:
             continue  # one or three images guessed right: luck, and not what this test is about
-        for reference in (good, other, engine):
-            pair = [Predictions(ids, labels, logits, "p", "d") for logits in (engine, reference)]
+        for reference in (good, other, answers):
+            pair = [Predictions(ids, labels, logits, "p", "d") for logits in (answers, reference)]
             found = measurement(accuracy=measure_accuracy("int8", *pair))
             verdict = judge(loosest, [found])
-            assert verdict.exit_code == (1 if reference is not engine and n >= 30 else 3)
+            assert verdict.exit_code == (1 if reference is not answers and n >= 30 else 3)
 
 
 def test_predictions_as_constant_as_the_reference_s_prove_nothing() -> None:
@@ -379,13 +380,32 @@ def test_what_was_not_measured_is_never_passed_over() -> None:
 
 def test_an_engine_that_is_wanted_and_was_not_measured_leaves_the_verdict_open() -> None:
     rows = [measured("fp16")]
-    verdict = judge(Tolerances(top1_drop_pp_max=5, inconclusive="pass"), rows, wanted=["fp16", "int8"])
+    fp16, int8 = Variant("fp16", "fp16"), Variant("int8", "int8", "ort-cpu")
+    verdict = judge(Tolerances(top1_drop_pp_max=5, inconclusive="pass"), rows, wanted=[fp16, int8])
     assert (verdict.verdict, verdict.exit_code) == ("INCONCLUSIVE", 3)
     assert [(c.name, c.tolerance, c.mappable) for c in verdict.checks] == [
         ("fp16", "top1_drop_pp_max", True),
         ("int8", MEASURED, False),
     ]
-    assert judge(Tolerances(top1_drop_pp_max=5), rows, wanted=["fp16"]).verdict == "PASS"
+    assert judge(Tolerances(top1_drop_pp_max=5), rows, wanted=[fp16]).verdict == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "verdict"),
+    [
+        ("mine", {"precision_requested": "int8", "scheme": "ort-cpu"}, "PASS"),
+        ("int8", {"precision_requested": "", "scheme": ""}, "PASS"),
+        ("int8", {"precision_requested": "int8", "scheme": ""}, "PASS"),
+        ("mine", {"precision_requested": "int8", "scheme": ""}, "INCONCLUSIVE"),
+        ("int8", {"precision_requested": "fp32", "scheme": ""}, "INCONCLUSIVE"),
+        ("int8", {"precision_requested": "int8", "scheme": "tensorrt"}, "INCONCLUSIVE"),
+    ],
+)
+def test_an_engine_is_the_wanted_one_by_what_it_is(name: str, known: dict[str, Any], verdict: str) -> None:
+    """Its name helps where that is not known; an FP32 engine does not become INT8 by being called so."""
+    row = measured(name, engine=replace(engine(), **known))
+    wanted = [Variant("int8", "int8", "ort-cpu")]
+    assert judge(Tolerances(top1_drop_pp_max=5), [row], wanted=wanted).verdict == verdict
 
 
 def test_an_engine_without_a_value_that_the_others_carry_is_not_passed_over() -> None:

@@ -7,36 +7,50 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.artifact.sidecar import sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path
 from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.data.calibration_set import Manifest, write_manifest
-from edgecnn.pipeline.staleness import outdated
-from edgecnn.pipeline.tasks import Task, accepted_path, all_tasks, variants
+from edgecnn.pipeline.staleness import stale_tasks
+from edgecnn.pipeline.tasks import Task, Workshop, all_tasks
 from edgecnn.recipe.schema import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
-from edgecnn.targets import find_target
+from edgecnn.recipe.variants import variants_of
+from edgecnn.results.device import Device
+from edgecnn.steps.gate import baseline_path
 
 RECIPE = Recipe(model=ModelSettings("lenet5"), path=Path("mine.toml"))
 
 
-@pytest.fixture
-def tasks(tmp_path: Path) -> list[Task]:
-    checkpoint, graph, engine, report = (tmp_path / n for n in ("c.st", "g.onnx", "e.onnx", "r.txt"))
+def tasks_of(folder: Path, recipe: Recipe = RECIPE) -> list[Task]:
+    """A flow of four files; what each depends on is taken from the recipe, as `all_tasks` does."""
+    checkpoint, graph, engine, report = (folder / n for n in ("c.st", "g.onnx", "e.onnx", "r.txt"))
+
+    def task(step: str, output: Path, parents: tuple[Path, ...], *keys: str) -> Task:
+        return Task(step, output, step, parents, recipe.values(*keys), output.touch)
+
     return [
-        Task("train", checkpoint, "checkpoint", keys=("model", "train")),
-        Task("export", graph, "graph", (checkpoint,), ("model", "train", "batch.max")),
-        Task("build", engine, "engine", (graph,), ("model", "train", "batch")),
-        Task("report", report, "report", (engine,), ("model", "train", "batch", "title")),
+        task("train", checkpoint, (), "model", "train"),
+        task("export", graph, (checkpoint,), "model", "train", "batch.max"),
+        task("build", engine, (graph,), "model", "train", "batch"),
+        task("report", report, (engine,), "model", "train", "batch", "title"),
     ]
 
 
-def make(task: Task, recipe: Recipe = RECIPE, content: str = "") -> None:
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[Task]:
+    return tasks_of(tmp_path)
+
+
+def made_now(task: Task) -> Sidecar:
+    return dataclasses.replace(task.expected(), parents=parents_of(task.output, *task.parents))
+
+
+def make(task: Task, content: str = "") -> None:
     text = content or task.step
-    sidecar = task.sidecar_with_parents(recipe)
-    write_artifact(task.output, lambda temporary: temporary.write_text(text) and None, sidecar)
+    write_artifact(task.output, lambda temporary: temporary.write_text(text) and None, made_now(task))
 
 
-def due(tasks: list[Task], recipe: Recipe = RECIPE) -> dict[str, str]:
-    return {task.step: reason for task, reason in outdated(tasks, recipe)}
+def due(tasks: list[Task]) -> dict[str, str]:
+    return {task.step: reason for task, reason in stale_tasks(tasks)}
 
 
 def test_everything_runs_once_and_then_nothing(tasks: list[Task]) -> None:
@@ -46,13 +60,16 @@ def test_everything_runs_once_and_then_nothing(tasks: list[Task]) -> None:
     assert due(tasks) == {}
 
 
-def test_one_changed_field_redoes_what_reads_it_and_what_follows(tasks: list[Task]) -> None:
+def test_one_changed_field_redoes_what_reads_it_and_what_follows(tasks: list[Task], tmp_path: Path) -> None:
     for task in tasks:
         make(task)
     changed = dataclasses.replace(RECIPE, batch=BatchSettings(min=1, opt=2, max=8))
-    assert due(tasks, changed) == {"build": "batch.opt changed from 1 to 2", "report": "e.onnx is made again"}
+    assert due(tasks_of(tmp_path, changed)) == {
+        "build": "batch.opt changed from 1 to 2",
+        "report": "e.onnx is made again",
+    }
     titled = dataclasses.replace(RECIPE, title="new")
-    assert due(tasks, titled) == {"report": "title changed from '' to 'new'"}
+    assert due(tasks_of(tmp_path, titled)) == {"report": "title changed from '' to 'new'"}
 
 
 def test_a_device_without_the_checkpoint_is_complete(tasks: list[Task]) -> None:
@@ -64,13 +81,14 @@ def test_a_device_without_the_checkpoint_is_complete(tasks: list[Task]) -> None:
     assert list(due(tasks)) == ["build", "report"]
 
 
-def test_a_missing_checkpoint_does_not_hide_changed_training(tasks: list[Task]) -> None:
+def test_a_missing_checkpoint_does_not_hide_changed_training(tasks: list[Task], tmp_path: Path) -> None:
     for task in tasks:
         make(task)
     tasks[0].output.unlink()
     changed = dataclasses.replace(RECIPE, train=TrainSettings(epochs=9))
-    assert list(due(tasks, changed)) == ["train", "export", "build", "report"]
-    assert due(tasks, changed)["export"] == "c.st is made again"
+    changed_tasks = tasks_of(tmp_path, changed)
+    assert list(due(changed_tasks)) == ["train", "export", "build", "report"]
+    assert due(changed_tasks)["export"] == "c.st is made again"
 
 
 def test_a_file_changed_behind_our_back_is_made_again(tasks: list[Task]) -> None:
@@ -101,7 +119,7 @@ def test_an_interrupted_write_is_made_again(tasks: list[Task]) -> None:
 
 def test_the_tasks_of_a_recipe_come_parents_first(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, targets=("cpu", "gpu"))
-    made = all_tasks(recipe, tmp_path)
+    made = all_tasks(Workshop(recipe, tmp_path))
     seen: set[Path] = set()
     for task in made:
         assert set(task.parents) <= seen
@@ -117,25 +135,26 @@ def test_the_tasks_of_a_recipe_come_parents_first(tmp_path: Path) -> None:
         "gpu/int8.plan",
     ]
     graphs = [t.output.name for t in made if t.step == "quantize"]
-    assert graphs == ["model.fp16.onnx", "model.int8-cpu.onnx", "model.int8-tensorrt.onnx"]
+    assert graphs == ["model.fp16.onnx", "model.int8-ort-cpu.onnx", "model.int8-tensorrt.onnx"]
 
 
 def test_a_gpu_gets_the_tensorrt_placement_under_the_plain_name() -> None:
-    names = {v.name: v.graph for v in variants(RECIPE, find_target("gpu"))}
+    names = {v.name: v.graph for v in variants_of(RECIPE, on_cpu=False)}
     assert names == {"fp32": "model.fp32.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8-tensorrt.onnx"}
 
 
-def test_accepted_numbers_that_appear_or_change_are_judged_against(tmp_path: Path) -> None:
+def test_a_baseline_that_appears_or_changes_is_judged_against(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, path=tmp_path / "recipes" / "mine.toml")
 
     def gate() -> Task:
-        return next(t for t in all_tasks(recipe, tmp_path / "run") if t.step == "gate")
+        return next(t for t in all_tasks(Workshop(recipe, tmp_path / "run")) if t.step == "gate")
 
     first = gate()
-    accepted = accepted_path(recipe, next((t.device for t in all_tasks(recipe, tmp_path / "run") if t.device), {}))
-    accepted.parent.mkdir(parents=True)
-    accepted.write_text("{}")
-    assert gate().parents == (*first.parents, accepted)
+    tasks = all_tasks(Workshop(recipe, tmp_path / "run"))
+    baseline = baseline_path(recipe, next((t.device for t in tasks if t.device), Device()))
+    baseline.parent.mkdir(parents=True)
+    baseline.write_text("{}")
+    assert gate().parents == (*first.parents, baseline)
 
 
 def test_a_calibration_set_that_names_other_images_is_used_again(tmp_path: Path) -> None:
@@ -143,17 +162,17 @@ def test_a_calibration_set_that_names_other_images_is_used_again(tmp_path: Path)
     recipe = dataclasses.replace(RECIPE, data=DataSettings("digits", str(manifest)))
 
     def calibrate() -> Task:
-        return next(t for t in all_tasks(recipe, tmp_path) if t.step == "calibrate")
+        return next(t for t in all_tasks(Workshop(recipe, tmp_path)) if t.step == "calibrate")
 
     write_manifest(manifest, Manifest("digits", "train", 0, ("a", "b"), ("0" * 64, "1" * 64)))
     task = calibrate()
-    write_json_artifact(task.output, {}, task.sidecar(recipe))
+    write_json_artifact(task.output, {}, task.expected())
     expected = dataclasses.replace(task, parents=())
-    assert due([expected], recipe) == {}
+    assert due([expected]) == {}
     write_manifest(manifest, Manifest("digits", "train", 0, ("a", "c"), ("0" * 64, "2" * 64)))
-    assert "data_sha256 changed" in due([dataclasses.replace(calibrate(), parents=())], recipe)["calibrate"]
+    assert "data_sha256 changed" in due([dataclasses.replace(calibrate(), parents=())])["calibrate"]
     manifest.unlink()
-    assert due([dataclasses.replace(calibrate(), parents=())], recipe) == {}, "it stayed behind on another machine"
+    assert due([dataclasses.replace(calibrate(), parents=())]) == {}, "it stayed behind on another machine"
 
 
 def test_other_test_images_are_measured_anew(tmp_path: Path) -> None:
@@ -163,20 +182,33 @@ def test_other_test_images_are_measured_anew(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, data=DataSettings(str(tmp_path / "data")))
 
     def measured() -> list[Task]:
-        tasks = [t for t in all_tasks(recipe, tmp_path / "run") if t.step in ("reference", "validate")]
-        return [dataclasses.replace(t, parents=(), variant=None) for t in tasks]
+        tasks = [t for t in all_tasks(Workshop(recipe, tmp_path / "run")) if t.step in ("reference", "validate")]
+        return [dataclasses.replace(t, parents=()) for t in tasks]
 
     for task in measured():
         if task.step == "reference":
-            make(task, recipe)
+            make(task)
         else:
-            write_json_artifact(task.output, {}, task.sidecar(recipe))
-    assert due(measured(), recipe) == {}
+            write_json_artifact(task.output, {}, task.expected())
+    assert due(measured()) == {}
     image.write_bytes(b"another image")
-    assert set(due(measured(), recipe)) == {"reference", "validate"}
-    assert "test_images_sha256 changed" in due(measured(), recipe)["reference"]
+    assert set(due(measured())) == {"reference", "validate"}
+    assert "test_images_sha256 changed" in due(measured())["reference"]
     image.unlink()
     image.parent.rmdir()
     image.parent.parent.rmdir()
     image.parent.parent.parent.rmdir()
-    assert due(measured(), recipe) == {}, "the images stayed behind on another machine"
+    assert due(measured()) == {}, "the images stayed behind on another machine"
+
+
+def test_what_a_file_depends_on_comes_down_to_it_through_its_parents(tmp_path: Path) -> None:
+    """So that a device knows of changed training whose checkpoint stayed behind."""
+    found = {str(t.output.relative_to(tmp_path)): t.fields for t in all_tasks(Workshop(RECIPE, tmp_path))}
+    trained, quantized = RECIPE.values("train", "model"), RECIPE.values("quantize")
+    for name in ("model.safetensors", "model.fp32.onnx", "model.int8-tensorrt.onnx", "reference.npz", "cpu/int8.onnx"):
+        assert trained.items() <= found[name].items(), name
+    for name in ("cpu/int8.accuracy.json", "cpu/latency.json", "cpu/verdict.json", "cpu/report.json"):
+        assert {**trained, **quantized, **RECIPE.values("batch")}.items() <= found[name].items(), name
+    assert not quantized.keys() & found["cpu/fp16.onnx"].keys()
+    assert found["cpu/verdict.json"].keys() - found["cpu/latency.json"].keys() == RECIPE.values("tolerances").keys()
+    assert found["cpu/report.json"].keys() - found["cpu/verdict.json"].keys() == {"title"}

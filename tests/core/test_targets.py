@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 
 from edgecnn import cli
 from edgecnn.errors import DeviceError, RecipeError
+from edgecnn.results.device import Device
 from edgecnn.targets import Target, find_target, jetpacks, target_mismatch, targets, version_tuple
 
-ORIN_NX = {
-    "gpu_name": "Orin",
-    "board": "NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
-    "compute_capability": "8.7",
-    "memory_gb": 15.6,
-    "tensorrt": "10.3.0",
-}
+ORIN_NX = Device(
+    gpu_name="Orin",
+    board="NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
+    compute_capability="8.7",
+    memory_gb=15.6,
+    tensorrt="10.3.0",
+)
 
 
 def test_every_row_is_whole() -> None:
@@ -50,7 +52,7 @@ def test_supported_devices_are_found(name: str) -> None:
 def test_cpu_runs_under_onnx_runtime() -> None:
     target = find_target("cpu")
     assert target.backend == "ort"
-    assert target_mismatch(target, {"cpu": "some CPU", "threads": 2}) is None
+    assert target_mismatch(target, Device(cpu="some CPU", threads=2)) is None
 
 
 def test_xavier_is_refused_and_says_why() -> None:
@@ -67,8 +69,9 @@ def test_an_unknown_target_names_the_nearest() -> None:
 def test_the_right_machine_has_no_mismatch() -> None:
     assert target_mismatch(find_target("orin-nx-16gb"), ORIN_NX) is None
     assert target_mismatch(find_target("gpu"), ORIN_NX) is None
-    assert target_mismatch(find_target("orin-nx-16gb"), {**ORIN_NX, "board": ""}) is None  # a container hides the board
-    rtx = {"gpu_name": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9", "memory_gb": 25.4, "tensorrt": "11.4.0"}
+    hidden = dataclasses.replace(ORIN_NX, board="")  # by a container
+    assert target_mismatch(find_target("orin-nx-16gb"), hidden) is None
+    rtx = Device(gpu_name="NVIDIA GeForce RTX 4090", compute_capability="8.9", memory_gb=25.4, tensorrt="11.4.0")
     assert target_mismatch(find_target("rtx-40"), rtx) is None
 
 
@@ -79,25 +82,25 @@ def test_the_right_machine_has_no_mismatch() -> None:
         ("agx-orin", {}, "Jetson AGX Orin"),
         ("rtx-40", {}, "8.9"),
         ("cpu", {}, "not NVIDIA Jetson"),
-        ("orin-nx-16gb", {"compute_capability": None}, "is none"),
+        ("orin-nx-16gb", {"compute_capability": ""}, "is none"),
         ("orin-nx-16gb", {"tensorrt": "8.6.2"}, "10.3 or later"),
         ("orin-nx-16gb", {"tensorrt": "11.4.0"}, "up to 10.16"),
         ("thor", {"compute_capability": "11.0", "board": "Jetson AGX Thor", "memory_gb": 122.8}, "10.13"),
         ("l4", {"compute_capability": "8.9", "board": "", "gpu_name": "NVIDIA L40S", "memory_gb": 47.7}, "L4 "),
     ],
 )
-def test_another_machine_is_told_apart(target: str, change: dict[str, object], words: str) -> None:
-    reason = target_mismatch(find_target(target), {**ORIN_NX, **change})
+def test_another_machine_is_told_apart(target: str, change: dict[str, Any], words: str) -> None:
+    reason = target_mismatch(find_target(target), dataclasses.replace(ORIN_NX, **change))
     assert reason is not None
     assert words in reason
 
 
 def test_the_command_lists_every_row_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["targets"]) == 0
+    assert cli.main(["targets"]) == 0
     text = capsys.readouterr().out
     assert text.count("source: ") == len(targets())
     assert "unsupported: JetPack 5.1" in text
-    assert cli.run(["targets", "--json"]) == 0
+    assert cli.main(["targets", "--json"]) == 0
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(targets())
-    assert cli.run(["targets", "--jetpack", "--json"]) == 0
+    assert cli.main(["targets", "--jetpack", "--json"]) == 0
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(jetpacks())
