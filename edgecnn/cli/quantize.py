@@ -38,7 +38,6 @@ def quantize(
     """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.schema import QuantizeSettings
-    from edgecnn.steps.calibrate import images_named
     from edgecnn.steps.quantize import quantize as step
 
     if scheme == "ort-cpu" and around == "fp16":

@@ -14,6 +14,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import tool_versions
 from edgecnn.backends import load_backends
 from edgecnn.machine.cpu import available_cores, cpu_name
+from edgecnn.machine.gpu import driver_description
 from edgecnn.version import __version__
 
 PACKAGES = (
@@ -46,22 +47,13 @@ def machine(needs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "cores": available_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
-        "nvidia_driver": _nvidia_driver(),
+        "nvidia_driver": driver_description(),
         **{key: fact for backend in load_backends() for key, fact in backend.machine_facts().items()},
         "packages": {p: tool_versions(p).get(p, "-") for p in PACKAGES},
         "problems": ["onnxruntime and onnxruntime-gpu share one import package: uninstall one"] if both else [],
         "steps": _steps(needs),
     }
     return facts
-
-
-def _nvidia_driver() -> str:
-    version = Path("/proc/driver/nvidia/version")
-    if version.is_file():
-        return version.read_text(encoding="utf-8").splitlines()[0].split(":", 1)[-1].strip()
-    if Path("/etc/nv_tegra_release").is_file():
-        return Path("/etc/nv_tegra_release").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    return "none"
 
 
 def _steps(needs: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

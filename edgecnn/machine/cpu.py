@@ -1,30 +1,55 @@
-"""The processor: its name and the cores that this process may use."""
+"""The processor: what it is, its clock, its instructions, and the cores that this process may use."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
+from edgecnn.machine._files import ROOT, number_of, text_of
 from edgecnn.results.device import Device
 
 VNNI_X86 = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 DOT_PRODUCT_ARM = frozenset({"asimddp", "i8mm"})
 
 
-def cpu_name() -> str:
+def cpu_name(root: Path = ROOT) -> str:
     """The processor's model name as Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    lines = text_of(root / "proc/cpuinfo").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
     return names[0] if names else platform.machine()
 
 
+def cpu_id(root: Path = ROOT) -> str:
+    """Family, model and stepping of the first processor ("6-85-7"), on Arm its implementer, part and revision; "" where
+    Linux does not tell them all. Virtual machines give many processors one name."""
+    first = text_of(root / "proc/cpuinfo").split("\n\n")[0].lower()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    for keys in (("cpu family", "model", "stepping"), ("cpu implementer", "cpu part", "cpu revision")):
+        if all(facts.get(key) for key in keys):
+            return "-".join(facts[key] for key in keys)
+    return ""
+
+
 def cpu_device(threads: int | None = None) -> Device:
     """This processor with so many threads (None: all cores of the process), as it stands in a sidecar."""
-    return Device(cpu=cpu_name(), threads=threads or available_cores())
+    return Device(cpu=cpu_name(), cpu_id=cpu_id(), threads=threads or available_cores())
+
+
+def cpu_mhz(root: Path = ROOT) -> float | None:
+    """The clock, the mean over the cores: by cpufreq, or by /proc/cpuinfo where that is hidden, as in most virtual
+    machines."""
+    cores = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+    values = [v / 1000 for p in cores if (v := number_of(p)) is not None]
+    if not values:
+        values = [float(v) for v in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text_of(root / "proc/cpuinfo"), re.M)]
+    return round(sum(values) / len(values), 1) if values else None
+
+
+def cpu_governor(root: Path = ROOT) -> str:
+    """What sets the clock of the first core ("schedutil", "performance"), or ""."""
+    return text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def available_cores() -> int:
@@ -40,9 +65,8 @@ def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:
     """
     machine = (machine or platform.machine()).lower()
     if cpuinfo is None:
-        try:
-            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        cpuinfo = text_of(ROOT / "proc/cpuinfo")
+        if not cpuinfo:
             return "which INT8 instructions this CPU has could not be read: its INT8 accuracy may be several points low"
     words = {
         word

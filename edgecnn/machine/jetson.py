@@ -1,44 +1,43 @@
-"""What the operating system tells of the board and of its driver: read from files, nothing is run, nothing imported."""
+"""What the operating system tells of a Jetson: read from files, nothing is run, nothing imported."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-ROOT = Path("/")
+from edgecnn.machine._files import ROOT, number_of, text_of
 
 
 def board_name(root: Path = ROOT) -> str:
     """The name of an NVIDIA board (Jetson), "" elsewhere and in containers that hide it."""
-    model = _read(root / "proc/device-tree/model").rstrip("\0\n ")
+    model = text_of(root / "proc/device-tree/model")
     return model if "NVIDIA" in model or "Jetson" in model else ""
-
-
-def driver_version(root: Path = ROOT) -> str:
-    """The kernel driver's version ("580.95.05"), or the L4T release of a Jetson ("L4T 36.4.0"), or ""."""
-    if version := _read(root / "sys/module/nvidia/version").strip():
-        return version
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
-    return f"L4T {release[1]}.{release[2]}" if release else ""
-
-
-def power_mode(root: Path = ROOT) -> str:
-    """The nvpmodel power mode of a Jetson by name ("MAXN"), or ""."""
-    status = re.search(r"pmode:0*(\d+)", _read(root / "var/lib/nvpmodel/status"))
-    if not status:
-        return ""
-    named = re.search(rf"POWER_MODEL\s+ID={status[1]}\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"))
-    return named[1].rstrip(">") if named else f"mode {status[1]}"
 
 
 def available_memory_bytes(root: Path = ROOT) -> int | None:
     """What Linux could give without swapping; bounds the GPU's memory where the two are one."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"))
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text_of(root / "proc/meminfo"))
     return int(found[1]) * 1024 if found else None
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def gpu_clocks(root: Path = ROOT) -> dict[str, Any]:
+    """Fields of `Clocks` of the integrated GPU, {} without one.
+
+    Its devfreq folder is `17000000.gpu` (Orin), `.ga10b`, `.gv11b` (Xavier) or `gpu-gpc-0` (Thor). jetson_clocks is on
+    when its lowest allowed frequency is its highest.
+    """
+    for folder in sorted((root / "sys/class/devfreq").glob("*")):
+        if not re.search(r"\.(gpu|ga10b|gv11b|gp10b|gm20b)$|gpu-gpc", folder.name):
+            continue
+        now, low, high = (number_of(folder / f) for f in ("cur_freq", "min_freq", "max_freq"))
+        if now is None:
+            continue
+        zones = (root / "sys/class/thermal").glob("thermal_zone*")
+        heat = [t for z in zones if re.match(r"gpu", text_of(z / "type"), re.I) and (t := number_of(z / "temp"))]
+        return {
+            "gpu_mhz": now / 1e6,
+            "locked": None if low is None or high is None else low == high,
+            "temperature_c": heat[0] / 1000 if heat else None,
+        }
+    return {}

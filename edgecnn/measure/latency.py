@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.machine.clocks import clock_warnings, open_nvml, read_clocks
+from edgecnn.machine.clocks import clock_warnings, read_clocks
+from edgecnn.machine.gpu import open_nvml
 from edgecnn.results.latency import Clocks, Latency, Mode
 from edgecnn.session import Array, Session, SessionInfo, TimedSession, Timing
 from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_target_run
+from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.backends import load_backend
 from edgecnn.data.calibration_set import find_manifest, read_manifest
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
-from edgecnn.errors import BackendError, DataError
+from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
 from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.device import Device
@@ -241,7 +241,7 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
         target.name,
         device=device,
     )
-    baseline = baseline_path(recipe, device or Device())
+    baseline = baseline_path(recipe, _measured_on(latency) or device or Device())
     judged_by = (*accuracies, latency, *([baseline] if baseline.is_file() else ()))
     tolerances = fields_of("tolerances", recipe.tolerances)
     yield Task(
@@ -251,6 +251,14 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
     yield Task(
         "report", written, "report", (verdict,), title, lambda: report(read_target_run(folder), recipe), target.name
     )
+
+
+def _measured_on(latency: Path) -> Device | None:
+    """What the latencies that are there were measured on: with locked clocks or not, which nobody knows before."""
+    with contextlib.suppress(ArtifactError, MeasurementError):
+        device: Device = read_latency(latency).content.device
+        return device
+    return None
 
 
 def _engine_tasks(

@@ -11,12 +11,16 @@ from edgecnn.records import STRICT
 
 @dataclass(frozen=True)
 class Device:
-    """A processor with its threads, or a GPU; what a machine does not have stays empty. Memory is in GB (1e9 bytes)."""
+    """A processor with its threads, or a GPU; what a machine does not have stays empty. Memory is in GB (1e9 bytes).
+
+    `cpu_id` is family, model and stepping. `clocks_locked` is known of latencies alone, and not of every GPU.
+    """
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar = True
 
     cpu: str = ""
+    cpu_id: str = ""
     threads: int | None = None
     processes: int | None = None
     gpu_name: str = ""
@@ -28,6 +32,7 @@ class Device:
     cuda: str = ""
     power_mode: str = ""
     tensorrt: str = ""
+    clocks_locked: bool | None = None
 
     def __bool__(self) -> bool:
         return self != Device()
@@ -35,13 +40,16 @@ class Device:
     @property
     def key(self) -> str:
         """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT
-        major.minor and power mode, or the processor and its threads."""
+        major.minor, power mode and whether its clocks are locked, or the processor with family, model, stepping and
+        threads."""
         tensorrt = ".".join(self.tensorrt.split(".")[:2])
         parts = [
             self.board or self.gpu_name or self.cpu or "unknown",
             f"sm{self.compute_capability}" if self.compute_capability else "",
             f"trt{tensorrt}" if tensorrt else "",
             self.power_mode,
+            "locked" if self.clocks_locked else "",
+            self.cpu_id,
             f"{self.threads}threads" if self.threads else "",
         ]
         return re.sub(r"[^a-z0-9.]+", "-", "_".join(p for p in parts if p).lower()).strip("-")

@@ -81,7 +81,7 @@ def bench(
                 row = _with_ratios([row], _compared(sessions, images, settings))[0]
             rows.append(row)
     found = LatencyFile(
-        device=device_of(engine, threads),
+        device=_at_clocks(device_of(engine, threads), rows),
         reference=None if versus is None else str(versus),
         measurements=tuple(rows),
     )
@@ -118,7 +118,7 @@ def bench_all(
         if len(sessions) > 1:
             rows = _with_ratios(rows, _compared(sessions, images, settings))
     found = LatencyFile(
-        device=device or device_of(paths[0], threads),
+        device=_at_clocks(device or device_of(paths[0], threads), rows),
         reference=reference or next(iter(engines)),
         measurements=tuple(rows),
     )
@@ -131,6 +131,12 @@ def bench_all(
 def device_of(engine: Path, threads: int | None) -> Device:
     """What an engine runs on here; a checkpoint runs on the processor."""
     return cpu_device(threads) if engine.suffix == CHECKPOINT else backend_of(engine).device(threads)
+
+
+def _at_clocks(device: Device, rows: Sequence[LatencyRow]) -> Device:
+    """The device with what the rows say of its GPU's clocks: a latency at locked ones is compared with its like."""
+    locked = {row.latency.clocks.locked for row in rows}
+    return dataclasses.replace(device, clocks_locked=False if False in locked else None if None in locked else True)
 
 
 def engine_facts(engine: Path) -> EngineFacts | None:
@@ -200,7 +206,7 @@ def _write(
         parents=parents_of(output, *engines),
         fields=dict(fields),
         tools=tool_versions(*TOOLS["bench"]),
-        device=device or found.device,
+        device=device or dataclasses.replace(found.device, clocks_locked=None),
         facts=dict(facts or {}),
     )
     write_json_artifact(output, to_plain(found), made)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecnn.machine.jetson import available_memory_bytes, board_name, driver_version, power_mode
+from edgecnn.machine.gpu import driver_version
+from edgecnn.machine.jetson import available_memory_bytes, board_name
+from edgecnn.machine.power import power_mode
 
 
 def write(root: Path, **files: str) -> Path:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import MeasurementError
-from edgecnn.machine.clocks import clock_warnings, open_nvml, read_clocks
+from edgecnn.machine.clocks import clock_warnings, read_clocks
+from edgecnn.machine.gpu import open_nvml
 from edgecnn.measure import comparison, latency
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency

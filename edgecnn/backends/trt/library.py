@@ -12,7 +12,9 @@ from typing import Any
 
 from edgecnn.backends._cuda import Cuda
 from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
-from edgecnn.machine.jetson import board_name, driver_version, power_mode
+from edgecnn.machine.gpu import driver_version
+from edgecnn.machine.jetson import board_name
+from edgecnn.machine.power import power_mode
 from edgecnn.results.device import Device
 from edgecnn.targets import version_tuple
 
