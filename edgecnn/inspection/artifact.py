@@ -13,7 +13,7 @@ import numpy as np
 from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
-from edgecnn.records import parse_json
+from edgecnn.records import parse_json, to_plain
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def describe(path: Path) -> dict[str, Any]:
     if not sidecar_path(path).exists():
         facts["sidecar"] = "none: it did not come from edgecnn, or its sidecar was left behind"
         return facts
-    shown = {k: v for k, v in vars(verified_sidecar(path)).items() if v not in (None, "", {}, [])}
+    shown = {k: v for k, v in to_plain(verified_sidecar(path)).items() if v not in (None, "", {}, [])}
     facts.setdefault("sidecar", shown)  # a plan was described with its sidecar
     return facts
 

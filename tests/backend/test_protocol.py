@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ def test_the_doctor_says_what_the_backends_say(monkeypatch: pytest.MonkeyPatch) 
     assert {"gpu", "tensorrt"} <= machine({}).keys()
     monkeypatch.setattr(load_backend("ort"), "machine_facts", lambda: {"sundial": "noon"})
     assert machine({})["sundial"] == "noon"
+
+
+def test_what_is_said_of_an_engine_with_its_device_is_json(graph: Callable[..., Path], tmp_path: Path) -> None:
+    engine, sidecar = build(graph("fp32"), tmp_path / "e.onnx")
+    said = json.loads(json.dumps(describe(engine)))
+    assert sidecar.device is not None
+    assert said["sidecar"]["device"]["threads"] == sidecar.device.threads
 
 
 def test_a_build_that_names_no_backend_takes_the_target_s(one_trt: Any, graph: Callable[..., Path]) -> None:
