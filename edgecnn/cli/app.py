@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import keyword
 import pkgutil
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 import edgecnn.cli
+from edgecnn.cli.options import epilog
 from edgecnn.version import __version__
 
-SHARED_MODULES = {"app", "options", "printing", "progress"}
+SHARED_MODULES = {"app", "completion", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "quantize", "reference", "build", "validate",
     "bench", "gate", "report", "recipe", "models", "summary", "probe", "targets", "inspect", "layers", "predict",
@@ -20,10 +22,19 @@ ORDER = (  # of the flow, then what only looks
 )  # fmt: skip
 
 
+class InOrder(typer.core.TyperGroup):
+    """A group that lists its commands in the order of the flow; Typer's own lists inner groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command, once."""
+        return [name for name in ORDER if name in self.commands]
+
+
 def application() -> typer.main.Typer:
     """Every command, each a function (or a group) in the module of its name, in the order of the flow."""
     app = typer.Typer(
         name="edgecnn",
+        cls=InOrder,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -33,11 +44,12 @@ def application() -> typer.main.Typer:
     modules = {m.name for m in pkgutil.iter_modules(edgecnn.cli.__path__)} - SHARED_MODULES
     for name in sorted(map(_command_name, modules), key=ORDER.index):
         module_name = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
-        command = getattr(importlib.import_module(f"edgecnn.cli.{module_name}"), module_name)
+        module = importlib.import_module(f"edgecnn.cli.{module_name}")
+        command, examples = getattr(module, module_name), epilog(module.EXAMPLES)
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+            app.add_typer(command, name=name, epilog=examples)
         else:
-            app.command(name)(command)
+            app.command(name, epilog=examples)(command)
     return app
 
 
@@ -52,6 +64,8 @@ def _version(value: bool) -> None:
 
 
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass

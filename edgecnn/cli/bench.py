@@ -10,20 +10,34 @@ import typer
 from edgecnn.cli.options import JSON, THREADS, TRUST
 from edgecnn.cli.printing import print_json, print_rows, say
 
+EXAMPLES = """
+edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
+edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
+"""
+
 
 def bench(
     engine: Annotated[Path, typer.Option(help="A .plan, an .onnx, or a checkpoint.")],
-    vs: Annotated[Path | None, typer.Option("--vs", help="Another, to be run in turn with it.")] = None,
-    batch: Annotated[str, typer.Option(help="Batch size, or several: 1,8,32.")] = "",
-    duration: Annotated[float | None, typer.Option(min=0.01, help="Seconds.")] = None,
-    warmup: Annotated[float | None, typer.Option(min=0, help="Milliseconds.")] = None,
-    throughput: Annotated[bool, typer.Option("--throughput", help="No wait for events between queries.")] = False,
+    vs: Annotated[Path | None, typer.Option("--vs", help="Another engine, to run in turn with it.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch size, or several: 1,8,32.  [default: 1]")] = "",
+    duration: Annotated[
+        float | None, typer.Option(min=0.01, help="How long to measure, seconds.  [default: 3]")
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(min=0, help="How long to run before that, milliseconds.  [default: 200]")
+    ] = None,
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Measure throughput: no wait between queries.")
+    ] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="latency.json")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure latency and throughput by trtexec's definitions; against another engine, their ratio."""
+    """Measure latency and throughput as trtexec does.
+
+    Against another engine the ratio of the medians is measured too, on the same input in turn.
+    """
     from edgecnn.recipe.schema import BenchSettings
     from edgecnn.records import to_plain
     from edgecnn.steps.bench import bench as step

@@ -7,30 +7,54 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.completion import complete_target
 from edgecnn.cli.options import JSON, THREADS
 from edgecnn.cli.printing import print_json, say
 from edgecnn.recipe.schema import HardwareCompatibility
 
+EXAMPLES = """
+edgecnn build runs/lenet5-digits/model.fp16.onnx --target cpu -o lenet5.fp16.engine.onnx
+edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a GPU with TensorRT
+"""
+
 
 def build(
     graph: Annotated[Path, typer.Argument(help="An ONNX graph; its precision is in the graph.")],
-    backend: Annotated[str, typer.Option(help="ort or trt.  [default: the target's, or ort]")] = "",
-    target: Annotated[str, typer.Option(help="`edgecnn targets` lists them.  [default: cpu, or gpu for trt]")] = "",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine.")] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="Largest batch.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="The runtime: ort (ONNX Runtime) or trt (TensorRT).  [default: the target's, or ort]")
+    ] = "",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="The device; `edgecnn targets` lists them.  [default: cpu, or gpu for trt]",
+            autocompletion=complete_target,
+        ),
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The engine to write.  [default: beside the graph]")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="The largest batch that the engine must serve.  [default: 8]")
+    ] = None,
     threads: Annotated[int | None, THREADS] = None,
     workspace_mb: Annotated[
-        int | None, typer.Option(min=1, help="TensorRT's limit; from free memory if left out.")
+        int | None, typer.Option(min=1, help="Most memory that TensorRT may use, MB.  [default: from what is free]")
     ] = None,
-    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's; 5 builds longest.")] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How hard TensorRT's builder tries; 5 takes longest.")
+    ] = None,
     hardware_compatibility: Annotated[
-        HardwareCompatibility, typer.Option(help="On which other GPUs the plan shall run too, slower.")
+        HardwareCompatibility, typer.Option(help="On which other GPUs the plan runs too, at the price of speed.")
     ] = "none",
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Runs on newer TensorRTs too: slower, loads with --trust only.")
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="Make a plan that newer TensorRTs run too: slower, and loads with --trust only.",
+        ),
     ] = False,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="TensorRT's, to pin a build; kept per device if left out.")
+        Path | None, typer.Option(help="TensorRT's timing cache, to pin a build.  [default: one per device]")
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:

@@ -12,13 +12,18 @@ from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import CALIBRATION_IMAGES
 
+EXAMPLES = """
+edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data digits -o lenet5.calib.json
+edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data calibration/lenet5-digits.txt --check
+"""
+
 
 def calibrate(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
     data: Annotated[str, IMAGES],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges, X.calib.json.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges to write, X.calib.json.")] = None,
     images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in one run; else by their size.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images that run at once.  [default: by their size]")] = None,
     threads: Annotated[int | None, THREADS] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
@@ -26,7 +31,10 @@ def calibrate(
     test: Annotated[str, typer.Option(help="Test images, for --check.  [default: the test split of --data]")] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Collect the ranges of every activation in one pass; interrupted, it goes on where it stopped."""
+    """Collect the range of every activation in one pass.
+
+    Interrupted, the same command goes on where it stopped.
+    """
     from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.errors import RecipeError
     from edgecnn.graph.calibration.file import read_ranges

@@ -7,6 +7,11 @@ from typing import Annotated
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_facts, print_json, print_rows
 
+EXAMPLES = """
+edgecnn doctor
+edgecnn doctor --json
+"""
+
 
 def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     """Say what this machine has, and which steps it can do."""

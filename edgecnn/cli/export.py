@@ -7,21 +7,38 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON
+from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows, say
+
+EXAMPLES = """
+edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx
+edgecnn export mobilenet_v2  # needs network access, for its published weights
+edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
+"""
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    model: Annotated[str, MODEL],
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors or .pth of your own.")] = None,
-    weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
-    classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
+    weights: Annotated[
+        str, typer.Option(help="Of the network: default (published), none (random), a path or a URL.")
+    ] = "default",
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes.  [default: the checkpoint's, or the zoo's]")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="A file of class names: one a line, or JSON.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Input height and width.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="MODEL.fp32.onnx when left out.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Input height and width, pixels.  [default: the network's]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The graph to write.  [default: MODEL.fp32.onnx]")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Export a network with its weights to ONNX, proven equal to PyTorch in ONNX Runtime."""
+    """Export a network with its weights to ONNX.
+
+    The graph is proven equal to PyTorch in ONNX Runtime before it is written.
+    """
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.steps.export import export as step
     from edgecnn.zoo import find_model

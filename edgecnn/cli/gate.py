@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from edgecnn.results.baseline import Baseline
     from edgecnn.results.report import RunReport
 
+EXAMPLES = """
+edgecnn gate runs/lenet5-digits
+edgecnn gate runs/lenet5-digits --junit junit.xml --markdown comment.md
+"""
+
 
 def gate(
     run: Annotated[str, RUN],
     recipe: Annotated[str, RUN_RECIPE] = "",
     record: Annotated[bool, typer.Option("--record", help="Accept these numbers for this device from now on.")] = False,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML.")] = None,
-    github: Annotated[bool, typer.Option("--github", help="Annotations, and the step summary.")] = False,
-    gitlab: Annotated[Path | None, typer.Option(help="GitLab code-quality JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="A comment for a pull request.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    github: Annotated[
+        bool, typer.Option("--github", help="Print GitHub's annotations, and write its step summary.")
+    ] = False,
+    gitlab: Annotated[Path | None, typer.Option(help="Write GitLab's code-quality JSON to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a comment for a pull request to this file.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Judge a run by its recipe's tolerances and by the baseline; 0 passed, 1 failed, 3 too few images."""
+    """Judge a run by its recipe's tolerances.
+
+    Where the device has a baseline it is judged by that too. Exit code 0: passed, 1: failed, 3: too few images to tell.
+    """
     from edgecnn.pipeline.find import find_run, require_no_input
     from edgecnn.records import to_plain
     from edgecnn.report.terminal import terminal_report

@@ -10,15 +10,27 @@ import typer
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json, print_rows, say
 
+EXAMPLES = """
+edgecnn import runs/lenet5-digits/model.fp32.onnx -o ours.fp32.onnx
+edgecnn import theirs.onnx --preprocess imagenet-224 -o ours.fp32.onnx  # needs a graph
+"""
+
 
 def import_(
     file: Annotated[Path, typer.Argument(help="An ONNX classifier from elsewhere.")],
-    preprocess: Annotated[str, typer.Option(help="A preset (imagenet-224, half-224 ...) or a JSON file.")] = "",
+    preprocess: Annotated[
+        str, typer.Option(help="How its images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file.")
+    ] = "",
     labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.fp32.onnx when left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The graph to write.  [default: FILE.fp32.onnx]")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Check a foreign graph and bring it to edgecnn's contract, saying what was changed."""
+    """Check a graph from elsewhere and bring it into the flow.
+
+    What had to be changed for that is said.
+    """
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
     from edgecnn.steps.import_ import import_onnx

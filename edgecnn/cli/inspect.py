@@ -10,6 +10,11 @@ import typer
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_facts, print_json
 
+EXAMPLES = """
+edgecnn inspect runs/lenet5-digits/model.fp32.onnx
+edgecnn inspect runs/lenet5-digits/cpu/int8.accuracy.json
+"""
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .onnx, .plan, .npz or .json.")],

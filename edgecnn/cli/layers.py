@@ -10,6 +10,10 @@ import typer
 from edgecnn.cli.options import JSON, TRUST
 from edgecnn.cli.printing import print_json, print_rows
 
+EXAMPLES = """
+edgecnn layers int8.plan --times  # needs a GPU with TensorRT
+"""
+
 
 def layers(
     engine: Annotated[Path, typer.Argument(help="A .plan with its sidecar.")],
@@ -19,7 +23,7 @@ def layers(
     trust: Annotated[bool, TRUST] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List an engine's layers with the precision each has, and where the time goes."""
+    """List an engine's layers, their precision and their time."""
     from edgecnn.inspection.layers import layer_table
     from edgecnn.records import to_plain
     from edgecnn.results.layers import COMPUTE_PRECISIONS, ShareOf

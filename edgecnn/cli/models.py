@@ -7,19 +7,29 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.completion import complete_family
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json, print_rows, say
 
+EXAMPLES = """
+edgecnn models --family resnet
+edgecnn models --plot zoo.svg
+edgecnn models --plot runs.svg --runs runs/lenet5-digits
+"""
+
 
 def models(
-    family: Annotated[str, typer.Option(help="Only this family.")] = "",
+    family: Annotated[str, typer.Option(help="List only this family.", autocompletion=complete_family)] = "",
     as_json: Annotated[bool, JSON] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw top-1 against multiply-adds to this .svg instead.")] = None,
     runs: Annotated[
         list[Path] | None, typer.Option(help="With --plot: draw the latency that this run measured; repeatable.")
     ] = None,
 ) -> None:
-    """List the networks of the zoo, or draw them: accuracy against complexity."""
+    """List the networks of the zoo, or plot them.
+
+    The plot shows accuracy against complexity, or against the latency that runs measured.
+    """
     from edgecnn.errors import ModelError, RecipeError, nearest
     from edgecnn.zoo import cards
 

@@ -1,16 +1,30 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and how examples stand below a command's help."""
 
 from __future__ import annotations
 
 import typer
 
-DATA = typer.Option(help="digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
-IMAGES = typer.Option(help="Images: a manifest, a data set, a folder, or an .npz.")
-MOST_IMAGES = typer.Option(min=1, help="Use at most this many.")
-JSON = typer.Option("--json", help="For machines.")
-RECIPE = typer.Argument(help="A recipe's name, or a path to its TOML.")
-RUN = typer.Argument(help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).")
-RUN_RECIPE = typer.Option(help="The recipe of a run folder.  [default: the one that its results name]")
-SET = typer.Option("--set", help="KEY=VALUE, such as train.epochs=3.")
-THREADS = typer.Option(min=1, max=1024, help="CPU threads.")
-TRUST = typer.Option("--trust", help="Load a plan without a sidecar: it is native code.")
+from edgecnn.cli.completion import complete_model, complete_recipe
+
+DATA = typer.Option(help="Test images: digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
+IMAGES = typer.Option(help="Training images: a manifest, a data set, a folder, or an .npz.")
+MOST_IMAGES = typer.Option(min=1, help="Use at most this many images, spread over the classes.")
+JSON = typer.Option("--json", help="Print one JSON document in place of the table.")
+MODEL = typer.Argument(
+    help="A network of the zoo; `edgecnn models` lists them.", autocompletion=complete_model, show_default=False
+)
+RECIPE = typer.Argument(help="A recipe's name, or a path to its TOML.", autocompletion=complete_recipe)
+RUN = typer.Argument(
+    help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).", autocompletion=complete_recipe
+)
+RUN_RECIPE = typer.Option(
+    help="The recipe of a run folder.  [default: the one that its results name]", autocompletion=complete_recipe
+)
+SET = typer.Option("--set", help="Change a setting of the recipe, such as train.epochs=3; repeatable.")
+THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: the runtime's choice]")
+TRUST = typer.Option("--trust", help="Load a plan that has no sidecar, though it is native code.")
+
+
+def epilog(examples: str) -> str:
+    """The end of a command's help: one example a line. `# needs ...` marks those that not every machine can run."""
+    return "\b\nexamples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines())

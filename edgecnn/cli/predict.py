@@ -10,6 +10,10 @@ import typer
 from edgecnn.cli.options import JSON, THREADS, TRUST
 from edgecnn.cli.printing import print_json
 
+EXAMPLES = """
+edgecnn predict runs/lenet5-digits/cpu/int8.onnx three.png seven.png  # needs images
+"""
+
 
 def predict(
     engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx, with its sidecar.")],

@@ -6,18 +6,28 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON
+from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
+
+EXAMPLES = """
+edgecnn probe lenet5 --data digits --weights runs/lenet5-digits/model.safetensors --images 200
+edgecnn probe squeezenet1_1 --data /data/flowers  # needs data, network access
+"""
 
 
 def probe(
-    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
+    model: Annotated[str, MODEL],
     data: Annotated[str, typer.Option(help="Labelled images: a data set or an image folder.")],
-    weights: Annotated[str, typer.Option(help="default (published), none (random), a path or a URL.")] = "default",
+    weights: Annotated[
+        str, typer.Option(help="Of the network: default (published), none (random), a path or a URL.")
+    ] = "default",
     images: Annotated[int | None, typer.Option(min=2, help="Use at most this many training images.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Linear classifiers on each stage of a trained network: which one knows most about other data."""
+    """Find which stage of a network suits your data best.
+
+    A linear classifier is trained on the features of each stage.
+    """
     from edgecnn.pytorch.probe import probe as run_probe
     from edgecnn.pytorch.training.progress import Lines
     from edgecnn.records import to_plain

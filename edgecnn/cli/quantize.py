@@ -15,27 +15,40 @@ from edgecnn.steps import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     from edgecnn.steps.quantize import Quantized
+EXAMPLES = """
+edgecnn quantize runs/lenet5-digits/model.fp32.onnx --precision fp16 -o lenet5.fp16.onnx
+edgecnn quantize runs/lenet5-digits/model.fp32.onnx --precision int8 --data digits -o lenet5.int8.onnx
+"""
 
 
 def quantize(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
-    precision: Annotated[Literal["fp16", "int8"], typer.Option(help="Of the graph to make.")],
+    precision: Annotated[Literal["fp16", "int8"], typer.Option(help="Precision of the graph to make.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The graph to write.")],
     scheme: Annotated[
-        Literal["tensorrt", "ort-cpu"], typer.Option(help="Where Q/DQ pairs stand: as TensorRT, or ONNX Runtime's CPU.")
+        Literal["tensorrt", "ort-cpu"],
+        typer.Option(help="Whose placement of Q/DQ pairs: TensorRT's, or that of ONNX Runtime's CPU kernels."),
     ] = "tensorrt",
-    around: Annotated[Around | None, typer.Option(help="What is not INT8.")] = None,
-    ranges: Annotated[Path | None, typer.Option(help="X.calib.json, of this graph.")] = None,
+    around: Annotated[
+        Around | None,
+        typer.Option(help="Precision of what does not become INT8.  [default: fp16, or fp32 for ort-cpu]"),
+    ] = None,
+    ranges: Annotated[Path | None, typer.Option(help="The ranges of this graph, X.calib.json.")] = None,
     data: Annotated[str, typer.Option(help="Calibration images (as in calibrate).")] = "",
     images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
     method: Annotated[
         RangeMethod | None,
         typer.Option(help="How ranges become scales.  [default: auto]"),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="What every tensor got.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what every tensor got, and its share of the noise.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make the FP16 or INT8 graph. INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none."""
+    """Make the FP16 or INT8 graph.
+
+    INT8 takes ranges, images, or both (`auto` uses both); FP16 one of them, or none.
+    """
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.schema import QuantizeSettings
     from edgecnn.steps.quantize import quantize as step

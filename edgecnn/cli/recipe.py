@@ -7,15 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import JSON, RECIPE
+from edgecnn.cli.options import JSON, RECIPE, epilog
 from edgecnn.cli.printing import print_json, print_rows
 
-recipe = typer.Typer(no_args_is_help=True, help="Look at recipes, check and copy them.", rich_markup_mode=None)
+EXAMPLES = """
+edgecnn recipe list
+edgecnn recipe show lenet5-digits
+edgecnn recipe check lenet5-digits
+edgecnn recipe copy lenet5-digits mine.toml
+"""
 
 
-@recipe.command("list")
+recipe = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes.", rich_markup_mode=None)
+
+
+@recipe.command("list", epilog=epilog("edgecnn recipe list"))
 def list_(as_json: Annotated[bool, JSON] = False) -> None:
-    """List the recipes in ./recipes and those that came with the installation."""
+    """List the recipes.
+
+    Those in ./recipes, and those that came with the installation.
+    """
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.load import list_recipes, load_recipe
 
@@ -34,7 +45,7 @@ def list_(as_json: Annotated[bool, JSON] = False) -> None:
         print_rows(rows, ["name", "model", "targets", "title"])
 
 
-@recipe.command()
+@recipe.command(epilog=epilog("edgecnn recipe show lenet5-digits"))
 def show(
     name: Annotated[str, RECIPE],
     as_json: Annotated[bool, JSON] = False,
@@ -53,9 +64,12 @@ def show(
         print(f"{key.ljust(width)}  {'-' if value is None else value}")
 
 
-@recipe.command()
+@recipe.command(epilog=epilog("edgecnn recipe check lenet5-digits"))
 def check(name: Annotated[str, RECIPE]) -> None:
-    """Check a recipe: its keys, its network, its targets, its calibration set, its data set."""
+    """Check that a recipe can be run.
+
+    Its keys, network, targets, calibration set and data set are looked at; nothing is made.
+    """
     from edgecnn.pipeline.preflight import check_recipe
     from edgecnn.recipe.load import load_recipe
 
@@ -64,7 +78,7 @@ def check(name: Annotated[str, RECIPE]) -> None:
     print(f"{loaded.path}: valid")
 
 
-@recipe.command()
+@recipe.command(epilog=epilog("edgecnn recipe copy lenet5-digits mine.toml"))
 def copy(
     name: Annotated[str, RECIPE],
     to: Annotated[Path | None, typer.Argument(help="New file.  [default: recipes/NAME.toml]")] = None,

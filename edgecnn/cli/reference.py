@@ -11,11 +11,16 @@ from edgecnn.cli.options import DATA, JSON, THREADS
 from edgecnn.cli.printing import print_json, say
 from edgecnn.cli.progress import counter
 
+EXAMPLES = """
+edgecnn reference runs/lenet5-digits/model.safetensors --data digits -o lenet5.reference.npz
+edgecnn reference mobilenet_v2 --data /data/imagenet -o mobilenet.reference.npz  # needs data, network access
+"""
+
 
 def reference(
     source: Annotated[str, typer.Argument(help="A checkpoint (.safetensors), a graph (.onnx), or a network.")],
     data: Annotated[str, DATA],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The predictions.")] = Path("reference.npz"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The predictions to write.")] = Path("reference.npz"),
     threads: Annotated[int | None, THREADS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:

@@ -10,13 +10,20 @@ import typer
 from edgecnn.cli.options import RUN, RUN_RECIPE
 from edgecnn.cli.printing import say
 
+EXAMPLES = """
+edgecnn report runs/lenet5-digits -o report.html
+"""
+
 
 def report(
     run: Annotated[str, RUN],
     output: Annotated[Path, typer.Option("-o", "--output", help="report.md, .html, .json or .xml.")],
     recipe: Annotated[str, RUN_RECIPE] = "",
 ) -> None:
-    """Write the report of a judged run; the suffix names the format."""
+    """Write the report of a judged run.
+
+    The suffix names the format: Markdown, HTML, JSON, or JUnit XML.
+    """
     from edgecnn.pipeline.find import find_judged, find_run, require_no_input
     from edgecnn.report import write_report
     from edgecnn.steps.report import report_of

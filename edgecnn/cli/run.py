@@ -10,17 +10,26 @@ import typer
 from edgecnn.cli.options import JSON, RECIPE, SET, THREADS
 from edgecnn.cli.printing import print_json, say
 from edgecnn.cli.progress import counter
+from edgecnn.steps import StepName
+
+EXAMPLES = """
+edgecnn run lenet5-digits
+edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
+"""
 
 
 def run(
     recipe: Annotated[str, RECIPE],
-    until: Annotated[str, typer.Option(help="Stop after this step.")] = "report",
+    until: Annotated[StepName, typer.Option(help="Stop after this step.")] = "report",
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     set_: Annotated[list[str] | None, SET] = None,
     threads: Annotated[int | None, THREADS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Bring a recipe up to date, from training to the verdict; redo only what is stale."""
+    """Bring a recipe up to date, from training to the verdict.
+
+    Only what is stale is made again, and why is said. Exit code 0: passed, 1: failed, 3: too few images to tell.
+    """
     from edgecnn.pipeline.find import run_folder
     from edgecnn.pipeline.run import run_recipe
     from edgecnn.recipe.load import load_recipe

@@ -6,19 +6,27 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON
+from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
+
+EXAMPLES = """
+edgecnn summary lenet5
+edgecnn summary mobilenet_v2 --classes 37 --size 160 --json
+"""
 
 
 def summary(
-    model: Annotated[str, typer.Argument(help="A network of the zoo; `edgecnn models` lists them.")],
-    classes: Annotated[int | None, typer.Option(min=1, help="Of the head; the zoo's number when left out.")] = None,
+    model: Annotated[str, MODEL],
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.  [default: the zoo's]")] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Input height and width; the network's when left out.")
+        int | None, typer.Option(min=1, help="Input height and width, pixels.  [default: the network's]")
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Print a network layer by layer, for one image: shapes, parameters, multiply-adds, activation memory."""
+    """Print a network layer by layer.
+
+    For one image: shapes, parameters, multiply-adds, activation memory.
+    """
     from edgecnn.zoo import check_size, find_model
 
     card = find_model(model)

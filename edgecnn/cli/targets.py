@@ -9,12 +9,22 @@ import typer
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json, print_rows
 
+EXAMPLES = """
+edgecnn targets
+edgecnn targets --jetpack
+"""
+
 
 def targets(
-    jetpack: Annotated[bool, typer.Option("--jetpack", help="The JetPack releases and what they carry.")] = False,
+    jetpack: Annotated[
+        bool, typer.Option("--jetpack", help="List the JetPack releases and what they carry instead.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List the devices that engines can be built for, with the source of every row."""
+    """List the devices that engines can be built for.
+
+    Every row names its source.
+    """
     import dataclasses
 
     from edgecnn.targets import jetpacks

@@ -9,23 +9,35 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, SET
+from edgecnn.cli.options import JSON, RECIPE, SET, THREADS
 from edgecnn.cli.printing import print_json, print_rows, say
+
+EXAMPLES = """
+edgecnn train lenet5-digits --set train.epochs=1 --out runs/quick
+edgecnn train resnet20-cifar10 --data cifar10:/data/cifar10  # needs data
+"""
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or path; `edgecnn recipe list` lists them.")],
-    data: Annotated[str, typer.Option(help="In place of the recipe's data.source.")] = "",
+    recipe: Annotated[str, RECIPE],
+    data: Annotated[
+        str, typer.Option(help="Train on this data set or folder in place of the recipe's data.source.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     override: Annotated[list[str] | None, SET] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch.")] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's choice when left out.")
-    ] = None,
-    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, counted.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last completed epoch of an interrupted run.")
+    ] = False,
+    threads: Annotated[int | None, THREADS] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Train a recipe's network; the best checkpoint is OUT/model.safetensors."""
+    """Train a recipe's network.
+
+    The checkpoint of the best epoch is OUT/model.safetensors. Under torchrun several processes train it.
+    """
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import to_plain
 

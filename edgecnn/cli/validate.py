@@ -11,12 +11,19 @@ from edgecnn.cli.options import DATA, JSON, THREADS, TRUST
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
 
+EXAMPLES = """
+edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
+edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
+"""
+
 
 def validate(
     engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx.")],
     reference: Annotated[Path, typer.Option(help="Saved predictions (.npz), a graph, or a checkpoint.")],
     data: Annotated[str, DATA],
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in one run.  [default: up to 64]")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that run at once.  [default: what the engine serves, up to 64]")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
     ladder: Annotated[bool, typer.Option("--ladder", help="Name the hop and the node where predictions move.")] = False,
     tta: Annotated[
@@ -24,10 +31,15 @@ def validate(
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="X.accuracy.json; makes it resumable.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write X.accuracy.json, and be resumable.")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure an engine's accuracy against its reference, paired on the same images."""
+    """Measure an engine's accuracy against its reference.
+
+    Both see the same images, and what changes between them is counted image by image.
+    """
     from edgecnn.records import to_plain
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop

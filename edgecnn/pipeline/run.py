@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.backends import load_backend
-from edgecnn.errors import DeviceError, EdgecnnError, RecipeError, nearest
+from edgecnn.errors import DeviceError, EdgecnnError
 from edgecnn.pipeline.find import run_folder
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
@@ -20,8 +20,8 @@ from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import worst_exit_code
-from edgecnn.steps import HOST_STEPS, STEPS
-from edgecnn.steps._arguments import require_at_least
+from edgecnn.steps import HOST_STEPS, STEPS, StepName
+from edgecnn.steps._arguments import require_at_least, require_one_of
 from edgecnn.targets import find_target, target_mismatch
 
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ def run(
     recipe: Recipe | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    until: str = STEPS[-1],
+    until: StepName = STEPS[-1],
     threads: int | None = None,
     say: Say = lambda line: None,
 ) -> RunReport | tuple[RunReport, ...]:
@@ -77,7 +77,7 @@ def run_recipe(
     folder: Path,
     say: Say,
     *,
-    until: str = STEPS[-1],
+    until: StepName = STEPS[-1],
     threads: int | None = None,
     progress: ProgressFor = lambda step: None,
 ) -> Outcome:
@@ -87,8 +87,7 @@ def run_recipe(
     the errors of the steps; the files made before stay.
     """
     require_at_least(1, threads=threads)
-    if until not in STEPS:
-        raise RecipeError(f"--until {until}: no such step", nearest(until, STEPS) or f"steps: {', '.join(STEPS)}")
+    require_one_of("until", until, StepName)
     shop = Workshop(recipe, folder, threads, progress)
     tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
     targets = [name for name in recipe.targets if until not in HOST_STEPS]

@@ -11,8 +11,12 @@ and is called alike by the command line, by a recipe's run and from Python.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 CALIBRATION_IMAGES = 512  # unless a set or a number is named
+StepName = Literal[
+    "train", "export", "calibrate", "quantize", "reference", "build", "validate", "bench", "gate", "report"
+]
 _RUNTIMES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 _ONNX = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 
@@ -22,7 +26,7 @@ class StepFacts:
     """A step: the packages that it `needs`, those whose versions its sidecar records, and whether it runs on the host
     (False: on the device, or anywhere)."""
 
-    name: str
+    name: StepName
     needs: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     on_host: bool = False
@@ -40,6 +44,6 @@ FACTS = (
     StepFacts("gate"),
     StepFacts("report"),
 )
-STEPS = tuple(step.name for step in FACTS)
-HOST_STEPS = tuple(step.name for step in FACTS if step.on_host)
-TOOLS = {step.name: step.tools for step in FACTS}
+STEPS: tuple[StepName, ...] = tuple(step.name for step in FACTS)
+HOST_STEPS: tuple[StepName, ...] = tuple(step.name for step in FACTS if step.on_host)
+TOOLS: dict[str, tuple[str, ...]] = {step.name: step.tools for step in FACTS}

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from edgecnn.cli.app import application
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,3 +72,50 @@ def test_python_blocks(scratch: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, f"{path}\n{done.stdout}\n{done.stderr}"
+
+
+def examples() -> dict[str, list[str]]:
+    """Every command's examples, by its name."""
+
+    def walk(command: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+        inner = getattr(command, "commands", {})
+        for name, one in inner.items():
+            yield from walk(one, f"{path} {name}".strip())
+        if path:
+            yield path, [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  ")]
+
+    return dict(walk(typer.main.get_command(application()), ""))
+
+
+def test_every_command_has_an_example_of_itself() -> None:
+    for name, lines in examples().items():
+        assert lines, name
+        for line in lines:
+            assert line.startswith(f"edgecnn {name} ") or line == f"edgecnn {name}", line
+            assert len(line) < 120, line
+
+
+def runnable(lines: list[str]) -> list[str]:
+    return [line for line in lines if "  # needs " not in line]
+
+
+@pytest.mark.cpu_s(20)
+@pytest.mark.parametrize("name", [name for name, lines in examples().items() if runnable(lines)])
+def test_examples(name: str, scratch: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch)
+    for line in runnable(examples()[name]):
+        done = edgecnn(*shlex.split(line)[1:])
+        assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
+
+
+def test_an_example_that_is_marked_cannot_run_here(
+    scratch: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that no checkout has, or a GPU: the mark hides no example that could be run. Those of the network are left
+    alone."""
+    monkeypatch.chdir(scratch)
+    marked = [line for lines in examples().values() for line in lines if "  # needs " in line]
+    offline = [line for line in marked if "network" not in line]
+    assert len(offline) > 4
+    for line in offline:
+        edgecnn(*shlex.split(line, comments=True)[1:]).refused()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import typer
 
-from edgecnn.cli.app import application
+from edgecnn.cli.app import ORDER, application
 
-HEAVY = ("numpy", "PIL", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "sklearn", "tensorrt")
+HEAVY = (
+    "numpy", "PIL", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "sklearn", "tensorrt", "pydantic"
+)  # fmt: skip
 
 
 def commands() -> Iterator[list[str]]:
@@ -75,10 +78,85 @@ def test_help_costs_little(root: Path) -> None:
     assert min(costs) <= 0.3
 
 
-def test_every_command_has_help_text() -> None:
-    app = typer.main.get_command(application())
-    for name, command in app.commands.items():  # type: ignore[attr-defined]
-        assert command.help, name
+def test_the_list_of_commands_is_that_of_the_flow_in_whole_phrases(edgecnn: Callable[..., Any]) -> None:
+    lines = edgecnn("--help").out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == list(ORDER)
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
+def test_every_option_says_what_it_does() -> None:
+    """More than one word, and a sentence of its own."""
+    found = {
+        (" ".join(path), parameter.name): parameter.help
+        for path in commands()
+        for parameter in command_at(path).params
+        if parameter.name not in ("help", "install_completion", "show_completion")
+    }
+    assert len(found) > 80
+    assert {key: text for key, text in found.items() if not text or len(text.split()) < 2 or text[0].islower()} == {}
+
+
+def command_at(path: list[str]) -> Any:
+    command: Any = typer.main.get_command(application())
+    for name in path:
+        command = command.commands[name]
+    return command
+
+
+def test_the_steps_that_a_run_may_stop_after_are_all() -> None:
+    from typing import get_args
+
+    from edgecnn.steps import STEPS, StepName
+
+    assert get_args(StepName) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("edgecnn run lenet5-", {"lenet5-digits", "lenet5-mnist"}),
+        ("edgecnn train lenet5-d", {"lenet5-digits"}),
+        ("edgecnn gate lenet5-d", {"lenet5-digits"}),
+        ("edgecnn recipe show lenet5-d", {"lenet5-digits"}),
+        ("edgecnn export mobilenet_v2", {"mobilenet_v2"}),
+        ("edgecnn summary lene", {"lenet5"}),
+        ("edgecnn build m.onnx --target agx-", {"agx-orin"}),
+        ("edgecnn models --family lene", {"lenet"}),
+        ("edgecnn run lenet5-digits --until qu", {"quantize"}),
+        ("edgecnn validate m.onnx --tta t", {"ten-crop"}),
+        ("edgecnn qua", {"quantize"}),
+    ],
+)
+def test_a_shell_completes_names(line: str, expected: set[str], root: Path) -> None:
+    words = line.split(" ")
+    environment = {
+        **os.environ,
+        "_EDGECNN_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    script = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr))\n"
+        "from edgecnn.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=root)
+    assert done.stderr == "[]\n", "nothing heavy is imported, nothing is said"
+    found = set(done.stdout.split())
+    assert expected <= found
+    assert all(name.startswith(words[-1]) for name in found)
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecnn", "--install-completion", "bash"],
+        env={**environment, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "_EDGECNN_COMPLETE" in (tmp_path / ".bash_completions" / "edgecnn.sh").read_text()
 
 
 @pytest.mark.parametrize("arguments", [["modells"], ["models", "--famly", "x"], ["inspect"]])

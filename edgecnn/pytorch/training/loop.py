@@ -45,6 +45,7 @@ from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
 from edgecnn.pytorch.training.transfer import cache_features, known_labels, make_learner, start_network
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
+from edgecnn.version import __version__
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
@@ -271,7 +272,7 @@ class TrainingRun:
                 f"{self.output}: the {other[0]} are not those that the run was started with", START_ANEW
             )
         for what in ("threads", "processes"):
-            before, now = state["device"][what], getattr(trainer.world.facts(), what)
+            before, now = state["device"][what], getattr(trainer.processes.facts(), what)
             if before != now:
                 trainer.progress.note(f"resuming with {now} {what}, not {before}: the weights will differ in rounding")
         trainer.network.load_state_dict(state["network"])
@@ -366,9 +367,9 @@ class TrainingRun:
             self.output,
             {
                 "fields": json.dumps(checkpoint_fields(self.recipe)),
-                "labels": trainer.material.labels,
-                "images": {k: v for k, v in trainer.material.identity().items() if k != "labels"},
-                "device": to_plain(trainer.world.facts()),
+                "labels": trainer.splits.labels,
+                "images": {k: v for k, v in trainer.splits.identity().items() if k != "labels"},
+                "device": to_plain(trainer.processes.facts()),
                 "network": trainer.network.state_dict(),
                 "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
@@ -381,9 +382,9 @@ class TrainingRun:
         )
 
     def _sidecar(self, path: Path, facts: dict[str, Any]) -> Sidecar:
-        material = self.trainer.material
+        material = self.trainer.splits
         return checkpoint_sidecar(
-            self.recipe, path, material.labels, material.preprocessing, self.trainer.world.facts(), facts
+            self.recipe, path, material.labels, material.preprocessing, self.trainer.processes.facts(), facts
         )
 
 

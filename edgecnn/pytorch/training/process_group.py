@@ -45,7 +45,7 @@ class ProcessGroup:
             processes=self.size,
         )
 
-    def share(self, items: Any) -> Any:
+    def shard(self, items: Any) -> Any:
         """This rank's contiguous part of a sequence; the parts differ by at most one item."""
         start, stop = (len(items) * r // self.size for r in (self.rank, self.rank + 1))
         return items[start:stop]
