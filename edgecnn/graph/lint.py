@@ -183,19 +183,21 @@ def _zero_point(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
     if not name:
         codes = view.initializers.get(node.input[0])
         if node.op_type == "QuantizeLinear":
-            yield Finding("error", node.name, "no zero point, which means uint8", "quantise with --for tensorrt")
+            yield Finding("error", node.name, "no zero point, which means uint8", "quantise with --scheme tensorrt")
         elif codes is not None and codes.data_type != TensorProto.INT8:
             kind = TensorProto.DataType.Name(codes.data_type).lower()
-            yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --for tensorrt")
+            yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --scheme tensorrt")
         return
     zero = view.initializers.get(name)
     if zero is None:
-        yield Finding("error", node.name, f"its zero point {name!r} is not a constant", "quantise with --for tensorrt")
+        yield Finding(
+            "error", node.name, f"its zero point {name!r} is not a constant", "quantise with --scheme tensorrt"
+        )
     elif zero.data_type != TensorProto.INT8:
         kind = TensorProto.DataType.Name(zero.data_type).lower()
-        yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --for tensorrt")
+        yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --scheme tensorrt")
     elif numpy_helper.to_array(zero).any():
-        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantise with --for tensorrt")
+        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantise with --scheme tensorrt")
 
 
 def _axis(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -264,7 +266,9 @@ def _integer_kernel_types(view: View) -> Iterator[Finding]:
             kinds.setdefault(TensorProto.DataType.Name(zero.data_type).lower(), node.name)
     if len(kinds) > 1:
         names = " and ".join(f"{kind} ({name})" for kind, name in kinds.items())
-        yield Finding("warning", "graph", f"activations are {names}: not all kernels will be integer", "use --for cpu")
+        yield Finding(
+            "warning", "graph", f"activations are {names}: not all kernels will be integer", "use --scheme ort-cpu"
+        )
 
 
 def _loads(model: onnx.ModelProto) -> Iterator[Finding]:
