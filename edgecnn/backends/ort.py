@@ -13,8 +13,7 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import write_artifact
-from edgecnn.backends import BuildOptions
-from edgecnn.backends._graph_facts import describe_graph
+from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.results.device import Device
@@ -67,8 +66,10 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
 def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> OrtSession:
     """Load an engine, or a plain graph (ONNX is data, not code: it needs no sidecar to be loaded).
 
-    `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match.
+    `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match,
+    `GraphError` for a graph that was exported in training mode.
     """
+    require_inference_graph(path)
     if not sidecar_path(path).exists():
         return _classifier(OrtSession(path, threads))
     sidecar = verified_sidecar(path)

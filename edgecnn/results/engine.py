@@ -45,8 +45,8 @@ class EngineInfo:
             return ""
         if self.precision_requested == "int8":
             where = "TensorRT's placement" if self.scheme == "tensorrt" else "INT8"
-            return f"simulated: the rounding of {where}, exactly, in float arithmetic"
-        return "simulated: every FP16 tensor rounded, computed in FP32"
+            return f"simulated: the rounding of {where}, exactly, in float arithmetic; its speed says nothing"
+        return "simulated: computed in FP32, every FP16 tensor rounded (storage only); its speed says nothing"
 
 
 @dataclass(frozen=True)
