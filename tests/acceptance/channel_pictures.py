@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgecnn.cli import run
+from edgecnn.cli import main
 
 SIDE = 8
 PREPROCESSING = {"resize": SIDE, "crop": SIDE, "mean": [0.0] * 3, "std": [1.0] * 3, "channels": 3}
@@ -52,7 +52,7 @@ class Result:
 def call(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result:
     """The command line in this process."""
     capfd.readouterr()
-    code = run([str(a) for a in arguments])
+    code = main([str(a) for a in arguments])
     captured = capfd.readouterr()
     return Result(code, captured.out, captured.err)
 

@@ -42,7 +42,7 @@ IMAGES = normalized(PIXELS)
 @pytest.fixture
 def edgecnn(capfd: pytest.CaptureFixture[str]) -> Cli:
     """`edgecnn("models", "--json")` -> Result, in this process."""
-    from edgecnn.cli import run as run_cli
+    from edgecnn.cli import main as run_cli
 
     def call(*arguments: object) -> Result:
         capfd.readouterr()
@@ -562,7 +562,7 @@ def test_quantize_writes_no_graph_that_tensorrt_would_refuse(
     assert "LpPool" in edgecnn(*ask).refused()
     assert nothing_written(path)
     if precision == "int8":
-        succeeded(edgecnn(*ask, "--for", "cpu"))
+        succeeded(edgecnn(*ask, "--scheme", "ort-cpu"))
         exact = run(onnx.load(fp32), IMAGES)
         assert sqnr_db(exact, run(onnx.load(path), IMAGES)) > 15
 
@@ -708,6 +708,7 @@ REWRITES: dict[str, Callable[[], onnx.ModelProto]] = {
     "SAME_UPPER with pooling": lambda: auto_padded_pool("SAME_UPPER"),
     "SAME_LOWER with pooling": lambda: auto_padded_pool("SAME_LOWER"),
 }
+SCHEME = {"tensorrt": "tensorrt", "cpu": "ort-cpu"}  # where Q/DQ pairs stand, by who runs the graph
 PLANS = [(name, "auto", "tensorrt") for name in REWRITES] + [(name, "minmax", "cpu") for name in REWRITES]
 PLANS += [
     (name, method, target)
@@ -740,7 +741,7 @@ def test_int8_keeps_the_network(edgecnn: Cli, tmp_path: Path, name: str, method:
     images, _ = images_of(model)
     fp32, path = save(tmp_path / "net.onnx", model), tmp_path / "int8.onnx"
     archive = write_npz(tmp_path / "images.npz", images)
-    ask = ("quantize", fp32, "--precision", "int8", "--for", target, "--method", method, "--data", archive)
+    ask = ("quantize", fp32, "--precision", "int8", "--scheme", SCHEME[target], "--method", method, "--data", archive)
     result = edgecnn(*ask, "-o", path)
     if sizes_unknown(model) and result.code == 2:
         result.refused()
@@ -769,7 +770,9 @@ def test_int8_from_ranges_alone_keeps_the_network(edgecnn: Cli, tmp_path: Path, 
     fp32, path, ranges = save(tmp_path / "net.onnx", model), tmp_path / "int8.onnx", tmp_path / "net.calib.json"
     archive = write_npz(tmp_path / "images.npz", images)
     succeeded(edgecnn("calibrate", fp32, "--data", archive, "-o", ranges))
-    result = edgecnn("quantize", fp32, "--precision", "int8", "--for", target, "--ranges", ranges, "-o", path)
+    result = edgecnn(
+        "quantize", fp32, "--precision", "int8", "--scheme", SCHEME[target], "--ranges", ranges, "-o", path
+    )
     if sizes_unknown(model) and result.code == 2:
         result.refused()
         return
@@ -852,7 +855,7 @@ def test_no_step_takes_a_graph_in_training_mode(edgecnn: Cli, tmp_path: Path, da
     commands: tuple[tuple[object, ...], ...] = (
         ("quantize", graph, "--precision", "fp16", "-o", made),
         (*int8, "--method", "minmax"),
-        (*int8, "--for", "cpu"),
+        (*int8, "--scheme", "ort-cpu"),
         ("validate", graph, "--reference", sound, "--data", data),
         ("validate", sound, "--reference", graph, "--data", data),
         ("reference", graph, "--data", data, "-o", tmp_path / "made.npz"),
@@ -927,7 +930,16 @@ def well_or_refused(result: Result, model: onnx.ModelProto, path: Path, images: 
 def test_auto_takes_pictures_that_hardly_vary(edgecnn: Cli, tmp_path: Path, name: str, target: str) -> None:
     model, images, path = plain(), STILL[name](), tmp_path / "int8.onnx"
     archive = write_npz(tmp_path / "images.npz", images)
-    ask = ("quantize", save(tmp_path / "net.onnx", model), "--precision", "int8", "--data", archive, "--for", target)
+    ask = (
+        "quantize",
+        save(tmp_path / "net.onnx", model),
+        "--precision",
+        "int8",
+        "--data",
+        archive,
+        "--scheme",
+        SCHEME[target],
+    )
     well_or_refused(edgecnn(*ask, "-o", path), model, path, images)
 
 
@@ -981,7 +993,16 @@ CHANNELS: dict[str, Callable[[], onnx.ModelProto]] = {
 @pytest.mark.parametrize("target", ["tensorrt", "cpu"])
 def test_auto_takes_channels_that_hardly_vary(edgecnn: Cli, tmp_path: Path, data: Path, name: str, target: str) -> None:
     model, path = CHANNELS[name](), tmp_path / "int8.onnx"
-    ask = ("quantize", save(tmp_path / "net.onnx", model), "--precision", "int8", "--data", data, "--for", target)
+    ask = (
+        "quantize",
+        save(tmp_path / "net.onnx", model),
+        "--precision",
+        "int8",
+        "--data",
+        data,
+        "--scheme",
+        SCHEME[target],
+    )
     well_or_refused(edgecnn(*ask, "-o", path), model, path, IMAGES)
 
 

@@ -106,7 +106,7 @@ def check_measurement(found: dict[str, Any], rows: Sequence[Row]) -> None:
 
 def needed_images(result: Result, verdict: dict[str, Any]) -> int:
     """The largest number of images that the verdict asks for; 0 where it asks for none."""
-    asked = [j["images_needed"] for j in verdict["judgements"] if j.get("images_needed")]
+    asked = [j["images_needed"] for j in verdict["checks"] if j.get("images_needed")]
     return max(asked, default=0)
 
 
@@ -146,7 +146,7 @@ def perfect(counts: Sequence[int]) -> list[Row]:
 def test_a_perfect_engine_never_fails(judge: MakeJudge, counts: tuple[int, ...]) -> None:
     result, verdict = judge(len(counts))(perfect(counts))
     assert result.code in (PASS, INCONCLUSIVE), result.said
-    assert all(j["verdict"] != "FAIL" for j in verdict["judgements"])
+    assert all(j["verdict"] != "FAIL" for j in verdict["checks"])
 
 
 @pytest.mark.parametrize("counts", [(12, 12), (5, 5), (4, 3, 3), (291, 9), (350, 3, 2)])
@@ -154,7 +154,7 @@ def test_what_cannot_be_told_names_how_many_images_can(judge: MakeJudge, counts:
     result, verdict = judge(len(counts))(perfect(counts))
     assert result.code in (PASS, INCONCLUSIVE)
     if result.code == INCONCLUSIVE:
-        assert needed_images(result, verdict) > sum(counts), verdict["judgements"]
+        assert needed_images(result, verdict) > sum(counts), verdict["checks"]
         assert re.search(rf"\b{needed_images(result, verdict)}\b", result.said)
 
 
@@ -168,7 +168,7 @@ def test_the_images_asked_for_settle_it(judge: MakeJudge, counts: tuple[int, ...
             break
         assert result.code == INCONCLUSIVE, result.said
         needed = needed_images(result, verdict)
-        assert 0 < needed <= 1500, verdict["judgements"]
+        assert 0 < needed <= 1500, verdict["checks"]
         times = int(np.ceil(1.1 * needed / sum(counts)))
         result, verdict = ask(perfect([times * count for count in counts]))
     assert result.code == PASS, result.said

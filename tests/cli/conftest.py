@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.cli import run
+from edgecnn.cli import main
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def edgecnn(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
     def call(*arguments: object) -> Result:
         capfd.readouterr()
-        code = run([str(a) for a in arguments])
+        code = main([str(a) for a in arguments])
         captured = capfd.readouterr()
         return Result(code, captured.out, captured.err)
 
@@ -56,6 +56,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             made = Path(tempfile.mkdtemp(dir=everyone)) / "lenet5-digits"
-            assert run(["run", "lenet5-digits", "--out", str(made)]) == 0
+            assert main(["run", "lenet5-digits", "--out", str(made)]) == 0
             made.rename(folder)
     return folder

@@ -60,7 +60,7 @@ def test_every_help(device: Run) -> None:
         if line.startswith("  ") and line[2:3].isalpha()
     ]
     assert len(names) > 14
-    script = f"from edgecnn.cli import run\nfor name in {names}:\n    assert run([name, '--help']) == 0"
+    script = f"from edgecnn.cli import main\nfor name in {names}:\n    assert main([name, '--help']) == 0"
     printed = device("-c", script, program="python").stdout
     assert re.findall(r"^Usage: edgecnn ([\w-]+)", printed, re.MULTILINE) == names
 

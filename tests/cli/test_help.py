@@ -33,12 +33,12 @@ def commands() -> Iterator[list[str]]:
 def test_help_imports_nothing_heavy_and_covers_every_command() -> None:
     script = (
         "import sys, json, io, contextlib\n"
-        "from edgecnn.cli import run\n"
+        "from edgecnn.cli import main\n"
         "paths = json.loads(sys.argv[1])\n"
         "texts = []\n"
         "for path in paths:\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
-        "        assert run([*path, '--help']) == 0\n"
+        "        assert main([*path, '--help']) == 0\n"
         "    texts.append(out.getvalue())\n"
         f"print(json.dumps([[m for m in {HEAVY!r} if m in sys.modules], texts]))\n"
     )

@@ -85,7 +85,10 @@ def test_fp16_keeps_in_float32_what_the_images_drive_beyond_it(large: Path, edge
         ("--precision fp16 --method mse", "--method says nothing about an FP16 graph"),
         ("--precision fp16 --around fp32", "--around says nothing about an FP16 graph"),
         ("--precision fp16 --explain", "--explain says nothing about an FP16 graph"),
-        ("--precision int8 --for cpu --around fp16 --data images.npz", "the integer kernels of a CPU take float32"),
+        (
+            "--precision int8 --scheme ort-cpu --around fp16 --data images.npz",
+            "the integer kernels of a CPU take float32",
+        ),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

@@ -204,7 +204,7 @@ def test_steps_alone(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) 
     ranges, int8, engine = tmp_path / "l.calib.json", tmp_path / "l.int8.onnx", tmp_path / "l.engine.onnx"
     reference = tmp_path / "reference.npz"
     assert edgecnn("calibrate", graph, "--data", "calibration/lenet5-digits.txt", "-o", ranges).code == 0
-    quantize = ("quantize", graph, "--precision", "int8", "--for", "cpu", "--ranges", ranges, "-o", int8)
+    quantize = ("quantize", graph, "--precision", "int8", "--scheme", "ort-cpu", "--ranges", ranges, "-o", int8)
     assert edgecnn(*quantize).code == 0
     assert edgecnn("build", int8, "--backend", "ort", "-o", engine).code == 0
     assert edgecnn("reference", copied / "model.safetensors", "--data", data, "-o", reference).code == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgecnn.cli import run
+from edgecnn.cli import main
 from edgecnn.recipe.load import list_recipes, load_recipe
 from edgecnn.zoo import find_model
 
@@ -19,14 +19,14 @@ FAST = ["--set", "train.epochs=1", "--threads", "1"]
 
 
 def test_train_writes_a_checkpoint_and_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", "lenet5-digits", *FAST, "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert main(["train", "lenet5-digits", *FAST, "--out", str(tmp_path / "run"), "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["name"] == "lenet5-digits"
     assert result["n"] == 540
     assert Path(result["checkpoint"]).is_file()
     assert "epoch 1/1: loss" in err
-    assert run(["train", "lenet5-digits", *FAST, "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert main(["train", "lenet5-digits", *FAST, "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert "resuming after epoch 1 of 1" in capsys.readouterr().err
 
 
@@ -42,7 +42,7 @@ def test_mistakes_are_one_error_and_one_hint(tmp_path: Path, capsys: pytest.Capt
         (["lenet5-digits", "--set", "train.augment.area=[0.5,0.1]"], "the smaller first"),
         (["lenet5-digits", "--set", "model.classes=3"], "has 10 classes"),
     ]:
-        assert run(["train", *arguments, "--out", str(tmp_path / "out")]) == 2, arguments
+        assert main(["train", *arguments, "--out", str(tmp_path / "out")]) == 2, arguments
         lines = capsys.readouterr().err.splitlines()
         assert lines[-2].startswith("error: "), lines
         assert said in lines[-2]
@@ -57,12 +57,12 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Trainer, "train_epoch", interrupt)
-    assert run(["train", "lenet5-digits", "--out", str(tmp_path)]) == 130
+    assert main(["train", "lenet5-digits", "--out", str(tmp_path)]) == 130
     assert "--resume" in capsys.readouterr().err
 
 
 def test_probe_prints_a_row_for_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["probe", "lenet5", "--data", "digits", "--weights", "none", "--images", "100", "--json"]) == 0
+    assert main(["probe", "lenet5", "--data", "digits", "--weights", "none", "--images", "100", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [r["name"] for r in rows] == ["conv1", "conv2", "fc1", "fc2", "all together"]
     assert max(r["top1_pct"] for r in rows) > 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgecnn.pipeline.verdicts import accepted_path
 from lxml import etree
 from onnx import numpy_helper
 from PIL import Image
 
-from edgecnn.artifact.sidecar import Sidecar, read_json
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, read_sidecar
 from edgecnn.artifact.write import write_artifact, write_json_artifact
-from edgecnn.measure.comparison import LatencyRatio
 from edgecnn.recipe.load import load_recipe
+from edgecnn.records import to_plain
+from edgecnn.results.device import Device
+from edgecnn.results.engine import EngineFacts
+from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow
+from edgecnn.steps.gate import baseline_path
 from tests.host.graphs import build
+from tests.measurements import engine, latency
 
 PREPROCESSING = {
     "resize": 8,
@@ -72,7 +77,7 @@ def noisy(model: onnx.ModelProto, share: float, seed: int = 0) -> onnx.ModelProt
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images labelled as the FP32 graph sees most of them, its graphs, and a reference."""
-    from edgecnn.cli import run
+    from edgecnn.cli import main
 
     folder = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
@@ -83,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "unsorted" / "a" / f"{k:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.astype(np.uint8)).save(path)
-    assert run(["reference", str(fp32), "--data", str(folder / "unsorted"), "-o", str(folder / "first.npz")]) == 0
+    assert main(["reference", str(fp32), "--data", str(folder / "unsorted"), "-o", str(folder / "first.npz")]) == 0
     logits = np.load(folder / "first.npz")["logits"]
     logits = logits - np.median(logits, axis=0)
     bias = -np.median(np.load(folder / "first.npz")["logits"], axis=0)
@@ -97,13 +102,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "images" / "abcd"[label] / f"{k:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.astype(np.uint8)).save(path)
-    from edgecnn.artifact.sidecar import parents_of
-
-    near = sidecar(precision_requested="int8", parents=parents_of(folder / "int8.onnx", fp32))
+    near = sidecar(precision_requested="int8", scheme="ort-cpu", parents=parents_of(folder / "int8.onnx", fp32))
     write_graph(folder / "int8.onnx", noisy(model, 0.01), near)
+    write_graph(folder / "int8-tensorrt.onnx", noisy(model, 0.01), dataclasses.replace(near, scheme="tensorrt"))
     write_graph(folder / "random.onnx", noisy(model, 1.0, seed=3), near)
     data = ["--data", str(folder / "images")]
-    assert run(["reference", str(fp32), *data, "-o", str(folder / "reference.npz")]) == 0
+    assert main(["reference", str(fp32), *data, "-o", str(folder / "reference.npz")]) == 0
     return folder
 
 
@@ -149,8 +153,6 @@ def test_the_ladder_follows_the_parents(edgecnn: Callable[..., Any], made: Path)
 
 def changed(made: Path, to: Path, **more: Any) -> Path:
     """int8.onnx with another sidecar."""
-    import dataclasses
-
     return write_graph(to, onnx.load(made / "int8.onnx"), dataclasses.replace(sidecar(), **more))
 
 
@@ -208,8 +210,8 @@ def test_bench_sweeps_batches_and_compares(
         assert row["latency_reference"] == "fp32"
         assert row["size_mb"] > 0
     assert read_json(tmp_path / "latency.json")["device"]["threads"] >= 1
-    starved = LatencyRatio("int8", "fp32", 0.1, (0.1, 0.1), 10, 1.0, 10.0, ("fp32: starved",))
-    monkeypatch.setattr("edgecnn.pipeline.benching.compare_latency", lambda *unused, **more: [starved])
+    starved = LatencyRatio("fp32", 0.1, (0.1, 0.1), 10, ("fp32: starved",), 10.0)
+    monkeypatch.setattr("edgecnn.steps.bench.compare_latency", lambda *unused, **more: {"int8": starved})
     assert "warning: fp32: starved" in edgecnn(*ask).err
     text = edgecnn("bench", "--engine", made / "int8.onnx", *short, "--throughput")
     assert "latency_ms_p50" in text.out
@@ -225,13 +227,23 @@ def run_folder(edgecnn: Callable[..., Any], made: Path, tmp_path: Path, monkeypa
     (tmp_path / "recipes" / "small.toml").write_text(RECIPE)
     folder = tmp_path / "runs" / "small" / "cpu"
     folder.mkdir(parents=True)
-    names = {"fp32": "fp32", "int8": "int8", "int8-tensorrt": "int8"}
-    for name, engine in names.items():
-        assert validate(edgecnn, made, f"{engine}.onnx", "-o", folder / f"{name}.accuracy.json").code == 0
-    rows = [{"name": name, "latency_ms_p50": 1.0, "latency_ms_p50_ci": [0.99, 1.01], "size_mb": 0.1} for name in names]
-    content = {"device": {"cpu": "Some CPU", "threads": 2}, "reference": "fp32", "measurements": rows}
-    write_json_artifact(folder / "latency.json", content, Sidecar(kind="latency", recipe="small"))
+    for name in ENGINES:
+        assert validate(edgecnn, made, f"{name}.onnx", "-o", folder / f"{name}.accuracy.json").code == 0
+    write_latency(folder, *(timed(name) for name in ENGINES))
     return folder
+
+
+ENGINES = {"fp32": engine("fp32"), "int8": engine("int8"), "int8-tensorrt": engine("int8", scheme="tensorrt")}
+HERE = Device(cpu="Some CPU", threads=2)
+
+
+def timed(name: str, **more: Any) -> LatencyRow:
+    return LatencyRow(latency=latency(name, **more), engine=ENGINES[name], facts=EngineFacts(size_mb=0.1))
+
+
+def write_latency(folder: Path, *rows: LatencyRow, device: Device = HERE) -> None:
+    found = LatencyFile(device=device, reference="fp32", measurements=rows)
+    write_json_artifact(folder / "latency.json", to_plain(found), Sidecar(kind="latency", recipe="small"))
 
 
 def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_folder: Path) -> None:
@@ -240,8 +252,8 @@ def test_gate_by_recipe_by_run_and_by_target(edgecnn: Callable[..., Any], run_fo
         assert result.code == 0, result.err
         (verdict,) = json.loads(result.out)
         assert verdict["verdict"] == "PASS"
-        assert len(verdict["judgements"]) == 6
-        assert any("simulated" in note for note in verdict["notes"])
+        assert len(verdict["checks"]) == 6
+        assert (verdict["recipe"], verdict["target"], verdict["device_key"]) == ("small", "cpu", "some-cpu-2threads")
     assert read_json(run_folder / "verdict.json")["verdict"] == "PASS"
     assert "small on cpu: PASS" in edgecnn("gate", "small").out
 
@@ -272,15 +284,13 @@ def test_an_engine_that_the_recipe_asks_for_and_nobody_measured_leaves_the_verdi
     (run_folder / "int8.accuracy.json").unlink()
     result = edgecnn("gate", "small", "--json")
     assert result.code == 3
-    open_ones = [j for j in json.loads(result.out)[0]["judgements"] if j["verdict"] != "PASS"]
+    open_ones = [j for j in json.loads(result.out)[0]["checks"] if j["verdict"] != "PASS"]
     assert [(j["name"], j["tolerance"]) for j in open_ones] == [
         ("int8", "top1_drop_pp_max"),
         ("int8", "agreement_pct_min"),
     ]
     assert "not measured" in edgecnn("gate", "small", "--markdown", "c.md").out
-    latency = read_json(run_folder / "latency.json")
-    latency["measurements"] = [row for row in latency["measurements"] if row["name"] != "int8"]
-    (run_folder / "latency.json").write_text(json.dumps(latency))
+    write_latency(run_folder, *(timed(name) for name in ENGINES if name != "int8"))
     result = edgecnn("gate", "small")
     assert result.code == 3
     assert "nothing was measured" in result.out
@@ -315,14 +325,17 @@ def test_a_perfect_engine_on_too_few_images_is_inconclusive_in_every_output(
         for k in np.flatnonzero(right & (expected["labels"] == label))[:6]:
             (few / expected["ids"][k]).write_bytes((made / "images" / expected["ids"][k]).read_bytes())
     assert edgecnn("reference", made / "fp32.onnx", "--data", few, "-o", tmp_path / "few.npz").code == 0
-    ask = ("validate", made / "fp32.onnx", "--reference", tmp_path / "few.npz", "--data", few)
-    for name in ("fp32", "int8", "int8-tensorrt"):
+    for name in ENGINES:
+        same = write_graph(
+            tmp_path / f"{name}.onnx", onnx.load(made / "fp32.onnx"), read_sidecar(made / f"{name}.onnx")
+        )
+        ask = ("validate", same, "--reference", tmp_path / "few.npz", "--data", few)
         assert edgecnn(*ask, "-o", run_folder / f"{name}.accuracy.json").code == 0
     loose = RECIPE.replace("= 10", "= 60").replace("= 80", "= 30") + f'inconclusive = "{mapping}"\n'
     (tmp_path / "recipes" / "small.toml").write_text(loose)
     result = edgecnn("gate", "small", "--junit", "j.xml", "--markdown", "c.md", "--json")
     assert result.code == 3, result.err
-    rows = {(j["name"], j["tolerance"]): j for j in json.loads(result.out)[0]["judgements"]}
+    rows = {(j["name"], j["tolerance"]): j for j in json.loads(result.out)[0]["checks"]}
     for tolerance in ("top1_drop_pp_max", "agreement_pct_min"):
         row = rows["fp32", tolerance]
         assert (row["verdict"], row["images_needed"]) == ("INCONCLUSIVE", 26)
@@ -341,7 +354,7 @@ def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
     recipe.write_text(RECIPE.replace("drop_pp_max = 10", f"drop_pp_max = {high - 0.1}"))
     result = edgecnn("gate", "small", "--json")
     assert result.code == 3
-    needed = [j["images_needed"] for j in json.loads(result.out)[0]["judgements"] if j["verdict"] == "INCONCLUSIVE"]
+    needed = [j["images_needed"] for j in json.loads(result.out)[0]["checks"] if j["verdict"] == "INCONCLUSIVE"]
     assert needed
     assert all(n is None or n > 240 for n in needed)
     recipe.write_text(RECIPE.replace("= 10", "= 100").replace("= 80", "= 0"))
@@ -349,7 +362,7 @@ def test_gate_fails_random_weights_and_says_inconclusive_with_the_images_needed(
     assert validate(edgecnn, made, "random.onnx", "-o", run_folder / "int8.accuracy.json").code == 0
     result = edgecnn("gate", "small")
     assert result.code == 1
-    assert "chance level" in result.out
+    assert "does no better than guessing" in result.out
 
 
 def test_outputs_for_ci(
@@ -366,7 +379,7 @@ def test_outputs_for_ci(
     schema = etree.XMLSchema(etree.parse(root / "tests" / "core" / "junit.xsd"))
     schema.assertValid(etree.parse("j.xml"))
     assert json.loads(Path("g.json").read_text()) == []
-    assert "All 6 judgements passed" in Path("c.md").read_text()
+    assert "All 6 checks passed" in Path("c.md").read_text()
     machine = edgecnn("gate", "small", "--github", "--json")
     assert json.loads(machine.out)[0]["verdict"] == "PASS"
     assert "::notice" in machine.err
@@ -377,37 +390,61 @@ def test_outputs_for_ci(
 def test_recorded_numbers_are_written_on_request_alone_and_hold_later_runs(
     edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path
 ) -> None:
-    accepted = tmp_path / "recipes" / "accepted"
+    kept = Path("recipes/baselines")
     assert edgecnn("gate", "small").code == 0
-    assert not accepted.exists()
+    assert not kept.exists()
     assert edgecnn("gate", "small", "--record").code == 0
-    path = accepted_path(load_recipe("small"), {"cpu": "Some CPU", "threads": 2})
-    assert read_json(path)["accepted"]["int8"]["latency_ms_p50"] == 1.0
+    path = baseline_path(load_recipe("small"), HERE)
+    assert path == kept / "small" / "some-cpu-2threads.json"
+    written = read_json(path)
+    assert (written["device_key"], written["engines"].keys()) == ("some-cpu-2threads", ENGINES.keys())
+    assert written["engines"]["int8"]["latency_ms_p50"] == 1.0
+    assert "latency_ms_p50" not in written["engines"]["int8-tensorrt"], "a simulation is held to no time"
     assert edgecnn("gate", "small", "--markdown", "c.md").code == 0
     assert "(+0)" in Path("c.md").read_text()
     before = path.read_bytes()
-    latency = read_json(run_folder / "latency.json")
-    latency["measurements"][1] |= {"latency_ms_p50": 1.5, "latency_ms_p50_ci": [1.4, 1.6]}
-    (run_folder / "latency.json").write_text(json.dumps(latency))
+    slower = [timed(name, latency_ms_p50=1.5, latency_ms_p50_ci=(1.4, 1.6)) for name in ("int8", "int8-tensorrt")]
+    write_latency(run_folder, timed("fp32"), *slower)
     result = edgecnn("gate", "small", "--json")
     assert result.code == 1
-    failed = [j["tolerance"] for j in json.loads(result.out)[0]["judgements"] if j["verdict"] == "FAIL"]
-    assert failed == ["accepted latency_ms_p50"]
+    failed = [j["tolerance"] for j in json.loads(result.out)[0]["checks"] if j["verdict"] == "FAIL"]
+    assert failed == ["baseline latency_ms_p50"]
     assert path.read_bytes() == before
-    latency["device"]["threads"] = 4
-    (run_folder / "latency.json").write_text(json.dumps(latency))
-    assert edgecnn("gate", "small").code == 0, "another device has no accepted numbers"
-    other = accepted_path(load_recipe("small"), {"cpu": "Some CPU", "threads": 4})
+    there = Device(cpu="Some CPU", threads=4)
+    write_latency(run_folder, timed("fp32"), *slower, device=there)
+    assert edgecnn("gate", "small").code == 0, "another device has no baseline"
+    other = baseline_path(load_recipe("small"), there)
     other.write_bytes(before)
     assert "2threads, this run is from" in edgecnn("gate", "small").refused()
     other.write_text("{}")
-    assert "not such a file" in edgecnn("gate", "small").refused()
+    assert "not a baseline: device_key is missing; engines is missing" in edgecnn("gate", "small").refused()
+    renamed = json.loads(before)
+    renamed["accepted"] = renamed.pop("engines")
+    path.write_text(json.dumps(renamed))
+    write_latency(run_folder, timed("fp32"), *slower)
+    assert edgecnn("gate", "small").code == 1, "what earlier versions called `accepted` is read"
+
+
+def test_a_baseline_where_earlier_versions_kept_it_is_refused_with_the_way_to_go_on(
+    edgecnn: Callable[..., Any], run_folder: Path
+) -> None:
+    assert edgecnn("gate", "small", "--record").code == 0
+    path = baseline_path(load_recipe("small"), HERE)
+    before = Path("recipes/accepted/small") / path.name
+    before.parent.mkdir(parents=True)
+    path.rename(before)
+    for ask in (("gate", "small"), ("gate", "small", "--record")):
+        said = edgecnn(*ask).refused()
+        assert f"{before}: a baseline lies where earlier versions looked for it" in said
+        assert f"hint: move it to {path}" in said
+    before.rename(path)
+    assert edgecnn("gate", "small").code == 0
 
 
 def test_failing_numbers_are_not_recorded(edgecnn: Callable[..., Any], run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "recipes" / "small.toml").write_text(RECIPE + "size_mb_max = 0.01\n")
     assert "not recorded" in edgecnn("gate", "small", "--record").refused()
-    assert not (tmp_path / "recipes" / "accepted").exists()
+    assert not (tmp_path / "recipes" / "baselines").exists()
 
 
 def test_accuracy_alone_can_be_judged_but_not_recorded(edgecnn: Callable[..., Any], run_folder: Path) -> None:
@@ -426,15 +463,15 @@ def test_nothing_is_recorded_beside_a_packaged_recipe(
     monkeypatch.setattr("edgecnn.recipe.load.packaged_folders", lambda name: [packaged])
     assert edgecnn("gate", "small").code == 0
     assert "recipe copy small" in edgecnn("gate", "small", "--record").refused()
-    assert not (packaged / "accepted").exists()
+    assert not (packaged / "baselines").exists()
 
 
 def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from edgecnn.cli import printing
+    from edgecnn.cli import progress
 
     clock = iter([0.0, 1.0, 3.0, 11.0, 12.0, 31.0])
-    monkeypatch.setattr(printing.time, "monotonic", lambda: next(clock))
-    show = printing.counter("validate", "images")
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    show = progress.counter("validate", "images")
     for done in (100, 120, 200, 210, 400):
         show(done, 500)
     lines = capsys.readouterr().err.splitlines()
@@ -508,7 +545,7 @@ def test_a_latency_file_of_another_tool_is_named(
     content = json.loads(path.read_text())
     damage(content)
     path.write_text(json.dumps(content))
-    assert "latency.json: not a latency.json of edgecnn" in edgecnn("gate", "small").refused()
+    assert "latency.json: damaged, or of another version" in edgecnn("gate", "small").refused()
 
 
 def test_a_damaged_value_is_an_error_or_open_and_never_a_bug(edgecnn: Callable[..., Any], run_folder: Path) -> None:
@@ -519,7 +556,7 @@ def test_a_damaged_value_is_an_error_or_open_and_never_a_bug(edgecnn: Callable[.
         command = ("report", "small", "-o", "r.md") if name == "verdict.json" else ("gate", "small")
         content, refused = json.loads(whole), 0
         places = [content, content["provenance"]]
-        places += [rows[0] for rows in (content.get("measurements"), content.get("judgements")) if rows]
+        places += [rows[0] for rows in (content.get("measurements"), content.get("checks")) if rows]
         for place in places:
             for key in list(place):
                 kept = place.pop(key)
@@ -533,6 +570,30 @@ def test_a_damaged_value_is_an_error_or_open_and_never_a_bug(edgecnn: Callable[.
                 place[key] = kept
         assert refused >= 8, name
         path.write_text(whole)
+
+
+def test_every_problem_of_a_file_is_named_at_once(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    path = run_folder / "int8.accuracy.json"
+    content = json.loads(path.read_text())
+    del content["n"], content["agreement_pct"]
+    content |= {"top1_pct": "high", "nan_count": 0.5, "style": "cpu"}
+    path.write_text(json.dumps(content))
+    for command in (("gate", "small"), ("report", "small", "-o", "r.md")):
+        said = edgecnn(*command).refused()
+        assert "int8.accuracy.json: damaged, or of another version: " in said
+        for problem in ("n is missing", "agreement_pct is missing", "top1_pct = 'high'", "nan_count = 0.5", "style is"):
+            assert problem in said
+        assert "hint: measure again: `edgecnn validate` or `edgecnn run`" in said
+
+
+def test_a_verdict_that_contradicts_its_checks_is_not_reported(edgecnn: Callable[..., Any], run_folder: Path) -> None:
+    assert edgecnn("gate", "small").code == 0
+    path = run_folder / "verdict.json"
+    whole = json.loads(path.read_text())
+    whole["checks"][0]["verdict"] = "FAIL"
+    path.write_text(json.dumps(whole))
+    assert "verdict is 'PASS', its other values say 'FAIL'" in edgecnn("report", "small", "-o", "r.md").refused()
+    assert edgecnn("gate", "small").code == 0, "judged anew, whatever the last verdict was"
 
 
 def test_of_two_batch_sizes_none_is_judged_for_both(edgecnn: Callable[..., Any], run_folder: Path) -> None:
@@ -597,6 +658,6 @@ def test_the_ladder_of_a_whole_run(edgecnn: Callable[..., Any], tmp_path: Path) 
         )
         assert result.code == 0, result.err
         hops = json.loads(result.out)["ladder"]
-        assert [h["target"] for h in hops] == ["model.fp32.onnx", "model.int8-cpu.onnx", "int8.onnx"]
+        assert [h["target"] for h in hops] == ["model.fp32.onnx", "model.int8-ort-cpu.onnx", "int8.onnx"]
         assert all(h["explained"] and h["parting"] is None for h in hops)
         assert hops[0]["changed"] == hops[2]["changed"] == 0

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import typer
 
-from edgecnn.cli import run
+from edgecnn.cli import main
 from edgecnn.cli.app import application
 
 
@@ -33,7 +33,7 @@ def call(*arguments: object, out: TextIO | None = None) -> Result:
     """`call("models", "--json")`; with `out`, stdout goes there."""
     stdout, stderr = out or io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        code = run([str(a) for a in arguments])
+        code = main([str(a) for a in arguments])
     return Result(code, "" if out else stdout.getvalue(), stderr.getvalue())
 
 

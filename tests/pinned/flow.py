@@ -128,8 +128,8 @@ class Flow:
             "quantize int8 --explain": ask(
                 *int8, work / "explained.onnx", "--data", MANIFEST, "--images", 64, "--explain"
             ),
-            "quantize int8 --for cpu": ask(
-                *int8, work / "cpu.onnx", "--ranges", ranges, "--for", "cpu", "--method", "minmax"
+            "quantize int8 --scheme ort-cpu": ask(
+                *int8, work / "cpu.onnx", "--ranges", ranges, "--scheme", "ort-cpu", "--method", "minmax"
             ),
             "quantize int8 --ranges": ask(*int8, work / "int8.onnx", "--ranges", ranges),
             "recipe list": ask("recipe", "list"),

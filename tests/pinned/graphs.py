@@ -29,17 +29,17 @@ NETWORKS = {"lenet5": 32, "resnet20_cifar": 32, "squeezenet1_1": 32, "mobilenet_
 # name of a graph -> arguments of `quantize`
 GRAPHS: dict[str, tuple[str, ...]] = {
     "fp16": ("--precision", "fp16"),
-    "int8 tensorrt minmax": ("--precision", "int8", "--for", "tensorrt", "--method", "minmax"),
-    "int8 cpu minmax": ("--precision", "int8", "--for", "cpu", "--method", "minmax"),
+    "int8 tensorrt minmax": ("--precision", "int8", "--scheme", "tensorrt", "--method", "minmax"),
+    "int8 cpu minmax": ("--precision", "int8", "--scheme", "ort-cpu", "--method", "minmax"),
 }
 # of the small networks, whose weights' scales are cheap to search
 MORE: dict[str, tuple[str, ...]] = {
-    "int8 tensorrt mse": ("--precision", "int8", "--for", "tensorrt", "--method", "mse"),
-    "int8 tensorrt fp32 around": ("--precision", "int8", "--for", "tensorrt", "--method", "mse", "--around", "fp32"),
-    "int8 tensorrt auto without images": ("--precision", "int8", "--for", "tensorrt", "--method", "auto"),
-    "int8 cpu mse": ("--precision", "int8", "--for", "cpu", "--method", "mse"),
-    "int8 cpu percentile": ("--precision", "int8", "--for", "cpu", "--method", "percentile"),
-    "int8 cpu entropy": ("--precision", "int8", "--for", "cpu", "--method", "entropy"),
+    "int8 tensorrt mse": ("--precision", "int8", "--scheme", "tensorrt", "--method", "mse"),
+    "int8 tensorrt fp32 around": ("--precision", "int8", "--scheme", "tensorrt", "--method", "mse", "--around", "fp32"),
+    "int8 tensorrt auto without images": ("--precision", "int8", "--scheme", "tensorrt", "--method", "auto"),
+    "int8 cpu mse": ("--precision", "int8", "--scheme", "ort-cpu", "--method", "mse"),
+    "int8 cpu percentile": ("--precision", "int8", "--scheme", "ort-cpu", "--method", "percentile"),
+    "int8 cpu entropy": ("--precision", "int8", "--scheme", "ort-cpu", "--method", "entropy"),
 }
 SMALL = ("lenet5", "resnet20_cifar")
 NORM_TOLERANCE = (
