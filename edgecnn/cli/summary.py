@@ -33,9 +33,10 @@ def summary(
     if size is not None:
         check_size(card, size, size)
     from edgecnn.pytorch.summary import summarize
+    from edgecnn.records import to_plain
 
     found = summarize(card.name, classes, size)
-    content = found.to_json()
+    content = to_plain(found)
     if as_json:
         print_json(content)
         return
@@ -49,7 +50,7 @@ def summary(
     print()
     print(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
     print(
-        f"{found.model} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
+        f"{found.name} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
         f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
         f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "
         f"float32, of which at most {found.peak_activation_bytes / 1e6:.1f} MB are needed at once"

@@ -16,7 +16,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, TrainingError
-from edgecnn.recipe.schema import Recipe
+from edgecnn.recipe.schema import Recipe, Setting
 from edgecnn.results.device import Device
 from edgecnn.zoo import find_model, imagenet_classes
 
@@ -26,7 +26,7 @@ STATE_SCHEMA = 2
 Weights = Mapping[str, Tensor]
 
 
-def checkpoint_fields(recipe: Recipe) -> dict[str, Any]:
+def checkpoint_fields(recipe: Recipe) -> dict[str, Setting]:
     """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
     return recipe.values("model", "data.source", "train", "transfer")
 
@@ -111,7 +111,7 @@ def can_resume(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
-def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Setting], dict[str, Setting], list[str]]:
     before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
     keys = sorted(before.keys() | now.keys())
     return before, now, [k for k in keys if before.get(k) != now.get(k)]

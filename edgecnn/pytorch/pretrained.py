@@ -11,8 +11,9 @@ from torch import nn
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path, verified_sidecar
 from edgecnn.errors import ModelError, RecipeError
 from edgecnn.pytorch.models import build_model
-from edgecnn.pytorch.weights import WeightsInfo, load_weights
+from edgecnn.pytorch.weights import load_weights
 from edgecnn.recipe.schema import Recipe
+from edgecnn.results.training import WeightsInfo
 from edgecnn.zoo import ModelCard, find_model, imagenet_classes
 
 

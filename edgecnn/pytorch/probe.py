@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,30 +25,13 @@ from edgecnn.pytorch.training.progress import Progress, Silent
 from edgecnn.pytorch.training.transfer import count_classes, stage_names
 from edgecnn.pytorch.weights import load_weights
 from edgecnn.recipe.schema import AugmentSettings
+from edgecnn.results.probe import StageProbe
 from edgecnn.zoo import find_model
 
 BATCH = 64
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the weights of standardized features
 FOLDS, MANY = 5, 5_000  # with more images one fold is enough
 TOGETHER = "all together"
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A stage and what a linear classifier makes of it: `validation_top1_pct` is cross-validated on the n training
-    images and is what to choose by, `top1_pct` is of the test split (None where there is none)."""
-
-    name: str
-    features: int
-    decay: float
-    validation_top1_pct: float
-    n: int
-    top1_pct: float | None
-    test_n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Flat, with units in the names."""
-        return asdict(self)
 
 
 def probe(
@@ -60,15 +42,15 @@ def probe(
     images: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Probe]:
-    """Probe every stage of a network, globally averaged, and all of them side by side; in forward order.
+) -> list[StageProbe]:
+    """StageProbe every stage of a network, globally averaged, and all of them side by side; in forward order.
 
     `images` limits the training images, stratified. Raises `DataError` for data that cannot be learned from.
     """
     card, progress = find_model(name), progress or Silent()
     network = build_model(card.name, count_classes(weights, card))
     info = load_weights(network, card, weights, seed)
-    for note in info.said:
+    for note in info.weights_notes:
         progress.note(note)
     preprocessing = preprocessing_from_json(card.preprocessing)
     train = open_dataset(source, preprocessing, "train")
@@ -121,7 +103,7 @@ def _listening(network: nn.Module, stages: tuple[str, ...], found: dict[str, lis
             handle.remove()
 
 
-def _probe(stage: str, inputs: Tensor, labels: Tensor, held: Tensor | None, truth: Tensor, seed: int) -> Probe:
+def _probe(stage: str, inputs: Tensor, labels: Tensor, held: Tensor | None, truth: Tensor, seed: int) -> StageProbe:
     """Choose the weight decay by cross-validation, then fit all training images."""
     classes = int(labels.max()) + 1
     fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
@@ -132,7 +114,7 @@ def _probe(stage: str, inputs: Tensor, labels: Tensor, held: Tensor | None, trut
         scores.append(float(torch.cat(hits).double().mean()))
     best = max(range(len(DECAYS)), key=lambda k: (scores[k], k))  # of equals, the simpler
     final = _fit(inputs, labels, classes, DECAYS[best])
-    return Probe(
+    return StageProbe(
         name=stage,
         features=inputs.shape[1],
         decay=DECAYS[best],

@@ -7,7 +7,6 @@ memory. Multiply-adds are those of convolutions and fully connected layers, with
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,65 +14,8 @@ from torch import Tensor, fx, nn
 
 from edgecnn.errors import ModelError
 from edgecnn.pytorch.models import build_model
+from edgecnn.results.summary import LayerSummary, NetworkSummary
 from edgecnn.zoo import check_size, find_model
-
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """One layer for one image. `output_shape` is without the batch; `weights` are `params` without biases and
-    BN parameters; `activation_bytes` is the float32 output, 0 where it shares its input's memory."""
-
-    name: str
-    type: str
-    output_shape: tuple[int, ...]
-    params: int
-    weights: int
-    macs: int
-    activation_bytes: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A network for one image of `input_shape`."""
-
-    model: str
-    classes: int
-    input_shape: tuple[int, int, int]
-    layers: tuple[LayerFacts, ...]
-    auxiliary: tuple[LayerFacts, ...]  # layers that only training runs; in no total
-    stages: tuple[str, ...]  # what `train = "last-N"` counts from the end
-    head: tuple[str, ...]  # what another number of classes replaces
-    peak_activation_bytes: int  # the most that is alive at once, input included, when each output is freed after use
-
-    @property
-    def params(self) -> int:
-        """Weights, biases, and the scales and shifts of BN."""
-        return sum(layer.params for layer in self.layers)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds."""
-        return sum(layer.macs for layer in self.layers)
-
-    @property
-    def weights(self) -> int:
-        """Parameters of more than one dimension: no biases, no BN."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def activation_bytes(self) -> int:
-        """All outputs together; an engine that reuses buffers needs `peak_activation_bytes`."""
-        return sum(layer.activation_bytes for layer in self.layers)
-
-    def to_json(self) -> dict[str, Any]:
-        """Flat, with units in the names."""
-        content: dict[str, Any] = {"name": self.model, "classes": self.classes, "input_shape": list(self.input_shape)}
-        content |= {k: getattr(self, k) for k in ("params", "weights", "macs")}
-        content |= {"activation_bytes": self.activation_bytes, "peak_activation_bytes": self.peak_activation_bytes}
-        content |= {"stages": list(self.stages), "head": list(self.head)}
-        for kind in ("layers", "auxiliary"):
-            content[kind] = [asdict(layer) for layer in getattr(self, kind)]
-        return content
 
 
 class LayerTracer(fx.Tracer):
@@ -88,7 +30,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.layers: list[LayerFacts] = []
+        self.layers: list[LayerSummary] = []
         self.peak_bytes = 0
 
     def run_node(self, n: fx.Node) -> Any:
@@ -126,7 +68,7 @@ def _kind(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def summarize(name: str, classes: int | None = None, size: int | None = None) -> Summary:
+def summarize(name: str, classes: int | None = None, size: int | None = None) -> NetworkSummary:
     """The layers of a zoo network in the order in which they run, at `size` x `size` pixels (default: its own).
 
     Raises `ModelError` for an unknown network, and for a resolution that it cannot take.
@@ -144,12 +86,12 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
         recorder.run(torch.empty(1, *shape))
     seen = {layer.name for layer in recorder.layers}
     auxiliary = [
-        LayerFacts(path, type(layer).__name__, (), *_params(layer), 0, 0)
+        LayerSummary(path, type(layer).__name__, (), *_params(layer), 0, 0)
         for path, layer in model.named_modules()
         if path not in seen and next(layer.parameters(recurse=False), None) is not None
     ]
-    return Summary(
-        model=card.name,
+    return NetworkSummary(
+        name=card.name,
         classes=number,
         input_shape=shape,
         layers=tuple(recorder.layers),
@@ -160,16 +102,16 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
     )
 
 
-def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int) -> LayerFacts:
+def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int) -> LayerSummary:
     shape = tuple(output.shape[1:])
     if isinstance(layer, str):
-        return LayerFacts(name, layer, shape, 0, 0, 0, made_bytes)
+        return LayerSummary(name, layer, shape, 0, 0, 0, made_bytes)
     macs = 0
     if isinstance(layer, nn.Conv2d):
         macs = output[0].numel() * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear):
         macs = output[0].numel() * layer.in_features
-    return LayerFacts(name, type(layer).__name__, shape, *_params(layer), macs, made_bytes)
+    return LayerSummary(name, type(layer).__name__, shape, *_params(layer), macs, made_bytes)
 
 
 def _params(layer: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.errors import ArtifactError, ModelError
 from edgecnn.pytorch.download import fetch
+from edgecnn.results.training import WeightsInfo
 from edgecnn.zoo import ModelCard
 
 State = dict[str, torch.Tensor]
@@ -26,23 +26,6 @@ BN_PASSES, BN_BATCH, BN_BIAS = 2, 3, 1.0
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
-@dataclass(frozen=True)
-class WeightsInfo:
-    """Where weights came from; `said` lists what was accepted although it is not as the network names it."""
-
-    source: str
-    sha256: str = ""
-    url: str = ""
-    license: str = ""
-    said: tuple[str, ...] = ()
-
-    def facts(self) -> dict[str, Any]:
-        """As they stand in a sidecar."""
-        facts: dict[str, Any] = {"weights": self.source}
-        facts |= {f"weights_{k}": v for k in ("sha256", "url", "license") if (v := getattr(self, k))}
-        return facts | ({"weights_notes": list(self.said)} if self.said else {})
-
-
 def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0) -> WeightsInfo:
     """Fill `module` from `source`: `default` (the published weights), `none` (seeded random ones), a path or a URL.
 
@@ -50,7 +33,7 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
     """
     if source == "none":
         randomize(module, card.input_shape, seed)
-        return WeightsInfo("none", said=(f"random weights (seed {seed}): its logits mean nothing",))
+        return WeightsInfo("none", weights_notes=(f"random weights (seed {seed}): its logits mean nothing",))
     if source == "default":
         if card.weights is None:
             raise ModelError(
@@ -59,10 +42,10 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0)
             )
         path = fetch(card.weights.url, card.weights.sha256)
         info = load_checkpoint(path, module, card.weights.background)
-        return WeightsInfo("default", info.sha256, card.weights.url, card.weights.license, info.said)
+        return WeightsInfo("default", info.weights_sha256, card.weights.url, card.weights.license, info.weights_notes)
     if re.match(r"https?://", source):
         info = load_checkpoint(fetch(source), module)
-        return WeightsInfo(source, info.sha256, source, said=info.said)
+        return WeightsInfo(source, info.weights_sha256, source, weights_notes=info.weights_notes)
     return load_checkpoint(Path(source), module)
 
 
@@ -77,7 +60,7 @@ def load_checkpoint(path: Path, module: nn.Module, background: bool = False) -> 
         said += _drop_background(state, module)
     _fit(path, state, module)
     module.load_state_dict(state, strict=False)
-    return WeightsInfo(path.name, sha256_of(path), said=tuple(said))
+    return WeightsInfo(path.name, sha256_of(path), weights_notes=tuple(said))
 
 
 def read_state(path: Path) -> tuple[State, list[str]]:

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Interval, MinLen
 
 from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
+Setting: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[float] | None"  # as a sidecar has it
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 Around = Literal["fp16", "fp32"]
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -202,7 +203,7 @@ class Recipe:
         """The file's stem."""
         return self.path.stem
 
-    def values(self, *keys: str) -> dict[str, Any]:
+    def values(self, *keys: str) -> dict[str, Setting]:
         """The values of dotted keys ("train.epochs") or whole sections ("train"), as a sidecar's `fields`."""
         return dict(pair for key in keys for pair in _flatten(key, self._get(key), with_free=False))
 
@@ -213,13 +214,13 @@ class Recipe:
         return value
 
 
-def fields_of(section: str, settings: Any) -> dict[str, Any]:
+def fields_of(section: str, settings: object) -> dict[str, Setting]:
     """A section's settings as a sidecar's `fields`, but for those that change how a result is made and not what it
     is."""
     return dict(_flatten(section, settings, with_free=False))
 
 
-def settings_rows(recipe: Recipe) -> list[tuple[str, Any]]:
+def settings_rows(recipe: Recipe) -> list[tuple[str, Setting]]:
     """(dotted key, value) of every setting, defaults included."""
     return [pair for f in _shown(Recipe) for pair in _flatten(f.name, getattr(recipe, f.name))]
 
@@ -228,7 +229,7 @@ def _shown(kind: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(kind) if not f.metadata.get("hidden")]
 
 
-def _flatten(key: str, value: Any, with_free: bool = True) -> Iterator[tuple[str, Any]]:
+def _flatten(key: str, value: Any, with_free: bool = True) -> Iterator[tuple[str, Setting]]:
     if dataclasses.is_dataclass(value):
         for f in _shown(value):
             if with_free or not f.metadata.get("free"):

@@ -83,7 +83,7 @@ def export(
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
         labels=names,
         wnids=wnids,
-        facts=info.facts(),
+        facts=to_plain(info),
     )
     export_network(network, card, path, sidecar, max_batch=max_batch)
     return path

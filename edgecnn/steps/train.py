@@ -13,11 +13,12 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
+from edgecnn.records import to_plain
+from edgecnn.results.training import TrainResult
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:
-    from edgecnn.pytorch.training.loop import TrainResult
     from edgecnn.pytorch.training.progress import Progress
 
 CHECKPOINT = "model.safetensors"
@@ -67,7 +68,7 @@ def take_weights(recipe: Recipe, output: Path) -> Sidecar:
     source = recipe.data.source
     split: Split = "train" if (Path(source) / "train").is_dir() else "test"  # a test folder may lack classes
     taken = load_pretrained(recipe, open_dataset(source, preprocessing, split).label_names or ())
-    sidecar = checkpoint_sidecar(recipe, output, taken.labels, preprocessing, None, taken.weights.facts())
+    sidecar = checkpoint_sidecar(recipe, output, taken.labels, preprocessing, None, to_plain(taken.weights))
     if taken.wnids is not None:
         sidecar = replace(sidecar, wnids=taken.wnids)
     return write_checkpoint(output, taken.network.state_dict(), sidecar)

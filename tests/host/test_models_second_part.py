@@ -122,7 +122,7 @@ def test_the_class_background_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="1001 classes"):
         load_checkpoint(tmp_path / "w.pth", ours)
     info = load_checkpoint(tmp_path / "w.pth", ours, background=True)
-    assert info.said == ("the class 'background' was left out",)
+    assert info.weights_notes == ("the class 'background' was left out",)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(ours.eval()(x), named.eval()(x)[:, 1:])

@@ -103,7 +103,7 @@ def test_all_trains_everything_the_old_layers_at_a_tenth(pictures: Path, start: 
     settings = recipe(start, pictures, "all")
     network = build_model("resnet20_cifar", 2)
     learner = make_learner(settings, network)
-    shares = {id(p): g.get("share", 1.0) for g in learner.groups for p in g["params"]}
+    shares = {id(p): g.share for g in learner.groups for p in g.params}
     assert {shares[id(p)] for n, p in network.named_parameters() if not n.startswith("linear")} == {0.1}
     assert {shares[id(p)] for n, p in network.named_parameters() if n.startswith("linear")} == {1.0}
     assert not learner.frozen
@@ -127,11 +127,11 @@ def test_the_frozen_part_and_the_rest_make_the_network(name: str) -> None:
     torch.manual_seed(0)
     network = build_model(name, 3).eval()
     learner = make_learner(recipe("default", "x", "last-2", name), network)
-    parts = split_frozen(network, [g["params"] for g in learner.groups])
+    parts = split_frozen(network, [g.params for g in learner.groups])
     assert parts is not None
     prefix, rest = parts
     assert not any(p.requires_grad for p in prefix.parameters())
-    assert {id(p) for p in rest.parameters() if p.requires_grad} == {id(p) for g in learner.groups for p in g["params"]}
+    assert {id(p) for p in rest.parameters() if p.requires_grad} == {id(p) for g in learner.groups for p in g.params}
     x = torch.randn(2, *cards()[name].input_shape)
     with torch.no_grad():
         torch.testing.assert_close(rest(prefix(x)), network(x), atol=1e-5, rtol=1e-4)
@@ -144,7 +144,7 @@ def test_every_network_of_the_zoo_can_be_cut_before_its_head() -> None:
         with torch.device("meta"):
             network = build_model(name)
         learner = make_learner(recipe("default", "x", "head", name), network)
-        parts = split_frozen(network, [g["params"] for g in learner.groups])
+        parts = split_frozen(network, [g.params for g in learner.groups])
         assert parts is not None, name
         trained = {id(p) for p in parts[1].parameters() if p.requires_grad}
         main = [h for h in head_names(network) if not h.startswith(tuple(getattr(network, "aux_names", ())) or "-")]
@@ -153,6 +153,7 @@ def test_every_network_of_the_zoo_can_be_cut_before_its_head() -> None:
 
 def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
     from edgecnn.pytorch.training.epoch import DataSplits, Learner, Trainer
+    from edgecnn.pytorch.training.optimizer import ParameterGroup
     from edgecnn.pytorch.training.process_group import ProcessGroup
 
     class Two(nn.Module):
@@ -166,7 +167,7 @@ def test_auxiliary_heads_weigh_what_the_recipe_says() -> None:
 
     settings = recipe("none", "x", "", "lenet5", learning_rate=1.0, momentum=0.0, weight_decay=0.0).train
     two = Two()
-    learner = Learner(two, two, [{"params": list(two.parameters())}], [], settings.auxiliary_weight)
+    learner = Learner(two, two, [ParameterGroup(list(two.parameters()))], [], settings.auxiliary_weight)
 
     class One:
         readable, corrupt = np.arange(8), dict[str, str]()

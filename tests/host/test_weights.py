@@ -19,6 +19,7 @@ import pytest
 
 from edgecnn import cli
 from edgecnn.errors import ArtifactError, ModelError
+from edgecnn.records import to_plain
 from edgecnn.zoo import ModelCard, Weights, find_model, imagenet_classes
 
 if TYPE_CHECKING:  # imported before the first test of this file
@@ -195,13 +196,13 @@ def test_default_weights_are_those_of_the_zoo_entry(server: Server) -> None:
     torch.manual_seed(1)
     wanted = build_model("lenet5").state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in module.state_dict().items())
-    assert info.facts() == {
+    assert to_plain(info) == {
         "weights": "default",
         "weights_sha256": sha256,
         "weights_url": server.url,
         "weights_license": "BSD-3-Clause",
     }
-    assert load_weights(module, card, server.url).sha256 == sha256
+    assert load_weights(module, card, server.url).weights_sha256 == sha256
 
 
 def test_a_network_that_nobody_publishes_says_so() -> None:
@@ -216,7 +217,7 @@ def test_prefixes_and_wrappers_are_accepted_and_said(tmp_path: Path) -> None:
     module = build_model("lenet5")
     info = load_checkpoint(tmp_path / "x.pth", module)
     assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
-    assert [("'state_dict'" in s, "'module.'" in s) for s in info.said] == [(True, False), (False, True)]
+    assert [("'state_dict'" in s, "'module.'" in s) for s in info.weights_notes] == [(True, False), (False, True)]
 
 
 class Bomb:
@@ -296,7 +297,7 @@ def test_random_weights_are_seeded_and_sane(name: str) -> None:
         before = torch.get_rng_state()
         info = load_weights(module, card, "none", seed)
         assert torch.equal(torch.get_rng_state(), before)
-        assert "random" in info.said[0]
+        assert "random" in info.weights_notes[0]
         module.eval()
         with torch.no_grad():
             logits.append(module(torch.randn(4, *card.input_shape, generator=torch.Generator().manual_seed(7))))

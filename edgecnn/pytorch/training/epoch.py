@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from edgecnn.errors import TrainingError
 from edgecnn.pytorch.training.augment import key, mix_images
 from edgecnn.pytorch.training.loader import Batch, ImageLoader, Positions, Source
 from edgecnn.pytorch.training.lr_schedule import Plateau, learning_rate_factor
-from edgecnn.pytorch.training.optimizer import MovingAverage, make_optimizer
+from edgecnn.pytorch.training.optimizer import MovingAverage, ParameterGroup, make_optimizer
 from edgecnn.pytorch.training.process_group import ProcessGroup
 from edgecnn.pytorch.training.progress import Progress, Step
 from edgecnn.recipe.schema import TrainSettings
@@ -50,7 +49,7 @@ class DataSplits:
     labels: list[str]
     preprocessing: Preprocessing
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, str | list[str]]:
         """What all processes of a job must have alike."""
         sources = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
@@ -71,7 +70,7 @@ class Learner:
 
     network: nn.Module
     body: nn.Module
-    groups: list[dict[str, Any]]
+    groups: list[ParameterGroup]
     frozen: list[nn.Module] = field(default_factory=list)
     auxiliary_weight: float = 0.0
 

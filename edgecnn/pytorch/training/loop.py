@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,38 +40,16 @@ from edgecnn.pytorch.training.events import EventFile
 from edgecnn.pytorch.training.loader import ImageLoader
 from edgecnn.pytorch.training.lr_schedule import Plateau
 from edgecnn.pytorch.training.process_group import ProcessGroup, join_process_group
-from edgecnn.pytorch.training.progress import Epoch, Progress, Silent
+from edgecnn.pytorch.training.progress import Progress, Silent
 from edgecnn.pytorch.training.transfer import cache_features, known_labels, make_learner, start_network
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
+from edgecnn.results.training import Epoch, TrainResult
 from edgecnn.version import __version__
 from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
 RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
-
-
-@dataclass(frozen=True)
-class TrainResult(os.PathLike[str]):
-    """What training made; it stands for its checkpoint where a file is asked for. `top1_pct` and `top5_pct` are of the
-    test split (None where there is none), measured once, with the weights kept; `validation_*` are of the held-out
-    training images that chose the best epoch."""
-
-    checkpoint: Path
-    epochs: int
-    best_epoch: int
-    train_loss: float
-    validation_top1_pct: float | None
-    validation_n: int
-    top1_pct: float | None
-    top5_pct: float | None
-    n: int
-    images_per_s: float
-    seconds: float
-    corrupt_images: int
-
-    def __fspath__(self) -> str:
-        return str(self.checkpoint)
 
 
 @dataclass
@@ -254,7 +231,7 @@ class TrainingRun:
 
     def __init__(self, recipe: Recipe, output: Path, trainer: Trainer) -> None:
         self.recipe, self.output, self.trainer = recipe, output, trainer
-        self.best, self.history, self.rates = Best(), list[dict[str, Any]](), list[float]()
+        self.best, self.history, self.rates = Best(), list[Epoch](), list[float]()
 
     def restore(self) -> None:
         """Continue after the last completed epoch; raises `TrainingError` when the state is another run's."""
@@ -282,7 +259,7 @@ class TrainingRun:
         if trainer.average is not None:
             trainer.average.steps = state["average_steps"]
             trainer.average.weights = {k: v.to(trainer.processes.device) for k, v in state["average"].items()}
-        self.best, self.history = Best(**state["best"]), state["history"]
+        self.best, self.history = Best(**state["best"]), [Epoch(**row) for row in state["history"]]
         trainer.progress.note(f"resuming after epoch {len(self.history)} of {self.recipe.train.epochs}")
 
     def to_the_end(self) -> None:
@@ -310,7 +287,7 @@ class TrainingRun:
                 seconds=time.monotonic() - started,
                 learning_rate=trainer.rate,
             )
-            self.history.append(done.to_json())
+            self.history.append(done)
             self._write(epoch + 1, score)
             if events is not None:
                 events.add(_scalars(done), epoch + 1)
@@ -331,13 +308,13 @@ class TrainingRun:
             checkpoint=self.output / "model.safetensors",
             epochs=len(self.history),
             best_epoch=self.best.epoch,
-            train_loss=self.history[-1]["loss"],
+            train_loss=self.history[-1].loss,
             validation_top1_pct=self.best.top1_pct,
             validation_n=len(held_out.readable) if held_out else 0,
             top1_pct=score.top1_pct if score else None,
             top5_pct=score.top5_pct if score else None,
             n=score.n if score else 0,
-            images_per_s=sum(h["images_per_s"] for h in self.history) / len(self.history),
+            images_per_s=sum(h.images_per_s for h in self.history) / len(self.history),
             seconds=seconds,
             corrupt_images=trainer.splits.corrupt(trainer.processes),
         )
@@ -377,15 +354,13 @@ class TrainingRun:
                 "average": trainer.average.weights if trainer.average else {},
                 "average_steps": trainer.average.steps if trainer.average else 0,
                 "best": asdict(self.best),
-                "history": self.history,
+                "history": to_plain(self.history),
             },
         )
 
-    def _sidecar(self, path: Path, facts: dict[str, Any]) -> Sidecar:
-        material = self.trainer.splits
-        return checkpoint_sidecar(
-            self.recipe, path, material.labels, material.preprocessing, self.trainer.processes.facts(), facts
-        )
+    def _sidecar(self, path: Path, facts: Mapping[str, Any]) -> Sidecar:
+        splits, device = self.trainer.splits, self.trainer.processes.facts()
+        return checkpoint_sidecar(self.recipe, path, splits.labels, splits.preprocessing, device, facts)
 
 
 def _scalars(done: Epoch) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn, optim
@@ -26,9 +27,17 @@ def initialize(network: nn.Module, settings: TrainSettings) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def make_optimizer(groups: Iterable[dict[str, object]], settings: TrainSettings) -> optim.Optimizer:
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at `share` times the learning rate."""
+
+    params: list[nn.Parameter]
+    share: float = 1.0
+
+
+def make_optimizer(groups: Iterable[ParameterGroup], settings: TrainSettings) -> optim.Optimizer:
     """SGD with momentum or AdamW over parameter groups; each group's `share` scales its learning rate."""
-    made = [{"share": 1.0, **group} for group in groups]
+    made = [{"params": group.params, "share": group.share} for group in groups]
     if settings.optimizer == "adamw":
         return optim.AdamW(made, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     return optim.SGD(

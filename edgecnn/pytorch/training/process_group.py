@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,9 +102,9 @@ class ProcessGroup:
         result: Result = found[0]
         return result
 
-    def check_agreement(self, what: str, value: dict[str, Any]) -> None:
+    def check_agreement(self, what: str, value: Mapping[str, object]) -> None:
         """Raises `TrainingError` naming the first rank and key whose value is not that of rank 0."""
-        everyone = self.all_gather(value)
+        everyone: list[Mapping[str, object]] = self.all_gather(value)
         for rank, other in enumerate(everyone):
             for key in sorted(everyone[0].keys() | other.keys()):
                 if everyone[0].get(key) != other.get(key):

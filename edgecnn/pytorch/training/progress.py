@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgecnn.results.training import Epoch
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,6 @@ class Step:
     top1_pct: float
     images_per_s: float
     learning_rate: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A completed epoch; the validation figures are None where no images are held out."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    top1_pct: float
-    validation_loss: float | None
-    validation_top1_pct: float | None
-    images_per_s: float
-    seconds: float
-    learning_rate: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in the training state."""
-        return asdict(self)
 
 
 class Progress(Protocol):

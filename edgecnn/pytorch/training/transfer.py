@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.training.augment import key
 from edgecnn.pytorch.training.epoch import DataSplits, Learner
 from edgecnn.pytorch.training.loader import CachedFeatures, Source
-from edgecnn.pytorch.training.optimizer import initialize
+from edgecnn.pytorch.training.optimizer import ParameterGroup, initialize
 from edgecnn.pytorch.training.progress import Progress
 from edgecnn.pytorch.weights import load_weights, read_state
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TransferSettings
@@ -67,7 +66,7 @@ def start_network(recipe: Recipe, labels: Sequence[str]) -> tuple[nn.Module, lis
     missing = network.load_state_dict(state, strict=False).missing_keys
     assert all(k.startswith(heads) for k in missing)
     head = "kept" if keeps_head else f"new, for {len(labels)} classes"
-    return network, [f"weights from {info.source}; the head is {head}", *info.said]
+    return network, [f"weights from {info.weights}; the head is {head}", *info.weights_notes]
 
 
 def head_names(network: nn.Module) -> tuple[str, ...]:
@@ -90,7 +89,7 @@ def make_learner(recipe: Recipe, network: nn.Module) -> Learner:
     mode, settings = recipe.transfer.train, recipe.train
     auxiliary = settings.auxiliary_weight
     if not mode:
-        return Learner(network, network, [{"params": list(network.parameters())}], [], auxiliary)
+        return Learner(network, network, [ParameterGroup(list(network.parameters()))], [], auxiliary)
     heads, stages = head_names(network), stage_names(network)
     trained = stages if mode == "all" else stages[_first_trained(recipe.transfer, stages) :]
     extra: tuple[str, ...] = tuple(getattr(network, "aux_names", ()))
@@ -107,9 +106,9 @@ def make_learner(recipe: Recipe, network: nn.Module) -> Learner:
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in learning)
     frozen = [network.get_submodule(name) for name in (*stages, *extra) if name not in trained]
-    groups: list[dict[str, Any]] = [{"params": head}]
+    groups = [ParameterGroup(head)]
     if slow:
-        groups.append({"params": slow, "share": recipe.transfer.rate_factor})
+        groups.append(ParameterGroup(slow, recipe.transfer.rate_factor))
     return Learner(network, network, groups, frozen, auxiliary)
 
 
@@ -124,7 +123,7 @@ def cache_features(
     if settings.augment != AugmentSettings() or settings.mixup or settings.cutmix:
         progress.note("augmentation varies the images: the features of the frozen layers are computed in each epoch")
         return learner, splits
-    parts = split_frozen(learner.network, [g["params"] for g in learner.groups])
+    parts = split_frozen(learner.network, [g.params for g in learner.groups])
     if parts is None:
         progress.note("the frozen layers cannot be cut off in one place: their features are computed in each epoch")
         return learner, splits
