@@ -14,6 +14,7 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
+from edgecnn.backends._graph_facts import describe_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.results.device import Device

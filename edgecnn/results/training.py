@@ -29,8 +29,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainResult(os.PathLike[str]):
-    """What training made; it stands for its checkpoint where a file is asked for. `top1_pct` and `top5_pct` are of the test split (None where there is none), measured once,
-    with the weights kept; `validation_*` are of the held-out training images that chose the best epoch."""
+    """What training made; it stands for its checkpoint where a file is asked for.
+
+    `top1_pct` and `top5_pct` are of the test split (None where there is none), measured once, with the weights kept;
+    `validation_*` are of the held-out training images that chose the best epoch.
+    """
 
     __pydantic_config__ = STRICT
 

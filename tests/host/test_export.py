@@ -138,6 +138,20 @@ def test_a_frozen_batch_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_argument_of_another_kind_is_named(tmp_path: Path) -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("low", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.clamp(x, min=self.low).flatten(1)[:, :4]
+
+    with pytest.raises(ModelError, match=r"clamp: aten\.clamp\.Tensor: min = .* is not a number"):
+        exported(Bounded(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_operator_is_named_and_the_old_graph_stays(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -347,3 +347,12 @@ def test_resnet20_reaches_60_percent_in_three_epochs(tmp_path: Path, shared: Pat
     assert result.n == 10_000
     assert result.top1_pct is not None
     assert result.top1_pct >= 60.0
+
+
+def test_a_state_of_an_earlier_schema_is_refused_with_a_hint(tmp_path: Path) -> None:
+    from edgecnn.pytorch.checkpoint import read_state
+
+    torch.save({"schema": 1}, tmp_path / "training-state.pt")
+    with pytest.raises(TrainingError, match="training state of schema 1, this edgecnn reads 2") as caught:
+        read_state(tmp_path, load_recipe("lenet5-digits"))
+    assert "--resume" in caught.value.hint
