@@ -281,16 +281,3 @@ def test_the_cpu_guard(text: str, machine: str, says: str | None) -> None:
 def test_the_guard_reads_this_machine() -> None:
     said = int8_guard()
     assert said is None or "INT8" in said
-
-
-def test_every_option_that_a_finding_names_is_one_of_quantize() -> None:
-    import inspect
-    import re
-
-    import edgecnn.graph.lint
-    from edgecnn.cli.quantize import quantize
-
-    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(quantize).parameters}
-    named = set(re.findall(r"--[a-z][a-z-]*", inspect.getsource(edgecnn.graph.lint)))
-    assert "--scheme" in named
-    assert named <= known, named - known
