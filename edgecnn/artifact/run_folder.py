@@ -45,7 +45,12 @@ class TargetRun:
     folder: Path
     accuracies: tuple[ResultFile, ...]
     latency: ResultFile | None
-    verdict: ResultFile | None
+
+    @functools.cached_property
+    def verdict(self) -> ResultFile | None:
+        """What was judged last, read when it is asked for: judging anew is the way out of a damaged one."""
+        path = self.folder / VERDICT
+        return _read(Verdict, path, "`edgecnn gate`") if path.exists() else None
 
     @property
     def results(self) -> tuple[ResultFile, ...]:
@@ -107,7 +112,7 @@ class TargetRun:
 
 
 def read_target_run(folder: Path) -> TargetRun:
-    """Everything that a target's folder holds; raises `ArtifactError` for a damaged file, `MeasurementError` for
+    """What was measured in a target's folder; raises `ArtifactError` for a damaged file, `MeasurementError` for
     results that cannot be told apart."""
     accuracies = tuple(_read(AccuracyFile, path, "`edgecnn validate`") for path in sorted(folder.glob(ACCURACY)))
     names = [file.content.accuracy.name for file in accuracies]
@@ -117,7 +122,6 @@ def read_target_run(folder: Path) -> TargetRun:
         folder,
         accuracies,
         read_latency(folder / LATENCY) if (folder / LATENCY).exists() else None,
-        _read(Verdict, folder / VERDICT, "`edgecnn gate`") if (folder / VERDICT).exists() else None,
     )
 
 
@@ -149,7 +153,7 @@ def holds_results(folder: Path) -> bool:
 
 def _read(kind: type[Any], path: Path, command: str) -> ResultFile:
     content = read_json(path)
-    again = f"measure again: {command} or `edgecnn run`"
+    again = f"remove it, and make it again: {command} or `edgecnn run`"
     provenance = sidecar_from_json(path, content["provenance"]) if "provenance" in content else None
     found = record_from_mapping(kind, content, f"{path}: damaged, or of another version", again)
     return ResultFile(path, found, provenance)
