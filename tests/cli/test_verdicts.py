@@ -338,10 +338,10 @@ def test_a_perfect_engine_on_too_few_images_is_inconclusive_in_every_output(
     rows = {(j["name"], j["tolerance"]): j for j in json.loads(result.out)[0]["checks"]}
     for tolerance in ("top1_drop_pp_max", "agreement_pct_min"):
         row = rows["fp32", tolerance]
-        assert (row["verdict"], row["images_needed"]) == ("INCONCLUSIVE", 26)
+        assert (row["verdict"], row["images_needed"]) == ("INCONCLUSIVE", 28)
         assert "cannot be told from guessing" in row["evidence"]
     errors = etree.parse("j.xml").findall(".//error[@type='INCONCLUSIVE']")
-    assert len([e for e in errors if "about 26 images" in str(e.get("message"))]) == 6
+    assert len([e for e in errors if "about 28 images" in str(e.get("message"))]) == 6
     assert Path("c.md").read_text().count("- **INCONCLUSIVE**") >= 6
     assert "small on cpu: INCONCLUSIVE" in edgecnn("gate", "small").out
 
@@ -583,7 +583,7 @@ def test_every_problem_of_a_file_is_named_at_once(edgecnn: Callable[..., Any], r
         assert "int8.accuracy.json: damaged, or of another version: " in said
         for problem in ("n is missing", "agreement_pct is missing", "top1_pct = 'high'", "nan_count = 0.5", "style is"):
             assert problem in said
-        assert "hint: measure again: `edgecnn validate` or `edgecnn run`" in said
+        assert "hint: remove it, and make it again: `edgecnn validate` or `edgecnn run`" in said
 
 
 def test_a_verdict_that_contradicts_its_checks_is_not_reported(edgecnn: Callable[..., Any], run_folder: Path) -> None:
