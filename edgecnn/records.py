@@ -20,7 +20,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -48,12 +48,11 @@ def record_from_mapping(
     """The record of `kind` in parsed JSON or TOML; raises `error` that names `where` and every problem."""
     if "provenance" in content and not _has_field(kind, "provenance"):
         content = {key: value for key, value in content.items() if key != "provenance"}
-    try:
-        made: Record = _adapter(kind).validate_json(json.dumps(_grouped(kind, content), default=str))
-    except ValidationError as exc:
-        raise error(f"{where}: {_listed([*_problems(exc)])}", hint) from exc
-    if problems := [*_contradictions(made, content)]:
+    made, problems = record_and_problems(kind, content)
+    if made is None or problems:
         raise error(f"{where}: {_listed(problems)}", hint)
+    if contradictions := [*_contradictions(made, content)]:
+        raise error(f"{where}: {_listed(contradictions)}", hint)
     return made
 
 
@@ -214,17 +213,69 @@ def _contradictions(made: Any, content: Mapping[str, Any], place: str = "") -> I
                     yield from _contradictions(row, written, f"{place}{f.name}.{k}.")
 
 
-def _problems(exc: Any) -> Iterator[str]:
-    for problem in exc.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "it"
-        kind = problem["type"]
-        if kind in ("missing", "missing_argument"):
-            yield f"{where} is missing"
-        elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            yield f"{where} is not known"
-        else:
-            shown = repr(problem["input"])
-            yield f"{where} = {shown[:40] + '...' if len(shown) > 40 else shown}: {_lower(problem['msg'])}"
+def _foreign(value: Any) -> Any:
+    """What JSON has no type for: a path is a string, and a date of TOML is nothing that a field takes."""
+    return str(value) if isinstance(value, Path) else {"date": str(value)}
+
+
+def _without(content: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy of `content` without the values at `places`; of a list that holds one, the whole list goes."""
+    copy: dict[str, Any] = {key: _without(v, ()) if isinstance(v, dict) else v for key, v in content.items()}
+    for *path, last in places:
+        inner, key = copy, str(last)
+        for part in map(str, path):
+            if not isinstance(inner.get(part), dict):
+                key = part
+                break
+            inner = inner[part]
+        inner.pop(key, None)
+    return copy
+
+
+_WORDED = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a section with keys of its own",
+    "dataclass_type": "must be a section with keys of its own",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must be a list with at least one entry",
+    "literal_error": "must be one of {expected}",
+}
+
+
+def _worded(kind: Any, problem: Any) -> str:
+    """One of pydantic's errors as a line that begins with the dotted key."""
+    place, what = problem["loc"], problem["type"]
+    where = ".".join(map(str, place)) or "it"
+    if what in ("missing", "missing_argument"):
+        return f"{where} is missing"
+    if what in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown(kind, place)
+    shown, allowed = repr(problem["input"]), problem.get("ctx", {})
+    said = _WORDED[what].format(**allowed) if what in _WORDED else _lower(problem["msg"])
+    if what == "literal_error":
+        close = nearest(str(problem["input"]), re.findall(r"'([^']*)'", allowed["expected"]))
+        said += f"; {close}" if close else ""
+    return f"{where} = {shown[:40] + '...' if len(shown) > 40 else shown}: {said}"
+
+
+def _unknown(kind: Any, place: tuple[int | str, ...]) -> str:
+    """That the last part of `place` is no key, with those that are."""
+    for part in place[:-1]:
+        hint = typing.get_type_hints(kind).get(str(part)) if dataclasses.is_dataclass(kind) else kind
+        kind = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
+    text = f"{'.'.join(map(str, place))} is not known"
+    if not dataclasses.is_dataclass(kind):
+        return text
+    known = [f.name for f in dataclasses.fields(kind) if not f.metadata.get("hidden") and not f.metadata.get("flat")]
+    return f"{text}; {nearest(str(place[-1]), known) or 'allowed: ' + ', '.join(known)}"
 
 
 def _lower(text: str) -> str:

@@ -11,7 +11,7 @@ from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import MeasurementError
 from edgecnn.gate.baseline import baseline_of
 from edgecnn.gate.judge import judge
-from edgecnn.recipe.schema import Recipe, fields_of, settings_rows
+from edgecnn.recipe.schema import RENAMED, Recipe, fields_of, settings_rows
 from edgecnn.recipe.variants import variants_of
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.baseline import Baseline
@@ -110,9 +110,10 @@ def require_settings(recipe: Recipe, run: TargetRun) -> None:
     settings = dict(settings_rows(recipe))
     for result in run.results:
         for key, value in (result.provenance.fields if result.provenance else {}).items():
-            if key not in PLACES and settings.get(key) != value:
+            now = settings.get(RENAMED.get(key, key))
+            if key not in PLACES and now != value:
                 raise MeasurementError(
-                    f"{result.path}: measured with {key} = {value!r}, {recipe.path} has {settings.get(key)!r}",
+                    f"{result.path}: measured with {key} = {value!r}, {recipe.path} has {now!r}",
                     "measure again: `edgecnn run RECIPE`, or judge it by a recipe that differs in tolerances alone",
                 )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from edgecnn.errors import RecipeError
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.errors import MeasurementError, RecipeError
 from edgecnn.recipe.load import find_recipe, list_recipes, load_recipe
 from edgecnn.recipe.schema import RENAMED, Recipe, settings_rows
+from edgecnn.steps.gate import require_settings
 
 GOOD = 'title = "t"\n[model]\nname = "lenet5"\n[data]\nsource = "digits"\n'
 
@@ -121,6 +124,16 @@ def test_a_key_under_both_its_names_is_refused(tmp_path: Path, old: str, new: st
     text = message(tmp_path, f"{GOOD}[{section}]\n{keys}")
     assert f"{old} and {new} are one setting" in text
     assert set(new.split(".")) <= {part for key in dict(settings_rows(Recipe())) for part in key.split(".")}
+
+
+def test_a_run_of_an_earlier_version_has_its_settings_under_their_earlier_names(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD)
+    made = Sidecar(kind="accuracy", fields={"train.optimiser": "sgd", "train.schedule": "cosine"})
+    result = SimpleNamespace(path=tmp_path / "fp32.accuracy.json", provenance=made)
+    require_settings(recipe, SimpleNamespace(results=[result]))  # type: ignore[arg-type]
+    made.fields["train.optimiser"] = "adamw"
+    with pytest.raises(MeasurementError, match="train.optimiser = 'adamw', .* has 'sgd'"):
+        require_settings(recipe, SimpleNamespace(results=[result]))  # type: ignore[arg-type]
 
 
 def test_the_values_of_a_section(tmp_path: Path) -> None:
