@@ -19,12 +19,13 @@ from edgecnn.data.dataset import Dataset, batches
 from edgecnn.graph.calibration.collect import collect_from_model, run_session
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.fp16 import to_fp16
+from edgecnn.graph.ptq.channel_tolerance import tolerated_shares
 from edgecnn.graph.ptq.equalization import equalized
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct
 from edgecnn.graph.ptq.zero_point_folding import folded, offset_groups, with_offset
 from edgecnn.graph.qdq.codes import Scale, WeightCodes, grouped, scale_by_method, scaled_for, weight_codes
 from edgecnn.graph.qdq.insert import insert_pairs
-from edgecnn.graph.qdq.placement import Placement, QuantizedWeight
+from edgecnn.graph.qdq.placement import Placement
 from edgecnn.graph.simplify import GraphIndex, attribute, session_options
 
 STRENGTH = 0.5  # of the equalisation
@@ -76,27 +77,17 @@ def plain(
                 scales[group] = with_offset(scales[group])
     scales = {n: scaled_for(s, half) for n, s in scales.items()}
     index = GraphIndex(model)
-    read = {(e.node, e.index): q.group for q in placement.activations for e in q.edges}
     weights = {
         w.initializer: weight_codes(
             index.array(w.initializer),
             w.axis,
             half,
             search=method != "minmax",
-            bias=_bias_of(index, w),
-            largest_input=groups[read[w.node, 0]].largest,
+            tolerated=tolerated_shares(index, placement, w, tensors, scales),
         )
         for w in placement.weights
     }
     return Candidate(name or method, model, model, scales, weights, tensors, {}, {})
-
-
-def _bias_of(index: GraphIndex, weight: QuantizedWeight) -> npt.NDArray[np.float32] | float:
-    """[channels]: the constant that the layer of `weight` adds to its outputs; 0 where none is known."""
-    node = index.node[weight.node]
-    name = node.input[2] if len(node.input) > 2 else ""
-    per_output = name in index.initializer and len(index.initializer[name].dims) == 1
-    return index.array(name) if per_output else 0.0
 
 
 def inserted(candidate: Candidate, placement: Placement) -> onnx.ModelProto:
@@ -193,7 +184,8 @@ def _reconstructed(
     flat, made, seen = start.model, start, start.tensors
     caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if made.scales[n].zero else s.largest
             for n, s in grouped(placement, seen).items()}  # fmt: skip
-    scales, layers = reconstruct(flat, placement, made.scales, caps, data, half, progress, search=search)
+    rounded = {n for n, codes in made.weights.items() if half and codes.in_fp16}
+    scales, layers = reconstruct(flat, placement, made.scales, caps, data, half, rounded, progress, search=search)
     done = onnx.ModelProto()
     done.CopyFrom(flat)
     held = {i.name: i for i in done.graph.initializer}

@@ -8,7 +8,7 @@ read; those are kept on disk, for a fixed number of images.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.graph.ptq.gptq import LARGE, Feedback, Floats, Moments, ridge, row_scales
 from edgecnn.graph.ptq.im2col import Layer, layer_of
 from edgecnn.graph.ptq.subgraph import SUFFIX, Segment, Store, reached
-from edgecnn.graph.qdq.codes import Scale, WeightCodes, fp16_holds, scaled_for
+from edgecnn.graph.qdq.codes import Scale, WeightCodes, scaled_for
 from edgecnn.graph.qdq.placement import Placement
 from edgecnn.graph.simplify import GraphIndex
 
@@ -100,11 +100,15 @@ def reconstruct(
     caps: Mapping[str, float],
     data: Dataset,
     half: bool,
+    half_weights: Collection[str],
     progress: Callable[[int, int], None] | None = None,
     *,
     search: bool = False,
 ) -> tuple[dict[str, Scale], dict[str, LayerResult]]:
-    """Scales and weights, layer by layer. `scales` are the first guess; `caps` the largest value of each group."""
+    """Scales and weights, layer by layer. `scales` are the first guess; `caps` the largest value of each group.
+
+    With `half` scales of activations are FP16 numbers if they can be, and those of the initialisers `half_weights` are.
+    """
     index = GraphIndex(model)
     images = _chosen(data)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +128,7 @@ def reconstruct(
         sides.fixed = {q.group for q in placement.activations} - searched
         results: dict[str, LayerResult] = {}
         for number, (tensor, layers) in enumerate(inputs):
-            results.update(_at(sides, placement, tensor, layers, caps, batches, half))
+            results.update(_at(sides, placement, tensor, layers, caps, batches, half, half_weights))
             _forget(sides, [t for t, _ in inputs[number + 1 :]])
             if progress is not None:
                 progress(number + 1, len(inputs))
@@ -157,6 +161,7 @@ def _at(
     caps: Mapping[str, float],
     batches: int,
     half: bool,
+    half_weights: Collection[str],
 ) -> dict[str, LayerResult]:
     index = sides.index
     paired = {(e.node, e.index): q for q in placement.activations for e in q.edges}
@@ -181,9 +186,7 @@ def _at(
         sides.rough.put(*((tensor + SUFFIX, batch, seen, scale) if whole else (tensor, batch, seen)))
     results = {}
     for layer in layers:
-        bias = index.array(layer.bias).reshape(-1) if layer.bias else 0.0
-        holds = half and fp16_holds(layer.matrix(index.array(layer.weight)), bias, caps[quantized.group])
-        done = _solved(index, layer, moments[layer.node.name], holds)
+        done = _solved(index, layer, moments[layer.node.name], layer.weight in half_weights)
         results[layer.node.name] = done
         sides.weights[layer.weight] = done.codes.values()
         if layer.bias and done.bias is not None:

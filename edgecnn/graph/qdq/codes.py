@@ -19,8 +19,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 FP16_SMALLEST = 2.0**-14  # the smallest normal FP16 number: a smaller scale loses bits, or is flushed to zero
 FP16_LARGEST = 65504.0 / 128  # of a scale: the largest code times it is an FP16 number too
-FP16_ZERO = 2.0**-25  # what is smaller is 0 in FP16
-NOTICED = 1.0 / 32  # of a channel's largest output: what a scale raised to FP16_SMALLEST may change in it
+NOTICED = 1.0 / 32  # of a channel: what a scale raised to FP16_SMALLEST may change in it
 FP32_SMALLEST = 1e-30
 HARMLESS = 1.0 / 127  # the scale of a channel that is zero throughout
 _PIECE = 1 << 17  # values that are searched together
@@ -54,6 +53,11 @@ class WeightCodes:
     codes: Codes
     scale: Array
     axis: int | None
+
+    @property
+    def in_fp16(self) -> bool:
+        """Whether all scales are normal FP16 numbers."""
+        return bool((self.scale == np.clip(self.scale, FP16_SMALLEST, FP16_LARGEST).astype(np.float16)).all())
 
     def values(self) -> Array:
         """What DequantizeLinear makes of them."""
@@ -97,42 +101,33 @@ def scaled_for(scale: Scale, half: bool) -> Scale:
     return replace(scale, scale=float(weight_scales(np.array([scale.scale]), rounds)[0]))
 
 
-def fp16_holds(rows: Floats, bias: Floats | float = 0.0, largest_input: float = 1.0) -> bool:
-    """Whether the scales of the weights [..., channels, n] can all be normal FP16 numbers.
+def fp16_holds(rows: Floats, tolerated: Floats | float = NOTICED) -> bool:
+    """Whether the scales of the weights [channels, n] can all be normal FP16 numbers.
 
-    A channel whose own scale would be smaller gets the smallest of them, and coarser codes. Its output is then to stay
-    what it was but for `NOTICED` of its largest value, `bias` [channels] and weights taken together, for inputs up to
-    `largest_input`: so it is where the weights are next to nothing beside the bias, and where all of it is 0 in FP16.
+    A channel whose own scale would be smaller gets the smallest of them, and coarser codes: it can where the share of
+    its weights that this loses is `tolerated` [channels].
     """
-    rows = rows.reshape(-1, rows.shape[-1])
     scale = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)) / 127
     if scale.max(initial=0.0) > FP16_LARGEST:
         return False
     small = (scale > 0) & (scale < FP16_SMALLEST)
     fine = rows[small].astype(np.float64)
-    changed = np.abs(fine - np.rint(fine / FP16_SMALLEST) * FP16_SMALLEST).sum(axis=1) * largest_input
-    output = np.abs(fine).sum(axis=1) * largest_input + np.broadcast_to(np.abs(bias), scale.shape)[small]
-    return bool(((changed <= NOTICED * output) | (output < FP16_ZERO)).all())
+    lost = np.abs(fine - np.rint(fine / FP16_SMALLEST) * FP16_SMALLEST).sum(axis=1)
+    return bool((lost <= np.broadcast_to(tolerated, scale.shape)[small] * np.abs(fine).sum(axis=1)).all())
 
 
 def weight_codes(
-    weight: Array,
-    axis: int | None,
-    half: bool,
-    *,
-    search: bool,
-    bias: Floats | float = 0.0,
-    largest_input: float = 1.0,
+    weight: Array, axis: int | None, half: bool, *, search: bool, tolerated: Floats | float = NOTICED
 ) -> WeightCodes:
     """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half` FP16 numbers if they can be.
 
-    `bias` and `largest_input` are those of `fp16_holds`. With `search` each scale is the one of least squared error
-    among shrunken ranges, else it is max|w| / 127.
+    `tolerated` is that of `fp16_holds`. With `search` each scale is the one of least squared error among shrunken
+    ranges, else it is max|w| / 127.
     """
     rows = _rows(weight, axis)
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.size else np.zeros(len(rows), np.float32)
     scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
-    half = half and fp16_holds(rows, bias, largest_input)
+    half = half and fp16_holds(rows, tolerated)
     if search:
         scale = _least_squares_scales(rows, scale)
     return rounded(weight, weight_scales(scale, half), axis)
