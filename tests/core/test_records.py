@@ -171,7 +171,9 @@ def test_keys_of_earlier_versions_are_read_under_their_present_names() -> None:
         name="K", shots=3, lens=Lens(28.5), owners=(Lens(1.0),)
     )
     assert "title" not in to_plain(read({"title": "K", "shots": 3, "focus": 28.5}))
-    assert refused({**CAMERA, "title": "L"}) == "title is not known; allowed: name, kind, shots, bag, owners", "one of the two would be passed over"
+    assert refused({**CAMERA, "title": "L"}) == "title is not known; allowed: name, kind, shots, bag, owners", (
+        "one of the two would be passed over"
+    )
     assert "focus is not known" in refused({**CAMERA, "focus": 2.0})
 
 

@@ -38,6 +38,8 @@ def tolerated_shares(
     if not behind or np.size(bias) not in (1, len(tensors[behind[0]].channel_high)):
         return NOTICED
     own, tensor, seen = tensors[behind[0]], behind[-1], tensors[behind[-1]]
+    if any(0 < tensors[name].largest < FP16_SMALLEST for name in behind):
+        return 0.0  # the layer computes in float32 as it is
     made = np.abs(own.channel_high - bias)
     if behind[0] == node.output[0]:  # else it is seen behind its activation, and what was cut off there is no loss
         made = np.maximum(made, np.abs(own.channel_low - bias))
@@ -48,8 +50,7 @@ def tolerated_shares(
         step = scales[paired[tensor].group].scale
     borne = np.maximum(NOTICED * largest, _OF_A_STEP * step)
     shares = np.divide(borne, made, out=np.full(len(made), np.inf), where=made > 0)
-    dead = largest < (_ZERO if seen.largest >= FP16_SMALLEST else np.finfo(np.float32).tiny)
-    return np.where(dead, np.inf, shares)  # a tensor that is small throughout stays float32
+    return np.where(largest < _ZERO, np.inf, shares)
 
 
 def _observed_behind(index: GraphIndex, tensor: str, tensors: Mapping[str, TensorStatistics]) -> list[str]:
