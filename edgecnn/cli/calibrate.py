@@ -14,7 +14,7 @@ from edgecnn.steps import CALIBRATION_IMAGES
 
 EXAMPLES = """
 edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data digits -o lenet5.calib.json
-edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data calibration/lenet5-digits.txt --check
+edgecnn calibrate lenet5.fp32.onnx --data calibration/mine.txt --check  # needs a graph and a manifest
 """
 
 

@@ -10,7 +10,6 @@ from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
 
 EXAMPLES = """
-edgecnn probe lenet5 --data digits --weights runs/lenet5-digits/model.safetensors --images 200
 edgecnn probe squeezenet1_1 --data /data/flowers  # needs data, network access
 """
 

@@ -17,7 +17,7 @@ edgecnn report runs/lenet5-digits -o report.html
 
 def report(
     run: Annotated[str, RUN],
-    output: Annotated[Path, typer.Option("-o", "--output", help="report.md, .html, .json or .xml.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The report to write: .md, .html, .json or .xml.")],
     recipe: Annotated[str, RUN_RECIPE] = "",
 ) -> None:
     """Write the report of a judged run.
