@@ -7,6 +7,7 @@ Each backend module offers
     device(threads) -> Device                               what the engine runs on, as it stands in a sidecar
     tools() -> dict                                         versions that an engine depends on; {} where none is here
     describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
+    precision_of(path) -> str                               int8, fp16 or fp32 as the file holds it; "" where unknown
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
@@ -71,6 +72,8 @@ class Backend(Protocol):
     def tools(self) -> dict[str, str]: ...
 
     def describe(self, path: Path) -> dict[str, Any]: ...
+
+    def precision_of(self, path: Path) -> str: ...
 
     def machine_facts(self) -> dict[str, str]: ...
 

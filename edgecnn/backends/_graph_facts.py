@@ -36,6 +36,18 @@ def describe_graph(path: Path) -> dict[str, Any]:
     }
 
 
+def precision_of_graph(path: Path) -> str:
+    """int8 for a graph with quantized values, else fp16 for one with FP16 weights, else fp32: precision is in the graph.
+    "" where onnx is not installed."""
+    facts = describe_graph(path)
+    operators, weights = facts.get("operators"), facts.get("initializers")
+    if operators is None or weights is None:
+        return ""
+    if any("QuantizeLinear" in name or name.startswith("QLinear") or name.endswith("Integer") for name in operators):
+        return "int8"
+    return "fp16" if "FLOAT16" in weights else "fp32"
+
+
 def _value(value: Any) -> str:
     tensor = value.type.tensor_type
     dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]

@@ -14,7 +14,7 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
-from edgecnn.backends._graph_facts import describe_graph
+from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.results.device import Device
@@ -86,6 +86,11 @@ def device(threads: int | None = None) -> Device:
 def tools() -> dict[str, str]:
     """The version of ONNX Runtime, by the package that it came in."""
     return tool_versions("onnxruntime", "onnxruntime-gpu")
+
+
+def precision_of(path: Path) -> str:
+    """int8, fp16 or fp32, as the graph holds it; "" where it cannot be told."""
+    return precision_of_graph(path)
 
 
 def describe(path: Path) -> dict[str, Any]:

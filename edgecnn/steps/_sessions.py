@@ -56,7 +56,12 @@ def engine_info(path: Path, sidecar: Sidecar) -> EngineInfo:
         return known
     backend = backend_of(path)
     return dataclasses.replace(
-        known, role="graph", backend=backend.NAME, provider=backend.PROVIDER, target=backend.DEFAULT_TARGET
+        known,
+        role="graph",
+        backend=backend.NAME,
+        provider=backend.PROVIDER,
+        precision_requested=known.precision_requested or backend.precision_of(path),
+        target=backend.DEFAULT_TARGET,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends.ort import OrtSession
 from edgecnn.zoo import cards
 
@@ -32,7 +33,7 @@ def cheapest_of_each_family() -> list[str]:
 
 def export_and_inspect(name: str, tmp_path: Path, size: int | None = None) -> None:
     card, path = cards()[name], tmp_path / f"{name}.onnx"
-    facts = export(name, path, weights="none", size=size, max_batch=3)[1].facts
+    facts = read_sidecar(export(name, path, weights="none", size=size, max_batch=3)).facts
     assert facts["params"] == card.params
     assert facts["max_difference"] < 1e-4
     model = onnx.load(path)

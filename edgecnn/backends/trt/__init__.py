@@ -54,6 +54,11 @@ def tools() -> dict[str, str]:
     return {"tensorrt": load_tensorrt().__version__}
 
 
+def precision_of(path: Path) -> str:
+    """A plan does not say what was asked for: only its sidecar does."""
+    return ""
+
+
 def describe(path: Path) -> dict[str, Any]:
     """The header of a plan, and what its sidecar says."""
     from edgecnn.backends.trt.plan import describe_plan
