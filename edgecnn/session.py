@@ -114,7 +114,9 @@ class Session(Protocol):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Free nothing: a session that holds something frees it here."""
+        return
 
 
 @runtime_checkable
