@@ -24,11 +24,10 @@ def report(
 
     The suffix names the format: Markdown, HTML, JSON, or JUnit XML.
     """
-    from edgecnn.pipeline.find import find_judged, find_run, require_no_input
+    from edgecnn.pipeline.find import find_judged
     from edgecnn.report import write_report
     from edgecnn.steps.report import report_of
 
-    require_no_input(find_run(run, recipe)[1], output)
-    judged_by, judged = find_judged(run, recipe)
+    judged_by, judged = find_judged(run, recipe, output)
     write_report(output, report_of(judged, judged_by))
     say(f"{output}: written")

@@ -18,7 +18,14 @@ from edgecnn.data.dataset import Batch, Dataset, Labels, Split, batches, spread,
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.archive import npz
-from edgecnn.data.sources.folder import decode, has_test_folder, image_files, image_folder, split_folder
+from edgecnn.data.sources.folder import (
+    decode,
+    has_test_folder,
+    image_files,
+    image_folder,
+    listing_each_folder_once,
+    split_folder,
+)
 from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
 
@@ -31,6 +38,7 @@ __all__ = [
     "decode",
     "has_test_split",
     "images_sha256",
+    "listing_each_folder_once",
     "open_dataset",
     "read_labels",
     "spread",

@@ -37,9 +37,11 @@ def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Ta
     return load_recipe(names.pop()), runs
 
 
-def find_judged(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, TargetRun]:
-    """The one judged target of a run; raises `MeasurementError` where there are several, or none."""
+def find_judged(run_or_recipe: str, recipe_name: str = "", output: Path | None = None) -> tuple[Recipe, TargetRun]:
+    """The one judged target of a run; raises `MeasurementError` where there are several, or none, and `WriteError` for
+    an `output` that is one of its files."""
     recipe, runs = find_run(run_or_recipe, recipe_name)
+    require_no_input(runs, output)
     judged = [run for run in runs if run.verdict is not None]
     if len(judged) != 1:
         found = ", ".join(str(run.folder) for run in judged)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.backends import load_backend
+from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import DeviceError, EdgecnnError
 from edgecnn.pipeline.find import run_folder
 from edgecnn.pipeline.preflight import check_recipe
@@ -72,6 +73,7 @@ def run(
     return outcome.reports[0] if len(outcome.reports) == 1 else outcome.reports
 
 
+@listing_each_folder_once()
 def run_recipe(
     recipe: Recipe,
     folder: Path,

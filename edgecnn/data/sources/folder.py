@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -48,13 +50,15 @@ def has_test_folder(root: Path) -> bool:
 def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
     """(folders of splits by name, the other folders): one with images in it, beside others, is a class called after a
     split. Raises `DataError` where either may be meant."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    folders = sorted(e.path for e in _entries(root) if e.is_folder and not is_hidden(e.path.name))
     names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     found = {p.name: p for p in folders if p.name in names}
     others = [p for p in folders if p.name not in names]
     if not found or not others:
         return found, others
-    loose = [p for p in found.values() if any(_is_image(q.name) and not is_hidden(q.name) for q in p.iterdir())]
+    loose = [
+        p for p in found.values() if any(_is_image(e.path.name) and not is_hidden(e.path.name) for e in _entries(p))
+    ]
     if loose and len(found) == 1:
         return {}, folders
     both = {names[name] for name in found} == set(SPLIT_FOLDERS)
@@ -79,12 +83,13 @@ def image_folder(
     Classes are matched by name, in Unicode's composed form (NFC).
     """
     folder = split_folder(root, split)
-    classes = sorted((p for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)), key=lambda p: nfc(p.name))
-    left_out = [p for p in folder.iterdir() if is_hidden(p.name) and (p.is_dir() or _is_image(p.name))]
-    paths = sorted(p for p in folder.iterdir() if _is_image(p.name) and not is_hidden(p.name) and p not in classes)
+    shown = [e for e in _entries(folder) if not is_hidden(e.path.name)]
+    classes = sorted((e.path for e in shown if e.is_folder), key=lambda p: nfc(p.name))
+    left_out = [e.path for e in set(_entries(folder)) - set(shown) if e.is_folder or _is_image(e.path.name)]
+    paths = sorted(e.path for e in shown if _is_image(e.path.name) and not e.is_folder)
     if classes and paths:
         raise DataError(f"{folder}: {paths[0].name} lies beside class folders", "move it into the folder of its class")
-    left_out += [p for p in folder.iterdir() if p.suffix.lower() in OTHER_PICTURES and not is_hidden(p.name)]
+    left_out += [e.path for e in shown if e.path.suffix.lower() in OTHER_PICTURES]
     if not classes and not paths:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: no images ({kinds})", "put images there, in one folder for each class")
@@ -129,18 +134,50 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
     """(images, hidden images and folders and pictures of other kinds) below `folder`."""
     images: list[Path] = []
     left_out: list[Path] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            hidden, path = is_hidden(entry.name), Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                found = ([], [path]) if hidden else _listing(path)
-                images += found[0]
-                left_out += found[1]
-            elif _is_image(entry.name):
-                (left_out if hidden else images).append(path)
-            elif path.suffix.lower() in OTHER_PICTURES and not hidden:
-                left_out.append(path)
+    for path, is_folder, is_link in _entries(folder):
+        hidden = is_hidden(path.name)
+        if is_folder and not is_link:
+            found = ([], [path]) if hidden else _listing(path)
+            images += found[0]
+            left_out += found[1]
+        elif _is_image(path.name):
+            (left_out if hidden else images).append(path)
+        elif path.suffix.lower() in OTHER_PICTURES and not hidden:
+            left_out.append(path)
     return sorted(images), left_out
+
+
+class _Entry(NamedTuple):
+    """What lies in a folder; a link to a folder is one."""
+
+    path: Path
+    is_folder: bool
+    is_link: bool
+
+
+_kept: dict[Path, tuple[_Entry, ...]] | None = None
+
+
+@contextlib.contextmanager
+def listing_each_folder_once() -> Iterator[None]:
+    """Within, a folder is what it was when it was listed first: a run's steps see the same images, and a share on the
+    network is not walked by each of them."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _entries(folder: Path) -> tuple[_Entry, ...]:
+    if _kept is not None and folder in _kept:
+        return _kept[folder]
+    with os.scandir(folder) as entries:
+        found = tuple(_Entry(Path(e.path), e.is_dir(), e.is_symlink()) for e in entries)
+    if _kept is not None:
+        _kept[folder] = found
+    return found
 
 
 @functools.cache
