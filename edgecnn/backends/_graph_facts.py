@@ -37,7 +37,7 @@ def describe_graph(path: Path) -> dict[str, Any]:
 
 
 def precision_of_graph(path: Path) -> str:
-    """int8 for a graph with quantized values, else fp16 for one with FP16 weights, else fp32: precision is in the graph.
+    """int8 for a graph with quantized values, fp16 for one with FP16 weights, else fp32: the precision is in the graph.
     "" where onnx is not installed."""
     facts = describe_graph(path)
     operators, weights = facts.get("operators"), facts.get("initializers")

@@ -193,3 +193,27 @@ def test_a_test_has_a_limit_of_processor_time(pytester: pytest.Pytester) -> None
     result.stdout.fnmatch_lines(
         ["*_ test_above _*", "took 0.* s of processor time, of 0.2 s *", "*_ test_a_child_above _*"]
     )
+
+
+DECIDING = [
+    *(p for name in ("gate", "report", "results", "pipeline") for p in sorted((ROOT / "edgecnn" / name).rglob("*.py"))),
+    ROOT / "edgecnn" / "artifact" / "run_folder.py",
+]
+NAME_READING = {"endswith", "startswith", "stem", "removesuffix", "removeprefix"}
+
+
+def names_read(source: str) -> list[str]:
+    """Where a program reads a meaning out of a name."""
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and n.attr in NAME_READING]
+    return sorted(f"{node.lineno}: {ast.unparse(node)}" for node in nodes)
+
+
+def test_nothing_that_judges_reads_a_meaning_out_of_a_name() -> None:
+    """What an engine is stands in its `EngineInfo`; a name is for readers."""
+    assert len(DECIDING) > 30
+    found = {str(p.relative_to(ROOT)): names_read(p.read_text(encoding="utf-8")) for p in DECIDING}
+    assert {path: places for path, places in found.items() if places} == {}
+    assert names_read("simulated = m.name.endswith('-tensorrt')\nkey = path.stem\ntext = f(x.suffix)") == [
+        "1: m.name.endswith",
+        "2: path.stem",
+    ]

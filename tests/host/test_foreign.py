@@ -419,7 +419,7 @@ def test_command_says_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--preprocess" in err
     assert all(change in err for change in row["changes"])
     assert cli.main(["import", str(source), "-o", str(source)]) == 2
-    assert "overwrite itself" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
     content = source.read_bytes()
     for broken in (b"", content[: len(content) // 2], b"not a graph at all"):
         source.write_bytes(broken)
