@@ -116,13 +116,16 @@ def test_the_images_that_would_settle_an_agreement_do() -> None:
 def test_guessing_is_held_against_the_measure_that_the_tolerance_is_of() -> None:
     tolerances = Tolerances(top1_drop_pp_max=5, agreement_pct_min=90)
     for key, open_one in (("top1_guess_p", "top1_drop_pp_max"), ("agreement_guess_p", "agreement_pct_min")):
-        checks = judge(tolerances, [measured(**{key: 1e-3})]).checks
+        found: dict[str, Any] = {key: 1e-3}
+        checks = judge(tolerances, [measured(**found)]).checks
         assert {c.tolerance: c.verdict for c in checks if c.verdict != "PASS"} == {open_one: "INCONCLUSIVE"}
     for p, outcome in ((GUESS_P, "INCONCLUSIVE"), (0.99 * GUESS_P, "PASS")):
         for key in ("top1_guess_p", "reference_top1_guess_p"):
-            assert judge(Tolerances(top1_drop_pp_max=5), [measured(**{key: p})]).verdict == outcome
+            found = {key: p}
+            assert judge(Tolerances(top1_drop_pp_max=5), [measured(**found)]).verdict == outcome
         for key in ("agreement_guess_p", "copy_guess_p", "reference_top1_guess_p"):
-            assert judge(Tolerances(agreement_pct_min=90), [measured(**{key: p})]).verdict == outcome
+            found = {key: p}
+            assert judge(Tolerances(agreement_pct_min=90), [measured(**found)]).verdict == outcome
     unlabelled = measured(top1_guess_p=None, reference_top1_guess_p=None)
     assert judge(tolerances, [unlabelled]).verdict == "PASS"
 
@@ -138,7 +141,7 @@ def compared(engine: list[int], reference: list[int], labels: list[int], classes
 @pytest.mark.parametrize("limits", [{"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}])
 @pytest.mark.parametrize(("first", "second"), [(391, 2), (12, 12), (2, 391), (2, 1)])
 def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_there_are_more(
-    first: int, second: int, limits: dict[str, float]
+    first: int, second: int, limits: dict[str, Any]
 ) -> None:
     answers = [0] * first + [1] * second
     verdict = judge(Tolerances(**limits, inconclusive="pass"), [compared(answers, answers, answers)])
@@ -158,10 +161,10 @@ def test_a_perfect_engine_on_few_or_unbalanced_images_is_inconclusive_until_ther
 def test_nine_rare_images_that_are_all_found_are_no_guess() -> None:
     """Guessing nine of 400 images meets these nine once in C(400, 9) = 3e18 tries, however frequent the other class."""
     answers = [0] * 391 + [1] * 9
-    for limits in ({"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}):
-        assert judge(Tolerances(**limits), [compared(answers, answers, answers)]).verdict == "PASS"
+    for tolerances in (Tolerances(top1_drop_pp_max=20.0), Tolerances(agreement_pct_min=70.0)):
+        assert judge(tolerances, [compared(answers, answers, answers)]).verdict == "PASS"
         constant = compared([0] * 400, answers, answers)
-        assert judge(Tolerances(**limits), [constant]).verdict == "FAIL"
+        assert judge(tolerances, [constant]).verdict == "FAIL"
 
 
 @pytest.mark.parametrize(("engine", "reference"), [([0] * 60, [0] * 60), ([0] * 60, [0] * 58 + [1, 1])])
@@ -459,8 +462,8 @@ def test_regressions_against_the_baseline() -> None:
     assert said["baseline size_mb"][0] == "size_mb 1.5, baseline 1 (+50.0 %)"
     assert said["baseline latency_ms_p50"][1] == (1.99, 2.01)
     assert before.accuracy is not None
-    for unknown in ({"top1_drop_ci_pp": None}, {"top1_drop_pp": None}):
-        now = replace(before, accuracy=replace(before.accuracy, **unknown))
+    for unknown in (replace(before.accuracy, top1_drop_ci_pp=None), replace(before.accuracy, top1_drop_pp=None)):
+        now = replace(before, accuracy=unknown)
         judged = {c.tolerance for c in judge(Tolerances(size_mb_max=9), [now], baseline=baseline, device=HERE).checks}
         assert judged == {"size_mb_max", "baseline latency_ms_p50", "baseline size_mb"}
     noisy = replace(before, latency=latency(latency_ms_p50=2.2, latency_ms_p50_ci=(2.0, 2.4)))
@@ -478,7 +481,10 @@ def test_a_baseline_of_another_device_or_of_other_data_is_refused() -> None:
     before = measured(latency=latency(batch=1, mode="latency"))
     baseline = baseline_of([before], HERE)
     assert judge(Tolerances(top1_drop_pp_max=5), [before], baseline=baseline, device=HERE).verdict == "PASS"
-    for key, old, value in (("batch", 1, 8), ("mode", "latency", "throughput")):
-        now = replace(before, latency=latency(**{key: value}))
-        with pytest.raises(MeasurementError, match=f"the baseline has {key} = {old}, this run has {value}"):
+    for other, said in (
+        (latency(batch=8), "batch = 1, this run has 8"),
+        (latency(mode="throughput"), "mode = latency, this run has throughput"),
+    ):
+        now = replace(before, latency=other)
+        with pytest.raises(MeasurementError, match=f"the baseline has {said}"):
             judge(Tolerances(), [now], baseline=baseline, device=HERE)

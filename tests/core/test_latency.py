@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ BATCH = np.zeros((4, 3, 2, 2), np.float32)
 INFO = SessionInfo((TensorSpec("input", (None, 3, 2, 2), "float32"),), (TensorSpec("logits", (None, 2), "float32"),))
 
 
+def zeros(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The logits of INFO."""
+    return {"logits": np.zeros((len(inputs["input"]), 2), np.float32)}
+
+
 class Scripted(Session):
     """A session whose events say what they are told to, at once."""
 
@@ -36,9 +42,9 @@ class Scripted(Session):
     def info(self) -> SessionInfo:
         return INFO
 
-    def run(self, batch: Array) -> Array:
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.calls += 1
-        return np.zeros((len(batch), 2), np.float32)
+        return zeros(inputs)
 
     def timed(self, batch: Array) -> Timing:
         self.calls += 1
@@ -84,8 +90,8 @@ def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
 
         info = INFO
 
-        def run(self, batch: Array) -> Array:
-            return np.zeros((len(batch), 2), np.float32)
+        def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            return zeros(inputs)
 
     found = measured(Scripted(lambda k: 1.0), mode="throughput")
     assert (found.clock, found.compute_ms_p50, found.mode) == ("host", None, "throughput")
@@ -138,10 +144,10 @@ class Clockwork:
         outer = self
 
         class Timed(Scripted):
-            def run(self, batch: Array) -> Array:
+            def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
                 outer.calls.append(name)
                 outer.now += seconds(outer.calls.count(name))
-                return np.zeros((len(batch), 2), np.float32)
+                return zeros(inputs)
 
         return Timed(lambda k: 1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +35,10 @@ class Means(Session):
     def info(self) -> SessionInfo:
         return self.facts
 
-    def run(self, batch: Array) -> Array:
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        batch = inputs["input"]
         self.sizes.append(len(batch))
-        return batch.mean(axis=(2, 3))[:, : self.output.shape[1]]
+        return {"logits": batch.mean(axis=(2, 3))[:, : self.output.shape[1]]}
 
 
 @pytest.fixture
@@ -125,9 +126,9 @@ def test_a_journal_of_something_else_is_not_resumed(dataset: Dataset, tmp_path: 
 class Sleeping(Means):
     """An engine that takes 30 ms for a batch and leaves the processor alone."""
 
-    def run(self, batch: Array) -> Array:
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         time.sleep(0.03)
-        return super().run(batch)
+        return super().run_all(inputs)
 
 
 def slow_images(count: int) -> Dataset:
@@ -155,8 +156,8 @@ def test_decoding_runs_beside_the_engine() -> None:
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     class Wide(Means):
-        def run(self, batch: Array) -> Array:
-            return np.ones((len(batch), 1000), np.float32)
+        def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            return {"logits": np.ones((len(inputs["input"]), 1000), np.float32)}
 
     def peak(count: int) -> int:
         values = np.zeros((3, 64, 64), np.float32)
@@ -182,11 +183,11 @@ def test_two_processes_do_not_share_a_journal(dataset: Dataset, tmp_path: Path) 
     class Beside(Means):
         """Meets another run into the same journal after its first batch."""
 
-        def run(self, batch: Array) -> Array:
+        def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
             if len(self.sizes) == 1:
                 with pytest.raises(MeasurementError, match="another process is measuring into it"):
                     predict(Means(), dataset, batch=4, journal=journal)
-            return super().run(batch)
+            return super().run_all(inputs)
 
     found = predict(Beside(), dataset, batch=4, journal=journal)
     np.testing.assert_array_equal(found.logits, predict(Means(), dataset, batch=4).logits)

@@ -102,7 +102,7 @@ def test_a_key_that_is_missing_is_named() -> None:
 
 def test_a_key_that_is_not_known_is_named() -> None:
     assert refused({**CAMERA, "zoom": 2}) == "zoom is not known; allowed: name, kind, shots, bag, owners"
-    assert refused({**CAMERA, "bag": {"colour": "red"}}) == "bag.colour is not known"
+    assert refused({**CAMERA, "bag": {"colour": "red"}}) == "bag.colour is not known; did you mean 'color'?"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ class TwoHeads(Session):
 
     info = info(3, 3)
 
-    def run_all(self, inputs: dict[str, Array]) -> dict[str, Array]:
+    def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.info.require_inputs(inputs)
         batch = inputs["image"]
         return {"out0": batch.mean((2, 3)), "out1": batch.max((2, 3))}

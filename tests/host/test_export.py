@@ -140,6 +140,8 @@ def test_a_frozen_batch_is_refused(tmp_path: Path) -> None:
 
 def test_an_argument_of_another_kind_is_named(tmp_path: Path) -> None:
     class Bounded(nn.Module):
+        low: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("low", torch.zeros(1))

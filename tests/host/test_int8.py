@@ -24,7 +24,6 @@ from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.qdq.codes import Scale, scaled_for, unsigned_scale, weight_codes
 from edgecnn.graph.qdq.verify import int8_share_pct
 from edgecnn.graph.simplify import prepared
-from edgecnn.recipe.schema import QuantizeSettings
 from edgecnn.steps.quantize import quantize
 from edgecnn.targets import find_target
 from tests.host.graphs import build
@@ -262,8 +261,8 @@ def test_a_layer_of_tiny_weights_or_large_logits_stays_float32_around_its_int8(t
     assert sqnr_db(exact, found) > sqnr_db(exact, logits(full, batch)) - 1
     assert {"c2.weight_scale", "logits.weight_scale", "logits"} <= set(report.kept_float32)
     assert int8_share_pct(made) == 100.0
-    settings = QuantizeSettings(method="mse", around="fp16")
-    written = quantize(tmp_path / "net.onnx", tmp_path / "q.onnx", settings, precision="int8", dataset=data)
+    source, output = tmp_path / "net.onnx", tmp_path / "q.onnx"
+    written = quantize(source, output, precision="int8", method="mse", around="fp16", dataset=data)
     assert written.sidecar.facts["kept_float32"] == report.kept_float32
     for target, version in (("orin-nano", "10.3"), ("gpu", "10.3"), ("gpu", "11.4")):
         assert lint(made, find_target(target), version) == []
@@ -297,8 +296,7 @@ def test_the_sidecar_says_what_was_obtained(case: tuple, tmp_path: Path) -> None
     source, known, path = tmp_path / "net.onnx", tmp_path / "net.calib.json", tmp_path / "net.int8.onnx"
     write_artifact(source, lambda p: onnx.save(case[0], p), Sidecar(kind="graph", labels=["a", "b", "c"]))
     write_ranges(collect_ranges(source, images(64)), known, Sidecar(kind="ranges", fields={"data.calibration": "some"}))
-    settings = QuantizeSettings(method="mse")
-    quantize(source, path, settings, precision="int8", scheme="ort-cpu", ranges=known)
+    quantize(source, path, precision="int8", method="mse", scheme="ort-cpu", ranges=known)
     sidecar = verified_sidecar(path)
     assert (sidecar.precision_requested, sidecar.precision_obtained) == ("int8", "int8")
     assert (sidecar.kind, sidecar.scheme) == ("graph", "ort-cpu")

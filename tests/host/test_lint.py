@@ -16,8 +16,10 @@ from edgecnn.machine.cpu import int8_guard
 from edgecnn.targets import Target
 from tests.host.graphs import build
 
-ORIN = Target(name="orin-nx-16gb", kind="gpu", description="", source="", tensorrt_min="10.3", tensorrt_max="10.16")
-CPU = Target(name="cpu", kind="cpu", description="", source="")
+ORIN = Target(
+    name="orin-nx-16gb", kind="gpu", backend="trt", description="", source="", tensorrt_min="10.3", tensorrt_max="10.16"
+)
+CPU = Target(name="cpu", kind="cpu", backend="ort", description="", source="")
 
 PLAIN = """
     c0 = Conv(input, out=8, k=3)
@@ -219,7 +221,7 @@ def test_a_mixture_of_types_does_not_pass() -> None:
 
 
 def test_a_target_without_int8_or_fp16_says_so() -> None:
-    old = Target(name="maxwell", kind="gpu", description="", source="", int8=False, fp16=False)
+    old = Target(name="maxwell", kind="gpu", backend="trt", description="", source="", int8=False, fp16=False)
     assert [f.what for f in lint(quantised(), old)] == ["maxwell has no INT8"]
     assert [f.what for f in lint(to_fp16(build(PLAIN))[0], old)] == ["maxwell has no fast FP16"]
 

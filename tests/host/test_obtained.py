@@ -26,7 +26,7 @@ from tests.host.test_ranges import images
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime
 
-ORIN = Target(name="orin", kind="gpu", description="", source="", tensorrt_min="10.3")
+ORIN = Target(name="orin", kind="gpu", backend="trt", description="", source="", tensorrt_min="10.3")
 
 
 def quantised(text: str, style: Style) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import torch
 
     from edgecnn.pytorch.models import build_model
-    from edgecnn.pytorch.weights import randomise
+    from edgecnn.pytorch.weights import randomize
 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with images of two ImageNet classes, in which MobileNetV2's published weights are random ones."""
     network = build_model("mobilenet_v2", 1000)
-    randomise(network, (3, 224, 224), 0)
+    randomize(network, (3, 224, 224), 0)
     torch.save(network.state_dict(), tmp_path / "published.pth")
     monkeypatch.setattr("edgecnn.pytorch.weights.fetch", lambda url, sha256="": tmp_path / "published.pth")
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ print(len(edgecnn.__all__))
 
 CALLS: dict[str, Callable[[], Any]] = {
     "run": lambda: ec.run("lenet6-digits"),
-    "run, a step": lambda: ec.run("lenet5-digits", until="trian"),
+    "run, a step": lambda: ec.run("lenet5-digits", until="trian"),  # type: ignore[arg-type]
     "run, threads": lambda: ec.run("lenet5-digits", threads=0),
     "train": lambda: ec.train("nowhere.toml"),
     "train, threads": lambda: ec.train("lenet5-digits", threads=0),

@@ -61,7 +61,7 @@ class Interrupt(Silent):
             raise KeyboardInterrupt
 
 
-def recipe(source: str = "digits", **settings: object) -> Recipe:
+def recipe(source: str = "digits", **settings: Any) -> Recipe:
     values = {"epochs": 1, "batch": 32, "learning_rate": 0.05, **settings}
     return recipe_from_mapping(
         {"model": {"name": "lenet5"}, "data": {"source": source}, "train": values}, Path("recipes/digits-test.toml")
@@ -219,7 +219,7 @@ def test_weights_without_labels_are_named_by_the_training_folders(tmp_path: Path
     folder_of(data / "train", ["ants", "bees", "wasps"], 1)
     folder_of(data / "val", ["bees", "wasps"], 1)
     save_file(build_model("lenet5", 3).state_dict(), tmp_path / "w.safetensors")
-    content = {
+    content: dict[str, Any] = {
         "model": {"name": "lenet5", "classes": 3, "weights": str(tmp_path / "w.safetensors")},
         "data": {"source": str(data)},
         "train": {"epochs": 0},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -38,9 +38,7 @@ class Notes(Silent):
         self.notes.append(message)
 
 
-def recipe(
-    weights: Path | str, source: Path | str, mode: str, name: str = "resnet20_cifar", **train_: object
-) -> Recipe:
+def recipe(weights: Path | str, source: Path | str, mode: str, name: str = "resnet20_cifar", **train_: Any) -> Recipe:
     transfer = {"train": mode, "cache": train_.pop("cache", True)} if mode else {}
     return recipe_from_mapping(
         {
