@@ -84,7 +84,6 @@ def test_peak_memory_of_vgg19_is_at_most_three_times_its_weights(root: Path) -> 
 
 def test_published_weights_of_the_shared_folder_classify(tmp_path: Path, shared: Path) -> None:
     """Preprocessing, labels and weights belong together: SqueezeNet must find what is in the pictures."""
-    from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.data.dataset import batches
     from edgecnn.data.open import open_dataset
     from edgecnn.data.preprocess import preprocessing_from_json

@@ -376,7 +376,7 @@ def test_command_refuses_downloads_that_cannot_be_trusted(
 
 
 def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
-    from edgecnn.artifact.sidecar import Sidecar
+    from edgecnn.artifact.sidecar import Sidecar, read_sidecar
     from edgecnn.artifact.write import write_artifact
     from edgecnn.steps.export import export
 
@@ -389,7 +389,7 @@ def test_the_sidecar_of_a_checkpoint_comes_along(tmp_path: Path) -> None:
     )
     state = build_model(card.name, 3).state_dict()
     write_artifact(path, lambda temporary: save_file(state, temporary), own)
-    made = export(card.name, tmp_path / "x.onnx", weights=str(path))[1]
+    made = read_sidecar(export(card.name, tmp_path / "x.onnx", weights=str(path)))
     assert (made.labels, made.preprocessing) == (own.labels, own.preprocessing)
     assert made.facts["input_shape"] == [3, 48, 48]
     with pytest.raises(ModelError, match="a checkpoint of resnet20_cifar, not of resnet32_cifar"):

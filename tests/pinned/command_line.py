@@ -77,5 +77,7 @@ def _type_name(parameter: Any) -> str:
     if hasattr(parameter, "type_descriptor"):
         annotation = parameter.type_descriptor.annotation
         inner = next(iter(typing.get_args(annotation)), annotation)
+        if isinstance(inner, str):
+            return f"one of {' '.join(typing.get_args(annotation))}"
         return {"str": "text", "int": "integer", "Path": "path"}.get(inner.__name__, inner.__name__)
     return str(parameter.type.name).partition(" ")[0]
