@@ -82,9 +82,14 @@ class Latency:
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
+        return f"Latency({self.in_short})"
+
+    @property
+    def in_short(self) -> str:
+        """Median, 99th percentile and throughput in one line."""
         p99 = "" if self.p99 is None else f", p99 {self.p99:.3g} ms"
         per_s = f"{self.throughput_images_per_s:.3g} images/s"
-        return f"Latency({self.name}: p50 {self.p50:.3g} ms{p99}, {per_s}, batch {self.batch}, n={self.n_queries})"
+        return f"{self.name}: p50 {self.p50:.3g} ms{p99}, {per_s}, batch {self.batch}, n={self.n_queries}"
 
     @property
     def p50(self) -> float:
@@ -120,7 +125,7 @@ class LatencyFile:
     measurements: tuple[LatencyRow, ...]
 
     def __repr__(self) -> str:
-        rows = "; ".join(repr(row.latency).removeprefix("Latency(").removesuffix(")") for row in self.measurements)
+        rows = "; ".join(row.latency.in_short for row in self.measurements)
         return f"LatencyFile({self.device.key}: {rows})"
 
     @property
