@@ -254,7 +254,8 @@ def _worded(kind: Any, problem: Any) -> str:
     """One of pydantic's errors as a line that begins with the dotted key."""
     place, what = problem["loc"], problem["type"]
     where = ".".join(map(str, place)) or "it"
-    if what in ("missing", "missing_argument"):
+    absent = what == "dataclass_type" and problem["input"] is None  # a flat part of which no key is there
+    if what in ("missing", "missing_argument") or absent:
         return f"{where} is missing"
     if what in ("extra_forbidden", "unexpected_keyword_argument"):
         return _unknown(kind, place)

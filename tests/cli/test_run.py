@@ -299,3 +299,18 @@ def test_what_gate_has_judged_is_not_judged_again(edgecnn: Callable[..., Any], c
     assert again.code == 0
     assert "report     cpu/report.json: verdict.json changed" in again.err
     assert steps(again.err) == {"report"}
+
+
+@pytest.mark.parametrize("name", ["cpu/int8-tensorrt.onnx", "model.safetensors", "reference.npz", "cpu/latency.json"])
+def test_inspect_shows_what_the_sidecar_says_of_device_and_scheme(
+    digits: Path, edgecnn: Callable[..., Any], name: str
+) -> None:
+    found = edgecnn("inspect", digits / name, "--json")
+    assert found.code == 0, found.err
+    content = json.loads(found.out)
+    if name == "cpu/int8-tensorrt.onnx":
+        told = read_json(sidecar_path(digits / name))
+        assert {content["sidecar"][k] for k in ("scheme", "provider")} == {"tensorrt", "CPUExecutionProvider"}
+        assert content["sidecar"]["device"] == told["device"]
+        assert content["sidecar"]["device"].keys() == {"cpu", "threads"}
+    assert edgecnn("inspect", digits / name).code == 0

@@ -100,6 +100,10 @@ def test_a_key_that_is_missing_is_named() -> None:
     assert refused({"name": "K", "shots": 3, "coated": True}) == "lens.focal_mm is missing"
 
 
+def test_a_flat_part_without_any_of_its_keys_is_named() -> None:
+    assert refused({"name": "K", "shots": 3}) == "lens is missing"
+
+
 def test_a_key_that_is_not_known_is_named() -> None:
     assert refused({**CAMERA, "zoom": 2}) == "zoom is not known; allowed: name, kind, shots, bag, owners"
     assert refused({**CAMERA, "bag": {"colour": "red"}}) == "bag.colour is not known; did you mean 'color'?"
