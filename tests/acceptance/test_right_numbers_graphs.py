@@ -251,7 +251,7 @@ agreement_pct_min = 0
 def test_the_gate_fails_an_fp16_graph_that_overflows_even_where_any_loss_is_tolerated(
     edgecnn: Cli, tmp_path: Path, data: Path, build: Callable[[], onnx.ModelProto], exit_code: int
 ) -> None:
-    fp32 = save(tmp_path / "net.onnx", build())
+    fp32 = save(tmp_path / "fp32.onnx", build())  # a graph without a sidecar is known by its name alone
     half = tmp_path / "half.onnx"
     succeeded(edgecnn("quantize", fp32, "--precision", "fp16", "-o", half))
     assert np.isfinite(run_stored(onnx.load(half), IMAGES)).all() == (exit_code == 0)

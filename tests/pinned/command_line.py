@@ -7,7 +7,7 @@ import io
 import json
 import typing
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import typer
 
@@ -76,8 +76,14 @@ def _kind(parameter: Any) -> str:
 def _type_name(parameter: Any) -> str:
     if hasattr(parameter, "type_descriptor"):
         annotation = parameter.type_descriptor.annotation
+        if choices := [str(c) for of in (annotation, *typing.get_args(annotation)) for c in _choices(of)]:
+            return "|".join(choices)
         inner = next(iter(typing.get_args(annotation)), annotation)
         if isinstance(inner, str):
             return f"one of {' '.join(typing.get_args(annotation))}"
         return {"str": "text", "int": "integer", "Path": "path"}.get(inner.__name__, inner.__name__)
-    return str(parameter.type.name).partition(" ")[0]
+    return "|".join(getattr(parameter.type, "choices", ())) or str(parameter.type.name).partition(" ")[0]
+
+
+def _choices(of: Any) -> tuple[Any, ...]:
+    return typing.get_args(of) if typing.get_origin(of) is Literal else ()

@@ -1,6 +1,7 @@
 """Files that an earlier version wrote: what the command line says of them.
 
-`old_run` is a run of the recipe in it, on a folder of 40 pictures, without its graphs, ranges and weights.
+`old_run` is a run of the recipe in it, on a folder of 40 pictures, without its graphs, ranges and weights:
+`python -m tests.pinned.make_old_run` makes it anew. `refused_run` holds a result that is not read any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tests.pinned.command_line import call
 
 HERE = Path(__file__).parent
 OLD_RUN, OLD_PLAN = HERE / "old_run", HERE / "old_plan" / "model.int8.plan"
+REFUSED_RUN = HERE / "refused_run"
 
 
 def old_files(work: Path) -> dict[str, Any]:
@@ -25,10 +27,10 @@ def old_files(work: Path) -> dict[str, Any]:
     for name, change in VARIANTS.items():
         stricter.write_text((run / "old.toml").read_text(encoding="utf-8") + change, encoding="utf-8")
         told = call("gate", run, "--recipe", stricter, "--json")
-        rows = told.json[0]["judgements"] if told.out else []
+        rows = told.json[0]["checks"] if told.out else []
         found[f"gate {name}"] = {
             "code": told.code,
-            "judgements": {f"{r['name']} {r['tolerance']}": r["verdict"] for r in rows},
+            "checks": {f"{r['name']} {r['tolerance']}": r["verdict"] for r in rows},
             "images_needed": {f"{r['name']} {r['tolerance']}": r["images_needed"] for r in rows if r["images_needed"]},
         }
     found["gate"] = {"code": call("gate", run, *judge).code}

@@ -10,10 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 from tests.host.graphs import build
-from tests.pinned.command_line import commands
+from tests.pinned.command_line import call, commands
 from tests.pinned.contents import Content, contents
 from tests.pinned.golden import FOLDER, differences, read_golden
 from tests.pinned.graphs import graph_facts, graph_hash
+from tests.pinned.old_files import OLD_RUN, REFUSED_RUN
 from tests.pinned.schema import agreed, schema_of
 
 pytestmark = pytest.mark.xdist_group("pinned")
@@ -38,6 +39,17 @@ def test_the_outside_is_as_it_was(name: str, makers: dict[str, Callable[[Content
     assert old, f"golden/{name}.json is missing"
     changed = list(differences(old, makers[name](old)))
     assert not changed, "\n".join([f"{len(changed)} changes, `python -m tests.pinned.rewrite {name}`", *changed[:40]])
+
+
+def test_a_result_of_before_is_refused_with_what_is_wrong_and_what_helps() -> None:
+    """Its chance levels are no probabilities of guessing, and it does not say which engine it is of."""
+    told = call("gate", REFUSED_RUN, "--recipe", OLD_RUN / "old.toml")
+    error, hint = told.err.splitlines()
+    assert (told.code, told.out) == (2, "")
+    assert "int8.accuracy.json: damaged, or of another version: " in error
+    for problem in ("top1_guess_p is missing", "engine is missing", "top1_guess_pct is not known"):
+        assert problem in error
+    assert hint == "hint: remove it, and make it again: `edgecnn validate` or `edgecnn run`"
 
 
 def test_every_golden_file_is_held(makers: dict[str, Callable[[Content], Content]]) -> None:
