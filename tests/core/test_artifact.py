@@ -24,7 +24,6 @@ from edgecnn.artifact.sidecar import (
 )
 from edgecnn.artifact.stale import stale_reason
 from edgecnn.artifact.write import atomic_path, write_artifact, write_json_artifact
-from edgecnn.results.device import Device
 from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.results.device import Device
 

@@ -46,7 +46,11 @@ def made_now(task: Task) -> Sidecar:
 
 def make(task: Task, content: str = "") -> None:
     text = content or task.step
-    write_artifact(task.output, lambda temporary: temporary.write_text(text) and None, made_now(task))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_artifact(task.output, write, made_now(task))
 
 
 def due(tasks: list[Task]) -> dict[str, str]:
