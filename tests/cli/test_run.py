@@ -151,6 +151,7 @@ def test_a_truncated_checkpoint_graph_and_sidecar(copied: Path, edgecnn: Callabl
     assert sidecar.name in edgecnn("inspect", copied / "cpu" / "fp32.onnx").refused()
 
 
+@pytest.mark.cpu_s(20)  # a training of its own, begun twice
 def test_an_interrupt_in_training_is_resumable(tmp_path: Path, root: Path, edgecnn: Callable[..., Any]) -> None:
     """SIGINT after the first epoch's checkpoint: 130; the run then goes on to the weights of one never interrupted."""
 
@@ -312,5 +313,5 @@ def test_inspect_shows_what_the_sidecar_says_of_device_and_scheme(
         told = read_json(sidecar_path(digits / name))
         assert {content["sidecar"][k] for k in ("scheme", "provider")} == {"tensorrt", "CPUExecutionProvider"}
         assert content["sidecar"]["device"] == told["device"]
-        assert content["sidecar"]["device"].keys() == {"cpu", "threads"}
+        assert content["sidecar"]["device"].keys() == {"cpu", "cpu_id", "threads"}
     assert edgecnn("inspect", digits / name).code == 0

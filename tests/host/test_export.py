@@ -31,6 +31,11 @@ def card_for(channels: int, size: int, classes: int = 4) -> ModelCard:
 
 def exported(module: nn.Module, tmp_path: Path, channels: int = 3, size: int = 16) -> tuple[onnx.ModelProto, Sidecar]:
     """Export and read back."""
+    import torch
+    from torch import nn
+
+    from edgecnn.steps.export import export_network
+
     torch.manual_seed(0)
     with torch.no_grad():
         for layer in module.modules():

@@ -33,6 +33,7 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[Cont
     return contents(tmp_path_factory.mktemp("pinned"))
 
 
+@pytest.mark.cpu_s(40)  # every graph, every command
 @pytest.mark.parametrize("name", NAMES)
 def test_the_outside_is_as_it_was(name: str, makers: dict[str, Callable[[Content], Content]]) -> None:
     old = read_golden(name)
