@@ -10,7 +10,6 @@ and of `onnx.reference` on two images, which stores FP16 and adds up in FP16 too
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,8 +19,9 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.backends._half import rounded_to_fp16
+from edgecnn.backends._onnxruntime import open_session
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.simplify import load_graph, session_options
+from edgecnn.graph.load import load_graph
 
 REPEATS = 11
 
@@ -50,11 +50,7 @@ def main() -> None:
 
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    with tempfile.TemporaryDirectory() as folder:
-        onnx.save(model, Path(folder) / "graph.onnx")
-        return onnxruntime.InferenceSession(
-            str(Path(folder) / "graph.onnx"), session_options(1), providers=["CPUExecutionProvider"]
-        )
+    return open_session(model, threads=1)
 
 
 def _milliseconds(sessions: list[onnxruntime.InferenceSession], feeds: dict[str, np.ndarray]) -> list[float]:

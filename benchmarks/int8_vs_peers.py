@@ -139,10 +139,10 @@ def _share(graph: Path) -> float | None:
     import onnx
 
     from edgecnn.errors import GraphError
-    from edgecnn.graph.qdq.verify import int8_share_pct
+    from edgecnn.graph.qdq.verify import measure_int8_share_pct
 
     try:
-        return round(int8_share_pct(onnx.load(graph)), 1)
+        return round(measure_int8_share_pct(onnx.load(graph)), 1)
     except GraphError:
         return None
 
@@ -176,7 +176,7 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme
             onnx.load(graph), nncf.Dataset(parts, lambda part: {"input": part}), subset_size=len(parts),
             preset=nncf.QuantizationPreset.PERFORMANCE, target_device=nncf.TargetDevice.ANY,
         )  # fmt: skip
-        onnx.save(made, out)
+        onnx.save(made.model, out)
     else:
         raise SystemExit(f"no tool {tool!r}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -196,16 +196,17 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme)
     import onnx
 
     from edgecnn.graph.calibration.collect import collect_from_model
-    from edgecnn.graph.ptq.candidates import candidates, inserted, with_own_constants
+    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, make_candidates
     from edgecnn.graph.qdq.placement import place
-    from edgecnn.graph.simplify import load_graph, prepared
+    from edgecnn.graph.simplify import simplify_graph
 
     data = _dataset(calibration)
-    model = with_own_constants(prepared(load_graph(graph)))
-    placement = place(model, "cpu" if scheme == "ort-cpu" else "tensorrt")
-    made, _ = candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
+    model = give_own_constants(simplify_graph(load_graph(graph)))
+    placement = place(model, scheme)
+    made, _ = make_candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
     for number, candidate in enumerate(made):
-        onnx.save(inserted(candidate, placement), out.with_suffix(f".{number}.onnx"))
+        onnx.save(insert_candidate(candidate, placement), out.with_suffix(f".{number}.onnx"))
     best = max(made, key=lambda c: c.sqnr_db)
     return [f"{c.name} (taken)" if c is best else c.name for c in made]
 

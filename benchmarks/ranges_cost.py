@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.backends._onnxruntime import open_session
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.graph.calibration.collect import collect_ranges
-from edgecnn.graph.simplify import load_graph, prepared, session_options
+from edgecnn.graph.load import load_graph
+from edgecnn.graph.simplify import simplify_graph
 
 BATCH = 8
 
@@ -71,15 +73,11 @@ def _images(path: Path, count: int) -> Dataset:
 
 
 def _beside_the_graph(graph: Path, data: Dataset, repeats: int) -> dict[str, Any]:
-    import onnxruntime
-
     batches = [
         np.stack([data.tensor(i) for i in range(k, min(k + BATCH, len(data)))]) for k in range(0, len(data), BATCH)
     ]
-    model = prepared(load_graph(graph))
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
-    )
+    model = simplify_graph(load_graph(graph))
+    session = open_session(model)
     name, floats, ranges = session.get_inputs()[0].name, [], []
     for _ in range(repeats + 1):
         started = time.perf_counter()

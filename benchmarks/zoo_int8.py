@@ -36,10 +36,11 @@ from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.graph.calibration.collect import PIXELS, collect_from_model
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.lint import lint
+from edgecnn.graph.load import load_graph
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.qdq.placement import place
-from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct
-from edgecnn.graph.simplify import load_graph, prepared
+from edgecnn.graph.qdq.verify import assert_placed, measure_int8_share_pct
+from edgecnn.graph.simplify import simplify_graph
 from edgecnn.machine.cpu import cpu_name
 from edgecnn.targets import find_target
 from edgecnn.zoo import ModelCard, cards, find_model
@@ -65,7 +66,7 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     data = _images(card, shared)
     row: dict[str, Any] = {"name": name, "weights": _export(card, folder / "fp32.onnx", shared, data)}
     source = load_graph(folder / "fp32.onnx")
-    model = prepared(source)
+    model = simplify_graph(source)
     at_once = max(1, min(CALIBRATION, PIXELS // int(np.prod(card.input_shape[1:]))))
     ranges = collect_from_model(model, "", data.subset(range(CALIBRATION)), batch=at_once, threads=1)
     batch = np.stack([data.tensor(i) for i in range(CALIBRATION, CALIBRATION + TEST)])
@@ -76,15 +77,19 @@ def measure_network(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     found = _run(_saved(half, folder), batch)
     row |= {"fp16_kept_float32": len(kept), "fp16_sqnr_db": _sqnr_db(exact, found)}
 
-    legal, _ = quantize_int8(model, ranges, "tensorrt", around="fp16")
+    legal = quantize_int8(model, ranges, "tensorrt", around="fp16").model
     assert_placed(legal, place(model, "tensorrt"))
-    row |= {"int8_share_pct": round(int8_share_pct(legal), 2), "pairs": len(place(model, "tensorrt").activations)}
+    row |= {
+        "int8_share_pct": round(measure_int8_share_pct(legal), 2),
+        "pairs": len(place(model, "tensorrt").activations),
+    }
     found = _run(_saved(legal, folder), batch, simulated=True)
     row["int8_sqnr_db"] = _sqnr_db(exact, found)
     row["int8_sqnr_between_images_db"] = _sqnr_db(exact - exact.mean(0), found - exact.mean(0))
 
-    integer, report = quantize_int8(model, ranges, "cpu")
-    assert_placed(integer, place(model, "cpu"))
+    made = quantize_int8(model, ranges, "ort-cpu")
+    integer, report = made.model, made.report
+    assert_placed(integer, made.placement)
     row["cpu_sqnr_db"] = _sqnr_db(exact, _run(_saved(integer, folder), batch))
     row |= {"integer_kernels": report.integer_kernels, "kernels": report.weighted_nodes}
     orin, cpu = find_target(TARGET), find_target("cpu")

@@ -1,4 +1,4 @@
-"""backends.ort"""
+"""ONNX Runtime's CPU provider: an engine is the graph itself, with a sidecar."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_ver
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
+from edgecnn.backends._onnxruntime import PROVIDER, load_onnxruntime, onnxruntime_errors, open_session
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.results.device import Device
@@ -23,7 +24,6 @@ from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 NAME = "ort"
 SUFFIXES = (".onnx",)
 DEFAULT_TARGET = "cpu"
-PROVIDER = "CPUExecutionProvider"
 DTYPES = {"float": "float32", "double": "float64"}  # the others bear numpy's names
 ONNX_TYPES = {dtype: kind for kind, dtype in DTYPES.items()}
 
@@ -116,22 +116,13 @@ class OrtSession(Session):
     """
 
     def __init__(self, path: Path, threads: int | None = None, simulated: bool = False) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as exc:
-            raise MissingPackageError("onnxruntime", "running an ONNX graph", "cpu") from exc
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or available_cores()
-        if simulated:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        load_onnxruntime()  # the first that is named where it is missing
         graph = _rounding_fp16(path)
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
-        except Exception as exc:
-            raise _load_error(path, exc) from exc
+        config = {"session.disable_quant_qdq": "1"} if simulated else {}
+        with onnxruntime_errors(path):
+            self._session = open_session(graph, threads=threads or available_cores(), spinning=True, config=config)
         self.path = path
-        parts = ["INT8 as TensorRT rounds it"] * simulated + ["FP16 tensors rounded from FP32"] * (graph != str(path))
+        parts = ["INT8 as TensorRT rounds it"] * simulated + ["FP16 tensors rounded from FP32"] * (graph != path)
         self._info = SessionInfo(
             inputs=tuple(_spec(value) for value in self._session.get_inputs()),
             outputs=tuple(_spec(value) for value in self._session.get_outputs()),
@@ -149,10 +140,8 @@ class OrtSession(Session):
         for spec in self._info.inputs:
             self._check_shape(spec, inputs[spec.name])
         names = [spec.name for spec in self._info.outputs]
-        try:
+        with onnxruntime_errors(self.path, "failed", "see the message above", DeviceError):
             outputs: list[Array] = self._session.run(names, dict(inputs))
-        except Exception as exc:
-            raise DeviceError(f"{self.path}: ONNX Runtime failed: {_one_line(exc)}", "see the message above") from exc
         return dict(zip(names, outputs, strict=True))
 
     def _check_shape(self, spec: TensorSpec, batch: Array) -> None:
@@ -170,7 +159,7 @@ class OrtSession(Session):
         del self._session
 
 
-def _rounding_fp16(path: Path) -> str | bytes:
+def _rounding_fp16(path: Path) -> Path | bytes:
     """What ONNX Runtime is given: the file, or where it holds FP16 tensors a graph that rounds to them."""
     try:
         import onnx
@@ -183,10 +172,10 @@ def _rounding_fp16(path: Path) -> str | bytes:
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError):
-        return str(path)  # ONNX Runtime says what is wrong
+        return path  # ONNX Runtime says what is wrong
     made = rounded_to_fp16(model)
     if made is model:
-        return str(path)
+        return path
     onnx.load_external_data_for_model(made, str(path.parent))
     serialized: bytes = made.SerializeToString()
     return serialized
@@ -214,19 +203,6 @@ def _classifier(session: OrtSession) -> OrtSession:
             "`edgecnn import` makes a foreign graph fit",
         )
     return session
-
-
-def _load_error(path: Path, exc: Exception) -> ArtifactError | BackendError:
-    if not path.is_file():
-        return ArtifactError(f"{path}: no such file", "make it first, or check the path")
-    kind = type(exc).__name__
-    if kind in {"InvalidProtobuf", "InvalidGraph", "NoSuchFile"}:
-        return ArtifactError(f"{path}: not a whole ONNX graph ({_one_line(exc)})", "copy it again, or export it again")
-    return BackendError(f"{path}: ONNX Runtime refuses it: {_one_line(exc)}", "`edgecnn inspect` shows what is in it")
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]
 
 
 def _copy(graph: Path, temporary: Path) -> None:

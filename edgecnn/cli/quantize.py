@@ -98,10 +98,10 @@ def _result(made: Quantized) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], explain: bool) -> None:
-    if explain and result.get("rows"):
-        print_rows(result["rows"], list(result["rows"][0]))
-    if result.get("steps"):
-        print_rows(result["steps"], list(dict.fromkeys(k for s in result["steps"] for k in s)))
+    if explain and result.get("tensors"):
+        print_rows(result["tensors"], list(result["tensors"][0]))
+    if result.get("candidates"):
+        print_rows(result["candidates"], list(result["candidates"][0]))
     print_rows([result], [k for k in result if not isinstance(result[k], list) and k != "sha256"])
     for name in result["kept_float32"]:
         say(f"kept in FP32: {name}")

@@ -26,9 +26,9 @@ EXPLAINED_DB = {"fp32": 60.0, "fp16": 35.0, "int8": 10.0}
 
 SAME_PRECISION_DB = {"fp32": 50.0, "fp16": 30.0, "int8": 15.0}  # the same graph under another runtime
 NODE_MARGIN = 10.0  # a node's noise power may be this many times that of an ideal representation
-EQUALISED_MARGIN = 40.0  # where channels are scaled, weight precision is spent on purpose, and weights are fitted anew
+EQUALIZED_MARGIN = 40.0  # where channels are scaled, weight precision is spent on purpose, and weights are fitted anew
 NODE_FLOOR = 1e-7  # noise over signal that float32 arithmetic in another order explains
-RESCALED = 0.15  # a channel whose factor differs by more than this from 1, and by more than noise does, is equalised
+RESCALED = 0.15  # a channel whose factor differs by more than this from 1, and by more than noise does, is equalized
 NOISE_OF_FACTOR = 8.0  # standard errors
 
 
@@ -121,12 +121,13 @@ def _hop(source: Rung, target: Rung, images: Array) -> Hop:
 def first_parting(first: Path, second: Path, images: Array) -> Parting | None:
     """The first node, in the order of the graph, after which `second` parts from `first`; None when there is none.
 
-    Tensors are matched by name: quantisation keeps the names of what it quantises. Raises `GraphError` for a graph that
+    Tensors are matched by name: quantization keeps the names of what it quantizes. Raises `GraphError` for a graph that
     cannot be read, `MeasurementError` when no tensor has its counterpart.
     """
-    from edgecnn.graph.simplify import load_graph, prepared
+    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.simplify import simplify_graph
 
-    ours, theirs = load_graph(second), prepared(load_graph(first))
+    ours, theirs = load_graph(second), simplify_graph(load_graph(first))
     made = {name for node in ours.graph.node for name in node.output}
     shared = [name for node in theirs.graph.node for name in node.output if name in made]
     if not shared:
@@ -166,13 +167,13 @@ def _judge(name: str, a: _Graph, b: _Graph, scaling: Mapping[str, Array | None])
     noise = _power(made.astype(np.float64) - wanted)
     signal = _power(wanted)
     half = any(v.dtype == np.float16 for v in (b.values[name], *(b.values[i] for i in part.inputs)))
-    kinds = {i: "int8" if part.quantises(i) else "fp16" if half else "" for i in ideal_part.inputs}
+    kinds = {i: "int8" if part.quantizes(i) else "fp16" if half else "" for i in ideal_part.inputs}
     ideal_feeds = {i: _rounded(a.values[i], kinds[i]) for i in ideal_part.inputs}
     weights = "int8" if part.has_integer_weights() else "fp16" if half else ""
     ideal = a.run(ideal_part, ideal_feeds, weights).astype(np.float64)
     if half:
         ideal = _rounded(ideal.astype(np.float32), "fp16").astype(np.float64)
-    margin = NODE_MARGIN if all(f is None for f in scaling.values()) else EQUALISED_MARGIN
+    margin = NODE_MARGIN if all(f is None for f in scaling.values()) else EQUALIZED_MARGIN
     allowed = margin * _power(ideal - a.values[name]) / max(_power(a.values[name]), 1e-30) + NODE_FLOOR
     share = noise / max(signal, 1e-30)
     if np.isfinite(share) and share <= allowed:
@@ -201,7 +202,7 @@ class _Part:
         around = {"QuantizeLinear", "DequantizeLinear", "Cast"}
         return next((n for n in reversed(self.nodes) if n.op_type not in around), self.nodes[-1])
 
-    def quantises(self, name: str) -> bool:
+    def quantizes(self, name: str) -> bool:
         """Whether input `name` goes through QuantizeLinear, directly or behind a Cast."""
         names = {name, *(n.output[0] for n in self.nodes if n.op_type == "Cast" and n.input[0] == name)}
         return any(n.op_type == "QuantizeLinear" and n.input[0] in names for n in self.nodes)
@@ -209,8 +210,8 @@ class _Part:
     def has_integer_weights(self) -> bool:
         """Whether a constant goes through DequantizeLinear."""
         constants = {n.output[0] for n in self.nodes if n.op_type == "QuantizeLinear"} - set(self.inputs)
-        dequantised = (n.input[0] for n in self.nodes if n.op_type == "DequantizeLinear")
-        return any(i in self.initializers or i in constants for i in dequantised)
+        dequantized = (n.input[0] for n in self.nodes if n.op_type == "DequantizeLinear")
+        return any(i in self.initializers or i in constants for i in dequantized)
 
 
 class _Graph:
@@ -218,9 +219,10 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto, shared: Sequence[str], images: Array) -> None:
         self.model = model
-        self._initializers = {t.name: t for t in model.graph.initializer}
-        self._makers = {name: node for node in model.graph.node for name in node.output}
-        (self._input,) = [i.name for i in model.graph.input if i.name not in self._initializers]
+        from edgecnn.graph.onnx_graph import OnnxGraph
+
+        self._index = OnnxGraph(model)
+        self._input = self._index.input
         self._shared = set(shared)
         values = _run(self._with_outputs(shared), {self._input: images}, shared)
         self.values: dict[str, npt.NDArray[Any]] = {self._input: images, **dict(zip(shared, values, strict=True))}
@@ -231,24 +233,24 @@ class _Graph:
         inputs: dict[str, None] = {}
         queue = [name]
         while queue:
-            node = self._makers[queue.pop()]
+            node = self._index.producer[queue.pop()]
             if id(node) in needed:
                 continue
             needed.add(id(node))
             for source in node.input:
                 if source in self._shared or source == self._input:
                     inputs[source] = None
-                elif source in self._makers:
+                elif source in self._index.producer:
                     queue.append(source)
         nodes = [n for n in self.model.graph.node if id(n) in needed]
-        return _Part(nodes, list(inputs), name, self._initializers)
+        return _Part(nodes, list(inputs), name, self._index.initializers)
 
     def run(self, part: _Part, feeds: Mapping[str, npt.NDArray[Any]], weights: str = "") -> npt.NDArray[Any]:
         """The part alone; `weights` rounds its float constants of two axes or more to that precision."""
         from onnx import helper, numpy_helper
 
         read = {i for n in part.nodes for i in n.input}
-        constants = [t for name, t in self._initializers.items() if name in read]
+        constants = [t for name, t in self._index.initializers.items() if name in read]
         if weights:
             axes = {n.input[1]: _channel_axis(n) for n in part.nodes if n.op_type in ("Conv", "Gemm", "MatMul")}
             constants = [
@@ -285,27 +287,22 @@ class _Graph:
 
 
 def _run(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    """Run without graph optimisation and with FP16 rounded, so that every tensor is what the file says."""
-    import onnxruntime
-
+    """Run without graph optimization and with FP16 rounded, so that every tensor is what the file says."""
     from edgecnn.backends._half import rounded_to_fp16
-    from edgecnn.graph.simplify import session_options
+    from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 
-    options = session_options(1)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        graph = rounded_to_fp16(model).SerializeToString()
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    with onnxruntime_errors(
+        "the graphs cannot be compared node by node",
+        "fails",
+        "`edgecnn validate` without --ladder still measures the engine",
+        MeasurementError,
+    ):
+        session = open_session(rounded_to_fp16(model), threads=1, optimization="none")
         return list(session.run(list(names), dict(feeds)))
-    except Exception as exc:  # ONNX Runtime's exceptions have no common base
-        raise MeasurementError(
-            f"the graphs cannot be compared node by node: {' '.join(str(exc).split())[:200]}",
-            "`edgecnn validate` without --ladder still measures the engine",
-        ) from exc
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
-    from edgecnn.graph.simplify import attribute
+    from edgecnn.graph.onnx_graph import attribute
 
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 

@@ -1,1 +1,10 @@
-"""ONNX in, ONNX out: checks, ranges, placement of Q/DQ, INT8 and FP16 graphs."""
+"""ONNX in, ONNX out, in the order of the flow.
+
+load onnx_graph simplify decision     read and looked over; the one index; constants folded; how the output is read
+importing/                            a graph from elsewhere made to fit
+lint                                  what a target will refuse
+fp16                                  the FP16 graph
+calibration/                          one pass over images: histograms, thresholds, the file of ranges
+qdq/                                  where Q/DQ pairs stand (tensorrt, ort_cpu), their scales, insert, verify
+ptq/                                  INT8 without training: candidates, equalization, layer_reconstruction, gptq
+"""

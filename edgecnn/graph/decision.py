@@ -16,6 +16,8 @@ from edgecnn.session import TensorSpec
 if TYPE_CHECKING:
     import onnx
 
+    from edgecnn.graph.onnx_graph import OnnxGraph
+
 LOGIT, PROBABILITY = 0.0, 0.5  # above which one output means class 1
 _KEEPS_VALUES = {
     "Cast", "DequantizeLinear", "Dropout", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Slice",
@@ -40,8 +42,8 @@ def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> floa
         if output.shape[-1] != 1 or "classes" in sidecar.facts:
             return LOGIT
         raise MissingPackageError("onnx", "telling a logit from a probability", "cpu") from exc
-    graph = onnx.load(str(path), load_external_data=False).graph
-    return LOGIT if final_sigmoid(graph, str(path), output.shape[-1] != 1) is None else PROBABILITY
+    model = onnx.load(str(path), load_external_data=False)
+    return LOGIT if final_sigmoid(model, str(path), output.shape[-1] != 1) is None else PROBABILITY
 
 
 def require_logits(graph: Path, sidecar: Sidecar) -> None:
@@ -51,23 +53,26 @@ def require_logits(graph: Path, sidecar: Sidecar) -> None:
         return
     import onnx
 
-    content = onnx.load(str(graph), load_external_data=False).graph
-    dims = content.output[0].type.tensor_type.shape.dim
-    if final_sigmoid(content, str(graph), len(dims) > 1 and dims[-1].dim_value != 1) is not None:
+    model = onnx.load(str(graph), load_external_data=False)
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    if final_sigmoid(model, str(graph), len(dims) > 1 and dims[-1].dim_value != 1) is not None:
         raise GraphError(
             f"{graph}: ends in a sigmoid, and a plan of it would be read as logits",
             "`edgecnn import` takes the Sigmoid off the graph: build from what it writes",
         )
 
 
-def final_sigmoid(graph: onnx.GraphProto, where: str, several: bool) -> onnx.NodeProto | None:
+def final_sigmoid(model: onnx.ModelProto, where: str, several: bool) -> onnx.NodeProto | None:
     """The Sigmoid that makes the only value, if one does; nodes behind it change shape or type alone.
 
     Raises `GraphError`, which begins with `where`, for a sigmoid for each of `several` values, and for one value that
     is a probability in another form. Judged by the last operators, from the output to what is no arithmetic with
     constants.
     """
-    ends = _Ends(graph).of(graph.output[0].name, frozenset())
+    from edgecnn.graph.onnx_graph import OnnxGraph
+
+    graph = OnnxGraph(model)
+    ends = _ends_of(graph, graph.output, frozenset())
     if several:
         complementary = len(ends) == 2 and ends[0].node is ends[1].node and ends[0].passed != ends[1].passed  # 1 - p, p
         if not complementary and all(end.is_sigmoid for end in ends):
@@ -105,27 +110,23 @@ class _End(NamedTuple):
         )
 
 
-class _Ends:
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._maker = {name: node for node in graph.node for name in node.output}
-        self._constants = {tensor.name for tensor in graph.initializer}
+def _ends_of(graph: OnnxGraph, tensor: str, passed: frozenset[str]) -> list[_End]:
+    """Where `tensor` comes from: one end for each input of a Concat."""
+    node = graph.producer.get(tensor)
+    while node is not None and node.op_type in _KEEPS_VALUES:
+        node = graph.producer.get(node.input[0])
+    if node is not None and node.op_type == "Concat":
+        return [end for name in node.input for end in _ends_of(graph, name, passed)]
+    if node is None or node.op_type not in _BY_CONSTANTS:
+        return [_End(node, passed)]
+    varying = [k for k, name in enumerate(node.input) if name and not _holds_constant(graph, name)]
+    if len(varying) != 1:
+        return [_End(node, passed)]
+    kind = "Reciprocal" if node.op_type == "Div" and varying == [1] else node.op_type
+    return _ends_of(graph, node.input[varying[0]], passed | {kind})
 
-    def of(self, tensor: str, passed: frozenset[str]) -> list[_End]:
-        """Where `tensor` comes from: one end for each input of a Concat."""
-        node = self._maker.get(tensor)
-        while node is not None and node.op_type in _KEEPS_VALUES:
-            node = self._maker.get(node.input[0])
-        if node is not None and node.op_type == "Concat":
-            return [end for name in node.input for end in self.of(name, passed)]
-        if node is None or node.op_type not in _BY_CONSTANTS:
-            return [_End(node, passed)]
-        varying = [k for k, name in enumerate(node.input) if name and not self._is_constant(name)]
-        if len(varying) != 1:
-            return [_End(node, passed)]
-        kind = "Reciprocal" if node.op_type == "Div" and varying == [1] else node.op_type
-        return self.of(node.input[varying[0]], passed | {kind})
 
-    def _is_constant(self, name: str) -> bool:
-        while (node := self._maker.get(name)) is not None and node.op_type in _KEEPS_VALUES:
-            name = node.input[0]
-        return name in self._constants or (node is not None and node.op_type == "Constant")
+def _holds_constant(graph: OnnxGraph, name: str) -> bool:
+    while (node := graph.producer.get(name)) is not None and node.op_type in _KEEPS_VALUES:
+        name = node.input[0]
+    return graph.is_constant(name)

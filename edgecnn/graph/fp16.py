@@ -1,6 +1,6 @@
 """A float32 graph -> the same graph in FP16, float32 at its boundary; with or without Q/DQ pairs in it.
 
-Initialisers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
+Initializers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
 stays float32 and is named: tensors whose calibrated values come near its limit or are all below its normal numbers,
 weights beyond or below it, scales that are no normal FP16 numbers, an epsilon that would be 0, and operators whose sums
 inside may come to more than FP16 holds. A layer that reads an INT8 tensor in float32 gets a DequantizeLinear of its
@@ -19,10 +19,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.inner_sums import Shape, largest_sum
-from edgecnn.graph.onnx_graph import QUANTISED, View, attribute, shapes_of, view_of, without_weights
-from edgecnn.graph.qdq.placement import MOVES
-from edgecnn.graph.simplify import prepared
+from edgecnn.graph.inner_sums import largest_sum
+from edgecnn.graph.onnx_graph import QDQ, OnnxGraph, Shape, attribute, flat_graph, infer_shapes, without_weights
+from edgecnn.graph.qdq.pairs import MOVES
+from edgecnn.graph.simplify import simplify_graph
 
 LIMIT = 65504.0
 MARGIN = 2.0  # calibration sees some images, not all of them
@@ -57,21 +57,21 @@ def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tu
     """The FP16 graph of a float32 graph (prepared first) or of one with Q/DQ pairs, and what stayed float32.
 
     The names that come back are tensors whose calibrated values exceed half of FP16's limit or are all below its
-    normal numbers, and initialisers that FP16 cannot hold; the nodes that touch them compute in float32. So do nodes
+    normal numbers, and initializers that FP16 cannot hold; the nodes that touch them compute in float32. So do nodes
     that may add up more than FP16 holds, which are named by their result. Raises `GraphError` when the graph holds FP16
     already, or a tensor did not get the type that it should have.
     """
     require_no_fp16(model)
-    quantised = any(node.op_type in QUANTISED for node in model.graph.node)
-    ready = _plain_scaling(model if quantised else prepared(model))
-    view = view_of(ready)
-    types = _float_tensors(ready)
-    wide = _wide(view, types, {} if ranges is None else ranges.tensors)
-    sums = {} if ranges is None else _sums(view, shapes_of(ready), ranges.tensors)
-    writer = _Writer(view, types, wide, sums)
+    quantized = any(node.op_type in QDQ for node in model.graph.node)
+    ready = _unfold_batch_norm(model if quantized else simplify_graph(model))
+    graph = flat_graph(ready)
+    types = _find_float_tensors(ready)
+    wide = _find_wide(graph, types, {} if ranges is None else ranges.tensors)
+    sums = {} if ranges is None else _sums(graph, infer_shapes(ready), ranges.tensors)
+    writer = _Writer(graph, types, wide, sums)
     made = writer.written(ready)
     _assert_types(made, writer.planned)
-    return made, _in_order(view, {**wide, **sums})
+    return made, _in_order(graph, {**wide, **sums})
 
 
 def require_no_fp16(model: onnx.ModelProto) -> None:
@@ -85,7 +85,7 @@ def require_no_fp16(model: onnx.ModelProto) -> None:
         raise GraphError(f"the graph is FP16 already ({found[0]} is)", "start from the FP32 graph")
 
 
-def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:
+def _unfold_batch_norm(model: onnx.ModelProto) -> onnx.ModelProto:
     """BatchNormalization as Mul and Add of per-channel constants; the rest of the graph is shared, not copied."""
     if not any(node.op_type == "BatchNormalization" for node in model.graph.node):
         return model
@@ -95,7 +95,7 @@ def _plain_scaling(model: onnx.ModelProto) -> onnx.ModelProto:
     done.graph.initializer.extend(model.graph.initializer)
     nodes = list(done.graph.node)
     del done.graph.node[:]
-    shapes = shapes_of(model)
+    shapes = infer_shapes(model)
     for node in nodes:
         if node.op_type != "BatchNormalization" or any(name not in arrays for name in node.input[1:5]):
             done.graph.node.append(node)
@@ -130,7 +130,7 @@ def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
+def _find_float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     """The names of all tensors that are float32 now."""
     graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
     infos = (*graph.input, *graph.value_info, *graph.output)
@@ -146,46 +146,46 @@ def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(name for name, kind in known.items() if kind == _F32)
 
 
-def _wide(view: View, floats: frozenset[str], seen: Mapping[str, Observed]) -> dict[str, None]:
-    """The activations and initialisers that FP16 cannot hold."""
-    largest, _ = _bounds(view, seen)
-    wide = dict.fromkeys(n for n in view.inputs if not _is_half(largest.get(n, 0.0)))
-    for node in view.nodes:
+def _find_wide(graph: OnnxGraph, floats: frozenset[str], seen: Mapping[str, Observed]) -> dict[str, None]:
+    """The activations and initializers that FP16 cannot hold."""
+    largest, _ = _bounds(graph, seen)
+    wide = dict.fromkeys(n for n in graph.inputs if not _is_half(largest.get(n, 0.0)))
+    for node in graph.nodes:
         for index, name in enumerate(node.input):
-            if name not in floats or name not in view.initializers:
+            if name not in floats or name not in graph.initializers:
                 continue
-            vanishes = _vanishes(view, node, index)
-            if vanishes or not _fits(view, node, index):
+            vanishes = _vanishes(graph, node, index)
+            if vanishes or not _fits(graph, node, index):
                 wide[name] = None
-            if vanishes or (name in wide and node.op_type in QUANTISED):
+            if vanishes or (name in wide and node.op_type in QDQ):
                 wide.update((output, None) for output in node.output if output in floats)
         wide.update((n, None) for n in node.output if n in floats and not _is_half(largest.get(n, 0.0)))
     return wide
 
 
-def _sums(view: View, shapes: Mapping[str, Shape], seen: Mapping[str, Observed]) -> dict[str, None]:
+def _sums(graph: OnnxGraph, shapes: Mapping[str, Shape], seen: Mapping[str, Observed]) -> dict[str, None]:
     """The results of nodes that may add up more than FP16 holds on the way to them."""
-    largest, low = _bounds(view, seen)
+    largest, low = _bounds(graph, seen)
     return {
         node.output[0]: None
-        for node in view.nodes
-        if largest_sum(node, shapes, view.initializers, largest, low, MARGIN) > LIMIT
+        for node in graph.nodes
+        if largest_sum(node, shapes, graph.initializers, largest, low, MARGIN) > LIMIT
     }
 
 
-def _in_order(view: View, names: Mapping[str, None]) -> tuple[str, ...]:
+def _in_order(graph: OnnxGraph, names: Mapping[str, None]) -> tuple[str, ...]:
     """`names` in the order in which the graph reads or makes them."""
-    order = [*view.inputs, *(name for node in view.nodes for name in (*node.input, *node.output))]
+    order = [*graph.inputs, *(name for node in graph.nodes for name in (*node.input, *node.output))]
     return tuple(dict.fromkeys(name for name in order if name in names))
 
 
-def _bounds(view: View, seen: Mapping[str, Observed]) -> tuple[dict[str, float], dict[str, float]]:
+def _bounds(graph: OnnxGraph, seen: Mapping[str, Observed]) -> tuple[dict[str, float], dict[str, float]]:
     """The largest absolute value of every tensor, and the lowest, as far as they were seen or follow from that."""
-    largest = _seen_before_activations(view, {n: t.largest for n, t in seen.items()})
+    largest = _seen_before_activations(graph, {n: t.largest for n, t in seen.items()})
     low = {n: t.low for n, t in seen.items()}
-    for node in view.nodes:
+    for node in graph.nodes:
         for name in node.output:
-            if node.input and node.op_type in MOVES | QUANTISED | {"Relu"} and node.input[0] in largest:
+            if node.input and node.op_type in MOVES | QDQ | {"Relu"} and node.input[0] in largest:
                 largest.setdefault(name, largest[node.input[0]])
                 low.setdefault(name, low.get(node.input[0], -largest[name]))
             if node.op_type == "Relu":
@@ -198,62 +198,62 @@ def _is_half(largest: float) -> bool:
     return largest == 0 or NORMAL <= largest <= LIMIT / MARGIN
 
 
-def _seen_before_activations(view: View, largest: Mapping[str, float]) -> dict[str, float]:
+def _seen_before_activations(graph: OnnxGraph, largest: Mapping[str, float]) -> dict[str, float]:
     """`largest`, and what follows from it for the tensors that calibration passes over because they are fused."""
     seen = dict(largest)
-    for node in reversed(view.nodes):
+    for node in reversed(graph.nodes):
         value = seen.get(node.output[0])
-        varying = view.varying(node)
+        varying = graph.varying(node)
         if value is None or len(varying) != 1 or varying[0][1] in seen:
             continue
         if node.op_type == "Relu":
             seen[varying[0][1]] = value
         elif node.op_type == "Add":
-            shift = numpy_helper.to_array(view.initializers[node.input[1 - varying[0][0]]])
+            shift = numpy_helper.to_array(graph.initializers[node.input[1 - varying[0][0]]])
             seen[varying[0][1]] = value + float(np.abs(shift).max(initial=0.0))
     return seen
 
 
-def _fits(view: View, node: onnx.NodeProto, index: int) -> bool:
-    """Whether FP16 holds the initialiser that is input `index` of `node` well enough for what the node does with it."""
+def _fits(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
+    """Whether FP16 holds the initializer that is input `index` of `node` well enough for what the node does with it."""
     if (node.op_type, index) in _ALWAYS_F32 | _BOUNDS:
         return True
     name = node.input[index]
-    values = numpy_helper.to_array(view.initializers[name])
+    values = numpy_helper.to_array(graph.initializers[name])
     largest = float(np.maximum(values.max(initial=0.0), -values.min(initial=0.0)))
-    if node.op_type in QUANTISED:
+    if node.op_type in QDQ:
         return float(values.min(initial=NORMAL)) >= NORMAL and largest * LARGEST_CODE <= LIMIT
     multiplies = node.op_type in ("Conv", "Gemm", "MatMul", "Mul") and index < 2
     return largest <= LIMIT and not (multiplies and 0 < largest < NORMAL)
 
 
-def _vanishes(view: View, node: onnx.NodeProto, index: int) -> bool:
+def _vanishes(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> bool:
     """Whether input `index` of `node` keeps a sum or a maximum from 0, as in x / (|x| + 1e-8), and is 0 in FP16."""
     if node.op_type not in ("Add", "Max") and (node.op_type, index) != ("Clip", 1):
         return False
-    largest = float(np.abs(numpy_helper.to_array(view.initializers[node.input[index]])).max(initial=0.0))
+    largest = float(np.abs(numpy_helper.to_array(graph.initializers[node.input[index]])).max(initial=0.0))
     return largest > 0 and np.float16(largest) == 0
 
 
 class _Writer:
     """Writes the nodes again with the types decided, adding a Cast where a reader needs the other type."""
 
-    def __init__(self, view: View, floats: frozenset[str], wide: Iterable[str], sums: Iterable[str]) -> None:
-        self._view, self._floats, self._wide, self._sums = view, floats, frozenset(wide), frozenset(sums)
-        self._half = {id(node) for node in view.nodes if self._can_be_half(node)}
-        self._half -= {id(node) for node in view.nodes if self._is_read_in_float32_alone(node)}
-        self.planned = {name: _F32 for name in view.inputs if name in floats}
-        for node in view.nodes:
+    def __init__(self, graph: OnnxGraph, floats: frozenset[str], wide: Iterable[str], sums: Iterable[str]) -> None:
+        self._graph, self._floats, self._wide, self._sums = graph, floats, frozenset(wide), frozenset(sums)
+        self._half = {id(node) for node in graph.nodes if self._can_be_half(node)}
+        self._half -= {id(node) for node in graph.nodes if self._is_read_in_float32_alone(node)}
+        self.planned = {name: _F32 for name in graph.inputs if name in floats}
+        for node in graph.nodes:
             kind = _F16 if id(node) in self._half else _F32
             self.planned.update((name, kind) for name in node.output if name in floats)
-        self._inside = {o: f"{o}_fp16" for o in view.outputs if self.planned.get(o) == _F16}
+        self._inside = {o: f"{o}_fp16" for o in graph.outputs if self.planned.get(o) == _F16}
         self._nodes: list[onnx.NodeProto] = []
         self._cast: dict[tuple[str, int], str] = {}
 
     def written(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The graph of `model` in the planned types."""
         made = without_initializers(model)
-        for node in self._view.nodes:
+        for node in self._graph.nodes:
             half = id(node) in self._half
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
@@ -270,7 +270,7 @@ class _Writer:
             if tensor.name in read:
                 made.graph.initializer.append(tensor)
             if (name := _half_name(tensor.name)) in read and tensor.name in self._floats:
-                made.graph.initializer.append(_halved(tensor, name))
+                made.graph.initializer.append(_round_to_half(tensor, name))
         return made
 
     def _can_be_half(self, node: onnx.NodeProto) -> bool:
@@ -280,7 +280,7 @@ class _Writer:
         return bool(reads) and node.op_type != "Cast" and fits
 
     def _is_read_in_float32_alone(self, node: onnx.NodeProto) -> bool:
-        readers = [reader for reader, _ in self._view.readers.get(node.output[0], [])]
+        readers = [reader for reader, _ in self._graph.readers.get(node.output[0], [])]
         return node.op_type == "DequantizeLinear" and all(id(reader) not in self._half for reader in readers)
 
     def _read(self, node: onnx.NodeProto, index: int, half: bool) -> str:
@@ -289,14 +289,14 @@ class _Writer:
         kind = _F16 if half and (node.op_type, index) not in _ALWAYS_F32 else _F32
         if name not in self._floats:
             return name
-        if name in self._view.initializers:
+        if name in self._graph.initializers:
             return _half_name(name) if kind == _F16 else name
         inside = self._inside.get(name, name)
         if self.planned[name] == kind:
             return inside
         if (name, kind) not in self._cast:
             cast = f"{name}_as_{'fp16' if kind == _F16 else 'fp32'}"
-            made_by = self._view.producer.get(name)
+            made_by = self._graph.producer.get(name)
             if made_by is not None and made_by.op_type == "DequantizeLinear":
                 twin = onnx.NodeProto()
                 twin.CopyFrom(made_by)
@@ -313,7 +313,7 @@ def _half_name(name: str) -> str:
     return f"{name}_fp16"
 
 
-def _halved(tensor: TensorProto, name: str) -> TensorProto:
+def _round_to_half(tensor: TensorProto, name: str) -> TensorProto:
     array = numpy_helper.to_array(tensor)
     if array.size == 1:  # a bound may lie beyond: -inf stays, the largest float32 becomes the largest FP16
         array = np.where(np.isinf(array), array, np.clip(array, -LIMIT, LIMIT))

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import numpy_helper
 
-from edgecnn.graph.onnx_graph import attribute
-
-Shape = tuple[int | None, ...]
+from edgecnn.graph.onnx_graph import Shape, attribute
 
 _MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _SUMS = frozenset({"ReduceLogSum", "ReduceSum"})

@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.onnx_graph import View, attribute, view_of, without_weights
-from edgecnn.graph.qdq.verify import dequantised, require_loads
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute, flat_graph, opset_of, without_weights
+from edgecnn.graph.qdq.verify import find_dequantized, require_loads
 from edgecnn.targets import Target
 
 # The newest opset that the parser of a TensorRT reads, from that version on.
@@ -52,27 +52,27 @@ def lint(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Fin
     """What `target` refuses in `model`, errors first. `tensorrt` is the version there; without it the oldest one
     that is supported on the target is taken."""
     try:
-        view = view_of(model)
+        graph = flat_graph(model)
     except GraphError as exc:
         return [Finding("error", "graph", exc.message, exc.hint)]
     if target.kind == "cpu":
         rules: list[Callable[[], Iterator[Finding]]] = [
-            lambda: _batch(model, view),
-            lambda: _integer_kernel_types(view),
-            lambda: _values(view),
+            lambda: _batch(model, graph),
+            lambda: _integer_kernel_types(graph),
+            lambda: _values(graph),
             lambda: _loads(model),
         ]
     else:
         version = tensorrt or target.tensorrt_min or "10.3"
         rules = [
             lambda: _opset(model, version),
-            lambda: _batch(model, view),
-            lambda: _operators(view),
-            lambda: _pairs(model, view),
-            lambda: _doubles(view),
-            lambda: _values(view),
-            lambda: _precisions(view, target),
-            lambda: _types(model, view),
+            lambda: _batch(model, graph),
+            lambda: _operators(graph),
+            lambda: _pairs(model, graph),
+            lambda: _doubles(graph),
+            lambda: _values(graph),
+            lambda: _precisions(graph, target),
+            lambda: _types(model, graph),
         ]
     found = [finding for rule in rules for finding in rule()]
     return sorted(found, key=lambda finding: finding.severity)
@@ -103,10 +103,10 @@ def _opset(model: onnx.ModelProto, tensorrt: str) -> Iterator[Finding]:
             )
 
 
-def _batch(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
+def _batch(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
     dynamic = True
     for value in model.graph.input:
-        if value.name not in view.inputs:
+        if value.name not in graph.inputs:
             continue
         dims = value.type.tensor_type.shape.dim
         fixed = [d.HasField("dim_value") for d in dims]
@@ -118,9 +118,9 @@ def _batch(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
         for axis, known in enumerate(fixed[1:], start=1):
             if not known:
                 yield Finding("error", value.name, f"its axis {axis} is not fixed", "fix channels, height and width")
-    for node in view.nodes:
-        shape = view.initializers.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
-        if shape is not None and not view.is_constant(node.input[0]) and dynamic:
+    for node in graph.nodes:
+        shape = graph.initializers.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+        if shape is not None and not graph.is_constant(node.input[0]) and dynamic:
             first = int(numpy_helper.to_array(shape).reshape(-1)[0]) if shape.dims and shape.dims[0] else 0
             if first > 0:
                 yield Finding(
@@ -128,8 +128,8 @@ def _batch(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
                 )
 
 
-def _operators(view: View) -> Iterator[Finding]:
-    for node in view.nodes:
+def _operators(graph: OnnxGraph) -> Iterator[Finding]:
+    for node in graph.nodes:
         if node.domain not in ("", "ai.onnx"):
             what, hint = f"{node.domain}.{node.op_type} is no standard operator", "a plugin would be needed"
             yield Finding("error", node.name, what, hint)
@@ -147,14 +147,14 @@ def _operators(view: View) -> Iterator[Finding]:
                 yield Finding("error", node.name, "pooling with dilations is not supported", "use a plain pooling")
 
 
-def _pairs(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    for node in view.nodes:
+def _pairs(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
+    opset = opset_of(model)
+    for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        scale = view.initializers.get(node.input[1])
+        scale = graph.initializers.get(node.input[1])
         if scale is None:
-            yield Finding("error", node.name, f"its scale {node.input[1]!r} is not a constant", "quantise with edgecnn")
+            yield Finding("error", node.name, f"its scale {node.input[1]!r} is not a constant", "quantize with edgecnn")
             continue
         steps = numpy_helper.to_array(scale).astype(np.float64)
         if not np.isfinite(steps).all() or (steps <= 0).any():
@@ -163,55 +163,55 @@ def _pairs(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
             yield Finding(
                 "error", node.name, f"an FP16 scale at opset {opset}", "export at opset 19: the first with them"
             )
-        yield from _zero_point(view, node)
+        yield from _zero_point(graph, node)
         if steps.size > 1:
-            yield from _axis(view, node)
-    for node in view.weighted():
-        sides = [dequantised(view, tensor) is not None for tensor in node.input[:2]]
+            yield from _axis(graph, node)
+    for node in graph.weighted():
+        sides = [find_dequantized(graph, tensor) is not None for tensor in node.input[:2]]
         if sides[0] != sides[1]:
             missing = "weight" if sides[0] else "activation"
             yield Finding(
                 "error",
                 node.name,
                 f"only one input is INT8: a pair is missing on its {missing}",
-                "quantise both or none",
+                "quantize both or none",
             )
 
 
-def _zero_point(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
+def _zero_point(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
     name = node.input[2] if len(node.input) > 2 else ""
     if not name:
-        codes = view.initializers.get(node.input[0])
+        codes = graph.initializers.get(node.input[0])
         if node.op_type == "QuantizeLinear":
-            yield Finding("error", node.name, "no zero point, which means uint8", "quantise with --scheme tensorrt")
+            yield Finding("error", node.name, "no zero point, which means uint8", "quantize with --scheme tensorrt")
         elif codes is not None and codes.data_type != TensorProto.INT8:
             kind = TensorProto.DataType.Name(codes.data_type).lower()
-            yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --scheme tensorrt")
+            yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
         return
-    zero = view.initializers.get(name)
+    zero = graph.initializers.get(name)
     if zero is None:
         yield Finding(
-            "error", node.name, f"its zero point {name!r} is not a constant", "quantise with --scheme tensorrt"
+            "error", node.name, f"its zero point {name!r} is not a constant", "quantize with --scheme tensorrt"
         )
     elif zero.data_type != TensorProto.INT8:
         kind = TensorProto.DataType.Name(zero.data_type).lower()
-        yield Finding("error", node.name, f"{kind} instead of int8", "quantise with --scheme tensorrt")
+        yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
     elif numpy_helper.to_array(zero).any():
-        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantise with --scheme tensorrt")
+        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantize with --scheme tensorrt")
 
 
-def _axis(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
+def _axis(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
     """A scale per channel stands on weights alone, along their output channels."""
     source = node.input[0]
-    made_by = view.producer.get(source)
+    made_by = graph.producer.get(source)
     if made_by is not None and made_by.op_type == "QuantizeLinear":
         source = made_by.input[0]
-    weight = view.initializers.get(source)
+    weight = graph.initializers.get(source)
     if weight is None:
         yield Finding("error", node.name, "a scale per channel on an activation", "use one scale per activation")
         return
     axis = attribute(node, "axis", 1)
-    for reader, index in view.readers.get(node.output[0], []):
+    for reader, index in graph.readers.get(node.output[0], []):
         if reader.op_type == "Conv" or (reader.op_type == "Gemm" and attribute(reader, "transB", 0)):
             wanted = 0
         elif reader.op_type in ("Gemm", "MatMul"):
@@ -222,32 +222,32 @@ def _axis(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
             yield Finding("error", node.name, f"scales along axis {axis}, not {wanted}", "one scale per output channel")
 
 
-def _doubles(view: View) -> Iterator[Finding]:
-    for tensor in view.initializers.values():
+def _doubles(graph: OnnxGraph) -> Iterator[Finding]:
+    for tensor in graph.initializers.values():
         if tensor.data_type == TensorProto.DOUBLE:
             yield Finding("error", tensor.name, "float64, which TensorRT cuts down to float32", "export in float32")
 
 
-def _values(view: View) -> Iterator[Finding]:
-    bounds = {n.input[i] for n in view.nodes if n.op_type in ("Clip", "Pad") for i in range(1, len(n.input))}
-    for tensor in view.initializers.values():
+def _values(graph: OnnxGraph) -> Iterator[Finding]:
+    bounds = {n.input[i] for n in graph.nodes if n.op_type in ("Clip", "Pad") for i in range(1, len(n.input))}
+    for tensor in graph.initializers.values():
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and tensor.name not in bounds:
             bad = int((~np.isfinite(numpy_helper.to_array(tensor))).sum())
             if bad:
                 yield Finding("error", tensor.name, f"{bad} values are NaN or infinite", "train or convert again")
 
 
-def _precisions(view: View, target: Target) -> Iterator[Finding]:
-    if not target.int8 and (node := next((n for n in view.nodes if n.op_type == "QuantizeLinear"), None)) is not None:
+def _precisions(graph: OnnxGraph, target: Target) -> Iterator[Finding]:
+    if not target.int8 and (node := next((n for n in graph.nodes if n.op_type == "QuantizeLinear"), None)) is not None:
         yield Finding("error", node.name, f"{target.name} has no INT8", "take the FP16 graph")
-    halves = (t for t in view.initializers.values() if t.data_type == TensorProto.FLOAT16)
+    halves = (t for t in graph.initializers.values() if t.data_type == TensorProto.FLOAT16)
     if not target.fp16 and (tensor := next(halves, None)) is not None:
         yield Finding("error", tensor.name, f"{target.name} has no fast FP16", "take the FP32 graph")
 
 
-def _types(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
+def _types(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
     """A strongly typed network takes the types as they are: they must fit."""
-    if any(node.domain not in ("", "ai.onnx") for node in view.nodes):
+    if any(node.domain not in ("", "ai.onnx") for node in graph.nodes):
         return
     try:
         onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True, data_prop=True)
@@ -255,12 +255,12 @@ def _types(model: onnx.ModelProto, view: View) -> Iterator[Finding]:
         yield Finding("error", "graph", f"its types or shapes do not fit: {_first_line(exc)}", "export it again")
 
 
-def _integer_kernel_types(view: View) -> Iterator[Finding]:
+def _integer_kernel_types(graph: OnnxGraph) -> Iterator[Finding]:
     """ONNX Runtime fuses a node into an integer kernel only when its pairs have one type."""
     kinds: dict[str, str] = {}
-    for node in view.nodes:
+    for node in graph.nodes:
         zero = (
-            view.initializers.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+            graph.initializers.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
         )
         if zero is not None:
             kinds.setdefault(TensorProto.DataType.Name(zero.data_type).lower(), node.name)

@@ -1,38 +1,83 @@
-"""An ONNX graph indexed for walking: who makes each tensor, who reads it, which tensors are constant."""
+"""The one index of an ONNX graph: who makes each tensor, who reads it, which are constant, their shapes and types."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from typing import Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
-QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+Shape = tuple[int | None, ...]  # None for an axis that is not fixed
+Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class View:
-    """The nodes in the order of the graph, and its tensors by name; nothing in it is a copy."""
+class OnnxGraph:
+    """The nodes of a model in the order of its graph, and its tensors by name; nothing in it is a copy.
 
-    nodes: tuple[onnx.NodeProto, ...]
-    producer: dict[str, onnx.NodeProto]
-    readers: dict[str, list[tuple[onnx.NodeProto, int]]]
-    initializers: dict[str, onnx.TensorProto]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    `shapes` and `types` are those that the file states. A graph within a node (control flow) is not looked into.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.model = model
+        self.nodes = tuple(graph.node)
+        self.producer: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        for node in self.nodes:
+            self.producer.update((name, node) for name in node.output if name)
+            for index, name in enumerate(node.input):
+                if name:
+                    self.readers.setdefault(name, []).append((node, index))
+        self.node = {node.name: node for node in self.nodes}
+        self.initializers = {t.name: t for t in graph.initializer}
+        self.inputs: tuple[str, ...] = tuple(i.name for i in graph.input if i.name not in self.initializers)
+        self.outputs: tuple[str, ...] = tuple(o.name for o in graph.output)
+        infos = (*graph.value_info, *graph.input, *graph.output)
+        self.types = {v.name: v.type.tensor_type.elem_type for v in infos}
+        self.shapes: dict[str, Shape] = {v.name: shape_of(v) for v in infos if v.type.tensor_type.HasField("shape")}
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+
+    @property
+    def input(self) -> str:
+        """The first input that is no initializer: a classifier has no other."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> str:
+        """The first output."""
+        return self.outputs[0]
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The value of initializer `name`, decoded when it is first asked for."""
+        if name not in self._arrays:
+            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+        return self._arrays[name]
+
+    def is_activation(self, name: str) -> bool:
+        """Whether `name` is a float32 tensor that depends on the input and has a batch axis."""
+        return (
+            name not in self.initializers
+            and self.types.get(name) == onnx.TensorProto.FLOAT
+            and len(self.shapes.get(name, ())) >= 2
+        )
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether `tensor` is an initializer or comes from a Constant node."""
+        made_by = self.producer.get(tensor)
+        return tensor in self.initializers or (made_by is not None and made_by.op_type == "Constant")
 
     def outputs_of(self, node: onnx.NodeProto) -> list[str]:
         """The outputs of `node` that anybody reads."""
         return [name for name in node.output if name in self.readers or name in self.outputs]
-
-    def is_constant(self, tensor: str) -> bool:
-        """Whether `tensor` is an initialiser or comes from a Constant node."""
-        made_by = self.producer.get(tensor)
-        return tensor in self.initializers or (made_by is not None and made_by.op_type == "Constant")
 
     def varying(self, node: onnx.NodeProto) -> list[tuple[int, str]]:
         """The inputs of `node` that depend on the image: (index, tensor)."""
@@ -46,49 +91,71 @@ class View:
         return {0, 1} <= {i for i, name in self.varying(node) if self._source(name) is None}
 
     def _source(self, tensor: str) -> str | None:
-        """The initialiser that `tensor` holds, directly or through Q/DQ nodes; None when it is computed."""
-        while (made_by := self.producer.get(tensor)) is not None and made_by.op_type in QUANTISED:
+        """The initializer that `tensor` holds, directly or through Q/DQ nodes; None when it is computed."""
+        while (made_by := self.producer.get(tensor)) is not None and made_by.op_type in QDQ:
             tensor = made_by.input[0]
         return tensor if self.is_constant(tensor) else None
 
 
-def view_of(model: onnx.ModelProto) -> View:
-    """Index `model.graph`; raises `GraphError` on control flow, whose inner graphs would be missed."""
-    graph = model.graph
-    producer: dict[str, onnx.NodeProto] = {}
-    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-    for node in graph.node:
+def flat_graph(model: onnx.ModelProto) -> OnnxGraph:
+    """Index `model`; raises `GraphError` on control flow, whose inner graphs would be missed."""
+    graph = OnnxGraph(model)
+    for node in graph.nodes:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise GraphError(
                 f"node {node.name!r}: {node.op_type} holds a graph of its own",
                 "export the network without control flow: a classifier needs none",
             )
-        producer.update((name, node) for name in node.output if name)
-        for index, name in enumerate(node.input):
-            if name:
-                readers.setdefault(name, []).append((node, index))
-    initializers = {t.name: t for t in graph.initializer}
-    inputs = tuple(i.name for i in graph.input if i.name not in initializers)
-    return View(tuple(graph.node), producer, readers, initializers, inputs, tuple(o.name for o in graph.output))
+    return graph
 
 
-def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute of `node`, or its default."""
-    return next((a.i for a in node.attribute if a.name == name), default)
+def attribute(node: onnx.NodeProto, name: str, default: Value) -> Value:
+    """The value of an attribute of `node`, or `default`, whose type it has; a list of numbers comes as a tuple."""
+    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+    return cast(Value, tuple(found) if isinstance(found, list) else found)
 
 
-def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name every node that has no name, or one used before, after the first tensor it makes; returns `model`."""
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}:{node.output[0]}"
-        seen.add(node.name)
-    return model
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators that `model` is written in; 0 where it does not say."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """How messages call a node: its name, or the tensor it makes."""
+    return repr(node.name or (node.output[0] if node.output else node.op_type))
+
+
+def shape_of(info: onnx.ValueInfoProto) -> Shape:
+    """The shape that a value states."""
+    dims = info.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+
+
+def clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
+    """(low, high) of a Relu, or of a Clip with constant bounds; infinite where there is none, NaN where computed."""
+    bounds = [0.0 if node.op_type == "Relu" else -np.inf, np.inf]
+    for k, name in enumerate(node.input[1:3]):
+        if name:
+            bounds[k] = float(graph.array(name).reshape(-1)[0]) if name in graph.initializers else np.nan
+    return bounds[0], bounds[1]
+
+
+def copy_model(model: onnx.ModelProto, without: Container[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` but for the initializers named in `without`, which are not copied even once."""
+    made = onnx.ModelProto()
+    for message, copy in ((model, made), (model.graph, made.graph)):
+        for field, value in message.ListFields():
+            if field.name == "initializer":
+                made.graph.initializer.extend(i for i in value if i.name not in without)
+            elif isinstance(value, (str, int)):
+                setattr(copy, field.name, value)
+            elif field.name != "graph":
+                getattr(copy, field.name).extend(value)
+    return made
 
 
 def without_weights(model: onnx.ModelProto, keep: int = 256) -> onnx.ModelProto:
-    """The graph with its large initialisers as typed inputs: enough for inference of shapes and types, and small."""
+    """The graph with its large initializers as typed inputs: enough for inference of shapes and types, and small."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     graph = model.graph
     bare.graph.name = graph.name
@@ -104,25 +171,24 @@ def without_weights(model: onnx.ModelProto, keep: int = 256) -> onnx.ModelProto:
     return bare
 
 
-def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+def infer_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     """The inferred shape of every tensor that has one; None for an axis that is not fixed."""
     inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for info in (*inferred.input, *inferred.value_info, *inferred.output):
         if info.type.tensor_type.HasField("shape"):
-            dims = info.type.tensor_type.shape.dim
-            shapes[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            shapes[info.name] = shape_of(info)
     return shapes
 
 
-def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
+def count_multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-adds of one image in every Conv, Gemm and MatMul, by the name of the node's first output.
 
     Raises `GraphError` naming the node whose shapes cannot be inferred.
     """
-    shapes = shapes_of(model)
+    shapes = infer_shapes(model)
     counts = {}
-    for node in view_of(model).weighted():
+    for node in flat_graph(model).weighted():
         weight, out = shapes.get(node.input[1]), shapes.get(node.output[0])
         if weight is None or out is None or None in out[1:] or None in weight:
             raise GraphError(

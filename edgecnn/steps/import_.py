@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgecnn.artifact.write import check_output
+from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.records import to_plain
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_packages
 
 
@@ -24,15 +26,31 @@ def import_onnx(
     used, `DataError` for preprocessing or labels that contradict it.
     """
     require_packages("calibrate")  # what any step on a graph needs
-    from edgecnn.graph.importing.foreign import import_graph, named_labels, named_preprocessing
+    import onnx
+
+    from edgecnn.graph.importing.importer import import_graph
+    from edgecnn.graph.importing.labels import read_named_labels
+    from edgecnn.graph.importing.preprocessing import read_named_preprocessing
 
     source = Path(source)
     path = path_or_none(output) or named(source, "fp32.onnx")
     check_output(path, ".onnx", source)
-    import_graph(
+    made = import_graph(
         source,
-        path,
-        named_preprocessing(os.fspath(preprocess)) if preprocess else None,
-        named_labels(os.fspath(labels)) if labels else None,
+        read_named_preprocessing(os.fspath(preprocess)) if preprocess else None,
+        read_named_labels(os.fspath(labels)) if labels else None,
     )
+    sidecar = Sidecar(
+        kind="graph",
+        made_by=f"edgecnn import {source.name}",
+        precision_requested="fp32",
+        precision_obtained="fp32",
+        parents=parents_of(path, source),
+        preprocessing=None if made.preprocessing is None else made.preprocessing.to_json(),
+        labels=None if made.labels is None else list(made.labels.names),
+        wnids=None if made.labels is None or made.labels.wnids is None else list(made.labels.wnids),
+        tools=tool_versions("onnx", "onnxruntime", "onnxruntime-gpu"),
+        facts=to_plain(made.facts),
+    )
+    write_artifact(path, lambda temporary: onnx.save(made.model, temporary), sidecar)
     return path

@@ -13,7 +13,9 @@ from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod, fields_of
+from edgecnn.records import to_plain
 from edgecnn.results.engine import Scheme
+from edgecnn.results.quantization import QuantizationReport
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
 from edgecnn.steps._images import Progress
@@ -23,8 +25,6 @@ from edgecnn.targets import Target, find_target
 
 if TYPE_CHECKING:
     import onnx
-
-    from edgecnn.graph.ptq.quantize import Report
 
 
 Reduced = Literal["fp16", "int8"]
@@ -37,7 +37,7 @@ class Quantized(os.PathLike[str]):
 
     path: Path
     sidecar: Sidecar
-    report: Report | None
+    report: QuantizationReport | None
     warnings: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
@@ -120,7 +120,7 @@ def _fp16(
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.fp16 import to_fp16
-    from edgecnn.graph.simplify import load_graph
+    from edgecnn.graph.load import load_graph
 
     known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
     if known is None and dataset is not None:
@@ -143,36 +143,32 @@ def _int8(
     dataset: Dataset | None,
     explain: bool,
     progress: Progress | None,
-) -> tuple[onnx.ModelProto, Sidecar, Report]:
+) -> tuple[onnx.ModelProto, Sidecar, QuantizationReport]:
+    from edgecnn.diagnose.sensitivity import explain_noise
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.load import load_graph
     from edgecnn.graph.ptq.quantize import quantize_int8
-    from edgecnn.graph.simplify import load_graph
 
     if ranges is not None:
         known = read_ranges(ranges, sha256_of(graph))
     else:
         assert dataset is not None
         known = collect_ranges(graph, dataset, progress=progress)
-    model, report = quantize_int8(
+    made = quantize_int8(
         load_graph(graph),
         known,
-        "cpu" if scheme == "ort-cpu" else "tensorrt",
+        scheme,
         method=settings.method,
         around=settings.around,
         data=dataset,
         progress=progress,
-        explain=explain,
     )
-    facts = {
-        "method": report.method,
-        "around": report.around,
-        "int8_share_pct": report.int8_share_pct,
-        "weighted_nodes": report.weighted_nodes,
-        "kept_float32": report.kept_float32,
-    }
-    if report.integer_kernels is not None:
-        facts["integer_kernels"] = report.integer_kernels
+    report = made.report
+    if explain and dataset is not None:
+        report = explain_noise(report, made.candidate, made.placement, dataset)
+    named = ("method", "around", "int8_share_pct", "weighted_nodes", "kept_float32", "integer_kernels")
+    facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
     whole = report.integer_kernels is None or report.integer_kernels == report.weighted_nodes
     parents = (graph,) if ranges is None else (graph, ranges)
     sidecar = derived(
@@ -185,7 +181,7 @@ def _int8(
         facts=facts,
     )
     return (
-        model,
+        made.model,
         dataclasses.replace(
             sidecar,
             scheme=scheme,
@@ -204,9 +200,10 @@ def _source(graph: Path, ranges: Path | None) -> Sidecar:
 
 
 def _simplified(graph: Path) -> onnx.ModelProto:
-    from edgecnn.graph.simplify import load_graph, prepared
+    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.simplify import simplify_graph
 
-    return prepared(load_graph(graph))
+    return simplify_graph(load_graph(graph))
 
 
 def _require_clean(model: onnx.ModelProto, targets: Sequence[Target]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from edgecnn.backends.trt.inspector import io_tensors, layers_from_inspector
 from edgecnn.errors import BackendError
 from edgecnn.gate.judge import judge
 from edgecnn.gate.rules.precision import check_precision
-from edgecnn.graph.onnx_graph import multiply_adds
+from edgecnn.graph.onnx_graph import count_multiply_adds
 from edgecnn.recipe.schema import BatchSettings, Tolerances
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.layers import obtained_precision, share_facts, shares_of
@@ -212,7 +212,7 @@ def test_multiply_adds_by_node_are_those_of_the_graph(trt: Any, tmp_path: Path) 
     path, plan = tmp_path / "small.onnx", tmp_path / "small.plan"
     path.write_bytes(model.SerializeToString())
     sidecar = load_backend("trt").engine_from_onnx(path, plan, BuildOptions("gpu", BatchSettings(1, 2, 4)))
-    by_output = multiply_adds(model)
+    by_output = count_multiply_adds(model)
     expected = {n.name: by_output[n.output[0]] for n in model.graph.node if n.output[0] in by_output}
     assert sidecar.facts["macs_by_node"] == expected
     assert len(expected) == 4

@@ -13,10 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn import cli
-from edgecnn.artifact.sidecar import Sidecar, sha256_of, verified_sidecar
+from edgecnn.artifact.sidecar import sha256_of, verified_sidecar
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, GraphError
-from edgecnn.graph.importing.foreign import Labels, import_graph, named_labels, named_preprocessing
+from edgecnn.graph.importing.labels import Labels, read_named_labels
+from edgecnn.graph.importing.preprocessing import read_named_preprocessing
+from edgecnn.steps.import_ import import_onnx
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime
@@ -61,7 +63,7 @@ HEAD = [node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "y")]
 def imported(model: onnx.ModelProto, tmp_path: Path, **arguments: Any) -> tuple[onnx.ModelProto, list[str]]:
     source, output = tmp_path / "elsewhere.onnx", tmp_path / "ours.onnx"
     onnx.save(model, source)
-    sidecar = import_graph(source, output, **arguments)
+    _, sidecar = import_onnx(source, output, **arguments)
     assert sidecar == verified_sidecar(output)
     assert sidecar.parents == {"elsewhere.onnx": sha256_of(source)}
     ours = onnx.load(output)
@@ -94,7 +96,7 @@ def test_names_opset_and_a_frozen_batch(tmp_path: Path) -> None:
 def test_a_graph_that_keeps_the_contract_is_left_as_it_is(tmp_path: Path) -> None:
     first, _ = imported(graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV), tmp_path)
     onnx.save(first, tmp_path / "again.onnx")
-    sidecar = import_graph(tmp_path / "again.onnx", tmp_path / "twice.onnx")
+    _, sidecar = import_onnx(tmp_path / "again.onnx", tmp_path / "twice.onnx")
     assert sidecar.facts["changes"] == []
     assert onnx.load(tmp_path / "twice.onnx").graph == first.graph
 
@@ -271,7 +273,7 @@ def test_a_preprocessing_file_holds_it_alone_or_is_a_sidecar(tmp_path: Path) -> 
     whole = {"kind": "graph", "sha256": "", "schema": 1, "preprocessing": EIGHT.to_json(), "labels": ["a"]}
     for content in (EIGHT.to_json(), {"preprocessing": EIGHT.to_json()}, whole):
         given.write_text(json.dumps(content))
-        assert named_preprocessing(str(given)) == EIGHT
+        assert read_named_preprocessing(str(given)) == EIGHT
     for content, words in (
         ({"preprocessing": EIGHT.to_json(), "channel_order": "BGR", "mode": 1}, "'channel_order', 'mode' beside"),
         ({"preprocessing": EIGHT.to_json(), "kind": "graph"}, "'kind' beside 'preprocessing'"),
@@ -282,10 +284,10 @@ def test_a_preprocessing_file_holds_it_alone_or_is_a_sidecar(tmp_path: Path) -> 
     ):
         given.write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):
-            named_preprocessing(str(given))
+            read_named_preprocessing(str(given))
     given.write_text(json.dumps({**whole, "channel_order": "BGR"}))
     with pytest.raises(ArtifactError, match="channel_order is not known"):
-        named_preprocessing(str(given))
+        read_named_preprocessing(str(given))
 
 
 def test_a_key_twice_in_the_metadata_is_refused(tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_initialisers_listed_as_inputs_and_local_functions(tmp_path: Path) -> No
     ours, changes = imported(model, tmp_path)
     assert [i.name for i in ours.graph.input] == ["input"]
     assert not ours.functions
-    assert any("1 initialisers" in c for c in changes)
+    assert any("1 initializers" in c for c in changes)
     assert any("Twice" in c for c in changes)
 
 
@@ -338,21 +340,21 @@ def test_preprocessing_and_labels_given_or_read(tmp_path: Path) -> None:
     imported(model, tmp_path)
     assert verified_sidecar(tmp_path / "ours.onnx").preprocessing == EIGHT.to_json()
     (tmp_path / "p.json").write_text(json.dumps(EIGHT.to_json()))
-    assert named_preprocessing(str(tmp_path / "p.json")) == EIGHT
-    assert named_preprocessing("half-224").crop == 224
+    assert read_named_preprocessing(str(tmp_path / "p.json")) == EIGHT
+    assert read_named_preprocessing("half-224").crop == 224
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
-    imported(model, tmp_path, labels=named_labels(str(tmp_path / "labels.txt")))
+    imported(model, tmp_path, labels=read_named_labels(str(tmp_path / "labels.txt")))
     assert verified_sidecar(tmp_path / "ours.onnx").labels == list("abcde")
     with pytest.raises(DataError, match="1000 labels for 5 classes"):
-        imported(model, tmp_path, labels=named_labels("imagenet"))
+        imported(model, tmp_path, labels=read_named_labels("imagenet"))
     with pytest.raises(DataError, match="makes 3x224x224, the graph takes 3x8x8"):
-        imported(model, tmp_path, preprocessing=named_preprocessing("half-224"))
+        imported(model, tmp_path, preprocess=read_named_preprocessing("half-224"))
     with pytest.raises(DataError, match="no preprocessing"):
-        named_preprocessing("half-242")
+        read_named_preprocessing("half-242")
     sizes = graph_of([node("Conv", ["x", "w"], "c"), *HEAD], CONV, given=("n", 3, "h", "w_"))
     with pytest.raises(GraphError, match="no fixed height and width"):
         imported(sizes, tmp_path)
-    ours, _ = imported(sizes, tmp_path, preprocessing=EIGHT, labels=Labels(tuple("abcde")))
+    ours, _ = imported(sizes, tmp_path, preprocess=EIGHT, labels=Labels(tuple("abcde")))
     assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
 
 
@@ -382,7 +384,7 @@ def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
         "uint8-input": (graph_of([node("Cast", ["x"], "y", to=1)], {}, kind=TensorProto.UINT8), "uint8"),
         "quantised": (
             graph_of([*quantised, node("Conv", ["d", "w"], "c"), *HEAD], {**CONV, "s": np.float32(0.1)}),
-            "already quantised",
+            "already quantized",
         ),
         "other-domain": (foreign, "com.microsoft"),
         "half": (graph_of(half, {"w": CONV["w"].astype(np.float16)}), "float16"),
@@ -434,11 +436,11 @@ def test_command_says_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixt
     ("name", "preset", "nodes"), [("mobilenet_v1_0.5_160", "half-160", 57), ("mobilenet_v2_1.0_224", "half-224", 100)]
 )
 def test_the_two_graphs_from_elsewhere(tmp_path: Path, shared: Path, name: str, preset: str, nodes: int) -> None:
-    sidecar: Sidecar = import_graph(
+    _, sidecar = import_onnx(
         shared / "weights" / f"{name}_fp32.onnx",
         tmp_path / "ours.onnx",
-        named_preprocessing(preset),
-        named_labels("imagenet"),
+        preprocess=preset,
+        labels="imagenet",
     )
     assert sidecar.facts["nodes"] == nodes
     assert sidecar.facts["batch"] is None

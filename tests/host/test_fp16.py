@@ -17,7 +17,7 @@ from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model, collect_ranges
 from edgecnn.graph.calibration.file import write_ranges
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.simplify import prepared
+from edgecnn.graph.simplify import simplify_graph
 from edgecnn.steps.quantize import quantize
 from tests.host.graphs import build
 from tests.host.test_ranges import images as noise
@@ -125,7 +125,7 @@ def test_a_tensor_that_leaves_fp16_stays_float32_and_is_named() -> None:
 
 
 def test_calibration_passes_over_fused_tensors_and_they_are_kept_all_the_same() -> None:
-    model = prepared(build("c = Conv(input, k=3)\nb = BatchNormalization(c)\nr = Relu(b)\nlogits = Conv(r)"))
+    model = simplify_graph(build("c = Conv(input, k=3)\nb = BatchNormalization(c)\nr = Relu(b)\nlogits = Conv(r)"))
     for tensor in model.graph.initializer:
         if tensor.name not in ("logits.weight", "logits.bias"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(5e4), tensor.name))

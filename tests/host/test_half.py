@@ -96,7 +96,7 @@ def test_an_int8_graph_around_fp16_is_that_of_the_reference(tmp_path: Path) -> N
     model = build(NET)
     onnx.save(model, tmp_path / "net.onnx")
     ranges = collect_ranges(tmp_path / "net.onnx", noise(64))
-    made = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp16")[0]
+    made = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp16").model
     x = images(8)
     found, wanted = engine(made, x, tmp_path), reference(made, x)
     assert 10 * np.log10(np.square(wanted).sum() / np.square(found - wanted).sum()) > 35  # a code at a tie may differ
@@ -175,11 +175,11 @@ def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyP
     onnx.save(model, tmp_path / "net.onnx")
     ranges = collect_ranges(tmp_path / "net.onnx", noise(32))
     judged: list[onnx.ModelProto] = []
-    logits_of = auto.logits_of
-    monkeypatch.setattr(auto, "logits_of", lambda m, data: judged.append(m) or logits_of(m, data))
-    _, report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(32))
+    logits_of = auto.compute_logits
+    monkeypatch.setattr(auto, "compute_logits", lambda m, data: judged.append(m) or logits_of(m, data))
+    report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(32)).report
     kinds = [any(n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16 for n in m.graph.node) for m in judged]
-    assert kinds == [False, *[True] * len(report.steps)]  # the float graph first
+    assert kinds == [False, *[True] * len(report.candidates)]  # the float graph first
 
 
 def test_bench_says_that_its_speed_is_simulated(tmp_path: Path, edgecnn: Callable[..., Any]) -> None:  # noqa: F811

@@ -12,9 +12,9 @@ from onnx import numpy_helper
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.ptq import candidates as auto
-from edgecnn.graph.ptq.gptq import Feedback, Moments, ridge
+from edgecnn.graph.ptq.gptq import GptqRounding, Moments, solve_ridge
 from edgecnn.graph.ptq.quantize import quantize_int8
-from edgecnn.graph.simplify import prepared
+from edgecnn.graph.simplify import simplify_graph
 from tests.host.graphs import build
 from tests.host.test_int8_auto import RESIDUAL, logits, pictures, sqnr_db, uneven
 from tests.host.test_ranges import dataset_of
@@ -32,13 +32,14 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
 @pytest.mark.parametrize("kind", ALIKE)
-def test_images_that_are_all_alike_leave_the_regressions_out(kind: str, style: str) -> None:
+def test_images_that_are_all_alike_leave_the_regressions_out(kind: str, scheme: str) -> None:
     values, why = ALIKE[kind]
     model, data, unseen = uneven(RESIDUAL), dataset_of(values), pictures(64, seed=9)
-    ranges = collect_from_model(prepared(model), "", data)
-    made, report = quantize_int8(model, ranges, style, around="fp32", data=data)  # type: ignore[arg-type]
+    ranges = collect_from_model(simplify_graph(model), "", data)
+    quantized = quantize_int8(model, ranges, scheme, around="fp32", data=data)  # type: ignore[arg-type]
+    made, report = quantized.model, quantized.report
     assert any(line.startswith("reconstruction") and why in line for line in report.left_out), report.left_out
     seen = sqnr_db(logits(model, data), logits(made, data))
     assert seen > 20
@@ -55,12 +56,12 @@ def test_a_large_channel_that_hardly_varies_is_damped(columns: int) -> None:
     moments = Moments.empty(1, 6, columns)
     for part in np.split(x, 3, axis=1):
         moments.add(part, part[..., 6:12] * np.float32(0.01))
-    seen = moments.centred()
+    seen = moments.centered()
     assert np.linalg.eigvalsh(seen.raised(0.003))[0].min() > 0
     weight = rng.normal(0, 1, (1, 6, columns))
-    codes = Feedback.of(seen).rounded(weight, np.full((1, 6), 0.05))
+    codes = GptqRounding.of(seen).rounded(weight, np.full((1, 6), 0.05))
     assert np.isfinite(codes).all()
-    change = ridge(seen, 0.003)
+    change = solve_ridge(seen, 0.003)
     assert np.abs(change[..., [3, 5]]).max() < 1e-3, "no part of the error follows these two"
     np.testing.assert_allclose(change[0, :, 6:12], 0.01 * np.eye(6), atol=1e-3)
 
@@ -73,20 +74,21 @@ def test_a_network_with_a_nearly_constant_channel_is_reconstructed() -> None:
         array[3] = 3e4 if row is None else array[3] * row
         held.CopyFrom(numpy_helper.from_array(array, name))
     data = pictures(64)
-    _, report = quantize_int8(model, collect_from_model(prepared(model), "", data), "tensorrt", data=data)
-    assert [s["name"] for s in report.steps if s["name"].startswith("reconstructed")]
+    report = quantize_int8(model, collect_from_model(simplify_graph(model), "", data), "tensorrt", data=data).report
+    assert [s.name for s in report.candidates if s.name.startswith("reconstructed")]
 
 
 def test_a_candidate_without_a_solution_falls_away_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsolvable(*_: object, **__: object) -> object:
         raise np.linalg.LinAlgError("Matrix is not positive definite")
 
-    monkeypatch.setattr(auto, "reconstruct", unsolvable)
+    monkeypatch.setattr(auto, "reconstruct_layers", unsolvable)
     model, data = uneven(RESIDUAL), pictures(64)
-    made, report = quantize_int8(
-        model, collect_from_model(prepared(model), "", data), "tensorrt", around="fp32", data=data
+    quantized = quantize_int8(
+        model, collect_from_model(simplify_graph(model), "", data), "tensorrt", around="fp32", data=data
     )
-    assert {s["name"] for s in report.steps} == {"least squared error", "with offsets"}
+    made, report = quantized.model, quantized.report
+    assert {s.name for s in report.candidates} == {"least squared error", "with offsets"}
     assert len([line for line in report.left_out if "not positive definite" in line]) == 2
     assert sqnr_db(logits(model, data), logits(made, data)) > 20
 
@@ -101,12 +103,13 @@ def dead(what: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "auto"])
-def test_a_dead_branch_is_quantised_and_named(style: str, method: str, tmp_path: Path) -> None:
+def test_a_dead_branch_is_quantised_and_named(scheme: str, method: str, tmp_path: Path) -> None:
     model, data = dead("a branch"), pictures(64)
-    ranges = collect_from_model(prepared(model), "", data)
-    made, report = quantize_int8(model, ranges, style, method=method, around="fp32", data=data)  # type: ignore[arg-type]
+    ranges = collect_from_model(simplify_graph(model), "", data)
+    quantized = quantize_int8(model, ranges, scheme, method=method, around="fp32", data=data)  # type: ignore[arg-type]
+    made, report = quantized.model, quantized.report
     assert any("the range of 's' (0 everywhere" in line for line in report.left_out), report.left_out
     steps = [numpy_helper.to_array(i) for i in made.graph.initializer if i.name.endswith("_scale")]
     assert min(float(s.min()) for s in steps) > 0
@@ -115,6 +118,6 @@ def test_a_dead_branch_is_quantised_and_named(style: str, method: str, tmp_path:
 
 def test_a_dead_network_is_refused() -> None:
     model = dead("everything")
-    ranges = collect_from_model(prepared(model), "", pictures(20))
+    ranges = collect_from_model(simplify_graph(model), "", pictures(20))
     with pytest.raises(GraphError, match="tensor 's' was 0 everywhere"):
         quantize_int8(model, ranges, "tensorrt", method="mse")

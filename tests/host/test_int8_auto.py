@@ -13,21 +13,22 @@ import pytest
 from onnx import numpy_helper
 
 from edgecnn.data.dataset import Dataset
+from edgecnn.diagnose.sensitivity import WEIGHTS, explain_noise, measure_noise_shares
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.histogram import Ranges
+from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq import candidates as auto
 from edgecnn.graph.ptq import layer_reconstruction as sequential
-from edgecnn.graph.ptq.candidates import inserted, plain, with_own_constants
-from edgecnn.graph.ptq.channel_ties import channels_of
-from edgecnn.graph.ptq.equalization import equalized, streams_of
-from edgecnn.graph.ptq.gptq import Covariance, Feedback, Moments, ridge, row_scales
-from edgecnn.graph.ptq.im2col import layer_of
+from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, round_candidate
+from edgecnn.graph.ptq.channel_ties import tie_channels
+from edgecnn.graph.ptq.equalization import equalize_channels, find_streams
+from edgecnn.graph.ptq.gptq import Covariance, GptqRounding, Moments, search_row_scales, solve_ridge
+from edgecnn.graph.ptq.im2col import layer_from_node
 from edgecnn.graph.ptq.quantize import quantize_int8
-from edgecnn.graph.ptq.sensitivity import WEIGHTS, noise_shares
-from edgecnn.graph.ptq.zero_point_folding import offset_groups
-from edgecnn.graph.qdq.insert import insert_pairs
+from edgecnn.graph.ptq.zero_point_folding import find_foldable_groups
+from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
-from edgecnn.graph.simplify import GraphIndex, prepared
+from edgecnn.graph.simplify import simplify_graph
 from tests.host.graphs import build
 from tests.host.test_ranges import dataset_of
 
@@ -89,7 +90,7 @@ def separable(blocks: int) -> str:
 
 def uneven(text: str) -> onnx.ModelProto:
     """The net with channels of very different size behind every ReLU, which per-tensor scales suffer from."""
-    model = with_own_constants(prepared(build(text)))
+    model = give_own_constants(simplify_graph(build(text)))
     rng = np.random.default_rng(7)
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -126,7 +127,7 @@ def ranges_of(model: onnx.ModelProto, tmp_path: Path) -> Ranges:
 def test_equalisation_changes_the_numbers_inside_and_nothing_outside(text: str, tmp_path: Path) -> None:
     model = uneven(text)
     ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(seed=4)
-    flat, factors = equalized(model, placement, ranges.tensors, 1.0)
+    flat, factors = equalize_channels(model, placement, ranges.tensors, 1.0)
     assert min(factors.values()) < 0.3, "or nothing was equalised"
     assert sqnr_db(logits(model, data), logits(flat, data)) > 100
     after = ranges_of(flat, tmp_path).tensors
@@ -141,10 +142,10 @@ def test_equalisation_changes_the_numbers_inside_and_nothing_outside(text: str, 
 
 def test_channels_that_meet_in_a_sum_are_one_stream_and_the_ends_are_pinned(tmp_path: Path) -> None:
     model = uneven(RESIDUAL)
-    channels = channels_of(GraphIndex(model))
+    channels = tie_channels(OnnxGraph(model))
     assert (channels.roots("r1") == channels.roots("r3")).all()
     assert set(channels.roots("input")) | set(channels.roots("logits")) <= channels.pinned_roots()
-    streams = streams_of(place(model, "tensorrt"), ranges_of(model, tmp_path).tensors, channels)
+    streams = find_streams(place(model, "tensorrt"), ranges_of(model, tmp_path).tensors, channels)
     assert {"r1", "f"} <= next(set(s.tensors) for s in streams if "r1" in s.tensors) | {"f"}
     assert len([s for s in streams if "r2" in s.tensors]) == 1
 
@@ -152,7 +153,7 @@ def test_channels_that_meet_in_a_sum_are_one_stream_and_the_ends_are_pinned(tmp_
 def test_a_node_nobody_understands_pins_what_it_touches() -> None:
     text = "c1 = Conv(input, out=8)\nh = HardSwish(c1)\nc2 = Conv(h, out=4)\n"
     text += "g = GlobalAveragePool(c2)\nlogits = Flatten(g)"
-    channels = channels_of(GraphIndex(prepared(build(text))))
+    channels = tie_channels(OnnxGraph(simplify_graph(build(text))))
     assert set(channels.roots("c1")) <= channels.pinned_roots()
     assert set(channels.roots("h")) <= channels.pinned_roots()
 
@@ -160,34 +161,34 @@ def test_a_node_nobody_understands_pins_what_it_touches() -> None:
 def test_a_folded_offset_computes_what_a_zero_point_computes(tmp_path: Path) -> None:
     model = uneven(BRANCHES)
     ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(seed=4)
-    groups = offset_groups(model, placement)
+    groups = find_foldable_groups(model, placement)
     assert "r4" not in {q.tensor for q in placement.activations}, "nothing but the pooling reads it"
     assert "rn" not in groups, "made by a normalisation, which has no bias to fold into"
-    candidate = plain(model, placement, ranges.tensors, "mse", False, offsets=True)
+    candidate = round_candidate(model, placement, ranges.tensors, "mse", False, offsets=True)
     text = "c1 = Conv(input, out=8)\nr1 = Relu(c1)\nc2 = Conv(r1, out=4)\nr2 = Relu(c2)\nc3 = Conv(r2, out=4, k=3)\n"
     text += "g = GlobalAveragePool(c3)\nlogits = Flatten(g)"
     model = uneven(text)
     ranges, placement = ranges_of(model, tmp_path), place(model, "tensorrt")
-    assert offset_groups(model, placement) == {"r1"}, "r2 is read by a convolution with padding"
-    candidate = plain(model, placement, ranges.tensors, "mse", False, offsets=True)
-    assert candidate.scales["r1"].zero == -128
-    direct = insert_pairs(model, placement, candidate.scales, candidate.weights)
-    fold = inserted(candidate, placement)
+    assert find_foldable_groups(model, placement) == {"r1"}, "r2 is read by a convolution with padding"
+    candidate = round_candidate(model, placement, ranges.tensors, "mse", False, offsets=True)
+    assert candidate.scales["r1"].zero_point == -128
+    direct = insert_qdq(model, placement, candidate.scales, candidate.weights)
+    fold = insert_candidate(candidate, placement)
     zeros = [numpy_helper.to_array(i) for i in fold.graph.initializer if i.name.endswith("zero_point")]
     assert len(zeros) > 4
     assert not any(z.any() for z in zeros)
     assert "r1/Relu" not in {n.name for n in fold.graph.node}
     assert sqnr_db(logits(direct, data), logits(fold, data)) > 45
     exact = logits(model, data)
-    symmetric = inserted(plain(model, placement, ranges.tensors, "mse", False), placement)
+    symmetric = insert_candidate(round_candidate(model, placement, ranges.tensors, "mse", False), placement)
     assert sqnr_db(exact, logits(fold, data)) > sqnr_db(exact, logits(symmetric, data)) - 0.5
 
 
 @pytest.mark.parametrize("line", ["c = Conv(input, out=6, k=3)", "c = Conv(input, out=8, k=3, stride=2, group=4)"])
 def test_rows_times_weights_are_the_convolution(line: str) -> None:
     model = build(line + "\ng = GlobalAveragePool(c)\nlogits = Flatten(g)")
-    index, data = GraphIndex(prepared(model)), pictures(4)
-    layer = layer_of(index, index.node["c/Conv"])
+    index, data = OnnxGraph(simplify_graph(model)), pictures(4)
+    layer = layer_from_node(index, index.node["c/Conv"])
     batch = np.stack([data.tensor(i) for i in range(4)])
     matrix = layer.matrix(index.array(layer.weight)).astype(np.float32)
     rows = layer.sampled(batch, 10_000, 0)
@@ -206,7 +207,7 @@ def seen_by(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> C
     made = [Moments.empty(1, weight.shape[1], 24) for _ in range(2)]
     for k, part in enumerate((slice(0, count // 2), slice(count // 2, count))):
         made[k].add(seen[:, part].astype(np.float32), missed[:, part].astype(np.float32))
-    whole = made[0].plus(made[1]).centred()
+    whole = made[0].plus(made[1]).centered()
     changed = 0.9 * weight  # the error of a change is that of the outputs
     lost = np.square(x[0] @ weight[0].T - seen[0] @ changed[0].T - whole.offset(changed - weight)[0]).mean(axis=0)
     np.testing.assert_allclose(whole.error(changed - weight)[0], lost, rtol=1e-3)
@@ -216,14 +217,14 @@ def seen_by(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> C
 def test_feedback_beats_the_nearest_codes_and_ridge_beats_the_float_weights() -> None:
     weight = np.random.default_rng(1).normal(0, 1, (1, 16, 24))
     train, unseen = seen_by(weight, 0.3, 1), seen_by(weight, 0.3, 2)
-    scale = row_scales(weight, train, False) * 8  # coarse, so that rounding is what counts
+    scale = search_row_scales(weight, train, False) * 8  # coarse, so that rounding is what counts
     nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127) * scale[:, :, None]
-    feedback = Feedback.of(train).rounded(weight, scale)
+    feedback = GptqRounding.of(train).rounded(weight, scale)
     assert np.array_equal(feedback, np.rint(feedback))
     assert np.abs(feedback).max() <= 127
     values = feedback * scale[:, :, None]
     assert unseen.error(values - weight).sum() < unseen.error(nearest - weight).sum()
-    solved, kept = ridge(train, 0.003), np.zeros_like(weight)
+    solved, kept = solve_ridge(train, 0.003), np.zeros_like(weight)
     assert unseen.error(solved).sum() < 0.9 * unseen.error(kept).sum()
     assert unseen.error(kept, np.zeros((1, 16))).sum() > unseen.error(kept).sum()
 
@@ -237,8 +238,8 @@ def test_feedback_without_an_inverse_gives_the_codes_of_gptq(columns: int) -> No
     weight, scale = rng.normal(0, 1, (1, 5, columns)), np.full((1, 5), 0.3)
     moments = Moments.empty(1, 5, columns)
     moments.add(x, np.zeros((1, 2000, 5), np.float32))
-    seen = moments.centred()
-    feedback = Feedback.of(seen)
+    seen = moments.centered()
+    feedback = GptqRounding.of(seen)
     order = feedback.order[0]
     upper = np.linalg.cholesky(np.linalg.inv(seen.raised(0.01)[0][np.ix_(order, order)])).T
     work, wanted = weight[0][:, order].copy(), np.empty((5, columns))
@@ -261,30 +262,32 @@ def test_nodes_that_share_a_weight_are_each_made_up_for(tmp_path: Path) -> None:
     last = next(n for n in model.graph.node if n.name == "c3/Conv")
     last.input[1:3] = ["c2.weight", "c2.bias"]
     ranges, unseen = ranges_of(model, tmp_path), pictures(64, seed=9)
-    assert len({n.input[1] for n in prepared(model).graph.node if n.op_type == "Conv"}) == 2
-    made, report = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures())
+    assert len({n.input[1] for n in simplify_graph(model).graph.node if n.op_type == "Conv"}) == 2
+    quantized = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures())
+    made, report = quantized.model, quantized.report
     codes = {n.input[0] for n in made.graph.node if n.op_type == "DequantizeLinear" and "weight" in n.input[0]}
     assert len(codes) == 3
-    best = max(report.steps, key=lambda s: s["sqnr_db"])
+    best = max(report.candidates, key=lambda s: s.sqnr_db)
     reached = sqnr_db(logits(model, unseen), logits(made, unseen))
-    assert reached == pytest.approx(best["sqnr_db"], abs=2.0), "the graph written is the one that was judged"
-    plain_made, _ = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32")
+    assert reached == pytest.approx(best.sqnr_db, abs=2.0), "the graph written is the one that was judged"
+    plain_made = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32").model
     assert reached > sqnr_db(logits(model, unseen), logits(plain_made, unseen)) + 1
 
 
-@pytest.mark.parametrize(("style", "margin_db"), [("tensorrt", 1.0), ("cpu", -0.3)])
-def test_auto_beats_the_range_methods_on_images_it_has_not_seen(style: Any, margin_db: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "margin_db"), [("tensorrt", 1.0), ("ort-cpu", -0.3)])
+def test_auto_beats_the_range_methods_on_images_it_has_not_seen(scheme: Any, margin_db: float, tmp_path: Path) -> None:
     """On a CPU a tensor that is never negative has all its levels already: there, auto must not lose."""
     model = uneven(separable(5))
     ranges, data, unseen = ranges_of(model, tmp_path), pictures(), pictures(200, seed=9)
     exact = logits(model, unseen)
     reached = {}
     for method in ("minmax", "mse", "auto"):
-        made, report = quantize_int8(model, ranges, style, method=method, around="fp32", data=data)
+        quantized = quantize_int8(model, ranges, scheme, method=method, around="fp32", data=data)
+        made, report = quantized.model, quantized.report
         reached[method] = sqnr_db(exact, logits(made, unseen))
     assert reached["auto"] > max(reached["minmax"], reached["mse"]) + margin_db, reached
-    assert len([s["name"] for s in report.steps if s["taken"]]) == 1
-    assert max(report.steps, key=lambda s: s["sqnr_db"])["taken"]
+    assert len([s.name for s in report.candidates if s.taken]) == 1
+    assert max(report.candidates, key=lambda s: s.sqnr_db).taken
     assert report.int8_share_pct == 100.0
 
 
@@ -292,11 +295,11 @@ def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_p
     model = uneven(BRANCHES)
     ranges = ranges_of(model, tmp_path)
     first, second = (quantize_int8(model, ranges, "tensorrt", data=pictures()) for _ in range(2))
-    assert first[0].SerializeToString(deterministic=True) == second[0].SerializeToString(deterministic=True)
-    assert first[1].left_out == []
-    _, report = quantize_int8(model, ranges, "tensorrt")
+    assert first.model.SerializeToString(deterministic=True) == second.model.SerializeToString(deterministic=True)
+    assert first.report.left_out == ()
+    report = quantize_int8(model, ranges, "tensorrt").report
     assert any("reconstruction (without images)" in line for line in report.left_out)
-    _, report = quantize_int8(model, ranges, "tensorrt", data=pictures(9))
+    report = quantize_int8(model, ranges, "tensorrt", data=pictures(9)).report
     assert any("with 9 different images" in line for line in report.left_out)
 
 
@@ -304,13 +307,13 @@ def test_auto_twice_is_the_same_and_says_what_it_leaves_out_without_images(tmp_p
 def test_a_part_is_held_out_of_the_regression_however_few_images_there_are(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, shares, solved = uneven(RESIDUAL), [], sequential._solved
+    model, shares, solved = uneven(RESIDUAL), [], sequential._solve
 
-    def watching(index: GraphIndex, layer: Any, moments: tuple[Moments, Moments], half: bool) -> object:
+    def watching(index: OnnxGraph, layer: Any, moments: tuple[Moments, Moments], half: bool) -> object:
         shares.append(moments[1].count / (moments[0].count + moments[1].count))
         return solved(index, layer, moments, half)
 
-    monkeypatch.setattr(sequential, "_solved", watching)
+    monkeypatch.setattr(sequential, "_solve", watching)
     quantize_int8(model, ranges_of(model, tmp_path), "tensorrt", data=pictures(count))
     assert shares
     assert min(shares) >= 0.15, shares
@@ -320,25 +323,29 @@ def test_a_part_is_held_out_of_the_regression_however_few_images_there_are(
 def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
     model = uneven(RESIDUAL)
     ranges, placement, data = ranges_of(model, tmp_path), place(model, "tensorrt"), pictures(24)
-    candidate = plain(model, placement, ranges.tensors, "mse", False)
-    even = noise_shares(candidate, placement, data)
+    candidate = round_candidate(model, placement, ranges.tensors, "mse", False)
+    even = measure_noise_shares(candidate, placement, data)
     assert sum(even.values()) == pytest.approx(100, abs=0.1)
-    assert set(even) == {q.group for q in placement.activations} | {WEIGHTS}
+    assert set(even) == {q.scale_group for q in placement.activations} | {WEIGHTS}
     candidate.scales["r2"] = replace(candidate.scales["r2"], scale=16 * candidate.scales["r2"].scale)
-    spoilt = noise_shares(candidate, placement, data)
+    spoilt = measure_noise_shares(candidate, placement, data)
     assert max(spoilt, key=lambda g: spoilt[g]) == "r2"
     assert spoilt["r2"] > max(60, even["r2"])
-    _, report = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(), explain=True)
-    rows = {r["name"]: r for r in report.rows}
-    assert rows[WEIGHTS]["logit_noise_pct"] > 0
-    assert {"method", "low", "high", "equalised_by", "logit_noise_pct"} <= rows["r2"].keys()
+    made = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures())
+    explained = explain_noise(made.report, made.candidate, made.placement, pictures())
+    shares = [
+        explained.weights_logit_noise_pct,
+        *{r.scale_group: r.logit_noise_pct for r in explained.tensors}.values(),
+    ]
+    assert min(s for s in shares if s is not None) > 0
+    assert sum(s for s in shares if s is not None) == pytest.approx(100, abs=0.1)
 
 
 def test_a_candidate_whose_logits_are_not_finite_is_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "inserted", lambda candidate, placement: None)
+    monkeypatch.setattr(auto, "insert_candidate", lambda candidate, placement: None)
     reached = {}
     for name, rough in (("broken", [[np.nan, 1.0]]), ("poor", [[-9.0, 9.0]])):
-        monkeypatch.setattr(auto, "logits_of", lambda model, data, rough=rough: np.array(rough, np.float32))
+        monkeypatch.setattr(auto, "compute_logits", lambda model, data, rough=rough: np.array(rough, np.float32))
         candidate = SimpleNamespace(sqnr_db=0.0, agreement_pct=100.0)
         auto._judge(candidate, None, np.array([[2.0, 1.0]], np.float32), None, False)  # type: ignore[arg-type]
         reached[name] = candidate.sqnr_db

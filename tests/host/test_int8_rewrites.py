@@ -15,14 +15,15 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.ptq.candidates import inserted, plain, with_own_constants
-from edgecnn.graph.ptq.channel_ties import channels_of
-from edgecnn.graph.ptq.equalization import scaled
+from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, round_candidate
+from edgecnn.graph.ptq.channel_ties import tie_channels
+from edgecnn.graph.ptq.equalization import scale_channels
 from edgecnn.graph.ptq.quantize import quantize_int8
-from edgecnn.graph.ptq.zero_point_folding import rectified
-from edgecnn.graph.qdq.insert import insert_pairs
+from edgecnn.graph.ptq.zero_point_folding import find_rectified
+from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
-from edgecnn.graph.simplify import GraphIndex, prepared
+from edgecnn.graph.simplify import simplify_graph
 from tests.host.test_ranges import dataset_of
 
 if TYPE_CHECKING:  # imported before the first test of this file
@@ -166,21 +167,23 @@ def gemm_net(first: str, second: str) -> str:
 
 def check_folding(model: onnx.ModelProto) -> bool:
     """Offsets folded away give what zero points give, within one step of the tensor; whether `r` has one."""
-    ready = with_own_constants(prepared(model))
+    ready = give_own_constants(simplify_graph(model))
     data, unseen = pictures(), pictures(seed=4)
     assert sqnr_db(run(model, unseen), run(ready, unseen)) > 100
     placement = place(ready, "tensorrt")
-    candidate = plain(ready, placement, collect_from_model(ready, "", data).tensors, "minmax", False, offsets=True)
-    direct = run(insert_pairs(ready, placement, candidate.scales, candidate.weights), unseen)
-    folded = run(inserted(candidate, placement), unseen)
-    with_offset = [q for q in placement.activations if candidate.scales[q.group].zero]
-    index = GraphIndex(ready)
+    candidate = round_candidate(
+        ready, placement, collect_from_model(ready, "", data).tensors, "minmax", False, offsets=True
+    )
+    direct = run(insert_qdq(ready, placement, candidate.scales, candidate.weights), unseen)
+    folded = run(insert_candidate(candidate, placement), unseen)
+    with_offset = [q for q in placement.activations if candidate.scales[q.scale_group].zero_point]
+    index = OnnxGraph(ready)
     step = 1e-5
     for quantized in with_offset:
         for edge in quantized.edges:
             if (node := index.node[edge.node]).op_type in ("Conv", "Gemm"):
-                weight = np.abs(candidate.weights[node.input[1]].values())
-                step += candidate.scales[quantized.group].scale * float(weight.max())
+                weight = np.abs(candidate.weights[node.input[1]].dequantize())
+                step += candidate.scales[quantized.scale_group].scale * float(weight.max())
     assert np.abs(direct - folded).max() <= step
     assert sqnr_db(run(model, unseen), folded) > 20
     return any(q.tensor == "r" for q in with_offset)
@@ -214,17 +217,17 @@ def test_tensors_of_one_scale_with_different_bounds_keep_theirs() -> None:
 
 def test_a_clip_with_computed_bounds_is_no_relu() -> None:
     text = "low = ReduceMax(input, keepdims=0)\nc = Conv(input, w[8,4,1,1], w[8])\nr = Clip(c, low)"
-    model = prepared(graph(f"{text}\nlast = Conv(r, w[6,8,1,1], w[6]){END}"))
-    assert rectified(GraphIndex(model), "r") is None
+    model = simplify_graph(graph(f"{text}\nlast = Conv(r, w[6,8,1,1], w[6]){END}"))
+    assert find_rectified(OnnxGraph(model), "r") is None
 
 
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
+@pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
 @pytest.mark.parametrize("method", ["mse", "auto"])
 @pytest.mark.parametrize("form", GEMMS)
-def test_every_form_of_gemm_is_quantised_as_what_it_is(form: str, method: str, style: str) -> None:
+def test_every_form_of_gemm_is_quantised_as_what_it_is(form: str, method: str, scheme: str) -> None:
     model = graph(gemm_net(GEMMS["alpha and beta"], GEMMS[form]))
-    ranges, unseen = collect_from_model(prepared(model), "", pictures(48)), pictures(seed=4)
-    made, _ = quantize_int8(model, ranges, style, method=method, around="fp32", data=pictures(48))  # type: ignore[arg-type]
+    ranges, unseen = collect_from_model(simplify_graph(model), "", pictures(48)), pictures(seed=4)
+    made = quantize_int8(model, ranges, scheme, method=method, around="fp32", data=pictures(48)).model  # type: ignore[arg-type]
     assert sqnr_db(run(model, unseen), run(made, unseen)) > 25
 
 
@@ -243,12 +246,13 @@ RECONSTRUCTED = {
 @pytest.mark.parametrize("form", RECONSTRUCTED)
 def test_auto_makes_up_for_every_form_of_layer(form: str) -> None:
     model, unseen = graph(RECONSTRUCTED[form]), pictures(seed=4)
-    ranges = collect_from_model(prepared(model), "", pictures(64))
-    made, report = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(64))
+    ranges = collect_from_model(simplify_graph(model), "", pictures(64))
+    quantized = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(64))
+    made, report = quantized.model, quantized.report
     reached = sqnr_db(run(model, unseen), run(made, unseen))
     assert reached > 27
-    assert {s["name"] for s in report.steps} >= {"least squared error", "with offsets"}
-    assert min(s["sqnr_db"] for s in report.steps) > 15
+    assert {s.name for s in report.candidates} >= {"least squared error", "with offsets"}
+    assert min(s.sqnr_db for s in report.candidates) > 15
 
 
 def test_padding_by_unknown_sizes_is_refused_before_the_work() -> None:
@@ -256,7 +260,7 @@ def test_padding_by_unknown_sizes_is_refused_before_the_work() -> None:
     text += "e = Unsqueeze(u, i[0])\n"
     text += "k = Slice(input, i[0], e, i[2])\nc = Conv(k, w[8,4,3,3], w[8], auto_pad='SAME_UPPER', strides=[2,2])\n"
     model = graph(f"{text}r = Relu(c)\nlast = Conv(r, w[6,8,3,3], w[6], auto_pad='SAME_UPPER', strides=[2,2]){END}")
-    ranges = collect_from_model(prepared(model), "", pictures())
+    ranges = collect_from_model(simplify_graph(model), "", pictures())
     with pytest.raises(GraphError, match="shapes around this Conv cannot be inferred"):
         quantize_int8(model, ranges, "tensorrt", data=pictures())
 
@@ -345,33 +349,33 @@ def between(name: str) -> onnx.ModelProto:
 def test_channels_are_scaled_only_where_nothing_notices(name: str) -> None:
     """Every channel that is free gets a factor of its own, not only those that a placement would ask for."""
     model, data = between(name), pictures(8)
-    ready = with_own_constants(prepared(model))
+    ready = give_own_constants(simplify_graph(model))
     assert sqnr_db(run(model, data), run(ready, data)) > 90
-    index = GraphIndex(ready)
-    channels = channels_of(index)
+    index = OnnxGraph(ready)
+    channels = tie_channels(index)
     rng = np.random.default_rng(1)
     free = {channels.root(i) for i in range(len(channels.parent))} - channels.pinned_roots()
-    made = scaled(ready, index, channels, {root: float(rng.uniform(0.1, 1)) for root in sorted(free)})
+    made = scale_channels(ready, index, channels, {root: float(rng.uniform(0.1, 1)) for root in sorted(free)})
     assert sqnr_db(run(model, data), run(made, data)) > 90
 
 
 def test_scaling_is_not_merely_refused() -> None:
     scalable = ("Relu", "LeakyRelu", "Clip at 0 alone", "Concat", "Split", "Transpose", "mean behind", "Pad")
     for name in scalable:
-        channels = channels_of(GraphIndex(with_own_constants(prepared(between(name)))))
+        channels = tie_channels(OnnxGraph(give_own_constants(simplify_graph(between(name)))))
         assert set(channels.roots("a")) - channels.pinned_roots(), name
 
 
 @pytest.mark.parametrize("name", BETWEEN)
 def test_fp16_and_int8_compute_what_the_float_graph_does(name: str) -> None:
     model, unseen = between(name), pictures(seed=4)
-    ranges = collect_from_model(prepared(model), "", pictures())
+    ranges = collect_from_model(simplify_graph(model), "", pictures())
     exact = run(model, unseen)
     half, _ = to_fp16(model, ranges)
     assert sqnr_db(exact, run_simplified(half, unseen)) > 40
-    for style in ("tensorrt", "cpu"):
-        made, _ = quantize_int8(model, ranges, style, method="auto", around="fp32")  # type: ignore[arg-type]
-        assert sqnr_db(exact, run(made, unseen)) > 18, style
+    for scheme in ("tensorrt", "ort-cpu"):
+        made = quantize_int8(model, ranges, scheme, method="auto", around="fp32").model  # type: ignore[arg-type]
+        assert sqnr_db(exact, run(made, unseen)) > 18, scheme
 
 
 def run_simplified(model: onnx.ModelProto, data: Dataset) -> np.ndarray:

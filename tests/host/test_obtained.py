@@ -15,9 +15,10 @@ from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.lint import lint
 from edgecnn.graph.ptq.quantize import quantize_int8
-from edgecnn.graph.qdq.placement import Style, place
-from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct, integer_kernels
-from edgecnn.graph.simplify import prepared
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.qdq.verify import assert_placed, count_integer_kernels, measure_int8_share_pct
+from edgecnn.graph.simplify import simplify_graph
+from edgecnn.results.engine import Scheme
 from edgecnn.targets import Target
 from tests.host.graphs import build
 from tests.host.test_placement import GRAPHS
@@ -29,11 +30,11 @@ if TYPE_CHECKING:  # imported before the first test of this file
 ORIN = Target(name="orin", kind="gpu", backend="trt", description="", source="", tensorrt_min="10.3")
 
 
-def quantised(text: str, style: Style) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def quantised(text: str, scheme: Scheme) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The prepared float graph and its INT8 graph."""
-    model = prepared(build(text))
+    model = simplify_graph(build(text))
     ranges = collect_from_model(model, "", images(32))
-    return model, quantize_int8(model, ranges, style, method="minmax", around="fp32")[0]
+    return model, quantize_int8(model, ranges, scheme, method="minmax", around="fp32").model
 
 
 def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
@@ -44,11 +45,11 @@ def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
-def test_every_fixture_inserted_and_run(name: str, style: Style, tmp_path: Path) -> None:
-    model, made = quantised(GRAPHS[name], style)
-    assert_placed(made, place(model, style))
-    assert int8_share_pct(made) == 100.0
+@pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
+def test_every_fixture_inserted_and_run(name: str, scheme: Scheme, tmp_path: Path) -> None:
+    model, made = quantised(GRAPHS[name], scheme)
+    assert_placed(made, place(model, scheme))
+    assert measure_int8_share_pct(made) == 100.0
     data = images(8, seed=9)
     batch = np.stack([data.tensor(i) for i in range(8)])
     exact, found = run(model, batch), run(made, batch)
@@ -56,9 +57,9 @@ def test_every_fixture_inserted_and_run(name: str, style: Style, tmp_path: Path)
     np.testing.assert_allclose(run(made, batch[:1]), found[:1], atol=1e-5)
     onnx.save(made, tmp_path / "q.onnx")
     weighted = sum(n.op_type in ("Conv", "Gemm", "MatMul") for n in model.graph.node)
-    if style == "cpu":
+    if scheme == "ort-cpu":
         float_at_the_end = model.graph.node[-1].op_type == "Conv"  # its logits are not quantised
-        assert integer_kernels(tmp_path / "q.onnx") == (weighted - float_at_the_end, weighted)
+        assert count_integer_kernels(tmp_path / "q.onnx") == (weighted - float_at_the_end, weighted)
     else:
         assert lint(made, ORIN) == []
 
@@ -75,7 +76,7 @@ def test_the_kernels_around_the_weighted_ones_are_integer_too(tmp_path: Path) ->
         "channel shuffle": {"QLinearConcat": 2, "Relu": 0},
     }
     for name, counts in expected.items():
-        _, made = quantised(GRAPHS[name], "cpu")
+        _, made = quantised(GRAPHS[name], "ort-cpu")
         kinds = optimised_operators(made, tmp_path)
         assert {k: kinds.count(k) for k in counts} == counts, name
 
@@ -105,7 +106,7 @@ def pair_unasked(model: onnx.ModelProto) -> None:
     [
         (drop_pair, "'c2/Conv': input 0 should read a Q/DQ pair on 'p1', found none"),
         (pair_on_another_tensor, "'c2/Conv': input 0 should read a Q/DQ pair on 'p1', found r1"),
-        (pair_unasked, "'r2/Relu': input 0 is quantised unasked"),
+        (pair_unasked, "'r2/Relu': input 0 is quantized unasked"),
     ],
 )
 def test_a_graph_that_is_not_as_placed_is_refused(damage, says: str) -> None:  # type: ignore[no-untyped-def]
@@ -128,15 +129,15 @@ def test_the_share_counts_multiply_adds_not_nodes() -> None:
     _, made = quantised("a = Conv(input, out=16, k=3)\nlogits = Conv(a, out=1)", "tensorrt")
     first = next(n for n in made.graph.node if n.name == "a/Conv")
     first.input[0] = "input"
-    assert int8_share_pct(made) == pytest.approx(100 * 16 / (16 + 16 * 4 * 9))
+    assert measure_int8_share_pct(made) == pytest.approx(100 * 16 / (16 + 16 * 4 * 9))
 
 
 def test_a_float_graph_has_no_integer_kernels(tmp_path: Path) -> None:
     onnx.save(build(GRAPHS["plain"]), tmp_path / "f.onnx")
-    assert integer_kernels(tmp_path / "f.onnx") == (0, 3)
+    assert count_integer_kernels(tmp_path / "f.onnx") == (0, 3)
     (tmp_path / "broken.onnx").write_bytes((tmp_path / "f.onnx").read_bytes()[:100])
     with pytest.raises(BackendError, match="ONNX Runtime cannot load it"):
-        integer_kernels(tmp_path / "broken.onnx")
+        count_integer_kernels(tmp_path / "broken.onnx")
 
 
 def test_a_simulated_session_keeps_float_biases_with_fp16_scales(tmp_path: Path) -> None:
@@ -148,9 +149,9 @@ def test_a_simulated_session_keeps_float_biases_with_fp16_scales(tmp_path: Path)
         elif tensor.name.endswith("bias"):
             bias = np.linspace(0.1, 0.2, tensor.dims[0], dtype=np.float32)
             tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
-    model = prepared(model)
+    model = simplify_graph(model)
     ranges = collect_from_model(model, "", images(32))
-    made = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16")[0]
+    made = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16").model
     onnx.save(made, tmp_path / "q.onnx")
     data = images(4, seed=9)
     batch = np.stack([data.tensor(i) for i in range(4)])

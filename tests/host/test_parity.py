@@ -38,16 +38,16 @@ NET = """
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fp32.onnx and its fp16, tensorrt and cpu graphs."""
+    """fp32.onnx and its fp16, tensorrt and ort-cpu graphs."""
     folder = tmp_path_factory.mktemp("parity")
     onnx.save(build(NET), folder / "fp32.onnx")
     model = onnx.load(folder / "fp32.onnx")
     ranges = collect_ranges(folder / "fp32.onnx", images(32))
     onnx.save(to_fp16(model, ranges)[0], folder / "fp16.onnx")
-    for style in ("tensorrt", "cpu"):
+    for scheme in ("tensorrt", "ort-cpu"):
         for method in ("minmax", "mse", "entropy"):
-            made, _ = quantize_int8(model, ranges, style, method=method)
-            onnx.save(made, folder / f"{style}-{method}.onnx")
+            made = quantize_int8(model, ranges, scheme, method=method).model
+            onnx.save(made, folder / f"{scheme}-{method}.onnx")
     return folder
 
 
@@ -58,7 +58,7 @@ def auto(folder: Path) -> Path:
     path.mkdir()
     model = onnx.load(folder / "fp32.onnx")
     ranges = collect_ranges(folder / "fp32.onnx", images(32))
-    made, _ = quantize_int8(model, ranges, "tensorrt", method="auto", data=images(32))
+    made = quantize_int8(model, ranges, "tensorrt", method="auto", data=images(32)).model
     onnx.save(made, path / "auto.onnx")
     return path / "auto.onnx"
 
@@ -104,8 +104,8 @@ def changed(path: Path, to: Path, change: Callable[[str, np.ndarray], np.ndarray
     [
         ("tensorrt-mse", "r1_scale", 0.2, "c2/Conv"),
         ("tensorrt-mse", "r1_scale", 16.0, "c2/Conv"),
-        ("cpu-mse", "r2_scale", 0.2, "d/Conv"),
-        ("cpu-mse", "r2_scale", 16.0, "d/Conv"),
+        ("ort-cpu-mse", "r2_scale", 0.2, "d/Conv"),
+        ("ort-cpu-mse", "r2_scale", 16.0, "d/Conv"),
         ("tensorrt-mse", "d.weight_scale", 1.5, "d/Conv"),
         ("fp16", "c2.bias", 1.2, "c2/Conv"),
     ],

@@ -8,8 +8,11 @@ import onnx
 import pytest
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.onnx_graph import multiply_adds, name_nodes
-from edgecnn.graph.qdq.placement import Placement, Style, place
+from edgecnn.graph.importing.names import name_nodes
+from edgecnn.graph.onnx_graph import count_multiply_adds
+from edgecnn.graph.qdq.placement import place
+from edgecnn.quantization import Placement
+from edgecnn.results.engine import Scheme
 from tests.host.graphs import build
 
 
@@ -18,7 +21,9 @@ def shown(placement: Placement) -> list[str]:
     lines = []
     for pair in placement.activations:
         reads = " ".join(f"{e.node.split('/')[0]}:{e.index}" for e in pair.edges)
-        lines.append(f"{pair.tensor} -> {reads}" + (f" | {pair.group}" if pair.group != pair.tensor else ""))
+        lines.append(
+            f"{pair.tensor} -> {reads}" + (f" | {pair.scale_group}" if pair.scale_group != pair.tensor else "")
+        )
     return lines
 
 
@@ -424,12 +429,12 @@ CPU = {
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
-def test_placement(name: str, style: Style) -> None:
+@pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
+def test_placement(name: str, scheme: Scheme) -> None:
     model = build(GRAPHS[name])
     before = model.SerializeToString()
-    placement = place(model, style)
-    assert shown(placement) == expect({"tensorrt": TENSORRT, "cpu": CPU}[style][name])
+    placement = place(model, scheme)
+    assert shown(placement) == expect({"tensorrt": TENSORRT, "ort-cpu": CPU}[scheme][name])
     weighted = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
     assert [(w.node, w.index, w.axis) for w in placement.weights] == [(n.name, 1, 0) for n in weighted]
     assert model.SerializeToString() == before
@@ -458,8 +463,8 @@ def test_a_product_of_two_activations_is_left_alone() -> None:
 def test_a_quantised_graph_is_refused() -> None:
     model = build("c = Conv(input)\nlogits = Conv(c)")
     model.graph.node.insert(1, onnx.helper.make_node("QuantizeLinear", ["c", "s"], ["q"], "again"))
-    with pytest.raises(GraphError, match="'again': the graph is quantised already"):
-        place(model, "cpu")
+    with pytest.raises(GraphError, match="'again': the graph is quantized already"):
+        place(model, "ort-cpu")
 
 
 def test_nodes_need_names_and_weights_need_initialisers() -> None:
@@ -467,11 +472,11 @@ def test_nodes_need_names_and_weights_need_initialisers() -> None:
     model.graph.node[1].name = model.graph.node[0].name
     with pytest.raises(GraphError, match=r"'logits' has no name of its own \('c/Conv'\)"):
         place(model, "tensorrt")
-    name_nodes(model)
-    assert [n.name for n in model.graph.node] == ["c/Conv", "Conv:logits"]
-    assert shown(place(model, "tensorrt")) == ["input -> c:0", "c -> Conv:logits:0"]
+    name_nodes(model.graph)
+    assert [n.name for n in model.graph.node] == ["c/Conv", "c/Conv_0"]
+    assert shown(place(model, "tensorrt")) == ["input -> c:0", "c -> c:0"]
     model.graph.node[1].input[1] = "c"
-    with pytest.raises(GraphError, match="'Conv:logits': the weight 'c' of this Conv is not an initialiser"):
+    with pytest.raises(GraphError, match="'c/Conv_0': the weight 'c' of this Conv is not an initializer"):
         place(model, "tensorrt")
 
 
@@ -482,7 +487,7 @@ def test_multiply_adds_by_hand() -> None:
         f = Flatten(d)
         logits = Gemm(f, rows=128, out=5)
     """)
-    assert multiply_adds(model) == {"c1": 8 * 8 * 8 * 4 * 9, "d": 8 * 4 * 4 * 9, "logits": 128 * 5}
+    assert count_multiply_adds(model) == {"c1": 8 * 8 * 8 * 4 * 9, "d": 8 * 4 * 4 * 9, "logits": 128 * 5}
 
 
 @pytest.mark.parametrize("dims", [(), (1,)])
@@ -495,4 +500,4 @@ def test_a_bound_may_be_an_array_of_one_value(dims: tuple[int, ...]) -> None:
     for held in model.graph.initializer:
         if held.name in clip.input:
             held.dims[:] = dims
-    assert {q.tensor for q in place(model, "cpu").activations} == {"input", "r", "d"}
+    assert {q.tensor for q in place(model, "ort-cpu").activations} == {"input", "r", "d"}

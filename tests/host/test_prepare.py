@@ -8,7 +8,8 @@ from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
 from edgecnn.graph import simplify as prepare
-from edgecnn.graph.simplify import copied, prepared
+from edgecnn.graph.onnx_graph import copy_model
+from edgecnn.graph.simplify import simplify_graph
 from tests.host.graphs import build
 
 # Convolutions that a constant behind them goes into, directly or through nodes that vanish, and ones left as they are.
@@ -46,30 +47,30 @@ def as_sets(model: onnx.ModelProto) -> tuple[object, ...]:
 def test_weights_set_aside_come_back_and_what_is_folded_is_not_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(NET)
     seen: list[set[str]] = []
-    fold = prepare._constants_folded
+    fold = prepare._fold_constants
 
     def watched(bare: onnx.ModelProto) -> onnx.ModelProto:
         seen.append({i.name for i in bare.graph.initializer if i.name.endswith(".weight")})
         return fold(bare)
 
-    monkeypatch.setattr(prepare, "_constants_folded", watched)
-    whole = prepared(model)
+    monkeypatch.setattr(prepare, "_fold_constants", watched)
+    whole = simplify_graph(model)
     monkeypatch.setattr(prepare, "_LARGE_BYTES", 1)
-    light = prepared(model)
+    light = simplify_graph(model)
     assert as_sets(light) == as_sets(whole)
     assert [n.op_type for n in light.graph.node].count("BatchNormalization") == 0
     onnx.checker.check_model(light, full_check=True)
     assert seen[1] == {"conv1.weight", "conv2.weight", "conv3.weight"}
     assert seen[0] - seen[1] == {"conv4.weight", "conv5.weight", "logits.weight"}
-    assert as_sets(prepared(light)) == as_sets(light)
+    assert as_sets(simplify_graph(light)) == as_sets(light)
 
 
 def test_a_weight_with_two_readers_stays_where_one_of_them_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(NET)
     next(n for n in model.graph.node if n.name == "conv4/Conv").input[1] = "conv2.weight"
-    expected = as_sets(prepared(model))
+    expected = as_sets(simplify_graph(model))
     monkeypatch.setattr(prepare, "_LARGE_BYTES", 1)
-    assert as_sets(prepared(model)) == expected
+    assert as_sets(simplify_graph(model)) == expected
 
 
 def test_a_large_weight_of_the_wrong_length_is_still_refused() -> None:
@@ -78,15 +79,15 @@ def test_a_large_weight_of_the_wrong_length_is_still_refused() -> None:
     assert len(weight.raw_data) > prepare._LARGE_BYTES
     weight.raw_data = weight.raw_data[:-4]
     with pytest.raises(GraphError, match=r"conv\.weight|cannot be read"):
-        prepared(model)
+        simplify_graph(model)
 
 
 def test_a_copy_has_every_field_and_lacks_what_it_should() -> None:
     model = build(NET)
     model.producer_name, model.model_version, model.graph.doc_string = "somebody", 7, "said"
     helper.set_model_props(model, {"key": "value"})
-    assert copied(model) == model
-    without = copied(model, without={"conv1.weight"})
+    assert copy_model(model) == model
+    without = copy_model(model, without={"conv1.weight"})
     assert {i.name for i in model.graph.initializer} - {i.name for i in without.graph.initializer} == {"conv1.weight"}
     without.graph.node[0].name = "other"
     assert model.graph.node[0].name == "conv1/Conv"

@@ -183,15 +183,15 @@ def test_a_concatenation_is_no_output_and_yet_has_its_own_statistics(
     path = tmp_path / "joined.onnx"
     onnx.save(build(JOINED), path)
     watched: list[list[str]] = []
-    observing = collect.observing_session
+    opening = collect.open_session
 
-    def spy(model: onnx.ModelProto, names: list[str], threads: int) -> object:
+    def spy(model: onnx.ModelProto, names: list[str], *, threads: int) -> object:
         watched.append(list(names))
-        return observing(model, names, threads)
+        return opening(model, names, threads=threads)
 
-    monkeypatch.setattr(collect, "observing_session", spy)
+    monkeypatch.setattr(collect, "open_session", spy)
     derived = collect_ranges(path, images(9))
-    monkeypatch.setattr(collect, "_joined_tensors", lambda index, names: {})
+    monkeypatch.setattr(collect, "_find_joined", lambda index, names: {})
     observed = collect_ranges(path, images(9))
     assert set(watched[1]) - set(watched[0]) == {"j1", "j2"}
     assert derived.tensors.keys() == observed.tensors.keys()
@@ -319,7 +319,7 @@ def quantised(model: onnx.ModelProto) -> None:
         (external, "c2.weight.*gone.bin"),
         (custom, "'blur'.*com.acme.Blur"),
         (integers, "'input' is uint8"),
-        (quantised, "'r1/Relu'.*already quantised"),
+        (quantised, "'r1/Relu'.*already quantized"),
     ],
 )
 def test_graphs_that_cannot_be_calibrated_are_refused(

@@ -16,20 +16,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import helper
 
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import write_bytes
+from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
 from edgecnn.data.dataset import Batch, Dataset, batches
-from edgecnn.errors import BackendError, DataError, GraphError
+from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.calibration.histogram import (
     Ranges,
     TensorStatistics,
-    constant_tensors,
     empty_statistics,
-    joined_statistics,
+    find_constant_tensors,
+    join_statistics,
 )
-from edgecnn.graph.simplify import GraphIndex, attribute, load_graph, prepared, session_options
+from edgecnn.graph.load import load_graph
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute
+from edgecnn.graph.simplify import simplify_graph
 from edgecnn.machine.cpu import available_cores
 
 Progress = Callable[[int, int], None]
@@ -49,7 +51,7 @@ def collect_ranges(
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Ranges:
-    """Run `graph` once over `dataset` and keep statistics of every tensor that may be quantised.
+    """Run `graph` once over `dataset` and keep statistics of every tensor that may be quantized.
 
     Memory does not depend on the number of images; without `batch`, larger images come fewer at a time. With
     `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
@@ -57,7 +59,13 @@ def collect_ranges(
     """
     digest = sha256_of(graph)
     return collect_from_model(
-        prepared(load_graph(graph)), digest, dataset, batch=batch, threads=threads, progress=progress, resume=resume
+        simplify_graph(load_graph(graph)),
+        digest,
+        dataset,
+        batch=batch,
+        threads=threads,
+        progress=progress,
+        resume=resume,
     )
 
 
@@ -72,18 +80,17 @@ def collect_from_model(
     resume: Path | None = None,
 ) -> Ranges:
     """`collect_ranges` of a graph in memory that is prepared already."""
-    if len(dataset) == 0:
-        raise DataError(f"{dataset.name}: no images to calibrate with", "give at least one image, better some hundred")
-    index = GraphIndex(model)
-    names = observed_tensors(index)
-    joined = _joined_tensors(index, names)
+    graph = OnnxGraph(model)
+    _require_images(graph, dataset)
+    names = find_observed_tensors(graph)
+    joined = _find_joined(graph, names)
     watched = [n for n in names if n not in joined]
-    _require_input_shape(index, dataset)
-    at_once = batch or _images_of(WATCHED_BYTES, index, watched)
+    at_once = batch or _images_within(WATCHED_BYTES, graph, watched)
     batch = batch or images_at_once(dataset)
     threads = threads or available_cores()
     workers = min(threads, _RUNS)
-    session = observing_session(model, watched, threads // workers)
+    with onnxruntime_errors("the graph", hint="check it with onnx.checker", error=GraphError):
+        session = open_session(model, watched, threads=threads // workers)
 
     held = threading.local()
 
@@ -91,13 +98,13 @@ def collect_from_model(
         made: dict[str, TensorStatistics] = {}
         for start in range(0, len(part.input), at_once):
             images = part.input[start : start + at_once]
-            outputs = _run_again(session, {index.input: images}, watched, held.__dict__)
-            seen = zip([index.input, *watched], [images, *outputs], strict=True)
-            _merge(made, {n: _statistics_of(n, v) for n, v in seen})
+            outputs = _run_again(session, {graph.input: images}, watched, held.__dict__)
+            seen = zip([graph.input, *watched], [images, *outputs], strict=True)
+            _merge(made, {n: _measure_statistics(n, v) for n, v in seen})
         return made
 
     key = _resume_key(graph_sha256, dataset, batch)
-    done, digests, tensors = _resumed(resume, key, watched)
+    done, digests, tensors = _read_resumed(resume, key, watched)
     parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
     with contextlib.closing(_side_by_side(taken, parts, workers)) as results:
         for part, seen in results:
@@ -111,15 +118,15 @@ def collect_from_model(
     if resume is not None:
         resume.unlink(missing_ok=True)
     for name, sources in joined.items():
-        tensors[name] = joined_statistics(name, [tensors[n] for n in sources])
-    if index.input in constant_tensors(tensors):
+        tensors[name] = join_statistics(name, [tensors[n] for n in sources])
+    if graph.input in find_constant_tensors(tensors):
         raise DataError(f"{dataset.name}: every pixel has the same value", "calibrate with real images")
     return Ranges(
         graph_sha256=graph_sha256,
         data=dataset.name,
         data_sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         images=len(dataset),
-        tensors={n: tensors[n] for n in [index.input, *names]},
+        tensors={n: tensors[n] for n in [graph.input, *names]},
     )
 
 
@@ -130,9 +137,9 @@ def images_at_once(dataset: Dataset) -> int:
     return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 64))
 
 
-def _images_of(size: int, index: GraphIndex, watched: Sequence[str]) -> int:
+def _images_within(size: int, graph: OnnxGraph, watched: Sequence[str]) -> int:
     """How many images' watched tensors, float32, are within `size` bytes; at least one."""
-    values = sum(int(np.prod([n or 1 for n in index.shape[name][1:]])) for name in watched)
+    values = sum(int(np.prod([n or 1 for n in graph.shapes[name][1:]])) for name in watched)
     return max(1, size // max(4 * values, 1))
 
 
@@ -144,50 +151,28 @@ def _merge(tensors: dict[str, TensorStatistics], seen: dict[str, TensorStatistic
             tensors[name] = statistics
 
 
-def observed_tensors(index: GraphIndex) -> list[str]:
+def find_observed_tensors(graph: OnnxGraph) -> list[str]:
     """Activations with a channel axis, but for those that only an activation function reads (they are fused)."""
     wanted = []
-    for node in index.nodes:
+    for node in graph.nodes:
         for name in node.output:
-            readers = index.readers.get(name, [])
+            readers = graph.readers.get(name, [])
             fused = bool(readers) and all(n.op_type in _FUSED and k == 0 for n, k in readers)
-            if index.is_activation(name) and not (fused and node.op_type in ("Conv", "Gemm", "Add")):
+            if graph.is_activation(name) and not (fused and node.op_type in ("Conv", "Gemm", "Add")):
                 wanted.append(name)
     return wanted
 
 
-def _joined_tensors(index: GraphIndex, names: Sequence[str]) -> dict[str, list[str]]:
+def _find_joined(graph: OnnxGraph, names: Sequence[str]) -> dict[str, list[str]]:
     """Those of `names` whose statistics follow from others': concatenations of channels, and what they are made of."""
-    known = {index.input, *names}
+    known = {graph.input, *names}
     return {
         node.output[0]: list(node.input)
-        for node in index.nodes
-        if node.op_type == "Concat" and attribute(node, "axis") == 1 and known.issuperset([*node.input, *node.output])
+        for node in graph.nodes
+        if node.op_type == "Concat"
+        and attribute(node, "axis", 0) == 1
+        and known.issuperset([*node.input, *node.output])
     }
-
-
-def observing_session(model: onnx.ModelProto, names: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
-    """A session of `model` whose outputs are the tensors `names`."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
-    try:
-        return onnxruntime.InferenceSession(
-            watched.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
-        )
-    except Exception as exc:
-        raise GraphError(f"ONNX Runtime refuses the graph: {exc}", "check it with onnx.checker") from exc
-
-
-def run_session(
-    session: onnxruntime.InferenceSession, feeds: dict[str, npt.NDArray[np.float32]]
-) -> list[npt.NDArray[np.float32]]:
-    """All outputs of one run; raises `BackendError`."""
-    try:
-        return list(session.run(None, feeds))
-    except Exception as exc:
-        raise BackendError(f"ONNX Runtime failed while running the graph: {exc}", "check the graph's input") from exc
 
 
 def _run_again(
@@ -210,10 +195,8 @@ def _run_again(
         binding.bind_cpu_input(name, value)
     for name, value in zip(names, held["outputs"], strict=True):
         binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
-    try:
+    with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
         session.run_with_iobinding(binding)
-    except Exception as exc:
-        raise BackendError(f"ONNX Runtime failed while running the graph: {exc}", "check the graph's input") from exc
     return list(held["outputs"])
 
 
@@ -232,7 +215,7 @@ def _side_by_side(
             yield part, future.result()
 
 
-def _statistics_of(name: str, value: npt.NDArray[np.float32]) -> TensorStatistics:
+def _measure_statistics(name: str, value: npt.NDArray[np.float32]) -> TensorStatistics:
     statistics = empty_statistics(name, value.shape[1])
     try:
         statistics.add(value)
@@ -244,13 +227,15 @@ def _statistics_of(name: str, value: npt.NDArray[np.float32]) -> TensorStatistic
     return statistics
 
 
-def _require_input_shape(index: GraphIndex, dataset: Dataset) -> None:
-    expected = index.shape[index.input]
+def _require_images(graph: OnnxGraph, dataset: Dataset) -> None:
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: no images to calibrate with", "give at least one image, better some hundred")
+    expected = graph.shapes[graph.input]
     found = dataset.tensor(0).shape
     if any(e is not None and e != f for e, f in zip(expected[1:], found, strict=False)) or len(found) != 3:
         allowed = "x".join("?" if e is None else str(e) for e in expected[1:])
         raise DataError(
-            f"{dataset.name}: images are {'x'.join(map(str, found))}, input {index.input!r} takes {allowed}",
+            f"{dataset.name}: images are {'x'.join(map(str, found))}, input {graph.input!r} takes {allowed}",
             "use the preprocessing that belongs to this network",
         )
 
@@ -273,7 +258,9 @@ def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorSta
     write_bytes(path, buffer.getvalue())
 
 
-def _resumed(path: Path | None, key: str, names: Sequence[str]) -> tuple[int, list[str], dict[str, TensorStatistics]]:
+def _read_resumed(
+    path: Path | None, key: str, names: Sequence[str]
+) -> tuple[int, list[str], dict[str, TensorStatistics]]:
     """What an interrupted run left in `path`; nothing when it was another run, or damaged."""
     if path is None or not path.is_file():
         return 0, [], {}

@@ -61,7 +61,7 @@ def read_ranges(path: Path, graph_sha256: str | None = None) -> Ranges:
 
 
 def write_tensorrt_cache(ranges: Ranges, path: Path, version: int, method: str = "entropy") -> None:
-    """A calibration cache for implicit quantisation (TensorRT up to 10, DLA): scale = threshold / 127 per tensor.
+    """A calibration cache for implicit quantization (TensorRT up to 10, DLA): scale = threshold / 127 per tensor.
 
     `version` is TensorRT's as one integer (8602 for 8.6.2, 100300 for 10.3.0); the reader insists on its own.
     """

@@ -130,7 +130,7 @@ class TensorStatistics:
 
 @dataclass
 class Ranges:
-    """The statistics of every tensor that a placement may quantise, and what they were collected from."""
+    """The statistics of every tensor that a placement may quantize, and what they were collected from."""
 
     graph_sha256: str
     data: str
@@ -159,7 +159,7 @@ def empty_statistics(name: str, channels: int) -> TensorStatistics:
     )
 
 
-def joined_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStatistics:
+def join_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStatistics:
     """Statistics of the tensor that holds the channels of all `parts` one after the other."""
     below = [p.negative for p in parts if p.negative is not None]
     return TensorStatistics(
@@ -173,7 +173,7 @@ def joined_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorSta
     )
 
 
-def constant_tensors(tensors: Mapping[str, TensorStatistics]) -> list[str]:
+def find_constant_tensors(tensors: Mapping[str, TensorStatistics]) -> list[str]:
     """Tensors that had one and the same value everywhere: a scale cannot be taken from them."""
     return [name for name, s in tensors.items() if s.low == s.high]
 

@@ -15,7 +15,8 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.thresholds import squared_errors, threshold
-from edgecnn.graph.simplify import load_graph, prepared
+from edgecnn.graph.load import load_graph
+from edgecnn.graph.simplify import simplify_graph
 
 PARTS = 8
 RESAMPLES = 50
@@ -41,7 +42,7 @@ def measure_range_moves(
     parts = min(PARTS, len(calibration))
     if parts < 2:
         return {}
-    model = prepared(load_graph(graph))
+    model = simplify_graph(load_graph(graph))
     collected = []
     for k in range(parts):
         collected.append(collect_from_model(model, "", calibration.subset(range(k, len(calibration), parts))))

@@ -77,9 +77,9 @@ def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
 
 
 def entropy_threshold(counts: Counts, largest: float, levels: int) -> float:
-    """The threshold whose quantised distribution diverges least from the clipped one.
+    """The threshold whose quantized distribution diverges least from the clipped one.
 
-    `levels` + 1 quantised values are compared with 2048 bins of equal width up to `largest`.
+    `levels` + 1 quantized values are compared with 2048 bins of equal width up to `largest`.
     """
     histogram = _even_bins(counts, largest)
     histogram[0] = 0.0  # zeros are exact whatever the threshold, and would drown everything else
@@ -124,10 +124,10 @@ def _divergence(histogram: Floats, stop: int, groups: int) -> float:
     filled = part > 0
     sums = np.bincount(group, part, groups)
     sizes = np.bincount(group, filled, groups)
-    quantised = np.where(filled, (sums / np.maximum(sizes, 1))[group], 0.0)
-    if not quantised.any():
+    quantized = np.where(filled, (sums / np.maximum(sizes, 1))[group], 0.0)
+    if not quantized.any():
         return float("inf")
-    p, q = reference / reference.sum(), quantised / quantised.sum()
+    p, q = reference / reference.sum(), quantized / quantized.sum()
     both = (p > 0) & (q > 0)
     missed = float(p[(p > 0) & (q <= 0)].sum())
     return float(np.sum(p[both] * np.log(p[both] / q[both]))) + missed * 10.0

@@ -2,7 +2,7 @@
 
 Dividing channel c of a tensor by s > 0 passes through ReLU, pooling, concatenation and data movement, ties both
 inputs of an addition together, and is absorbed by the weights on either side: rows of the node before, columns of the
-node behind (cross-layer equalisation, Nagel et al., "Data-free quantization through weight equalization and bias
+node behind (cross-layer equalization, Nagel et al., "Data-free quantization through weight equalization and bias
 correction", ICCV 2019; here for whole residual streams and dense blocks).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgecnn.graph.simplify import GraphIndex, attribute, clip_bounds
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute, clip_bounds
 
 Ids = npt.NDArray[np.int64]
 
@@ -24,7 +24,7 @@ ABSORBING = {"Conv", "Gemm", "MatMul", "BatchNormalization"}
 
 
 @dataclass
-class Channels:
+class TiedChannels:
     """`ids[tensor]` numbers the channels (the axes behind the batch); equal `root` means scaled together."""
 
     ids: dict[str, Ids] = field(default_factory=dict)
@@ -62,57 +62,57 @@ class Channels:
         return {self.root(i) for i in self.fixed}
 
 
-def channels_of(index: GraphIndex) -> Channels:
+def tie_channels(graph: OnnxGraph) -> TiedChannels:
     """Follow the channels of every activation through the graph; what is not understood is pinned."""
-    made = Channels()
-    made.ids[index.input] = made.fresh(int(index.shape[index.input][1] or 1))
-    made.pin(made.ids[index.input])
-    for node in index.nodes:
-        _follow(index, node, made)
-    if index.output in made.ids:
-        made.pin(made.ids[index.output])
+    made = TiedChannels()
+    made.ids[graph.input] = made.fresh(int(graph.shapes[graph.input][1] or 1))
+    made.pin(made.ids[graph.input])
+    for node in graph.nodes:
+        _follow(graph, node, made)
+    if graph.output in made.ids:
+        made.pin(made.ids[graph.output])
     return made
 
 
-def _follow(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> None:
+def _follow(graph: OnnxGraph, node: onnx.NodeProto, made: TiedChannels) -> None:
     known = [i for i in node.input if i in made.ids]
     one_axis = node.input[0] in made.ids and made.ids[node.input[0]].ndim == 1 if node.input else False
-    if node.op_type in ABSORBING and len(known) == 1 and one_axis and _absorbs(index, node):
-        made.ids[node.output[0]] = made.fresh(_channel_count(index, node))
+    if node.op_type in ABSORBING and len(known) == 1 and one_axis and _absorbs(graph, node):
+        made.ids[node.output[0]] = made.fresh(_channel_count(graph, node))
         return
-    ids = _passed_on(index, node, made)
+    ids = _passed_on(graph, node, made)
     if ids is not None:
         made.ids.update(zip(node.output, ids, strict=False))
         return
     for name in known:
         made.pin(made.ids[name])
     for name in node.output:
-        shape = index.shape.get(name, ())
-        if index.is_activation(name) and len(shape) >= 2 and shape[1]:
+        shape = graph.shapes.get(name, ())
+        if graph.is_activation(name) and len(shape) >= 2 and shape[1]:
             made.ids[name] = made.fresh(shape[1])
             made.pin(made.ids[name])
 
 
-def _absorbs(index: GraphIndex, node: onnx.NodeProto) -> bool:
+def _absorbs(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
     """Whether the constants of `node` are its own, so that scales can go into them."""
     constants = node.input[1:3] if node.op_type != "BatchNormalization" else node.input[1:5]
-    own = all(i in index.initializer and len(index.readers[i]) == 1 for i in constants if i)
+    own = all(i in graph.initializers and len(graph.readers[i]) == 1 for i in constants if i)
     if node.op_type == "Gemm":
         plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
         return own and plain and not attribute(node, "transA", 0)
     if node.op_type == "MatMul":
-        return own and len(index.initializer[node.input[1]].dims) == 2 and len(index.shape[node.input[0]]) == 2
+        return own and len(graph.initializers[node.input[1]].dims) == 2 and len(graph.shapes[node.input[0]]) == 2
     return own
 
 
-def _channel_count(index: GraphIndex, node: onnx.NodeProto) -> int:
-    shape = list(index.initializer[node.input[1]].dims)
+def _channel_count(graph: OnnxGraph, node: onnx.NodeProto) -> int:
+    shape = list(graph.initializers[node.input[1]].dims)
     if node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0)):
         return int(shape[1])
     return int(shape[0])
 
 
-def _passed_on(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[Ids] | None:
+def _passed_on(graph: OnnxGraph, node: onnx.NodeProto, made: TiedChannels) -> list[Ids] | None:
     """The channels of the outputs of a node that does not mix channels; None when it is not one."""
     first = made.ids.get(node.input[0]) if node.input else None
     if node.op_type == "Concat":
@@ -120,66 +120,66 @@ def _passed_on(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[
         whole = attribute(node, "axis", 0) == 1 and len(parts) == len(node.input)
         return [np.concatenate(parts)] if whole else None
     if node.op_type == "Add":
-        return _sum(index, node, made)
+        return _sum(graph, node, made)
     if node.op_type == "Mul":
-        return _gated(index, node, made)
+        return _gated(graph, node, made)
     if first is None:
         return None
     if node.op_type in _POOLS:
         return [first] * len(node.output) if first.ndim == 1 else None
-    if node.op_type in _SAME or (node.op_type == "Clip" and clip_bounds(index, node) == (0.0, np.inf)):
+    if node.op_type in _SAME or (node.op_type == "Clip" and clip_bounds(graph, node) == (0.0, np.inf)):
         return [first] * len(node.output)
     if node.op_type in ("Reshape", "Flatten"):
-        return _reshaped(index, node, first)
+        return _reshaped(graph, node, first)
     if node.op_type == "Transpose":
-        order = list(attribute(node, "perm", ()))  # type: ignore[call-overload]
+        order = list(attribute(node, "perm", (0,)))
         front = [p - 1 for p in order[1 : 1 + first.ndim]]
         stays = order[:1] == [0] and sorted(front) == list(range(first.ndim))
         return [np.transpose(first, front)] if stays else None
     if node.op_type == "ReduceMean":
-        return _mean(index, node, first)
+        return _mean(graph, node, first)
     if node.op_type in ("Slice", "Pad", "Split"):
-        return _cut(index, node, first, made)
+        return _cut(graph, node, first, made)
     return None
 
 
-def _mean(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
+def _mean(graph: OnnxGraph, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
     """A mean over axes behind the channels. Where they are computed in the graph, the shapes must leave no doubt: what
     is left of four axes is as long as the channels, and no other axis was."""
-    before, after = index.shape.get(node.input[0], ()), index.shape.get(node.output[0], ())
-    if len(node.input) > 1 and node.input[1] in index.initializer:
-        axes = [int(a) % len(before) for a in index.array(node.input[1]).reshape(-1).tolist()] if before else []
+    before, after = graph.shapes.get(node.input[0], ()), graph.shapes.get(node.output[0], ())
+    if len(node.input) > 1 and node.input[1] in graph.initializers:
+        axes = [int(a) % len(before) for a in graph.array(node.input[1]).reshape(-1).tolist()] if before else []
         return [ids] if axes and min(axes) > ids.ndim else None
     kept = len(before) == 4 and len(after) in (2, 4) and after[1] == before[1] == ids.size
     return [ids] if kept and before[1] not in before[2:] else None
 
 
-def _sum(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[Ids] | None:
+def _sum(graph: OnnxGraph, node: onnx.NodeProto, made: TiedChannels) -> list[Ids] | None:
     ids = [made.ids.get(i) for i in node.input]
     if len(ids) != 2 or ids[0] is None or ids[1] is None or ids[0].shape != ids[1].shape:
         return None
-    if len({len(index.shape.get(i, ())) for i in node.input}) != 1:
+    if len({len(graph.shapes.get(i, ())) for i in node.input}) != 1:
         return None  # broadcasting lines up the last axes: the second is no longer under the second
     made.join(ids[0], ids[1])
     return [ids[0]]
 
 
-def _gated(index: GraphIndex, node: onnx.NodeProto, made: Channels) -> list[Ids] | None:
+def _gated(graph: OnnxGraph, node: onnx.NodeProto, made: TiedChannels) -> list[Ids] | None:
     """A tensor times a gate of one value per channel: the gate keeps its scale, the tensor is free."""
-    sizes = [np.prod([d or 1 for d in index.shape.get(i, ())[2:]]) for i in node.input]
+    sizes = [np.prod([d or 1 for d in graph.shapes.get(i, ())[2:]]) for i in node.input]
     if any(i not in made.ids for i in node.input) or node.input[0] == node.input[1]:
         return None
     tensor, gate = (0, 1) if sizes[0] >= sizes[1] else (1, 0)
     if made.ids[node.input[tensor]].shape != made.ids[node.input[gate]].shape:
         return None
-    if len({len(index.shape.get(i, ())) for i in node.input}) != 1:
+    if len({len(graph.shapes.get(i, ())) for i in node.input}) != 1:
         return None
     made.pin(made.ids[node.input[gate]])
     return [made.ids[node.input[tensor]]]
 
 
-def _reshaped(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
-    before, after = index.shape.get(node.input[0], ()), index.shape.get(node.output[0], ())
+def _reshaped(graph: OnnxGraph, node: onnx.NodeProto, ids: Ids) -> list[Ids] | None:
+    before, after = graph.shapes.get(node.input[0], ()), graph.shapes.get(node.output[0], ())
     if len(before) < 2 or len(after) < 2 or None in before[1:] or None in after[1:]:
         return None
     behind = int(np.prod([d or 1 for d in before[1 + ids.ndim :]]))
@@ -194,22 +194,22 @@ def _reshaped(index: GraphIndex, node: onnx.NodeProto, ids: Ids) -> list[Ids] | 
     return None
 
 
-def _cut(index: GraphIndex, node: onnx.NodeProto, ids: Ids, made: Channels) -> list[Ids] | None:
+def _cut(graph: OnnxGraph, node: onnx.NodeProto, ids: Ids, made: TiedChannels) -> list[Ids] | None:
     if ids.ndim != 1:
         return None
     if node.op_type == "Pad":
-        return _padded(index, node, ids, made)
+        return _padded(graph, node, ids, made)
     if node.op_type == "Split":
         if attribute(node, "axis", 0) != 1:
             return None
-        widths = [index.shape[o][1] or 0 for o in node.output]
+        widths = [graph.shapes[o][1] or 0 for o in node.output]
         return list(np.split(ids, np.cumsum(widths)[:-1]))
-    if any(i and i not in index.initializer for i in node.input[1:]):
+    if any(i and i not in graph.initializers for i in node.input[1:]):
         return None
-    rank = len(index.shape[node.input[0]])
-    starts, ends = index.array(node.input[1]), index.array(node.input[2])
-    axes = index.array(node.input[3]) if len(node.input) > 3 and node.input[3] else np.arange(len(starts))
-    steps = index.array(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(len(starts), np.int64)
+    rank = len(graph.shapes[node.input[0]])
+    starts, ends = graph.array(node.input[1]), graph.array(node.input[2])
+    axes = graph.array(node.input[3]) if len(node.input) > 3 and node.input[3] else np.arange(len(starts))
+    steps = graph.array(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(len(starts), np.int64)
     for start, end, axis, step in zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True):
         where = int(axis) % rank
         if where == 0:
@@ -219,13 +219,13 @@ def _cut(index: GraphIndex, node: onnx.NodeProto, ids: Ids, made: Channels) -> l
     return [ids]
 
 
-def _padded(index: GraphIndex, node: onnx.NodeProto, ids: Ids, made: Channels) -> list[Ids] | None:
+def _padded(graph: OnnxGraph, node: onnx.NodeProto, ids: Ids, made: TiedChannels) -> list[Ids] | None:
     value = node.input[2] if len(node.input) > 2 else ""
-    zeros = not value or (value in index.initializer and not index.array(value).any())
-    constant = attribute(node, "mode", b"constant") == b"constant" and node.input[1] in index.initializer
+    zeros = not value or (value in graph.initializers and not graph.array(value).any())
+    constant = attribute(node, "mode", b"constant") == b"constant" and node.input[1] in graph.initializers
     if not zeros or not constant or (len(node.input) > 3 and node.input[3]):
         return None
-    pads = index.array(node.input[1]).tolist()
+    pads = graph.array(node.input[1]).tolist()
     rank = len(pads) // 2
     if pads[0] or pads[rank] or min(pads[1], pads[rank + 1]) < 0:
         return None

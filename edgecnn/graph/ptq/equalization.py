@@ -1,4 +1,4 @@
-"""Equalisation: every channel of a tensor is scaled so that it fills more of the tensor's one range.
+"""Cross-layer equalization: every channel of a tensor is scaled so that it fills more of the tensor's one range.
 
 With one scale per tensor, a channel of small values gets few of its 255 levels. Dividing each channel by (a power of)
 its share of the range and multiplying the columns of the weights behind it by the same costs no computation; weights
@@ -17,9 +17,9 @@ import onnx
 from onnx import numpy_helper
 
 from edgecnn.graph.calibration.histogram import TensorStatistics
-from edgecnn.graph.ptq.channel_ties import ABSORBING, Channels, channels_of
-from edgecnn.graph.qdq.placement import Placement
-from edgecnn.graph.simplify import GraphIndex, attribute
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute
+from edgecnn.graph.ptq.channel_ties import ABSORBING, TiedChannels, tie_channels
+from edgecnn.quantization import Placement
 
 Floats = npt.NDArray[np.float64]
 SMALLEST_SHARE = 2.0**-7  # of the tensor's range that a channel is taken to fill
@@ -33,7 +33,7 @@ class Stream:
     shares: dict[int, float]
 
 
-def equalized(
+def equalize_channels(
     model: onnx.ModelProto,
     placement: Placement,
     tensors: Mapping[str, TensorStatistics],
@@ -43,22 +43,22 @@ def equalized(
 
     Also returned: the smallest factor of each tensor that was scaled.
     """
-    index = GraphIndex(model)
-    channels = channels_of(index)
+    graph = OnnxGraph(model)
+    channels = tie_channels(graph)
     factors: dict[int, float] = {}
-    for stream in streams_of(placement, tensors, channels):
+    for stream in find_streams(placement, tensors, channels):
         factors.update({root: share**strength for root, share in stream.shares.items()})
-    made = scaled(model, index, channels, factors)
-    touched = {t: float(_factors(channels, t, factors).min()) for t in tensors if t in channels.ids}
+    made = scale_channels(model, graph, channels, factors)
+    touched = {t: float(_factors_of(channels, t, factors).min()) for t in tensors if t in channels.ids}
     return made, {t: f for t, f in touched.items() if f < 1.0}
 
 
-def streams_of(placement: Placement, tensors: Mapping[str, TensorStatistics], channels: Channels) -> list[Stream]:
+def find_streams(placement: Placement, tensors: Mapping[str, TensorStatistics], channels: TiedChannels) -> list[Stream]:
     """The sets of channels that can be scaled independently of each other, in the order of the graph."""
     pinned = channels.pinned_roots()
     limit: dict[str, float] = {}
     for q in placement.activations:
-        limit[q.group] = max(limit.get(q.group, 0.0), tensors[q.tensor].largest)
+        limit[q.scale_group] = max(limit.get(q.scale_group, 0.0), tensors[q.tensor].largest)
     squares: dict[int, list[float]] = {}
     leader: dict[int, int] = {}
 
@@ -70,14 +70,14 @@ def streams_of(placement: Placement, tensors: Mapping[str, TensorStatistics], ch
     by_group: dict[str, int] = {}
     names: dict[int, list[str]] = {}
     for q in placement.activations:
-        if q.tensor not in channels.ids or limit[q.group] == 0.0:
+        if q.tensor not in channels.ids or limit[q.scale_group] == 0.0:
             continue
         statistics, roots = tensors[q.tensor], channels.roots(q.tensor)
         if len(roots) != len(statistics.channel_high):
             continue
-        shares = np.maximum(statistics.channel_high, -statistics.channel_low) / limit[q.group]
+        shares = np.maximum(statistics.channel_high, -statistics.channel_low) / limit[q.scale_group]
         for root, share in zip(roots.tolist(), shares.tolist(), strict=True):
-            leader[lead(root)] = lead(by_group.setdefault(q.group, root))
+            leader[lead(root)] = lead(by_group.setdefault(q.scale_group, root))
             squares.setdefault(root, []).append(share)
         names.setdefault(int(roots[0]), []).append(q.tensor)
     found: dict[int, dict[int, float]] = {}
@@ -91,35 +91,35 @@ def streams_of(placement: Placement, tensors: Mapping[str, TensorStatistics], ch
     return [Stream(tuple(carried[key]), shares) for key, shares in found.items() if key in carried]
 
 
-def scaled(
-    model: onnx.ModelProto, index: GraphIndex, channels: Channels, factors: Mapping[int, float]
+def scale_channels(
+    model: onnx.ModelProto, graph: OnnxGraph, channels: TiedChannels, factors: Mapping[int, float]
 ) -> onnx.ModelProto:
     """A copy of `model` in which channels are divided by their factor, and the weights around absorb it."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     held = {i.name: i for i in made.graph.initializer}
-    for node in index.nodes:
+    for node in graph.nodes:
         if node.op_type not in ABSORBING or node.output[0] not in channels.ids or node.input[0] not in channels.ids:
             continue
-        before = _factors(channels, node.input[0], factors)
-        after = _factors(channels, node.output[0], factors)
+        before = _factors_of(channels, node.input[0], factors)
+        after = _factors_of(channels, node.output[0], factors)
         if (before == 1.0).all() and (after == 1.0).all():
             continue
-        for name, value in _absorbed(index, node, before, after).items():
+        for name, value in _absorb(graph, node, before, after).items():
             held[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
     return made
 
 
-def _absorbed(index: GraphIndex, node: onnx.NodeProto, before: Floats, after: Floats) -> dict[str, Floats]:
-    weight = index.array(node.input[1]).astype(np.float64)
+def _absorb(graph: OnnxGraph, node: onnx.NodeProto, before: Floats, after: Floats) -> dict[str, Floats]:
+    weight = graph.array(node.input[1]).astype(np.float64)
     done: dict[str, Floats] = {}
     if node.op_type == "BatchNormalization":
         done[node.input[1]] = weight * before / after
-        done[node.input[2]] = index.array(node.input[2]) / after
-        done[node.input[3]] = index.array(node.input[3]) / before
+        done[node.input[2]] = graph.array(node.input[2]) / after
+        done[node.input[3]] = graph.array(node.input[3]) / before
         return done
     if node.op_type == "Conv":
-        groups = int(attribute(node, "group", 1))  # type: ignore[call-overload]
+        groups = attribute(node, "group", 1)
         columns = before.reshape(groups, -1)[np.repeat(np.arange(groups), weight.shape[0] // groups)]
         spread = columns.reshape(weight.shape[0], -1, *[1] * (weight.ndim - 2))
         done[node.input[1]] = weight * spread / after.reshape(-1, *[1] * (weight.ndim - 1))
@@ -128,9 +128,9 @@ def _absorbed(index: GraphIndex, node: onnx.NodeProto, before: Floats, after: Fl
     else:
         done[node.input[1]] = weight * before[:, None] / after
     if node.op_type != "MatMul" and len(node.input) > 2 and node.input[2]:
-        done[node.input[2]] = index.array(node.input[2]) / after
+        done[node.input[2]] = graph.array(node.input[2]) / after
     return done
 
 
-def _factors(channels: Channels, tensor: str, factors: Mapping[int, float]) -> Floats:
+def _factors_of(channels: TiedChannels, tensor: str, factors: Mapping[int, float]) -> Floats:
     return np.array([factors.get(r, 1.0) for r in channels.roots(tensor).tolist()])

@@ -1,6 +1,6 @@
-"""Weights of one layer that undo what quantisation did to its input: least squares, then rounding with feedback.
+"""Weights of one layer that undo what quantization did to its input: least squares, then rounding with feedback.
 
-Given second moments of a layer's quantised input X and of the error R that its float weights make there, the best
+Given second moments of a layer's quantized input X and of the error R that its float weights make there, the best
 change of the weights is a ridge regression of R on X. The changed weights are rounded column by column, and what a
 column loses is made up by the columns not rounded yet (E. Frantar et al., "GPTQ", ICLR 2023, after optimal brain
 surgeon). All arrays carry a leading axis for the groups of a convolution.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.graph.qdq.codes import HARMLESS, weight_scales
+from edgecnn.quantization import HARMLESS, round_scales
 
 Floats = npt.NDArray[np.floating[Any]]
 BLOCK, PANEL = 64, 192  # columns at a time, of the rounding and of the factor
@@ -79,7 +79,7 @@ class Moments:
             self.rr + other.rr,
         )
 
-    def centred(self) -> Covariance:
+    def centered(self) -> Covariance:
         """Per sample, less the means."""
         n = max(self.count, 1)
         x, r = self.x / n, self.r / n
@@ -125,27 +125,27 @@ class Covariance:
         return np.asarray(spread if offset is None else spread + np.square(self.offset(change) - offset))
 
 
-def ridge(seen: Covariance, strength: float) -> Floats:
+def solve_ridge(seen: Covariance, strength: float) -> Floats:
     """The change of the weights with the least squared error plus strength x mean variance x its squared size."""
     return np.asarray(np.linalg.solve(seen.raised(strength), seen.rx.transpose(0, 2, 1)).transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
-class Feedback:
+class GptqRounding:
     """The order in which columns are rounded, those of large variance first, and what each gets from those before."""
 
     order: npt.NDArray[np.intp]
     shares: Floats
 
     @staticmethod
-    def of(seen: Covariance) -> Feedback:
+    def of(seen: Covariance) -> GptqRounding:
         """With C = R R' and R upper triangular, the error e C e' is the sum of (e R)_j squared: column j is rounded so
         that (e R)_j is least, given the e of the columns before (the same codes as GPTQ's, without an inverse)."""
         order = np.argsort(-np.einsum("gdd->gd", seen.xx), axis=1, kind="stable")
         back, groups = order[:, ::-1], np.arange(len(order))
-        turned = _cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
+        turned = _factor_cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
         shares = np.ascontiguousarray(turned[:, ::-1, ::-1].transpose(0, 2, 1))
-        return Feedback(order, shares / np.einsum("gdd->gd", shares)[:, :, None])
+        return GptqRounding(order, shares / np.einsum("gdd->gd", shares)[:, :, None])
 
     def rounded(self, weight: Floats, scale: Floats) -> npt.NDArray[np.float64]:
         """Codes [g, o, d] of `weight` for `scale` [g, o]."""
@@ -165,7 +165,7 @@ class Feedback:
         return np.asarray(np.take_along_axis(codes, back[:, :, None], axis=1).transpose(0, 2, 1), np.float64)
 
 
-def _cholesky(matrix: Floats) -> Floats:
+def _factor_cholesky(matrix: Floats) -> Floats:
     """The lower factor [g, d, d]; by blocks, most of it matrix products, which NumPy's LAPACK is slow without."""
     made = matrix.copy()
     for start in range(0, matrix.shape[1], PANEL):
@@ -180,14 +180,14 @@ def _cholesky(matrix: Floats) -> Floats:
     return np.tril(made)
 
 
-def row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:
+def search_row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:
     """[g, o]: for each row the scale whose nearest rounding moves the output least; with `half` normal FP16 numbers."""
     largest = np.abs(weight).max(axis=2)
     full = np.where(largest > 0, largest / 127, HARMLESS)
-    best, chosen = np.full(full.shape, np.inf), weight_scales(full, half).astype(np.float64)
+    best, chosen = np.full(full.shape, np.inf), round_scales(full, half).astype(np.float64)
     spread = np.einsum("gdd->gd", seen.xx)
     for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6):
-        tried = weight_scales(full * share, half).astype(np.float64)
+        tried = round_scales(full * share, half).astype(np.float64)
         moved = weight - np.clip(np.rint(weight / tried[:, :, None]), -127, 127) * tried[:, :, None]
         error = np.einsum("god,god,gd->go", moved, moved, spread)
         better = error < best

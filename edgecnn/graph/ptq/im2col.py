@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgecnn.graph.simplify import GraphIndex, attribute
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 
 Array = npt.NDArray[np.float32]
 
@@ -32,15 +32,15 @@ class Layer:
     dilations: tuple[int, ...]
     pads: tuple[int, ...]  # before each axis, then behind each
     auto_pad: str
-    transposed: bool  # the initialiser is [columns, outputs]
+    transposed: bool  # the initializer is [columns, outputs]
 
     def matrix(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """The initialiser's array as [groups, outputs, columns]."""
+        """The initializer's array as [groups, outputs, columns]."""
         turned = array.T if self.transposed else array
         return turned.astype(np.float64).reshape(self.groups, turned.shape[0] // self.groups, -1)
 
     def array(self, matrix: npt.NDArray[np.floating[Any]], shape: tuple[int, ...]) -> npt.NDArray[np.floating[Any]]:
-        """Back from [groups, outputs, columns] to the shape of the initialiser."""
+        """Back from [groups, outputs, columns] to the shape of the initializer."""
         return matrix.reshape(shape[::-1]).T if self.transposed else matrix.reshape(shape)
 
     def padding(self, sizes: Sequence[int | None]) -> list[tuple[int, int]] | None:
@@ -99,27 +99,23 @@ class Layer:
         return windows[tuple(slice(None, None, step) for step in steps)]
 
 
-def layer_of(index: GraphIndex, node: onnx.NodeProto) -> Layer:
+def layer_from_node(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
     """The matrix product that `node` is."""
-    dims = index.initializer[node.input[1]].dims
+    dims = graph.initializers[node.input[1]].dims
     turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
     bias = node.input[2] if len(node.input) > 2 and node.op_type != "MatMul" else ""
-    if bias not in index.initializer or list(index.initializer[bias].dims) != [dims[-1] if turned else dims[0]]:
+    if bias not in graph.initializers or list(graph.initializers[bias].dims) != [dims[-1] if turned else dims[0]]:
         bias = ""
     kernel = tuple(int(k) for k in dims[2:]) if node.op_type == "Conv" else ()
     return Layer(
         node=node,
         weight=node.input[1],
         bias=bias,
-        groups=int(attribute(node, "group", 1)),  # type: ignore[call-overload]
+        groups=attribute(node, "group", 1),
         kernel=kernel,
-        strides=_integers(node, "strides", (1,) * len(kernel)),
-        dilations=_integers(node, "dilations", (1,) * len(kernel)),
-        pads=_integers(node, "pads", (0,) * 2 * len(kernel)),
-        auto_pad=next((a.s.decode() for a in node.attribute if a.name == "auto_pad"), "NOTSET"),
+        strides=attribute(node, "strides", (1,) * len(kernel)),
+        dilations=attribute(node, "dilations", (1,) * len(kernel)),
+        pads=attribute(node, "pads", (0,) * 2 * len(kernel)),
+        auto_pad=attribute(node, "auto_pad", b"NOTSET").decode(),
         transposed=turned,
     )
-
-
-def _integers(node: onnx.NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(next((a.ints for a in node.attribute if a.name == name), default))

@@ -3,106 +3,109 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
-from edgecnn.graph.calibration.collect import Progress
 from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.onnx_graph import multiply_adds
+from edgecnn.graph.onnx_graph import count_multiply_adds
 from edgecnn.graph.ptq.candidates import (
     FEWEST_IMAGES,
     Candidate,
-    chosen_automatically,
-    inserted,
-    plain,
-    with_own_constants,
+    choose_candidate,
+    give_own_constants,
+    insert_candidate,
+    round_candidate,
 )
-from edgecnn.graph.ptq.sensitivity import WEIGHTS, noise_shares
-from edgecnn.graph.qdq.placement import Placement, Style, place
-from edgecnn.graph.qdq.verify import assert_placed, int8_share_pct, integer_kernels
-from edgecnn.graph.simplify import prepared
+from edgecnn.graph.ptq.layer_reconstruction import LayerResult
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.qdq.verify import assert_placed, count_integer_kernels, measure_int8_share_pct
+from edgecnn.graph.simplify import simplify_graph
+from edgecnn.quantization import Placement, QuantizedTensor
+from edgecnn.results.engine import Scheme
+from edgecnn.results.quantization import CandidateRow, QuantizationReport, TensorRow
 
 Around = Literal["fp16", "fp32"]
 ALIKE = 0.1  # of the contrast within the images: what differs between frames of a still camera is less, its noise
 
 
-@dataclass
-class Report:
-    """What was done: `rows` per tensor; `int8_share_pct` of the multiply-adds; `left_out` what `auto` could not do, and
-    the tensors whose range the images did not show."""
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """An INT8 graph, the report of it, and what it was made of: where its pairs stand, and the numbers behind them."""
 
-    style: Style
-    method: str
-    around: Around
-    int8_share_pct: float = 0.0
-    integer_kernels: int | None = None
-    weighted_nodes: int = 0
-    kept_float32: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    model: onnx.ModelProto
+    report: QuantizationReport
+    placement: Placement
+    candidate: Candidate
 
 
 def quantize_int8(
     model: onnx.ModelProto,
     ranges: Ranges,
-    style: Style,
+    scheme: Scheme,
     *,
     method: str = "auto",
     around: Around = "fp16",
     data: Dataset | None = None,
-    progress: Progress | None = None,
-    explain: bool = False,
-) -> tuple[onnx.ModelProto, Report]:
-    """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`cpu` is always FP32).
+    progress: Callable[[int, int], None] | None = None,
+) -> QuantizedGraph:
+    """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`ort-cpu` is always FP32).
 
-    `explain` adds to each row of the report its share of the noise in the logits, which needs `data`.
-
-    Raises `GraphError` naming the node or tensor that cannot be quantised.
+    Raises `GraphError` naming the node or tensor that cannot be quantized.
     """
-    ready = with_own_constants(prepared(model)) if method == "auto" else prepared(model)
-    placement = place(ready, style)
-    multiply_adds(ready)  # the share of INT8 is counted at the end: shapes that are not known are refused at once
-    around = "fp32" if style == "cpu" else around
+    ready = give_own_constants(simplify_graph(model)) if method == "auto" else simplify_graph(model)
+    placement = place(ready, scheme)
+    count_multiply_adds(ready)  # the share of INT8 is counted at the end: shapes not known are refused at once
+    around = "fp32" if scheme == "ort-cpu" else around
     half = around == "fp16"
-    report = Report(style=style, method=method, around=around, left_out=_dead(ready, placement, ranges))
-    data = None if data is None else _distinct(data)
+    left_out = _find_dead(ready, placement, ranges)
+    compared: list[CandidateRow] = []
+    data = None if data is None else distinct_images(data)
     if method != "auto":
-        chosen = plain(ready, placement, ranges.tensors, method, half)
-    elif data is None or (why := _too_little(data)):
+        chosen = round_candidate(ready, placement, ranges.tensors, method, half)
+    elif data is None or (why := _why_too_few(data)):
         why = "without images" if data is None else why
-        chosen = plain(ready, placement, ranges.tensors, "mse", half, offsets=True)
-        report.left_out += [f"{what} ({why})" for what in ("equalisation", "scales by output error", "reconstruction")]
+        chosen = round_candidate(ready, placement, ranges.tensors, "mse", half, offsets=True)
+        left_out += [f"{what} ({why})" for what in ("equalization", "scales by output error", "reconstruction")]
     else:
-        chosen, report.steps, fallen = chosen_automatically(ready, placement, ranges.tensors, half, data, progress)
-        report.left_out += fallen
-    made = inserted(chosen, placement)
-    _describe(report, made, placement, chosen)
-    if explain and data is not None:
-        shares = noise_shares(chosen, placement, data)
-        for row in report.rows:
-            row["logit_noise_pct"] = shares[row["group"]]
-        report.rows.append({"name": WEIGHTS, "type": "int8", "logit_noise_pct": shares[WEIGHTS]})
+        chosen, compared, fallen = choose_candidate(ready, placement, ranges.tensors, half, data, progress)
+        left_out += fallen
+    made = insert_candidate(chosen, placement)
+    assert_placed(made, placement)
+    share = round(measure_int8_share_pct(made), 2)
+    kernels, weighted = _count_kernels(made) if scheme == "ort-cpu" else (None, len(placement.weights))
+    kept: tuple[str, ...] = ()
     if half:
         made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
-        report.kept_float32 = list(kept)
-    return made, report
+    report = QuantizationReport(
+        scheme=scheme,
+        method=method,
+        around=around,
+        int8_share_pct=share,
+        integer_kernels=kernels,
+        weighted_nodes=weighted,
+        kept_float32=kept,
+        left_out=tuple(left_out),
+        candidates=tuple(compared),
+        tensors=tuple(_describe(quantized, chosen) for quantized in placement.activations),
+    )
+    return QuantizedGraph(made, report, placement, chosen)
 
 
-def _distinct(data: Dataset) -> Dataset:
+def distinct_images(data: Dataset) -> Dataset:
     """Each image once: what was fitted to one and judged by its copy would look better than it is."""
     first = {data.sha256(k): k for k in reversed(range(len(data)))}
     return data if len(first) == len(data) else data.subset(sorted(first.values()))
 
 
-def _too_little(data: Dataset) -> str:
+def _why_too_few(data: Dataset) -> str:
     """Why regressions on these images would hold for nothing but them; "" when they are many and different enough."""
     if len(data) < FEWEST_IMAGES:
         return f"with {len(data)} different images (at least {FEWEST_IMAGES} are needed)"
@@ -111,11 +114,11 @@ def _too_little(data: Dataset) -> str:
     return "with images of one scene" if between < ALIKE * float(some.std(dtype=np.float64)) else ""
 
 
-def _dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[str]:
-    """The tensors to be quantised that held one value throughout, as sentences.
+def _find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[str]:
+    """The tensors to be quantized that held one value throughout, as sentences.
 
     They are dead branches of a live network where its logits follow the images; where those stand still too, nothing
-    can be learnt from these images. Raises `GraphError` then, and for a tensor without statistics.
+    can be learned from these images. Raises `GraphError` then, and for a tensor without statistics.
     """
     found = []
     for quantized in placement.activations:
@@ -139,38 +142,35 @@ def _dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[
     ]
 
 
-def _describe(report: Report, made: onnx.ModelProto, placement: Placement, chosen: Candidate) -> None:
-    """Check that what was asked is in the graph, and fill in the report."""
-    assert_placed(made, placement)
-    report.weighted_nodes = len(placement.weights)
-    report.int8_share_pct = round(int8_share_pct(made), 2)
-    if placement.style == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            onnx.save(made, str(path))
-            report.integer_kernels, report.weighted_nodes = integer_kernels(path)
-    readers = {node: layer.row for node, layer in chosen.layers.items()}
-    for quantized in placement.activations:
-        scale = chosen.scales[quantized.group]
-        rows = [readers[e.node] for e in quantized.edges if e.node in readers and e.index == 0]
-        low, high = scale.bounds
-        report.rows.append(
-            {
-                "name": quantized.tensor,
-                "group": quantized.group,
-                "readers": len(quantized.edges),
-                "type": "uint8" if scale.unsigned else "int8",
-                "method": "least output error" if rows else chosen.name if not chosen.layers else "mse",
-                "scale": scale.scale,
-                "offset": 0.0 if scale.unsigned else -scale.zero * scale.scale,
-                "zero_point": scale.zero if scale.unsigned else 0,
-                "low": low,
-                "high": high,
-                "seen_largest": chosen.tensors[quantized.tensor].largest,
-                "equalised_by": chosen.equalised.get(quantized.tensor, 1.0),
-                "weights": ", ".join(str(r["weights"]) for r in rows),
-                "output_noise_pct": round(100 * max((r["noise_after"] for r in rows), default=0.0), 4)
-                if rows
-                else None,
-            }
-        )
+def _count_kernels(made: onnx.ModelProto) -> tuple[int, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        onnx.save(made, str(path))
+        return count_integer_kernels(path)
+
+
+def _describe(quantized: QuantizedTensor, chosen: Candidate) -> TensorRow:
+    params = chosen.scales[quantized.scale_group]
+    layers = [chosen.layers[e.node] for e in quantized.edges if e.node in chosen.layers and e.index == 0]
+    low, high = params.bounds
+    stored = params.dtype == "uint8"  # else the zero point is folded into the biases
+    return TensorRow(
+        name=quantized.tensor,
+        scale_group=quantized.scale_group,
+        readers=len(quantized.edges),
+        type=params.dtype,
+        method="least output error" if layers else chosen.name if not chosen.layers else "mse",
+        scale=params.scale,
+        offset=0.0 if stored else -params.zero_point * params.scale,
+        zero_point=params.zero_point if stored else 0,
+        low=low,
+        high=high,
+        seen_largest=chosen.tensors[quantized.tensor].largest,
+        equalized_by=chosen.equalized.get(quantized.tensor, 1.0),
+        rounding=", ".join(layer.rounding for layer in layers),
+        output_noise_pct=_worst_noise_pct(layers),
+    )
+
+
+def _worst_noise_pct(layers: list[LayerResult]) -> float | None:
+    return round(100 * max(layer.noise_after for layer in layers), 4) if layers else None

@@ -11,34 +11,44 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgecnn.errors import GraphError
-from edgecnn.graph.qdq.codes import Array, Scale, WeightCodes, rounded
-from edgecnn.graph.qdq.placement import Placement, QuantizedTensor, QuantizedWeight
-from edgecnn.graph.simplify import GraphIndex, copied
+from edgecnn.graph.onnx_graph import OnnxGraph, copy_model
+from edgecnn.quantization import (
+    Array,
+    Placement,
+    QuantizedTensor,
+    QuantizedWeight,
+    QuantizedWeights,
+    QuantParams,
+    round_to_nearest,
+)
 
 Floats = npt.NDArray[np.float64]
 SUFFIX_Q, SUFFIX_DQ = "_quantized", "_dequantized"
 LARGEST_BIAS = 2.0**30  # as int32, with as much room again for the sum that it is added to
 
 
-def insert_pairs(
-    model: onnx.ModelProto, placement: Placement, scales: Mapping[str, Scale], weights: Mapping[str, WeightCodes]
+def insert_qdq(
+    model: onnx.ModelProto,
+    placement: Placement,
+    scales: Mapping[str, QuantParams],
+    weights: Mapping[str, QuantizedWeights],
 ) -> onnx.ModelProto:
-    """A copy of `model` with every pair of `placement`; `scales` by group, `weights` by initialiser.
+    """A copy of `model` with every pair of `placement`; `scales` by group, `weights` by initializer.
 
-    Weights become int8 initialisers behind DequantizeLinear. For the `cpu` style biases become int32.
+    Weights become int8 initializers behind DequantizeLinear. Under `ort-cpu` biases become int32.
     """
-    made = copied(model, without=weights)
-    index = GraphIndex(made)
-    if placement.style == "cpu":
-        weights = _with_room_for_biases(index, placement, scales, weights)
-    before = _quantised_weights(index, weights)
-    if placement.style == "cpu":
-        before += _integer_biases(index, placement, scales, weights)
+    made = copy_model(model, without=weights)
+    graph = OnnxGraph(made)
+    if placement.scheme == "ort-cpu":
+        weights = _widen_weights_for_biases(graph, placement, scales, weights)
+    before = _weight_nodes(graph, weights)
+    if placement.scheme == "ort-cpu":
+        before += _bias_nodes(graph, placement, scales, weights)
     after: dict[str, list[onnx.NodeProto]] = {}
     for quantized in placement.activations:
-        after[quantized.tensor] = _pair(index, quantized, scales[quantized.group])
-    nodes = [*before, *after.pop(index.input, [])]
-    for node in index.nodes:
+        after[quantized.tensor] = _pair_nodes(graph, quantized, scales[quantized.scale_group])
+    nodes = [*before, *after.pop(graph.input, [])]
+    for node in graph.nodes:
         outputs = [o for o in node.output if o in after]
         nodes.append(node)
         for output in outputs:
@@ -49,17 +59,19 @@ def insert_pairs(
     return made
 
 
-def _pair(index: GraphIndex, quantized: QuantizedTensor, scale: Scale) -> list[onnx.NodeProto]:
+def _pair_nodes(graph: OnnxGraph, quantized: QuantizedTensor, scale: QuantParams) -> list[onnx.NodeProto]:
     tensor = quantized.tensor
     dequantized = tensor + SUFFIX_DQ
     for edge in quantized.edges:
         if edge.node == "":
-            raise GraphError(f"graph output {tensor!r} is not to be quantised", "logits stay float32")
-        index.node[edge.node].input[edge.index] = dequantized
-    dtype = np.uint8 if scale.unsigned else np.int8
+            raise GraphError(f"graph output {tensor!r} is not to be quantized", "logits stay float32")
+        graph.node[edge.node].input[edge.index] = dequantized
     step, zero = f"{tensor}_scale", f"{tensor}_zero_point"
-    index.model.graph.initializer.extend(
-        [numpy_helper.from_array(np.float32(scale.scale), step), numpy_helper.from_array(dtype(scale.zero), zero)]
+    graph.model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(scale.scale), step),
+            numpy_helper.from_array(np.array(scale.zero_point, scale.dtype), zero),
+        ]
     )
     return [
         helper.make_node("QuantizeLinear", [tensor, step, zero], [tensor + SUFFIX_Q], f"{tensor}_QuantizeLinear"),
@@ -69,70 +81,70 @@ def _pair(index: GraphIndex, quantized: QuantizedTensor, scale: Scale) -> list[o
     ]
 
 
-def _quantised_weights(index: GraphIndex, weights: Mapping[str, WeightCodes]) -> list[onnx.NodeProto]:
-    """The int8 initialiser takes the name of the float one, so that a reader of the file finds it."""
+def _weight_nodes(graph: OnnxGraph, weights: Mapping[str, QuantizedWeights]) -> list[onnx.NodeProto]:
+    """The int8 initializer takes the name of the float one, so that a reader of the file finds it."""
     nodes = []
     for name, codes in weights.items():
         zero = np.zeros(codes.scale.shape if codes.axis is not None else (), np.int8)
         scale = codes.scale if codes.axis is not None else codes.scale.reshape(())
-        index.model.graph.initializer.append(numpy_helper.from_array(codes.codes, name))
-        nodes.append(_dequantized(index, name, name, scale, zero, codes.axis))
-        for node, k in index.readers[name]:
+        graph.model.graph.initializer.append(numpy_helper.from_array(codes.codes, name))
+        nodes.append(_dequantize_node(graph, name, name, scale, zero, codes.axis))
+        for node, k in graph.readers[name]:
             node.input[k] = name + SUFFIX_DQ
     return nodes
 
 
-def _with_room_for_biases(
-    index: GraphIndex, placement: Placement, scales: Mapping[str, Scale], weights: Mapping[str, WeightCodes]
-) -> dict[str, WeightCodes]:
+def _widen_weights_for_biases(
+    graph: OnnxGraph, placement: Placement, scales: Mapping[str, QuantParams], weights: Mapping[str, QuantizedWeights]
+) -> dict[str, QuantizedWeights]:
     """Weights whose scales are large enough for their int32 biases.
 
     A channel with hardly any weights, as weight decay leaves them, has so small a scale that its bias would not fit;
     coarser codes cost such a channel less than 2^-23 of its bias.
     """
     made = dict(weights)
-    for quantized, bias, step in _biases(index, placement, scales):
+    for quantized, bias, step in _integer_biases(graph, placement, scales):
         codes = made[quantized.initializer]
         least = np.abs(bias).max() if codes.axis is None else np.abs(bias)
         wide = np.maximum(codes.scale, (least / (step * LARGEST_BIAS)).astype(np.float32))
         if (wide > codes.scale).any():
-            made[quantized.initializer] = rounded(codes.values(), wide, codes.axis)
+            made[quantized.initializer] = round_to_nearest(codes.dequantize(), wide, codes.axis)
     return made
 
 
-def _integer_biases(
-    index: GraphIndex, placement: Placement, scales: Mapping[str, Scale], weights: Mapping[str, WeightCodes]
+def _bias_nodes(
+    graph: OnnxGraph, placement: Placement, scales: Mapping[str, QuantParams], weights: Mapping[str, QuantizedWeights]
 ) -> list[onnx.NodeProto]:
     """int32 biases with scale = input scale x weight scale, as the integer kernels add them."""
     nodes = []
-    for quantized, bias, input_step in _biases(index, placement, scales):
-        node, codes = index.node[quantized.node], weights[quantized.initializer]
+    for quantized, bias, input_step in _integer_biases(graph, placement, scales):
+        node, codes = graph.node[quantized.node], weights[quantized.initializer]
         step = np.broadcast_to(codes.scale.astype(np.float64) * input_step, bias.shape)
         own = f"{node.name}_bias"
         axis = 0 if codes.axis is not None else None
         scale = step.astype(np.float32) if axis == 0 else np.float32(step.reshape(-1)[0])
         zero = np.zeros(step.shape if axis == 0 else (), np.int32)
-        index.model.graph.initializer.append(numpy_helper.from_array(np.rint(bias / step).astype(np.int32), own))
-        nodes.append(_dequantized(index, own, own, scale, zero, axis))
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.rint(bias / step).astype(np.int32), own))
+        nodes.append(_dequantize_node(graph, own, own, scale, zero, axis))
         node.input[2] = own + SUFFIX_DQ
     return nodes
 
 
-def _biases(
-    index: GraphIndex, placement: Placement, scales: Mapping[str, Scale]
+def _integer_biases(
+    graph: OnnxGraph, placement: Placement, scales: Mapping[str, QuantParams]
 ) -> Iterator[tuple[QuantizedWeight, Floats, float]]:
     """(weight, bias [channels], scale of the input) of every layer whose bias becomes int32."""
-    group = {(e.node, e.index): q.group for q in placement.activations for e in q.edges}
+    group = {(e.node, e.index): q.scale_group for q in placement.activations for e in q.edges}
     for quantized in placement.weights:
-        node = index.node[quantized.node]
+        node = graph.node[quantized.node]
         name = node.input[2] if len(node.input) > 2 else ""
-        per_output = name in index.initializer and len(index.initializer[name].dims) == 1
+        per_output = name in graph.initializers and len(graph.initializers[name].dims) == 1
         if per_output and (node.name, 0) in group and node.op_type in ("Conv", "Gemm"):
-            yield quantized, index.array(name).reshape(-1).astype(np.float64), scales[group[node.name, 0]].scale
+            yield quantized, graph.array(name).reshape(-1).astype(np.float64), scales[group[node.name, 0]].scale
 
 
-def _dequantized(
-    index: GraphIndex,
+def _dequantize_node(
+    graph: OnnxGraph,
     codes: str,
     name: str,
     scale: Array | np.float32,
@@ -141,7 +153,7 @@ def _dequantized(
 ) -> onnx.NodeProto:
     names = [codes, f"{name}_scale", f"{name}_zero_point"]
     arrays = [np.asarray(scale, np.float32), zero]
-    index.model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names[1:], strict=True))
+    graph.model.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names[1:], strict=True))
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     return helper.make_node("DequantizeLinear", names, [name + SUFFIX_DQ], f"{name}_DequantizeLinear", **attributes)
 

@@ -1,4 +1,4 @@
-"""What a quantised graph really holds: are the asked pairs there, how much of the work is INT8, which kernels run."""
+"""What a quantized graph really holds: are the asked pairs there, how much of the work is INT8, which kernels run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.onnx_graph import View, multiply_adds, view_of
-from edgecnn.graph.qdq.placement import Placement
+from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
+from edgecnn.errors import GraphError
+from edgecnn.graph.onnx_graph import OnnxGraph, count_multiply_adds, flat_graph
+from edgecnn.quantization import Placement
 
 INTEGER_KERNELS = frozenset(
     {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
@@ -23,103 +24,87 @@ def assert_placed(model: onnx.ModelProto, placement: Placement) -> None:
     Raises `GraphError` naming the node and input where a pair is missing, unasked, reads another tensor, or has
     another scale than its group.
     """
-    view = view_of(model)
-    nodes = {node.name: node for node in view.nodes}
+    graph = flat_graph(model)
+    nodes = {node.name: node for node in graph.nodes}
     asked: dict[tuple[str, int], str] = {(w.node, w.index): w.initializer for w in placement.weights}
     scale_of_group: dict[str, tuple[bytes, str]] = {}
     for pair in placement.activations:
         for edge in pair.edges:
             asked[edge.node, edge.index] = pair.tensor
             if edge.node not in nodes:
-                raise GraphError(f"node {edge.node!r} is gone from the quantised graph", "this is a bug in edgecnn")
-            scale = _scale(view, nodes[edge.node].input[edge.index])
-            first, where = scale_of_group.setdefault(pair.group, (scale, edge.node))
+                raise GraphError(f"node {edge.node!r} is gone from the quantized graph", "this is a bug in edgecnn")
+            scale = _scale(graph, nodes[edge.node].input[edge.index])
+            first, where = scale_of_group.setdefault(pair.scale_group, (scale, edge.node))
             if scale != first:
                 raise GraphError(
                     f"node {edge.node!r}: the scale of input {edge.index} differs from the one at {where!r}, "
-                    f"though both belong to the group of {pair.group!r}",
-                    "quantise the graph again",
+                    f"though both belong to the scale group of {pair.scale_group!r}",
+                    "quantize the graph again",
                 )
     for (name, index), tensor in asked.items():
-        found = dequantised(view, nodes[name].input[index]) if name in nodes else None
+        found = find_dequantized(graph, nodes[name].input[index]) if name in nodes else None
         if found != tensor:
             raise GraphError(
                 f"node {name!r}: input {index} should read a Q/DQ pair on {tensor!r}, found {found or 'none'}",
-                "quantise the graph again",
+                "quantize the graph again",
             )
-    for node in view.nodes:
+    for node in graph.nodes:
         for index, tensor in enumerate(node.input):
             bias = node.op_type in ("Conv", "Gemm") and index == 2
-            if dequantised(view, tensor) and (node.name, index) not in asked and not bias:
-                raise GraphError(f"node {node.name!r}: input {index} is quantised unasked", "quantise the graph again")
-    for node in view.weighted():
-        if not _is_int8(view, node):
-            raise GraphError(f"node {node.name!r}: this {node.op_type} was left out", "quantise the graph again")
+            if find_dequantized(graph, tensor) and (node.name, index) not in asked and not bias:
+                raise GraphError(f"node {node.name!r}: input {index} is quantized unasked", "quantize the graph again")
+    for node in graph.weighted():
+        if not _is_int8(graph, node):
+            raise GraphError(f"node {node.name!r}: this {node.op_type} was left out", "quantize the graph again")
 
 
-def dequantised(view: View, tensor: str) -> str | None:
+def find_dequantized(graph: OnnxGraph, tensor: str) -> str | None:
     """The tensor whose 8-bit values `tensor` holds, when it comes from a DequantizeLinear; else None."""
-    node = view.producer.get(tensor)
+    node = graph.producer.get(tensor)
     if node is None or node.op_type != "DequantizeLinear":
         return None
-    source = view.producer.get(node.input[0])
+    source = graph.producer.get(node.input[0])
     if source is None or source.op_type != "QuantizeLinear":
         return str(node.input[0])
-    cast = view.producer.get(source.input[0])  # to FP16, in a graph that is FP16 around INT8
+    cast = graph.producer.get(source.input[0])  # to FP16, in a graph that is FP16 around INT8
     return str(cast.input[0] if cast is not None and cast.op_type == "Cast" else source.input[0])
 
 
-def int8_share_pct(model: onnx.ModelProto) -> float:
+def measure_int8_share_pct(model: onnx.ModelProto) -> float:
     """Share of the multiply-adds that stand in a Conv, Gemm or MatMul whose inputs both come from DequantizeLinear."""
-    view = view_of(model)
-    counts = multiply_adds(model)
+    graph = flat_graph(model)
+    counts = count_multiply_adds(model)
     total = sum(counts.values())
     if total == 0:
         raise GraphError("the graph has no Conv, Gemm or MatMul", "is this the right file?")
-    return 100 * sum(counts[node.output[0]] for node in view.weighted() if _is_int8(view, node)) / total
+    return 100 * sum(counts[node.output[0]] for node in graph.weighted() if _is_int8(graph, node)) / total
 
 
-def integer_kernels(path: Path) -> tuple[int, int]:
+def count_integer_kernels(path: Path) -> tuple[int, int]:
     """(k, n): of the n weighted nodes of `path`, ONNX Runtime's CPU provider computes k in integers.
 
-    Counted in the graph as ONNX Runtime optimised it for this machine. Raises `BackendError` when it does not load.
+    Counted in the graph as ONNX Runtime optimized it for this machine. Raises `BackendError` when it does not load.
     """
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder, "optimised.onnx")
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        try:
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # its exceptions have no common base
-            raise BackendError(f"{path}: ONNX Runtime cannot load it: {exc}", "is the file whole?") from exc
-        kinds = [node.op_type for node in onnx.load(optimised, load_external_data=False).graph.node]
-    weighted = sum(1 for _ in view_of(onnx.load(path)).weighted())
+        optimized = Path(folder, "optimized.onnx")
+        with onnxruntime_errors(str(path), "cannot load it", "is the file whole?"):
+            open_session(path, threads=1, optimized=optimized)
+        kinds = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
+    weighted = sum(1 for _ in flat_graph(onnx.load(path)).weighted())
     return sum(kind in INTEGER_KERNELS for kind in kinds), weighted
 
 
 def require_loads(model: onnx.ModelProto) -> None:
-    """Raise `BackendError` unless ONNX Runtime's CPU provider takes `model` as it is, without optimising it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:
-        first = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        raise BackendError(f"ONNX Runtime does not load it: {first}", "export it again at opset 19") from exc
+    """Raise `BackendError` unless ONNX Runtime's CPU provider takes `model` as it is, without optimizing it."""
+    with onnxruntime_errors("the graph", "does not load it", "export it again at opset 19"):
+        open_session(model, optimization="none")
 
 
-def _is_int8(view: View, node: onnx.NodeProto) -> bool:
-    return all(dequantised(view, tensor) is not None for tensor in node.input[:2])
+def _is_int8(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
+    return all(find_dequantized(graph, tensor) is not None for tensor in node.input[:2])
 
 
-def _scale(view: View, tensor: str) -> bytes:
-    node = view.producer.get(tensor)
-    scale = view.initializers.get(node.input[1]) if node is not None and len(node.input) > 1 else None
+def _scale(graph: OnnxGraph, tensor: str) -> bytes:
+    node = graph.producer.get(tensor)
+    scale = graph.initializers.get(node.input[1]) if node is not None and len(node.input) > 1 else None
     return b"" if scale is None else onnx.numpy_helper.to_array(scale).tobytes()

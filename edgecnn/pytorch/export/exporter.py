@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from edgecnn.backends._onnxruntime import onnxruntime_errors
 from edgecnn.contract import BATCH, INPUT, IR_VERSION, MAX_DIFFERENCE, OPSET, OUTPUT
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import GraphError, ModelError
@@ -185,10 +186,8 @@ _REPORT = "this network needs a translation that edgecnn lacks: report its name 
 def _load(
     path: Path, model: onnx.ModelProto, arrays: dict[str, npt.NDArray[Any]], positions: dict[str, int]
 ) -> onnxruntime.InferenceSession:
-    try:
+    with onnxruntime_errors("the exported graph", hint=_REPORT, error=GraphError):
         return session_on(path, model, arrays, positions)
-    except Exception as exc:
-        raise GraphError(f"ONNX Runtime refuses the exported graph: {_first_line(exc)}", _REPORT) from exc
 
 
 def _compare(session: onnxruntime.InferenceSession, images: Array, expected: Array, max_batch: int) -> float:
@@ -196,10 +195,8 @@ def _compare(session: onnxruntime.InferenceSession, images: Array, expected: Arr
     contract's."""
     worst, scale = 0.0, max(float(np.abs(expected).max()), 1e-30)
     for batch in sorted({1, 2, max_batch}):
-        try:
+        with onnxruntime_errors("the exported graph", f"fails at batch {batch}", _REPORT, GraphError):
             (found,) = session.run([OUTPUT], {INPUT: images[:batch]})
-        except Exception as exc:
-            raise GraphError(f"the exported graph fails at batch {batch}: {_first_line(exc)}", _REPORT) from exc
         if found.shape != (batch, expected.shape[1]):
             raise GraphError(f"the exported graph gives {list(found.shape)} at batch {batch}", _REPORT)
         difference = float(np.abs(found - expected[:batch]).max()) / scale

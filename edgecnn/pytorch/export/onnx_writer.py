@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from edgecnn.backends._onnxruntime import open_session
 from edgecnn.errors import ModelError
 
 SMALL_BYTES = 1024  # shapes and bounds, which ONNX Runtime reads before it maps anything
@@ -69,11 +70,11 @@ def session_on(
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", path.name), ("offset", positions[name]), ("length", array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_prepacking", "1")  # another copy of the weights
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return onnxruntime.InferenceSession(mapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    config = {
+        "session.disable_prepacking": "1",  # another copy of the weights
+        "session.model_external_initializers_file_folder_path": str(path.parent),
+    }
+    return open_session(mapped, spinning=True, config=config)
 
 
 def _tensor_head(name: str, array: npt.NDArray[Any]) -> bytes:

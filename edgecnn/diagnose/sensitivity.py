@@ -1,0 +1,56 @@
+"""Which tensor makes how much of the noise in the logits: each quantized alone, on a few images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.graph.ptq.candidates import Candidate, compute_logits
+from edgecnn.graph.ptq.quantize import distinct_images
+from edgecnn.graph.qdq.insert import insert_qdq
+from edgecnn.quantization import Placement
+from edgecnn.results.quantization import QuantizationReport
+
+SENSITIVITY_IMAGES = 16
+WEIGHTS = "all weights"
+
+
+def explain_noise(
+    report: QuantizationReport, candidate: Candidate, placement: Placement, data: Dataset
+) -> QuantizationReport:
+    """`report` with the share of each tensor, and of all weights, in the noise of the logits."""
+    shares = measure_noise_shares(candidate, placement, distinct_images(data))
+    tensors = tuple(replace(row, logit_noise_pct=shares[row.scale_group]) for row in report.tensors)
+    return replace(report, tensors=tensors, weights_logit_noise_pct=shares[WEIGHTS])
+
+
+def measure_noise_shares(candidate: Candidate, placement: Placement, data: Dataset) -> dict[str, float]:
+    """Percent of the summed noise by scale group of activations, and of all weights together (under `WEIGHTS`).
+
+    Each is quantized alone in the float graph, so that the shares are those of independent sources.
+    """
+    some = np.linspace(0, len(data) - 1, min(SENSITIVITY_IMAGES, len(data))).round()
+    few = data.subset([int(i) for i in some])
+    expected = compute_logits(candidate.float_model, few)
+    noise = {}
+    for group in dict.fromkeys(q.scale_group for q in placement.activations):
+        pairs = tuple(q for q in placement.activations if q.scale_group == group)
+        alone = Placement(placement.scheme, pairs, ())
+        noise[group] = _noise(expected, insert_qdq(candidate.float_model, alone, candidate.scales, {}), few)
+    weights = Placement("tensorrt", (), placement.weights)
+    noise[WEIGHTS] = _noise(expected, insert_qdq(candidate.float_model, weights, {}, candidate.weights), few)
+    return _percent(noise)
+
+
+def _noise(expected: npt.NDArray[np.float32], model: onnx.ModelProto, data: Dataset) -> float:
+    return float(np.square(expected - compute_logits(model, data), dtype=np.float64).sum())
+
+
+def _percent(noise: Mapping[str, float]) -> dict[str, float]:
+    total = sum(noise.values()) or 1.0
+    return {name: round(100 * value / total, 2) for name, value in noise.items()}

@@ -1,0 +1,78 @@
+"""The scheme of ONNX Runtime's CPU provider: uint8 activations, integer kernels.
+
+ONNX Runtime makes an integer kernel of a node whose inputs and outputs all carry a pair of one type (uint8), and only
+when nothing reads the tensor beside its pair: weighted nodes have pairs on their outputs too (behind a Relu or Clip,
+which the pair makes redundant), and residual Adds, Concats, gates (SE, SiLU) and data movements join in when their
+result is quantized anyway.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, activated_output
+
+MOVES_ON_CPU = MOVES - {"Pad", "Identity"}  # those that ONNX Runtime runs on 8-bit tensors
+AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
+
+
+class OrtCpuPlacer:
+    """Settles pairs from the last node to the first, as `Placer` says."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self.graph, self.pairs = graph, PlacedPairs()
+        self._positive = _never_negative(graph)
+        for node in graph.weighted():
+            self._pair_result(node)
+
+    def resolve(self, tensor: str) -> None:
+        """All or none: ONNX Runtime fuses only when every reader of a tensor reads its pair."""
+        if tensor in self.pairs:
+            for reader in self.graph.readers[tensor]:
+                self.pairs.add(tensor, reader)
+
+    def decide(self, node: onnx.NodeProto) -> None:
+        if not self._joins(node):
+            return
+        moves = node.op_type in MOVES_ON_CPU
+        results = self.graph.outputs_of(node) if moves else [activated_output(self.graph, node)]
+        if not all(out in self.pairs for out in results):
+            return
+        for index, tensor in enumerate(node.input[:1] if moves else node.input):
+            self.pairs.add(tensor, (node, index))
+            # A scale shared with values below zero would keep a Relu from dropping out of its convolution.
+            if node.op_type == "Concat" and (tensor in self._positive) == (results[0] in self._positive):
+                self.pairs.join(tensor, results[0])
+
+    def _joins(self, node: onnx.NodeProto) -> bool:
+        """Averages do not: they read the pair of their input where it has one, and none is made for them."""
+        if node.op_type in MOVES_ON_CPU:
+            return True
+        return node.op_type in ("Add", "Mul", "Concat") and len(self.graph.varying(node)) == len(node.input)
+
+    def _pair_result(self, node: onnx.NodeProto) -> None:
+        """A pair on what a weighted node makes; a Gemm or MatMul can also hand out float."""
+        result = activated_output(self.graph, node)
+        readers = self.graph.readers.get(result, [])
+        if result in self.graph.outputs or not readers:
+            return
+        if node.op_type == "Conv":
+            self.pairs.add(result, readers[0])
+
+
+def _never_negative(graph: OnnxGraph) -> set[str]:
+    """The tensors that cannot hold a negative value, whatever the image."""
+    known: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type == "Clip":
+            bound = node.input[1] if len(node.input) > 1 else ""
+            positive = bound in graph.initializers and bool((graph.array(bound) >= 0).all())
+        elif node.op_type in ("Add", "Mul", "Concat"):
+            positive = all(name in known for name in node.input)
+        else:
+            positive = node.op_type in POSITIVE or (node.op_type in MOVES | AVERAGES and node.input[0] in known)
+        if positive:
+            known.update(node.output)
+    return known
