@@ -184,11 +184,9 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme
 
 
 def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme, method: RangeMethod) -> None:
-    from edgecnn.recipe.schema import QuantizeSettings
     from edgecnn.steps.quantize import quantize
 
-    settings = QuantizeSettings(method=method, around="fp32")
-    quantize(graph, out, settings, precision="int8", scheme=scheme, dataset=_dataset(calibration))
+    quantize(graph, out, precision="int8", scheme=scheme, method=method, around="fp32", dataset=_dataset(calibration))
 
 
 def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme) -> list[str]:
