@@ -137,8 +137,8 @@ def check_own_code(folder: Path) -> None:
     from edgecnn.backends import BuildOptions, load_backend
     from edgecnn.backends.trt.library import load_tensorrt, logger_for, recording
     from edgecnn.errors import BackendError
-    from tests.backend.fake_cuda import FakeDevice, runtime_module
-    from tests.backend.tiny import tiny_graph
+    from tests.fakes.fake_cuda import FakeDevice, runtime_module
+    from tests.fakes.tiny import tiny_graph
 
     sys.modules["cuda.bindings.runtime"] = runtime_module(FakeDevice())
     assert load_tensorrt() is trt

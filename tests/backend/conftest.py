@@ -12,9 +12,9 @@ import pytest
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import _cuda
-from tests.backend.fake_cuda import FakeDevice, runtime_module
-from tests.backend.fake_tensorrt import fake_tensorrt
-from tests.backend.tiny import tiny_graph
+from tests.fakes.fake_cuda import FakeDevice, runtime_module
+from tests.fakes.fake_tensorrt import fake_tensorrt
+from tests.fakes.tiny import tiny_graph
 
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 

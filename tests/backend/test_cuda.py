@@ -15,7 +15,8 @@ import pytest
 from edgecnn.backends import _cuda
 from edgecnn.backends._cuda import load_cuda
 from edgecnn.errors import BackendError, DeviceError, MissingPackageError
-from tests.backend.fake_cuda import FakeDevice, pycuda_module, runtime_module
+from tests.fakes.fake_cuda import FakeDevice, pycuda_module, runtime_module
+from tests.fakes.round_trip import round_trip
 
 BINDINGS = ("cuda.bindings.runtime", "cuda.cudart", "pycuda.driver")
 
@@ -76,29 +77,6 @@ def test_an_unknown_binding_is_refused(installed: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("EDGECNN_CUDA", "cupy")
     with pytest.raises(BackendError, match="EDGECNN_CUDA=cupy: no such binding"):
         load_cuda()
-
-
-def round_trip(cuda: Any) -> tuple[np.ndarray, float]:
-    """Bytes to the device and back into other pinned memory, timed."""
-    n = 1 << 16
-    stream, start, end = cuda.create_stream(), cuda.create_event(), cuda.create_event()
-    device = cuda.malloc(n)
-    (there, source), (back, target) = cuda.malloc_pinned(n), cuda.malloc_pinned(n)
-    source[:] = np.arange(n, dtype=np.uint64).astype(np.uint8)
-    target[:] = 0
-    cuda.record(start, stream)
-    cuda.to_device(device, source, n, stream)
-    cuda.to_host(target, device, n, stream)
-    cuda.record(end, stream)
-    cuda.synchronize_stream(stream)
-    result, ms = target.copy(), cuda.elapsed_ms(start, end)
-    cuda.free_pinned(there)
-    cuda.free_pinned(back)
-    cuda.free(device)
-    for event in (start, end):
-        cuda.destroy_event(event)
-    cuda.destroy_stream(stream)
-    return result, ms
 
 
 @pytest.mark.parametrize("binding", ["cuda.bindings.runtime", "pycuda.driver"])

@@ -10,7 +10,7 @@ import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.recipe.schema import BatchSettings
-from tests.backend.device_flow import (
+from tests.fakes.device_flow import (
     closeness,
     engines_of,
     graphs_of,

@@ -30,7 +30,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.layers import share_facts
 from edgecnn.results.report import Measurement
 from edgecnn.steps.bench import engine_facts
-from tests.backend.device_flow import (
+from tests.fakes.device_flow import (
     closeness,
     engines_of,
     graphs_of,
@@ -39,8 +39,8 @@ from tests.backend.device_flow import (
     speed_ups,
     trtexec_latency,
 )
-from tests.backend.test_cuda import round_trip
-from tests.backend.tiny import tiny_graph
+from tests.fakes.round_trip import round_trip
+from tests.fakes.tiny import tiny_graph
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 

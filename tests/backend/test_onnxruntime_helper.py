@@ -11,7 +11,7 @@ import pytest
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
 from edgecnn.errors import ArtifactError, BackendError, GraphError, MeasurementError
 from edgecnn.graph.load import load_graph, onnx_errors
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 NET = "c = Conv(input, out=4, k=3)\nr = Relu(c)\nlogits = Conv(r, out=2, k=1)"
 

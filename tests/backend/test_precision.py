@@ -25,7 +25,7 @@ from edgecnn.results.report import Measurement
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import engine_info
 from edgecnn.steps.bench import engine_facts
-from tests.host.graphs import build as build_small
+from tests.fakes.graphs import build as build_small
 
 ANSWERS = Path(__file__).parent / "inspector"
 CONV1, CONV2, FC = 16 * 3 * 9 * 32 * 32, 16 * 1 * 9 * 16 * 16, 16 * 10

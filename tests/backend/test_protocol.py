@@ -19,7 +19,7 @@ from edgecnn.inspection.artifact import describe
 from edgecnn.inspection.machine import machine
 from edgecnn.steps.build import build
 from edgecnn.targets import targets
-from tests.backend.tiny import tiny_graph
+from tests.fakes.tiny import tiny_graph
 
 MEMBERS = [*Backend.__annotations__, *(n for n, m in vars(Backend).items() if n[0] != "_" and inspect.isfunction(m))]
 

@@ -26,8 +26,8 @@ from edgecnn.backends.trt.timing import merge_timing_cache
 from edgecnn.errors import WriteError
 from edgecnn.recipe.schema import BatchSettings
 from tests.backend.conftest import install
-from tests.backend.fake_cuda import FakeDevice
-from tests.backend.fake_tensorrt import fake_tensorrt
+from tests.fakes.fake_cuda import FakeDevice
+from tests.fakes.fake_tensorrt import fake_tensorrt
 
 OPTIONS = BuildOptions(target="gpu", batch=BatchSettings(1, 2, 4))
 

@@ -18,7 +18,7 @@ import pytest
 
 import edgecnn.backends.trt
 from edgecnn.backends.trt.library import NEWEST_MAJOR, OLDEST
-from tests.backend import fake_tensorrt
+from tests.fakes import fake_tensorrt
 
 FOLDER = Path(edgecnn.backends.trt.__file__).parent
 SOURCES = sorted(FOLDER.glob("*.py"))

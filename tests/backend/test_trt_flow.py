@@ -25,9 +25,9 @@ from edgecnn.recipe.schema import BatchSettings
 from edgecnn.results.layers import layers_from_json, shares_of
 from edgecnn.session import TimedSession
 from tests.backend.conftest import install
-from tests.backend.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
-from tests.backend.fake_tensorrt import injected
-from tests.backend.tiny import CONV_MACS, GEMM_MACS
+from tests.fakes.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
+from tests.fakes.fake_tensorrt import injected
+from tests.fakes.tiny import CONV_MACS, GEMM_MACS
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnx

@@ -18,7 +18,7 @@ from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe, settings_rows
 from edgecnn.records import to_plain
-from tests.backend.device_flow import recipe_report
+from tests.fakes.device_flow import recipe_report
 
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
 

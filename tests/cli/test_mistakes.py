@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 Call = Callable[..., Any]
 

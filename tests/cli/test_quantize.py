@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 
 def frozen() -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 TEXT = """
 c = Conv(input, out=6, k=3)

@@ -23,8 +23,8 @@ from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow
 from edgecnn.steps.gate import baseline_path
-from tests.host.graphs import build
-from tests.measurements import engine, latency
+from tests.fakes.graphs import build
+from tests.fakes.measurements import engine, latency
 
 PREPROCESSING = {
     "resize": 8,

@@ -19,7 +19,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import Verdict
 from edgecnn.zoo import ModelCard, cards, find_model
-from tests.measurements import accuracy, latency, measurement
+from tests.fakes.measurements import accuracy, latency, measurement
 
 SVG = "{http://www.w3.org/2000/svg}"
 

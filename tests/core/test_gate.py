@@ -22,7 +22,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import MEASURED, Check, Verdict
 from edgecnn.statistics import images_for_drop, images_to_tell
-from tests.measurements import TENSORRT, engine, latency, measured, measurement, ratio
+from tests.fakes.measurements import TENSORRT, engine, latency, measured, measurement, ratio
 
 
 def only(verdict: Verdict) -> Any:

@@ -217,3 +217,26 @@ def test_nothing_that_judges_reads_a_meaning_out_of_a_name() -> None:
         "1: m.name.endswith",
         "2: path.stem",
     ]
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share is in tests/fakes and in conftest.py."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 60
+    found = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in imported_modules(node)
+        if module.startswith("tests.") and any(part.startswith("test_") for part in module.split(".")[:3])
+    ]
+    assert found == []
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    """Dotted names of modules that an import statement may load; a name imported from one stands behind it."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []

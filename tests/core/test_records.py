@@ -19,7 +19,7 @@ from edgecnn.results.engine import EngineFacts
 from edgecnn.results.latency import LatencyFile, LatencyRow
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import Check, Verdict
-from tests.measurements import accuracy, engine, latency, measured, measurement, ratio
+from tests.fakes.measurements import accuracy, engine, latency, measured, measurement, ratio
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.latency import Clocks
 from edgecnn.results.report import ArtifactFacts, RunReport
 from edgecnn.results.verdict import Check, Verdict
-from tests.measurements import accuracy, latency, measurement, ratio
+from tests.fakes.measurements import accuracy, latency, measurement, ratio
 
 CHECKS = (
     Check("fp16", "top1_drop_pp_max", 0.0, (-0.7, 0.7), 2.0, "PASS", "drop 0.00 pp, n = 540"),

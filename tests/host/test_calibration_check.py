@@ -16,7 +16,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
 from edgecnn.steps.calibrate import check_calibration
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 PREPROCESSING = Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3)
 

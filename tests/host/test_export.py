@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,42 +10,16 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
+from edgecnn.artifact.sidecar import verified_sidecar
 from edgecnn.errors import GraphError, ModelError
-from edgecnn.zoo import ModelCard, find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
     import torch.nn.functional as F
     from torch import nn
 
-    from edgecnn.steps.export import export_network
-    from tests.host.modules import Block, Everything, Head
-
-
-def card_for(channels: int, size: int, classes: int = 4) -> ModelCard:
-    """A card for a network of this test."""
-    return dataclasses.replace(find_model("lenet5"), name="net", input_shape=(channels, size, size), classes=classes)
-
-
-def exported(module: nn.Module, tmp_path: Path, channels: int = 3, size: int = 16) -> tuple[onnx.ModelProto, Sidecar]:
-    """Export and read back."""
-    import torch
-    from torch import nn
-
-    from edgecnn.steps.export import export_network
-
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.normal_()
-                layer.running_var.uniform_(0.5, 2)
-                layer.weight.normal_()
-                layer.bias.normal_()
-    output = tmp_path / "net.onnx"
-    sidecar = export_network(module, card_for(channels, size), output, Sidecar(kind="graph"), max_batch=5)
-    return onnx.load(output), sidecar
+    from tests.fakes.exported import exported
+    from tests.fakes.modules import Block, Everything, Head
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:

@@ -19,8 +19,8 @@ from edgecnn.graph.calibration.file import write_ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.steps.quantize import quantize
-from tests.host.graphs import build
-from tests.host.test_ranges import images as noise
+from tests.fakes.graphs import build
+from tests.fakes.noise import images as noise
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime

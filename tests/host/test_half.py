@@ -27,9 +27,9 @@ from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.engine import EngineInfo
 from edgecnn.results.report import Measurement
 from tests.cli.conftest import edgecnn  # noqa: F401
-from tests.host.graphs import build
-from tests.host.test_ranges import NET
-from tests.host.test_ranges import images as noise
+from tests.fakes.graphs import build
+from tests.fakes.noise import NET
+from tests.fakes.noise import images as noise
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime

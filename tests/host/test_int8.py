@@ -26,8 +26,8 @@ from edgecnn.graph.simplify import simplify_graph
 from edgecnn.quantization import QuantParams, quantize_weights, round_params, uint8_params
 from edgecnn.steps.quantize import quantize
 from edgecnn.targets import find_target
-from tests.host.graphs import build
-from tests.host.test_ranges import NET, images
+from tests.fakes.graphs import build
+from tests.fakes.noise import NET, images
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime
@@ -70,16 +70,13 @@ def test_every_method_keeps_the_logits(case: tuple, scheme: Any, method: str) ->
 @pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
 def test_a_pooling_that_onnx_has_as_a_matrix_alone_is_a_weighted_layer(tmp_path: Path, scheme: Any) -> None:
     """As `edgecnn export` writes adaptive pooling with windows of unequal size."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     from torch import nn
 
-    from edgecnn.steps.export import export_network
-    from tests.host.test_export import card_for
+    from tests.fakes.exported import exported
 
-    torch.manual_seed(0)
     body = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(8 * 49, 4)]
-    export_network(nn.Sequential(*body), card_for(3, 16), tmp_path / "net.onnx", Sidecar(kind="graph"), max_batch=5)
-    model = onnx.load(tmp_path / "net.onnx")
+    model, _ = exported(nn.Sequential(*body), tmp_path)
     batch = np.random.default_rng(0).normal(size=(32, 3, 16, 16)).astype(np.float32)
     np.savez(tmp_path / "images.npz", input=batch)
     ranges = collect_ranges(tmp_path / "net.onnx", open_dataset(str(tmp_path / "images.npz"), None, "train"))

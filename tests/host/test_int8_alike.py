@@ -15,9 +15,9 @@ from edgecnn.graph.ptq import candidates as auto
 from edgecnn.graph.ptq.gptq import GptqRounding, Moments, solve_ridge
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.simplify import simplify_graph
-from tests.host.graphs import build
-from tests.host.test_int8_auto import RESIDUAL, logits, pictures, sqnr_db, uneven
-from tests.host.test_ranges import dataset_of
+from tests.fakes.graphs import build
+from tests.fakes.int8 import RESIDUAL, logits, pictures, sqnr_db, uneven
+from tests.fakes.noise import dataset_of
 
 ONE = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
 NOISE = np.random.default_rng(1).normal(0, 1, (64, 4, 8, 8)).astype(np.float32)

@@ -24,7 +24,7 @@ from edgecnn.graph.ptq.zero_point_folding import find_rectified
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.simplify import simplify_graph
-from tests.host.test_ranges import dataset_of
+from tests.fakes.noise import dataset_of
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime

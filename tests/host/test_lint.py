@@ -14,7 +14,7 @@ from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.lint import PARSED, lint, require_clean
 from edgecnn.machine.cpu import int8_guard
 from edgecnn.targets import Target
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 ORIN = Target(
     name="orin-nx-16gb", kind="gpu", backend="trt", description="", source="", tensorrt_min="10.3", tensorrt_max="10.16"

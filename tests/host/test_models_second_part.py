@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.models import fractalnet, variants
     from edgecnn.pytorch.models._parts import ChannelShuffle
     from edgecnn.pytorch.weights import load_checkpoint, randomize
-    from tests.host.modules import Affine, NASNetMobileOfTimm, Note
+    from tests.fakes.modules import Affine, NASNetMobileOfTimm, Note
 
 
 LARGE = pytest.mark.slow

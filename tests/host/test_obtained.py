@@ -20,9 +20,9 @@ from edgecnn.graph.qdq.verify import assert_placed, count_integer_kernels, measu
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.results.engine import Scheme
 from edgecnn.targets import Target
-from tests.host.graphs import build
-from tests.host.test_placement import GRAPHS
-from tests.host.test_ranges import images
+from tests.fakes.graphs import build
+from tests.fakes.noise import images
+from tests.fakes.placements import GRAPHS
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import onnxruntime

@@ -19,8 +19,8 @@ from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.measure.predict import Predictions
 from edgecnn.records import to_plain
-from tests.host.graphs import build
-from tests.host.test_ranges import images
+from tests.fakes.graphs import build
+from tests.fakes.noise import images
 
 NET = """
     c1 = Conv(input, out=8, k=3)

@@ -10,7 +10,7 @@ from edgecnn.errors import GraphError
 from edgecnn.graph import simplify as prepare
 from edgecnn.graph.onnx_graph import copy_model
 from edgecnn.graph.simplify import simplify_graph
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 # Convolutions that a constant behind them goes into, directly or through nodes that vanish, and ones left as they are.
 NET = """

@@ -13,25 +13,14 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of
-from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, DataError, GraphError
 from edgecnn.graph.calibration import collect
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.file import read_ranges, write_ranges, write_tensorrt_cache
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, bin_edges, empty_statistics
 from edgecnn.graph.calibration.thresholds import interval, percentile, squared_errors, threshold
-from tests.host.graphs import build
-
-NET = """
-c1 = Conv(input, out=6, k=3)
-r1 = Relu(c1)
-p = MaxPool(r1, kernel_shape=[2, 2], strides=[2, 2])
-c2 = Conv(p, out=6, k=3)
-s = Add(c2, p)
-g = GlobalAveragePool(s)
-f = Flatten(g)
-logits = Gemm(f, out=3)
-"""
+from tests.fakes.graphs import build
+from tests.fakes.noise import NET, dataset_of, images
 
 JOINED = """
 c1 = Conv(input, out=6, k=3)
@@ -45,24 +34,6 @@ g = GlobalAveragePool(j2)
 f = Flatten(g)
 logits = Gemm(f, out=3)
 """
-
-
-def images(count: int, shape: tuple[int, ...] = (4, 8, 8), seed: int = 1) -> Dataset:
-    values = np.random.default_rng(seed).normal(0, 1, (count, *shape)).astype(np.float32)
-    return dataset_of(values)
-
-
-def dataset_of(values: np.ndarray) -> Dataset:
-    return Dataset(
-        name="noise",
-        ids=tuple(f"noise/{i}" for i in range(len(values))),
-        labels=None,
-        label_names=None,
-        preprocessing=None,
-        content=lambda i: values[i].tobytes(),
-        image=None,
-        array=lambda i: values[i],
-    )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 from tests.pinned.command_line import call, commands
 from tests.pinned.contents import Content, contents
 from tests.pinned.golden import FOLDER, differences, read_golden

@@ -28,7 +28,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts
 from edgecnn.results.latency import LatencyFile, LatencyRow
 from edgecnn.zoo import find_model
-from tests.measurements import accuracy, engine, latency, ratio
+from tests.fakes.measurements import accuracy, engine, latency, ratio
 
 RECIPE = """
 title = "four engines"

@@ -19,7 +19,7 @@ from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.recipe.load import load_recipe
 from edgecnn.steps import quantize as step
 from edgecnn.zoo import find_model
-from tests.host.graphs import build
+from tests.fakes.graphs import build
 
 NET = """
     c = Conv(input, out=4, k=5)

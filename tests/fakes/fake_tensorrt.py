@@ -23,9 +23,9 @@ import numpy as np
 import onnx
 
 from edgecnn.backends._half import rounded_to_fp16
-from tests.backend.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
+from tests.fakes.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
 
-API = Path(__file__).parent / "api"
+API = Path(__file__).parents[1] / "backend" / "api"
 FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
 
 

@@ -1,0 +1,58 @@
+"""A net that per-tensor scales suffer from, pictures for it, and how far two outputs are apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.graph.ptq.candidates import give_own_constants
+from edgecnn.graph.simplify import simplify_graph
+from tests.fakes.graphs import build
+from tests.fakes.noise import dataset_of
+
+RESIDUAL = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+c2 = Conv(r1, out=8, k=3)
+r2 = Relu(c2)
+c3 = Conv(r2, out=8, k=1)
+s = Add(c3, r1)
+r3 = Relu(s)
+g = GlobalAveragePool(r3)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+
+
+def uneven(text: str) -> onnx.ModelProto:
+    """The net with channels of very different size behind every ReLU, which per-tensor scales suffer from."""
+    model = give_own_constants(simplify_graph(build(text)))
+    rng = np.random.default_rng(7)
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            for name in node.input[1:3]:
+                held = next(i for i in model.graph.initializer if i.name == name)
+                array = numpy_helper.to_array(held)
+                factor = np.exp(rng.normal(0, 1.0, array.shape[0])).reshape(-1, *[1] * (array.ndim - 1))
+                held.CopyFrom(numpy_helper.from_array((array * factor).astype(np.float32), name))
+    return model
+
+
+def pictures(count: int = 96, seed: int = 3) -> Dataset:
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(0, 1, (count, 4, 4, 4)).repeat(2, axis=2).repeat(2, axis=3)
+    return dataset_of((coarse + 0.3 * rng.normal(0, 1, (count, 4, 8, 8))).astype(np.float32))
+
+
+def logits(model: onnx.ModelProto, data: Dataset) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = np.stack([data.tensor(i) for i in range(len(data))])
+    return np.asarray(session.run(None, {"input": batch})[0])
+
+
+def sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(exact).sum() / np.square(exact - made).sum()))

@@ -1,0 +1,175 @@
+"""Graphs whose Q/DQ pairs are known."""
+
+from __future__ import annotations
+
+GRAPHS = {
+    "plain": """
+        c1 = Conv(input, out=8, k=3)
+        r1 = Relu(c1)
+        p1 = MaxPool(r1, kernel_shape=[2, 2], strides=[2, 2])
+        c2 = Conv(p1, out=8, k=3)
+        r2 = Relu(c2)
+        f = Flatten(r2)
+        logits = Gemm(f, rows=128)
+    """,
+    "residual, identity and projection, then the classifier": """
+        c0 = Conv(input, out=8)
+        r0 = Relu(c0)
+        c1 = Conv(r0, k=3)
+        r1 = Relu(c1)
+        c2 = Conv(r1, k=3)
+        a1 = Add(c2, r0)
+        r2 = Relu(a1)
+        c3 = Conv(r2, k=3, out=16, stride=2)
+        r3 = Relu(c3)
+        c4 = Conv(r3, k=3)
+        proj = Conv(r2, out=16, stride=2)
+        a2 = Add(c4, proj)
+        r4 = Relu(a2)
+        c5 = Conv(r4, k=3)
+        a3 = Add(c5, r4)
+        r5 = Relu(a3)
+        gap = GlobalAveragePool(r5)
+        f = Flatten(gap)
+        logits = Gemm(f)
+    """,
+    "option-A shortcut": """
+        c0 = Conv(input)
+        r0 = Relu(c0)
+        c1 = Conv(r0, k=3, out=8)
+        s = Slice(r0, range=(0, 8, 2))
+        p = Pad(s, pads=[0, 2, 0, 0, 0, 2, 0, 0], out=8)
+        a = Add(c1, p)
+        r1 = Relu(a)
+        logits = Conv(r1)
+    """,
+    "inverted residual": """
+        stem = Conv(input)
+        e = Conv(stem, out=16)
+        e6 = Clip(e)
+        d = Conv(e6, k=3, group=16)
+        d6 = Clip(d)
+        l = Conv(d6, out=4)
+        a = Add(stem, l)
+        logits = Conv(a)
+    """,
+    "fire, then a pool": """
+        s = Conv(input)
+        sr = Relu(s)
+        e1 = Conv(sr, out=8)
+        e1r = Relu(e1)
+        e3 = Conv(sr, out=8, k=3)
+        e3r = Relu(e3)
+        cat = Concat(e1r, e3r, axis=1)
+        pool = MaxPool(cat, kernel_shape=[2, 2], strides=[2, 2])
+        logits = Conv(pool)
+    """,
+    "inception with pooling branches": """
+        c = Conv(input, out=8)
+        r = Relu(c)
+        cat0 = Concat(r, input, axis=1)
+        b1 = Conv(cat0, out=4)
+        b1r = Relu(b1)
+        ap = AveragePool(cat0, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        b2 = Conv(ap, out=4)
+        b2r = Relu(b2)
+        mp = MaxPool(cat0, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        cat1 = Concat(b1r, b2r, mp, axis=1)
+        logits = Conv(cat1)
+    """,
+    "dense block": """
+        c0 = Conv(input, out=8)
+        b1 = BatchNormalization(c0)
+        r1 = Relu(b1)
+        c1 = Conv(r1, out=4, k=3)
+        cat1 = Concat(c0, c1, axis=1)
+        b2 = BatchNormalization(cat1)
+        r2 = Relu(b2)
+        t = Conv(r2, out=6)
+        ap = AveragePool(t, kernel_shape=[2, 2], strides=[2, 2])
+        b3 = BatchNormalization(ap)
+        r3 = Relu(b3)
+        c3 = Conv(r3, out=4, k=3)
+        cat2 = Concat(ap, c3, axis=1)
+        b4 = BatchNormalization(cat2)
+        r4 = Relu(b4)
+        gap = GlobalAveragePool(r4)
+        f = Flatten(gap)
+        logits = Gemm(f)
+    """,
+    "pre-activation": """
+        c0 = Conv(input)
+        b1 = BatchNormalization(c0)
+        r1 = Relu(b1)
+        c1 = Conv(r1, k=3)
+        a1 = Add(c0, c1)
+        b2 = BatchNormalization(a1)
+        r2 = Relu(b2)
+        c2 = Conv(r2, k=3)
+        a2 = Add(c2, a1)
+        b3 = BatchNormalization(a2)
+        r3 = Relu(b3)
+        logits = Conv(r3)
+    """,
+    "squeeze and excite in a residual": """
+        c0 = Conv(input)
+        r0 = Relu(c0)
+        c1 = Conv(r0, k=3)
+        gap = GlobalAveragePool(c1)
+        f1 = Conv(gap, out=2)
+        f1r = Relu(f1)
+        f2 = Conv(f1r, out=4)
+        s = Sigmoid(f2)
+        m = Mul(c1, s)
+        a = Add(m, r0)
+        r1 = Relu(a)
+        logits = Conv(r1)
+    """,
+    "silu": """
+        c0 = Conv(input)
+        s0 = Sigmoid(c0)
+        m0 = Mul(c0, s0)
+        logits = Conv(m0)
+    """,
+    "channel shuffle": """
+        c0 = Conv(input, out=8)
+        r0 = Relu(c0)
+        x1, x2 = Split(r0)
+        c1 = Conv(x2)
+        r1 = Relu(c1)
+        cat = Concat(x1, r1, axis=1)
+        g = Reshape(cat, to=[0, 2, 4, 8, 8])
+        t = Transpose(g, perm=[0, 2, 1, 3, 4])
+        u = Reshape(t, to=[0, 8, 8, 8])
+        y1, y2 = Split(u)
+        c2 = Conv(y2)
+        r2 = Relu(c2)
+        cat2 = Concat(y1, r2, axis=1)
+        logits = Conv(cat2)
+    """,
+    "network in network": """
+        c1 = Conv(input, k=3)
+        r1 = Relu(c1)
+        c2 = Conv(r1, out=10)
+        r2 = Relu(c2)
+        gap = GlobalAveragePool(r2)
+        logits = Flatten(gap)
+    """,
+    "joined branches": """
+        c1 = Conv(input)
+        r1 = Relu(c1)
+        c2 = Conv(r1)
+        r2 = Relu(c2)
+        c3 = Conv(input)
+        r3 = Relu(c3)
+        a = Add(r2, r3)
+        j = Mul(a, by=0.5)
+        logits = Conv(j)
+    """,
+    "tanh and average pool": """
+        c1 = Conv(input, k=3)
+        t1 = Tanh(c1)
+        p1 = AveragePool(t1, kernel_shape=[2, 2], strides=[2, 2])
+        logits = Conv(p1)
+    """,
+}
