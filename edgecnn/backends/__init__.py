@@ -22,7 +22,7 @@ import importlib.util
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
@@ -50,7 +50,7 @@ class BuildOptions:
     version_compatible: bool = False
     timing_cache: Path | None = None
     recipe: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, object] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -71,7 +71,7 @@ class Backend(Protocol):
 
     def tools(self) -> dict[str, str]: ...
 
-    def describe(self, path: Path) -> dict[str, Any]: ...
+    def describe(self, path: Path) -> dict[str, object]: ...
 
     def precision_of(self, path: Path) -> str: ...
 

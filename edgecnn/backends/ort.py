@@ -93,7 +93,7 @@ def precision_of(path: Path) -> str:
     return precision_of_graph(path)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, object]:
     """The graph: its inputs, outputs, operators and types."""
     return describe_graph(path)
 

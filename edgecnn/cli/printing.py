@@ -21,7 +21,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_facts(facts: dict[str, Any], indent: str = "") -> None:
+def print_facts(facts: dict[str, object], indent: str = "") -> None:
     """Facts by name, nested ones indented, long lists shortened."""
     width = max((len(k) for k in facts), default=0)
     for key, value in facts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,9 +30,9 @@ def list_(as_json: Annotated[bool, JSON] = False) -> None:
     from edgecnn.errors import RecipeError
     from edgecnn.recipe.load import list_recipes, load_recipe
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for stem, path in sorted(list_recipes().items()):
-        row: dict[str, Any] = {"name": stem, "path": str(path)}
+        row: dict[str, object] = {"name": stem, "path": str(path)}
         try:
             loaded = load_recipe(str(path))
             row |= {"model": loaded.model.name, "targets": list(loaded.targets), "title": loaded.title}

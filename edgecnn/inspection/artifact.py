@@ -6,7 +6,6 @@ import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from edgecnn.errors import ArtifactError
 from edgecnn.records import parse_json, to_plain
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, object]:
     """Facts about an artifact from its own header, then from its sidecar.
 
     Raises `ArtifactError` when the file is missing, damaged, or not what its sidecar describes.
@@ -28,7 +27,7 @@ def describe(path: Path) -> dict[str, Any]:
         read = backend.describe
     if read is None:
         raise ArtifactError(f"{path}: {path.suffix or 'no suffix'} is no artifact of edgecnn", "see --help")
-    facts: dict[str, Any] = {"file": str(path), "size_mb": round(path.stat().st_size / 1e6, 3)}
+    facts: dict[str, object] = {"file": str(path), "size_mb": round(path.stat().st_size / 1e6, 3)}
     facts.update(read(path))
     if path.suffix == ".json":
         return facts
@@ -40,7 +39,7 @@ def describe(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(path: Path) -> dict[str, object]:
     """The header: 8 bytes of length, then JSON with dtype, shape and offsets of each tensor."""
     try:
         with path.open("rb") as file:
@@ -61,7 +60,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     }
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _npz(path: Path) -> dict[str, object]:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {}
@@ -79,7 +78,7 @@ def _npz(path: Path) -> dict[str, Any]:
 _header_2 = np.lib.format.read_array_header_2_0
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     content = read_json(path)
     if "provenance" in content:
         return content

@@ -56,7 +56,7 @@ def machine(needs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return facts
 
 
-def _steps(needs: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _steps(needs: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     rows = []
     for step, packages in needs.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]

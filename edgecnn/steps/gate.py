@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgecnn.artifact.run_folder import VERDICT, TargetRun
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, sha256_of
@@ -41,7 +40,7 @@ def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Ve
         device=run.device,
         wanted=variants_of(recipe, on_cpu=on_cpu),
     )
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     for result in run.results:
         fields |= result.provenance.fields if result.provenance else {}
     output = run.folder / VERDICT

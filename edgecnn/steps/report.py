@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgecnn.artifact.run_folder import REPORT, TargetRun
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path
@@ -24,7 +23,7 @@ def report(run: TargetRun, recipe: Recipe) -> RunReport:
     found = report_of(run, recipe)
     assert run.verdict is not None
     output = run.folder / REPORT
-    fields: dict[str, Any] = run.verdict.provenance.fields if run.verdict.provenance else {}
+    fields: dict[str, object] = run.verdict.provenance.fields if run.verdict.provenance else {}
     provenance = Sidecar(
         kind="report",
         made_by="edgecnn report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecnn.errors import EdgecnnError
 from edgecnn.results.device import Device
@@ -59,7 +59,7 @@ def precision_of(path: Path) -> str:
     return ""
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, object]:
     """The header of a plan, and what its sidecar says."""
     from edgecnn.backends.trt.plan import describe_plan
 

@@ -250,7 +250,7 @@ def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[Engine
     )
 
 
-def _facts_of_graph(source: Sidecar) -> dict[str, Any]:
+def _facts_of_graph(source: Sidecar) -> dict[str, object]:
     """What the graph's sidecar knows; its INT8 share is what was asked for, and not the engine's."""
     facts = dict(source.facts)
     if "int8_share_pct" in facts:
@@ -258,7 +258,9 @@ def _facts_of_graph(source: Sidecar) -> dict[str, Any]:
     return facts
 
 
-def _facts(trt: Any, config: Any, options: BuildOptions, layers: Sequence[EngineLayer], network: Any) -> dict[str, Any]:
+def _facts(
+    trt: Any, config: Any, options: BuildOptions, layers: Sequence[EngineLayer], network: Any
+) -> dict[str, object]:
     shape = tuple(network.get_input(0).shape)[1:]
     batch = options.batch
     return {

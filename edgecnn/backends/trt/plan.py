@@ -119,10 +119,10 @@ def installed_tensorrt() -> str:
     return ""
 
 
-def describe_plan(path: Path) -> dict[str, Any]:
+def describe_plan(path: Path) -> dict[str, object]:
     """What `edgecnn inspect X.plan` prints: the header and, from the sidecar, device, profiles and precision shares."""
     header = read_plan_header(path)
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "path": str(path),
         "kind": "TensorRT plan",
         "built_by_tensorrt": header.tensorrt,
