@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
+CORE   := not torch and not onnx and not slow and not gpu
 
 .PHONY: demo test test-slow test-gpu test-core-310 quick lint format clean
 
@@ -18,7 +19,7 @@ quick: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/core
+	$(BIN)/python -m pytest -q -m "$(CORE)"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -31,7 +32,7 @@ test-core-310:
 	$(PYTHON310) -m venv $(VENV)/core-3.10
 	$(VENV)/core-3.10/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(VENV)/core-3.10/bin/python -m pip install --quiet --editable . --group test-core
-	$(VENV)/core-3.10/bin/python -m pytest -q tests/core
+	$(VENV)/core-3.10/bin/python -m pytest -q -m "$(CORE)"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,9 +19,18 @@ HEAVY = ("torch", "torchvision", "timm")
 IMPORTED = pytest.StashKey[set[str]]()
 CPU_LIMIT_S = 10.0
 UNLIMITED = ("slow", "gpu")
+NEEDS = re.compile(r"^pytestmark = .*\bmark\.(torch|onnx)\b", re.MULTILINE)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: PyTorch's threads of one wait for the other's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Pass over a file whose mark names a package that is not installed: it could not be imported."""
+    if collection_path.suffix != ".py":
+        return None
+    needed = NEEDS.search(collection_path.read_text(encoding="utf-8"))
+    return True if needed and importlib.util.find_spec(needed[1]) is None else None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -30,6 +30,8 @@ from tests.acceptance.channel_pictures import (
     write_json,
 )
 
+pytestmark = pytest.mark.torch
+
 Command = Callable[..., Result]
 NAMES = ("anchor", "buoy", "canal", "delta")
 

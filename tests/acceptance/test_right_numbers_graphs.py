@@ -33,6 +33,8 @@ from tests.acceptance.nets import (
 )
 from tests.cli.conftest import Result
 
+pytestmark = pytest.mark.torch
+
 Cli = Callable[..., Result]
 COUNT = 60
 PIXELS, LABELS = pictures(COUNT, seed=5)

@@ -32,6 +32,8 @@ from tests.acceptance.channel_pictures import (
     write_json,
 )
 
+pytestmark = pytest.mark.torch
+
 Command = Callable[..., Result]
 Row = tuple[int, int, int, int]  # label, what the reference says, what the engine says, how many pictures
 NAMES = ("amber", "brass", "coral", "denim", "ebony", "flint")

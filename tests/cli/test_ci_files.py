@@ -20,6 +20,8 @@ import yaml
 from edgecnn.cli.app import application
 from edgecnn.report.markdown import MARKER
 
+pytestmark = pytest.mark.torch
+
 FILES = {"github.yml": "vendor.github-workflows", "gitlab.yml": "vendor.gitlab-ci"}
 
 

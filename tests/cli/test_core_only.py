@@ -15,6 +15,8 @@ import pytest
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 
+pytestmark = pytest.mark.torch
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

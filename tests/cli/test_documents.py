@@ -18,6 +18,8 @@ import typer
 
 from edgecnn.cli.app import application
 
+pytestmark = pytest.mark.torch
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```{language}\n(?P<body>.*?)^```$"

@@ -16,6 +16,8 @@ import typer
 
 from edgecnn.cli.app import ORDER, application
 
+pytestmark = pytest.mark.torch
+
 HEAVY = ("numpy", "PIL", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "sklearn", "tensorrt")
 
 

@@ -17,6 +17,8 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from tests.fakes.graphs import build
 
+pytestmark = pytest.mark.torch
+
 Call = Callable[..., Any]
 
 

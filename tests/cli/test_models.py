@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from edgecnn.zoo import cards
+
+pytestmark = pytest.mark.torch
 
 
 def test_models_lists_every_network_in_the_order_of_the_zoo(edgecnn: Callable[..., Any]) -> None:
@@ -78,6 +81,7 @@ def test_what_cannot_be_summarised_is_refused(edgecnn: Callable[..., Any], argum
 def test_without_torch_the_package_and_the_way_to_it_are_named(
     edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgecnn.pytorch", importlib.import_module("edgecnn.pytorch"))  # comes back after the test
     for module in [m for m in sys.modules if m.startswith("edgecnn.pytorch")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)

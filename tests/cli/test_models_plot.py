@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.torch
+
 
 def test_the_zoo_as_a_picture(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "zoo.svg"

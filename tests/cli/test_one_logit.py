@@ -18,6 +18,8 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.errors import GraphError
 from edgecnn.graph.decision import require_logits
 
+pytestmark = pytest.mark.torch
+
 SIZE = 8
 PREPROCESSING = {
     "resize": SIZE, "crop": SIZE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "channels": 3,

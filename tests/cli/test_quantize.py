@@ -13,6 +13,8 @@ import pytest
 
 from tests.fakes.graphs import build
 
+pytestmark = pytest.mark.torch
+
 
 def frozen() -> onnx.ModelProto:
     model = build("c = Conv(input)\nr = Relu(c)\nlogits = Conv(r)")

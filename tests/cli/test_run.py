@@ -18,6 +18,8 @@ import pytest
 
 from edgecnn.artifact.sidecar import read_json, read_sidecar, sha256_of, sidecar_path
 
+pytestmark = pytest.mark.torch
+
 VARIANTS = ("fp32", "fp16", "int8", "int8-tensorrt")
 
 
@@ -89,6 +91,7 @@ def test_a_second_run_takes_at_most_three_seconds(copied: Path, root: Path) -> N
     assert 0 < min(seconds) <= 3.0
 
 
+@pytest.mark.cpu_s(30)
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [

@@ -15,6 +15,8 @@ from edgecnn.zoo import find_model
 if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.training import loop as training
 
+pytestmark = pytest.mark.torch
+
 FAST = ["--set", "train.epochs=1", "--threads", "1"]
 
 

@@ -13,6 +13,8 @@ from onnx import helper, numpy_helper
 
 from tests.fakes.graphs import build
 
+pytestmark = pytest.mark.torch
+
 TEXT = """
 c = Conv(input, out=6, k=3)
 n = BatchNormalization(c)

@@ -26,6 +26,8 @@ from edgecnn.steps.gate import baseline_path
 from tests.fakes.graphs import build
 from tests.fakes.measurements import engine, latency
 
+pytestmark = pytest.mark.torch
+
 PREPROCESSING = {
     "resize": 8,
     "crop": 8,

@@ -25,7 +25,7 @@ import onnx
 from edgecnn.backends._half import rounded_to_fp16
 from tests.fakes.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
 
-API = Path(__file__).parents[1] / "backend" / "api"
+API = Path(__file__).parents[1] / "backends" / "api"
 FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
 
 

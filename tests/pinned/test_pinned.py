@@ -17,7 +17,7 @@ from tests.pinned.graphs import graph_facts, graph_hash
 from tests.pinned.old_files import OLD_RUN, REFUSED_RUN
 from tests.pinned.schema import agreed, schema_of
 
-pytestmark = pytest.mark.xdist_group("pinned")
+pytestmark = [pytest.mark.xdist_group("pinned"), pytest.mark.torch]
 
 NAMES = ("artifacts", "commands", "exit_codes", "graphs", "old_files", "outputs")
 

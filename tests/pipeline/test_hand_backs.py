@@ -15,6 +15,8 @@ from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 
+pytestmark = pytest.mark.torch
+
 if sys.version_info >= (3, 11):
     import tomllib as toml
 else:
@@ -60,6 +62,7 @@ def handed_on(ranks: dict[str, int]) -> Iterator[dict[tuple[str, str], bool]]:
         sys.setprofile(None)
 
 
+@pytest.mark.cpu_s(30)
 def test_a_recipe_is_seldom_handed_back(tmp_path: Path, root: Path) -> None:
     pytest.importorskip("torch")
     quick = ["train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "quantize.method='mse'"]

@@ -30,6 +30,8 @@ from edgecnn.results.latency import LatencyFile, LatencyRow
 from edgecnn.zoo import find_model
 from tests.fakes.measurements import accuracy, engine, latency, ratio
 
+pytestmark = pytest.mark.torch
+
 RECIPE = """
 title = "four engines"
 precisions = ["fp32", "fp16", "int8"]

@@ -1,0 +1,75 @@
+"""TensorRT and CUDA as strict fakes, and small graphs of each precision."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
+from edgecnn.backends import _cuda
+from tests.fakes.fake_cuda import FakeDevice, runtime_module
+
+VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, device: FakeDevice) -> Any:
+    """Put the fakes where `import tensorrt` and the CUDA seam find them; returns the fake tensorrt."""
+    from tests.fakes.fake_tensorrt import fake_tensorrt
+
+    module = fake_tensorrt(version, device)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime_module(device))
+    monkeypatch.delenv("EDGECNN_CUDA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    _cuda._load.cache_clear()
+    return module
+
+
+@pytest.fixture
+def device() -> FakeDevice:
+    """An L4."""
+    return FakeDevice()
+
+
+@pytest.fixture(params=VERSIONS)
+def trt(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice
+) -> Iterator[Any]:
+    """The fake tensorrt of each supported version, on the fake CUDA."""
+    yield install(monkeypatch, tmp_path, request.param, device)
+    _cuda._load.cache_clear()
+
+
+@pytest.fixture
+def one_trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice) -> Iterator[Any]:
+    """The fake tensorrt 10.16, for what does not depend on the version."""
+    yield install(monkeypatch, tmp_path, "10.16.1.11", device)
+    _cuda._load.cache_clear()
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Callable[..., Path]:
+    """`graph("int8")` writes the small graph of a precision, with its sidecar unless `sidecar=False`."""
+    from tests.fakes.tiny import tiny_graph
+
+    def make(
+        precision: str = "fp32", sidecar: bool = True, promised: str = "", batch: int | None = None, **facts: Any
+    ) -> Path:
+        path = tmp_path / f"model.{precision}.onnx"
+        content = tiny_graph(precision, batch).SerializeToString()
+        if sidecar:
+            write_artifact(
+                path,
+                lambda p: p.write_bytes(content) and None,
+                Sidecar(kind="graph", precision_requested=promised or precision, labels=["a", "b", "c"], facts=facts),
+            )
+        else:
+            path.write_bytes(content)
+        return path
+
+    return make

@@ -1,0 +1,185 @@
+"""A recipe with a GPU as its target, from training to the verdict, on the fake of every version."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecnn import cli
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.pipeline.run import run_recipe
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import Recipe, settings_rows
+from edgecnn.records import to_plain
+from tests.fakes.device_flow import recipe_report
+
+pytestmark = pytest.mark.onnx
+
+QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    """The demo, shortened, for whatever GPU is here."""
+    return load_recipe("lenet5-digits", ['targets=["gpu"]', *QUICK])
+
+
+@pytest.fixture(scope="module")
+def on_the_host(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with everything that a host makes."""
+    folder = tmp_path_factory.mktemp("host")
+    run_recipe(recipe, folder, lambda text: None, until="reference")
+    return folder
+
+
+def test_from_training_to_the_verdict(trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+    report = recipe_report(recipe, folder)
+    assert report.device.gpu_name == "NVIDIA L4"
+    assert report.device.tensorrt == trt.__version__
+    rows = {row["name"]: row for row in to_plain(report.measurements)}
+    assert list(rows) == ["fp32", "fp16", "int8"]
+    for name, row in rows.items():
+        assert row["precision_obtained"] == row["precision_requested"] == name
+        assert row[f"{name}_share_pct"] == 100
+        assert row["clock"] == "cuda events"
+        assert row["agreement_pct"] > 90
+        assert row["graph"] is True
+    judged = [c for c in report.verdict.checks if c.tolerance == "precision_obtained"]
+    assert [c.verdict for c in judged] == ["PASS"] * 3
+
+
+def test_a_second_run_does_nothing_and_another_tensorrt_builds_again(
+    one_trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path
+) -> None:
+    folder, said = tmp_path / "run", []
+    shutil.copytree(on_the_host, folder)
+    assert run_recipe(recipe, folder, said.append).done > 0
+    assert run_recipe(recipe, folder, said.append).done == 0
+    one_trt.__version__ = "10.16.2"
+    again: list[str] = []
+    assert run_recipe(recipe, folder, again.append, until="build").done == 3
+    assert any("10.16.1.11" in line and "10.16.2" in line for line in again), again
+
+
+def test_an_engine_of_another_precision_fails_the_recipe(
+    one_trt: Any,
+    recipe: Recipe,
+    on_the_host: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Even if it got past the builder's own refusal."""
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+    monkeypatch.setattr("edgecnn.backends.trt.build._refuse_other_precision", lambda *_: None)
+    one_trt._inject.add("fp32")
+    outcome = run_recipe(recipe, folder, lambda text: None)
+    assert outcome.exit_code == 1
+    capsys.readouterr()
+    junit, page, own = tmp_path / "junit.xml", tmp_path / "report.html", tmp_path / recipe.path.name
+    own.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings_rows(recipe) if v is not None))
+    assert cli.main(["gate", str(folder), "--recipe", str(own), "--junit", str(junit), "--github"]) == 1
+    assert "fp16 was requested; 0.0 % of the engine's multiply-adds are fp16: it is fp32" in capsys.readouterr().out
+    assert "precision_obtained" in junit.read_text()
+    assert cli.main(["report", str(folder), "--recipe", str(own), "-o", str(page)]) == 0
+    assert "fp16 was requested" in page.read_text()
+    (report,) = outcome.reports
+    judged = [c for c in report.verdict.checks if c.tolerance == "precision_obtained"]
+    failed = {c.name for c in judged} - {c.name for c in judged if c.verdict == "PASS"}
+    assert failed == {"fp16", "int8"}
+
+
+def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
+    recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    folder = tmp_path / "the run"
+    shutil.copytree(on_the_host, folder)
+    outcome = run_recipe(recipe, folder, lambda text: None)
+    assert outcome.done == 0
+    assert "the package 'tensorrt', which is not installed here" in outcome.elsewhere[0]
+    command = shlex.split(outcome.elsewhere[0].split("`")[-2])
+    assert command == ["edgecnn", "run", str(recipe.path), "--out", str(folder)]
+
+
+def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = graph("int8")
+    options = ("--optimization-level", "4", "--workspace-mb", "512", "--hardware-compatibility", "ampere_plus")
+    assert cli.main(["build", str(source), "--backend", "trt", "--max-batch", "4", *options]) == 0
+    facts = read_sidecar(source.with_suffix(".plan")).facts
+    assert facts["profiles"][0]["max"] == [4, 3, 8, 8]
+    assert facts["optimization_level"] == 4
+    assert facts["workspace_bytes"] == 512_000_000
+    assert facts["hardware_compatibility"] == "ampere_plus"
+    assert "slower than a plan for one GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "xavier-nx"], "not supported"),
+        (["--target", "a100"], "8.0"),
+        (["--hardware-compatibility", "amper"], "ampere_plus"),
+        (["--optimization-level", "6"], "less than or equal to 5"),
+        (["-o", "x.onnx"], "x.onnx: does not end in .plan"),
+    ],
+)
+def test_the_build_command_refuses(
+    one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert cli.main(["build", str(graph()), "--backend", "trt", *options]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("error: ") == err.count("hint: ") == 1
+    assert one_trt._builds == []
+
+
+def test_each_step_alone_on_a_plan(
+    one_trt: Any, on_the_host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """build, validate, bench, layers, inspect: as on a device that was given graph, sidecar and reference."""
+    for name in ("model.fp16.onnx", "model.int8-tensorrt.onnx", "reference.npz"):
+        for path in (on_the_host / name, on_the_host / f"{name}.json"):
+            shutil.copy(path, tmp_path)
+    plans = [tmp_path / "fp16.plan", tmp_path / "int8.plan"]
+    for graph, plan in zip(("model.fp16.onnx", "model.int8-tensorrt.onnx"), plans, strict=True):
+        made = cli.main(["build", str(tmp_path / graph), "--backend", "trt", "--target", "l4", "-o", str(plan)])
+        assert made == 0
+    fp16, int8 = map(str, plans)
+    assert (
+        run_json(capsys, "validate", int8, "--reference", str(tmp_path / "reference.npz"), "--data", "digits")["n"]
+        == 540
+    )
+    bench = run_json(capsys, "bench", "--engine", fp16, "--vs", int8, "--duration", "0.02", "--warmup", "0")
+    assert bench["measurements"][0]["clock"] == "cuda events"
+    assert run_json(capsys, "layers", int8, "--times", "--queries", "2")["int8_macs_pct"] == 100
+    assert run_json(capsys, "inspect", int8)["rebuild"].endswith(f"--backend trt --target l4 -o {int8}")
+    plans[1].with_name("int8.plan.json").unlink()
+    capsys.readouterr()
+    assert cli.main(["bench", "--engine", int8, "--duration", "0.02"]) == 2
+    assert "native code" in capsys.readouterr().err
+    assert cli.main(["bench", "--engine", int8, "--duration", "0.02", "--trust"]) == 0
+
+
+def test_doctor_names_the_gpu_and_tensorrt(one_trt: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = run_json(capsys, "doctor")
+    assert facts["gpu"] == "NVIDIA L4, compute capability 8.9, 24.0 of 24.0 GB free, CUDA 12.8, by cuda-bindings"
+    assert facts["tensorrt"] == "10.16.1.11"
+    one_trt.__version__ = "8.6.1"
+    assert run_json(capsys, "doctor")["tensorrt"] == "none: TensorRT 8.6.1 is not supported; 10.3 to 11.x are"
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))

@@ -1,0 +1,261 @@
+"""The rules that keep the project readable, checked against the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgecnn
+from tests.conftest import IMPORTED
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "edgecnn").rglob("*.py"))
+FILE_LINES, FUNCTION_LINES = 400, 60
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def test_the_sources_are_found() -> None:
+    assert len(SOURCES) > 30
+
+
+def test_few_mappings_of_anything_and_none_in_gate_and_report() -> None:
+    """A measurement travels as a record."""
+    texts = {p.relative_to(ROOT / "edgecnn"): p.read_text(encoding="utf-8") for p in SOURCES}
+    assert sum(text.count("dict[str, Any]") for text in texts.values()) < 40
+    judging = [text for path, text in texts.items() if path.parts[0] in ("gate", "report")]
+    assert len(judging) > 5
+    assert not any("[str, Any]" in text for text in judging)
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body, its docstring apart."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_budgets(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= FILE_LINES, "a file that outgrows its budget becomes a folder of its name"
+    long = {f.name: body_lines(f) for f in functions(path)}
+    assert {name: n for name, n in long.items() if n > FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_modules(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.split(".")[0])
+    assert path.stem not in imported, "no module bears the name of a module that it imports"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_and_public_function_says_what_it_is_for(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not tree.body or ast.get_docstring(tree), "a module docstring"
+    public = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    assert [n.name for n in public if not ast.get_docstring(n)] == []
+
+
+def test_errors_are_drawn_as_they_are() -> None:
+    """The tree in the docstring of errors.py names every class, below its base."""
+    import edgecnn.errors as errors
+
+    classes = {n: c for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.EdgecnnError)}
+    drawn = re.findall(r"^ {4}([| `-]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
+    assert {name for _, name in drawn} == classes.keys()
+    path: list[str] = []
+    for indent, name in drawn:
+        depth = (len(indent) + 2) // 3
+        path = [*path[:depth], name]
+        if depth:
+            assert classes[name].__base__ is classes[path[depth - 1]], name
+
+
+def test_no_path_of_a_machine_and_no_left_over() -> None:
+    files = [
+        p for p in ROOT.rglob("*") if p.suffix in {".py", ".md", ".toml", ".yml", ".yaml"} and ".venv" not in p.parts
+    ]
+    assert len(files) > 40
+    words = re.compile(r"(/home/\w+|/root/)|\b(TODO|FIXME|XXX)\b")
+    found = {
+        str(p.relative_to(ROOT)): hit.group(0)
+        for p in files
+        if p.name != Path(__file__).name and (hit := words.search(p.read_text(encoding="utf-8", errors="replace")))
+    }
+    assert found == {}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    links = [(d, m) for d in documents for m in re.findall(r"\]\((?!https?:|#)([^)#]+)", d.read_text(encoding="utf-8"))]
+    assert len(links) > 5
+    assert [f"{d.name}: {link}" for d, link in links if not (d.parent / link).exists()] == []
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    entries = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert entries[0] == edgecnn.__version__
+    assert len(set(entries)) == len(entries)
+
+
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+LATE = {"torch", "torchvision", "timm", "onnxruntime", "safetensors"}
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The packages of the imports that run when the file is imported: those outside functions and TYPE_CHECKING."""
+    found, left = set[str](), list[ast.AST](ast.parse(path.read_text(encoding="utf-8")).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.importorskip", "import_module"):
+            found |= {str(a.value).split(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant)}
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            left += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
+def test_what_counts_as_imported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "test_x.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import timm\n"
+        "try:\n    import torch.nn as nn\nexcept ImportError:\n    pass\n"
+        "x = pytest.importorskip('torchvision.ops')\n"
+        "def f():\n    import onnxruntime\n"
+    )
+    assert imported_at_once(path) & LATE == {"torch", "torchvision"}
+
+
+def test_collecting_the_tests_imports_nothing_heavy(request: pytest.FixtureRequest) -> None:
+    """What takes seconds to import belongs below `if TYPE_CHECKING:`, from where tests/conftest.py imports it before
+    the file's first test, or into a function."""
+    assert len(TESTS) > 50
+    assert {str(p.relative_to(ROOT)): found for p in TESTS if (found := imported_at_once(p) & LATE)} == {}
+    assert request.config.stash[IMPORTED] == set(), "some test file imports these through another module"
+
+
+SPENDING = """
+import subprocess, sys, time
+import pytest
+
+def spend(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+def test_below():
+    spend(0.01)
+
+def test_above():
+    spend(0.3)
+
+def test_a_child_above():
+    subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.4: pass"], check=True)
+
+@pytest.mark.cpu_s(5)
+def test_allowed():
+    spend(0.3)
+
+@pytest.mark.slow
+def test_slow():
+    spend(0.3)
+
+@pytest.fixture(scope="session")
+def made():
+    spend(0.3)
+
+def test_of_a_fixture(made):
+    pass
+"""
+
+
+def test_a_test_has_a_limit_of_processor_time(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers =\n    slow\n    gpu\n    cpu_s(seconds)\n    timeout(seconds)\n")
+    pytester.makeconftest(
+        (ROOT / "tests" / "conftest.py").read_text().replace("CPU_LIMIT_S = 10.0", "CPU_LIMIT_S = 0.2")
+    )
+    pytester.makepyfile(SPENDING)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:timeout")
+    result.assert_outcomes(passed=4, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*_ test_above _*", "took 0.* s of processor time, of 0.2 s *", "*_ test_a_child_above _*"]
+    )
+
+
+DECIDING = [
+    *(p for name in ("gate", "report", "results", "pipeline") for p in sorted((ROOT / "edgecnn" / name).rglob("*.py"))),
+    ROOT / "edgecnn" / "artifact" / "run_folder.py",
+]
+NAME_READING = {"endswith", "startswith", "stem", "removesuffix", "removeprefix"}
+
+
+def names_read(source: str) -> list[str]:
+    """Where a program reads a meaning out of a name."""
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and n.attr in NAME_READING]
+    return sorted(f"{node.lineno}: {ast.unparse(node)}" for node in nodes)
+
+
+def test_nothing_that_judges_reads_a_meaning_out_of_a_name() -> None:
+    """What an engine is stands in its `EngineInfo`; a name is for readers."""
+    assert len(DECIDING) > 30
+    found = {str(p.relative_to(ROOT)): names_read(p.read_text(encoding="utf-8")) for p in DECIDING}
+    assert {path: places for path, places in found.items() if places} == {}
+    assert names_read("simulated = m.name.endswith('-tensorrt')\nkey = path.stem\ntext = f(x.suffix)") == [
+        "1: m.name.endswith",
+        "2: path.stem",
+    ]
+
+
+def test_tests_mirror_the_package() -> None:
+    """A folder of tests bears the name of a room; beside them, what tests share, what is pinned, and the whole flow."""
+    folders = {p.parent.name for p in (ROOT / "tests").glob("*/__init__.py")} - {"fakes", "pinned", "acceptance"}
+    assert folders
+    assert folders <= {p.parent.name for p in (ROOT / "edgecnn").glob("*/__init__.py")}
+    files = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")} - {"house_rules"}
+    assert {"statistics", "records", "targets"} < files
+    assert files - {"api_names", "python_api"} <= {p.stem for p in (ROOT / "edgecnn").glob("*.py")}
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share is in tests/fakes and in conftest.py."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 60
+    found = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in imported_modules(node)
+        if module.startswith("tests.") and any(part.startswith("test_") for part in module.split(".")[:3])
+    ]
+    assert found == []
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    """Dotted names of modules that an import statement may load; a name imported from one stands behind it."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
