@@ -378,7 +378,7 @@ def test_outputs_for_ci(
     assert result.code == 0, result.err
     assert "::notice file=" in result.out
     assert summary.read_text().startswith("before\n# small on cpu: PASS")
-    schema = etree.XMLSchema(etree.parse(root / "tests" / "core" / "junit.xsd"))
+    schema = etree.XMLSchema(etree.parse(root / "tests" / "report" / "junit.xsd"))
     schema.assertValid(etree.parse("j.xml"))
     assert json.loads(Path("g.json").read_text()) == []
     assert "All 6 checks passed" in Path("c.md").read_text()
