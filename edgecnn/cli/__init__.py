@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         context = getattr(exc, "ctx", None)
         command = context.command_path if context is not None else "edgecnn"
-        return _fail(exc.format_message(), f"`{command} --help` shows what is allowed", 2)
+        message = exc.format_message().replace("Value error, ", "")  # pydantic's prefix, through Typer
+        return _fail(message, f"`{command} --help` shows what is allowed", 2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

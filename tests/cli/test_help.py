@@ -164,6 +164,11 @@ def test_mistakes_are_two_lines(edgecnn: Callable[..., Any], arguments: list[str
     edgecnn(*arguments).refused()
 
 
+def test_a_choice_that_is_none_is_told_with_the_choices(edgecnn: Callable[..., Any]) -> None:
+    said = edgecnn("quantize", "m.onnx", "-o", "q.onnx", "--precision", "int9").refused()
+    assert said.startswith("error: Invalid value for '--precision': 'int9' is not one of 'fp16', 'int8'.")
+
+
 def test_version(edgecnn: Callable[..., Any]) -> None:
     import edgecnn as package
 
