@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -25,12 +25,13 @@ pytestmark = pytest.mark.torch
 NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Dropout", "Expand", "Where"}
 
 
-def cheapest_of_each_family() -> list[str]:
+def cheapest_of_each_family() -> list[Any]:
+    """The largest with the slow tests: of their operators, AlexNet has all."""
     best: dict[str, str] = {}
     for name, card in cards().items():
         if card.family not in best or card.params < cards()[best[card.family]].params:
             best[card.family] = name
-    return list(best.values())
+    return [pytest.param(n, marks=pytest.mark.slow if cards()[n].params > 62e6 else ()) for n in best.values()]
 
 
 def export_and_inspect(name: str, tmp_path: Path, size: int | None = None) -> None:
