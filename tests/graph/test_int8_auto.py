@@ -24,6 +24,7 @@ from edgecnn.graph.ptq.equalization import equalize_channels, find_streams
 from edgecnn.graph.ptq.gptq import Covariance, GptqRounding, Moments, search_row_scales, solve_ridge
 from edgecnn.graph.ptq.im2col import layer_from_node
 from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.graph.ptq.subgraph import ActivationCache
 from edgecnn.graph.ptq.zero_point_folding import find_foldable_groups
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
@@ -307,3 +308,15 @@ def test_a_candidate_whose_logits_are_not_finite_is_the_worst(monkeypatch: pytes
         reached[name] = candidate.sqnr_db
     assert max(reached, key=lambda name: reached[name]) == "poor"
     assert np.isfinite(reached["broken"]), "it stands in a sidecar"
+
+
+def test_kept_activations_come_back_without_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates are made in two threads, and Python 3.11 cannot parse in two at once."""
+    monkeypatch.setattr("ast.literal_eval", None)
+    cache, value = ActivationCache(tmp_path), np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    cache.put("a", 0, value)
+    cache.put("ab", 0, value[:1] + 1)
+    np.testing.assert_array_equal(cache.get("a", 0), value)
+    cache.drop("a")
+    np.testing.assert_array_equal(cache.get("ab", 0), value[:1] + 1)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -23,28 +23,36 @@ SUFFIX = "_dequantized"
 
 @dataclass
 class ActivationCache:
-    """Tensors of all images on disk, in batches: as floats, or as codes where `params` has some."""
+    """Tensors of all images on disk, in batches: as floats, or as codes where `params` has some.
+
+    As bare bytes: `np.load` parses a header by `ast.literal_eval`, which fails in Python 3.11 where two threads do so
+    at once ("AST constructor recursion depth mismatch").
+    """
 
     folder: Path
     params: dict[str, QuantParams | None] = field(default_factory=dict)
     _number: dict[str, int] = field(default_factory=dict)
+    _shape: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
     def put(self, tensor: str, batch: int, value: Array, params: QuantParams | None = None) -> None:
         """Keep one batch of `tensor`."""
         self.params[tensor] = params
         number = self._number.setdefault(tensor, len(self._number))
-        held = value if params is None else params.quantize(value).astype(params.dtype)
-        np.save(self.folder / f"{number}-{batch}.npy", held)
+        held = value.astype(np.float32) if params is None else params.quantize(value).astype(params.dtype)
+        self._shape[tensor, batch] = held.shape
+        held.tofile(self.folder / f"{number}-{batch}")
 
     def get(self, tensor: str, batch: int) -> Array:
         """One batch back, as floats."""
-        held = np.load(self.folder / f"{self._number[tensor]}-{batch}.npy")
         params = self.params[tensor]
-        return np.asarray(held, np.float32) if params is None else params.dequantize(held)
+        dtype = np.dtype(np.float32) if params is None else np.dtype(params.dtype)
+        flat = np.fromfile(self.folder / f"{self._number[tensor]}-{batch}", dtype)
+        held = flat.reshape(self._shape[tensor, batch])
+        return held if params is None else params.dequantize(held)
 
     def drop(self, tensor: str) -> None:
         """Free the disk space of `tensor`."""
-        for path in self.folder.glob(f"{self._number[tensor]}-*.npy"):
+        for path in self.folder.glob(f"{self._number[tensor]}-*"):
             path.unlink()
         del self.params[tensor]
 
