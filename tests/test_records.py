@@ -27,7 +27,7 @@ class Lens:
     """A part that stands beside the others."""
 
     __pydantic_config__ = STRICT
-    RENAMED: ClassVar = {"focus": "focal_mm"}
+    RENAMED: ClassVar[dict[str, str]] = {"focus": "focal_mm"}
 
     focal_mm: float
     coated: bool = False
@@ -38,7 +38,7 @@ class Strap:
     """A part that may be absent, and whose empty values are not written."""
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     color: str = ""
     length_cm: float | None = None
@@ -50,8 +50,8 @@ class Camera:
     """A record with every feature."""
 
     __pydantic_config__ = STRICT
-    RENAMED: ClassVar = {"title": "name"}
-    DERIVED: ClassVar = ("wide",)
+    RENAMED: ClassVar[dict[str, str]] = {"title": "name"}
+    DERIVED: ClassVar[tuple[str, ...]] = ("wide",)
 
     name: str
     kind: Literal["still", "film"] = "still"

@@ -13,7 +13,7 @@ class BaselineRow:
     """One engine's accepted numbers, with what makes them comparable: data, images, batch and mode."""
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     data: str = ""
     n: int | None = None
@@ -32,7 +32,7 @@ class Baseline:
     """The accepted numbers of every engine, by its name, on the device with this key."""
 
     __pydantic_config__ = STRICT
-    RENAMED: ClassVar = {"accepted": "engines"}
+    RENAMED: ClassVar[dict[str, str]] = {"accepted": "engines"}
 
     device_key: str
     engines: dict[str, BaselineRow]

@@ -17,7 +17,7 @@ class Device:
     """
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     cpu: str = ""
     cpu_id: str = ""

@@ -58,7 +58,7 @@ class EngineFacts:
     """
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     size_mb: float | None = None
     shares_by: Literal["", "macs", "layers", "untold"] = ""

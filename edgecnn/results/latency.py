@@ -17,7 +17,7 @@ class Clocks:
     """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed."""
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     cpu_mhz: float | None = None
     governor: str | None = None

@@ -19,7 +19,7 @@ class Measurement:
     """One engine of a target: what it is, and all that was measured of it."""
 
     __pydantic_config__ = STRICT
-    DERIVED: ClassVar = ("simulated",)
+    DERIVED: ClassVar[tuple[str, ...]] = ("simulated",)
 
     name: str
     engine: EngineInfo = field(metadata=FLAT)

@@ -29,7 +29,7 @@ class NetworkSummary:
     """A network for one image of `input_shape`."""
 
     __pydantic_config__ = STRICT
-    DERIVED: ClassVar = ("params", "weights", "macs", "activation_bytes")
+    DERIVED: ClassVar[tuple[str, ...]] = ("params", "weights", "macs", "activation_bytes")
 
     name: str
     classes: int

@@ -60,7 +60,7 @@ class WeightsInfo:
     the network names it."""
 
     __pydantic_config__ = STRICT
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
     weights: str
     weights_sha256: str = ""

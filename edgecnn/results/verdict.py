@@ -38,8 +38,8 @@ class Verdict:
     """All checks; the worst of them decides. Without any the verdict is INCONCLUSIVE: nothing was proved."""
 
     __pydantic_config__ = STRICT
-    RENAMED: ClassVar = {"judgements": "checks"}
-    DERIVED: ClassVar = ("verdict", "exit_code")
+    RENAMED: ClassVar[dict[str, str]] = {"judgements": "checks"}
+    DERIVED: ClassVar[tuple[str, ...]] = ("verdict", "exit_code")
 
     checks: tuple[Check, ...]
     inconclusive: Inconclusive = "inconclusive"
