@@ -4,9 +4,9 @@ A record is a frozen dataclass with
 
     __pydantic_config__ = STRICT                  unknown keys and other types are refused (a whole number may stand
                                                   for a float)
-    RENAMED: ClassVar[dict[str, str]] = {"old": "new"}            where earlier versions wrote a key under another name
-    SPARSE: ClassVar[bool] = True                       what is None or empty is not written
-    DERIVED: ClassVar[tuple[str, ...]] = ("verdict",)              properties that are written too, and must fit on reading
+    RENAMED: ClassVar[dict[str, str]] = {"old": "new"}  where earlier versions wrote a key under another name
+    SPARSE: ClassVar[bool] = True  what is None or empty is not written
+    DERIVED: ClassVar[tuple[str, ...]] = ("verdict",)  properties that are written too, and must fit on reading
     part: Other | None = field(metadata=FLAT)     its keys stand beside those of the record, not below one of their own
 
 Its fields are the keys of the JSON. pydantic's `TypeAdapter` does the work and is imported when a file is read.
