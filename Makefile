@@ -7,7 +7,7 @@ EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
 
-.PHONY: demo test test-slow test-gpu test-core-310 quick lint format clean
+.PHONY: demo test test-slow test-gpu test-nvidia test-core-310 quick lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -26,6 +26,10 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	EDGECNN_REQUIRE_GPU=$${EDGECNN_REQUIRE_GPU:-0} $(BIN)/python -m pytest -m gpu
+
+# NVIDIA's own parser and builder, which need no GPU; pip fetches them once per machine.
+test-nvidia: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "nvidia and not slow"
 
 # The core on the oldest Python that it supports, without torch, ONNX or ONNX Runtime.
 test-core-310:

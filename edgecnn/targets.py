@@ -21,7 +21,8 @@ class Target:
     """A device to build for, and the `backend` that its engines are for.
 
     Versions are strings ("10.3"), `tensorrt_max` "" is no bound; memory in GB as sold. `unsupported` says why this
-    project cannot build for it; `unverified` names the fields that nobody checked.
+    project cannot build for it; `built_anywhere` that a build needs no such device; `unverified` names the fields that
+    nobody checked.
     """
 
     __pydantic_config__ = STRICT
@@ -41,6 +42,7 @@ class Target:
     jetpack: tuple[str, ...] = ()
     match: tuple[str, ...] = ()
     unified_memory: bool = False
+    built_anywhere: bool = False
     unsupported: str = ""
     unverified: tuple[str, ...] = ()
 
@@ -107,6 +109,8 @@ def target_mismatch(target: Target, device: Device) -> str | None:
     here = device.board or device.gpu_name or device.cpu or "this machine"
     if target.kind == "cpu":
         return None if not capability else f"target cpu is not {here}: choose one of its names, or gpu"
+    if not capability and target.built_anywhere:
+        return _tensorrt_mismatch(target, device.tensorrt)
     if not capability:
         return f"target {target.name} is a GPU, and {here} is none"
     if target.compute_capability and capability != target.compute_capability:

@@ -34,7 +34,7 @@ def test_every_row_is_whole() -> None:
             re.compile(pattern)
         for name in row.jetpack:
             assert name in jetpacks(), f"{row.name}: JetPack {name} is not in the table"
-        if row.kind == "gpu" and row.name != "gpu":
+        if row.kind == "gpu" and row.name != "gpu" and not row.built_anywhere:
             assert re.fullmatch(r"\d+\.\d", row.compute_capability)
             assert row.match
             assert row.unsupported or version_tuple(row.tensorrt_min) >= (10, 3)
@@ -104,3 +104,10 @@ def test_the_command_lists_every_row_with_its_source(capsys: pytest.CaptureFixtu
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(targets())
     assert cli.main(["targets", "--jetpack", "--json"]) == 0
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(jetpacks())
+
+
+def test_what_is_built_anywhere_needs_no_gpu_and_still_its_release() -> None:
+    rtx = find_target("rtx")
+    assert target_mismatch(rtx, Device(tensorrt="1.7.1.116")) is None
+    assert "needs TensorRT 1.0" in str(target_mismatch(rtx, Device(tensorrt="0.9.0")))
+    assert "is a GPU" in str(target_mismatch(find_target("gpu"), Device(cpu="x")))

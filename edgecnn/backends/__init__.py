@@ -38,7 +38,8 @@ class BuildOptions:
     `recipe` and `fields` are copied into the engine's sidecar. The rest is TensorRT's: the workspace limit (None: from
     the memory that is free), the builder's optimization level (0-5; None: its default), on which other GPUs and newer
     TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
-    driver).
+    driver). `compute_capabilities` ("8.6", "8.9") are TensorRT-RTX's: the GPUs that the plan is for (none: 8.0 and
+    later).
     """
 
     target: str = "cpu"
@@ -49,6 +50,7 @@ class BuildOptions:
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     timing_cache: Path | None = None
+    compute_capabilities: tuple[str, ...] = ()
     recipe: str = ""
     fields: dict[str, object] = field(default_factory=dict)
 
@@ -79,8 +81,8 @@ class Backend(Protocol):
 
 
 def backend_names() -> list[str]:
-    """Every backend in this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """Every backend in this folder; an underscore in a file's name is a dash in the backend's."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def load_backend(name: str) -> Backend:
@@ -88,7 +90,7 @@ def load_backend(name: str) -> Backend:
     known = backend_names()
     if name not in known:
         raise BackendError(f"no backend {name!r}", nearest(name, known) or f"backends: {', '.join(known)}")
-    return cast(Backend, importlib.import_module(f"edgecnn.backends.{name}"))
+    return cast(Backend, importlib.import_module(f"edgecnn.backends.{name.replace('-', '_')}"))
 
 
 def load_backends() -> list[Backend]:

@@ -15,13 +15,14 @@ from edgecnn.recipe.schema import HardwareCompatibility
 EXAMPLES = """
 edgecnn build runs/lenet5-digits/model.fp16.onnx --target cpu -o lenet5.fp16.engine.onnx
 edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a GPU with TensorRT
+edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
 """
 
 
 def build(
     graph: Annotated[Path, typer.Argument(help="An ONNX graph; its precision is in the graph.")],
     backend: Annotated[
-        str, typer.Option(help="The runtime: ort (ONNX Runtime) or trt (TensorRT).  [default: the target's, or ort]")
+        str, typer.Option(help="The runtime: ort, trt or trt-rtx (TensorRT-RTX).  [default: the target's, or ort]")
     ] = "",
     target: Annotated[
         str,
@@ -56,6 +57,9 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="TensorRT's timing cache, to pin a build.  [default: one per device]")
     ] = None,
+    sm: Annotated[
+        str, typer.Option(help="GPUs that a trt-rtx plan is for: 75,86,89,120.  [default: 80 and later]")
+    ] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Build an engine for a target, and check that it runs."""
@@ -76,6 +80,7 @@ def build(
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
         timing_cache=timing_cache,
+        compute_capabilities=_capabilities(sm),
     )
     made = read_sidecar(engine)
     say(f"{engine}: built for {made.target}")
@@ -83,3 +88,13 @@ def build(
         print_json(
             {"engine": str(engine), "target": made.target, "sha256": made.sha256, "device": to_plain(made.device)}
         )
+
+
+def _capabilities(text: str) -> list[str]:
+    """("8.6", "12.0") of "86,120"; raises `RecipeError` for anything else."""
+    from edgecnn.errors import RecipeError
+
+    found = [part.strip().replace(".", "") for part in text.split(",")] if text else []
+    if not all(part.isdigit() and 2 <= len(part) <= 3 for part in found):
+        raise RecipeError(f"--sm {text!r}: not compute capabilities", "write them without the dot: --sm 75,86,89,120")
+    return [f"{part[:-1]}.{part[-1]}" for part in found]

@@ -37,12 +37,12 @@ def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> floa
     if path.suffix != ".onnx" or sidecar.facts.get("classes", 1) != 1:
         return LOGIT
     try:
-        import onnx
+        from edgecnn.graph.load import load_structure
     except ModuleNotFoundError as exc:
         if output.shape[-1] != 1 or "classes" in sidecar.facts:
             return LOGIT
         raise MissingPackageError("onnx", "telling a logit from a probability", "cpu") from exc
-    model = onnx.load(str(path), load_external_data=False)
+    model = load_structure(path)
     return LOGIT if final_sigmoid(model, str(path), output.shape[-1] != 1) is None else PROBABILITY
 
 
@@ -51,9 +51,9 @@ def require_logits(graph: Path, sidecar: Sidecar) -> None:
     plan of it would not say so."""
     if "classes" in sidecar.facts or importlib.util.find_spec("onnx") is None:
         return
-    import onnx
+    from edgecnn.graph.load import load_structure
 
-    model = onnx.load(str(graph), load_external_data=False)
+    model = load_structure(graph)
     dims = model.graph.output[0].type.tensor_type.shape.dim
     if final_sigmoid(model, str(graph), len(dims) > 1 and dims[-1].dim_value != 1) is not None:
         raise GraphError(

@@ -49,10 +49,15 @@ def onnx_errors(
         raise error(f"{where}: {doing} ({one_line(exc)})", hint) from exc
 
 
+def load_structure(path: Path) -> onnx.ModelProto:
+    """The ONNX model in `path` without its external data; raises `GraphError` when it is missing or damaged."""
+    with onnx_errors(path):
+        return onnx.load(path, load_external_data=False)
+
+
 def load_graph(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` with its external data; raises `GraphError` when it is missing, damaged or over 2 GB."""
-    with onnx_errors(path):
-        model = onnx.load(path, load_external_data=False)
+    model = load_structure(path)
     external = [i for i in model.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
     for initializer in external:
         location = next((e.value for e in initializer.external_data if e.key == "location"), "")

@@ -9,6 +9,7 @@ from edgecnn.records import STRICT
 
 Role = Literal["reference", "graph", "engine"]
 Scheme = Literal["", "tensorrt", "ort-cpu"]
+SharesBy = Literal["", "macs", "layers", "untold", "compiled_at_load"]
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"  # ONNX Runtime's
 
 
@@ -54,14 +55,15 @@ class EngineFacts:
     """Size in MB (1e6 bytes), and what was read back of an engine's precision.
 
     The shares are per cent of multiply-adds or of Conv and Gemm layers, as `shares_by` says ("untold": the layers do
-    not tell their precision; "": they were not read). `integer_kernels` are ONNX Runtime's, of `weighted_nodes`.
+    not tell their precision; "compiled_at_load": the plan has none before a GPU compiles it, and then one; "": they
+    were not read). `integer_kernels` are ONNX Runtime's, of `weighted_nodes`.
     """
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
 
     size_mb: float | None = None
-    shares_by: Literal["", "macs", "layers", "untold"] = ""
+    shares_by: SharesBy = ""
     int8_share_pct: float | None = None
     fp16_share_pct: float | None = None
     fp32_share_pct: float | None = None

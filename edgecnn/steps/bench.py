@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from edgecnn.measure.latency import measure_latency
 from edgecnn.recipe.schema import BenchSettings, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.engine import EngineFacts
+from edgecnn.results.engine import EngineFacts, SharesBy
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
 from edgecnn.session import Array, Session
 from edgecnn.steps import TOOLS
@@ -146,7 +146,7 @@ def engine_facts(engine: Path) -> EngineFacts | None:
     facts = read_sidecar(engine).facts
     keys = ("int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct", "reformat_layers")
     known = {key: facts[key] for key in (*keys, "integer_kernels", "weighted_nodes") if key in facts}
-    told: Literal["macs", "layers", "untold"] = facts.get("shares_by") or "untold"
+    told: SharesBy = facts.get("shares_by") or "untold"
     return EngineFacts(
         size_mb=round(engine.stat().st_size / 1e6, 6), shares_by=told if "shares_by" in facts else "", **known
     )

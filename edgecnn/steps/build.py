@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.artifact.write import check_output
@@ -27,6 +28,7 @@ def build(
     hardware_compatibility: HardwareCompatibility = "none",
     version_compatible: bool = False,
     timing_cache: FilePath | None = None,
+    compute_capabilities: Sequence[str] = (),
 ) -> Path:
     """Build a graph into an engine for a target, and check that it runs; returns the engine.
 
@@ -35,7 +37,8 @@ def build(
         ec.bench(engine).p50
 
     `target` is a device of `edgecnn targets`, cpu, or gpu for whatever GPU is here; left out, it is the `backend`'s
-    own, and without either cpu. The engine takes and gives what the graph does, for N images as `batch` says;
+    own, and without either cpu. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
+    is built without one. The engine takes and gives what the graph does, for N images as `batch` says;
     `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. Without an `output` it
     lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
     target, `GraphError` for a graph exported in training mode, and the errors of the backend.
@@ -70,6 +73,7 @@ def build(
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
         timing_cache=path_or_none(timing_cache),
+        compute_capabilities=tuple(compute_capabilities),
         recipe=source.recipe,
         fields={**source.fields, **fields_of("batch", batch)},
     )

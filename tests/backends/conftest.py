@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +18,8 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import _cuda
 from tests.fakes.fake_cuda import FakeDevice, runtime_module
 
+TENSORRT_RTX = "1.7.1.116"
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgecnn-tests"  # read before a test sets it
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
 
@@ -73,3 +79,29 @@ def graph(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tensorrt_rtx_folder() -> Path:
+    """NVIDIA's TensorRT-RTX as pip unpacks it (its parser and builder need no GPU), once per machine."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    folder = KEPT / TENSORRT_RTX
+    with (KEPT / f"{TENSORRT_RTX}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            part = KEPT / f"{TENSORRT_RTX}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            wheels = [f"tensorrt-rtx-cu13{of}=={TENSORRT_RTX}" for of in ("", "-bindings", "-libs")]
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(part), *wheels]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            if found.returncode:
+                pytest.skip(f"pip cannot install TensorRT-RTX {TENSORRT_RTX}: {found.stderr.strip()[-200:]}")
+            part.rename(folder)
+    return folder
+
+
+@pytest.fixture
+def tensorrt_rtx(tensorrt_rtx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`import tensorrt_rtx` finds NVIDIA's; its folder."""
+    monkeypatch.syspath_prepend(str(tensorrt_rtx_folder))
+    return tensorrt_rtx_folder

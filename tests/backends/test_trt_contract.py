@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import edgecnn.backends.trt
-from edgecnn.backends.trt.library import NEWEST_MAJOR, OLDEST
+from edgecnn.backends.trt.flavor import FLAVORS, TENSORRT
 from tests.fakes import fake_tensorrt
 
 pytestmark = pytest.mark.onnx
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.onnx
 FOLDER = Path(edgecnn.backends.trt.__file__).parent
 SOURCES = sorted(FOLDER.glob("*.py"))
 SNAPSHOTS = sorted((Path(__file__).parent / "api").glob("*.json"))
+MODULES = {flavor.module for flavor in FLAVORS}
 HOLDS = {
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -48,6 +49,7 @@ NEUTRAL = {
     "plan.py",
     "inspector.py",
     "__init__.py",
+    "rtx.py",  # of the other flavor: test_nvidia_builder.py runs it
 }  # read files and JSON: their `layer` and `tensor` are not TensorRT's
 
 
@@ -175,8 +177,9 @@ def test_only_this_folder_imports_tensorrt() -> None:
         str(p.relative_to(package))
         for p in package.rglob("*.py")
         for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
-        if (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "tensorrt" for a in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tensorrt")
+        if (isinstance(node, ast.Import) and any(a.name.split(".")[0] in MODULES for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES)
+        or (isinstance(node, ast.Call) and ast.unparse(node) == "importlib.import_module(flavor.module)")
     }
     assert importing == {"backends/trt/library.py"}
 
@@ -233,5 +236,5 @@ def test_the_fake_is_strict() -> None:
 
 def test_the_package_asks_for_the_versions_that_are_supported(root: Path) -> None:
     """A pip that brings a TensorRT which is then refused would break every new installation."""
-    oldest = ".".join(map(str, OLDEST))
-    assert f'"tensorrt>={oldest},<{NEWEST_MAJOR + 1}",' in (root / "pyproject.toml").read_text()
+    oldest = ".".join(map(str, TENSORRT.oldest))
+    assert f'"tensorrt>={oldest},<{TENSORRT.newest_major + 1}",' in (root / "pyproject.toml").read_text()

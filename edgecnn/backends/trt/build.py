@@ -1,7 +1,7 @@
-"""From an ONNX graph to a plan: one path for TensorRT 10.3 to 11.x.
+"""From an ONNX graph to a plan: one path for TensorRT 10.3 to 11.x and TensorRT-RTX 1.x.
 
-The network is strongly typed, so that the precision is the graph's and no builder flag can change it. The plan is
-deserialised once and its layers are read back before it is written: what is not what was asked for is refused.
+The network is strongly typed, so that the precision is the graph's and no builder flag can change it. TensorRT's plan
+is deserialised once and its layers are read back before it is written: what is not what was asked for is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.backends._cuda import Cuda, load_cuda
 from edgecnn.backends.trt.engine import inspected_layers
+from edgecnn.backends.trt.flavor import Flavor
 from edgecnn.backends.trt.library import (
     Message,
     device_facts,
@@ -27,9 +28,11 @@ from edgecnn.backends.trt.library import (
 )
 from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
+from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.jetson import available_memory_bytes
+from edgecnn.results.device import Device
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.targets import find_target, target_mismatch
 
@@ -45,61 +48,100 @@ COSTS = {
 }
 
 
-def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sidecar:
-    """Build the plan `output` from `graph` for this machine's GPU; returns its sidecar, as written.
+def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOptions) -> Sidecar:
+    """Build the plan `output` from `graph`; returns its sidecar, as written.
 
-    Raises `DeviceError` when the machine is not `options.target`, `GraphError` for a graph that the parser refuses,
-    `BackendError` or `DeviceError` with TensorRT's own messages when the build fails, and KeyboardInterrupt when the
-    user cancels it; then nothing is written.
+    TensorRT builds for this machine's GPU and its layers are read back; TensorRT-RTX needs no GPU, and what its plan
+    will compute is settled by the GPU that loads it. Raises `DeviceError` when the machine is not `options.target`,
+    `GraphError` for a graph that the parser refuses, `BackendError` or `DeviceError` with TensorRT's own messages when
+    the build fails, and KeyboardInterrupt when the user cancels it; then nothing is written.
     """
+    _refuse_options_of_the_other(flavor, options)
     source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    target = find_target(options.target)
-    trt = load_tensorrt()
-    cuda = load_cuda()
-    device = device_facts(cuda, trt.__version__)
-    if reason := target_mismatch(target, device):
-        raise DeviceError(f"{graph}: {reason}", "build on that device, or name this one with --target (gpu: any)")
+    trt = load_tensorrt(flavor)
+    cuda, device = _device(flavor, trt, graph, options)
     with recording(trt) as messages:
         builder = _builder(trt, messages)
         network = _network(trt, builder)
-        parser = _parsed(trt, network, graph, messages)
+        parser = _parsed(trt, flavor, network, graph, messages)
         requested = requested_precision(trt, network, graph, source)
         weighing = macs_by_node(trt, network)
-        config, notes = _config(trt, builder, cuda, options)
+        config, notes = _config(trt, builder, cuda, options, messages)
         _add_profile(builder, config, network, graph, options, messages)
-        cache_path = options.timing_cache or default_cache_path(device)
-        cache, said = load_timing_cache(config, cache_path)
-        for note in [*notes, said]:
+        kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
+        for note in [*notes, *([kept.said] if kept else [])]:
             say(note)
-        plan = _built(trt, builder, network, config, graph, messages)
-        layers = _read_back(trt, plan, options, graph, weighing, messages)
-        _refuse_other_precision(graph, requested, layers)
+        plan = _built(trt, flavor, builder, network, config, graph, messages)
+        obtained, facts = "", dict[str, object](shares_by="compiled_at_load")
+        if flavor.needs_gpu:
+            layers = _read_back(trt, plan, options, graph, weighing, messages)
+            _refuse_other_precision(graph, requested, layers)
+            obtained, facts = obtained_precision(layers), {**share_facts(layers), "layers": layers_to_json(layers)}
         sidecar = dataclasses.replace(
             source,
             kind="engine",
-            made_by=f"edgecnn build {graph.name} --backend trt",
-            backend="trt",
-            provider="TensorRT",
+            made_by=f"edgecnn build {graph.name} --backend {flavor.backend}",
+            backend=flavor.backend,
+            provider=flavor.product,
             target=options.target,
             precision_requested=requested,
-            precision_obtained=obtained_precision(layers),
+            precision_obtained=obtained,
             parents=parents_of(output, graph),
             recipe=options.recipe,
             fields=options.fields,
-            tools={"tensorrt": trt.__version__, **tool_versions("cuda-bindings", "pycuda")},
+            tools={flavor.module: trt.__version__, **tool_versions("cuda-bindings", "pycuda")},
             device=device,
             facts={
                 **_facts_of_graph(source),
-                **_facts(trt, config, options, layers, network),
+                **_facts(trt, config, options, network),
+                **facts,
                 "macs_by_node": weighing,
-                "timing_cache": {"file": cache_path.name, "sha256": merge_timing_cache(config, cache_path)},
+                **({"timing_cache": kept.merged()} if kept else {}),
                 "notes": notes,
                 "warnings": warnings_in(messages)[:20],
             },
         )
         done = write_artifact(output, lambda temporary: _write(plan, temporary), sidecar)
-    del cache, parser  # both must outlive the build
+    del kept, parser  # both must outlive the build
     return done
+
+
+def _refuse_options_of_the_other(flavor: Flavor, options: BuildOptions) -> None:
+    """Raise `BackendError` for options that this flavor does not have: they would be ignored."""
+    enterprise = {
+        "hardware compatibility": options.hardware_compatibility != "none",
+        "version compatibility": options.version_compatible,
+        "a timing cache": options.timing_cache is not None,
+    }
+    foreign = [what for what, asked in enterprise.items() if asked and not flavor.needs_gpu]
+    foreign += ["compute capabilities"] if options.compute_capabilities and flavor.needs_gpu else []
+    if foreign:
+        raise BackendError(
+            f"{flavor.product} has no choice of {' or '.join(foreign)}",
+            "TensorRT builds for the GPU that is here, TensorRT-RTX (--backend trt-rtx) for those that --sm names",
+        )
+
+
+def _device(flavor: Flavor, trt: Any, graph: Path, options: BuildOptions) -> tuple[Cuda | None, Device]:
+    if not flavor.needs_gpu:
+        return None, Device(tensorrt=trt.__version__)
+    cuda = load_cuda()
+    device = device_facts(cuda, trt.__version__)
+    if reason := target_mismatch(find_target(options.target), device):
+        raise DeviceError(f"{graph}: {reason}", "build on that device, or name this one with --target (gpu: any)")
+    return cuda, device
+
+
+class _TimingCache:
+    """The timing cache of one build; it must outlive the build."""
+
+    def __init__(self, config: Any, path: Path) -> None:
+        self._config, self._path = config, path
+        self._cache, self.said = load_timing_cache(config, path)
+
+    def merged(self) -> dict[str, object]:
+        """File and hash, after what the build measured was added."""
+        return {"file": self._path.name, "sha256": merge_timing_cache(self._config, self._path)}
 
 
 def _builder(trt: Any, messages: Sequence[Message]) -> Any:
@@ -117,14 +159,14 @@ def _network(trt: Any, builder: Any) -> Any:
     knows no other typing, and may drop the flag."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    if int(trt.__version__.split(".")[0]) < 11 and not network.get_flag(flag):
+    if flag is not None and not network.get_flag(flag) and int(trt.__version__.split(".")[0]) < 11:
         raise BackendError(
             f"TensorRT {trt.__version__} did not make a strongly typed network", "report it: precision is not safe"
         )
     return network
 
 
-def _parsed(trt: Any, network: Any, graph: Path, messages: Sequence[Message]) -> Any:
+def _parsed(trt: Any, flavor: Flavor, network: Any, graph: Path, messages: Sequence[Message]) -> Any:
     parser = trt.OnnxParser(network, logger_for(trt))
     if not parser.parse_from_file(str(graph)):
         problems = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -132,7 +174,7 @@ def _parsed(trt: Any, network: Any, graph: Path, messages: Sequence[Message]) ->
             raise failure(f"{graph}: the ONNX parser refuses it", messages, "`edgecnn inspect` shows what is in it")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise GraphError(
-            f"{graph}: TensorRT {trt.__version__} cannot parse it: {problems[0]}{more}",
+            f"{graph}: {flavor.product} {trt.__version__} cannot parse it: {problems[0]}{more}",
             "opset 19 is what every supported TensorRT takes: export or import the graph again with edgecnn",
         )
     if network.num_inputs != 1 or network.num_outputs != 1:
@@ -152,14 +194,20 @@ def _parser_error(error: Any) -> str:
     return where + " ".join(str(error.desc()).split())
 
 
-def _config(trt: Any, builder: Any, cuda: Cuda, options: BuildOptions) -> tuple[Any, list[str]]:
+def _config(
+    trt: Any, builder: Any, cuda: Cuda | None, options: BuildOptions, messages: Sequence[Message]
+) -> tuple[Any, list[str]]:
     """The builder's settings, and what is to be said about them."""
-    config = builder.create_builder_config()
-    limit, why = _workspace(cuda, options)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
-    notes = [f"workspace limit {limit / 1e9:.2f} GB: {why}"]
-    if cuda.properties().integrated and limit < TIGHT_MEMORY_BYTES:
-        notes.append("memory is tight: if the build ends with `Killed`, close programs, add swap, or lower batch.max")
+    config, notes = builder.create_builder_config(), []
+    if limit := _workspace(cuda, options):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit[0])
+        notes.append(f"workspace limit {limit[0] / 1e9:.2f} GB: {limit[1]}")
+        if cuda and cuda.properties().integrated and limit[0] < TIGHT_MEMORY_BYTES:
+            notes.append(
+                "memory is tight: if the build ends with `Killed`, close programs, add swap, or lower batch.max"
+            )
+    if options.compute_capabilities:
+        set_compute_capabilities(trt, config, options.compute_capabilities, messages)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -179,9 +227,12 @@ def _config(trt: Any, builder: Any, cuda: Cuda, options: BuildOptions) -> tuple[
     return config, notes
 
 
-def _workspace(cuda: Cuda, options: BuildOptions) -> tuple[int, str]:
+def _workspace(cuda: Cuda | None, options: BuildOptions) -> tuple[int, str] | None:
+    """The limit in bytes with its reason; None leaves it to the builder, where no GPU is there to be shared."""
     if options.workspace_mb is not None:
         return options.workspace_mb * 1_000_000, "as asked"
+    if cuda is None:
+        return None
     free, total = cuda.memory_info()
     share = WORKSPACE_SHARE
     if cuda.properties().integrated:
@@ -212,7 +263,9 @@ def _add_profile(
         raise failure(f"{graph}: TensorRT refuses the optimization profile", messages, "check batch.min, opt and max")
 
 
-def _built(trt: Any, builder: Any, network: Any, config: Any, graph: Path, messages: Sequence[Message]) -> Any:
+def _built(
+    trt: Any, flavor: Flavor, builder: Any, network: Any, config: Any, graph: Path, messages: Sequence[Message]
+) -> Any:
     progress, interruption = BuildProgress(), Interruption()
     monitor = progress_monitor(trt, progress, interruption)
     config.progress_monitor = monitor
@@ -221,7 +274,7 @@ def _built(trt: Any, builder: Any, network: Any, config: Any, graph: Path, messa
     if interruption.asked:
         raise KeyboardInterrupt
     if plan is None:
-        raise failure(f"{graph}: TensorRT cannot build it", messages, "the message above is TensorRT's own")
+        raise failure(f"{graph}: {flavor.product} cannot build it", messages, "the message above is TensorRT's own")
     return plan
 
 
@@ -258,9 +311,7 @@ def _facts_of_graph(source: Sidecar) -> dict[str, object]:
     return facts
 
 
-def _facts(
-    trt: Any, config: Any, options: BuildOptions, layers: Sequence[EngineLayer], network: Any
-) -> dict[str, object]:
+def _facts(trt: Any, config: Any, options: BuildOptions, network: Any) -> dict[str, object]:
     shape = tuple(network.get_input(0).shape)[1:]
     batch = options.batch
     return {
@@ -270,8 +321,7 @@ def _facts(
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
         "tf32": False,
-        **share_facts(layers),
-        "layers": layers_to_json(layers),
+        **({"compute_capabilities": list(options.compute_capabilities)} if options.compute_capabilities else {}),
     }
 
 

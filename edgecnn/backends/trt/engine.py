@@ -69,10 +69,11 @@ def trusted_plan(path: Path, trust: bool) -> tuple[bytes, Sidecar | None]:
     sidecar = read_sidecar(path)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
+    again = rebuild_command(path, sidecar, header.flavor)
     if found != sidecar.sha256:
         raise ArtifactError(
             f"{path}: its sha256 {found[:12]} is not the one its sidecar promises ({sidecar.sha256[:12]})",
-            f"it was changed or half copied: copy both again, or rebuild it: {rebuild_command(path, sidecar)}",
+            f"it was changed or half copied: copy both again, or rebuild it: {again}",
         )
     return content, sidecar
 
@@ -82,10 +83,12 @@ class TrtSession(Session):
 
     def __init__(self, path: Path, trust: bool = False) -> None:
         content, sidecar = trusted_plan(path, trust)
-        self._trt = load_tensorrt()
+        header = read_plan_header(path)
+        self._flavor = header.flavor
+        self._trt = load_tensorrt(self._flavor)
         self._cuda: Cuda = load_cuda()
         device = device_facts(self._cuda, self._trt.__version__)
-        if mismatch := plan_mismatch(path, read_plan_header(path), sidecar, self._trt.__version__, device):
+        if mismatch := plan_mismatch(path, header, sidecar, self._trt.__version__, device):
             raise BackendError(*mismatch)
         self.path = path
         self.sidecar = sidecar
@@ -174,9 +177,9 @@ class TrtSession(Session):
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise failure(
-                f"{self.path}: TensorRT {self._trt.__version__} cannot load it",
+                f"{self.path}: {self._flavor.product} {self._trt.__version__} cannot load it",
                 messages,
-                f"rebuild it here: {rebuild_command(self.path, sidecar)}",
+                f"rebuild it here: {rebuild_command(self.path, sidecar, self._flavor)}",
             )
         return runtime, engine
 

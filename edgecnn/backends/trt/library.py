@@ -1,4 +1,4 @@
-"""The tensorrt package: import it, bound its version, keep its messages, and name the device it runs on.
+"""The Python package of a TensorRT: import it, bound its version, keep its messages, and name the device it runs on.
 
 TensorRT keeps the first logger that it is given in a process, so there is one here, and callers record from it.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgecnn.backends._cuda import Cuda
+from edgecnn.backends.trt.flavor import TENSORRT, Flavor
 from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
 from edgecnn.machine.gpu import driver_version
 from edgecnn.machine.jetson import board_name
@@ -18,37 +20,35 @@ from edgecnn.machine.power import power_mode
 from edgecnn.results.device import Device
 from edgecnn.targets import version_tuple
 
-OLDEST = (10, 3)
-NEWEST_MAJOR = 11
 KEPT_MESSAGES = 2000
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "failed_allocation", "memoryallocation")
 
 Message = tuple[str, str]  # severity name, text
 
 
-def load_tensorrt() -> Any:
-    """The tensorrt module; raises `MissingPackageError` when it is absent, `BackendError` for one that is broken or
-    of a version that is not supported (10.3 to 11.x are)."""
+def load_tensorrt(flavor: Flavor = TENSORRT) -> Any:
+    """The Python module of a flavor; raises `MissingPackageError` when it is absent, `BackendError` for one that is
+    broken or of a version that is not supported."""
     try:
-        import tensorrt
+        module = importlib.import_module(flavor.module)
     except ModuleNotFoundError as exc:
-        missing = MissingPackageError("tensorrt", "building and running TensorRT engines", "gpu")
-        if board_name():
+        missing = MissingPackageError(flavor.module, f"building and running {flavor.product} engines", flavor.extra)
+        if board_name() and flavor is TENSORRT:
             missing.hint = "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and a virtual "
             missing.hint += "environment made with --system-site-packages"
         raise missing from exc
     except (ImportError, OSError) as exc:
         raise BackendError(
-            f"the package tensorrt is installed, but not its libraries: {exc}",
-            "install TensorRT itself from NVIDIA's index or with JetPack, and see that LD_LIBRARY_PATH finds it",
+            f"the package {flavor.module} is installed, but not its libraries: {exc}",
+            f"install {flavor.product} from NVIDIA's index or with JetPack, and see that LD_LIBRARY_PATH finds it",
         ) from exc
-    version = version_tuple(tensorrt.__version__)
-    if version[:2] < OLDEST or version[0] > NEWEST_MAJOR:
+    version = version_tuple(module.__version__)
+    if version[:2] < flavor.oldest or version[0] > flavor.newest_major:
         raise BackendError(
-            f"TensorRT {tensorrt.__version__} is not supported; 10.3 to {NEWEST_MAJOR}.x are",
+            f"{flavor.product} {module.__version__} is not supported; {flavor.supported} are",
             "`edgecnn targets --jetpack` shows which JetPack carries which TensorRT",
         )
-    return tensorrt
+    return module
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """Plan files without a GPU: magic, format and TensorRT version in pure Python, what the sidecar adds, and whether a
 plan can run here. Nothing is deserialised: a plan is native code.
 
-Layout (NVIDIA's trtexec, `--getPlanVersionOnly`, sampleEngines.cpp of 10.3 to 11.1): bytes 0-3 `ftrt`, bytes 4-7 the
-serialisation version (0 is understood), bytes 24-27 major, minor, patch and build of the TensorRT that built it.
+Layout (NVIDIA's trtexec, `--getPlanVersionOnly`, sampleEngines.cpp of 10.3 to 11.1; TensorRT-RTX 1.7 writes the same):
+bytes 0-3 `ftrt` or `vtrt`, bytes 4-7 the serialisation version (0 is understood), bytes 24-27 major, minor, patch and
+build of the TensorRT that built it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
+from edgecnn.backends.trt.flavor import FLAVORS, TENSORRT, Flavor, flavor_of
 from edgecnn.errors import ArtifactError
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.layers import layers_from_json, shares_of
 from edgecnn.targets import version_tuple
 
-MAGIC = b"ftrt"
+MAGICS = tuple(flavor.magic for flavor in FLAVORS)
 HEADER_BYTES = 28
 MAX_PREFIX_BYTES = 1 << 20
 FOREIGN = (
@@ -37,14 +39,15 @@ FOREIGN = (
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What the first bytes of a plan say. `tensorrt` is major.minor.patch.build; `offset` is where the plan starts,
-    and `prefix` what another tool wrote before it ("" when nothing)."""
+    """What the first bytes of a plan say. `tensorrt` is major.minor.patch.build of its `flavor`; `offset` is where the
+    plan starts, and `prefix` what another tool wrote before it ("" when nothing)."""
 
     tensorrt: str
     serialisation: int
     size_bytes: int
     offset: int = 0
     prefix: str = ""
+    flavor: Flavor = TENSORRT
 
 
 def read_plan_header(path: Path) -> PlanHeader:
@@ -53,7 +56,7 @@ def read_plan_header(path: Path) -> PlanHeader:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
-            offset, prefix = _json_prefix(path, file.read, start) if not start.startswith(MAGIC) else (0, "")
+            offset, prefix = _json_prefix(path, file.read, start) if not start.startswith(MAGICS) else (0, "")
             if offset:
                 file.seek(offset)
                 start = file.read(HEADER_BYTES)
@@ -61,7 +64,8 @@ def read_plan_header(path: Path) -> PlanHeader:
         raise ArtifactError(f"{path}: no such file", "build it with `edgecnn build`, or check the path") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
-    if not start.startswith(MAGIC):
+    flavor = flavor_of(start)
+    if flavor is None:
         raise ArtifactError(f"{path}: not a TensorRT plan: {_guess(start, size)}", "build one with `edgecnn build`")
     if len(start) < HEADER_BYTES:
         raise ArtifactError(
@@ -74,7 +78,7 @@ def read_plan_header(path: Path) -> PlanHeader:
             f"{path}: plan serialisation version {serialisation}; this edgecnn reads version 0",
             "the file is damaged (a copy in text mode?), or newer than this edgecnn: build it again",
         )
-    return PlanHeader(".".join(str(b) for b in start[24:28]), serialisation, size, offset, prefix)
+    return PlanHeader(".".join(str(b) for b in start[24:28]), serialisation, size, offset, prefix, flavor)
 
 
 def plan_mismatch(
@@ -91,27 +95,33 @@ def plan_mismatch(
     same = built[:known] == here[:known] or (bool(facts.get("version_compatible")) and here >= built[: len(here)])
     built_on = (sidecar.device if sidecar else None) or Device()
     there, this = built_on.compute_capability, device.compute_capability
-    reach = str(facts.get("hardware_compatibility") or "none")
-    fits = not there or not this or there == this or (reach == "ampere_plus" and version_tuple(this) >= (8, 0))
+    if header.flavor.needs_gpu:
+        reach = str(facts.get("hardware_compatibility") or "none")
+        fits = not there or not this or there == this or (reach == "ampere_plus" and version_tuple(this) >= (8, 0))
+        origin = f" (sidecar: {built_on.board or built_on.gpu_name or 'GPU'}, SM {there})" if there else ""
+    else:
+        capabilities = facts.get("compute_capabilities") or []
+        fits = not this or this in capabilities or (not capabilities and version_tuple(this) >= (8, 0))
+        origin = f" for SM {', '.join(capabilities) or '8.0 and later'}"
     if same and fits:
         return None
-    origin = f" (sidecar: {built_on.board or built_on.gpu_name or 'GPU'}, SM {there})" if there else ""
-    message = f"{path}: built by TensorRT {header.tensorrt}{origin}; here are {tensorrt or 'no TensorRT'}"
+    product = header.flavor.product
+    message = f"{path}: built by {product} {header.tensorrt}{origin}; here are {tensorrt or f'no {product}'}"
     message += f" and SM {this}" if this else ""
-    return message, f"a plan runs where it was built; rebuild it here: {rebuild_command(path, sidecar)}"
+    return message, f"a plan runs where it was built; rebuild it here: {rebuild_command(path, sidecar, header.flavor)}"
 
 
-def rebuild_command(path: Path, sidecar: Sidecar | None) -> str:
+def rebuild_command(path: Path, sidecar: Sidecar | None, flavor: Flavor = TENSORRT) -> str:
     """The command line that builds the plan `path` again, from its sidecar as far as that tells."""
     graphs = [p for p in (sidecar.parents if sidecar else {}) if p.endswith(".onnx")]
     graph = os.path.normpath(path.parent / graphs[0]) if graphs else f"{path.stem}.onnx"
-    target = (sidecar.target if sidecar else "") or "gpu"
-    return shlex.join(["edgecnn", "build", graph, "--backend", "trt", "--target", target, "-o", str(path)])
+    target = (sidecar.target if sidecar else "") or flavor.default_target
+    return shlex.join(["edgecnn", "build", graph, "--backend", flavor.backend, "--target", target, "-o", str(path)])
 
 
-def installed_tensorrt() -> str:
-    """The version of the TensorRT package installed here, without importing it; "" when there is none."""
-    for package in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"):
+def installed_tensorrt(flavor: Flavor = TENSORRT) -> str:
+    """The version of a flavor's package installed here, without importing it; "" when there is none."""
+    for package in flavor.packages:
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -122,11 +132,12 @@ def installed_tensorrt() -> str:
 def describe_plan(path: Path) -> dict[str, object]:
     """What `edgecnn inspect X.plan` prints: the header and, from the sidecar, device, profiles and precision shares."""
     header = read_plan_header(path)
+    here = installed_tensorrt(header.flavor)
     shown: dict[str, object] = {
         "path": str(path),
-        "kind": "TensorRT plan",
+        "kind": f"{header.flavor.product} plan",
         "built_by_tensorrt": header.tensorrt,
-        "tensorrt_here": installed_tensorrt() or None,
+        "tensorrt_here": here or None,
         "size_mb": header.size_bytes / 1e6,
         "prefix": header.prefix or None,
     }
@@ -135,7 +146,7 @@ def describe_plan(path: Path) -> dict[str, object]:
     sidecar = read_sidecar(path)
     facts = sidecar.facts
     layers = layers_from_json(facts.get("layers") or [])
-    mismatch = plan_mismatch(path, header, sidecar, installed_tensorrt(), Device()) if installed_tensorrt() else None
+    mismatch = plan_mismatch(path, header, sidecar, here, Device()) if here else None
     return {
         **shown,
         "sidecar": str(sidecar_path(path)),
@@ -148,11 +159,12 @@ def describe_plan(path: Path) -> dict[str, object]:
         "profiles": facts.get("profiles"),
         "hardware_compatibility": facts.get("hardware_compatibility"),
         "version_compatible": facts.get("version_compatible"),
+        "compute_capabilities": facts.get("compute_capabilities"),
         "made_from": sidecar.parents,
         "made_by": sidecar.made_by,
         "created": sidecar.created,
         "mismatch": mismatch[0] if mismatch else None,
-        "rebuild": rebuild_command(path, sidecar),
+        "rebuild": rebuild_command(path, sidecar, header.flavor),
     }
 
 
@@ -172,8 +184,8 @@ def _json_prefix(path: Path, read: Any, start: bytes) -> tuple[int, str]:
     length = struct.unpack_from("<I", start)[0]
     if not 2 <= length <= MAX_PREFIX_BYTES:
         return 0, ""
-    content = start[4:] + read(max(0, length + len(MAGIC) - (len(start) - 4)))
-    if content[length : length + len(MAGIC)] != MAGIC:
+    content = start[4:] + read(max(0, length + len(TENSORRT.magic) - (len(start) - 4)))
+    if content[length : length + len(TENSORRT.magic)] not in MAGICS:
         return 0, ""
     try:
         metadata = json.loads(content[:length])
@@ -188,4 +200,4 @@ def _guess(start: bytes, size: int) -> str:
     if not size:
         return "the file is empty"
     what = next((meaning for magic, meaning in FOREIGN if start.startswith(magic)), "")
-    return what or f"it starts with {start[:4]!r}, a plan with {MAGIC!r}"
+    return what or f"it starts with {start[:4]!r}, a plan with {' or '.join(repr(magic) for magic in MAGICS)}"

@@ -8,6 +8,7 @@ from edgecnn.gate.rules.rule import Rule, judge_exact
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
 
+UNREAD = "the GPU compiles the plan as a whole when it loads it, and the precision of its layers cannot be read"
 LOST_SHARE_PP_MAX = 5.0  # INT8 multiply-adds that the graph has and the engine may lack: fusions blur the count
 
 
@@ -34,6 +35,8 @@ def check_precision(measurement: Measurement) -> Iterator[Check]:
     facts, requested = measurement.facts, measurement.engine.precision_requested
     if not requested or facts is None or not facts.shares_by:
         return
+    if facts.shares_by == "compiled_at_load" and requested != "int8":
+        return  # the network is strongly typed: there is nothing to fall back from
     outcome, evidence = _precision(measurement)
     yield Check(measurement.name, "precision_obtained", None, None, None, outcome, evidence)
 
@@ -41,6 +44,8 @@ def check_precision(measurement: Measurement) -> Iterator[Check]:
 def _precision(measurement: Measurement) -> tuple[Outcome, str]:
     facts, requested = measurement.facts, measurement.engine.precision_requested
     assert facts is not None
+    if facts.shares_by == "compiled_at_load":
+        return "INCONCLUSIVE", f"int8 was requested; {UNREAD}"
     if facts.shares_by == "untold":
         return "FAIL", f"{requested} was requested; the engine's layers do not tell their precision: it is unproven"
     shares = {"int8": facts.int8_share_pct, "fp16": facts.fp16_share_pct, "fp32": facts.fp32_share_pct}

@@ -1,0 +1,91 @@
+"""What a backend offers, for either flavor of TensorRT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecnn.backends.trt.flavor import Flavor, flavor_of
+from edgecnn.errors import EdgecnnError
+from edgecnn.results.device import Device
+
+if TYPE_CHECKING:
+    from edgecnn.artifact.sidecar import Sidecar
+    from edgecnn.backends import BuildOptions
+    from edgecnn.backends.trt.engine import TrtSession
+
+
+class TrtBackend:
+    """The functions of `edgecnn.backends.Backend`, bound to a flavor."""
+
+    def __init__(self, flavor: Flavor) -> None:
+        self._flavor = flavor
+
+    def recognizes(self, path: Path, first_bytes: bytes) -> bool:
+        """Whether a file is a plan of this flavor, by its magic; TensorRT also knows one that is damaged or has a
+        prefix by its name."""
+        found = flavor_of(first_bytes)
+        return found is self._flavor or (
+            found is None and self._flavor.needs_gpu and path.suffix in self._flavor.suffixes
+        )
+
+    def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar:
+        """Build the plan `output` from an ONNX file, with its sidecar."""
+        from edgecnn.backends.trt import build
+
+        return build.engine_from_onnx(self._flavor, graph, output, options)
+
+    def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> TrtSession:
+        """Load a plan that its sidecar vouches for, or any with `trust`; `threads` is ONNX Runtime's and means
+        nothing."""
+        from edgecnn.backends.trt.engine import TrtSession
+
+        return TrtSession(path, trust)
+
+    def device(self, threads: int | None = None) -> Device:
+        """This machine's GPU and TensorRT, as they stand in a sidecar; without a GPU, where none is needed to build,
+        the version alone."""
+        from edgecnn.backends._cuda import load_cuda
+        from edgecnn.backends.trt.library import device_facts, load_tensorrt
+
+        tensorrt = load_tensorrt(self._flavor).__version__
+        return device_facts(load_cuda(), tensorrt) if self._flavor.needs_gpu else Device(tensorrt=tensorrt)
+
+    def tools(self) -> dict[str, str]:
+        """The version of TensorRT; raises as `load_tensorrt` does."""
+        from edgecnn.backends.trt.library import load_tensorrt
+
+        return {self._flavor.module: load_tensorrt(self._flavor).__version__}
+
+    def precision_of(self, path: Path) -> str:
+        """A plan does not say what was asked for: only its sidecar does."""
+        return ""
+
+    def describe(self, path: Path) -> dict[str, object]:
+        """The header of a plan, and what its sidecar says."""
+        from edgecnn.backends.trt.plan import describe_plan
+
+        return describe_plan(path)
+
+    def machine_facts(self) -> dict[str, str]:
+        """The version of TensorRT, and the GPU with its free memory; "none" with the reason where there is none."""
+        found = {self._flavor.module: _fact(lambda: self.tools()[self._flavor.module])}
+        return {"gpu": _fact(_gpu), **found} if self._flavor.needs_gpu else found
+
+
+def _gpu() -> str:
+    from edgecnn.backends._cuda import load_cuda
+
+    cuda = load_cuda()
+    gpu = cuda.properties()
+    free, total = cuda.memory_info()
+    memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
+
+
+def _fact(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except EdgecnnError as exc:
+        return f"none: {exc.message}"

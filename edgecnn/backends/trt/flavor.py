@@ -1,0 +1,69 @@
+"""The two TensorRTs: the enterprise one, which builds on the GPU it builds for, and TensorRT-RTX, whose plans are built
+on any machine and compiled by the desktop GPU that loads them (TensorRT-RTX documentation, "CPU-Only AOT").
+
+All in which they differ stands here; a plan tells its flavor by its first four bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """One TensorRT: the backend's name, the Python `module` with the `extra` that brings it and the `packages` in which
+    it is installed, the `magic` of its plans, and which releases are supported.
+
+    `needs_gpu` is about building; what needs none cannot time kernels, and keeps no timing cache.
+    """
+
+    backend: str
+    product: str
+    module: str
+    extra: str
+    packages: tuple[str, ...]
+    magic: bytes
+    suffixes: tuple[str, ...]
+    default_target: str
+    oldest: tuple[int, int]
+    newest_major: int
+    needs_gpu: bool
+
+    @property
+    def supported(self) -> str:
+        """The supported releases, in words."""
+        return f"{'.'.join(map(str, self.oldest))} to {self.newest_major}.x"
+
+
+TENSORRT = Flavor(
+    backend="trt",
+    product="TensorRT",
+    module="tensorrt",
+    extra="gpu",
+    packages=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    magic=b"ftrt",
+    suffixes=(".plan", ".engine"),
+    default_target="gpu",
+    oldest=(10, 3),
+    newest_major=11,
+    needs_gpu=True,
+)
+RTX = Flavor(
+    backend="trt-rtx",
+    product="TensorRT-RTX",
+    module="tensorrt_rtx",
+    extra="rtx",
+    packages=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    magic=b"vtrt",
+    suffixes=(".rtx.plan", ".plan"),
+    default_target="rtx",
+    oldest=(1, 0),
+    newest_major=1,
+    needs_gpu=False,
+)
+FLAVORS = (TENSORRT, RTX)
+
+
+def flavor_of(magic: bytes) -> Flavor | None:
+    """The flavor whose plans start with these bytes."""
+    return next((flavor for flavor in FLAVORS if magic.startswith(flavor.magic)), None)
