@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from edgecnn.backends.ort import OrtSession
 from edgecnn.errors import BackendError, GraphError
@@ -21,6 +22,7 @@ from edgecnn.graph.simplify import simplify_graph
 from edgecnn.results.engine import Scheme
 from edgecnn.targets import Target
 from tests.fakes.graphs import build
+from tests.fakes.int8 import RESIDUAL
 from tests.fakes.noise import images
 from tests.fakes.placements import GRAPHS
 
@@ -125,6 +127,19 @@ def test_one_group_has_one_scale() -> None:
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
     with pytest.raises(GraphError, match="the scale of input 1 differs from the one at 'cat/Concat'"):
         assert_placed(made, place(model, "tensorrt"))
+
+
+def test_a_group_of_which_one_reader_stays_float32_has_one_scale() -> None:
+    """The Add passes FP16's limit and reads its input through a pair of its own, with a float32 scale."""
+    model = simplify_graph(build(RESIDUAL))
+    ranges = collect_from_model(model, "", images(32, (4, 8, 8)))
+    sum_ = ranges.tensors["r3"]
+    beyond = dataclasses.replace(sum_, channel_high=np.full_like(sum_.channel_high, 60000.0))
+    ranges = dataclasses.replace(ranges, tensors={**ranges.tensors, "r3": beyond})
+    made = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16")
+    types = {t.data_type for t in made.model.graph.initializer if t.name.startswith("r1") and "scale" in t.name}
+    assert types == {TensorProto.FLOAT, TensorProto.FLOAT16}
+    assert_placed(made.model, made.placement)
 
 
 def test_the_share_counts_multiply_adds_not_nodes() -> None:
