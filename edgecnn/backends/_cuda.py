@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.errors import BackendError, DeviceError, MissingPackageError
+from edgecnn.errors import BackendError, DeviceError
+from edgecnn.machine.packages import missing_package
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -96,7 +97,7 @@ def _load(wanted: str) -> Cuda:
             pass
         except ImportError as exc:  # libcuda itself is absent
             raise DeviceError(f"pycuda cannot load CUDA: {exc}", HINTS["NO_DRIVER"]) from exc
-    raise MissingPackageError(wanted or "cuda-bindings", "running on an NVIDIA GPU", (wanted and "pycuda") or "jetson")
+    raise missing_package(wanted or "cuda-bindings", "running on an NVIDIA GPU", (wanted and "pycuda") or "jetson")
 
 
 def _runtime_module() -> Any:

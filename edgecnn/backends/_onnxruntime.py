@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, MissingPackageError
+from edgecnn.errors import ArtifactError, BackendError, EdgecnnError
+from edgecnn.machine.packages import missing_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,5 +116,5 @@ def load_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as exc:
-        raise MissingPackageError("onnxruntime", "running an ONNX graph", "cpu") from exc
+        raise missing_package("onnxruntime", "running an ONNX graph", "cpu") from exc
     return onnxruntime

@@ -16,8 +16,9 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
 from edgecnn.backends._onnxruntime import PROVIDER, load_onnxruntime, onnxruntime_errors, open_session
-from edgecnn.errors import ArtifactError, BackendError, DeviceError, MissingPackageError
+from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.cpu import available_cores, cpu_device
+from edgecnn.machine.packages import missing_package
 from edgecnn.results.device import Device
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 
@@ -164,7 +165,7 @@ def _rounding_fp16(path: Path) -> Path | bytes:
     try:
         import onnx
     except ModuleNotFoundError as exc:
-        raise MissingPackageError("onnx", "running an ONNX graph", "cpu") from exc
+        raise missing_package("onnx", "running an ONNX graph", "cpu") from exc
     from google.protobuf.message import DecodeError
 
     from edgecnn.backends._half import rounded_to_fp16

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from edgecnn.errors import EdgecnnError, MissingPackageError
+from edgecnn.errors import EdgecnnError
 
 INTERRUPTED = 130
 BUG = 101
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as exc:  # noqa: BLE001 - the one place where a bug becomes an exit code
         package = exc.name.partition(".")[0] if isinstance(exc, ModuleNotFoundError) and exc.name else ""
         if package in OF_THE_HOST:
-            missing = MissingPackageError(package, "this command", "cpu")
+            from edgecnn.machine.packages import missing_package
+
+            missing = missing_package(package, "this command", "cpu")
             return _fail(missing.message, missing.hint, missing.exit_code)
         traceback.print_exc()
         print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)

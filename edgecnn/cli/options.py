@@ -20,6 +20,8 @@ RUN = typer.Argument(
 RUN_RECIPE = typer.Option(
     help="The recipe of a run folder.  [default: the one that its results name]", autocompletion=complete_recipe
 )
+RECIPE_DATA = typer.Option(help="Where the recipe's images lie here: a folder, or any other source of images.")
+CALIBRATION_DATA = typer.Option(help="Where the images to calibrate with lie, if not in --data.")
 SET = typer.Option("--set", help="Change a setting of the recipe, such as train.epochs=3; repeatable.")
 THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: the runtime's choice]")
 TRUST = typer.Option("--trust", help="Load a plan that has no sidecar, though it is native code.")

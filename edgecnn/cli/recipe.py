@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, RECIPE, epilog
+from edgecnn.cli.options import JSON, RECIPE, SET, epilog
 from edgecnn.cli.printing import print_json, print_rows
 
 EXAMPLES = """
@@ -15,6 +15,7 @@ edgecnn recipe list
 edgecnn recipe show lenet5-digits
 edgecnn recipe check lenet5-digits
 edgecnn recipe copy lenet5-digits mine.toml
+edgecnn recipe copy mobilenet_v2-orin insects.toml --set model.classes=37 --set data.source=imgs
 """
 
 
@@ -35,7 +36,11 @@ def list_(as_json: Annotated[bool, JSON] = False) -> None:
         row: dict[str, object] = {"name": stem, "path": str(path)}
         try:
             loaded = load_recipe(str(path))
-            row |= {"model": loaded.model.name, "targets": list(loaded.targets), "title": loaded.title}
+            row |= {
+                "model": loaded.model.name,
+                "targets": list(loaded.targets) if as_json else " ".join(loaded.targets),
+                "title": loaded.title,
+            }
         except RecipeError as exc:
             row |= {"model": None, "targets": [], "title": f"not valid: {exc.message.splitlines()[0]}"}
         rows.append(row)
@@ -78,19 +83,21 @@ def check(name: Annotated[str, RECIPE]) -> None:
     print(f"{loaded.path}: valid")
 
 
-@recipe.command(epilog=epilog("edgecnn recipe copy lenet5-digits mine.toml"))
+@recipe.command(epilog=epilog("edgecnn recipe copy lenet5-digits mine.toml --set train.epochs=30"))
 def copy(
     name: Annotated[str, RECIPE],
     to: Annotated[Path | None, typer.Argument(help="New file.  [default: recipes/NAME.toml]")] = None,
+    set_: Annotated[list[str] | None, SET] = None,
 ) -> None:
     """Copy a recipe, to change it; nothing is overwritten."""
     from edgecnn.artifact.write import write_bytes
     from edgecnn.errors import RecipeError
+    from edgecnn.recipe.edit import edited_recipe
     from edgecnn.recipe.load import find_recipe
 
     source = find_recipe(name)
     output = to or Path("recipes") / source.name
     if output.exists():
         raise RecipeError(f"{output}: exists already", "give another name: edgecnn recipe copy NAME recipes/NEW.toml")
-    write_bytes(output, source.read_bytes())
+    write_bytes(output, edited_recipe(name, set_).encode() if set_ else source.read_bytes())
     print(output)

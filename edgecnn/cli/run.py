@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, RECIPE, SET, THREADS
+from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, THREADS
 from edgecnn.cli.printing import print_json, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import StepName
@@ -15,6 +15,7 @@ from edgecnn.steps import StepName
 EXAMPLES = """
 edgecnn run lenet5-digits
 edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
+edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs images and weights
 """
 
 
@@ -22,6 +23,8 @@ def run(
     recipe: Annotated[str, RECIPE],
     until: Annotated[StepName, typer.Option(help="Stop after this step.")] = "report",
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
+    data: Annotated[str, RECIPE_DATA] = "",
+    calibration_data: Annotated[str, CALIBRATION_DATA] = "",
     set_: Annotated[list[str] | None, SET] = None,
     threads: Annotated[int | None, THREADS] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -36,7 +39,7 @@ def run(
     from edgecnn.records import to_plain
     from edgecnn.report.terminal import terminal_report
 
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or (), data=data, calibration_data=calibration_data)
     outcome = run_recipe(
         loaded,
         run_folder(loaded, out),

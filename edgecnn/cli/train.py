@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -41,8 +40,7 @@ def train(
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import to_plain
 
-    overrides = [*(override or ()), *([f"data.source={json.dumps(data, ensure_ascii=False)}"] if data else [])]
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, override or (), data=data)
     folder = out or Path("runs") / settings.name
     from edgecnn.pytorch.training.progress import open_progress
     from edgecnn.steps.train import train as step

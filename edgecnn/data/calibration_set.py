@@ -5,11 +5,15 @@
 # split: train
 # seed: 0
 digits/0003 1f0a...
+
+An image whose content only its owner can hash has `-` in that place: `calibration_rule.py` fills it in. Test sets are
+manifests too, with a name, a version, and a hash of which images are of one class.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,17 +26,39 @@ from edgecnn.errors import DataError, nearest
 from edgecnn.recipe.load import packaged_folders
 
 HEADER = "# edgecnn calibration set 1"
+TEST_HEADER = "# edgecnn test set 1"
+UNDECODED = Preprocessing(resize=1, crop=1, mean=(0.0,), std=(1.0,))  # for images that are listed and not looked at
+NO_HASH = "-"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A calibration set on paper: which images, and proof that they are the same ones."""
+    """A set of images on paper: which ones, and proof that they are the same.
+
+    `rule` is what it was chosen by. A test set has a `name`, a `version`, and `classes_sha256`: which of its images are
+    of one class, whatever the class is called.
+    """
 
     source: str
     split: Split
     seed: int
     ids: tuple[str, ...]
     sha256s: tuple[str, ...]
+    rule: str = ""
+    name: str = ""
+    version: str = ""
+    classes_sha256: str = ""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether every image has its hash."""
+        return NO_HASH not in self.sha256s
+
+    @property
+    def title(self) -> str:
+        """A test set's name, version and identity, as results say it."""
+        digest = hashlib.sha256(f"{self.sha256} {self.classes_sha256}".encode()).hexdigest()
+        return f"{self.name} {self.version} ({digest[:16]})"
 
     @property
     def sha256(self) -> str:
@@ -56,13 +82,34 @@ def make_manifest(dataset: Dataset, source: str, split: Split, count: int, seed:
 
 def manifest_of(source: str, count: int, seed: int) -> Manifest:
     """`make_manifest` of the training images that `source` names; none of them is decoded. Raises `DataError`."""
-    undecoded = None if source.endswith(".npz") else Preprocessing(resize=1, crop=1, mean=(0.0,), std=(1.0,))
+    undecoded = None if source.endswith(".npz") else UNDECODED
     return make_manifest(open_dataset(source, undecoded, "train"), source, "train", count, seed)
+
+
+def make_test_set(source: str, name: str, version: str, count: int | None = None, seed: int = 0) -> Manifest:
+    """The test images that `source` names, or `count` of them spread over the classes, as a test set."""
+    dataset = open_dataset(source, None if source.endswith(".npz") else UNDECODED, "test")
+    made = make_manifest(dataset, source, "test", count or len(dataset), seed)
+    position = position_of(dataset)
+    classes = classes_sha256(dataset.subset([position[name] for name in made.ids]))
+    return replace(made, name=name, version=version, classes_sha256=classes)
+
+
+def classes_sha256(dataset: Dataset) -> str:
+    """Which images are of one class: the labels, counted in the order in which they first occur; "" without labels."""
+    if dataset.labels is None:
+        return ""
+    order: dict[int, int] = {}
+    numbers = [order.setdefault(int(label), len(order)) for label in dataset.labels]
+    return hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, atomically."""
-    lines = [HEADER, f"# source: {manifest.source}", f"# split: {manifest.split}", f"# seed: {manifest.seed}"]
+    lines = [TEST_HEADER if manifest.name else HEADER]
+    lines += [f"# source: {manifest.source}", f"# split: {manifest.split}", f"# seed: {manifest.seed}"]
+    more = ("rule", "name", "version", "classes_sha256")
+    lines += [f"# {fact}: {value}" for fact in more if (value := getattr(manifest, fact))]
     lines += [f"{i} {s}" for i, s in zip(manifest.ids, manifest.sha256s, strict=True)]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
@@ -73,19 +120,21 @@ def read_manifest(path: Path) -> Manifest:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # other separators may be in a name
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", "name a calibration manifest") from exc
-    if not lines or lines[0] != HEADER:
-        raise DataError(f"{path}: not a calibration manifest", f"its first line must be {HEADER!r}")
+    if lines[0] not in (HEADER, TEST_HEADER):
+        raise DataError(f"{path}: not a manifest", f"its first line must be {HEADER!r} or {TEST_HEADER!r}")
     facts = dict(line[2:].split(": ", 1) for line in lines[1:] if line.startswith("# ") and ": " in line)
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
         if line.startswith("#") or not line.strip():
             continue
         image, separator, digest = line.rpartition(" ")
-        if not separator or len(digest) != 64:
+        if not separator or (len(digest) != 64 and digest != NO_HASH):
             raise DataError(f"{path}:{number}: {line[:60]!r} is not `id sha256`", "make the manifest again")
         rows.append((image, digest))
     if not rows:
         raise DataError(f"{path}: no images", "make the manifest again")
+    if twice := next((image for image, count in Counter(image for image, _ in rows).items() if count > 1), None):
+        raise DataError(f"{path}: the image {twice} stands there more than once", "name each image once")
     split, seed = facts.get("split", "train"), facts.get("seed", "0")
     if split not in ("train", "test") or not seed.isdecimal():
         raise DataError(
@@ -98,21 +147,40 @@ def read_manifest(path: Path) -> Manifest:
         seed=int(seed),
         ids=tuple(r[0] for r in rows),
         sha256s=tuple(r[1] for r in rows),
+        rule=facts.get("rule", ""),
+        name=facts.get("name", path.stem) if lines[0] == TEST_HEADER else "",
+        version=facts.get("version", ""),
+        classes_sha256=facts.get("classes_sha256", ""),
     )
 
 
 def find_manifest(name_or_path: str) -> Path:
-    """A manifest by its stem (in `./calibration`, then the packaged ones) or by a path."""
+    """A manifest by its stem (in `./calibration`, then the packaged ones) or by a path; raises `DataError` for a rule,
+    which is none yet."""
+    path = find_calibration_set(name_or_path)
+    if path.suffix == ".toml":
+        raise DataError(
+            f"{path}: a rule, and no manifest yet",
+            f"write down the images that it chooses: edgecnn calibration-set {path}:DATA -o mine.txt",
+        )
+    return path
+
+
+def find_calibration_set(name_or_path: str) -> Path:
+    """A manifest or a rule by its stem (`./calibration` before the packaged ones) or by a path; raises `DataError`."""
     path = Path(name_or_path)
-    if path.suffix == ".txt" or "/" in name_or_path:
+    if path.suffix in (".txt", ".toml") or "/" in name_or_path:
         if not path.is_file():
-            raise DataError(f"{path}: no such calibration manifest", "check the path")
+            raise DataError(f"{path}: no such manifest or rule", "check the path")
         return path
     folders = [f for f in (Path("calibration"), *packaged_folders("calibration")) if f.is_dir()]
-    known = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.txt"))}
+    known = {p.stem: p for f in reversed(folders) for p in sorted([*f.glob("*.txt"), *f.glob("*.toml")])}
     if name_or_path not in known:
         raise DataError(f"no calibration set {name_or_path!r}", nearest(name_or_path, known) or "give its path")
-    return known[name_or_path]
+    found = known[name_or_path]
+    if found.with_suffix(".txt").exists() and found.with_suffix(".toml").exists():
+        raise DataError(f"{found.parent}: {found.stem}.txt and {found.stem}.toml bear one name", "rename one of them")
+    return found
 
 
 def is_manifest(data: str) -> bool:
@@ -121,19 +189,36 @@ def is_manifest(data: str) -> bool:
 
 
 def select(manifest: Manifest, dataset: Dataset) -> Dataset:
-    """The manifest's images out of `dataset`; raises `DataError` for one that is missing or differs."""
-    position = {name: k for k, name in enumerate(dataset.ids)}
-    chosen = []
+    """The manifest's images out of `dataset`; raises `DataError` for one that is missing or differs, and for a test set
+    whose images are of other classes than they were."""
+    if not manifest.hashed:
+        raise DataError(
+            "the manifest names its images without their sha256, which only who has them can tell",
+            "fill it in: edgecnn calibration-set MANIFEST.txt:DATA -o mine.txt",
+        )
+    what, position, chosen = manifest.name or "calibration", position_of(dataset), []
     for name, digest in zip(manifest.ids, manifest.sha256s, strict=True):
         if name not in position:
-            raise DataError(f"calibration image {name} is not in {dataset.name}", "use the data set it was made from")
+            raise DataError(f"{what} image {name} is not in {dataset.name}", "use the data set it was made from")
         if dataset.sha256(position[name]) != digest:
             raise DataError(
-                f"calibration image {name} in {dataset.name} is not the one in the manifest (other sha256)",
+                f"{what} image {name} in {dataset.name} is not the one in the manifest (other sha256)",
                 "restore the image, or make the manifest again",
             )
         chosen.append(position[name])
-    return dataset.subset(chosen)
+    found = dataset.subset(chosen)
+    now = classes_sha256(found)
+    if manifest.classes_sha256 and now and now != manifest.classes_sha256:
+        raise DataError(
+            f"{manifest.title}: images of one class there are not of one class in {dataset.name}",
+            "restore the labels, or write the test set again under another version",
+        )
+    return found
+
+
+def position_of(dataset: Dataset) -> dict[str, int]:
+    """Where each image stands, by its id."""
+    return {name: k for k, name in enumerate(dataset.ids)}
 
 
 def open_data(

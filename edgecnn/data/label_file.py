@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from edgecnn.errors import DataError
 from edgecnn.records import parse_json
 
+IMAGENET_CLASSES = 1000
 JSON_LIST = 'write the names as a JSON list, ["first", "second", ...]'
 _SEPARATOR = r"\s*[-=]>\s*|\s+-\s+|\s*[:,;=|](?:\s+|(?=\D))|\.(?:\s+|(?=\D))|\)\s*|\s+"  # but not 0,5 mm nor 0:30
 _NUMBERED = (
@@ -25,8 +27,18 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """(names, wnids or None) of the classes by output: UTF-8 text with one a line, or JSON.
 
     Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`) or their wnid (`n01440764 tench`); JSON is a list, an
-    object of numbers to names, or of names to numbers. Raises `DataError` for what could be read in two ways.
+    object of numbers to names, or of names to numbers. Raises `DataError` for what could be read in two ways, and for
+    two classes of one name or wnid (of the 1 000 names of ImageNet some are alike).
     """
+    names, wnids = _read(path)
+    told_apart = wnids or (names if len(names) != IMAGENET_CLASSES else ())
+    if twice := next((name for name, count in Counter(told_apart).items() if count > 1), None):
+        first, second = [k for k, name in enumerate(told_apart) if name == twice][:2]
+        raise DataError(f"{path}: {twice!r} is the name of the classes {first} and {second}", "give each its own name")
+    return names, wnids
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:

@@ -1,7 +1,7 @@
 """Labelled images as numpy batches, in a deterministic order, from a data set named on the command line.
 
-`digits`, `mnist:DIR`, `cifar10:DIR`, an image folder, a calibration manifest, or an `.npz` whose array `input` is
-already preprocessed. The split ("train" or "test") comes from what the data is used for.
+`digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder, a calibration manifest, or an `.npz` whose array
+`input` is already preprocessed. The split ("train" or "test") comes from what the data is used for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from edgecnn.data.sources.folder import (
     listing_each_folder_once,
     split_folder,
 )
+from edgecnn.data.sources.imagenet import has_validation_images, imagenet, imagenet_marks
 from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
 
@@ -64,6 +65,8 @@ def open_dataset(
             "`edgecnn export` and `edgecnn import --preprocess` write one; or give an .npz with preprocessed `input`",
         )
     named = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
+    if name == "imagenet" and root:
+        return imagenet(Path(root), preprocessing, split, labels, wnids)
     if name in named:
         return _matched(named[name](Path(root or "."), preprocessing, split), split, labels)
     if Path(source).is_dir():
@@ -71,13 +74,17 @@ def open_dataset(
     if not Path(source).exists():
         raise DataError(
             f"no data set {source!r}",
-            nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, an image folder, a manifest or an .npz",
+            nearest(name, named)
+            or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, an image folder, a manifest or an .npz",
         )
     raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
 
 
 def has_test_split(source: str) -> bool:
     """Whether what `source` names has test images of its own: a folder may hold training images alone, an .npz does."""
+    name, _, root = source.partition(":")
+    if name == "imagenet" and root:
+        return has_validation_images(Path(root))
     if Path(source).is_dir():
         return has_test_folder(Path(source))
     return not source.endswith(".npz")
@@ -91,6 +98,8 @@ def images_sha256(source: str, split: Split) -> str | None:
     try:
         if name in named:
             marks = [sha256_of(path) for path in named[name](Path(root or "."), split)]
+        elif name == "imagenet" and root:
+            marks = imagenet_marks(Path(root), split)
         elif Path(source).is_file():
             marks = [sha256_of(Path(source))]
         elif Path(source).is_dir():

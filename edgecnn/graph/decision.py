@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.artifact.sidecar import Sidecar
-from edgecnn.errors import GraphError, MissingPackageError
+from edgecnn.errors import GraphError
+from edgecnn.machine.packages import missing_package
 from edgecnn.session import TensorSpec
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> floa
     except ModuleNotFoundError as exc:
         if output.shape[-1] != 1 or "classes" in sidecar.facts:
             return LOGIT
-        raise MissingPackageError("onnx", "telling a logit from a probability", "cpu") from exc
+        raise missing_package("onnx", "telling a logit from a probability", "cpu") from exc
     model = load_structure(path)
     return LOGIT if final_sigmoid(model, str(path), output.shape[-1] != 1) is None else PROBABILITY
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecnn.data.calibration_set import find_manifest, read_manifest
+from edgecnn.data.calibration_rule import read_rule, require_kind, split_of
+from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest
 from edgecnn.data.open import open_dataset
-from edgecnn.data.preprocess import preprocessing_from_json
-from edgecnn.errors import ArtifactError, RecipeError
+from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.errors import ArtifactError, DataError, RecipeError, nearest
+from edgecnn.recipe.location import kind_of
 from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
 from edgecnn.zoo import find_model
@@ -27,11 +29,46 @@ def check_recipe(recipe: Recipe) -> None:
         )
     for target in recipe.targets:
         find_target(target)
-    if recipe.data.calibration:
-        manifest = read_manifest(find_manifest(recipe.data.calibration))
-        if manifest.split != "train":
-            raise RecipeError(
-                f"{recipe.path}: calibration set {recipe.data.calibration} holds {manifest.split} images",
-                "calibrate on training images, or the accuracy that is measured is not that of new images",
+    if recipe.data.calibration and (split := split_of(recipe.data.calibration)) != "train":
+        raise RecipeError(
+            f"{recipe.path}: calibration set {recipe.data.calibration} holds {split} images",
+            "calibrate on training images, or the accuracy that is measured is not that of new images",
+        )
+    _check_images(recipe, preprocessing_from_json(card.preprocessing))
+
+
+def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
+    data = recipe.data
+    if data.test and (manifest := read_manifest(find_manifest(data.test))).split != "test":
+        raise RecipeError(
+            f"{recipe.path}: data.test = {data.test!r} holds {manifest.split} images",
+            "write a test set: edgecnn calibration-set DATA --test -o NAME.txt",
+        )
+    test = open_dataset(data.source, preprocessing, "test")
+    if set(recipe.precisions) == {"fp32"} and recipe.train.epochs == 0:
+        return
+    train = open_dataset(data.source, preprocessing, "train") if recipe.train.epochs else None
+    if train is not None and train.by_position:
+        known = set(train.label_names or ())
+        if missing := [name for name in test.label_names or () if name not in known]:
+            raise DataError(
+                f"{data.source}: {len(missing)} classes of the test images have no training images: {missing[0]!r}",
+                nearest(missing[0], known) or "add them, or leave these classes out of the test images",
             )
-    open_dataset(recipe.data.source, preprocessing_from_json(card.preprocessing), "test")
+    source = data.calibration_source or data.source
+    path = find_calibration_set(data.calibration) if data.calibration else None
+    rule = read_rule(path) if path is not None and path.suffix == ".toml" else None
+    if path is not None and rule is not None:
+        require_kind(path, rule, source)
+    calibrating = open_dataset(source, preprocessing, "train")
+    if rule is not None and len(calibrating) < rule.images:
+        raise DataError(
+            f"{path}: asks for {rule.images} training images, {source} has {len(calibrating)}",
+            "name more images, or a rule that asks for fewer; without data.calibration all of up to 512 are taken",
+        )
+    named = kind_of(source) == "imagenet" or data.calibration_source
+    if named and calibrating.ids == test.ids and calibrating.sha256(0) == test.sha256(0):
+        raise DataError(
+            f"{source}: the images to calibrate with are those that the network is judged by",
+            "name the folder of other images: --calibration-data DIR",
+        )

@@ -125,7 +125,8 @@ def _absent(name: str, threads: int | None) -> str | None:
 
 
 def _elsewhere(recipe: Recipe, folder: Path, target: str, why: str) -> str:
-    command = shlex.join(["edgecnn", "run", str(recipe.path), "--out", str(folder)])
+    changed = [part for override in recipe.overrides for part in ("--set", override)]
+    command = shlex.join(["edgecnn", "run", str(recipe.path), "--out", str(folder), *changed])
     return (
         f"target {target} is not this machine ({why}): copy {folder}/ and {recipe.path} to the device "
         f"and go on there with `{command}`"

@@ -12,7 +12,8 @@ from typing import Any
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.backends import load_backend
-from edgecnn.data.calibration_set import find_manifest, read_manifest
+from edgecnn.data.calibration_rule import resolve, resolved, rule_text
+from edgecnn.data.calibration_set import read_manifest
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
 from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
@@ -79,12 +80,17 @@ class Workshop:
 
     def test_images(self, source: Path) -> Dataset:
         """The recipe's test images, as the network of the artifact `source` expects them."""
-        return self._once("test", lambda: open_images(read_sidecar(source), self.recipe.data.source, "test"))
+        return self._once("test", lambda: open_images(read_sidecar(source), source_of_tests(self.recipe), "test"))
 
     def calibration_images(self, graph: Path) -> Dataset:
         """The recipe's calibration images, all of them training images."""
+        return self._once("calibration", lambda: self._open_calibration_images(graph))
+
+    def _open_calibration_images(self, graph: Path) -> Dataset:
         data = self.recipe.data
-        return self._once("calibration", lambda: calibration_images(graph, data.source, calibration=data.calibration))
+        source = data.calibration_source or data.source
+        chosen = resolve(data.calibration, source, self.folder) if data.calibration else None
+        return calibration_images(graph, source, calibration=str(chosen or ""))
 
     def _once(self, what: str, opened: Callable[[], Dataset]) -> Dataset:
         if what not in self._opened:
@@ -109,8 +115,7 @@ def all_tasks(shop: Workshop) -> list[Task]:
 def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]) -> Iterator[Task]:
     recipe, folder = shop.recipe, shop.folder
     checkpoint, fp32, ranges = folder / CHECKPOINT, folder / "model.fp32.onnx", folder / "model.calib.json"
-    start = Path(recipe.model.weights)
-    given = (start,) if start.is_file() else ()
+    given = _given_weights(recipe.model.weights, checkpoint)
     trained = recipe.values("model", "data.source", "train", "transfer")
     yield Task("train", checkpoint, "checkpoint", given, trained, lambda: _train(shop))
     yield Task(
@@ -124,7 +129,9 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
     wanted = {v.graph: v for target in targets for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
     wanted.pop(fp32.name, None)
     if wanted:
-        named = {"data.source": recipe.data.source, "data.calibration": recipe.data.calibration}
+        data = recipe.data
+        named = {"data.source": data.source, "data.calibration": data.calibration}
+        named |= {"data.calibration_source": data.calibration_source} if data.calibration_source else {}
         yield Task(
             "calibrate",
             ranges,
@@ -134,13 +141,15 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
             lambda: calibrate(
                 fp32,
                 ranges,
-                data=recipe.data.source,
-                calibration=recipe.data.calibration,
+                data=data.source,
+                calibration=data.calibration,
+                calibration_source=data.calibration_source,
                 threads=shop.threads,
                 dataset=shop.calibration_images(fp32),
+                facts=_calibration_images(shop),
                 progress=shop.progress("calibrate"),
             ),
-            facts=_calibration_images(recipe),
+            facts=_calibration_images(shop),
         )
     for name in sorted(wanted):
         yield _quantize_task(shop, wanted[name], fp32, ranges, targets)
@@ -162,6 +171,17 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
         ),
         facts=images,
     )
+
+
+def _given_weights(weights: str, checkpoint: Path) -> tuple[Path, ...]:
+    """The file of the weights, where they are one; where it stayed behind, as the checkpoint's sidecar has it."""
+    if Path(weights).is_file():
+        return (Path(weights),)
+    if weights in ("none", "default") or "://" in weights:
+        return ()
+    with contextlib.suppress(ArtifactError):
+        return tuple(checkpoint.parent / name for name in read_sidecar(checkpoint).parents)
+    return ()
 
 
 def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, targets: list[Target]) -> Task:
@@ -198,18 +218,31 @@ def _train(shop: Workshop) -> None:
     train(shop.recipe, shop.folder, resume=resume, threads=shop.threads, progress=open_progress())
 
 
+def source_of_tests(recipe: Recipe) -> str:
+    """The recipe's test images, as what opens them names them."""
+    return f"{recipe.data.test}:{recipe.data.source}" if recipe.data.test else recipe.data.source
+
+
 def _test_images(recipe: Recipe) -> dict[str, str]:
     """What changes with the test images; nothing where they are not here."""
+    if recipe.data.test:
+        with contextlib.suppress(DataError):
+            return {"test_set": read_manifest(Path(recipe.data.test)).title}
+        return {}
     found = images_sha256(recipe.data.source, "test")
     return {} if found is None else {"test_images_sha256": found}
 
 
-def _calibration_images(recipe: Recipe) -> dict[str, str]:
-    """Which images the recipe's manifest names; nothing where it has none, or where the manifest stayed behind."""
-    if recipe.data.calibration:
+def _calibration_images(shop: Workshop) -> dict[str, str]:
+    """Which images calibrate; nothing where the recipe names no set, or where its file stayed behind."""
+    name, facts = shop.recipe.data.calibration, dict[str, str]()
+    if name:
         with contextlib.suppress(DataError):
-            return {"data_sha256": read_manifest(find_manifest(recipe.data.calibration)).sha256}
-    return {}
+            if rule := rule_text(name):
+                facts["calibration_rule"] = rule
+            if (manifest := resolved(name, shop.folder)) is not None:
+                facts["data_sha256"] = manifest.sha256
+    return facts
 
 
 def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> Iterator[Task]:

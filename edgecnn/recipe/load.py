@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgecnn.errors import RecipeError, nearest
+from edgecnn.recipe.location import locate
 from edgecnn.recipe.rules import find_contradictions
 from edgecnn.recipe.schema import RENAMED, Recipe
 from edgecnn.records import Toml, parse_toml, record_and_problems
@@ -49,24 +51,55 @@ def find_recipe(name_or_path: str) -> Path:
     return known[name_or_path]
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, data: str = "", calibration_data: str = ""
+) -> Recipe:
     """Read a recipe by its name or path, with `section.key=value` in place of what it says.
 
         import edgecnn as ec
         recipe = ec.load_recipe("lenet5-digits", ["train.epochs=1"])
         ec.run(recipe, "runs/quick")
 
-    Raises `RecipeError` that lists every problem.
+    `data` and `calibration_data` are where its images and those to calibrate with lie here: a folder of the data set
+    that it names, or any other source of images. Raises `RecipeError` that lists every problem.
     """
     path = find_recipe(name_or_path)
     content = _parse(path, _read(path))
     problems = _rename_keys(content)
+    overrides = [*overrides, *_locations(content, overrides, data, calibration_data)]
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise RecipeError(f"--set {override}: expected key=value", "for example --set train.epochs=3")
-        _put(content, RENAMED.get(key.strip(), key.strip()), _override_value(value.strip()))
-    return _checked_recipe(content, path, problems + _rename_keys(content))
+        key, value = parse_override(override)
+        _put(content, RENAMED.get(key, key), value)
+    try:
+        recipe = _checked_recipe(content, path, problems + _rename_keys(content))
+    except RecipeError as exc:
+        if overrides:
+            load_recipe(str(path))  # a mistake of the file's own is told as one
+            raise RecipeError(f"--set {', '.join(overrides)}: {exc.message}", exc.hint) from exc
+        raise
+    return dataclasses.replace(recipe, overrides=tuple(overrides))
+
+
+def parse_override(override: str) -> tuple[str, Toml]:
+    """(dotted key, value) of `key=value`; raises `RecipeError` for anything else."""
+    key, separator, value = override.partition("=")
+    if not separator or not all(part.strip() for part in key.split(".")):
+        raise RecipeError(f"--set {override}: expected key=value", "for example --set train.epochs=3")
+    return key.strip(), _override_value(value.strip())
+
+
+def _locations(content: Mapping[str, Toml], overrides: Sequence[str], data: str, calibration_data: str) -> list[str]:
+    """`data` and `calibration_data` as overrides; raises `RecipeError` where another one sets the same."""
+    section = content.get("data")
+    source = str(section.get("source", "")) if isinstance(section, dict) else ""
+    made = []
+    for option, key, value in (("data", "source", data), ("calibration-data", "calibration_source", calibration_data)):
+        if not value:
+            continue
+        if twice := next((o for o in overrides if parse_override(o)[0] in ("data", f"data.{key}")), None):
+            raise RecipeError(f"--{option} {value} and --set {twice} are two sources of the same images", "give one")
+        made.append(f"data.{key}={json.dumps(locate(source, value), ensure_ascii=False)}")
+    return made
 
 
 def recipe_from_mapping(content: Mapping[str, Toml], path: Path) -> Recipe:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+from edgecnn.errors import nearest
 from edgecnn.recipe.schema import Recipe
+from edgecnn.targets import targets
 
 
 def find_contradictions(recipe: Recipe) -> list[str]:
@@ -14,9 +16,15 @@ def find_contradictions(recipe: Recipe) -> list[str]:
         problems.append("model.name is missing: which network is it?")
     if not recipe.data.source:
         problems.append("data.source is missing: a data set name, or an image folder")
+    if recipe.data.test and not recipe.data.test.endswith(".txt"):
+        problems.append(f"data.test = {recipe.data.test!r}: a path to a test set, NAME.txt, was expected")
     for name, values in (("precisions", recipe.precisions), ("targets", recipe.targets)):
         if twice := sorted({v for v in values if values.count(v) > 1}):
             problems.append(f"{name} = {list(values)}: {twice[0]!r} stands there more than once")
+    for name in recipe.targets:
+        if name not in (known := targets()):
+            close = nearest(name, known) or f"allowed: {', '.join(known)}"
+            problems.append(f"targets: there is no device {name!r}; {close}")
     batch = recipe.batch
     if not batch.min <= batch.opt <= batch.max:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")

@@ -57,8 +57,10 @@ class DataSettings:
 
     __pydantic_config__ = STRICT
 
-    source: str = ""  # a data set name with its root (digits, mnist:DIR, cifar10:DIR) or an image folder
-    calibration: str = ""  # a manifest of training images; empty: 512 of them, stratified
+    source: str = ""  # a data set name with its root (digits, mnist:DIR, cifar10:DIR, imagenet:DIR) or an image folder
+    calibration: str = ""  # a manifest of training images or a rule for one; empty: 512 of them, stratified
+    calibration_source: str = ""  # where these images are, if not in `source`
+    test: str = ""  # a manifest of test images; empty: all that `source` has
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One deployment. `path` is where the TOML was found."""
+    """One deployment. `path` is where the TOML was found, `overrides` are the `key=value` that it was loaded with."""
 
     __pydantic_config__ = STRICT
 
@@ -197,6 +199,7 @@ class Recipe:
     bench: BenchSettings = field(default_factory=BenchSettings)
     tolerances: Tolerances = field(default_factory=Tolerances)
     path: Path = field(default=Path(), metadata={"hidden": True})
+    overrides: tuple[str, ...] = field(default=(), compare=False, metadata={"hidden": True})
 
     @property
     def name(self) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from edgecnn.errors import MissingPackageError, RecipeError, nearest
+from edgecnn.errors import RecipeError, nearest
+from edgecnn.machine.packages import missing_package
 from edgecnn.steps import FACTS
 
 FilePath = str | os.PathLike[str]
@@ -54,7 +55,7 @@ def require_packages(step: str) -> None:
     """Raise `MissingPackageError` for a package that `step` needs and that is not installed here."""
     for package in next(facts.needs for facts in FACTS if facts.name == step):
         if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(package, f"the step {step}", "cpu")
+            raise missing_package(package, f"the step {step}", "cpu")
 
 
 def _is_number(value: Any, whole: bool) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path
 from edgecnn.backends import backend_of, open_engine
-from edgecnn.errors import ArtifactError, MissingPackageError
+from edgecnn.errors import ArtifactError
+from edgecnn.machine.packages import missing_package
 from edgecnn.results.engine import EngineInfo
 from edgecnn.session import Session
 
@@ -34,7 +35,7 @@ def open_checkpoint(source: Path, threads: int | None) -> Session:
     """The network of a checkpoint in PyTorch, on the CPU."""
     require_named(source)
     if importlib.util.find_spec("torch") is None:
-        raise MissingPackageError("torch", "running a checkpoint", "cpu")
+        raise missing_package("torch", "running a checkpoint", "cpu")
     from edgecnn.pytorch.reference import open_reference
 
     return open_reference(source, threads)

@@ -32,10 +32,12 @@ def calibrate(
     *,
     data: FilePath,
     calibration: str = "",
+    calibration_source: str = "",
     images: int = CALIBRATION_IMAGES,
     batch: int | None = None,
     threads: int | None = None,
     dataset: Dataset | None = None,
+    facts: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the range of every activation of a float32 graph over training images; returns the file, X.calib.json.
@@ -45,10 +47,11 @@ def calibrate(
         int8 = ec.quantize("m.fp32.onnx", "m.int8.onnx", precision="int8", ranges=ranges)
 
     `data` is a data set, a folder, an .npz or a manifest; of the first three at most `images` are taken, spread over
-    the classes, or those that the manifest `calibration` names. `batch` images [N, C, H, W] run at once (left out: by
-    their size); `dataset` are the images where the caller has opened them. Interrupted, the same call goes on where it
-    stopped; under torchrun the processes share the images. Raises `DataError` for images that cannot be used,
-    `GraphError` for the graph.
+    the classes, or those that the manifest `calibration` names; `calibration_source` is where they are, if not in
+    `data`. `batch` images [N, C, H, W] run at once (left out: by their size); `dataset` are the images where the caller
+    has opened them, `facts` are added to the sidecar. Interrupted, the same call goes on where it stopped; under
+    torchrun the processes share the images. Raises `DataError` for images that cannot be used, `GraphError` for the
+    graph.
     """
     require_packages("calibrate")
     from edgecnn.graph.calibration.file import write_ranges
@@ -60,7 +63,7 @@ def calibrate(
     require_at_least(1, images=images, batch=batch, threads=threads)
     check_output(output, ".json", graph)
     source = sidecar_of(graph)
-    chosen = dataset or calibration_images(graph, data, calibration=calibration, images=images)
+    chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
     ranges = collect_shared(
         graph,
         chosen,
@@ -71,7 +74,8 @@ def calibrate(
     )
     if is_first():
         fields = {"data.source": data, "data.calibration": calibration}
-        facts = {"data_sha256": ranges.data_sha256}
+        fields |= {"data.calibration_source": calibration_source} if calibration_source else {}
+        facts = {**(facts or {}), "data_sha256": ranges.data_sha256}
         write_ranges(
             ranges,
             output,

@@ -18,7 +18,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.verdict import Verdict
 from edgecnn.targets import find_target
 
-PLACES = ("data.source", "data.calibration")
+PLACES = ("data.source", "data.calibration", "data.calibration_source")
 
 
 def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -16,9 +17,11 @@ from edgecnn import cli
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
-from edgecnn.recipe.schema import Recipe, settings_rows
+from edgecnn.recipe.schema import Recipe, Tolerances, settings_rows
 from edgecnn.records import to_plain
+from edgecnn.results.verdict import Verdict
 from tests.fakes.device_flow import recipe_report
+from tests.fakes.fake_cuda import FakeDevice
 
 pytestmark = pytest.mark.onnx
 
@@ -99,6 +102,28 @@ def test_an_engine_of_another_precision_fails_the_recipe(
     assert failed == {"fp16", "int8"}
 
 
+def test_the_tolerances_of_an_orin_recipe_are_judged_on_an_orin(
+    one_trt: Any, device: FakeDevice, recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fake board whose latencies are all alike: PASS, FAIL and INCONCLUSIVE, each by the tolerance that is so."""
+    device.name, device.capability, device.integrated, device.total = "Orin", (8, 7), True, 32_000_000_000
+    monkeypatch.setattr("edgecnn.backends.trt.library.board_name", lambda: "NVIDIA Jetson AGX Orin Developer Kit")
+    shutil.copytree(on_the_host, tmp_path / "run")
+    limits = load_recipe("mobilenet_v2-orin").tolerances
+
+    def judged(tolerances: Tolerances) -> Verdict:
+        ours = dataclasses.replace(recipe, targets=("agx-orin",), tolerances=tolerances)
+        (report,) = run_recipe(ours, tmp_path / "run", lambda text: None).reports
+        assert report.device.board.endswith("AGX Orin Developer Kit")
+        return report.verdict
+
+    rows = {check.tolerance: check for check in judged(limits).checks if check.name == "int8"}
+    assert {"top1_drop_pp_max", "int8_share_pct_min", "latency_ratio_max", "latency_ms_p99_max"} <= rows.keys()
+    assert rows["latency_ratio_max"].verdict == "FAIL", "INT8 is as fast as FP32 on the fake"
+    assert judged(dataclasses.replace(limits, latency_ratio_max=None, top1_drop_pp_max=0.1)).exit_code == 3
+    assert judged(Tolerances(top1_drop_pp_max=20.0, int8_share_pct_min=limits.int8_share_pct_min)).exit_code == 0
+
+
 def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
     recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +134,9 @@ def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
     assert outcome.done == 0
     assert "the package 'tensorrt', which is not installed here" in outcome.elsewhere[0]
     command = shlex.split(outcome.elsewhere[0].split("`")[-2])
-    assert command == ["edgecnn", "run", str(recipe.path), "--out", str(folder)]
+    again = [part for setting in recipe.overrides for part in ("--set", setting)]
+    assert command == ["edgecnn", "run", str(recipe.path), "--out", str(folder), *again]
+    assert load_recipe(str(recipe.path), again[1::2]) == recipe, "the device judges the recipe that the host made"
 
 
 def test_the_build_command(one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

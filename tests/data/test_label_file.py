@@ -9,6 +9,7 @@ import pytest
 
 from edgecnn.data.label_file import read_labels
 from edgecnn.errors import DataError
+from edgecnn.zoo import imagenet_classes
 
 NAMES = ("ash", "birch", "cedar")
 LINES = "\n".join(NAMES)
@@ -64,7 +65,6 @@ def test_every_way_of_writing_the_same_names(content: bytes, name: str, tmp_path
         ("0", "1", "2"),
         ("digit 0", "digit 1"),
         ("2 rupees", "5 rupees", "10 rupees"),
-        ("crane", "birch", "crane"),
         ("0,5 mm", "1,5 mm"),
         ("0.5 mm", "1.5 mm"),
         ("0:30", "1:30"),
@@ -156,3 +156,28 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("ash\nbirch\nash\n", "'ash' is the name of the classes 0 and 2"),
+        ('["ash", "birch", "birch "]', "'birch' is the name of the classes 1 and 2"),
+        ("0: ash\n1: ash\n", "'ash' is the name of the classes 0 and 1"),
+        ("n00000001 ash\nn00000002 birch\nn00000001 elm\n", "'n00000001' is the name of the classes 0 and 2"),
+    ],
+)
+def test_two_classes_of_one_name_are_refused(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=words):
+        read_labels(path)
+
+
+def test_the_two_cranes_of_imagenet_are_read(tmp_path: Path) -> None:
+    names = tuple(name.replace("crane bird", "crane") for name in imagenet_classes()[0])
+    assert names.count("crane") == 2
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    assert read_labels(tmp_path / "labels.txt") == (names, None)
+    (tmp_path / "alike.txt").write_text("n00000001 crane\nn00000002 crane\n")
+    assert read_labels(tmp_path / "alike.txt")[0] == ("crane", "crane")

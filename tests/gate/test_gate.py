@@ -423,6 +423,8 @@ def test_an_engine_without_a_value_that_the_others_carry_is_not_passed_over() ->
     assert found == {"int8": "PASS", "extra": "INCONCLUSIVE"}
     shares = [measurement("fp16"), measurement("int8", int8_share_pct=99.0)]
     assert judge(Tolerances(int8_share_pct_min=90), shares).verdict == "PASS"
+    read_back = [measurement("fp16", int8_share_pct=0.0), measurement("int8", int8_share_pct=99.0)]
+    assert judge(Tolerances(int8_share_pct_min=90), read_back).verdict == "PASS", "an FP16 engine owes no INT8"
     untold = [*shares, measurement("extra", size_mb=1.0)]
     assert judge(Tolerances(int8_share_pct_min=90), untold).verdict == "INCONCLUSIVE"
 

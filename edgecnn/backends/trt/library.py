@@ -13,9 +13,10 @@ from typing import Any
 
 from edgecnn.backends._cuda import Cuda
 from edgecnn.backends.trt.flavor import TENSORRT, Flavor
-from edgecnn.errors import BackendError, DeviceError, EdgecnnError, MissingPackageError
+from edgecnn.errors import BackendError, DeviceError, EdgecnnError
 from edgecnn.machine.gpu import driver_version
 from edgecnn.machine.jetson import board_name
+from edgecnn.machine.packages import missing_package
 from edgecnn.machine.power import power_mode
 from edgecnn.results.device import Device
 from edgecnn.targets import version_tuple
@@ -32,11 +33,8 @@ def load_tensorrt(flavor: Flavor = TENSORRT) -> Any:
     try:
         module = importlib.import_module(flavor.module)
     except ModuleNotFoundError as exc:
-        missing = MissingPackageError(flavor.module, f"building and running {flavor.product} engines", flavor.extra)
-        if board_name() and flavor is TENSORRT:
-            missing.hint = "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer, and a virtual "
-            missing.hint += "environment made with --system-site-packages"
-        raise missing from exc
+        what = f"building and running {flavor.product} engines"
+        raise missing_package(flavor.module, what, flavor.extra) from exc
     except (ImportError, OSError) as exc:
         raise BackendError(
             f"the package {flavor.module} is installed, but not its libraries: {exc}",

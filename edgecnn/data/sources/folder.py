@@ -94,7 +94,7 @@ def image_folder(
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: no images ({kinds})", "put images there, in one folder for each class")
     names = [nfc(c.name) for c in classes]
-    position = _class_positions(folder, names, labels, wnids)
+    position = class_positions(folder, names, labels, wnids)
     targets: list[int] = []
     for c in classes:
         images, others = _listing(c)
@@ -110,7 +110,7 @@ def image_folder(
         labels=np.array(targets, np.int64) if classes else None,
         label_names=tuple(labels or wnids or names) or None,
         preprocessing=preprocessing,
-        content=lambda i: _file_bytes(paths[i]),
+        content=lambda i: file_bytes(paths[i]),
         image=lambda i: decode(paths[i]),
         by_position=bool(classes) and not labels and not wnids,
     )
@@ -119,6 +119,11 @@ def image_folder(
 def image_files(folder: Path) -> list[Path]:
     """Every image below `folder` that is not hidden."""
     return _listing(folder)[0]
+
+
+def has_class_folders(folder: Path) -> bool:
+    """Whether a folder has folders in it that may be classes."""
+    return any(e.is_folder and not is_hidden(e.path.name) for e in _entries(folder))
 
 
 def nfc(name: str) -> str:
@@ -192,7 +197,8 @@ def _say_left_out(folder: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def _class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
+def class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
+    """The output of each class; raises `DataError` for one that the model does not have."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(
             f"{folder}: two class folders are called {twice[0]!r}, one with its accents taken apart (NFD)", "merge them"
@@ -238,7 +244,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """What an image's sha256 is of; raises `DataError` that names it."""
     try:
         return path.read_bytes()
     except OSError as exc:

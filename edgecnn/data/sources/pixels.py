@@ -12,7 +12,8 @@ from PIL import Image
 
 from edgecnn.data.dataset import Dataset, Labels, Split, stratified
 from edgecnn.data.preprocess import Preprocessing
-from edgecnn.errors import DataError, MissingPackageError
+from edgecnn.errors import DataError
+from edgecnn.machine.packages import missing_package
 
 
 def digits(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
@@ -20,7 +21,7 @@ def digits(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as exc:
-        raise MissingPackageError("scikit-learn", "the data set digits", "cpu") from exc
+        raise missing_package("scikit-learn", "the data set digits", "cpu") from exc
     content = load_digits()
     pixels = np.round(content.images * (255 / 16)).astype(np.uint8)
     labels = content.target.astype(np.int64)

@@ -13,7 +13,10 @@ LOST_SHARE_PP_MAX = 5.0  # INT8 multiply-adds that the graph has and the engine 
 
 
 def _share(measurement: Measurement) -> float | None:
-    return measurement.facts.int8_share_pct if measurement.facts else None
+    """None for an engine of which other precision was asked: an FP16 engine owes no INT8."""
+    if measurement.facts is None or measurement.engine.precision_requested in ("fp16", "fp32"):
+        return None
+    return measurement.facts.int8_share_pct
 
 
 def _owes_share(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:

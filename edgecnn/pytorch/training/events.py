@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.errors import MissingPackageError
+from edgecnn.machine.packages import missing_package
 
 
 class EventFile:
@@ -17,7 +17,7 @@ class EventFile:
         try:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ModuleNotFoundError as exc:
-            raise MissingPackageError("tensorboard", "training", "cpu") from exc
+            raise missing_package("tensorboard", "training", "cpu") from exc
         self._writer: Any = EventFileWriter(str(folder))
 
     def add(self, scalars: Mapping[str, float | None], step: int) -> None:
