@@ -69,7 +69,7 @@ def record_and_problems(kind: type[Record], content: Mapping[str, Any]) -> tuple
         made = _adapter(kind).validate_json(json.dumps(whole, default=_foreign))
         return made, problems
     except ValidationError as exc:
-        found = exc.errors(include_url=False)
+        found = _of_the_member_that_is_meant(whole, exc.errors(include_url=False))
     except (RecursionError, ValueError) as exc:
         return None, [*problems, f"it cannot be read: {_lower(str(exc))}"]
     problems += [_worded(kind, problem) for problem in found]
@@ -230,6 +230,25 @@ def _without(content: Mapping[str, Any], places: Iterable[tuple[int | str, ...]]
             inner = inner[part]
         inner.pop(key, None)
     return copy
+
+
+def _of_the_member_that_is_meant(content: Mapping[str, Any], problems: list[Any]) -> list[Any]:
+    """pydantic tells what is wrong by every member of a union, with the member's name in the place. Kept are those of
+    the mapping where one stands there, else of the first member, at the place that the content has."""
+    kept = []
+    for problem in problems:
+        value: Any = content
+        for k, part in enumerate(problem["loc"]):
+            if isinstance(value, (dict, list)) and (part in value or isinstance(part, int)):
+                value = value[part]
+                continue
+            if problem["type"] not in ("missing", "missing_argument"):
+                if isinstance(value, dict) != part.startswith("dict["):
+                    break
+                problem = {**problem, "loc": (*problem["loc"][:k], *problem["loc"][k + 1 :])}
+        else:
+            kept.append(problem)
+    return kept
 
 
 _WORDED = {

@@ -7,7 +7,7 @@ engine, `gained` the other way round. The drop is (lost - gained) / n.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ def drop_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float) -> tuple[Floats, Floats]:
-    """`drop_interval` of many tables of `n` images at once.
+def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float | Floats) -> tuple[Floats, Floats]:
+    """`drop_interval` of many tables at once, of `n` images all, or each of its own.
 
     The interval holds the drops that the score test does not reject; the score falls with the drop, so bisection
     finds both ends to within rounding.
@@ -44,7 +44,7 @@ def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float) -> tupl
     return bisect(observed, np.full_like(observed, -1.0)), bisect(observed, np.full_like(observed, 1.0))
 
 
-def _score(b: Floats, c: Floats, n: float, drop: Floats) -> Floats:
+def _score(b: Floats, c: Floats, n: float | Floats, drop: Floats) -> Floats:
     """Tango's score statistic: the constrained maximum likelihood estimate of P(gained) solves a quadratic."""
     linear = -b - c + (2 * n - b + c) * drop
     constant = -c * drop * (1 - drop)
@@ -100,6 +100,54 @@ def images_for_share(count: int, n: int, floor: float) -> int | None:
         return low >= floor or high < floor
 
     return _smallest(settled, n)
+
+
+def difference_interval(count: int, n: int, other_count: int, other_n: int) -> tuple[float, float]:
+    """Two-sided 95 % interval of the difference of two shares of different images, count / n - other_count / other_n,
+    as proportions (the hybrid score interval, method 10 of Newcombe, Statistics in Medicine 17, 1998)."""
+    share, other = count / n, other_count / other_n
+    (low, high), (other_low, other_high) = wilson_interval(count, n), wilson_interval(other_count, other_n)
+    below, above = math.hypot(share - low, other_high - other), math.hypot(high - share, other - other_low)
+    return share - other - below, share - other + above
+
+
+def images_for_difference(count: int, n: int, other_count: int, other_n: int, margin: float) -> int | None:
+    """How many images on either side would settle whether a difference of shares exceeds `margin` if both shares stay
+    as they are; None when no number would."""
+
+    def settled(size: int) -> bool:
+        scaled = round(count * size / n), size, round(other_count * size / other_n), size
+        low, high = difference_interval(*scaled)
+        return high <= margin or low > margin
+
+    return _smallest(settled, max(n, other_n))
+
+
+def binomial_p_at_most(count: int, n: int, share: float) -> float:
+    """P(X <= count) of Binomial(n, share): how probable so few are where each succeeds with probability `share`."""
+    if count >= n or share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    total, term = 0.0, math.exp(_log_binomial(n, count) + count * math.log(share) + (n - count) * math.log1p(-share))
+    for k in range(count, -1, -1):
+        total += term
+        step = k / (n - k + 1) * (1 - share) / share
+        if step < 1 and term < 1e-17 * total:
+            break
+        term *= step
+    return min(1.0, total)
+
+
+def holm_rejects(p_values: Sequence[float], level: float) -> list[bool]:
+    """Which of several hypotheses are rejected if at most `level` is to be the probability of rejecting any that holds
+    (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    rejected = [False] * len(p_values)
+    for rank, k in enumerate(sorted(range(len(p_values)), key=lambda k: p_values[k])):
+        if p_values[k] > level / (len(p_values) - rank):
+            break
+        rejected[k] = True
+    return rejected
 
 
 def guess_p(truth: npt.NDArray[np.int64], said: npt.NDArray[np.int64]) -> float:

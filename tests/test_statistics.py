@@ -9,8 +9,12 @@ import pytest
 
 from edgecnn.statistics import (
     Z95,
+    binomial_p_at_most,
+    difference_interval,
     drop_interval,
     drop_intervals,
+    holm_rejects,
+    images_for_difference,
     images_for_drop,
     images_for_share,
     mcnemar_p,
@@ -127,6 +131,42 @@ def test_images_needed_really_settle_and_one_fewer_does_not() -> None:
 def test_a_drop_equal_to_its_margin_is_settled_by_no_number_of_images() -> None:
     assert images_for_drop(10, 0, 500, 0.02) is None
     assert images_for_share(90, 100, 0.9) is None
+
+
+def test_the_difference_of_two_samples_against_newcombes_table() -> None:
+    """Method 10 of table II."""
+    for counts, ends in (
+        ((56, 70, 48, 80), (0.0524, 0.3339)),
+        ((9, 10, 3, 10), (0.1705, 0.8090)),
+        ((10, 10, 0, 20), (0.6791, 1.0)),
+    ):
+        assert difference_interval(*counts) == pytest.approx(ends, abs=5e-5)
+    low, high = difference_interval(3, 10, 9, 10)
+    assert (-high, -low) == pytest.approx(difference_interval(9, 10, 3, 10))
+
+
+def test_the_images_that_would_settle_a_difference_do() -> None:
+    needed = images_for_difference(970, 1000, 960, 1000, 0.02)
+    assert needed is not None
+    for n, settled in ((needed, True), (needed // 2, False)):
+        low, high = difference_interval(round(0.97 * n), n, round(0.96 * n), n)
+        assert (high <= 0.02 or low > 0.02) == settled
+
+
+@pytest.mark.parametrize(("n", "share"), [(1, 0.5), (10, 0.9), (50, 0.3), (400, 0.97)])
+def test_a_binomial_tail_is_the_sum_of_its_terms(n: int, share: float) -> None:
+    terms = [math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1)]
+    for count in range(n + 1):
+        assert binomial_p_at_most(count, n, share) == pytest.approx(sum(terms[: count + 1]), rel=1e-9)
+    assert binomial_p_at_most(n - 1, n, 1.0) == 0
+    assert binomial_p_at_most(0, n, 0.0) == 1
+
+
+def test_holms_procedure_by_hand() -> None:
+    """0.010 <= 0.05 / 4, 0.012 <= 0.05 / 3, but 0.030 > 0.05 / 2: what follows is not looked at any more."""
+    assert holm_rejects([0.030, 0.010, 0.049, 0.012], 0.05) == [False, True, False, True]
+    assert holm_rejects([], 0.05) == []
+    assert holm_rejects([0.05], 0.05) == [True]
 
 
 def test_percentiles_are_trtexecs() -> None:

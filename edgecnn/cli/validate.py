@@ -17,6 +17,9 @@ edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits
 """
 
 
+DECISIONS_SHOWN = 20  # classes; --json has all
+
+
 def validate(
     engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx.")],
     reference: Annotated[Path, typer.Option(help="Saved predictions (.npz), a graph, or a checkpoint.")],
@@ -29,6 +32,11 @@ def validate(
     tta: Annotated[
         Literal["ten-crop"] | None, typer.Option(help="Also the competitions' figure, an upper reference.")
     ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="Decide at this probability: one number, or CLASS=NUMBER for each class that has one."),
+    ] = None,
+    reject: Annotated[bool, typer.Option("--reject", help="Below the threshold nothing is decided.")] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
     output: Annotated[
@@ -55,6 +63,8 @@ def validate(
         threads=threads,
         strict=strict,
         trust=trust,
+        threshold=_thresholds(threshold or []),
+        reject=reject,
         progress=progress,
     )
     settings = ValidateSettings(batch, threads, strict, trust)
@@ -73,6 +83,14 @@ def validate(
         print(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
     if not found.n_labelled:
         print("no labels: agreement alone is measured (class folders need a model whose labels are known)")
+    if found.calibration_error_pp is not None:
+        print(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
+    if found.decision_flips_n is not None:
+        rejected = found.decision_rejected_pct, found.reference_decision_rejected_pct
+        print(f"at the threshold: {found.decision_flips_n} of {found.n} decisions are not the reference's")
+        print("rejected: {:.2f} %, by the reference {:.2f} %".format(*rejected))
+        columns = ["label_name", "n", "recall_pct", "reference_recall_pct", "precision_pct", "reference_precision_pct"]
+        print_rows(to_plain(found.decision_classes[:DECISIONS_SHOWN]), columns)
     for finding in found.findings:
         print(finding)
     if crops:
@@ -85,3 +103,23 @@ def validate(
         from edgecnn.diagnose.stages import describe
 
         print("\n".join(describe(hops)))
+
+
+def _thresholds(texts: list[str]) -> float | dict[str, float] | None:
+    from edgecnn.errors import RecipeError
+
+    if not texts:
+        return None
+    pairs = [text.rpartition("=") for text in texts]
+    named = {name: number for name, separator, number in pairs if separator}
+    if len(named) != len(texts) and len(texts) != 1:
+        raise RecipeError(
+            f"--threshold {' --threshold '.join(texts)}: one number, or each class once with its own",
+            "for example --threshold crack=0.3 --threshold dent=0.5",
+        )
+    try:
+        return {name: float(number) for name, number in named.items()} or float(texts[0])
+    except ValueError:
+        raise RecipeError(
+            f"--threshold {texts[0]}: not a number from 0 to 1", "for example --threshold 0.8, or --threshold crack=0.3"
+        ) from None

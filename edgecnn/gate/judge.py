@@ -51,12 +51,17 @@ def _is(measurement: Measurement, variant: Variant) -> bool:
 
 def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement]) -> Iterator[Check]:
     for rule in RULES.values():
+        concerned = [m for m in measurements if rule.concerns(m, measurements)]
         limit: float | None = getattr(tolerances, rule.tolerance)
+        if limit is None and rule.default and any(rule.measured(m) for m in concerned):
+            limit = getattr(tolerances, rule.default)
+            if limit is None:
+                why = f"no margin: set tolerances.{rule.tolerance}, or {rule.default}"
+                yield from (Check(m.name, rule.tolerance, None, None, None, "INCONCLUSIVE", why) for m in concerned)
         if limit is None:
             continue
-        concerned = [m for m in measurements if rule.concerns(m, measurements)]
         if not any(rule.measured(m) for m in concerned):
-            yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", "not measured")
+            yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent)
             continue
         for m in concerned:
             if not rule.serves(m):
@@ -64,7 +69,7 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
             elif rule.measured(m):
                 yield rule.judge(m, rule, limit)
             elif rule.owes(m, measurements):
-                yield rule.check(m, limit, "INCONCLUSIVE", "not measured")
+                yield rule.check(m, limit, "INCONCLUSIVE", rule.absent)
 
 
 def _task(measurement: Measurement) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
+from edgecnn.measure.decision import measure_operating_point
 from edgecnn.measure.predict import Predictions
-from edgecnn.results.accuracy import Accuracy, ChangedImage, ClassLoss, Paired
+from edgecnn.recipe.schema import DecisionSettings
+from edgecnn.results.accuracy import Accuracy, ChangedImage, ClassLoss, ClassShare, Paired
+from edgecnn.results.correctness import pack_bits
 from edgecnn.session import Array, class_scores
 from edgecnn.statistics import drop_interval, guess_p, mcnemar_p, wilson_interval
 
 Bools = npt.NDArray[np.bool_]
 WORST_CLASSES = 10
+ARGMAX = DecisionSettings()  # the most probable class is decided, however probable it is
 CHUNK = 4096  # images whose logits are looked at together
 
 
@@ -28,9 +33,12 @@ class _Scored:
     top5: Bools
 
 
-def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> Accuracy:
+def measure_accuracy(
+    name: str, engine: Predictions, reference: Predictions, *, decision: DecisionSettings = ARGMAX
+) -> Accuracy:
     """Compare predictions on the same images; raises `MeasurementError` that names the first difference where
-    preprocessing, labels, images or classes are not the same."""
+    preprocessing, labels, images or classes are not the same, and `RecipeError` for a `decision` that does not fit
+    the classes."""
     left_out = set(engine.unreadable) | set(reference.unreadable)
     engine, reference = engine.without(left_out), reference.without(left_out)
     require_comparable(engine, reference)
@@ -48,7 +56,7 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
     nan_count = int((ours.predicted < 0).sum())
     top1 = _paired(ours.top1[labelled], theirs.top1[labelled])
     top5 = _paired(ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)])
-    return Accuracy(
+    found = Accuracy(
         name=name,
         task=engine.task,
         data=engine.dataset,
@@ -81,6 +89,25 @@ def measure_accuracy(name: str, engine: Predictions, reference: Predictions) -> 
         findings=tuple(_findings(engine.ids, ours, nan_count, left_out)),
         worst_classes=tuple(_worst_classes(engine, ours, theirs, labelled)),
         changed=tuple(_changed(engine, ours, theirs)),
+    )
+    return measure_operating_point(_with_counts(found, engine, ours, labelled), engine, reference, decision)
+
+
+def _with_counts(accuracy: Accuracy, engine: Predictions, ours: _Scored, labelled: Bools) -> Accuracy:
+    """`accuracy` with what is right: in all, of each class, and image by image in the order of their ids."""
+    known = sorted(np.flatnonzero(labelled).tolist(), key=lambda k: engine.ids[k])
+    if not known:
+        return accuracy
+    labels, right = engine.labels[known], ours.top1[known]
+    images = "\n".join(f"{engine.ids[k]}\t{_label_name(engine, int(engine.labels[k]))}" for k in known)
+    n, top1_n = (np.bincount(labels[chosen], minlength=accuracy.classes) for chosen in (labels >= 0, right))
+    return replace(
+        accuracy,
+        top1_n=int(right.sum()),
+        top5_n=int(ours.top5[known].sum()) if accuracy.top5_pct is not None else None,
+        images_sha256=hashlib.sha256(images.encode()).hexdigest(),
+        top1_bits=pack_bits(right),
+        class_top1=tuple(ClassShare(k, _label_name(engine, k), int(n[k]), int(top1_n[k])) for k in range(len(n))),
     )
 
 

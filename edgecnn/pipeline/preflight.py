@@ -9,6 +9,7 @@ from edgecnn.data.calibration_set import find_calibration_set, find_manifest, re
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import ArtifactError, DataError, RecipeError, nearest
+from edgecnn.measure.decision import decision_thresholds
 from edgecnn.recipe.location import kind_of
 from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
@@ -45,6 +46,11 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
             "write a test set: edgecnn calibration-set DATA --test -o NAME.txt",
         )
     test = open_dataset(data.source, preprocessing, "test")
+    if test.label_names:
+        try:
+            decision_thresholds(recipe.decision, test.label_names, len(test.label_names))
+        except RecipeError as exc:
+            raise RecipeError(f"{recipe.path}: {exc.message}", exc.hint) from exc
     if set(recipe.precisions) == {"fp32"} and recipe.train.epochs == 0:
         return
     train = open_dataset(data.source, preprocessing, "train") if recipe.train.epochs else None

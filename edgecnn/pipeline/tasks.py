@@ -26,7 +26,7 @@ from edgecnn.steps.bench import bench_all
 from edgecnn.steps.build import build
 from edgecnn.steps.calibrate import calibrate, calibration_images
 from edgecnn.steps.export import export_checkpoint
-from edgecnn.steps.gate import baseline_path, gate
+from edgecnn.steps.gate import accuracy_baseline_path, baseline_path, gate
 from edgecnn.steps.quantize import quantize
 from edgecnn.steps.reference import reference
 from edgecnn.steps.report import report
@@ -274,8 +274,9 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
         target.name,
         device=device,
     )
-    baseline = baseline_path(recipe, _measured_on(latency) or device or Device())
-    judged_by = (*accuracies, latency, *([baseline] if baseline.is_file() else ()))
+    baselines = [baseline_path(recipe, _measured_on(latency) or device or Device())]
+    baselines += [accuracy_baseline_path(recipe, target.backend, precision) for precision in recipe.precisions]
+    judged_by = (*accuracies, latency, *(path for path in baselines if path.is_file()))
     tolerances = fields_of("tolerances", recipe.tolerances)
     yield Task(
         "gate", verdict, "verdict", judged_by, tolerances, lambda: gate(read_target_run(folder), recipe), target.name
@@ -328,7 +329,7 @@ def _engine_tasks(
         accuracy,
         "accuracy",
         (engine, predictions),
-        {"data.source": recipe.data.source},
+        {"data.source": recipe.data.source, **fields_of("decision", recipe.decision)},
         lambda: validate(
             engine,
             predictions,
@@ -337,6 +338,8 @@ def _engine_tasks(
             name=variant.name,
             batch=min(VALIDATION_BATCH, recipe.batch.max),
             threads=shop.threads,
+            threshold=recipe.decision.threshold,
+            reject=recipe.decision.reject,
             dataset=shop.test_images(engine),
             facts=dict(images),
             progress=shop.progress("validate"),

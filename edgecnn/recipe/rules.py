@@ -30,7 +30,15 @@ def find_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
     if not batch.min <= recipe.bench.batch <= batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
-    return problems + _find_training_contradictions(recipe)
+    return problems + _find_decision_contradictions(recipe) + _find_training_contradictions(recipe)
+
+
+def _find_decision_contradictions(recipe: Recipe) -> list[str]:
+    if recipe.decision.threshold is not None:
+        return []
+    names = ("decision_flips_pct_max", "class_recall_pct_min")
+    judged = [name for name in names if getattr(recipe.tolerances, name) is not None]
+    return [f"tolerances.{name} needs a decision.threshold at which it is judged" for name in judged]
 
 
 def _find_training_contradictions(recipe: Recipe) -> list[str]:

@@ -166,6 +166,19 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
+class DecisionSettings:
+    """At which probability a class is decided. One `threshold`: of two classes the second from there on, else the
+    first. By class name: the most probable class that reaches its own, else the most probable one without any. With
+    `reject` a class that does not reach it is not decided for another (Chow, IEEE Transactions on Information Theory
+    16, 1970)."""
+
+    __pydantic_config__ = STRICT
+
+    threshold: Share | dict[str, Share] | None = None
+    reject: bool = False
+
+
+@dataclass(frozen=True)
 class Tolerances:
     """What an engine may lose; a tolerance that is left out is not judged."""
 
@@ -174,6 +187,13 @@ class Tolerances:
     top1_drop_pp_max: Percent | None = None
     top5_drop_pp_max: Percent | None = None
     agreement_pct_min: Percent | None = None
+    top1_regression_pp_max: Percent | None = None  # against the baselines; left out: top1_drop_pp_max
+    top1_pct_min: Percent | None = None
+    top5_pct_min: Percent | None = None
+    class_top1_pct_min: Percent | None = None
+    decision_flips_pct_max: Percent | None = None
+    class_recall_pct_min: Percent | None = None
+    calibration_error_pp_max: Percent | None = None
     int8_share_pct_min: Percent | None = None
     latency_ratio_max: Amount | None = None
     latency_ms_p99_max: Amount | None = None
@@ -197,6 +217,7 @@ class Recipe:
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
     tolerances: Tolerances = field(default_factory=Tolerances)
     path: Path = field(default=Path(), metadata={"hidden": True})
     overrides: tuple[str, ...] = field(default=(), compare=False, metadata={"hidden": True})

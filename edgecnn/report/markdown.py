@@ -13,6 +13,7 @@ from edgecnn.report.tables import (
     headline,
     measurement_table,
 )
+from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.baseline import Baseline, BaselineRow
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Check
@@ -42,7 +43,8 @@ def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> st
     rows = []
     for m in results.measurements:
         before = baseline.engines.get(m.name, BaselineRow()) if baseline else BaselineRow()
-        rows.append((m.name, *(_delta(m.figure(key), getattr(before, key)) for key in DELTAS)))
+        last = m.baseline_drops[0] if m.baseline_drops else None
+        rows.append((m.name, *(_delta(m.figure(key), _before(key, last, before)) for key in DELTAS)))
     checks = results.verdict.checks
     open_ones = [j for j in checks if j.verdict != "PASS"]
     parts = [
@@ -58,6 +60,11 @@ def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> st
         else "No baseline for this device yet: `edgecnn gate --record` writes it.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _before(key: str, *baselines: BaselineDrop | BaselineRow | None) -> float | None:
+    found: float | None = next((getattr(b, key) for b in baselines if hasattr(b, key)), None)
+    return found
 
 
 def markdown_table(table: Table) -> str:

@@ -28,6 +28,40 @@ class ClassLoss:
 
 
 @dataclass(frozen=True)
+class ClassShare:
+    """How many of the `n` images with one label have that class as their top-1."""
+
+    __pydantic_config__ = STRICT
+
+    label: int
+    label_name: str
+    n: int
+    top1_n: int
+
+
+@dataclass(frozen=True)
+class DecisionClass:
+    """One class at the decision's threshold: recall among the `n` images of that label, of which `recall_n` were
+    decided so, and precision among the images that were decided so; None without any. A drop is that from the
+    reference."""
+
+    __pydantic_config__ = STRICT
+
+    label: int
+    label_name: str
+    n: int
+    recall_n: int
+    recall_pct: float | None
+    reference_recall_pct: float | None
+    recall_drop_pp: float | None
+    recall_drop_ci_pp: Interval | None
+    precision_pct: float | None
+    reference_precision_pct: float | None
+    precision_drop_pp: float | None
+    precision_drop_ci_pp: Interval | None
+
+
+@dataclass(frozen=True)
 class ChangedImage:
     """An image on which engine and reference predict different classes; -1 is no label, and no finite logits."""
 
@@ -59,6 +93,9 @@ class Accuracy:
     finite counts as wrong and as changed. What needs labels is None without them, and top-5 is None for five classes
     or fewer. Each `guess_p` is how probable it is that guessing with the same frequencies does as well: of the engine
     and of the reference against the labels, of the engine against the reference, and of a copy of the reference.
+    `top1_bits` are packed bits of which labelled images are right, in the order of their ids; `images_sha256` says
+    which images those are. `calibration_error_pp` is how far the engine's confidence is from the reference's, and what
+    begins with `decision` is None where no threshold decides.
     """
 
     __pydantic_config__ = STRICT
@@ -95,6 +132,21 @@ class Accuracy:
     findings: tuple[str, ...]
     worst_classes: tuple[ClassLoss, ...]
     changed: tuple[ChangedImage, ...]
+    top1_n: int | None = None
+    top5_n: int | None = None
+    images_sha256: str = ""
+    top1_bits: str = ""
+    class_top1: tuple[ClassShare, ...] = ()
+    calibration_error_pp: float | None = None
+    calibration_error_ci_pp: Interval | None = None
+    decision_flips_n: int | None = None
+    decision_flips_pct: float | None = None
+    decision_flips_ci_pct: Interval | None = None
+    decision_guess_p: float | None = None
+    decision_copy_guess_p: float | None = None
+    decision_rejected_pct: float | None = None
+    reference_decision_rejected_pct: float | None = None
+    decision_classes: tuple[DecisionClass, ...] = ()
 
     def __repr__(self) -> str:
         parts = [f"agreement {self.agreement_pct:.1f} %"]

@@ -10,19 +10,13 @@ from edgecnn.records import STRICT
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineRow:
-    """One engine's accepted numbers, with what makes them comparable: data, images, batch and mode."""
+    """One engine's accepted latency and size, with what makes them comparable: batch and mode."""
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
 
-    data: str = ""
-    n: int | None = None
     batch: int | None = None
     mode: str = ""
-    top1_pct: float | None = None
-    top5_pct: float | None = None
-    top1_drop_pp: float | None = None
-    agreement_pct: float | None = None
     latency_ms_p50: float | None = None
     size_mb: float | None = None
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.latency import Latency, LatencyRatio
@@ -27,6 +28,7 @@ class Measurement:
     accuracy: Accuracy | None = field(default=None, metadata=FLAT)
     latency: Latency | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
+    baseline_drops: tuple[BaselineDrop, ...] = ()
 
     @property
     def simulated(self) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import VERDICT, TargetRun
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, sha256_of
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, sha256_of, sidecar_from_json
 from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import MeasurementError
+from edgecnn.gate.accuracy_baseline import ANEW, Files, file_key, record_accuracies, with_baseline_drops
 from edgecnn.gate.baseline import baseline_of
 from edgecnn.gate.judge import judge
 from edgecnn.recipe.schema import RENAMED, Recipe, fields_of, settings_rows
 from edgecnn.recipe.variants import variants_of
 from edgecnn.records import record_from_mapping, to_plain
+from edgecnn.results.accuracy_baseline import AccuracyBaselines
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.device import Device
+from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Verdict
 from edgecnn.targets import find_target
 
@@ -32,10 +37,14 @@ def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Ve
     require_current(run)
     path = baseline_path(recipe, run.device)
     baseline = path if against_baseline and path.exists() else None
+    judged, tolerances = judged_measurements(run, recipe), recipe.tolerances
+    if not against_baseline:
+        judged = tuple(replace(m, baseline_drops=()) for m in judged)
+        tolerances = replace(tolerances, top1_regression_pp_max=None)
     on_cpu = find_target(run.target).kind == "cpu"
     verdict = judge(
-        recipe.tolerances,
-        run.measurements,
+        tolerances,
+        judged,
         baseline=read_baseline(baseline) if baseline else None,
         device=run.device,
         wanted=variants_of(recipe, on_cpu=on_cpu),
@@ -50,16 +59,59 @@ def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Ve
         recipe=recipe.name,
         target=run.target,
         fields=fields | fields_of("tolerances", recipe.tolerances),
-        parents=parents_of(output, *[r.path for r in run.results], *([baseline] if baseline else ())),
+        parents=parents_of(
+            output,
+            *[r.path for r in run.results],
+            *([baseline] if baseline else ()),
+            *(accuracy_baseline_files(recipe, run) if against_baseline else ()),
+        ),
     )
     write_json_artifact(output, to_plain(verdict), provenance)
     return verdict
 
 
+def judged_measurements(run: TargetRun, recipe: Recipe) -> tuple[Measurement, ...]:
+    """What was measured of a target, with what it lost against the accuracies that were accepted for the recipe.
+
+    Raises `MeasurementError` for a baseline of another recipe or test set, `ArtifactError` for a damaged one.
+    """
+    return with_baseline_drops(run.measurements, _read_accuracy_baselines(recipe, run))
+
+
+def accuracy_baseline_files(recipe: Recipe, run: TargetRun) -> list[Path]:
+    """Those that are there for the engines of a run."""
+    paths = [accuracy_baseline_path(recipe, *file_key(m.engine)) for m in run.measurements]
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def accuracy_baseline_path(recipe: Recipe, backend: str, precision: str) -> Path:
+    """Where the accuracies of a recipe's engines stand: beside the recipe used, whatever the device."""
+    return _baseline_folder(recipe) / re.sub(r"[^a-z0-9.]+", "-", f"{backend}-{precision}.json".lower())
+
+
+def _baseline_folder(recipe: Recipe) -> Path:
+    return recipe.path.parent / "baselines" / recipe.name
+
+
+def _read_accuracy_baselines(recipe: Recipe, run: TargetRun) -> Files:
+    found: Files = {}
+    for path in accuracy_baseline_files(recipe, run):
+        content = read_json(path)
+        file = record_from_mapping(AccuracyBaselines, content, f"{path}: not a baseline of accuracies", ANEW)
+        recorded_for = sidecar_from_json(path, content.get("provenance")).recipe
+        if recorded_for != recipe.name:
+            raise MeasurementError(
+                f"{path}: a baseline of the recipe {recorded_for or '(unknown)'}, not of {recipe.name}",
+                "put it into the folder of its recipe, and record this one's with `edgecnn gate --record`",
+            )
+        found[file.backend, file.precision] = file
+    return found
+
+
 def baseline_path(recipe: Recipe, device: Device) -> Path:
     """Where the baseline of a recipe stands for a device: beside the recipe used. Raises `MeasurementError` where only
     an earlier version's does."""
-    path = recipe.path.parent / "baselines" / recipe.name / f"{device.key}.json"
+    path = _baseline_folder(recipe) / f"{device.key}.json"
     before = recipe.path.parent / "accepted" / recipe.name / path.name
     if before.exists() and not path.exists():
         raise MeasurementError(
@@ -71,13 +123,14 @@ def baseline_path(recipe: Recipe, device: Device) -> Path:
 def read_baseline(path: Path) -> Baseline:
     """A baseline from its file; raises `ArtifactError` for another."""
     return record_from_mapping(
-        Baseline, read_json(path), f"{path}: not a baseline", "record it again: `edgecnn gate --record`"
+        Baseline, read_json(path), f"{path}: not a baseline", "record it again: `edgecnn gate RUN --record`"
     )
 
 
 def record(run: TargetRun, recipe: Recipe, verdict: Verdict) -> Path:
-    """Make the run's numbers the baseline of its device; raises `MeasurementError` for numbers that fail the recipe's
-    own tolerances, for a run without a device, and for a recipe that came with the installation."""
+    """Make the run's latencies the baseline of its device, and its accuracies those of the recipe; raises
+    `MeasurementError` for numbers that fail the recipe's own tolerances, for a run without a device, for accuracies on
+    another test set than the recorded ones, and for a recipe that came with the installation."""
     where = f"{recipe.name} on {run.target}"
     if verdict.verdict == "FAIL":
         failed = next(check for check in verdict.checks if check.verdict == "FAIL")
@@ -99,6 +152,10 @@ def record(run: TargetRun, recipe: Recipe, verdict: Verdict) -> Path:
     provenance = Sidecar(
         kind="baseline", made_by="edgecnn gate --record", recipe=recipe.name, target=run.target, device=run.device
     )
+    accuracies = record_accuracies(run.measurements, _read_accuracy_baselines(recipe, run))
+    for key, file in accuracies.items():
+        of_accuracy = replace(provenance, device=None)
+        write_json_artifact(accuracy_baseline_path(recipe, *key), to_plain(file), of_accuracy)
     write_json_artifact(path, to_plain(baseline_of(run.measurements, run.device)), provenance)
     return path
 

@@ -15,7 +15,7 @@ from edgecnn.report.markdown import markdown_report
 from edgecnn.results.engine import CPU_PROVIDER
 from edgecnn.results.report import ArtifactFacts, RunReport
 from edgecnn.results.verdict import Verdict
-from edgecnn.steps.gate import require_current
+from edgecnn.steps.gate import judged_measurements, require_current
 
 
 def report(run: TargetRun, recipe: Recipe) -> RunReport:
@@ -53,7 +53,7 @@ def report_of(run: TargetRun, recipe: Recipe, verdict: Verdict | None = None) ->
         device=run.device,
         device_key=run.device.key,
         reference=run.reference,
-        measurements=run.measurements,
+        measurements=judged_measurements(run, recipe),
         verdict=verdict,
         artifacts=tuple(_facts(path, run.folder) for path in _artifacts(run.folder)),
         notes=tuple(_notes(run)),

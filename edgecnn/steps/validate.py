@@ -15,13 +15,15 @@ from edgecnn.backends import open_engine
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.preprocess import first_difference
 from edgecnn.diagnose.stages import Hop, Rung, climb
-from edgecnn.errors import ArtifactError, MeasurementError
+from edgecnn.errors import ArtifactError, MeasurementError, RecipeError
 from edgecnn.graph.decision import decision_threshold
 from edgecnn.machine.cpu import available_cores
 from edgecnn.measure.classification import measure_accuracy, require_comparable
+from edgecnn.measure.decision import decision_thresholds
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
 from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop
-from edgecnn.records import to_plain
+from edgecnn.recipe.schema import DecisionSettings, fields_of
+from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
 from edgecnn.steps._images import open_images
@@ -55,6 +57,8 @@ def validate(
     threads: int | None = None,
     strict: bool = False,
     trust: bool = False,
+    threshold: float | dict[str, float] | None = None,
+    reject: bool = False,
     dataset: Dataset | None = None,
     facts: dict[str, str] | None = None,
     progress: Progress | None = None,
@@ -69,18 +73,28 @@ def validate(
     with 95 % intervals (Newcombe 1998). At most `batch` images [N, C, H, W] run at once (left out: what the engine
     serves, up to 64), which changes no result; `strict` stops at an unreadable image, `trust` loads a plan that has no
     sidecar. `name` is the engine's in reports (left out: its file's stem), `dataset` are the images where the caller
-    has opened them. With an `output` the result is written there with `facts` in its provenance, and a killed run goes
-    on where it stopped. Raises `MeasurementError` before anything is run where the two cannot be compared, and the
-    errors of engine and data.
+    has opened them. A `threshold`, or one by class name, is the probability at which a class is decided, and `reject`
+    says that below it nothing is: decisions are then compared too. With an `output` the result is written there with
+    `facts` in its provenance, and a killed run goes on where it stopped. Before anything is run, it raises
+    `MeasurementError` where the two cannot be compared, `RecipeError` for a threshold that is none, and the errors of
+    engine and data.
     """
     engine, reference, output = Path(engine), Path(reference), path_or_none(output)
     require_at_least(1, batch=batch, threads=threads)
+    decision = record_from_mapping(
+        DecisionSettings,
+        {"threshold": threshold, "reject": reject},
+        "the decision",
+        "one threshold from 0 to 1, or one for each class by name",
+        RecipeError,
+    )
     settings, data = ValidateSettings(batch, threads, strict, trust), os.fspath(data)
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
     chosen = dataset or open_images(sidecar, data, "test")
     expected = _reference_predictions(reference, sidecar, chosen, settings)
+    decision_thresholds(decision, chosen.label_names or (), expected.classes)
     journal = None if output is None else output.with_name(f".{output.name}.partial")
     with open_engine(engine, settings.threads, settings.trust) as session:
         found = predict_shared(
@@ -94,7 +108,7 @@ def validate(
             identity=sidecar.sha256 or sha256_of(engine),
             threshold=decision_threshold(engine, sidecar, session.output),
         )
-    accuracy = measure_accuracy(name or engine.stem, found, expected)
+    accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
     if output is not None and is_first():
         made = derived(
             sidecar,
@@ -102,7 +116,7 @@ def validate(
             (engine, reference),
             step="validate",
             kind="accuracy",
-            fields={"data.source": data},
+            fields={"data.source": data, **fields_of("decision", decision)},
             facts=facts,
         )
         write_json_artifact(

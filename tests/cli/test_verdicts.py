@@ -19,6 +19,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, read_sideca
 from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.recipe.load import load_recipe
 from edgecnn.records import to_plain
+from edgecnn.results.correctness import pack_bits, unpack_bits
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow
@@ -401,6 +402,7 @@ def test_recorded_numbers_are_written_on_request_alone_and_hold_later_runs(
     written = read_json(path)
     assert (written["device_key"], written["engines"].keys()) == ("some-cpu-2threads", ENGINES.keys())
     assert written["engines"]["int8"]["latency_ms_p50"] == 1.0
+    assert {p.name for p in path.parent.iterdir()} == {path.name, "ort-fp32.json", "ort-int8.json"}
     assert "latency_ms_p50" not in written["engines"]["int8-tensorrt"], "a simulation is held to no time"
     assert edgecnn("gate", "small", "--markdown", "c.md").code == 0
     assert "(+0)" in Path("c.md").read_text()
@@ -425,6 +427,128 @@ def test_recorded_numbers_are_written_on_request_alone_and_hold_later_runs(
     path.write_text(json.dumps(renamed))
     write_latency(run_folder, timed("fp32"), *slower)
     assert edgecnn("gate", "small").code == 1, "what earlier versions called `accepted` is read"
+
+
+def test_a_model_that_became_worse_fails_against_its_baseline_on_any_device(
+    edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    """Engine and reference agree all the time: the images are labelled otherwise, as for a badly trained network."""
+    assert edgecnn("gate", "small", "--record").code == 0
+    kept = Path("recipes/baselines/small/ort-int8.json")
+    before = kept.read_bytes()
+    path = run_folder / "int8.accuracy.json"
+    good = json.loads(path.read_text())
+    logits = np.load(made / "reference.npz")
+    wrong = np.flatnonzero(logits["logits"].argmax(1) == logits["labels"])[:40]
+    rows = unpack_bits(good["top1_bits"], 240, good["top1_n"], "", "")
+    rows[wrong] = False
+    worse = {"top1_n": int(rows.sum()), "top1_pct": 100 * float(rows.mean()), "top1_bits": pack_bits(rows)}
+    path.write_text(json.dumps(good | worse))
+    write_latency(run_folder, *map(timed, ENGINES), device=Device(cpu="Other CPU", threads=8))
+    result = edgecnn("gate", "small", "--json", "--junit", "j.xml", "--markdown", "c.md")
+    assert result.code == 1, result.err
+    checks = {(c["name"], c["tolerance"]): c for c in json.loads(result.out)[0]["checks"]}
+    assert checks["int8", "top1_regression_pp_max"]["verdict"] == "FAIL"
+    assert checks["fp32", "top1_regression_pp_max"]["verdict"] == "PASS"
+    assert "0 gained of the same 240 images" in checks["int8", "top1_regression_pp_max"]["evidence"]
+    assert etree.parse("j.xml").find(".//testcase[@name='top1_regression_pp_max']/failure") is not None
+    assert "| int8 | 7" in Path("c.md").read_text()
+    assert "(-1" in Path("c.md").read_text()
+    verdict = read_json(run_folder / "verdict.json")
+    assert any(name.endswith("baselines/small/ort-int8.json") for name in verdict["provenance"]["parents"])
+    assert kept.read_bytes() == before, "only --record writes it"
+    assert edgecnn("gate", "small", "--record").code == 0
+    (int8, _) = read_json(kept)["engines"]
+    assert (int8["last"]["top1_n"], int8["best"]["top1_n"]) == (worse["top1_n"], good["top1_n"])
+    assert edgecnn("gate", "small").code == 1, "the best baseline ever stays one"
+
+
+def test_a_baseline_that_cannot_be_one_is_refused_with_the_way_to_go_on(
+    edgecnn: Callable[..., Any], run_folder: Path
+) -> None:
+    assert edgecnn("gate", "small", "--record").code == 0
+    path = Path("recipes/baselines/small/ort-int8.json")
+    whole = json.loads(path.read_text())
+    first = whole["engines"][0]
+
+    def said(change: dict[str, Any]) -> str:
+        path.write_text(json.dumps(whole | change))
+        told = {edgecnn("gate", "small", *more).refused() for more in ((), ("--record",))}
+        assert len(told) == 1, "what cannot be read is not written over"
+        return str(told.pop())
+
+    other = {**whole["provenance"], "recipe": "other"}
+    assert "a baseline of the recipe other, not of small" in said({"provenance": other})
+    for key, value in (
+        ("top1_bits", "AAAA"),
+        ("top1_n", 7),
+        ("top1_pct", 1.0),
+        ("n_labelled", 0),
+        ("images_sha256", 3),
+    ):
+        text = said({"engines": [{**first, "last": {**first["last"], key: value}}]})
+        assert "ort-int8.json" in text
+        assert "remove it, and record anew" in text
+    data = {**first["last"], "images_sha256": "0" * 64, "data": "elsewhere"}
+    assert "has data = elsewhere, this run has images" in said({"engines": [{**first, "last": data}]})
+    path.write_text("{")
+    assert "ort-int8.json: not valid JSON" in edgecnn("gate", "small").refused()
+
+
+def test_a_baseline_of_an_earlier_version_is_refused_and_recorded_again(
+    edgecnn: Callable[..., Any], run_folder: Path
+) -> None:
+    """It had the accuracies as figures, and nothing of single images."""
+    assert edgecnn("gate", "small", "--record").code == 0
+    path = baseline_path(load_recipe("small"), HERE)
+    content = json.loads(path.read_text())
+    content["engines"]["int8"] |= {"data": "images", "n": 240, "top1_pct": 90.0, "top1_drop_pp": 0.0}
+    path.write_text(json.dumps(content))
+    text = edgecnn("gate", "small").refused()
+    assert "not a baseline: engines.int8.data is not known" in text
+    assert "hint: record it again: `edgecnn gate RUN --record`" in text
+    assert edgecnn("gate", "small", "--record").code == 0
+    assert edgecnn("gate", "small").code == 0
+
+
+def test_decisions_are_measured_and_judged_at_the_recipes_threshold(
+    edgecnn: Callable[..., Any], made: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    decide = ("--threshold", "0.26", "--reject")
+    for name in ENGINES:
+        assert validate(edgecnn, made, f"{name}.onnx", *decide, "-o", run_folder / f"{name}.accuracy.json").code == 0
+    told = validate(edgecnn, made, "int8.onnx", *decide).out
+    assert "at the threshold: " in told
+    assert "precision_pct" in told
+    limits = "decision_flips_pct_max = 30\nclass_recall_pct_min = 1\ncalibration_error_pp_max = 5\n"
+    recipe = tmp_path / "recipes" / "small.toml"
+    assert "measured with decision.threshold = 0.26" in edgecnn("gate", "small").refused()
+    recipe.write_text(RECIPE + limits + "[decision]\nthreshold = 0.26\nreject = true\n")
+    result = edgecnn("gate", "small", "--json")
+    assert result.code in (0, 3), result.err
+    judged = {c["tolerance"] for c in json.loads(result.out)[0]["checks"]}
+    assert {"decision_flips_pct_max", "class_recall_pct_min", "calibration_error_pp_max"} <= judged
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--threshold", "1.5"), "threshold = 1.5: must be at most 1"),
+        (("--threshold", "nan"), "must be a finite number"),
+        (("--threshold", "a=2"), "threshold.a = 2.0: must be at most 1"),
+        (("--threshold", "high"), "not a number from 0 to 1"),
+        (("--threshold", "a="), "not a number from 0 to 1"),
+        (("--threshold", "0.5", "--threshold", "a=0.5"), "one number, or each class once"),
+        (("--threshold", "a=0.1", "--threshold", "a=0.5"), "one number, or each class once"),
+        (("--threshold", "e=0.5"), "names the class 'e', which is none of the 4"),
+        (("--threshold", "0.5"), "what is decided below it, of 4 classes, is not said"),
+        (("--reject",), "reject = true without a threshold"),
+    ],
+)
+def test_a_threshold_that_is_none_is_refused_before_anything_runs(
+    edgecnn: Callable[..., Any], made: Path, options: tuple[str, ...], said: str
+) -> None:
+    assert said in validate(edgecnn, made, "int8.onnx", *options).refused()
 
 
 def test_a_baseline_where_earlier_versions_kept_it_is_refused_with_the_way_to_go_on(

@@ -12,7 +12,7 @@ from edgecnn.errors import MeasurementError
 from edgecnn.gate.baseline import baseline_of
 from edgecnn.gate.judge import judge
 from edgecnn.gate.rules import RULES
-from edgecnn.gate.rules.accuracy import GUESS_P
+from edgecnn.gate.rules.guessing import GUESS_P
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
 from edgecnn.recipe.schema import Tolerances
@@ -32,7 +32,7 @@ def only(verdict: Verdict) -> Any:
 
 def test_every_tolerance_of_a_recipe_has_a_rule() -> None:
     assert set(RULES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
-    assert len(RULES) == 7
+    assert len(RULES) == 14
     assert all(name == rule.tolerance for name, rule in RULES.items())
 
 
@@ -451,7 +451,6 @@ def test_regressions_against_the_baseline() -> None:
     assert judge(tolerances, [before], baseline=baseline, device=HERE).verdict == "PASS"
     slower = latency(latency_ms_p50=2.4, latency_ms_p50_ci=(2.3, 2.5))
     outcomes = {
-        "baseline top1_drop_pp": measured(lost=120, latency=timed, size_mb=1.0),
         "baseline latency_ms_p50": replace(before, latency=slower),
         "baseline size_mb": measured(latency=timed, size_mb=1.5),
     }
@@ -459,27 +458,17 @@ def test_regressions_against_the_baseline() -> None:
         verdict = judge(tolerances, [now], baseline=baseline, device=HERE)
         assert [c.tolerance for c in verdict.checks if c.verdict == "FAIL"] == [tolerance]
         said = {c.tolerance: (c.evidence, c.interval) for c in verdict.checks}
-        assert ("significantly worse" in said["baseline top1_drop_pp"][0]) == (tolerance == "baseline top1_drop_pp")
         assert said["baseline size_mb"][1] is None
     assert said["baseline size_mb"][0] == "size_mb 1.5, baseline 1 (+50.0 %)"
     assert said["baseline latency_ms_p50"][1] == (1.99, 2.01)
-    assert before.accuracy is not None
-    for unknown in (replace(before.accuracy, top1_drop_ci_pp=None), replace(before.accuracy, top1_drop_pp=None)):
-        now = replace(before, accuracy=unknown)
-        judged = {c.tolerance for c in judge(Tolerances(size_mb_max=9), [now], baseline=baseline, device=HERE).checks}
-        assert judged == {"size_mb_max", "baseline latency_ms_p50", "baseline size_mb"}
     noisy = replace(before, latency=latency(latency_ms_p50=2.2, latency_ms_p50_ci=(2.0, 2.4)))
     assert judge(tolerances, [noisy], baseline=baseline, device=HERE).verdict == "INCONCLUSIVE"
 
 
-def test_a_baseline_of_another_device_or_of_other_data_is_refused() -> None:
+def test_a_baseline_of_another_device_or_of_other_batches_is_refused() -> None:
     baseline = baseline_of([measured()], HERE)
     with pytest.raises(MeasurementError, match="amd-epyc-2threads, this run is from other-2threads"):
         judge(Tolerances(), [measured()], baseline=baseline, device=THERE)
-    with pytest.raises(MeasurementError, match="n = 10000, this run has 500"):
-        judge(Tolerances(), [measured(n=500)], baseline=baseline, device=HERE)
-    with pytest.raises(MeasurementError, match="data = d, this run has e"):
-        judge(Tolerances(), [measured(data="e")], baseline=baseline, device=HERE)
     before = measured(latency=latency(batch=1, mode="latency"))
     baseline = baseline_of([before], HERE)
     assert judge(Tolerances(top1_drop_pp_max=5), [before], baseline=baseline, device=HERE).verdict == "PASS"

@@ -15,7 +15,7 @@ from edgecnn.pipeline.tasks import Task, Workshop, all_tasks
 from edgecnn.recipe.schema import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
 from edgecnn.recipe.variants import variants_of
 from edgecnn.results.device import Device
-from edgecnn.steps.gate import baseline_path
+from edgecnn.steps.gate import accuracy_baseline_path, baseline_path
 
 RECIPE = Recipe(model=ModelSettings("lenet5"), path=Path("mine.toml"))
 
@@ -159,6 +159,9 @@ def test_a_baseline_that_appears_or_changes_is_judged_against(tmp_path: Path) ->
     baseline.parent.mkdir(parents=True)
     baseline.write_text("{}")
     assert gate().parents == (*first.parents, baseline)
+    accuracies = accuracy_baseline_path(recipe, "ort", "int8")
+    accuracies.write_text("{}")
+    assert gate().parents == (*first.parents, baseline, accuracies)
 
 
 def test_a_calibration_set_that_names_other_images_is_used_again(tmp_path: Path) -> None:
@@ -214,5 +217,6 @@ def test_what_a_file_depends_on_comes_down_to_it_through_its_parents(tmp_path: P
     for name in ("cpu/int8.accuracy.json", "cpu/latency.json", "cpu/verdict.json", "cpu/report.json"):
         assert {**trained, **quantized, **RECIPE.values("batch")}.items() <= found[name].items(), name
     assert not quantized.keys() & found["cpu/fp16.onnx"].keys()
-    assert found["cpu/verdict.json"].keys() - found["cpu/latency.json"].keys() == RECIPE.values("tolerances").keys()
+    judged_by = RECIPE.values("tolerances", "decision").keys()
+    assert found["cpu/verdict.json"].keys() - found["cpu/latency.json"].keys() == judged_by
     assert found["cpu/report.json"].keys() - found["cpu/verdict.json"].keys() == {"title"}

@@ -37,6 +37,38 @@ def test_what_is_left_out_comes_from_the_dataclasses(tmp_path: Path) -> None:
     assert recipe.tolerances.top1_drop_pp_max is None
 
 
+def test_a_threshold_is_one_number_or_one_for_each_class(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD, "decision.threshold=1").decision.threshold == 1
+    by_class = load(tmp_path, GOOD + "[decision]\nreject = true\nthreshold = {a = 0.5, b = 1}\n")
+    assert by_class.decision.threshold == {"a": 0.5, "b": 1}
+    assert by_class.values("decision") == {"decision.threshold": {"a": 0.5, "b": 1}, "decision.reject": True}
+    assert load(tmp_path, GOOD, "decision.threshold.dog=0.5").decision.threshold == {"dog": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("1.5", "decision.threshold = 1.5: must be at most 1"),
+        ("-0.1", "decision.threshold = -0.1: must be at least 0"),
+        ("'high'", "decision.threshold = 'high': must be a number"),
+        ("true", "decision.threshold = True: must be a number"),
+        ("[0.5]", "decision.threshold = [0.5]: must be a number"),
+        ("nan", "decision.threshold = nan: must be a finite number"),
+        ("{a = 0.5, b = 2}", "decision.threshold.b = 2: must be at most 1"),
+        ("{a = 'x'}", "decision.threshold.a = 'x': must be a number"),
+    ],
+)
+def test_a_threshold_outside_zero_and_one_is_one_mistake(tmp_path: Path, value: str, said: str) -> None:
+    assert message(tmp_path, GOOD + f"[decision]\nthreshold = {value}\n").partition("mine.toml: ")[2] == said
+
+
+@pytest.mark.parametrize("name", ["decision_flips_pct_max", "class_recall_pct_min"])
+def test_what_is_judged_at_a_threshold_needs_one(tmp_path: Path, name: str) -> None:
+    said = message(tmp_path, GOOD + f"[tolerances]\n{name} = 1\n")
+    assert f"tolerances.{name} needs a decision.threshold" in said
+    assert load(tmp_path, GOOD + f"[decision]\nthreshold = 0.5\n[tolerances]\n{name} = 1\n")
+
+
 @pytest.mark.parametrize("value", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000])
 def test_what_the_parser_cannot_hold_is_a_mistake(tmp_path: Path, value: str) -> None:
     message(tmp_path, f"{GOOD}seed = {value}\n")

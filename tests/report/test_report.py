@@ -21,6 +21,7 @@ from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_comment, markdown_report
 from edgecnn.results.accuracy import ClassLoss
+from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.baseline import Baseline, BaselineRow
 from edgecnn.results.device import Device
 from edgecnn.results.latency import Clocks
@@ -146,8 +147,22 @@ def test_markdown_shows_names_as_they_are(name: str) -> None:
 
 
 def test_a_comment_shows_the_change_against_the_baseline() -> None:
-    now = results()
-    baseline = Baseline("cpu-key", {"int8": BaselineRow(top1_pct=97.0, size_mb=0.07)})
+    drop = BaselineDrop(
+        baseline="last",
+        top1_pct=97.0,
+        agreement_pct=97.6,
+        n=540,
+        top1_n=524,
+        paired=False,
+        lost=None,
+        gained=None,
+        drop_pp=1.9,
+        drop_ci_pp=(-0.5, 4.3),
+    )
+    found = results()
+    rows = tuple(dataclasses.replace(m, baseline_drops=(drop,)) if m.name == "int8" else m for m in found.measurements)
+    now = dataclasses.replace(found, measurements=rows)
+    baseline = Baseline("cpu-key", {"int8": BaselineRow(size_mb=0.07)})
     text = markdown_comment(now, baseline)
     header, _, int8, fp16 = rows_of(text, "precision")
     assert dict(zip(header, int8, strict=True))["top-1 %"] == "95.1 (-1.9)"

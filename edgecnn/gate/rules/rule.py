@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from edgecnn.results.accuracy import Task
+from edgecnn.results.accuracy import Accuracy, Task
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
 
@@ -26,12 +26,25 @@ def concerns_reduced(measurement: Measurement, measurements: Sequence[Measuremen
     return not reduced or measurement.engine.precision_requested != "fp32"
 
 
+def has_accuracy(measurement: Measurement) -> bool:
+    """Whether the engine's accuracy was measured."""
+    return measurement.accuracy is not None
+
+
+def accuracy_of(measurement: Measurement) -> Accuracy:
+    """The accuracy of an engine that has one."""
+    assert measurement.accuracy is not None
+    return measurement.accuracy
+
+
 @dataclass(frozen=True)
 class Rule:
     """One tolerance: the field of `Tolerances` that sets its limit, label and unit for readers, and how it is judged.
 
     `judge` is asked of the engines that the rule `concerns` and that were `measured` for it. Of the others, those that
-    `owe` the value leave it open, and so do those of a task that is not among its `tasks`.
+    `owe` the value leave it open, and so do those of a task that is not among its `tasks`. Where the recipe leaves the
+    tolerance out, the limit of the one that is its `default` holds as soon as one engine was measured for it. `absent`
+    says of the others what they lack.
     """
 
     tolerance: str
@@ -42,6 +55,8 @@ class Rule:
     concerns: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_reduced
     owes: Callable[[Measurement, Sequence[Measurement]], bool] = concerns_all
     tasks: tuple[Task, ...] = get_args(Task)
+    default: str = ""
+    absent: str = "not measured"
 
     def serves(self, measurement: Measurement) -> bool:
         """Whether the value means anything for what the engine decides; without its accuracy that is not known."""
