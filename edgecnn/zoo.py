@@ -11,6 +11,7 @@ from edgecnn.errors import ModelError, nearest
 from edgecnn.records import STRICT, Toml, name_tables, parse_toml, record_from_mapping
 
 PreprocessingFields: TypeAlias = "dict[str, int | str | list[float]]"  # as it stands in a sidecar
+OWN = "own"  # the family of networks that are not of the zoo
 
 
 @dataclass(frozen=True)

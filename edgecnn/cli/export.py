@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, MODEL
+from edgecnn.cli.options import JSON, NETWORK, PREPROCESS, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx
 edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
+edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
 """
 
 
 def export(
-    model: Annotated[str, MODEL],
+    model: Annotated[str, NETWORK],
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors or .pth of your own.")] = None,
     weights: Annotated[
         str, typer.Option(help="Of the network: default (published), none (random), a path or a URL.")
@@ -30,6 +31,8 @@ def export(
     size: Annotated[
         int | None, typer.Option(min=1, help="Input height and width, pixels.  [default: the network's]")
     ] = None,
+    preprocess: Annotated[str, PREPROCESS] = "",
+    trust_code: Annotated[bool, TRUST_CODE] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The graph to write.  [default: MODEL.fp32.onnx]")
     ] = None,
@@ -41,15 +44,26 @@ def export(
     """
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.steps.export import export as step
-    from edgecnn.zoo import find_model
 
-    path = step(model, output, checkpoint=checkpoint, weights=weights, classes=classes, labels=labels, size=size)
+    path = step(
+        model,
+        output,
+        checkpoint=checkpoint,
+        weights=weights,
+        classes=classes,
+        labels=labels,
+        size=size,
+        preprocess=preprocess,
+        trust_code=trust_code,
+    )
     made = read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)
     for note in made.facts.get("weights_notes", []):
         say(f"{source}: {note}")
+    for change in made.facts.get("changes", []):
+        say(f"{model}: {change}")
     keys = ("classes", "params", "nodes", "max_difference", "seconds", "weights")
-    row = {"path": str(path), "name": find_model(model).name, **{k: made.facts[k] for k in keys}}
+    row = {"path": str(path), "name": made.facts["model"], **{k: made.facts[k] for k in keys}}
     row |= {"input_shape": made.facts["input_shape"], "size_mb": path.stat().st_size / 1e6, "sha256": made.sha256}
     if as_json:
         print_json(row)

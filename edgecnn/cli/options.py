@@ -13,6 +13,11 @@ JSON = typer.Option("--json", help="Print one JSON document in place of the tabl
 MODEL = typer.Argument(
     help="A network of the zoo; `edgecnn models` lists them.", autocompletion=complete_model, show_default=False
 )
+NETWORK = typer.Argument(
+    help="A network of the zoo (`edgecnn models` lists them), or FILE.py:FUNCTION that returns one of yours.",
+    autocompletion=complete_model,
+    show_default=False,
+)
 RECIPE = typer.Argument(help="A recipe's name, or a path to its TOML.", autocompletion=complete_recipe)
 RUN = typer.Argument(
     help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).", autocompletion=complete_recipe
@@ -24,6 +29,10 @@ RECIPE_DATA = typer.Option(help="Where the recipe's images lie here: a folder, o
 CALIBRATION_DATA = typer.Option(help="Where the images to calibrate with lie, if not in --data.")
 SET = typer.Option("--set", help="Change a setting of the recipe, such as train.epochs=3; repeatable.")
 THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: the runtime's choice]")
+PREPROCESS = typer.Option(
+    help="How an own network's images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file."
+)
+TRUST_CODE = typer.Option("--trust-code", help="Run the Python file that the network is made by.")
 TRUST = typer.Option("--trust", help="Load a plan that has no sidecar, though it is native code.")
 
 

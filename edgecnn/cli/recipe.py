@@ -37,7 +37,7 @@ def list_(as_json: Annotated[bool, JSON] = False) -> None:
         try:
             loaded = load_recipe(str(path))
             row |= {
-                "model": loaded.model.name,
+                "model": loaded.model.name or loaded.model.own,
                 "targets": list(loaded.targets) if as_json else " ".join(loaded.targets),
                 "title": loaded.title,
             }

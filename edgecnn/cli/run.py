@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, THREADS
+from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, THREADS, TRUST_CODE
 from edgecnn.cli.printing import print_json, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import StepName
 
 EXAMPLES = """
 edgecnn run lenet5-digits
+edgecnn run mine.toml --trust-code  # needs a recipe with model.python
 edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
 edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs images and weights
 """
@@ -27,6 +28,7 @@ def run(
     calibration_data: Annotated[str, CALIBRATION_DATA] = "",
     set_: Annotated[list[str] | None, SET] = None,
     threads: Annotated[int | None, THREADS] = None,
+    trust_code: Annotated[bool, TRUST_CODE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Bring a recipe up to date, from training to the verdict.
@@ -46,6 +48,7 @@ def run(
         say,
         until=until,
         threads=threads,
+        trust_code=trust_code,
         progress=lambda step: counter(step, "images"),
     )
     for line in outcome.elsewhere:

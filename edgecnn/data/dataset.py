@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.preprocess import Preprocessing, orientation_of
 from edgecnn.errors import DataError
 from edgecnn.session import Array
 
@@ -34,7 +36,7 @@ class Batch:
 class Dataset:
     """Images by position. `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`),
     `content(i)` the bytes whose sha256 identifies the image. `by_position`: the labels count class folders, since
-    nobody said which classes a model has."""
+    nobody said which classes a model has. `oriented`: the images read so far that carry an EXIF orientation."""
 
     name: str
     ids: tuple[str, ...]
@@ -45,6 +47,7 @@ class Dataset:
     image: Callable[[int], Image.Image] | None
     array: Callable[[int], Array] | None = None
     by_position: bool = False
+    oriented: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +58,10 @@ class Dataset:
             return self.array(index)
         assert self.image is not None
         assert self.preprocessing is not None
-        return self.preprocessing.tensor(self.image(index))
+        picture = self.image(index)
+        if orientation_of(picture) != 1:
+            self.oriented.add(self.ids[index])
+        return self.preprocessing.tensor(picture)
 
     def sha256(self, index: int) -> str:
         """Identity of one image."""
@@ -88,6 +94,7 @@ def batches(
         for start in starts:
             tensors = [partial(dataset.tensor, i) for i in range(start, min(start + size, len(dataset)))]
             yield from _batch(dataset, start, tensors, unreadable)
+        _say_oriented(dataset)
         return
     with ThreadPoolExecutor(workers) as pool:
         pending = []
@@ -100,6 +107,24 @@ def batches(
                     yield from _batch(dataset, *pending.pop(0), unreadable)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    _say_oriented(dataset)
+
+
+def _say_oriented(dataset: Dataset) -> None:
+    """How many of the pictures that were read carry an EXIF orientation, and what was done with it."""
+    if dataset.oriented and dataset.preprocessing is not None:
+        turned = dataset.preprocessing.exif_orientation
+        _say(
+            f"{dataset.name}: {len(dataset.oriented.intersection(dataset.ids))} of {len(dataset)} pictures carry an "
+            "EXIF orientation, and are "
+            + ("turned by it" if turned else "read as they are stored; input.exif_orientation turns them")
+        )
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """On stderr, once in a process."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -22,36 +23,66 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-_FIELDS = ("resize", "crop", "mean", "std", "interpolation", "channels")
+_SWITCHES = ("squash", "bgr", "exif_orientation")
+_FIELDS = ("resize", "crop", "mean", "std", "interpolation", "channels", *_SWITCHES)
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LARGEST = 16_384  # pixels: a picture of this side takes 3 GiB as float32
-_SQUARE = "pictures are cropped square; bring other shapes to the graph preprocessed, in an .npz"
+_SIZE = "write pixels of a square, as 224, or a crop of [height, width]"
+_TURNS = {  # EXIF 2.32, orientation: what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the short side to `resize`, crop the center to `crop` squared, scale to [0, 1], normalize.
+    """Resize the short side to `resize`, crop the center to `crop` (a square's side, or height and width), scale to
+    [0, 1], normalize.
 
     The same as torchvision's evaluation transform on PIL images (Resize with antialiasing, CenterCrop, ToTensor,
-    Normalize), which is what published weights were trained with.
+    Normalize), which is what published weights were trained with. With `squash` the whole picture is resized to `crop`
+    in place of both; `bgr` gives blue first, and mean and std are then in that order. Files are read as they are
+    stored, as torchvision and DeepStream do; with `exif_orientation` upright.
     """
 
     resize: int
-    crop: int
+    crop: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation = "bilinear"
     channels: int = 3
+    squash: bool = False
+    bgr: bool = False
+    exif_orientation: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the crop, pixels."""
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what `tensor` makes."""
-        return (self.channels, self.crop, self.crop)
+        return (self.channels, *self.size)
+
+    def convert(self, image: Image.Image) -> Image.Image:
+        """The picture with the channels that the network takes, in their order, turned upright where that is asked."""
+        turn = _TURNS.get(orientation_of(image)) if self.exif_orientation else None
+        image = (image if turn is None else image.transpose(turn)).convert("L" if self.channels == 1 else "RGB")
+        return Image.merge("RGB", image.split()[::-1]) if self.bgr else image
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """Convert the mode and bring the short side to `resize` pixels."""
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        """Convert the mode and bring the short side to `resize` pixels, or the picture to the crop's size."""
+        image = self.convert(image)
         width, height = image.size
+        if self.squash:
+            return image.resize(self.size[::-1], _RESAMPLING[self.interpolation])
         short, long = min(width, height), max(width, height)
         if short == self.resize:
             return image
@@ -60,10 +91,10 @@ class Preprocessing:
         return image.resize(size, _RESAMPLING[self.interpolation])
 
     def crop_image(self, image: Image.Image) -> Image.Image:
-        """Resize and crop the center; a uint8 image of crop x crop pixels."""
-        image = self.resized(image)
-        left, top = round((image.width - self.crop) / 2.0), round((image.height - self.crop) / 2.0)
-        return image.crop((left, top, left + self.crop, top + self.crop))
+        """Resize and crop the center; a uint8 image of the crop's size. What a rectangle lacks is black."""
+        image, (height, width) = self.resized(image), self.size
+        left, top = _before(image.width, width), _before(image.height, height)
+        return image.crop((left, top, left + width, top + height))
 
     def normalize(self, pixels: np.typing.NDArray[np.uint8]) -> Array:
         """uint8 [H, W] or [H, W, C] -> normalized float32 [C, H, W]."""
@@ -73,17 +104,31 @@ class Preprocessing:
         return np.ascontiguousarray((planes - mean) / std)
 
     def tensor(self, image: Image.Image) -> Array:
-        """A PIL image -> normalized float32 [channels, crop, crop]."""
+        """A PIL image -> normalized float32 [channels, height, width]."""
         return self.normalize(np.asarray(self.crop_image(image)))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a sidecar."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """As it stands in a sidecar; switches that are off are left out."""
+        known = {k: v for k, v in asdict(self).items() if v or k not in _SWITCHES}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
 
     @property
     def sha256(self) -> str:
         """The identity of this preprocessing, for comparing artifacts."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of a decoded picture, 1 (upright) where it has none that can be read."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (ValueError, TypeError, KeyError, IndexError, SyntaxError, OSError, struct.error):
+        return 1
+
+
+def _before(size: int, crop: int) -> int:
+    """Where a centered crop begins, as torchvision's CenterCrop has it; negative where the picture is smaller."""
+    return -((crop - size) // 2) if size < crop else round((size - crop) / 2.0)
 
 
 def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
@@ -95,7 +140,7 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
     if unknown := [key for key in content if key not in _FIELDS]:
         raise DataError(
             f"preprocessing: unknown {'keys' if len(unknown) > 1 else 'key'} {', '.join(map(repr, unknown))}",
-            f"allowed are {', '.join(_FIELDS)} (the short side is resized, the center cropped square, RGB or gray is "
+            f"allowed are {', '.join(_FIELDS)} (the short side is resized, the center cropped, RGB or gray is "
             "scaled to 0..1), or timm's input_size, crop_pct, interpolation, mean, std; a graph that needs something "
             "else takes preprocessed images, in an .npz",
         )
@@ -108,15 +153,18 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
         )
     made = Preprocessing(
         resize=_whole("resize", content["resize"]),
-        crop=_whole("crop", content["crop"]),
+        crop=_crop(content["crop"]),
         mean=_numbers("mean", content["mean"]),
         std=_numbers("std", content["std"]),
         interpolation=cast(Interpolation, interpolation),
         channels=_whole("channels", content.get("channels", 3)),
+        **{key: _switch(key, content[key]) for key in _SWITCHES if key in content},
     )
     problem = ""
-    if not 0 < made.crop <= made.resize:
+    if not 0 < min(made.size) <= made.resize:
         problem = f"crop {made.crop} must be between 1 and resize {made.resize}"
+    elif made.bgr and made.channels != 3:
+        problem = f"bgr is an order of 3 channels, not of {made.channels}"
     elif made.channels not in (1, 3) or not len(made.mean) == len(made.std) == made.channels:
         problem = f"{made.channels} channels with {len(made.mean)} means and {len(made.std)} deviations"
     elif min(made.std) <= 0:
@@ -156,7 +204,9 @@ def _from_timm(content: Mapping[str, Any]) -> dict[str, Any]:
         )
     size, share = content["input_size"], content["crop_pct"]
     if not isinstance(size, list) or len(size) != 3 or size[1] != size[2]:
-        raise DataError(f"preprocessing: input_size {size!r} is not [channels, size, size]", _SQUARE)
+        raise DataError(
+            f"preprocessing: input_size {size!r} is not [channels, size, size]", "for a rectangle write resize and crop"
+        )
     channels, crop = _whole("input_size", size[0]), _whole("input_size", size[1])
     if not _is_number(share) or not 0 < share <= 1:
         raise DataError(
@@ -170,11 +220,26 @@ def _from_timm(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole(key: str, value: Any) -> int:
     if isinstance(value, list):
-        raise DataError(f"preprocessing: {key} {value} is not one whole number", _SQUARE)
+        raise DataError(f"preprocessing: {key} {value} is not one whole number", _SIZE)
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(f"preprocessing: {key} {value!r} is not a whole number", f'write it as "{key}": 224')
     if abs(value) > _LARGEST:
         raise DataError(f"preprocessing: {key} is beyond {_LARGEST} pixels", "give the network's own")
+    return value
+
+
+def _crop(value: Any) -> int | tuple[int, int]:
+    if not isinstance(value, (list, tuple)):
+        return _whole("crop", value)
+    if len(value) != 2:
+        raise DataError(f"preprocessing: crop {value} is not [height, width]", _SIZE)
+    height, width = (_whole("crop", v) for v in value)
+    return height if height == width else (height, width)
+
+
+def _switch(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"preprocessing: {key} {value!r} is neither true nor false", f'write "{key}": true')
     return value
 
 
@@ -198,4 +263,5 @@ def first_difference(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] |
         shown = ["none" if p is None else "a known one" for p in (ours, theirs)]
         return None if ours is theirs else " against ".join(shown)
     a, b = preprocessing_from_json(ours).to_json(), preprocessing_from_json(theirs).to_json()
-    return next((f"{key} {a[key]} against {b[key]}" for key in a if a[key] != b[key]), None)
+    keys = [key for key in _FIELDS if a.get(key, False) != b.get(key, False)]
+    return next((f"{key} {a.get(key, False)} against {b.get(key, False)}" for key in keys), None)

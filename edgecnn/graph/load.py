@@ -78,6 +78,14 @@ def load_graph(path: Path) -> onnx.ModelProto:
     return model
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files beside a graph that hold weights of it; raises `GraphError` as `load_graph` does."""
+    with onnx_errors(path):
+        model = onnx.load(path, load_external_data=False)
+    entries = [e for i in model.graph.initializer for e in i.external_data if e.key == "location"]
+    return [path.parent / name for name in sorted({e.value for e in entries})]
+
+
 def require_float_classifier(model: onnx.ModelProto) -> None:
     """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantized operators, as
     for inference."""

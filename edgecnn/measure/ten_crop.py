@@ -30,10 +30,9 @@ class CropAt(Preprocessing):
 
     def crop_image(self, image: Image.Image) -> Image.Image:
         """As `Preprocessing.crop_image`, at `place`, mirrored if asked."""
-        image = self.resized(image)
-        left = round((image.width - self.crop) * self.place[0])
-        top = round((image.height - self.crop) * self.place[1])
-        image = image.crop((left, top, left + self.crop, top + self.crop))
+        image, (height, width) = self.resized(image), self.size
+        left, top = round((image.width - width) * self.place[0]), round((image.height - height) * self.place[1])
+        image = image.crop((left, top, left + width, top + height))
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirror else image
 
 
@@ -44,7 +43,7 @@ def ten_crops(dataset: Dataset) -> list[Dataset]:
         raise MeasurementError(
             f"{dataset.name}: its images are cropped already", "name pictures: an image folder, or a data set"
         )
-    if known.resize == known.crop:
+    if known.resize == known.crop or known.squash:
         raise MeasurementError(
             f"{dataset.name}: resize {known.resize} = crop {known.crop} leaves no corners for ten crops",
             "leave --tta out: there is nothing to average",

@@ -7,19 +7,24 @@ from pathlib import Path
 from edgecnn.data.calibration_rule import read_rule, require_kind, split_of
 from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest
 from edgecnn.data.open import open_dataset
-from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.recipe_input import zoo_preprocessing
 from edgecnn.errors import ArtifactError, DataError, RecipeError, nearest
 from edgecnn.measure.decision import decision_thresholds
 from edgecnn.recipe.location import kind_of
 from edgecnn.recipe.schema import Recipe
+from edgecnn.steps._own import check_own
 from edgecnn.targets import find_target
-from edgecnn.zoo import find_model
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise the error that a run would end with for its network, weights, targets, calibration set or data set."""
-    card, weights = find_model(recipe.model.name), recipe.model.weights
-    if weights == "none" and recipe.train.epochs == 0:
+def check_recipe(recipe: Recipe, *, trust_code: bool = True) -> None:
+    """Raise the error that a run would end with for its network, weights, targets, calibration set or data set; and
+    without `trust_code` for a network that is code."""
+    preprocessing = check_own(recipe, trust_code=trust_code) if recipe.model.own else None
+    if recipe.model.name:
+        preprocessing = zoo_preprocessing(recipe)
+    weights = recipe.model.weights
+    if weights == "none" and recipe.train.epochs == 0 and recipe.model.name:
         raise RecipeError(
             f"{recipe.path}: train.epochs is 0 and model.weights is 'none': the network would stay random",
             "set train.epochs, or model.weights to 'default', a path or a URL",
@@ -35,7 +40,8 @@ def check_recipe(recipe: Recipe) -> None:
             f"{recipe.path}: calibration set {recipe.data.calibration} holds {split} images",
             "calibrate on training images, or the accuracy that is measured is not that of new images",
         )
-    _check_images(recipe, preprocessing_from_json(card.preprocessing))
+    if preprocessing is not None:
+        _check_images(recipe, preprocessing)
 
 
 def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import REPORT, read_report
+from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import load_backend
 from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import DeviceError, EdgecnnError
@@ -49,6 +50,7 @@ def run(
     *,
     until: StepName = STEPS[-1],
     threads: int | None = None,
+    trust_code: bool = False,
     say: Say = lambda line: None,
 ) -> RunReport | tuple[RunReport, ...]:
     """Bring a recipe up to date, from training to the verdict; redo only what is stale.
@@ -58,14 +60,20 @@ def run(
         ec.write_report("report.html", report)
 
     `recipe` is a recipe, its name or its path; artifacts lie in `out`, which is runs/RECIPE where it is left out. `say`
-    gets a line for each step. Returns the report of the target that is this machine, or a tuple of them where not just
-    one is; () where it ends with an earlier step, `until`. Raises `DeviceError` where no target is this machine (what
+    gets a line for each step; `trust_code` lets the Python file of `model.python` run. Returns the report of the target
+    that is this machine, or a tuple of them where not just one is; () where it ends with an earlier step, `until`.
+    Raises `DeviceError` where no target is this machine (what
     the host can make is made), and the errors of the steps; the files made before stay.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(os.fspath(recipe))
     outcome = run_recipe(
-        recipe, run_folder(recipe, None if out is None else Path(out)), say, until=until, threads=threads
+        recipe,
+        run_folder(recipe, None if out is None else Path(out)),
+        say,
+        until=until,
+        threads=threads,
+        trust_code=trust_code,
     )
     if outcome.elsewhere and not outcome.reports:
         here, _, how = outcome.elsewhere[0].partition(": copy ")
@@ -81,6 +89,7 @@ def run_recipe(
     *,
     until: StepName = STEPS[-1],
     threads: int | None = None,
+    trust_code: bool = False,
     progress: ProgressFor = lambda step: None,
 ) -> Outcome:
     """Bring every file of the recipe up to date, as far as this machine can.
@@ -90,14 +99,14 @@ def run_recipe(
     """
     require_at_least(1, threads=threads)
     require_one_of("until", until, StepName)
-    shop = Workshop(recipe, folder, threads, progress)
+    shop = Workshop(recipe, folder, threads, progress, trust_code=trust_code)
     tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
     targets = [name for name in recipe.targets if until not in HOST_STEPS]
     absent = {name: why for name in targets if (why := _absent(name, threads))}
     tasks = [t for t in tasks if t.target not in absent]
     due = stale_tasks(tasks)
     if any(task.target == HOST for task, _ in due):
-        check_recipe(recipe)
+        check_recipe(recipe, trust_code=trust_code)
     for task, reason in due:
         _do(task, reason, folder, say)
     if not due:
@@ -112,7 +121,15 @@ def _do(task: Task, reason: str, folder: Path, say: Say) -> None:
     say(f"{task.step:<10} {where}: {reason}")
     started = time.perf_counter()
     task.make()
+    for note in _notes(task):
+        say(f"{'':<10} {where}: {note}")
     say(f"{'':<10} {where}: done in {time.perf_counter() - started:.1f} s")
+
+
+def _notes(task: Task) -> list[str]:
+    """What a network's weights and its export had done to them."""
+    key = {"train": "weights_notes", "export": "changes"}.get(task.step)
+    return list(read_sidecar(task.output).facts.get(key, ())) if key else []
 
 
 def _absent(name: str, threads: int | None) -> str | None:

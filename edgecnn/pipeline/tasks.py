@@ -17,10 +17,12 @@ from edgecnn.data.calibration_set import read_manifest
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
 from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
+from edgecnn.recipe.factory import split_factory
 from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.device import Device
 from edgecnn.steps._images import Progress, open_images
+from edgecnn.steps._own import import_own
 from edgecnn.steps._sessions import VALIDATION_BATCH
 from edgecnn.steps.bench import bench_all
 from edgecnn.steps.build import build
@@ -76,6 +78,7 @@ class Workshop:
     folder: Path
     threads: int | None = None
     progress: ProgressFor = lambda step: None
+    trust_code: bool = False
     _opened: dict[str, Dataset] = field(default_factory=dict)
 
     def test_images(self, source: Path) -> Dataset:
@@ -115,17 +118,8 @@ def all_tasks(shop: Workshop) -> list[Task]:
 def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]) -> Iterator[Task]:
     recipe, folder = shop.recipe, shop.folder
     checkpoint, fp32, ranges = folder / CHECKPOINT, folder / "model.fp32.onnx", folder / "model.calib.json"
-    given = _given_weights(recipe.model.weights, checkpoint)
-    trained = recipe.values("model", "data.source", "train", "transfer")
-    yield Task("train", checkpoint, "checkpoint", given, trained, lambda: _train(shop))
-    yield Task(
-        "export",
-        fp32,
-        "graph",
-        (checkpoint,),
-        {"batch.max": recipe.batch.max},
-        lambda: export_checkpoint(checkpoint, fp32, recipe.batch, shop.threads),
-    )
+    yield from _network_tasks(shop, checkpoint, fp32)
+    source = fp32 if recipe.model.is_graph else checkpoint
     wanted = {v.graph: v for target in targets for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
     wanted.pop(fp32.name, None)
     if wanted:
@@ -158,30 +152,61 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
         "reference",
         predictions,
         "predictions",
-        (checkpoint,),
+        (source,),
         {"data.source": recipe.data.source},
         lambda: reference(
-            checkpoint,
+            source,
             predictions,
             data=recipe.data.source,
             threads=shop.threads,
-            dataset=shop.test_images(checkpoint),
+            dataset=shop.test_images(source),
             facts=dict(images),
             progress=shop.progress("reference"),
+            trust_code=shop.trust_code,
         ),
         facts=images,
     )
 
 
-def _given_weights(weights: str, checkpoint: Path) -> tuple[Path, ...]:
-    """The file of the weights, where they are one; where it stayed behind, as the checkpoint's sidecar has it."""
-    if Path(weights).is_file():
-        return (Path(weights),)
-    if weights in ("none", "default") or "://" in weights:
-        return ()
+def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Task]:
+    """The weights, where there are any for PyTorch, and the float32 graph."""
+    recipe, model = shop.recipe, shop.recipe.model
+    code = split_factory(model.python)[0] if model.python else None
+    given = (*((code,) if code else ()), Path(model.weights))
+    trained = recipe.values("model", "input", "data.source", "train", "transfer")
+    if not model.is_graph:
+        parents = _with_those_found(checkpoint, given)
+        yield Task("train", checkpoint, "checkpoint", parents, trained, lambda: _train(shop))
+    if model.onnx:
+        named = (Path(model.onnx), *(() if model.is_graph else (checkpoint,)))
+        yield Task(
+            "export",
+            fp32,
+            "graph",
+            _with_those_found(fp32, named),
+            recipe.values("model", "input", "data.source"),
+            lambda: import_own(recipe, fp32, None if model.is_graph else checkpoint),
+        )
+    else:
+        yield Task(
+            "export",
+            fp32,
+            "graph",
+            (checkpoint,),
+            {"batch.max": recipe.batch.max},
+            lambda: export_checkpoint(checkpoint, fp32, recipe.batch, shop.threads, trust_code=shop.trust_code),
+        )
+
+
+def _with_those_found(made: Path, named: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Those `named` that are here, and what `made` was made of besides: code that they import, external data, and what
+    stayed behind on another machine."""
+    named = tuple(p for p in named if p.is_file())
     with contextlib.suppress(ArtifactError):
-        return tuple(checkpoint.parent / name for name in read_sidecar(checkpoint).parents)
-    return ()
+        known = {p.absolute().resolve(): p for p in named}
+        found = [made.parent / name for name in read_sidecar(made).parents]
+        return (*named, *(p for p in found if p.resolve() not in known))
+    return named
 
 
 def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, targets: list[Target]) -> Task:
@@ -210,7 +235,7 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
 
 def _train(shop: Workshop) -> None:
     if shop.recipe.train.epochs == 0:
-        take_weights(shop.recipe, shop.folder / CHECKPOINT)
+        take_weights(shop.recipe, shop.folder / CHECKPOINT, trust_code=shop.trust_code)
         return
     from edgecnn.pytorch.training.progress import open_progress
 
@@ -270,6 +295,7 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
             settings=recipe.bench,
             threads=shop.threads,
             device=device,
+            trust_code=shop.trust_code,
         ),
         target.name,
         device=device,

@@ -28,7 +28,7 @@ Weights = Mapping[str, Tensor]
 
 def checkpoint_fields(recipe: Recipe) -> dict[str, Setting]:
     """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
-    return recipe.values("model", "data.source", "train", "transfer")
+    return recipe.values("model", "input", "data.source", "train", "transfer")
 
 
 def checkpoint_sidecar(

@@ -17,7 +17,9 @@ from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
+from edgecnn.pytorch.own import build_again, in_nchw
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
+from edgecnn.zoo import ModelCard
 
 
 class Reference(Session):
@@ -104,27 +106,39 @@ def cuda_is_available() -> bool:
     return torch.cuda.is_available()
 
 
-def open_cuda_reference(checkpoint: Path) -> CudaReference:
+def open_cuda_reference(checkpoint: Path, *, trust_code: bool = False) -> CudaReference:
     """The network in a checkpoint, on the GPU; raises `ArtifactError` as `open_reference` does."""
-    return CudaReference(*_network_of(checkpoint))
+    return CudaReference(*_network_of(checkpoint, trust_code))
 
 
-def open_reference(checkpoint: Path, threads: int | None = None) -> Reference:
-    """The network in a checkpoint that this package wrote, on the CPU; raises `ArtifactError` when it is not one."""
+def open_reference(checkpoint: Path, threads: int | None = None, *, trust_code: bool = False) -> Reference:
+    """The network in a checkpoint that this package wrote, on the CPU; raises `ArtifactError` when it is not one, and
+    without `trust_code` for a network that is made by a user's code."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return Reference(*_network_of(checkpoint))
+    return Reference(*_network_of(checkpoint, trust_code))
 
 
-def _network_of(checkpoint: Path) -> tuple[nn.Module, tuple[int, int, int], int]:
+def open_module(network: nn.Module, card: ModelCard, threads: int | None = None) -> Reference:
+    """A network with its weights, on the CPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Reference(network, card.input_shape, card.classes)
+
+
+def _network_of(checkpoint: Path, trust_code: bool) -> tuple[nn.Module, tuple[int, int, int], int]:
     sidecar = verified_sidecar(checkpoint)
     if sidecar.kind != "checkpoint" or "model" not in sidecar.facts or sidecar.preprocessing is None:
         raise ArtifactError(f"{checkpoint}: not a checkpoint but {sidecar.kind}", "name a model.safetensors")
-    network = build_model(sidecar.facts["model"], sidecar.facts["classes"])
+    if "origin" in sidecar.facts:
+        network = build_again(checkpoint, sidecar, trust_code=trust_code)
+    else:
+        network = build_model(sidecar.facts["model"], sidecar.facts["classes"])
     try:
         network.load_state_dict(read_weights(checkpoint))
     except RuntimeError as exc:
         raise ArtifactError(
             f"{checkpoint}: does not fit {sidecar.facts['model']}: {exc}", "train again with this version"
         ) from exc
+    network = in_nchw(network, sidecar.facts.get("layout"))
     return network, preprocessing_from_json(sidecar.preprocessing).input_shape, sidecar.facts["classes"]

@@ -12,8 +12,8 @@ from edgecnn.targets import targets
 def find_contradictions(recipe: Recipe) -> list[str]:
     """Every one, as a line that names its keys."""
     problems = []
-    if not recipe.model.name:
-        problems.append("model.name is missing: which network is it?")
+    if not recipe.model.name and not recipe.model.own:
+        problems.append("model.name is missing: which network is it? (or model.python, model.timm or model.onnx)")
     if not recipe.data.source:
         problems.append("data.source is missing: a data set name, or an image folder")
     if recipe.data.test and not recipe.data.test.endswith(".txt"):
@@ -30,7 +30,8 @@ def find_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
     if not batch.min <= recipe.bench.batch <= batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
-    return problems + _find_decision_contradictions(recipe) + _find_training_contradictions(recipe)
+    problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
+    return problems + _find_training_contradictions(recipe)
 
 
 def _find_decision_contradictions(recipe: Recipe) -> list[str]:
@@ -39,6 +40,35 @@ def _find_decision_contradictions(recipe: Recipe) -> list[str]:
     names = ("decision_flips_pct_max", "class_recall_pct_min")
     judged = [name for name in names if getattr(recipe.tolerances, name) is not None]
     return [f"tolerances.{name} needs a decision.threshold at which it is judged" for name in judged]
+
+
+def _find_network_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    model, given = recipe.model, recipe.input
+    named = [key for key in ("name", "python", "timm") if getattr(model, key)]
+    if len(named) > 1:
+        problems.append(f"{' and '.join(f'model.{key}' for key in named)} are two networks: keep one")
+    if model.python and not re.fullmatch(r".+\.py:[^\W\d]\w*", model.python):
+        problems.append(f"model.python = {model.python!r}: must be FILE.py:FUNCTION, such as 'net.py:make'")
+    if model.python and model.weights == "default":
+        problems.append("model.weights = 'default': nobody publishes weights of model.python; name a file of them")
+    if model.onnx and not named and model.weights != "none":
+        problems.append(f"model.weights = {model.weights!r}: the graph model.onnx has its weights inside")
+    if model.own and recipe.train.epochs:
+        problems.append(
+            f"train.epochs = {recipe.train.epochs}: only networks of the zoo are trained here; leave it out"
+        )
+    if model.labels and not model.own:
+        problems.append("model.labels is a setting of model.python, model.timm and model.onnx")
+    if given.layout and not (model.python or model.onnx):
+        problems.append("input.layout is a setting of model.python and model.onnx")
+    if given.crop == "none" and given.resize:
+        problems.append("input.resize: with input.crop = 'none' the picture is resized to input.size")
+    wanted = {"rgb": 3, "bgr": 3, "gray": 1, None: None}[given.channels]
+    for key, values in (("mean", given.mean), ("std", given.std)):
+        if values is not None and wanted is not None and len(values) != wanted:
+            problems.append(f"input.{key} = {list(values)}: input.channels = {given.channels!r} needs {wanted} of them")
+    return problems
 
 
 def _find_training_contradictions(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Interval, Len, MinLen
 
 from edgecnn.records import STRICT
 
@@ -42,13 +42,44 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which network, and where its weights come from."""
+    """Which network (of the zoo, or one's own), and where its weights come from."""
 
     __pydantic_config__ = STRICT
 
-    name: str = ""
+    name: str = ""  # of the zoo
+    python: str | None = None  # FILE.py:FUNCTION that returns an nn.Module; run only with --trust-code
+    timm: str | None = None  # a network of timm
+    onnx: str | None = None  # a graph; with one of the others, that is the reference in PyTorch
     classes: PositiveCount | None = None
-    weights: str = "none"  # none (train it here), default (the published ones), a path or a URL
+    labels: str | None = None  # of an own network: "imagenet" or a file; left out: the data set's
+    weights: str = "none"  # none (train it here; or as `python` returns it), default (published), a path or a URL
+
+    @property
+    def own(self) -> str | None:
+        """What stands in place of a network of the zoo."""
+        return self.python or self.timm or self.onnx
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the graph is all there is: its own reference."""
+        return bool(self.onnx) and not (self.name or self.python or self.timm)
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What the network takes, and how a picture becomes it; what is left out is the network's own."""
+
+    __pydantic_config__ = STRICT
+
+    size: PositiveCount | Annotated[tuple[PositiveCount, ...], Len(2, 2)] | None = None  # pixels, or [height, width]
+    crop: Literal["center", "none"] | None = None  # none: the whole picture is resized to `size`, whatever its shape
+    resize: PositiveCount | None = None  # the short side, pixels, before the center is cropped
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    mean: Numbers | None = None  # of pixels in 0..1, one for each channel, in the order of the channels
+    std: Numbers | None = None
+    channels: Literal["rgb", "bgr", "gray"] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None  # of an own network; what is made of it takes NCHW
+    exif_orientation: bool | None = None  # turn photographs upright; off, as torchvision and DeepStream read files
 
 
 @dataclass(frozen=True)
@@ -211,6 +242,7 @@ class Recipe:
     precisions: Annotated[tuple[Precision, ...], MinLen(1)] = ("fp32", "fp16", "int8")
     targets: Annotated[tuple[str, ...], MinLen(1)] = ("cpu",)
     model: ModelSettings = field(default_factory=ModelSettings)
+    input: InputSettings = field(default_factory=InputSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from edgecnn.records import STRICT
 
@@ -11,10 +12,12 @@ from edgecnn.records import STRICT
 class ExportFacts:
     """A network as a graph, for one image of `input_shape`; `params` leaves out branches that only training runs.
 
-    `max_difference` is between the logits of PyTorch and of ONNX Runtime, as a share of max |logit|.
+    `max_difference` is between the logits of PyTorch and of ONNX Runtime, as a share of max |logit|. `changes` say that
+    torch.onnx has exported it, why, and how its graph was brought to the contract.
     """
 
     __pydantic_config__ = STRICT
+    SPARSE: ClassVar[bool] = True
 
     model: str
     input_shape: tuple[int, int, int]
@@ -24,3 +27,4 @@ class ExportFacts:
     opset: int
     max_difference: float
     seconds: float
+    changes: tuple[str, ...] = ()

@@ -22,23 +22,23 @@ def open_any(path: Path, threads: int | None = None, trust: bool = False) -> Ses
     return open_checkpoint(path, threads) if path.suffix == CHECKPOINT else open_engine(path, threads, trust)
 
 
-def open_reference_source(source: Path, threads: int | None) -> Session:
+def open_reference_source(source: Path, threads: int | None, *, trust_code: bool = False) -> Session:
     """A session of what `--reference` may name: a checkpoint or a graph; raises `ArtifactError` for another file."""
     if source.suffix == GRAPH:
         return open_engine(source, threads)
     if source.suffix == CHECKPOINT:
-        return open_checkpoint(source, threads)
+        return open_checkpoint(source, threads, trust_code=trust_code)
     raise ArtifactError(f"{source}: not a checkpoint or a graph", "name a .safetensors or an .onnx file")
 
 
-def open_checkpoint(source: Path, threads: int | None) -> Session:
+def open_checkpoint(source: Path, threads: int | None, *, trust_code: bool = False) -> Session:
     """The network of a checkpoint in PyTorch, on the CPU."""
     require_named(source)
     if importlib.util.find_spec("torch") is None:
         raise missing_package("torch", "running a checkpoint", "cpu")
     from edgecnn.pytorch.reference import open_reference
 
-    return open_reference(source, threads)
+    return open_reference(source, threads, trust_code=trust_code)
 
 
 def require_named(source: Path) -> None:

@@ -100,6 +100,7 @@ def bench_all(
     threads: int | None = None,
     device: Device | None = None,
     facts: Mapping[str, str] | None = None,
+    trust_code: bool = False,
 ) -> LatencyFile:
     """Each engine, by its name in reports, alone; then all of them and PyTorch (where the `checkpoint` and it are here)
     in turn on the same input. Without PyTorch the others are compared with the first engine.
@@ -109,7 +110,7 @@ def bench_all(
     settings = settings or BenchSettings()
     paths = list(engines.values())
     with contextlib.ExitStack() as stack:
-        reference, first = _pytorch(checkpoint, on_gpu, threads)
+        reference, first = _pytorch(checkpoint, on_gpu, threads, trust_code)
         sessions = {reference: stack.enter_context(first)} if first is not None else {}
         for name, path in engines.items():
             sessions[name] = stack.enter_context(open_any(path, threads))
@@ -180,14 +181,22 @@ def _require_batch(engine: Path, session: Session, batch: int) -> None:
         raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")
 
 
-def _pytorch(checkpoint: Path | None, on_gpu: bool, threads: int | None) -> tuple[str, Session | None]:
+def _pytorch(
+    checkpoint: Path | None, on_gpu: bool, threads: int | None, trust_code: bool
+) -> tuple[str, Session | None]:
     if checkpoint is None or not checkpoint.exists() or importlib.util.find_spec("torch") is None:
         return "", None
+    if not all(
+        (checkpoint.parent / name).exists() for name in read_sidecar(checkpoint).parents if name.endswith(".py")
+    ):
+        return "", None  # an own network whose code stayed behind
     from edgecnn.pytorch.reference import cuda_is_available, open_cuda_reference, open_reference
 
     if on_gpu:
-        return ("pytorch-cuda", open_cuda_reference(checkpoint)) if cuda_is_available() else ("", None)
-    return "pytorch", open_reference(checkpoint, threads or available_cores())
+        if not cuda_is_available():
+            return "", None
+        return "pytorch-cuda", open_cuda_reference(checkpoint, trust_code=trust_code)
+    return "pytorch", open_reference(checkpoint, threads or available_cores(), trust_code=trust_code)
 
 
 def _write(

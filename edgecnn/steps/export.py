@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +15,22 @@ from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
+from edgecnn.recipe.factory import names_factory
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
+from edgecnn.results.export import ExportFacts
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
+from edgecnn.steps._own import OwnSource, open_own, sidecar_of_own, stem_of
 from edgecnn.steps._provenance import derived
-from edgecnn.zoo import ModelCard, check_size, find_model, imagenet_classes
+from edgecnn.zoo import OWN, ModelCard, check_size, find_model, imagenet_classes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def export(
-    model: str,
+    model: str | nn.Module,
     output: FilePath | None = None,
     *,
     checkpoint: FilePath | None = None,
@@ -34,8 +39,10 @@ def export(
     labels: Sequence[str] | FilePath | None = None,
     size: int | None = None,
     max_batch: int = BatchSettings.max,
+    preprocess: FilePath = "",
+    trust_code: bool = False,
 ) -> Path:
-    """Export a network of the zoo to ONNX, proven equal to PyTorch; returns the graph.
+    """Export a network of the zoo, or one's own, to ONNX, proven equal to PyTorch; returns the graph.
 
         import edgecnn as ec
         fp32 = ec.export("mobilenet_v2", "m.fp32.onnx")
@@ -43,13 +50,21 @@ def export(
 
     Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own;
     `labels` are class names, or a file of them. What is not given comes from a checkpoint's
-    sidecar, else from the zoo. The graph takes float32 images [N, C, size, size] and gives logits
+    sidecar, else from the zoo. An own network is a module, or FILE.py:FUNCTION, which is run only with `trust_code`;
+    its `preprocess` is a preset or a JSON file. The graph takes float32 images [N, C, size, size] and gives logits
     [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. Without an `output` it is MODEL.fp32.onnx
     here, or beside the checkpoint. Raises `ModelError` for a network that is not known or does not fit its
     weights, `GraphError` where the logits differ.
     """
-    card, checkpoint = find_model(model), path_or_none(checkpoint)
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
+    if not isinstance(model, str) or names_factory(model):
+        if size is not None or weights not in ("default", "none"):
+            raise ModelError(
+                "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
+            )
+        named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code)
+        return _export_own(named, path_or_none(output), max_batch)
+    card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
     if checkpoint is not None and weights != "default":
@@ -89,7 +104,24 @@ def export(
     return path
 
 
-def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None) -> Sidecar:
+def _export_own(source: OwnSource, output: Path | None, max_batch: int) -> Path:
+    require_packages("export")
+    made, labels = open_own(source)
+    folder = source.checkpoint.parent if source.checkpoint else Path()
+    path = output or folder / f"{stem_of(made.card.name)}.fp32.onnx"
+    check_output(path, ".onnx", *source.given, *made.files)
+    sidecar = dataclasses.replace(
+        sidecar_of_own(made, path, labels, kind="graph"),
+        made_by=f"edgecnn export {made.card.name}",
+        parents=parents_of(path, *made.files, *source.given),
+    )
+    export_network(made.network, made.card, path, sidecar, max_batch=max_batch)
+    return path
+
+
+def export_checkpoint(
+    checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None, *, trust_code: bool = False
+) -> Sidecar:
     """Export the network that a checkpoint's sidecar names, with what that says of labels and preprocessing."""
     require_packages("export")
     from edgecnn.pytorch.reference import open_reference
@@ -97,8 +129,8 @@ def export_checkpoint(checkpoint: Path, output: Path, batch: BatchSettings, thre
     source = read_sidecar(checkpoint)
     fields = {"batch.max": batch.max}
     sidecar = derived(source, output, (checkpoint,), step="export", kind="graph", fields=fields)
-    with open_reference(checkpoint, threads) as reference:
-        card = find_model(source.facts["model"])
+    with open_reference(checkpoint, threads, trust_code=trust_code) as reference:
+        card = _card_of_checkpoint(source)
         return export_network(reference.network, card, output, sidecar, max_batch=batch.max)
 
 
@@ -111,9 +143,16 @@ def export_network(
     export establishes is added here. `output` is replaced only when the graph is proven equal to the network. Raises
     `ModelError` and `GraphError`.
     """
+    from edgecnn.pytorch.export.exporter import UntranslatedError
     from edgecnn.pytorch.export.exporter import export_network as make_graph
 
-    graph = make_graph(network, card, max_batch=max_batch)
+    write: Callable[[Path], ExportFacts]
+    try:
+        write = make_graph(network, card, max_batch=max_batch).write
+    except UntranslatedError as exc:
+        if card.family != OWN:
+            raise
+        write = functools.partial(_write_by_torch, network, card, max_batch, f"{exc.message}")
     done = dataclasses.replace(
         sidecar,
         kind="graph",
@@ -123,7 +162,46 @@ def export_network(
         tools={**tool_versions(*TOOLS["export"]), **sidecar.tools},
         facts=dict(sidecar.facts),
     )
-    return write_artifact(output, lambda temporary: done.facts.update(to_plain(graph.write(temporary))), done)
+    return write_artifact(output, lambda temporary: done.facts.update(to_plain(write(temporary))), done)
+
+
+def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason: str, path: Path) -> ExportFacts:
+    """Write the graph that torch.onnx makes of `network` to `path`, normalized to the contract and held to the parity
+    of our own export; raises `ModelError` and `GraphError`."""
+    import onnx
+
+    from edgecnn.backends._onnxruntime import open_session
+    from edgecnn.graph.importing.importer import import_graph
+    from edgecnn.pytorch.export.exporter import compare_logits, compute_logits, make_probe_images
+    from edgecnn.pytorch.export.torch_onnx import export_by_torch
+
+    started = time.perf_counter()
+    export_by_torch(network, card, path, reason)
+    made = import_graph(path, preprocessing_from_json(card.preprocessing), keep_head=True)
+    onnx.save(made.model, path)
+    images = make_probe_images(card.input_shape, max(2, max_batch))
+    logits = compute_logits(network, card, images)
+    return ExportFacts(
+        model=card.name,
+        input_shape=card.input_shape,
+        classes=logits.shape[1],
+        params=sum(p.numel() for p in network.parameters()),
+        nodes=made.facts.nodes,
+        opset=made.facts.opset,
+        max_difference=compare_logits(open_session(made.model), images, logits, max_batch),
+        seconds=round(time.perf_counter() - started, 3),
+        changes=(f"exported by torch.onnx: {reason}", *made.facts.changes),
+    )
+
+
+def _card_of_checkpoint(source: Sidecar) -> ModelCard:
+    """The card of the network that a checkpoint's sidecar names, with the preprocessing that stands there."""
+    name, preprocessing = source.facts["model"], preprocessing_from_json(source.preprocessing or {})
+    if "origin" not in source.facts:
+        return _card_of(find_model(name), Path(name), source)
+    from edgecnn.pytorch.own import own_card
+
+    return own_card(name, preprocessing, source.facts["classes"])
 
 
 def _card_of(card: ModelCard, file: Path, own: Sidecar) -> ModelCard:

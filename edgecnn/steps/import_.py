@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.records import to_plain
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_packages
+
+if TYPE_CHECKING:
+    from edgecnn.graph.importing.importer import ImportedGraph
 
 
 def import_onnx(
@@ -26,8 +31,6 @@ def import_onnx(
     used, `DataError` for preprocessing or labels that contradict it.
     """
     require_packages("calibrate")  # what any step on a graph needs
-    import onnx
-
     from edgecnn.graph.importing.importer import import_graph
     from edgecnn.graph.importing.labels import read_named_labels
     from edgecnn.graph.importing.preprocessing import read_named_preprocessing
@@ -40,17 +43,35 @@ def import_onnx(
         read_named_preprocessing(os.fspath(preprocess)) if preprocess else None,
         read_named_labels(os.fspath(labels)) if labels else None,
     )
+    write_imported(made, source, path)
+    return path
+
+
+def write_imported(
+    made: ImportedGraph,
+    source: Path,
+    path: Path,
+    *others: Path,
+    recipe: str = "",
+    fields: Mapping[str, Any] | None = None,
+) -> Sidecar:
+    """Write what was made of the graph `source`, which with its external data and `others` is the parent."""
+    import onnx
+
+    from edgecnn.graph.load import external_files
+
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn import {source.name}",
         precision_requested="fp32",
         precision_obtained="fp32",
-        parents=parents_of(path, source),
+        parents=parents_of(path, source, *external_files(source), *others),
+        recipe=recipe,
+        fields=dict(fields or {}),
         preprocessing=None if made.preprocessing is None else made.preprocessing.to_json(),
         labels=None if made.labels is None else list(made.labels.names),
         wnids=None if made.labels is None or made.labels.wnids is None else list(made.labels.wnids),
         tools=tool_versions("onnx", "onnxruntime", "onnxruntime-gpu"),
         facts=to_plain(made.facts),
     )
-    write_artifact(path, lambda temporary: onnx.save(made.model, temporary), sidecar)
-    return path
+    return write_artifact(path, lambda temporary: onnx.save(made.model, temporary), sidecar)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
-from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.data.recipe_input import zoo_preprocessing
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.results.training import TrainResult
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
-from edgecnn.zoo import find_model
+from edgecnn.steps._own import take_own_weights
 
 if TYPE_CHECKING:
     from edgecnn.pytorch.training.progress import Progress
@@ -54,17 +54,19 @@ def train(
     return run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)
 
 
-def take_weights(recipe: Recipe, output: Path) -> Sidecar:
+def take_weights(recipe: Recipe, output: Path, *, trust_code: bool = False) -> Sidecar:
     """Write the weights that `recipe.model.weights` names as the checkpoint `output`: `train.epochs` is 0.
 
     Raises `RecipeError` when there are no weights to take, `ModelError` when they do not fit, `ArtifactError` when they
-    are not what their sidecar says.
+    are not what their sidecar says, and for a network that is code without `trust_code`.
     """
     require_packages("train")
+    if recipe.model.python or recipe.model.timm:
+        return take_own_weights(recipe, output, trust_code=trust_code)
     from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
     from edgecnn.pytorch.pretrained import load_pretrained
 
-    preprocessing = preprocessing_from_json(find_model(recipe.model.name).preprocessing)
+    preprocessing = zoo_preprocessing(recipe)
     source = recipe.data.source
     split: Split = "train" if (Path(source) / "train").is_dir() else "test"  # a test folder may lack classes
     taken = load_pretrained(recipe, open_dataset(source, preprocessing, split).label_names or ())

@@ -43,11 +43,12 @@ class ImportedGraph:
 
 
 def import_graph(
-    source: Path, preprocessing: Preprocessing | None = None, labels: Labels | None = None
+    source: Path, preprocessing: Preprocessing | None = None, labels: Labels | None = None, *, keep_head: bool = False
 ) -> ImportedGraph:
     """Normalize the graph `source` to the contract; the facts' `changes` say how.
 
-    Without `preprocessing` and `labels` those of the source's sidecar or metadata are taken. Raises `GraphError` for
+    Without `preprocessing` and `labels` those of the source's sidecar or metadata are taken; with `keep_head` a Softmax
+    or Sigmoid at the end stays. Raises `GraphError` for
     a graph that cannot be used, `DataError` when preprocessing or labels contradict it.
     """
     model = load_graph(source)
@@ -64,7 +65,7 @@ def import_graph(
     layout, frozen = read_layout(model, preprocessing)
     images = np.random.default_rng(0).standard_normal((max(BATCHES), *layout.shape), np.float32)
     expected = run_original(original, layout.arrange(images), frozen or 1, str(source))
-    ends = [*remove_softmax(model), *remove_sigmoid(model, expected)]
+    ends = [] if keep_head else [*remove_softmax(model), *remove_sigmoid(model, expected)]
     changes += [*ends, *_rewrite(model, layout, expected)]
     batch = make_batch_dynamic(model, images, expected, frozen, probabilities=bool(ends))
     outputs = int(np.prod(expected.shape[1:]))

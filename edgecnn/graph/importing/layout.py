@@ -42,7 +42,7 @@ def read_layout(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> 
     last = dims[1] not in (1, 3)
     channels, height, width = (dims[3], dims[1], dims[2]) if last else (dims[1], dims[2], dims[3])
     if preprocessing is not None:
-        height, width = height or preprocessing.crop, width or preprocessing.crop
+        height, width = height or preprocessing.size[0], width or preprocessing.size[1]
     if channels is None or height is None or width is None:
         raise GraphError(f"input {given.name!r} has no fixed height and width", "say what it takes with --preprocess")
     shape = (channels, height, width)

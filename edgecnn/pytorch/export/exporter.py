@@ -21,13 +21,18 @@ from torch import nn
 from edgecnn.backends._onnxruntime import onnxruntime_errors
 from edgecnn.contract import BATCH, INPUT, IR_VERSION, MAX_DIFFERENCE, OPSET, OUTPUT
 from edgecnn.data.preprocess import preprocessing_from_json
-from edgecnn.errors import GraphError, ModelError
+from edgecnn.errors import EdgecnnError, GraphError, ModelError
 from edgecnn.pytorch.export.aten_to_onnx import Translation
+from edgecnn.pytorch.export.call import ADVICE
 from edgecnn.pytorch.export.onnx_writer import session_on, write_onnx
 from edgecnn.pytorch.export.operators import OPERATORS
 from edgecnn.results.export import ExportFacts
 from edgecnn.session import Array
-from edgecnn.zoo import ModelCard, check_size
+from edgecnn.zoo import OWN, ModelCard, check_size
+
+
+class UntranslatedError(ModelError):
+    """A network with an operator that has no translation to ONNX here."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class ExportedGraph:
             params=self.params,
             nodes=len(self.model.graph.node),
             opset=OPSET,
-            max_difference=_compare(session, self.images, self.logits, self.max_batch),
+            max_difference=compare_logits(session, self.images, self.logits, self.max_batch),
             seconds=round(time.perf_counter() - self.started, 3),
         )
 
@@ -64,15 +69,16 @@ class ExportedGraph:
 def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> ExportedGraph:
     """`network`, in eval mode, as a graph that is checked and whose shapes are inferred.
 
-    Raises `ModelError` when the network cannot take `card.input_shape` or has an operator without translation.
+    Raises `ModelError` when the network cannot take `card.input_shape`, `UntranslatedError` when it has an operator
+    without translation.
     """
     started = time.perf_counter()
     was_training = network.training
     network.eval()
     try:
         images = make_probe_images(card.input_shape, max(2, max_batch))
-        logits = _compute_logits(network, card, images)
-        translation = Translation(trace_program(network, card), network, OPERATORS)
+        logits = compute_logits(network, card, images)
+        translation = _translate(trace_program(network, card), network)
         model = _make_model(translation, card, logits.shape[1])
         _check(model, translation)
     finally:
@@ -90,11 +96,20 @@ def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> Ex
     )
 
 
+def _translate(program: torch.export.ExportedProgram, network: nn.Module) -> Translation:
+    try:
+        return Translation(program, network, OPERATORS)
+    except ModelError as exc:
+        raise UntranslatedError(exc.message, exc.hint) from exc
+    except Exception as exc:  # of a program unlike any of the zoo's
+        raise UntranslatedError(f"no translation to ONNX ({type(exc).__name__}: {_first_line(exc)})", ADVICE) from exc
+
+
 def resize_card(card: ModelCard, size: int) -> ModelCard:
     """`card` for another input resolution, its preprocessing scaled alike; raises `ModelError` where that cannot be."""
     check_size(card, size, size)
     old = preprocessing_from_json(card.preprocessing)
-    new = dataclasses.replace(old, crop=size, resize=round(old.resize * size / old.crop))
+    new = dataclasses.replace(old, crop=size, resize=round(old.resize * size / max(old.size)))
     return dataclasses.replace(card, input_shape=(old.channels, size, size), preprocessing=new.to_json())
 
 
@@ -116,7 +131,9 @@ def trace_program(module: nn.Module, card: ModelCard) -> torch.export.ExportedPr
         ) from exc
 
 
-def _compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
+def compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
+    """The logits [N, classes] of `images` [N, C, H, W]; raises `ModelError` for a network that cannot take them, that
+    gives something else, or that is not float32."""
     floats = {p.dtype for p in module.parameters()}
     if floats - {torch.float32}:
         kinds = ", ".join(sorted(str(d).removeprefix("torch.") for d in floats))
@@ -124,15 +141,18 @@ def _compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
     try:
         with torch.no_grad():
             logits = module(torch.from_numpy(images))
-    except RuntimeError as exc:
+    except EdgecnnError:
+        raise
+    except Exception as exc:  # a network of one's own raises what it likes
         if "allocate memory" in str(exc):
             raise ModelError(
                 f"{card.name}: not enough memory for the {len(images)} images it is compared on: {_first_line(exc)}",
                 "lower batch.max in the recipe, or the resolution",
             ) from exc
+        smallest = f"the smallest it takes is {card.min_size}x{card.min_size}"
         raise ModelError(
             f"{card.name}: cannot take {'x'.join(map(str, card.input_shape))} images: {_first_line(exc)}",
-            f"the smallest it takes is {card.min_size}x{card.min_size}",
+            "say what it takes: size and channels of [input]" if card.family == OWN else smallest,
         ) from exc
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -190,7 +210,7 @@ def _load(
         return session_on(path, model, arrays, positions)
 
 
-def _compare(session: onnxruntime.InferenceSession, images: Array, expected: Array, max_batch: int) -> float:
+def compare_logits(session: onnxruntime.InferenceSession, images: Array, expected: Array, max_batch: int) -> float:
     """Largest difference at batch 1, 2 and `max_batch`, as a share of max |logit|; raises `GraphError` beyond the
     contract's."""
     worst, scale = 0.0, max(float(np.abs(expected).max()), 1e-30)

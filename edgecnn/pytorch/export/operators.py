@@ -6,6 +6,7 @@ operator's own schema.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -106,6 +107,23 @@ def _unary(operator: str, **attributes: Any) -> Translate:
 def _silu(c: Call) -> str:
     x = c.value("self")
     return c.add("Mul", [x, *c.add("Sigmoid", [x], suffix=".sigmoid")])[0]
+
+
+def _gelu(c: Call) -> str:
+    """x * Phi(x) (Hendrycks and Gimpel 2016), which ONNX has as one operator from opset 20 on only."""
+    x = c.value("self")
+    if c.get("approximate", "none") == "tanh":
+        cube = c.add("Pow", [x, c.graph.scalar(3.0)], suffix=".cube")
+        small = c.add("Mul", [*cube, c.graph.scalar(0.044715)], suffix=".small")
+        inner = c.add(
+            "Mul", [*c.add("Add", [x, *small], suffix=".sum"), c.graph.scalar((2 / math.pi) ** 0.5)], ".inner"
+        )
+        sigmoidal = c.add("Tanh", inner, suffix=".tanh")
+    else:
+        sigmoidal = c.add("Erf", c.add("Mul", [x, c.graph.scalar(0.5**0.5)], suffix=".inner"), suffix=".erf")
+    share = c.add("Add", [*sigmoidal, c.graph.scalar(1.0)], suffix=".shifted")
+    half = c.add("Mul", [x, c.graph.scalar(0.5)], suffix=".half")
+    return c.add("Mul", [*half, *share])[0]
 
 
 def _leaky_relu(c: Call) -> str:
@@ -295,6 +313,7 @@ OPERATORS: dict[str, Translate] = {
     "aten.hardswish": _unary("HardSwish"),
     "aten.sqrt": _unary("Sqrt"),
     "aten.silu": _silu,
+    "aten.gelu": _gelu,
     "aten.leaky_relu": _leaky_relu,
     "aten.softmax": _softmax,
     "aten.add": _binary("Add"),

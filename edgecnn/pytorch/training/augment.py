@@ -51,23 +51,23 @@ def keyed_normal(seed: int, ids: Tensor, count: int) -> Tensor:
 def crop_image_for_training(
     image: Image.Image, preprocessing: Preprocessing, settings: AugmentSettings, draw: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
-    """The training crop of a picture, uint8 [crop, crop, channels]: random resized (Szegedy et al. 2015), from a
+    """The training crop of a picture, uint8 [height, width, channels]: random resized (Szegedy et al. 2015), from a
     jittered scale (Simonyan and Zisserman 2015), or the one that evaluation uses."""
     if settings.area is None and settings.jitter is None:
         return np.asarray(preprocessing.crop_image(image))
-    image = image.convert("L" if preprocessing.channels == 1 else "RGB")
-    side, resample = preprocessing.crop, Image.Resampling[preprocessing.interpolation.upper()]
+    image = preprocessing.convert(image)
+    (tall, wide), resample = preprocessing.size, Image.Resampling[preprocessing.interpolation.upper()]
     width, height = image.size
     if settings.area is not None:
         left, top, w, h = _draw_area(width, height, settings.area, draw)
-        return np.asarray(image.crop((left, top, left + w, top + h)).resize((side, side), resample))
+        return np.asarray(image.crop((left, top, left + w, top + h)).resize((wide, tall), resample))
     assert settings.jitter is not None
     low, high = settings.jitter
-    short = max(side, low + int(draw[0] * (high + 1 - low)))
+    short = max(tall, wide, low + int(draw[0] * (high + 1 - low)))
     scale = short / min(width, height)
-    image = image.resize((max(side, round(width * scale)), max(side, round(height * scale))), resample)
-    left, top = int(draw[1] * (image.width - side + 1)), int(draw[2] * (image.height - side + 1))
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    image = image.resize((max(wide, round(width * scale)), max(tall, round(height * scale))), resample)
+    left, top = int(draw[1] * (image.width - wide + 1)), int(draw[2] * (image.height - tall + 1))
+    return np.asarray(image.crop((left, top, left + wide, top + tall)))
 
 
 def draw_crops(seed: int, ids: Tensor) -> npt.NDArray[np.float32]:

@@ -23,7 +23,8 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset, stratified
 from edgecnn.data.open import has_test_split, open_dataset
-from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.recipe_input import zoo_preprocessing
 from edgecnn.errors import DataError, RecipeError, TrainingError
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
@@ -46,7 +47,6 @@ from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
 from edgecnn.records import to_plain
 from edgecnn.results.training import Epoch, TrainResult
 from edgecnn.version import __version__
-from edgecnn.zoo import find_model
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
 RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
@@ -173,8 +173,7 @@ def open_splits(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> Dat
     Test classes are matched with the training classes by name; one that these lack is refused. Where the data has no
     test split of its own, none is reported.
     """
-    settings, card = recipe.train, find_model(recipe.model.name)
-    preprocessing = preprocessing_from_json(card.preprocessing)
+    settings, preprocessing = recipe.train, zoo_preprocessing(recipe)
     known = known_labels(recipe.model.weights)
     whole = _open_train(recipe, preprocessing, known)
     labels = list(whole.label_names or ())

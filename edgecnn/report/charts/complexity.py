@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import read_report
-from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
 from edgecnn.report.charts.discs import Disc, Panel, count_text, disc_plot
@@ -75,7 +76,7 @@ def zoo_panel(cards: Sequence[ModelCard]) -> Panel:
 
 def write_run_plot(path: Path, folders: Iterable[Path]) -> None:
     """Draw what runs measured, one panel for each device; raises `MeasurementError` where that cannot be compared."""
-    reports = [read_report(report) for folder in folders for report in _reports(folder)]
+    reports = [_read(report) for folder in folders for report in _reports(folder)]
     _write(path, run_panels(reports), "no report of these runs holds both a top-1 and a latency")
 
 
@@ -115,13 +116,18 @@ def run_panels(reports: Sequence[tuple[RunReport, Sidecar]]) -> list[Panel]:
 
 
 def _run_discs(report: RunReport, made: Sidecar) -> list[Disc]:
-    card = find_model(_field(report, made, "model.name"))
+    name = _field(report, made, "model.name")
+    params = find_model(name).params if name else made.facts.get("params")
+    if params is None:
+        raise MeasurementError(
+            f"{report.recipe}: how many parameters its network has is not known", "keep model.fp32.onnx in its run"
+        )
     return [
         Disc(
             label=f"{report.recipe} {m.name}",
             cost=m.latency.latency_ms_p50,
             accuracy_pct=m.accuracy.top1_pct,
-            params=card.params,
+            params=params,
             group=m.name,
             tip=f"{report.recipe}, {m.name}: {m.accuracy.top1_pct:.2f} % top-1 of {m.accuracy.n} images, "
             f"{m.latency.latency_ms_p50:.3f} ms at batch {m.latency.batch}",
@@ -130,6 +136,15 @@ def _run_discs(report: RunReport, made: Sidecar) -> list[Disc]:
         for m in report.measurements
         if m.accuracy is not None and m.accuracy.top1_pct is not None and m.latency is not None
     ]
+
+
+def _read(path: Path) -> tuple[RunReport, Sidecar]:
+    """A report; that of a network which is not of the zoo with the parameters that its graph counts."""
+    report, made = read_report(path)
+    graph = path.parent.parent / "model.fp32.onnx"
+    if not made.fields.get("model.name") and sidecar_path(graph).exists():
+        made = dataclasses.replace(made, facts={"params": read_sidecar(graph).facts["params"]})
+    return report, made
 
 
 def _reports(folder: Path) -> list[Path]:
