@@ -9,6 +9,7 @@ Each backend module offers
     describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
     precision_of(path) -> str                               int8, fp16 or fp32 as the file holds it; "" where unknown
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
+    check_graph(path) -> Opinion | None                     what the runtime says to a graph; None where it has no say
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
     NAME, PROVIDER                                          of the module, and of the part of the runtime that computes
@@ -28,7 +29,16 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility
 from edgecnn.results.device import Device
+from edgecnn.results.finding import Finding
 from edgecnn.session import Session
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a runtime says to a graph, and `by` whom: the part of it that was asked, with its version."""
+
+    by: str
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Backend(Protocol):
     def precision_of(self, path: Path) -> str: ...
 
     def machine_facts(self) -> dict[str, str]: ...
+
+    def check_graph(self, path: Path) -> Opinion | None: ...
 
 
 def backend_names() -> list[str]:

@@ -8,8 +8,6 @@ asked for, a warning when it works but not as one would think.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute, flat_graph, opset_of, without_weights
 from edgecnn.graph.qdq.verify import find_dequantized, require_loads
+from edgecnn.results.finding import Finding
 from edgecnn.targets import Target
 
 # The newest opset that the parser of a TensorRT reads, from that version on.
@@ -36,16 +35,6 @@ _PARSED = (
     "Tanh Tile TopK Transpose Trilu Unsqueeze Where"
 )
 PARSED = frozenset(_PARSED.split())
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a target refuses or takes otherwise; `where` is the node, tensor or "graph"."""
-
-    severity: Literal["error", "warning"]
-    where: str
-    what: str
-    hint: str
 
 
 def lint(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Finding]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from onnx import TensorProto, helper, numpy_helper
 
+    from edgecnn import cli
     from edgecnn.artifact.sidecar import Sidecar, read_sidecar
     from edgecnn.backends import recognizing_backend
     from edgecnn.backends.trt.plan import describe_plan, read_plan_header
@@ -243,3 +244,16 @@ def test_ctrl_c_ends_the_real_builder(tmp_path: Path, tensorrt_rtx: Path, root: 
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("x.plan*"))
+
+
+def test_check_asks_parser_and_builder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(convolution(), tmp_path / "good.onnx")
+    assert cli.main(["check", str(tmp_path / "good.onnx")]) == 0
+    assert "parser and builder" in capsys.readouterr().out
+    onnx.save(convolution(zero_point=3), tmp_path / "bad.onnx")
+    assert cli.main(["check", str(tmp_path / "bad.onnx")]) == 2
+    said = capsys.readouterr().out
+    assert "our rules for TensorRT 10.3" in said
+    theirs = next(line for line in said.splitlines() if "TensorRT-RTX" in line and line.startswith("error"))
+    assert "quantize" in theirs  # the node, by NVIDIA's parser
+    assert "zero point" in theirs.lower()

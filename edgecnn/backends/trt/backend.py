@@ -12,7 +12,7 @@ from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
     from edgecnn.artifact.sidecar import Sidecar
-    from edgecnn.backends import BuildOptions
+    from edgecnn.backends import BuildOptions, Opinion
     from edgecnn.backends.trt.engine import TrtSession
 
 
@@ -67,6 +67,14 @@ class TrtBackend:
         from edgecnn.backends.trt.plan import describe_plan
 
         return describe_plan(path)
+
+    def check_graph(self, path: Path) -> Opinion | None:
+        """What NVIDIA's parser and builder say to a graph; None where this TensorRT is not installed."""
+        from edgecnn.backends import Opinion
+        from edgecnn.backends.trt.check import findings_of
+
+        by, findings = findings_of(self._flavor, path)
+        return Opinion(by, tuple(findings))
 
     def machine_facts(self) -> dict[str, str]:
         """The version of TensorRT, and the GPU with its free memory; "none" with the reason where there is none."""

@@ -1,0 +1,47 @@
+"""`edgecnn check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecnn.cli.completion import complete_target
+from edgecnn.cli.options import JSON
+from edgecnn.cli.printing import print_json
+
+EXAMPLES = """
+edgecnn check runs/lenet5-digits/model.fp16.onnx
+edgecnn check model.onnx --target agx-orin  # needs a graph
+"""
+
+
+def check(
+    graph: Annotated[Path, typer.Argument(help="An ONNX graph.")],
+    target: Annotated[
+        str, typer.Option(help="The device; `edgecnn targets` lists them.", autocompletion=complete_target)
+    ] = "gpu",
+    as_json: Annotated[bool, JSON] = False,
+) -> int:
+    """Say what TensorRT will say to a graph.
+
+    Our rules for each release, and NVIDIA's own parser and builder where one is
+    installed (`edgecnn[rtx]` needs no GPU). The exit code is 2 where one refuses.
+    """
+    from edgecnn.inspection.check import check_graph
+    from edgecnn.records import to_plain
+
+    found = check_graph(graph, target)
+    if as_json:
+        print_json({**to_plain(found), "refused": found.refused})
+        return 2 if found.refused else 0
+    print(f"asked: {', '.join(found.asked)}")
+    for reason in found.not_asked:
+        print(f"not asked: {reason}")
+    for finding in found.findings:
+        print(f"{finding.severity}: {finding.where}: {finding.what}  [{', '.join(finding.sources)}]")
+        print(f"  hint: {finding.hint}")
+    if not found.findings:
+        print("nothing against it")
+    return 2 if found.refused else 0
