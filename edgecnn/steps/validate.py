@@ -75,9 +75,8 @@ def validate(
     sidecar. `name` is the engine's in reports (left out: its file's stem), `dataset` are the images where the caller
     has opened them. A `threshold`, or one by class name, is the probability at which a class is decided, and `reject`
     says that below it nothing is: decisions are then compared too. With an `output` the result is written there with
-    `facts` in its provenance, and a killed run goes on where it stopped. Before anything is run, it raises
-    `MeasurementError` where the two cannot be compared, `RecipeError` for a threshold that is none, and the errors of
-    engine and data.
+    `facts` in its provenance, and a killed run goes on where it stopped. Raises `MeasurementError` before anything is
+    run where the two cannot be compared, `RecipeError` for a threshold that is none, and the errors of engine and data.
     """
     engine, reference, output = Path(engine), Path(reference), path_or_none(output)
     require_at_least(1, batch=batch, threads=threads)

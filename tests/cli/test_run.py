@@ -284,8 +284,13 @@ def test_recipes_are_listed_shown_and_copied(
         (('source = "digits"', 'source = "digit"'), "no data set 'digit'"),
         (('targets = ["cpu"]', 'targets = ["orin"]'), "no target 'orin'"),
         (('"lenet5-digits"', '"none"'), "no calibration set 'none'"),
+        (
+            ("[batch]", "[decision]\nthreshold = {nine = 0.5}\n[batch]"),
+            "r.toml: decision.threshold names the class 'nine'",
+        ),
+        (("[batch]", "[decision]\nthreshold = 0.5\n[batch]"), "what is decided below it, of 10 classes, is not said"),
     ],
-    ids=["random", "weights", "data", "target", "calibration"],
+    ids=["random", "weights", "data", "target", "calibration", "class", "threshold"],
 )
 def test_a_recipe_is_checked_before_it_is_run(
     edgecnn: Callable[..., Any], root: Path, tmp_path: Path, change: tuple[str, str], words: str
