@@ -181,7 +181,7 @@ def _grouped(kind: Any, content: Any) -> Any:
     for f in dataclasses.fields(kind):
         if f.metadata.get("flat"):
             part = next(h for h in (typing.get_args(hints[f.name]) or (hints[f.name],)) if dataclasses.is_dataclass(h))
-            keys = {inner.name for inner in dataclasses.fields(part)} | set(getattr(part, "RENAMED", {}))
+            keys = _keys_of(part)
             taken |= keys - own
             inside = {key: found[key] for key in keys & found.keys()}
             if f.name in content and f.name not in keys:  # no key of the JSON: refused below the part as unknown
@@ -194,6 +194,18 @@ def _grouped(kind: Any, content: Any) -> Any:
         elif kinds and isinstance(value, list):
             found[name] = [_grouped(kinds[0], row) if isinstance(row, dict) else row for row in value]
     return {key: value for key, value in found.items() if key not in taken or key in own}
+
+
+def _keys_of(kind: Any) -> set[str]:
+    """The keys of a record in JSON, those of its flat parts among them, in present and earlier names."""
+    keys, hints = set(getattr(kind, "RENAMED", {})), typing.get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        if f.metadata.get("flat"):
+            kinds = typing.get_args(hints[f.name]) or (hints[f.name],)
+            keys |= _keys_of(next(h for h in kinds if dataclasses.is_dataclass(h)))
+        else:
+            keys.add(f.name)
+    return keys
 
 
 def _contradictions(made: Any, content: Mapping[str, Any], place: str = "") -> Iterator[str]:

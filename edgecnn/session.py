@@ -7,7 +7,7 @@ and the first output are the common case.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from edgecnn.contract import TOP_CLASSES, TOP_PROBABILITIES, OutputForm, ServingContract
 from edgecnn.errors import BackendError
 from edgecnn.results.accuracy import Task
 from edgecnn.results.layers import EngineLayer
@@ -139,6 +140,24 @@ class LayerTimer(Protocol):
         ...
 
 
+def types_mismatch(
+    contract: ServingContract, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> str | None:
+    """In what inputs and outputs are not those of a serving contract that is not the plain one; None where they are."""
+    if contract.is_plain:
+        return None
+    wanted = [("input", "uint8" if contract.input == "uint8-nhwc" else "float32")]
+    if contract.output == "top-k":
+        wanted += [(TOP_PROBABILITIES, "float32"), (TOP_CLASSES, "int32")]
+    else:
+        wanted += [(contract.output, "float32")]
+    found = [(spec.name, spec.dtype) for spec in (*inputs, *outputs)]
+    if sorted(found) == sorted(wanted):
+        return None
+    shown = [", ".join(f"{name} {dtype}" for name, dtype in tensors) for tensors in (found, wanted)]
+    return f"has {shown[0]}; the serving contract of its sidecar has {shown[1]}"
+
+
 def task_of(columns: int | None) -> Task:
     """The task of an output [N, columns]: one column decides between two classes by a threshold."""
     return "binary" if columns == 1 else "classification"
@@ -155,12 +174,15 @@ def class_scores(logits: Array, threshold: float) -> Array:
     return np.concatenate([np.full_like(logits, threshold), logits], axis=1)
 
 
-def class_probabilities(logits: Array, threshold: float) -> npt.NDArray[np.float64]:
+def class_probabilities(logits: Array, threshold: float, output: OutputForm = "logits") -> npt.NDArray[np.float64]:
     """Probabilities [N, classes]: the softmax of logits; of one column [N, 1] its sigmoid, or itself where it is a
-    probability (`threshold` 0.5). NaN for a row that is not finite."""
+    probability (`threshold` 0.5). NaN for a row that is not finite. An `output` of probabilities is that already, of
+    top-k with 0 for the classes that it does not name."""
     values = logits.astype(np.float64)
     values[~np.isfinite(values).all(axis=1)] = np.nan
     if task_of(values.shape[1]) == "classification":
+        if output != "logits":
+            return np.maximum(values, 0.0)
         odds = np.exp(values - values.max(axis=1, keepdims=True))
         shares: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
         return shares

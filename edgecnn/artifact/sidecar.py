@@ -11,8 +11,9 @@ import importlib.metadata
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from edgecnn.contract import InputForm, OutputForm, ServingContract
 from edgecnn.errors import ArtifactError
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
 from edgecnn.results.device import Device
@@ -68,6 +69,19 @@ class Sidecar:
             scheme=self.scheme,
             target=self.target,
         )
+
+    @property
+    def contract(self) -> ServingContract:
+        """What it takes and gives; raises `ArtifactError` for an unknown serving contract."""
+        asked = (self.facts.get("serving_input", "normalised"), self.facts.get("serving_output", "logits"))
+        for value, known in zip(asked, (InputForm, OutputForm), strict=True):
+            if value not in get_args(known):
+                raise ArtifactError(
+                    f"a sidecar with the serving contract {value!r}; known are {', '.join(get_args(known))}",
+                    "make the artifact again with this version",
+                )
+        classes = self.facts.get("classes", 0)
+        return ServingContract(asked[0], asked[1], classes if isinstance(classes, int) else 0)
 
 
 def sha256_of(path: Path) -> str:

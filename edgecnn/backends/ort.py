@@ -20,7 +20,7 @@ from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.machine.packages import missing_package
 from edgecnn.results.device import Device
-from edgecnn.session import Array, Session, SessionInfo, TensorSpec
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, types_mismatch
 
 NAME = "ort"
 SUFFIXES = (".onnx",)
@@ -40,14 +40,14 @@ def engine_from_onnx(graph: Path, output: Path, options: BuildOptions) -> Sideca
     Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses.
     """
     source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    with _classifier(OrtSession(graph, options.threads, simulated=_is_simulated(source))) as session:
+    with _classifier(OrtSession(graph, options.threads, simulated=_is_simulated(source)), source) as session:
         shape = tuple(n or options.batch.max for n in session.input.shape)
         if shape[0] != options.batch.max and session.input.shape[0] is not None:
             raise BackendError(
                 f"{graph}: its batch is frozen at {shape[0]}, the recipe asks for up to {options.batch.max}",
                 "export it with a dynamic batch axis, or set batch.max to the frozen one",
             )
-        session.run(np.zeros(shape, np.float32))
+        session.run(np.zeros(shape, session.input.dtype))
     sidecar = dataclasses.replace(
         source,
         kind="engine",
@@ -73,10 +73,10 @@ def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> 
     """
     require_inference_graph(path)
     if not sidecar_path(path).exists():
-        return _classifier(OrtSession(path, threads))
+        return _classifier(OrtSession(path, threads), Sidecar(kind="graph"))
     sidecar = verified_sidecar(path)
     session = OrtSession(path, threads or sidecar.facts.get("threads"), simulated=_is_simulated(sidecar))
-    return _classifier(session)
+    return _classifier(session, sidecar)
 
 
 def device(threads: int | None = None) -> Device:
@@ -193,9 +193,15 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, shape, DTYPES.get(kind, kind))
 
 
-def _classifier(session: OrtSession) -> OrtSession:
-    """A session of one float input and one float output; raises `ArtifactError` for another."""
+def _classifier(session: OrtSession, sidecar: Sidecar) -> OrtSession:
+    """A session of one float input and one float output, or of those of the sidecar's serving contract; raises
+    `ArtifactError` for another."""
     path, inputs, outputs = session.path, session.info.inputs, session.info.outputs
+    wanted = sidecar.contract
+    if mismatch := types_mismatch(wanted, inputs, outputs):
+        raise ArtifactError(f"{path}: {mismatch}", "its sidecar is of another file: copy both again, or export again")
+    if not wanted.is_plain:
+        return session
     if len(inputs) != 1 or len(outputs) != 1:
         raise ArtifactError(
             f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each",

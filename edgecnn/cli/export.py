@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import JSON, NETWORK, PREPROCESS, TRUST_CODE
+from edgecnn.cli.options import GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx
+edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors --input uint8-nhwc --output top-k -o five.onnx
 edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
 edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
@@ -33,9 +34,9 @@ def export(
     ] = None,
     preprocess: Annotated[str, PREPROCESS] = "",
     trust_code: Annotated[bool, TRUST_CODE] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The graph to write.  [default: MODEL.fp32.onnx]")
-    ] = None,
+    takes: Annotated[Literal["normalised", "raw-nchw", "uint8-nhwc"], TAKES] = "normalised",
+    gives: Annotated[Literal["logits", "probabilities", "top-k"], GIVES] = "logits",
+    output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: MODEL.fp32.onnx]")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Export a network with its weights to ONNX.
@@ -55,6 +56,8 @@ def export(
         size=size,
         preprocess=preprocess,
         trust_code=trust_code,
+        takes=takes,
+        gives=gives,
     )
     made = read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)

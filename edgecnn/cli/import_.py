@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import JSON
+from edgecnn.cli.options import GIVES, JSON, TAKES
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
@@ -22,9 +22,9 @@ def import_(
         str, typer.Option(help="How its images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file.")
     ] = "",
     labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The graph to write.  [default: FILE.fp32.onnx]")
-    ] = None,
+    takes: Annotated[Literal["normalised", "raw-nchw", "uint8-nhwc"], TAKES] = "normalised",
+    gives: Annotated[Literal["logits", "probabilities", "top-k"], GIVES] = "logits",
+    output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: FILE.fp32.onnx]")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Check a graph from elsewhere and bring it into the flow.
@@ -35,7 +35,7 @@ def import_(
     from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
     from edgecnn.steps.import_ import import_onnx
 
-    path = import_onnx(file, output, preprocess=preprocess, labels=labels)
+    path = import_onnx(file, output, preprocess=preprocess, labels=labels, takes=takes, gives=gives)
     made = read_sidecar(path)
     for change in made.facts["changes"]:
         say(f"{file}: {change}")

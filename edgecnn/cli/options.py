@@ -6,6 +6,12 @@ import typer
 
 from edgecnn.cli.completion import complete_model, complete_recipe
 
+TAKES = typer.Option(
+    "--input", help="What the graph takes: normalised images, or pixels (0 to 255) as float32 NCHW or as uint8 NHWC."
+)
+GIVES = typer.Option(
+    "--output", help="What the graph gives; -o names the file. top-k: the five best classes and their probabilities."
+)
 DATA = typer.Option(help="Test images: digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
 IMAGES = typer.Option(help="Training images: a manifest, a data set, a folder, or an .npz.")
 MOST_IMAGES = typer.Option(min=1, help="Use at most this many images, spread over the classes.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,9 +11,13 @@ from edgecnn.cli.options import DATA, JSON, THREADS, TRUST
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
 
+if TYPE_CHECKING:
+    from edgecnn.results.serving import ServingLoss
+
 EXAMPLES = """
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
+edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
 """
 
 
@@ -37,6 +41,10 @@ def validate(
         typer.Option(help="Decide at this probability: one number, or CLASS=NUMBER for each class that has one."),
     ] = None,
     reject: Annotated[bool, typer.Option("--reject", help="Below the threshold nothing is decided.")] = False,
+    geometry: Annotated[
+        Literal["nvinfer-squash", "letterbox", "cv2-bilinear", "no-antialias"] | None,
+        typer.Option(help="Also what the serving side's resize and crop cost, in place of the network's own."),
+    ] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
     output: Annotated[
@@ -65,6 +73,7 @@ def validate(
         trust=trust,
         threshold=_thresholds(threshold or []),
         reject=reject,
+        geometry=geometry,
         progress=progress,
     )
     settings = ValidateSettings(batch, threads, strict, trust)
@@ -93,6 +102,8 @@ def validate(
         print_rows(to_plain(found.decision_classes[:DECISIONS_SHOWN]), columns)
     for finding in found.findings:
         print(finding)
+    if served := found.serving:
+        print(_served(served))
     if crops:
         top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
         top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
@@ -123,3 +134,14 @@ def _thresholds(texts: list[str]) -> float | dict[str, float] | None:
         raise RecipeError(
             f"--threshold {texts[0]}: not a number from 0 to 1", "for example --threshold 0.8, or --threshold crack=0.3"
         ) from None
+
+
+def _served(found: ServingLoss) -> str:
+    agreement = f"agreement with its own {found.serving_agreement_pct:.2f} % (n = {found.serving_n})"
+    if found.serving_drop_pp is None or found.serving_drop_ci_pp is None:
+        return f"served as {found.serving_geometry}: {agreement}; no labels, so no loss"
+    low, high = found.serving_drop_ci_pp
+    return (
+        f"served as {found.serving_geometry}: top-1 {found.serving_top1_pct:.2f} %, drop {found.serving_drop_pp:.2f} "
+        f"pp to the same engine, 95 % interval [{low:.2f}, {high:.2f}], {agreement}"
+    )

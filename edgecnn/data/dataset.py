@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgecnn.contract import InputForm
 from edgecnn.data.preprocess import Preprocessing, orientation_of
 from edgecnn.errors import DataError
 from edgecnn.session import Array
@@ -48,12 +49,14 @@ class Dataset:
     array: Callable[[int], Array] | None = None
     by_position: bool = False
     oriented: set[str] = field(default_factory=set)
+    form: InputForm = "normalised"
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def tensor(self, index: int) -> Array:
-        """One preprocessed image, float32 [C, H, W]; raises `DataError` that names an unreadable one."""
+        """One preprocessed image, float32 [C, H, W], or in another `form`; raises `DataError` that names an unreadable
+        one."""
         if self.array is not None:
             return self.array(index)
         assert self.image is not None
@@ -61,7 +64,16 @@ class Dataset:
         picture = self.image(index)
         if orientation_of(picture) != 1:
             self.oriented.add(self.ids[index])
-        return self.preprocessing.tensor(picture)
+        return self.preprocessing.tensor(picture, self.form)
+
+    def in_form(self, form: InputForm) -> Dataset:
+        """The same images as a serving contract takes them; raises `DataError` where only normalised ones are here."""
+        if form != "normalised" and self.array is not None:
+            raise DataError(
+                f"{self.name}: its images are normalised already, what is to be fed takes pixels ({form})",
+                "name pictures: an image folder, a data set, or a manifest",
+            )
+        return self if form == self.form else replace(self, form=form)
 
     def sha256(self, index: int) -> str:
         """Identity of one image."""

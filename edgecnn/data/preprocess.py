@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from PIL import Image
 
+from edgecnn.contract import InputForm
 from edgecnn.errors import DataError
 from edgecnn.session import Array
 
@@ -80,19 +81,26 @@ class Preprocessing:
     def resized(self, image: Image.Image) -> Image.Image:
         """Convert the mode and bring the short side to `resize` pixels, or the picture to the crop's size."""
         image = self.convert(image)
-        width, height = image.size
+        size = self.resized_size(image.width, image.height)
+        return image if size == image.size else image.resize(size, _RESAMPLING[self.interpolation])
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of a picture after the resize."""
         if self.squash:
-            return image.resize(self.size[::-1], _RESAMPLING[self.interpolation])
+            return self.size[1], self.size[0]
         short, long = min(width, height), max(width, height)
         if short == self.resize:
-            return image
+            return width, height
         scaled = int(self.resize * long / short)
-        size = (self.resize, scaled) if width <= height else (scaled, self.resize)
-        return image.resize(size, _RESAMPLING[self.interpolation])
+        return (self.resize, scaled) if width <= height else (scaled, self.resize)
 
     def crop_image(self, image: Image.Image) -> Image.Image:
-        """Resize and crop the center; a uint8 image of the crop's size. What a rectangle lacks is black."""
-        image, (height, width) = self.resized(image), self.size
+        """Resize and crop the center; a uint8 image of the crop's size."""
+        return self.crop_center(self.resized(image))
+
+    def crop_center(self, image: Image.Image) -> Image.Image:
+        """Cut the center of the crop's size out. What a rectangle lacks is black."""
+        height, width = self.size
         left, top = _before(image.width, width), _before(image.height, height)
         return image.crop((left, top, left + width, top + height))
 
@@ -103,9 +111,19 @@ class Preprocessing:
         std = np.array(self.std, np.float32).reshape(-1, 1, 1)
         return np.ascontiguousarray((planes - mean) / std)
 
-    def tensor(self, image: Image.Image) -> Array:
-        """A PIL image -> normalized float32 [channels, height, width]."""
-        return self.normalize(np.asarray(self.crop_image(image)))
+    def tensor(self, image: Image.Image, form: InputForm = "normalised") -> Array:
+        """A PIL image -> normalized float32 [channels, height, width], or another form of a serving contract."""
+        return self.arrange(np.asarray(self.crop_image(image)), form)
+
+    def arrange(self, pixels: np.typing.NDArray[np.uint8], form: InputForm) -> Array:
+        """uint8 [H, W] or [H, W, C] as a serving contract takes one image: float32 [C, H, W], normalized or with the
+        pixels' values, or uint8 [H, W, C]."""
+        if form == "normalised":
+            return self.normalize(pixels)
+        rows = pixels.reshape(*pixels.shape[:2], self.channels)
+        if form == "uint8-nhwc":
+            return cast(Array, np.ascontiguousarray(rows))
+        return np.ascontiguousarray(rows.transpose(2, 0, 1), np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a sidecar; switches that are off are left out."""

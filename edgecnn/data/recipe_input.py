@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, RecipeError
-from edgecnn.recipe.schema import InputSettings, Recipe
+from edgecnn.recipe.schema import InputSettings, Recipe, Setting
 from edgecnn.zoo import check_size, find_model
 
 _NEEDED = ("size", "mean", "std")
@@ -27,6 +27,11 @@ def zoo_preprocessing(recipe: Recipe) -> Preprocessing:
             "leave input.channels out, or take another network",
         )
     return made
+
+
+def input_fields(recipe: Recipe) -> dict[str, Setting]:
+    """The settings of `[input]` that decide what the network takes: not the geometry of the serving side."""
+    return {key: value for key, value in recipe.values("input").items() if key != "input.geometry"}
 
 
 def apply_input(given: InputSettings, own: Preprocessing | None, where: Path) -> Preprocessing:

@@ -124,10 +124,10 @@ def first_parting(first: Path, second: Path, images: Array) -> Parting | None:
     Tensors are matched by name: quantization keeps the names of what it quantizes. Raises `GraphError` for a graph that
     cannot be read, `MeasurementError` when no tensor has its counterpart.
     """
-    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.serving import load_body
     from edgecnn.graph.simplify import simplify_graph
 
-    ours, theirs = load_graph(second), simplify_graph(load_graph(first))
+    ours, theirs = load_body(second), simplify_graph(load_body(first))
     made = {name for node in ours.graph.node for name in node.output}
     shared = [name for node in theirs.graph.node for name in node.output if name in made]
     if not shared:

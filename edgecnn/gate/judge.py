@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from edgecnn.errors import MeasurementError
@@ -60,12 +61,14 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
                 yield from (Check(m.name, rule.tolerance, None, None, None, "INCONCLUSIVE", why) for m in concerned)
         if limit is None:
             continue
-        if not any(rule.measured(m) for m in concerned):
+        if not any(rule.measured(m) or rule.why_unserved(m) for m in concerned):
             yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent)
             continue
         for m in concerned:
             if not rule.serves(m):
                 yield rule.check(m, limit, "INCONCLUSIVE", f"the {rule.label} says nothing about a {_task(m)} decision")
+            elif why := rule.why_unserved(m):
+                yield dataclasses.replace(rule.check(m, limit, "INCONCLUSIVE", why), mappable=False)
             elif rule.measured(m):
                 yield rule.judge(m, rule, limit)
             elif rule.owes(m, measurements):

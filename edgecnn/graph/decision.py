@@ -35,6 +35,9 @@ def decision_threshold(path: Path, sidecar: Sidecar, output: TensorSpec) -> floa
     Graphs that edgecnn exported or imported (their sidecars count the outputs) and plans give logits. Raises
     `GraphError` as `final_sigmoid` does, `MissingPackageError` where one output cannot be looked into.
     """
+    contract = sidecar.contract
+    if contract.output != "logits":
+        return PROBABILITY if contract.classes == 1 else LOGIT
     if path.suffix != ".onnx" or sidecar.facts.get("classes", 1) != 1:
         return LOGIT
     try:

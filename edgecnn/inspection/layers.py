@@ -28,4 +28,4 @@ def layer_table(path: Path, *, timed: bool, batch: int, queries: int, trust: boo
         if not isinstance(session, LayerTimer):
             raise MeasurementError(f"{path}: its runtime does not time layers", "TensorRT plans have layer times")
         shape = tuple(n or batch for n in session.input.shape)
-        return table_of(session.layers(shape[0]), session.layer_times_ms(np.zeros(shape, np.float32), queries))
+        return table_of(session.layers(shape[0]), session.layer_times_ms(np.zeros(shape, session.input.dtype), queries))

@@ -14,6 +14,7 @@ from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.folder import decode
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.graph.decision import decision_threshold
+from edgecnn.measure.served import scores_of
 from edgecnn.session import class_probabilities, class_scores
 
 
@@ -32,16 +33,21 @@ def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: b
             )
         preprocessing = preprocessing_from_json(sidecar.preprocessing)
         threshold = decision_threshold(engine, sidecar, session.output)
+        contract = sidecar.contract
         rows = []
         for path in images:
             if path.is_dir():
                 raise DataError(f"{path}: is a folder, not an image", f"name its files, for example {path}/*.jpg")
             if not path.is_file():
                 raise DataError(f"{path}: no such image", "check the path")
-            logits = session.run(preprocessing.tensor(decode(path))[None])[:1]
+            image = preprocessing.tensor(decode(path), contract.input)
+            logits = scores_of(session.run_all({session.input.name: image[None]}), session, contract)[:1]
             if not np.isfinite(logits).all():
                 raise ArtifactError(f"{engine}: logits are not finite for {path}", "validate it: `edgecnn validate`")
-            (probability,), (scores,) = (f(logits, threshold) for f in (class_probabilities, class_scores))
+            (probability,), (scores,) = (
+                class_probabilities(logits, threshold, contract.output),
+                class_scores(logits, threshold),
+            )
             names = sidecar.labels or [str(k) for k in range(len(scores))]
             best = np.argsort(-scores, kind="stable")[:5]
             top5 = [{"label": names[k], "class": int(k), "probability": round(float(probability[k]), 6)} for k in best]

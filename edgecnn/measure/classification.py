@@ -54,11 +54,13 @@ def measure_accuracy(
     agree = ours.predicted == theirs.predicted
     low, high = wilson_interval(int(agree.sum()), n)
     nan_count = int((ours.predicted < 0).sum())
+    logits = engine.output == reference.output == "logits"
     top1 = _paired(ours.top1[labelled], theirs.top1[labelled])
     top5 = _paired(ours.top5[labelled & (classes > 5)], theirs.top5[labelled & (classes > 5)])
     found = Accuracy(
         name=name,
         task=engine.task,
+        output=engine.output,
         data=engine.dataset,
         n=n,
         n_labelled=int(labelled.sum()),
@@ -83,7 +85,7 @@ def measure_accuracy(
         agreement_n=int(agree.sum()),
         agreement_guess_p=guess_p(theirs.predicted, ours.predicted),
         copy_guess_p=guess_p(theirs.predicted, theirs.predicted),
-        sqnr_db=None if nan_count else _sqnr_db(engine.logits, reference.logits),
+        sqnr_db=None if nan_count or not logits else _sqnr_db(engine.logits, reference.logits),
         nan_count=nan_count,
         unreadable=tuple(sorted(left_out)),
         findings=tuple(_findings(engine.ids, ours, nan_count, left_out)),
@@ -121,7 +123,7 @@ def require_comparable(engine: Predictions, reference: Predictions) -> None:
             f"the engine has {_outputs(engine)}, the reference {_outputs(reference)}",
             "compare an engine with the reference that it was made from",
         )
-    if engine.threshold != reference.threshold:
+    if engine.output == reference.output and engine.threshold != reference.threshold:
         kinds = ["a probability" if p.threshold else "a logit" for p in (engine, reference)]
         raise MeasurementError(
             f"the engine gives {kinds[0]}, the reference {kinds[1]}",

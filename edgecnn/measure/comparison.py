@@ -24,7 +24,7 @@ WIDENING = 1.2  # in simulation the plain bootstrap of medians covers as little 
 
 def compare_latency(
     sessions: Mapping[str, Session],
-    batch_input: Array,
+    batch_input: Array | Mapping[str, Array],
     *,
     warmup_ms: float,
     duration_s: float,
@@ -32,17 +32,19 @@ def compare_latency(
     seed: int = 0,
 ) -> dict[str, LatencyRatio]:
     """Every session against the first one: blocks of about 0.05 s in turn, forwards and backwards (A B B A), for
-    `duration_s` each. The interval resamples whole rounds, so that slow phases of the machine count once.
+    `duration_s` each, on one batch, or each on its own where their serving contracts differ. The interval resamples
+    whole rounds, so that slow phases of the machine count once.
 
     Returns the ratio of each but the first by its name. Raises `MeasurementError` for fewer than two sessions.
     """
     if len(sessions) < 2:
         raise MeasurementError("a comparison needs two engines", "name a second one")
     clocks = clocks or clock_reader()
+    own = batch_input if isinstance(batch_input, Mapping) else dict.fromkeys(sessions, batch_input)
     queries = {name: query_of(session, "latency") for name, session in sessions.items()}
     size, longest = {}, BLOCK_S
     for name, query in queries.items():
-        warm = collect_samples(partial(query, batch_input), 0, warmup_ms / 1000, 3, clocks).ms()
+        warm = collect_samples(partial(query, own[name]), 0, warmup_ms / 1000, 3, clocks).ms()
         query_s = max(float(np.median(warm)) / 1000, 1e-6)
         size[name] = max(1, int(BLOCK_S / query_s))
         longest = max(longest, size[name] * query_s)
@@ -51,7 +53,7 @@ def compare_latency(
     readings = [clocks()]
     for k in range(rounds):
         for name in list(sessions) if k % 2 == 0 else list(sessions)[::-1]:
-            blocks[name].append(_block(queries[name], batch_input, size[name]))
+            blocks[name].append(_block(queries[name], own[name], size[name]))
         if k % 10 == 9:
             readings.append(clocks())
     first = next(iter(sessions))

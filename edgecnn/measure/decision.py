@@ -28,8 +28,11 @@ def measure_operating_point(
     accuracy: Accuracy, engine: Predictions, reference: Predictions, decision: DecisionSettings
 ) -> Accuracy:
     """`accuracy` with the calibration error, and with what is decided where a threshold says so; both predictions are
-    of the same images. Raises `RecipeError` for a threshold that does not fit the classes."""
+    of the same images. What names its best classes alone has no probability of the others, and tells neither. Raises
+    `RecipeError` for a threshold that does not fit the classes."""
     thresholds = decision_thresholds(decision, engine.label_names, engine.classes)
+    if "top-k" in (engine.output, reference.output):
+        return accuracy
     seen = _look(engine, reference, thresholds)
     if seen.difference is not None:
         value, ci = calibration_error(seen.confidence, seen.difference)
@@ -117,7 +120,7 @@ def _look(engine: Predictions, reference: Predictions, thresholds: Floats | None
     ours, theirs = np.empty(n, np.int64), np.empty(n, np.int64)
     for start in range(0, n, CHUNK):
         part = slice(start, start + CHUNK)
-        own, other = (class_probabilities(p.logits[part], p.threshold) for p in (engine, reference))
+        own, other = (class_probabilities(p.logits[part], p.threshold, p.output) for p in (engine, reference))
         top = np.nan_to_num(own).argmax(axis=1)[:, None]
         confidence[part] = np.take_along_axis(own, top, 1)[:, 0]
         difference[part] = confidence[part] - np.take_along_axis(other, top, 1)[:, 0]

@@ -10,14 +10,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast, get_args
 
 import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.artifact.write import write_artifact
+from edgecnn.contract import OutputForm, ServingContract
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.measure.served import scores_of
 from edgecnn.results.accuracy import Task
 from edgecnn.session import Array, Session, task_of
 
@@ -29,6 +31,8 @@ class Predictions:
     """Logits [N, C] of N images by id, with labels [N] (-1 where unknown) and what they depend on.
 
     One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
+    Where `output` says so, probabilities stand in their place; of top-k those of the classes that are named, and
+    `NOT_NAMED` for the others.
     `unreadable` are the ids of images that could not be decoded; they are in none of the other fields.
     """
 
@@ -40,6 +44,7 @@ class Predictions:
     label_names: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     threshold: float = 0.0
+    output: OutputForm = "logits"
 
     @property
     def task(self) -> Task:
@@ -70,17 +75,20 @@ def predict(
     journal: Path | None = None,
     identity: str = "",
     threshold: float = 0.0,
+    contract: ServingContract | None = None,
 ) -> Predictions:
     """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session.
 
     `progress(done, total)` is called after every batch. An unreadable image is left out and listed, or with `strict`
-    raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes
-    on where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data.
-    `threshold` is what one output has to exceed for class 1. Raises `MeasurementError` when the data do not fit the
-    session.
+    raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes on
+    where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data. `threshold`
+    is what one output has to exceed for class 1, `contract` what the session takes and gives. Raises `MeasurementError`
+    when the data do not fit the session.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images", "name a data set with at least one")
+    contract = contract or ServingContract()
+    dataset = dataset.in_form(contract.input)
     with _Logits(journal, _key(session, dataset, identity)) as logits:
         unreadable = {dataset.ids[k] for k in set(range(logits.next)) - set(logits.positions)}
         done = logits.next
@@ -88,7 +96,7 @@ def predict(
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
         for part in batches(rest, batch, workers, skip):
-            logits.add([position[name] for name in part.ids], _run(session, part, dataset))
+            logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract))
             if progress is not None:
                 progress(logits.next, len(dataset))
         if not logits.positions:
@@ -105,10 +113,11 @@ def predict(
             label_names=dataset.label_names or (),
             unreadable=tuple(name for name in dataset.ids if name in unreadable),
             threshold=threshold,
+            output=contract.output,
         )
 
 
-def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
+def _run(session: Session, part: Batch, dataset: Dataset, contract: ServingContract) -> Array:
     wanted, found = session.input.shape[1:], part.input.shape[1:]
     if any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
         raise MeasurementError(
@@ -120,7 +129,7 @@ def _run(session: Session, part: Batch, dataset: Dataset) -> Array:
     least = session.input.shape[0] or session.info.least_batch
     if size < least:  # the last batch of an engine that takes no smaller one is filled up and cut again
         images = np.concatenate([images, np.repeat(images[-1:], least - size, axis=0)])
-    logits = session.run(images)[:size]
+    logits = scores_of(session.run_all({session.input.name: images}), session, contract)[:size]
     if logits.ndim != 2 or len(logits) != size:
         raise MeasurementError(
             f"the engine answers a batch of {size} with {list(logits.shape)}, not [{size}, classes]",
@@ -262,6 +271,7 @@ def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) ->
                 label_names=np.array(predictions.label_names, np.str_),
                 unreadable=np.array(predictions.unreadable, np.str_),
                 threshold=np.array(predictions.threshold),
+                output=np.array(predictions.output),
             )
 
     return write_artifact(path, write, replace(sidecar, facts={**sidecar.facts, **facts}))
@@ -281,6 +291,7 @@ def read_predictions(path: Path) -> Predictions:
                 label_names=_strings(content["label_names"]),
                 unreadable=_strings(content["unreadable"]),
                 threshold=float(content["threshold"]) if "threshold" in content else 0.0,
+                output=_output_form(content["output"]) if "output" in content else "logits",
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise ArtifactError(
@@ -294,6 +305,13 @@ def read_predictions(path: Path) -> Predictions:
             "make it again with `edgecnn reference`",
         )
     return predictions
+
+
+def _output_form(array: Any) -> OutputForm:
+    found = str(array)
+    if found not in get_args(OutputForm):
+        raise ValueError(f"an output {found!r}")
+    return cast(OutputForm, found)
 
 
 def _strings(array: Any) -> tuple[str, ...]:

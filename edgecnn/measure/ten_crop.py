@@ -74,7 +74,7 @@ def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) ->
     total: Any = 0.0
     for crops in ten_crops(dataset):
         found = run(crops)
-        total = total + class_probabilities(found.logits, found.threshold)
+        total = total + class_probabilities(found.logits, found.threshold, found.output)
     known = found.labels >= 0
     if not known.any():
         raise MeasurementError(f"{dataset.name}: has no labels", "ten-crop accuracy needs labelled images")

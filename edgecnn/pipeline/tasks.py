@@ -16,13 +16,14 @@ from edgecnn.data.calibration_rule import resolve, resolved, rule_text
 from edgecnn.data.calibration_set import read_manifest
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
+from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
 from edgecnn.recipe.factory import split_factory
 from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.device import Device
 from edgecnn.steps._images import Progress, open_images
-from edgecnn.steps._own import import_own
+from edgecnn.steps._own import import_fields, import_own
 from edgecnn.steps._sessions import VALIDATION_BATCH
 from edgecnn.steps.bench import bench_all
 from edgecnn.steps.build import build
@@ -173,7 +174,7 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
     recipe, model = shop.recipe, shop.recipe.model
     code = split_factory(model.python)[0] if model.python else None
     given = (*((code,) if code else ()), Path(model.weights))
-    trained = recipe.values("model", "input", "data.source", "train", "transfer")
+    trained = {**recipe.values("model", "data.source", "train", "transfer"), **input_fields(recipe)}
     if not model.is_graph:
         parents = _with_those_found(checkpoint, given)
         yield Task("train", checkpoint, "checkpoint", parents, trained, lambda: _train(shop))
@@ -184,7 +185,7 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
             fp32,
             "graph",
             _with_those_found(fp32, named),
-            recipe.values("model", "input", "data.source"),
+            import_fields(recipe),
             lambda: import_own(recipe, fp32, None if model.is_graph else checkpoint),
         )
     else:
@@ -193,8 +194,10 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
             fp32,
             "graph",
             (checkpoint,),
-            {"batch.max": recipe.batch.max},
-            lambda: export_checkpoint(checkpoint, fp32, recipe.batch, shop.threads, trust_code=shop.trust_code),
+            {"batch.max": recipe.batch.max, **fields_of("export", recipe.export)},
+            lambda: export_checkpoint(
+                checkpoint, fp32, recipe.batch, shop.threads, recipe.export, trust_code=shop.trust_code
+            ),
         )
 
 
@@ -331,7 +334,7 @@ def _engine_tasks(
     device: Device | None,
     images: Mapping[str, str],
 ) -> Iterator[Task]:
-    recipe = shop.recipe
+    recipe, geometry = shop.recipe, shop.recipe.input.geometry
     graph, predictions = shop.folder / variant.graph, shop.folder / "reference.npz"
     yield Task(
         "build",
@@ -355,7 +358,11 @@ def _engine_tasks(
         accuracy,
         "accuracy",
         (engine, predictions),
-        {"data.source": recipe.data.source, **fields_of("decision", recipe.decision)},
+        {
+            "data.source": recipe.data.source,
+            **fields_of("decision", recipe.decision),
+            **({"input.geometry": geometry} if geometry else {}),
+        },
         lambda: validate(
             engine,
             predictions,
@@ -367,6 +374,7 @@ def _engine_tasks(
             threshold=recipe.decision.threshold,
             reject=recipe.decision.reject,
             dataset=shop.test_images(engine),
+            geometry=geometry,
             facts=dict(images),
             progress=shop.progress("validate"),
         ),

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, TrainingError
 from edgecnn.recipe.schema import Recipe, Setting
 from edgecnn.results.device import Device
@@ -28,7 +29,7 @@ Weights = Mapping[str, Tensor]
 
 def checkpoint_fields(recipe: Recipe) -> dict[str, Setting]:
     """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
-    return recipe.values("model", "input", "data.source", "train", "transfer")
+    return {**recipe.values("model", "data.source", "train", "transfer"), **input_fields(recipe)}
 
 
 def checkpoint_sidecar(

@@ -31,6 +31,8 @@ def find_contradictions(recipe: Recipe) -> list[str]:
     if not batch.min <= recipe.bench.batch <= batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
     problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
+    if recipe.tolerances.serving_drop_pp_max is not None and recipe.input.geometry is None:
+        problems.append("tolerances.serving_drop_pp_max needs input.geometry: what does the serving side do?")
     return problems + _find_training_contradictions(recipe)
 
 

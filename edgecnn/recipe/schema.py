@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Interval, Len, MinLen
 
+from edgecnn.contract import Geometry, InputForm, OutputForm
 from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -80,6 +81,7 @@ class InputSettings:
     channels: Literal["rgb", "bgr", "gray"] | None = None
     layout: Literal["nchw", "nhwc"] | None = None  # of an own network; what is made of it takes NCHW
     exif_orientation: bool | None = None  # turn photographs upright; off, as torchvision and DeepStream read files
+    geometry: Geometry | None = None  # what the serving side does in place of the network's own resize and crop
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,16 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
+class ExportSettings:
+    """What the graph takes and gives: the serving contract, folded into it before calibration."""
+
+    __pydantic_config__ = STRICT
+
+    input: InputForm = "normalised"  # or pixels: raw-nchw (float32, 0 to 255), uint8-nhwc
+    output: OutputForm = "logits"  # or probabilities, or top-k: the five best classes with theirs
+
+
+@dataclass(frozen=True)
 class BatchSettings:
     """The batch sizes an engine must serve: smallest, the one to be fastest at, largest."""
 
@@ -229,6 +241,7 @@ class Tolerances:
     latency_ratio_max: Amount | None = None
     latency_ms_p99_max: Amount | None = None
     size_mb_max: Amount | None = None
+    serving_drop_pp_max: Percent | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 
 
@@ -246,6 +259,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)

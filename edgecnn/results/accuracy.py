@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgecnn.contract import OutputForm
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.engine import EngineInfo
+from edgecnn.results.serving import ServingLoss
 
 Task = Literal["classification", "binary"]  # several classes, or one column that decides between two
 Interval = tuple[float, float]
@@ -96,12 +98,15 @@ class Accuracy:
     `top1_bits` are packed bits of which labelled images are right, in the order of their ids; `images_sha256` says
     which images those are. `calibration_error_pp` is how far the engine's confidence is from the reference's, and what
     begins with `decision` is None where no threshold decides.
+    `output` is what the engine gives by its serving contract: without logits there is no SQNR. `serving` is what
+    another geometry costs, where it was measured.
     """
 
     __pydantic_config__ = STRICT
 
     name: str
     task: Task = "classification"
+    output: OutputForm = "logits"
     data: str
     n: int
     n_labelled: int
@@ -147,6 +152,7 @@ class Accuracy:
     decision_rejected_pct: float | None = None
     reference_decision_rejected_pct: float | None = None
     decision_classes: tuple[DecisionClass, ...] = ()
+    serving: ServingLoss | None = field(default=None, metadata=FLAT)
 
     def __repr__(self) -> str:
         parts = [f"agreement {self.agreement_pct:.1f} %"]

@@ -8,17 +8,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
-from edgecnn.data.recipe_input import apply_input
+from edgecnn.data.recipe_input import apply_input, input_fields
 from edgecnn.errors import ArtifactError, DataError, GraphError, ModelError, RecipeError
 from edgecnn.graph.importing.labels import Labels, read_named_labels
 from edgecnn.recipe.factory import check_factory, require_trust
-from edgecnn.recipe.schema import ModelSettings, Recipe
+from edgecnn.recipe.schema import ModelSettings, Recipe, fields_of
 from edgecnn.records import to_plain
 from edgecnn.steps._arguments import FilePath, require_packages
 from edgecnn.steps.import_ import write_imported
@@ -177,12 +177,17 @@ def import_own(recipe: Recipe, output: Path, checkpoint: Path | None = None) -> 
             "the reference must be the network that the graph was exported from",
         )
     fields = {} if reference is None else reference.fields
-    fields = {**fields, **recipe.values("model", "input", "data.source")}
+    fields = {**fields, **import_fields(recipe)}
     labels, note = labels_of(recipe, classes, preprocessing, known)
     facts = dataclasses.replace(made.facts, changes=(*made.facts.changes, *note))
     made = dataclasses.replace(made, labels=labels, facts=facts)
     others = () if checkpoint is None else (checkpoint,)
-    return write_imported(made, source, output, *others, recipe=recipe.name, fields=fields)
+    return write_imported(made, source, output, *others, recipe=recipe.name, fields=fields, served=recipe.export)
+
+
+def import_fields(recipe: Recipe) -> dict[str, Any]:
+    """The settings that the import of `recipe.model.onnx` reads."""
+    return {**recipe.values("model", "data.source"), **input_fields(recipe), **fields_of("export", recipe.export)}
 
 
 def _graph_preprocessing(recipe: Recipe, source: Path, known: Sidecar | None) -> Preprocessing:

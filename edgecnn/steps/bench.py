@@ -73,12 +73,13 @@ def bench(
         session, *others = [stack.enter_context(open_any(p, threads, trust)) for p in paths]
         for size in batches or (batch,):
             _require_batch(engine, session, size)
-            images = _noise(session, size)
+            images = _input_for(session, engine, size)
             row = _alone(engine.stem, engine, session, images, settings, mode)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0], engine.stem: session}
-                row = _with_ratios([row], _compared(sessions, images, settings))[0]
+                inputs = {other: _input_for(others[0], versus, size), engine.stem: images}
+                row = _with_ratios([row], _compared(sessions, inputs, settings))[0]
             rows.append(row)
     found = LatencyFile(
         device=_at_clocks(device_of(engine, threads), rows),
@@ -114,10 +115,10 @@ def bench_all(
         sessions = {reference: stack.enter_context(first)} if first is not None else {}
         for name, path in engines.items():
             sessions[name] = stack.enter_context(open_any(path, threads))
-        images = _noise(sessions[next(iter(engines))], settings.batch)
-        rows = [_alone(name, path, sessions[name], images, settings) for name, path in engines.items()]
+        inputs = {name: _input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
+        rows = [_alone(name, path, sessions[name], inputs[name], settings) for name, path in engines.items()]
         if len(sessions) > 1:
-            rows = _with_ratios(rows, _compared(sessions, images, settings))
+            rows = _with_ratios(rows, _compared(sessions, inputs, settings))
     found = LatencyFile(
         device=_at_clocks(device or device_of(paths[0], threads), rows),
         reference=reference or next(iter(engines)),
@@ -162,17 +163,23 @@ def _alone(
     return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path)), facts=engine_facts(path))
 
 
-def _compared(sessions: Mapping[str, Session], images: Array, settings: BenchSettings) -> Mapping[str, LatencyRatio]:
-    return compare_latency(sessions, images, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s)
+def _compared(
+    sessions: Mapping[str, Session], inputs: Mapping[str, Array], settings: BenchSettings
+) -> Mapping[str, LatencyRatio]:
+    return compare_latency(sessions, inputs, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s)
 
 
 def _with_ratios(rows: Sequence[LatencyRow], ratios: Mapping[str, LatencyRatio]) -> list[LatencyRow]:
     return [dataclasses.replace(row, ratio=ratios.get(row.latency.name)) for row in rows]
 
 
-def _noise(session: Session, batch: int) -> Array:
+def _input_for(session: Session, engine: Path | None, batch: int) -> Array:
+    """Seeded noise, or seeded pixels where the serving contract of `engine` takes those."""
     shape = (batch, *(n or 1 for n in session.input.shape[1:]))
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+    rng = np.random.default_rng(0)
+    if engine is None or sidecar_of(engine).contract.input == "normalised":
+        return rng.standard_normal(shape, np.float32)
+    return rng.integers(0, 256, shape, np.uint8).astype(session.input.dtype)
 
 
 def _require_batch(engine: Path, session: Session, batch: int) -> None:

@@ -89,10 +89,11 @@ def calibration_images(
 ) -> Dataset:
     """The training images to calibrate `graph` with; where `named`, their classes must be the model's."""
     source = sidecar_of(graph)
+    form = source.contract.calibrated_input
     if calibration:
-        return open_images(source, f"{find_manifest(calibration)}:{data}", "train", named=named)
+        return open_images(source, f"{find_manifest(calibration)}:{data}", "train", named=named).in_form(form)
     whole = open_images(source, data, "train", named=named)
-    return whole.subset(spread(whole, images))
+    return whole.subset(spread(whole, images)).in_form(form)
 
 
 def check_images(

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.contract import InputForm, OutputForm, ServingContract
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
 from edgecnn.recipe.factory import names_factory
-from edgecnn.recipe.schema import BatchSettings
+from edgecnn.recipe.schema import BatchSettings, ExportSettings, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.export import ExportFacts
 from edgecnn.steps import TOOLS
-from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of, require_packages
 from edgecnn.steps._own import OwnSource, open_own, sidecar_of_own, stem_of
 from edgecnn.steps._provenance import derived
 from edgecnn.zoo import OWN, ModelCard, check_size, find_model, imagenet_classes
@@ -41,6 +42,8 @@ def export(
     max_batch: int = BatchSettings.max,
     preprocess: FilePath = "",
     trust_code: bool = False,
+    takes: InputForm = ExportSettings.input,
+    gives: OutputForm = ExportSettings.output,
 ) -> Path:
     """Export a network of the zoo, or one's own, to ONNX, proven equal to PyTorch; returns the graph.
 
@@ -51,19 +54,23 @@ def export(
     Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own;
     `labels` are class names, or a file of them. What is not given comes from a checkpoint's
     sidecar, else from the zoo. An own network is a module, or FILE.py:FUNCTION, which is run only with `trust_code`;
-    its `preprocess` is a preset or a JSON file. The graph takes float32 images [N, C, size, size] and gives logits
-    [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. Without an `output` it is MODEL.fp32.onnx
-    here, or beside the checkpoint. Raises `ModelError` for a network that is not known or does not fit its
-    weights, `GraphError` where the logits differ.
+    its `preprocess` is a preset or a JSON file. By default the graph takes float32 images [N, C, size, size] and gives
+    logits [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. `takes` and `gives` choose another
+    serving contract: pixels as "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them.
+    Without an `output` it is MODEL.fp32.onnx here, or beside the checkpoint. Raises `ModelError` for a network that is
+    not known or does not fit its weights, `GraphError` where the logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
+    require_one_of("takes", takes, InputForm)
+    require_one_of("gives", gives, OutputForm)
+    contract = ServingContract(takes, gives)
     if not isinstance(model, str) or names_factory(model):
         if size is not None or weights not in ("default", "none"):
             raise ModelError(
                 "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
             )
         named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code)
-        return _export_own(named, path_or_none(output), max_batch)
+        return _export_own(named, path_or_none(output), max_batch, contract)
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
@@ -100,11 +107,11 @@ def export(
         wnids=wnids,
         facts=to_plain(info),
     )
-    export_network(network, card, path, sidecar, max_batch=max_batch)
+    export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract)
     return path
 
 
-def _export_own(source: OwnSource, output: Path | None, max_batch: int) -> Path:
+def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract: ServingContract) -> Path:
     require_packages("export")
     made, labels = open_own(source)
     folder = source.checkpoint.parent if source.checkpoint else Path()
@@ -115,44 +122,59 @@ def _export_own(source: OwnSource, output: Path | None, max_batch: int) -> Path:
         made_by=f"edgecnn export {made.card.name}",
         parents=parents_of(path, *made.files, *source.given),
     )
-    export_network(made.network, made.card, path, sidecar, max_batch=max_batch)
+    export_network(made.network, made.card, path, sidecar, max_batch=max_batch, contract=contract)
     return path
 
 
 def export_checkpoint(
-    checkpoint: Path, output: Path, batch: BatchSettings, threads: int | None = None, *, trust_code: bool = False
+    checkpoint: Path,
+    output: Path,
+    batch: BatchSettings,
+    threads: int | None = None,
+    served: ExportSettings | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Sidecar:
     """Export the network that a checkpoint's sidecar names, with what that says of labels and preprocessing."""
     require_packages("export")
     from edgecnn.pytorch.reference import open_reference
 
     source = read_sidecar(checkpoint)
-    fields = {"batch.max": batch.max}
+    served = served or ExportSettings()
+    fields = {"batch.max": batch.max, **fields_of("export", served)}
     sidecar = derived(source, output, (checkpoint,), step="export", kind="graph", fields=fields)
     with open_reference(checkpoint, threads, trust_code=trust_code) as reference:
         card = _card_of_checkpoint(source)
-        return export_network(reference.network, card, output, sidecar, max_batch=batch.max)
+        contract = ServingContract(served.input, served.output)
+        return export_network(reference.network, card, output, sidecar, max_batch=batch.max, contract=contract)
 
 
 def export_network(
-    network: nn.Module, card: ModelCard, output: Path, sidecar: Sidecar, *, max_batch: int = BatchSettings.max
+    network: nn.Module,
+    card: ModelCard,
+    output: Path,
+    sidecar: Sidecar,
+    *,
+    max_batch: int = BatchSettings.max,
+    contract: ServingContract | None = None,
 ) -> Sidecar:
     """Write `network` as the graph `output` with its sidecar; returns the sidecar as written.
 
     `sidecar` brings what only the caller knows (labels, parents, recipe fields, the source of the weights); what the
-    export establishes is added here. `output` is replaced only when the graph is proven equal to the network. Raises
-    `ModelError` and `GraphError`.
+    export establishes is added here. `output` is replaced only when the graph is proven equal to the network, and that
+    of another serving `contract` to the plain graph. Raises `ModelError` and `GraphError`.
     """
+    from edgecnn.graph.serving import fold_file
     from edgecnn.pytorch.export.exporter import UntranslatedError
     from edgecnn.pytorch.export.exporter import export_network as make_graph
 
-    write: Callable[[Path], ExportFacts]
+    write_graph: Callable[[Path], ExportFacts]
     try:
-        write = make_graph(network, card, max_batch=max_batch).write
+        write_graph = make_graph(network, card, max_batch=max_batch).write
     except UntranslatedError as exc:
         if card.family != OWN:
             raise
-        write = functools.partial(_write_by_torch, network, card, max_batch, f"{exc.message}")
+        write_graph = functools.partial(_write_by_torch, network, card, max_batch, f"{exc.message}")
     done = dataclasses.replace(
         sidecar,
         kind="graph",
@@ -162,7 +184,15 @@ def export_network(
         tools={**tool_versions(*TOOLS["export"]), **sidecar.tools},
         facts=dict(sidecar.facts),
     )
-    return write_artifact(output, lambda temporary: done.facts.update(to_plain(write(temporary))), done)
+
+    def write(temporary: Path) -> None:
+        done.facts.update(to_plain(write_graph(temporary)))
+        if contract is not None and not contract.is_plain:
+            whole = dataclasses.replace(contract, classes=done.facts["classes"])
+            fold_file(temporary, whole, preprocessing_from_json(done.preprocessing or {}))
+            done.facts.update(whole.facts)
+
+    return write_artifact(output, write, done)
 
 
 def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason: str, path: Path) -> ExportFacts:

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.contract import InputForm, OutputForm, ServingContract
+from edgecnn.recipe.schema import ExportSettings
 from edgecnn.records import to_plain
-from edgecnn.steps._arguments import FilePath, named, path_or_none, require_packages
+from edgecnn.steps._arguments import FilePath, named, path_or_none, require_one_of, require_packages
 
 if TYPE_CHECKING:
     from edgecnn.graph.importing.importer import ImportedGraph
 
 
 def import_onnx(
-    source: FilePath, output: FilePath | None = None, *, preprocess: FilePath = "", labels: FilePath = ""
+    source: FilePath,
+    output: FilePath | None = None,
+    *,
+    preprocess: FilePath = "",
+    labels: FilePath = "",
+    takes: InputForm = ExportSettings.input,
+    gives: OutputForm = ExportSettings.output,
 ) -> Path:
     """Bring a graph from elsewhere to edgecnn's contract; returns the graph, whose sidecar names what was changed.
 
@@ -26,11 +34,13 @@ def import_onnx(
         ec.validate(fp32, "theirs.onnx", data="imgs/val").agreement_pct
 
     `preprocess` is a preset or a JSON file, `labels` is "imagenet" or a file; without them those of the source's
-    sidecar or metadata are taken. What comes out takes float32 images [N, C, H, W] and gives logits [N, classes];
-    without an `output` it lies beside the source as SOURCE.fp32.onnx. Raises `GraphError` for a graph that cannot be
-    used, `DataError` for preprocessing or labels that contradict it.
+    sidecar or metadata are taken. What comes out takes float32 images [N, C, H, W] and gives logits [N, classes], or
+    what `takes` and `gives` say, as in `export`; without an `output` it lies beside the source as SOURCE.fp32.onnx.
+    Raises `GraphError` for a graph that cannot be used, `DataError` for preprocessing or labels that contradict it.
     """
     require_packages("calibrate")  # what any step on a graph needs
+    require_one_of("takes", takes, InputForm)
+    require_one_of("gives", gives, OutputForm)
     from edgecnn.graph.importing.importer import import_graph
     from edgecnn.graph.importing.labels import read_named_labels
     from edgecnn.graph.importing.preprocessing import read_named_preprocessing
@@ -43,7 +53,7 @@ def import_onnx(
         read_named_preprocessing(os.fspath(preprocess)) if preprocess else None,
         read_named_labels(os.fspath(labels)) if labels else None,
     )
-    write_imported(made, source, path)
+    write_imported(made, source, path, served=ExportSettings(takes, gives))
     return path
 
 
@@ -54,11 +64,18 @@ def write_imported(
     *others: Path,
     recipe: str = "",
     fields: Mapping[str, Any] | None = None,
+    served: ExportSettings | None = None,
 ) -> Sidecar:
-    """Write what was made of the graph `source`, which with its external data and `others` is the parent."""
+    """Write what was made of the graph `source`, which with its external data and `others` is the parent, with the
+    serving contract that `served` says."""
     import onnx
 
     from edgecnn.graph.load import external_files
+    from edgecnn.graph.serving import fold_contract
+
+    served = served or ExportSettings()
+    contract = ServingContract(served.input, served.output, made.facts.classes)
+    fold_contract(made.model, contract, made.preprocessing)
 
     sidecar = Sidecar(
         kind="graph",
@@ -72,6 +89,6 @@ def write_imported(
         labels=None if made.labels is None else list(made.labels.names),
         wnids=None if made.labels is None or made.labels.wnids is None else list(made.labels.wnids),
         tools=tool_versions("onnx", "onnxruntime", "onnxruntime-gpu"),
-        facts=to_plain(made.facts),
+        facts={**to_plain(made.facts), **contract.facts},
     )
     return write_artifact(path, lambda temporary: onnx.save(made.model, temporary), sidecar)

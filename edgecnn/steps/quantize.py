@@ -120,12 +120,13 @@ def _fp16(
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.fp16 import to_fp16
-    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.serving import add_ends, contract_of, load_body
 
     known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
     if known is None and dataset is not None:
         known = collect_ranges(graph, dataset, progress=progress)
-    model, kept = to_fp16(load_graph(graph), known)
+    model, kept = to_fp16(load_body(graph), known)
+    add_ends(model, contract_of(graph))
     checked = "weights only: no calibration ranges were given" if known is None else "weights and activations"
     facts = {"kept_float32": list(kept), "range_check": checked}
     parents = (graph,) if ranges is None else (graph, ranges)
@@ -147,8 +148,8 @@ def _int8(
     from edgecnn.diagnose.sensitivity import explain_noise
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
-    from edgecnn.graph.load import load_graph
     from edgecnn.graph.ptq.quantize import quantize_int8
+    from edgecnn.graph.serving import add_ends, contract_of, load_body
 
     if ranges is not None:
         known = read_ranges(ranges, sha256_of(graph))
@@ -156,7 +157,7 @@ def _int8(
         assert dataset is not None
         known = collect_ranges(graph, dataset, progress=progress)
     made = quantize_int8(
-        load_graph(graph),
+        load_body(graph),
         known,
         scheme,
         method=settings.method,
@@ -181,7 +182,7 @@ def _int8(
         facts=facts,
     )
     return (
-        made.model,
+        add_ends(made.model, contract_of(graph)),
         dataclasses.replace(
             sidecar,
             scheme=scheme,
@@ -200,10 +201,10 @@ def _source(graph: Path, ranges: Path | None) -> Sidecar:
 
 
 def _simplified(graph: Path) -> onnx.ModelProto:
-    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.serving import load_body
     from edgecnn.graph.simplify import simplify_graph
 
-    return simplify_graph(load_graph(graph))
+    return simplify_graph(load_body(graph))
 
 
 def _require_clean(model: onnx.ModelProto, targets: Sequence[Target]) -> tuple[str, ...]:

@@ -76,7 +76,14 @@ def reference(
     chosen = dataset or open_images(sidecar, data, "test")
     with open_reference_source(source, threads, trust_code=trust_code) as session:
         threshold = decision_threshold(source, sidecar, session.output)
-        predictions = predict_shared(session, chosen, batch=VALIDATION_BATCH, progress=progress, threshold=threshold)
+        predictions = predict_shared(
+            session,
+            chosen,
+            batch=VALIDATION_BATCH,
+            progress=progress,
+            threshold=threshold,
+            contract=sidecar.contract,
+        )
     if is_first():
         fields = {"data.source": data}
         made = derived(sidecar, output, (source,), step="reference", kind="predictions", fields=fields, facts=facts)

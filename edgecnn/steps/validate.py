@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import open_engine
+from edgecnn.contract import TOP_K, Geometry
 from edgecnn.data.dataset import Dataset, spread
+from edgecnn.data.geometry import serve_as
 from edgecnn.data.preprocess import first_difference
 from edgecnn.diagnose.stages import Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError, RecipeError
@@ -20,12 +23,14 @@ from edgecnn.graph.decision import decision_threshold
 from edgecnn.machine.cpu import available_cores
 from edgecnn.measure.classification import measure_accuracy, require_comparable
 from edgecnn.measure.decision import decision_thresholds
+from edgecnn.measure.geometry import measure_serving_loss
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
 from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop
 from edgecnn.recipe.schema import DecisionSettings, fields_of
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
-from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least
+from edgecnn.session import Session
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._images import open_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._sessions import batch_of, engine_info, open_reference_source
@@ -60,6 +65,7 @@ def validate(
     threshold: float | dict[str, float] | None = None,
     reject: bool = False,
     dataset: Dataset | None = None,
+    geometry: Geometry | None = None,
     facts: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
@@ -74,9 +80,11 @@ def validate(
     serves, up to 64), which changes no result; `strict` stops at an unreadable image, `trust` loads a plan that has no
     sidecar. `name` is the engine's in reports (left out: its file's stem), `dataset` are the images where the caller
     has opened them. A `threshold`, or one by class name, is the probability at which a class is decided, and `reject`
-    says that below it nothing is: decisions are then compared too. With an `output` the result is written there with
-    `facts` in its provenance, and a killed run goes on where it stopped. Raises `MeasurementError` before anything is
-    run where the two cannot be compared, `RecipeError` for a threshold that is none, and the errors of engine and data.
+    says that below it nothing is: decisions are then compared too. With a `geometry` the engine also sees the images
+    resized and cropped as the serving side does, and what that loses is the result's `serving`. With an `output` the
+    result is written there with `facts` in its provenance, and a killed run goes on where it stopped. Raises
+    `MeasurementError` before anything is run where the two cannot be compared, `RecipeError` for a threshold that is
+    none, and the errors of engine and data.
     """
     engine, reference, output = Path(engine), Path(reference), path_or_none(output)
     require_at_least(1, batch=batch, threads=threads)
@@ -87,27 +95,23 @@ def validate(
         "one threshold from 0 to 1, or one for each class by name",
         RecipeError,
     )
+    if geometry is not None:
+        require_one_of("geometry", geometry, Geometry)
     settings, data = ValidateSettings(batch, threads, strict, trust), os.fspath(data)
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
     chosen = dataset or open_images(sidecar, data, "test")
+    served = None if geometry is None else serve_as(chosen, geometry)
     expected = _reference_predictions(reference, sidecar, chosen, settings)
     decision_thresholds(decision, chosen.label_names or (), expected.classes)
-    journal = None if output is None else output.with_name(f".{output.name}.partial")
+    run = _Runs(engine, sidecar, settings, output, len(chosen) * (1 if served is None else 2), progress)
     with open_engine(engine, settings.threads, settings.trust) as session:
-        found = predict_shared(
-            session,
-            chosen,
-            batch=batch_of(session, sidecar, settings.batch),
-            workers=settings.threads or available_cores(),
-            progress=progress,
-            strict=settings.strict,
-            journal=journal,
-            identity=sidecar.sha256 or sha256_of(engine),
-            threshold=decision_threshold(engine, sidecar, session.output),
-        )
-    accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
+        found = run(session, chosen)
+        accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
+        if served is not None and geometry is not None and not accuracy.nan_count:
+            loss = measure_serving_loss(geometry, run(session, served, f".{geometry}"), found)
+            accuracy = dataclasses.replace(accuracy, serving=loss)
     if output is not None and is_first():
         made = derived(
             sidecar,
@@ -115,15 +119,60 @@ def validate(
             (engine, reference),
             step="validate",
             kind="accuracy",
-            fields={"data.source": data, **fields_of("decision", decision)},
+            fields={
+                "data.source": data,
+                **fields_of("decision", decision),
+                **({"input.geometry": geometry} if geometry else {}),
+            },
             facts=facts,
         )
         write_json_artifact(
             output, to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar))), made
         )
-    if journal is not None:
-        journal.unlink(missing_ok=True)
+    run.forget()
     return accuracy
+
+
+class _Runs:
+    """Runs of one engine over images, each with a journal beside `output` from which a killed one goes on."""
+
+    def __init__(
+        self,
+        engine: Path,
+        sidecar: Sidecar,
+        settings: ValidateSettings,
+        output: Path | None,
+        total: int,
+        progress: Progress | None,
+    ) -> None:
+        self._engine, self._sidecar, self._settings = engine, sidecar, settings
+        self._output, self._total, self._progress = output, total, progress
+        self._done = 0
+        self._journals: list[Path] = []
+
+    def __call__(self, session: Session, images: Dataset, ending: str = "") -> Predictions:
+        output, sidecar, settings = self._output, self._sidecar, self._settings
+        before, progress = self._done, self._progress
+        journal = None if output is None else output.with_name(f".{output.name}{ending}.partial")
+        self._journals += [journal] if journal else []
+        self._done += len(images)
+        return predict_shared(
+            session,
+            images,
+            batch=batch_of(session, sidecar, settings.batch),
+            workers=settings.threads or available_cores(),
+            progress=None if progress is None else lambda done, _: progress(before + done, self._total),
+            strict=settings.strict,
+            journal=journal,
+            identity=sidecar.sha256 or sha256_of(self._engine),
+            threshold=decision_threshold(self._engine, sidecar, session.output),
+            contract=sidecar.contract,
+        )
+
+    def forget(self) -> None:
+        """Remove the journals: what they were for is written."""
+        for journal in self._journals:
+            journal.unlink(missing_ok=True)
 
 
 def validate_ten_crop(
@@ -131,6 +180,12 @@ def validate_ten_crop(
 ) -> TenCrop:
     """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does."""
     settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
+    contract = sidecar.contract
+    if contract.output == "top-k":
+        raise MeasurementError(
+            f"{engine}: names its {TOP_K} best classes alone, and ten crops are averaged over all",
+            "leave --tta out, or export with --output probabilities",
+        )
     with open_engine(engine, settings.threads, settings.trust) as session:
         batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or available_cores()
         threshold = decision_threshold(engine, sidecar, session.output)
@@ -144,6 +199,7 @@ def validate_ten_crop(
                 progress=progress,
                 strict=settings.strict,
                 threshold=threshold,
+                contract=contract,
             ),
         )
 
@@ -155,10 +211,17 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
     look at.
     """
     settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
+    contract = sidecar.contract
+    if contract.output != "logits":
+        raise MeasurementError(
+            f"{engine}: gives {contract.output}, and stages are compared by their logits",
+            "leave --ladder out, or compare the same recipe's graphs exported with --output logits",
+        )
     whole = open_images(sidecar, data, "test")
     dataset = whole.subset(spread(whole, STAGE_IMAGES))
     first = _reference_predictions(reference, sidecar, dataset, settings, part=True)
-    rungs = [Rung(reference.name, "fp32", first, reference if reference.suffix == ".onnx" else None)]
+    alike = reference.suffix == ".onnx" and sidecar_of(reference).contract.input == contract.input
+    rungs = [Rung(reference.name, "fp32", first, reference if alike else None)]
     for path in _stages(engine):
         if path.resolve() == reference.resolve():
             continue
@@ -166,13 +229,21 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
         with open_engine(path, settings.threads, settings.trust) as session:
             threshold = decision_threshold(path, own, session.output)
             batch = batch_of(session, own, settings.batch)
-            found = predict(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
+            found = predict(
+                session,
+                dataset,
+                batch=batch,
+                strict=settings.strict,
+                threshold=threshold,
+                contract=own.contract,
+            )
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
     position = {image: k for k, image in enumerate(dataset.ids)}
     readable = [position[image] for image in rungs[-1].predictions.ids]
     some = readable[:: max(1, len(readable) // STAGE_NODE_IMAGES)][:STAGE_NODE_IMAGES]
-    return climb(rungs, np.stack([dataset.tensor(k) for k in some]))
+    images = dataset.in_form(contract.calibrated_input)
+    return climb(rungs, np.stack([images.tensor(k) for k in some]))
 
 
 def _reference_predictions(
@@ -195,7 +266,14 @@ def _reference_predictions(
         with open_reference_source(reference, settings.threads) as session:
             threshold = decision_threshold(reference, known, session.output)
             batch = batch_of(session, known, settings.batch)
-            return predict_shared(session, dataset, batch=batch, strict=settings.strict, threshold=threshold)
+            return predict_shared(
+                session,
+                dataset,
+                batch=batch,
+                strict=settings.strict,
+                threshold=threshold,
+                contract=known.contract,
+            )
     saved = read_predictions(reference)
     if part:
         return saved.without(set(saved.ids) - set(dataset.ids))
@@ -215,6 +293,7 @@ def _without_logits(dataset: Dataset, like: Predictions) -> Predictions:
         dataset=dataset.name,
         label_names=dataset.label_names or (),
         threshold=like.threshold,
+        output=like.output,
     )
 
 

@@ -328,10 +328,11 @@ LAYER_TYPES = {
     "Concat": "CONCATENATION",
     "Softmax": "SOFTMAX",
 }
+NUMPY_TYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32", "HALF": "float32"}
 DTYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 2: "UINT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 OTHERS = """MaxPool AveragePool GlobalAveragePool Flatten Reshape Clip Sigmoid Mul HardSigmoid HardSwish LRN Identity
 Tanh LeakyRelu BatchNormalization Transpose Slice Split Squeeze Unsqueeze ReduceMean Pad Constant Shape Gather Sub
-Div"""
+Div TopK"""
 PARSED = {*LAYER_TYPES, *OTHERS.split()}
 
 
@@ -523,7 +524,7 @@ class Engine(Strict):
         self._runtime, self._facts, self._graph = weakref.ref(runtime), facts, model
         self._module._count("ICudaEngine", self)
 
-    num_io_tensors = property(lambda self: 2)
+    num_io_tensors = property(lambda self: len(self._facts["io"]))
 
     def _tensor(self, name: str) -> dict[str, Any]:
         alive(self._runtime, "the runtime")
@@ -568,9 +569,9 @@ class Context(Strict):
         self._unreported, self._runs = False, 0
         self._module._count("IExecutionContext", self)
 
-    def _names(self) -> tuple[str, str]:
-        engine = alive(self._engine, "the engine")
-        return engine._facts["io"][0]["name"], engine._facts["io"][1]["name"]
+    def _names(self) -> tuple[str, ...]:
+        """The input, then the outputs."""
+        return tuple(tensor["name"] for tensor in alive(self._engine, "the engine")._facts["io"])
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         engine, shape = alive(self._engine, "the engine"), tuple(shape)
@@ -616,16 +617,16 @@ class Context(Strict):
         if self._shape is None or set(self._addresses) != set(self._names()):
             module._log("ERROR", "IExecutionContext::enqueueV3: Error Code 3: API Usage Error (address is not set)")
             return False
-        given, taken = self._names()
-        source, target = self._addresses[given], self._addresses[taken]
-        shapes = self._shape, self.get_tensor_shape(taken)
+        addresses = [self._addresses[name] for name in self._names()]
+        shapes = [self._shape, *(self.get_tensor_shape(name) for name in self._names()[1:])]
+        sizes = [np.dtype(NUMPY_TYPES[tensor["dtype"]]).itemsize for tensor in engine._facts["io"]]
         try:
-            for address, shape in ((source, shapes[0]), (target, shapes[1])):
-                module._device.check_range(address, 4 * math.prod(shape), "memory")
+            for address, shape, size in zip(addresses, shapes, sizes, strict=True):
+                module._device.check_range(address, size * math.prod(shape), "memory")
         except FakeError:
             module._log("ERROR", "enqueueV3: an address is no device memory of that size")
             return False
-        module._device.enqueue(stream_handle, lambda: module._compute(engine, source, target, *shapes))
+        module._device.enqueue(stream_handle, lambda: module._compute(engine, addresses, shapes))
         self._unreported = True
         self._runs += 1
         return True
@@ -738,7 +739,8 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
     facts = {
         "io": [
             {"name": t._name, "mode": mode, "dtype": t._dtype.name, "shape": list(t._shape)}
-            for t, mode in ((network._inputs[0], "INPUT"), (network._outputs[0], "OUTPUT"))
+            for tensors, mode in ((network._inputs, "INPUT"), (network._outputs, "OUTPUT"))
+            for t in tensors
         ],
         "profiles": shapes or [[list(network._inputs[0]._shape)] * 3],
         "capability": list(module._device.capability),
@@ -775,14 +777,17 @@ def _session(module: Any, engine: Engine) -> Any:
     return module._sessions[key]
 
 
-def _compute(module: Any, engine: Engine, source: int, target: int, given: Any, taken: Any) -> None:
+def _compute(module: Any, engine: Engine, addresses: list[int], shapes: list[tuple[int, ...]]) -> None:
     import ctypes
 
-    flat = np.ctypeslib.as_array((ctypes.c_float * math.prod(given)).from_address(source))
+    given, *taken = (np.dtype(NUMPY_TYPES[tensor["dtype"]]) for tensor in engine._facts["io"])
+    content = ctypes.string_at(addresses[0], given.itemsize * math.prod(shapes[0]))
     run = _session(module, engine)[2]
-    logits = run.run(None, {run.get_inputs()[0].name: flat.reshape(given).copy()})[0].astype(np.float32)
-    assert logits.shape == tuple(taken)
-    ctypes.memmove(target, np.ascontiguousarray(logits).ctypes.data, logits.nbytes)
+    outputs = run.run(None, {run.get_inputs()[0].name: np.frombuffer(content, given).reshape(shapes[0])})
+    for values, kind, address, shape in zip(outputs, taken, addresses[1:], shapes[1:], strict=True):
+        assert values.shape == tuple(shape)
+        made = np.ascontiguousarray(values, kind)
+        ctypes.memmove(address, made.ctypes.data, made.nbytes)
     module._device.clock_ms += COMPUTE_MS
 
 

@@ -15,7 +15,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_ver
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions
 from edgecnn.backends._cuda import Cuda, load_cuda
-from edgecnn.backends.trt.engine import inspected_layers
+from edgecnn.backends.trt.engine import inspected_layers, spec_of
 from edgecnn.backends.trt.flavor import Flavor
 from edgecnn.backends.trt.library import (
     Message,
@@ -30,10 +30,12 @@ from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
+from edgecnn.contract import ServingContract
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.jetson import available_memory_bytes
 from edgecnn.results.device import Device
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
+from edgecnn.session import types_mismatch
 from edgecnn.targets import find_target, target_mismatch
 
 MacsByNode = Mapping[str, int | None]
@@ -63,7 +65,7 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     with recording(trt) as messages:
         builder = _builder(trt, messages)
         network = _network(trt, builder)
-        parser = _parsed(trt, flavor, network, graph, messages)
+        parser = _parsed(trt, flavor, network, graph, source.contract, messages)
         requested = requested_precision(trt, network, graph, source)
         weighing = macs_by_node(trt, network)
         config, notes = _config(trt, builder, cuda, options, messages)
@@ -166,7 +168,9 @@ def _network(trt: Any, builder: Any) -> Any:
     return network
 
 
-def _parsed(trt: Any, flavor: Flavor, network: Any, graph: Path, messages: Sequence[Message]) -> Any:
+def _parsed(
+    trt: Any, flavor: Flavor, network: Any, graph: Path, contract: ServingContract, messages: Sequence[Message]
+) -> Any:
     parser = trt.OnnxParser(network, logger_for(trt))
     if not parser.parse_from_file(str(graph)):
         problems = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -177,6 +181,9 @@ def _parsed(trt: Any, flavor: Flavor, network: Any, graph: Path, messages: Seque
             f"{graph}: {flavor.product} {trt.__version__} cannot parse it: {problems[0]}{more}",
             "opset 19 is what every supported TensorRT takes: export or import the graph again with edgecnn",
         )
+    if not contract.is_plain:
+        _require_contract(network, graph, contract)
+        return parser
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise GraphError(
             f"{graph}: {network.num_inputs} inputs and {network.num_outputs} outputs; a classifier has one of each",
@@ -187,6 +194,18 @@ def _parsed(trt: Any, flavor: Flavor, network: Any, graph: Path, messages: Seque
         shown = ", ".join(f"{tensor.name} is {tensor.dtype.name}" for tensor in ends)
         raise GraphError(f"{graph}: {shown}; both must be FLOAT", "`edgecnn import` makes a foreign graph fit")
     return parser
+
+
+def _require_contract(network: Any, graph: Path, contract: ServingContract) -> None:
+    inputs, outputs = (
+        [spec_of(t.name, tuple(t.shape), t.dtype) for t in tensors]
+        for tensors in (
+            map(network.get_input, range(network.num_inputs)),
+            map(network.get_output, range(network.num_outputs)),
+        )
+    )
+    if mismatch := types_mismatch(contract, inputs, outputs):
+        raise GraphError(f"{graph}: {mismatch}", "its sidecar is of another file: copy both again, or export again")
 
 
 def _parser_error(error: Any) -> str:

@@ -32,12 +32,13 @@ from edgecnn.backends.trt.library import (
 )
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
 from edgecnn.backends.trt.progress import say
+from edgecnn.contract import ServingContract
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.results.layers import EngineLayer
-from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing, types_mismatch
 
 KEPT_SHAPES = 4
-FLOAT_BYTES = 4
+DTYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32"}  # of a serving contract, by TensorRT's names
 
 
 @dataclass
@@ -45,7 +46,7 @@ class _Shape:
     """What is ready for one input shape."""
 
     context: Any
-    output_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
     used: bool = False
     graph: Any = None
 
@@ -97,16 +98,16 @@ class TrtSession(Session):
         with contextlib.ExitStack() as opening, recording(self._trt) as messages:
             self._runtime, self._engine = self._deserialised(content, sidecar, trust, messages)
             opening.callback(self._drop_engine)
-            self._input, self._output, self._limits = self._io()
+            self._input, self._outputs, self._limits = self._io()
             self._stream = self._cuda.create_stream()
             opening.callback(self._cuda.destroy_stream, self._stream)
             opening.callback(self._drop_shapes)
             self._events = [self._event(opening) for _ in range(4)]
             largest = shaped_context(self._engine, self._input.name, self._limits[1], messages)
-            self._host_in, self._device_in = self._buffers(opening, self._limits[1])
-            self._host_out, self._device_out = self._buffers(
-                opening, tuple(largest.get_tensor_shape(self._output.name))
-            )
+            self._host_in, self._device_in = self._buffers(opening, self._input, self._limits[1])
+            self._results = [
+                self._buffers(opening, spec, tuple(largest.get_tensor_shape(spec.name))) for spec in self._outputs
+            ]
             del largest
             for warning in warnings_in(messages):
                 say(f"{path}: TensorRT warns: {warning}")
@@ -117,7 +118,7 @@ class TrtSession(Session):
         """Input and output (a dynamic batch is None), and how the batch shape run last is replayed."""
         return SessionInfo(
             inputs=(self._input,),
-            outputs=(self._output,),
+            outputs=self._outputs,
             graph=bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None,
             graph_fallback=self._graph_fallback,
             sync="stream synchronisation, copies and compute in sequence on one stream",
@@ -125,13 +126,10 @@ class TrtSession(Session):
         )
 
     def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Logits by name; raises `BackendError` for another input, or for a shape outside the profile."""
+        """Every output by name; raises `BackendError` for another input, or for a shape outside the profile."""
         self.info.require_inputs(inputs)
-        return {self._output.name: self.run(inputs[self._input.name])}
-
-    def run(self, batch: Array) -> Array:
-        """Logits [N, classes] of a float32 NCHW batch; raises `BackendError` for a shape outside the profile."""
-        return self._result(self._enqueue(batch, timed=False))
+        shape = self._enqueue(inputs[self._input.name], timed=False)
+        return {spec.name: self._result(shape, k) for k, spec in enumerate(self._outputs)}
 
     def timed(self, batch: Array) -> Timing:
         """H2D, compute and D2H of one batch by CUDA events, in milliseconds."""
@@ -183,33 +181,36 @@ class TrtSession(Session):
             )
         return runtime, engine
 
-    def _io(self) -> tuple[TensorSpec, TensorSpec, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Input, output, and the smallest and largest input shape."""
+    def _io(self) -> tuple[TensorSpec, tuple[TensorSpec, ...], tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Input, outputs, and the smallest and largest input shape."""
         trt, engine = self._trt, self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
         types = {engine.get_tensor_dtype(n) for n in names}
-        if len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}:
+        contract = self.sidecar.contract if self.sidecar else ServingContract()
+        if contract.is_plain and (len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}):
             raise ArtifactError(
                 f"{self.path}: inputs {inputs}, outputs {outputs} of {sorted(t.name for t in types)}; a classifier has "
-                "one FLOAT input and one FLOAT output",
+                "one FLOAT input and one FLOAT output, where its sidecar names no other serving contract",
                 "build it with edgecnn from a graph that `edgecnn import` accepts",
             )
+        taken, given = ([self._spec(name) for name in names] for names in (inputs, outputs))
+        if mismatch := types_mismatch(contract, taken, given):
+            raise ArtifactError(f"{self.path}: {mismatch}", "copy plan and sidecar together, or build it again")
         smallest, _, largest = (tuple(s) for s in engine.get_tensor_profile_shape(inputs[0], 0))
-        return self._spec(inputs[0]), self._spec(outputs[0]), (smallest, largest)
+        return taken[0], tuple(given), (smallest, largest)
 
     def _spec(self, name: str) -> TensorSpec:
-        shape = tuple(n if n >= 0 else None for n in self._engine.get_tensor_shape(name))
-        return TensorSpec(name, shape, "float32")
+        return spec_of(name, self._engine.get_tensor_shape(name), self._engine.get_tensor_dtype(name))
 
     def _event(self, opening: contextlib.ExitStack) -> Any:
         event = self._cuda.create_event()
         opening.callback(self._cuda.destroy_event, event)
         return event
 
-    def _buffers(self, opening: contextlib.ExitStack, shape: tuple[int, ...]) -> tuple[Any, int]:
-        nbytes = FLOAT_BYTES * int(np.prod(shape))
+    def _buffers(self, opening: contextlib.ExitStack, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[Any, int]:
+        nbytes = _bytes_of(spec, shape)
         pinned, view = self._cuda.malloc_pinned(nbytes)
         opening.callback(self._cuda.free_pinned, pinned)
         device = self._cuda.malloc(nbytes)
@@ -222,13 +223,14 @@ class TrtSession(Session):
         cuda, stream = self._cuda, self._stream
         with recording(self._trt) as messages:
             shape = self._prepared(tuple(batch.shape), messages)
-            np.copyto(self._host_in[: batch.nbytes].view(np.float32).reshape(batch.shape), batch)
+            np.copyto(self._host_in[: batch.nbytes].view(batch.dtype).reshape(batch.shape), batch)
             self._mark(0, timed)
             cuda.to_device(self._device_in, self._host_in, batch.nbytes, stream)
             self._mark(1, timed)
             self._compute(shape, messages)
             self._mark(2, timed)
-            cuda.to_host(self._host_out, self._device_out, self._out_bytes(shape), stream)
+            for (host, device), spec, given in zip(self._results, self._outputs, shape.output_shapes, strict=True):
+                cuda.to_host(host, device, _bytes_of(spec, given), stream)
             self._mark(3, timed)
             cuda.synchronize_stream(stream)
             if not shape.used:
@@ -263,24 +265,21 @@ class TrtSession(Session):
                 self._cuda.destroy_graph(shape.graph)
                 shape.graph = None
 
-    def _result(self, shape: _Shape) -> Array:
-        flat = self._host_out[: self._out_bytes(shape)].view(np.float32)
-        logits: Array = flat.reshape(shape.output_shape).copy()
-        return logits
-
-    def _out_bytes(self, shape: _Shape) -> int:
-        return FLOAT_BYTES * int(np.prod(shape.output_shape))
+    def _result(self, shape: _Shape, k: int) -> Array:
+        (host, _), spec, given = self._results[k], self._outputs[k], shape.output_shapes[k]
+        values: Array = host[: _bytes_of(spec, given)].view(spec.dtype).reshape(given).copy()
+        return values
 
     def _check(self, batch: Array) -> None:
         smallest, largest = self._limits
         fits = batch.ndim == len(largest) and all(
             a <= n <= b for a, n, b in zip(smallest, batch.shape, largest, strict=True)
         )
-        if not fits or batch.dtype != np.float32:
+        if not fits or batch.dtype != self._input.dtype:
             shown = "x".join(str(a) if a == b else f"({a}..{b})" for a, b in zip(smallest, largest, strict=True))
             raise BackendError(
                 f"{self.path}: a batch of shape {'x'.join(map(str, batch.shape))}, {batch.dtype}; the engine takes "
-                f"{shown}, float32",
+                f"{shown}, {self._input.dtype}",
                 "use the model's preprocessing, or rebuild the engine with another batch.min and batch.max",
             )
 
@@ -296,10 +295,11 @@ class TrtSession(Session):
 
     def _new_shape(self, shape: tuple[int, ...], messages: Sequence[Message]) -> _Shape:
         context = shaped_context(self._engine, self._input.name, shape, messages)
-        for name, address in ((self._input.name, self._device_in), (self._output.name, self._device_out)):
+        addresses = {spec.name: device for spec, (_, device) in zip(self._outputs, self._results, strict=True)}
+        for name, address in {self._input.name: self._device_in, **addresses}.items():
             if not context.set_tensor_address(name, address):
                 raise failure(f"{self.path}: TensorRT refuses the buffer of {name}", messages, "report it")
-        return _Shape(context, tuple(context.get_tensor_shape(self._output.name)))
+        return _Shape(context, tuple(tuple(context.get_tensor_shape(spec.name)) for spec in self._outputs))
 
     def _drop_shape(self, shape: tuple[int, ...]) -> None:
         dropped = self._shapes.pop(shape)
@@ -312,6 +312,15 @@ class TrtSession(Session):
 
     def _drop_engine(self) -> None:
         del self._engine, self._runtime  # in this order: the runtime must outlive the engine
+
+
+def spec_of(name: str, shape: Sequence[int], dtype: Any) -> TensorSpec:
+    """A tensor of TensorRT's, with numpy's name of its type where it has one here."""
+    return TensorSpec(name, tuple(n if n >= 0 else None for n in shape), DTYPES.get(dtype.name, dtype.name.lower()))
+
+
+def _bytes_of(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    return int(np.dtype(spec.dtype).itemsize * np.prod(shape))
 
 
 def shaped_context(engine: Any, name: str, shape: tuple[int, ...], messages: Sequence[Message]) -> Any:

@@ -69,7 +69,33 @@ def _has_confidence(measurement: Measurement) -> bool:
 
 
 RULES = (
-    Rule("decision_flips_pct_max", "flips", "%", _decided, _judge_flips, concerns_all, absent=UNDECIDED),
-    Rule("class_recall_pct_min", "recall", "%", _decided, _judge_recall, concerns_all, absent=UNDECIDED),
-    Rule("calibration_error_pp_max", "calibration error", "pp", _has_confidence, _judge_calibration, concerns_all),
+    Rule(
+        "decision_flips_pct_max",
+        "flips",
+        "%",
+        _decided,
+        _judge_flips,
+        concerns_all,
+        absent=UNDECIDED,
+        needs_logits=True,
+    ),
+    Rule(
+        "class_recall_pct_min",
+        "recall",
+        "%",
+        _decided,
+        _judge_recall,
+        concerns_all,
+        absent=UNDECIDED,
+        needs_logits=True,
+    ),
+    Rule(
+        "calibration_error_pp_max",
+        "calibration error",
+        "pp",
+        _has_confidence,
+        _judge_calibration,
+        concerns_all,
+        needs_logits=True,
+    ),
 )

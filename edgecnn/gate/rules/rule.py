@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from edgecnn.contract import TOP_K
 from edgecnn.results.accuracy import Accuracy, Task
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
@@ -42,7 +43,8 @@ class Rule:
     """One tolerance: the field of `Tolerances` that sets its limit, label and unit for readers, and how it is judged.
 
     `judge` is asked of the engines that the rule `concerns` and that were `measured` for it. Of the others, those that
-    `owe` the value leave it open, and so do those of a task that is not among its `tasks`. Where the recipe leaves the
+    `owe` the value leave it open, and so do those of a task that is not among its `tasks`, and where it `needs_logits`
+    (or the probabilities of all classes) those that name their best classes alone. Where the recipe leaves the
     tolerance out, the limit of the one that is its `default` holds as soon as one engine was measured for it. `absent`
     says of the others what they lack.
     """
@@ -57,10 +59,17 @@ class Rule:
     tasks: tuple[Task, ...] = get_args(Task)
     default: str = ""
     absent: str = "not measured"
+    needs_logits: bool = False
 
     def serves(self, measurement: Measurement) -> bool:
         """Whether the value means anything for what the engine decides; without its accuracy that is not known."""
         return measurement.accuracy is None or measurement.accuracy.task in self.tasks
+
+    def why_unserved(self, measurement: Measurement) -> str:
+        """Why what the engine gives by its serving contract does not tell the value; "" where it does."""
+        if not self.needs_logits or measurement.accuracy is None or measurement.accuracy.output != "top-k":
+            return ""
+        return f"the engine names its {TOP_K} best classes alone: the {self.label} needs the logits of all"
 
     def check(
         self,

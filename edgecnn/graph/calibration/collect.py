@@ -29,8 +29,8 @@ from edgecnn.graph.calibration.histogram import (
     find_constant_tensors,
     join_statistics,
 )
-from edgecnn.graph.load import load_graph
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
+from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.machine.cpu import available_cores
 
@@ -59,7 +59,7 @@ def collect_ranges(
     """
     digest = sha256_of(graph)
     return collect_from_model(
-        simplify_graph(load_graph(graph)),
+        simplify_graph(load_body(graph)),
         digest,
         dataset,
         batch=batch,

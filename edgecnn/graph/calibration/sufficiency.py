@@ -15,7 +15,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.thresholds import squared_errors, threshold
-from edgecnn.graph.load import load_graph
+from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
 
 PARTS = 8
@@ -42,7 +42,7 @@ def measure_range_moves(
     parts = min(PARTS, len(calibration))
     if parts < 2:
         return {}
-    model = simplify_graph(load_graph(graph))
+    model = simplify_graph(load_body(graph))
     collected = []
     for k in range(parts):
         collected.append(collect_from_model(model, "", calibration.subset(range(k, len(calibration), parts))))

@@ -53,6 +53,11 @@ def import_graph(
     """
     model = load_graph(source)
     own = verified_sidecar(source) if sidecar_path(source).exists() else None
+    if own is not None and not (contract := own.contract).is_plain:
+        raise GraphError(
+            f"{source}: takes {contract.input} and gives {contract.output} already, by its sidecar",
+            "import the graph that it was made from",
+        )
     if preprocessing is None:
         preprocessing = find_preprocessing_inside(model, own)
     if labels is None and own is not None and own.labels is not None:
