@@ -48,9 +48,10 @@ def test_the_readme_has_blocks_that_run() -> None:
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks(path: Path, scratch: Path) -> None:
     (scratch / "bin").mkdir()
-    command = scratch / "bin" / "edgecnn"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgecnn "$@"\n')
-    command.chmod(0o755)
+    for name, arguments in (("python", ""), ("edgecnn", "-m edgecnn ")):
+        command = scratch / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
+        command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for body in blocks(path):
         done = subprocess.run(

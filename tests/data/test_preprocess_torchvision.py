@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
@@ -86,3 +87,14 @@ def test_half_of_the_classes_come_out_right_by_wnid_and_by_name(
         (folder / "x.jpg").write_bytes(jpegs[0].read_bytes())
     named = open_dataset(str(tmp_path / "named"), preprocessing, "test", names, wnids)
     assert sorted(named.labels.tolist()) == [3, 977]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (41, 40)])
+@pytest.mark.parametrize(("resize", "crop"), [(20, (16, 20)), (16, (16, 29)), (17, (16, 40)), (18, (45, 16))])
+def test_rectangles_are_those_of_torchvision_black_where_the_picture_ends(
+    shape: tuple[int, int], resize: int, crop: tuple[int, int]
+) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    theirs = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(crop), v2.PILToTensor()])(picture)
+    ours = Preprocessing(resize, crop, (0.0,) * 3, (1.0,) * 3).tensor(picture)
+    np.testing.assert_allclose(255 * ours, theirs.numpy(), atol=1e-3)
