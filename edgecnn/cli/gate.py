@@ -34,14 +34,15 @@ def gate(
 ) -> int:
     """Judge a run by its recipe's tolerances.
 
-    Where the device has a baseline it is judged by that too. Exit code 0: passed, 1: failed, 3: too few images to tell.
+    Where the device has a baseline it is judged by that too. Of a whole run every target of the recipe is asked for.
+    Exit code 0: passed, 1: failed, 3: not all could be told or measured.
     """
-    from edgecnn.pipeline.find import find_run, require_no_input
+    from edgecnn.pipeline.find import find_run, require_no_input, unmeasured_targets
     from edgecnn.records import to_plain
-    from edgecnn.report.terminal import terminal_report
+    from edgecnn.report.terminal import closing_line, terminal_report
     from edgecnn.results.verdict import worst_exit_code
     from edgecnn.steps import gate as step
-    from edgecnn.steps.report import report_of
+    from edgecnn.steps.report import report_of, report_of_unmeasured
 
     judged_by, runs = find_run(run, recipe)
     require_no_input(runs, junit, gitlab, markdown)
@@ -53,6 +54,9 @@ def gate(
             step.record(measured, judged_by, verdict)
         path = step.baseline_path(judged_by, measured.device)
         baselines.append(step.read_baseline(path) if path.exists() else None)
+    for target in unmeasured_targets(run, judged_by, runs):
+        reports.append(report_of_unmeasured(target, judged_by))
+        baselines.append(None)
     _write_for_ci(reports, baselines, str(judged_by.path), junit, gitlab, markdown)
     if github:
         _to_github(reports, str(judged_by.path), to_stderr=as_json)
@@ -62,8 +66,9 @@ def gate(
     else:
         for found in reports:
             print(terminal_report(found))
-            if record:
+            if record and found.measurements:
                 say(f"the baseline of {found.device_key}")
+        print(closing_line(reports))
     return worst_exit_code(r.verdict for r in reports)
 
 

@@ -34,6 +34,7 @@ RUN_RECIPE = typer.Option(
 RECIPE_DATA = typer.Option(help="Where the recipe's images lie here: a folder, or any other source of images.")
 CALIBRATION_DATA = typer.Option(help="Where the images to calibrate with lie, if not in --data.")
 SET = typer.Option("--set", help="Change a setting of the recipe, such as train.epochs=3; repeatable.")
+TARGETS = typer.Option("--target", help="Only this target of the recipe; repeatable.  [default: all]")
 THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: the runtime's choice]")
 PREPROCESS = typer.Option(
     help="How an own network's images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, THREADS, TRUST_CODE
+from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, TARGETS, THREADS, TRUST_CODE
 from edgecnn.cli.printing import print_json, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import StepName
@@ -15,6 +15,7 @@ from edgecnn.steps import StepName
 EXAMPLES = """
 edgecnn run lenet5-digits
 edgecnn run mine.toml --trust-code  # needs a recipe with model.python
+edgecnn run lenet5-digits --target cpu
 edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
 edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs images and weights
 """
@@ -26,6 +27,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     data: Annotated[str, RECIPE_DATA] = "",
     calibration_data: Annotated[str, CALIBRATION_DATA] = "",
+    target: Annotated[list[str] | None, TARGETS] = None,
     set_: Annotated[list[str] | None, SET] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust_code: Annotated[bool, TRUST_CODE] = False,
@@ -33,13 +35,14 @@ def run(
 ) -> int:
     """Bring a recipe up to date, from training to the verdict.
 
-    Only what is stale is made again, and why is said. Exit code 0: passed, 1: failed, 3: too few images to tell.
+    Only what is stale is made again, and why is said. A target that is not this machine is prepared up to its graphs.
+    Exit code 0: passed, 1: failed, 3: not all could be told or measured.
     """
     from edgecnn.pipeline.find import run_folder
     from edgecnn.pipeline.run import run_recipe
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import to_plain
-    from edgecnn.report.terminal import terminal_report
+    from edgecnn.report.terminal import closing_line, terminal_report
 
     loaded = load_recipe(recipe, set_ or (), data=data, calibration_data=calibration_data)
     outcome = run_recipe(
@@ -47,17 +50,20 @@ def run(
         run_folder(loaded, out),
         say,
         until=until,
+        targets=target or (),
         threads=threads,
         trust_code=trust_code,
         progress=lambda step: counter(step, "images"),
     )
-    for line in outcome.elsewhere:
-        say(line)
     if as_json:
-        reports = to_plain(outcome.reports)
-        print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports})
+        reports, missing = to_plain(outcome.reports), to_plain(outcome.elsewhere)
+        print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports, "not_measured": missing})
         return outcome.exit_code
     for found in outcome.reports:
         print(terminal_report(found))
         say(f"the whole report: {outcome.folder / found.target / 'report.md'}")
+    for one in outcome.elsewhere:
+        print(one)
+    if outcome.reports:
+        print(closing_line(outcome.reports))
     return outcome.exit_code

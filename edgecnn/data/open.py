@@ -39,6 +39,7 @@ __all__ = [
     "decode",
     "has_test_split",
     "images_sha256",
+    "is_split",
     "listing_each_folder_once",
     "open_dataset",
     "read_labels",
@@ -88,6 +89,15 @@ def has_test_split(source: str) -> bool:
     if Path(source).is_dir():
         return has_test_folder(Path(source))
     return not source.endswith(".npz")
+
+
+def is_split(source: str) -> bool:
+    """Whether the training images that `source` names are others than its test images: so they are in a data set with a
+    name, and in a folder with a folder for each; raises `DataError` as `split_folder` does."""
+    if source.endswith(".npz"):
+        return False
+    folder = Path(source)
+    return not folder.is_dir() or split_folder(folder, "train") != split_folder(folder, "test")
 
 
 def images_sha256(source: str, split: Split) -> str | None:

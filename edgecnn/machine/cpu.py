@@ -52,6 +52,14 @@ def cpu_governor(root: Path = ROOT) -> str:
     return text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
+def cpu_clock_locked(root: Path = ROOT) -> bool | None:
+    """Whether the lowest allowed clock of every core is its highest; None where cpufreq is hidden."""
+    folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
+    bounds = [(number_of(f / "scaling_min_freq"), number_of(f / "scaling_max_freq")) for f in folders]
+    known = [pair for pair in bounds if None not in pair]
+    return all(low == high for low, high in known) if known else None
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import clock_warnings
-from edgecnn.measure.latency import Floats, clock_reader, collect_samples, query_of
+from edgecnn.measure.latency import clock_reader, collect_samples, query_of
+from edgecnn.measure.stability import Floats
 from edgecnn.results.latency import Clocks, LatencyRatio
 from edgecnn.session import Array, Session, Timing
 

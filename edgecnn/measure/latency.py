@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from edgecnn.machine.clocks import clock_warnings, read_clocks
+from edgecnn.machine.clocks import clock_warnings, find_throttling, read_clocks
 from edgecnn.machine.gpu import open_nvml
+from edgecnn.machine.load import other_load_cores, read_cpu_time
+from edgecnn.measure.stability import Floats, find_instability, median_interval, time_yardstick
 from edgecnn.results.latency import Clocks, Latency, Mode
 from edgecnn.session import Array, Session, SessionInfo, TimedSession, Timing
 from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile
 
-Floats = npt.NDArray[np.float64]
 UNSTABLE_COV_PCT = 2.5  # trtexec's bound for "GPU compute time is unstable"
 DRIFT_PCT = 5.0  # medians of the first and the last quarter of a run
 CLOCK_PERIOD_S = 0.5
@@ -32,7 +32,9 @@ class _Samples:
 
     timings: list[Timing] = field(default_factory=list)
     clocks: list[Clocks] = field(default_factory=list)
+    yardstick_ms: list[float] = field(default_factory=list)
     wall_s: float = 0.0
+    load_cores: float | None = None
 
     def ms(self) -> Floats:
         return np.array([t.latency_ms for t in self.timings])
@@ -66,6 +68,10 @@ def measure_latency(
     parts = _parts(samples.timings)
     mean, drift = float(ms.mean()), _drift_pct(ms)
     cov = 100 * float(ms.std()) / mean if mean else 0.0
+    unstable = (
+        *find_instability(ms, samples.load_cores),
+        *find_throttling(samples.clocks[1:]),
+    )  # an idle GPU is slow: the first reading is not of the run
     info = session.info  # after the run: only then it is known whether a CUDA graph is replayed
     return Latency(
         name=name,
@@ -79,7 +85,7 @@ def measure_latency(
         latency_ms_min=float(ascending[0]),
         latency_ms_max=float(ascending[-1]),
         latency_ms_p50=percentile(ascending, 50),
-        latency_ms_p50_ci=percentile_interval(ascending, 50),
+        latency_ms_p50_ci=median_interval(ms),
         latency_ms_p90=carried(90),
         latency_ms_p95=carried(95),
         latency_ms_p99=carried(99),
@@ -92,7 +98,10 @@ def measure_latency(
         transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
         sync=info.sync,
         clocks=samples.clocks[-1],
-        warnings=(*_warnings(cov, drift, parts, samples.clocks), *_said_of(info)),
+        yardstick_ms=float(np.median(samples.yardstick_ms)),
+        other_load_cores=samples.load_cores,
+        unstable=unstable,
+        warnings=tuple(dict.fromkeys((*unstable, *_warnings(cov, drift, parts, samples.clocks), *_said_of(info)))),
     )
 
 
@@ -119,20 +128,24 @@ def collect_samples(
     query: Callable[[], Timing], warmup_ms: float, duration_s: float, min_queries: int, clocks: Callable[[], Clocks]
 ) -> _Samples:
     """What is kept after `warmup_ms`: at least `min_queries`, for at least `duration_s`; the clocks twice a second."""
-    samples, begin = _Samples(clocks=[clocks()]), time.perf_counter()
+    samples, begin = _Samples(clocks=[clocks()], yardstick_ms=[time_yardstick()]), time.perf_counter()
     while time.perf_counter() - begin < warmup_ms / 1000:
         query()
     start = last_reading = time.perf_counter()
     paused = 0.0  # reading the clocks is not part of the run
+    before = read_cpu_time()
     while True:
         samples.timings.append(query())
         now = time.perf_counter()
         samples.wall_s = now - start - paused
         if samples.wall_s >= duration_s and len(samples.timings) >= min_queries:
+            samples.load_cores = other_load_cores(before, read_cpu_time())
             samples.clocks.append(clocks())
+            samples.yardstick_ms.append(time_yardstick())
             return samples
         if now - last_reading >= CLOCK_PERIOD_S:
             samples.clocks.append(clocks())
+            samples.yardstick_ms.append(time_yardstick())
             last_reading = time.perf_counter()
             paused += last_reading - now
 

@@ -37,6 +37,14 @@ def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Ta
     return load_recipe(names.pop()), runs
 
 
+def unmeasured_targets(run_or_recipe: str, recipe: Recipe, runs: Sequence[TargetRun]) -> list[str]:
+    """The targets of a recipe of which nothing was measured in its run; none where one target's folder was named."""
+    if Path(run_or_recipe).is_dir() and holds_results(Path(run_or_recipe)):
+        return []
+    measured = {run.target for run in runs}
+    return [name for name in recipe.targets if name not in measured]
+
+
 def find_judged(run_or_recipe: str, recipe_name: str = "", output: Path | None = None) -> tuple[Recipe, TargetRun]:
     """The one judged target of a run; raises `MeasurementError` where there are several, or none, and `WriteError` for
     an `output` that is one of its files."""

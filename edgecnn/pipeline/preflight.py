@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgecnn.data.calibration_rule import read_rule, require_kind, split_of
 from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest
-from edgecnn.data.open import open_dataset
+from edgecnn.data.open import is_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import zoo_preprocessing
 from edgecnn.errors import ArtifactError, DataError, RecipeError, nearest
@@ -51,6 +51,7 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
             f"{recipe.path}: data.test = {data.test!r} holds {manifest.split} images",
             "write a test set: edgecnn calibration-set DATA --test -o NAME.txt",
         )
+    _require_split(recipe)
     test = open_dataset(data.source, preprocessing, "test")
     if test.label_names:
         try:
@@ -83,4 +84,15 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
         raise DataError(
             f"{source}: the images to calibrate with are those that the network is judged by",
             "name the folder of other images: --calibration-data DIR",
+        )
+
+
+def _require_split(recipe: Recipe) -> None:
+    """Refuse to judge by the images that the network was trained or calibrated on; raises `DataError`."""
+    source, reduced = recipe.data.source, set(recipe.precisions) - {"fp32"} and not recipe.data.calibration_source
+    learns = [word for word, does in (("trained", recipe.train.epochs), ("calibrated", reduced)) if does]
+    if learns and not is_split(source):
+        raise DataError(
+            f"{recipe.path}: data.source = {source!r}: {' and '.join(learns)} on the images that it is judged by",
+            "split it into folders train and test (or val), or name a data set that has both",
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgecnn.report.tables import Table, check_table, headline, measurement_table
 from edgecnn.results.report import RunReport
+from edgecnn.results.verdict import MEASURED, Check
 
 
 def terminal_report(results: RunReport) -> str:
@@ -15,6 +18,23 @@ def terminal_report(results: RunReport) -> str:
         headline(results),
     ]
     return "\n\n".join(p for p in parts if p)
+
+
+def closing_line(reports: Sequence[RunReport]) -> str:
+    """How many checks failed, how many stayed open, and which: the last line of what a person reads."""
+    checks = [(report, check) for report in reports for check in report.verdict.checks]
+    counted = f"{len(checks)} check{'s' * (len(checks) != 1)}"
+    parts: list[str] = []
+    for outcome, word in (("FAIL", "failed"), ("INCONCLUSIVE", "inconclusive")):
+        found = [_named(r, c, several=len(reports) > 1) for r, c in checks if c.verdict == outcome]
+        if found:
+            parts.append(f"{len(found)} {'' if parts else f'of {counted} '}{word}: {', '.join(found)}")
+    return "; ".join(parts) or (f"all {counted} passed" if checks else "nothing was checked")
+
+
+def _named(report: RunReport, check: Check, *, several: bool) -> str:
+    where = f"{report.target} " if several and check.name != report.target else ""
+    return f"{where}{check.name} {'not ' * (check.tolerance == MEASURED)}{check.tolerance}"
 
 
 def _aligned(table: Table) -> str:

@@ -13,7 +13,7 @@ from edgecnn.records import STRICT
 class Device:
     """A processor with its threads, or a GPU; what a machine does not have stays empty. Memory is in GB (1e9 bytes).
 
-    `cpu_id` is family, model and stepping. `clocks_locked` is known of latencies alone, and not of every GPU.
+    `cpu_id` is family, model and stepping. `clocks_locked` is known of latencies alone, and not of every machine.
     """
 
     __pydantic_config__ = STRICT

@@ -14,7 +14,8 @@ Mode = Literal["latency", "throughput"]
 
 @dataclass(frozen=True)
 class Clocks:
-    """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed."""
+    """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed,
+    `cpu_locked` whether the processor's is."""
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
@@ -27,6 +28,7 @@ class Clocks:
     power_mode: str | None = None
     locked: bool | None = None
     throttled: tuple[str, ...] = ()
+    cpu_locked: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Latency:
     """One run: milliseconds per query of `batch` images, images per second, and under which conditions.
 
     A percentile that the number of queries does not carry is None. `graph`, `transfers` and `sync` say what a query
-    was: a replayed CUDA graph or not, with or without copies, and how the host waited.
+    was: a replayed CUDA graph or not, with or without copies, and how the host waited. `unstable` says why the numbers
+    cannot be compared with those of another day; `yardstick_ms` is a fixed piece of work on one core, timed beside the
+    queries, and `other_load_cores` how many cores others kept busy.
     """
 
     __pydantic_config__ = STRICT
@@ -80,6 +84,9 @@ class Latency:
     sync: str
     clocks: Clocks
     warnings: tuple[str, ...]
+    yardstick_ms: float | None = None
+    other_load_cores: float | None = None
+    unstable: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Latency({self.in_short})"

@@ -136,8 +136,9 @@ def device_of(engine: Path, threads: int | None) -> Device:
 
 
 def _at_clocks(device: Device, rows: Sequence[LatencyRow]) -> Device:
-    """The device with what the rows say of its GPU's clocks: a latency at locked ones is compared with its like."""
-    locked = {row.latency.clocks.locked for row in rows}
+    """The device with what the rows say of its clocks: a latency at locked ones is compared with its like."""
+    on_cpu = not device.gpu_name
+    locked = {row.latency.clocks.cpu_locked if on_cpu else row.latency.clocks.locked for row in rows}
     return dataclasses.replace(device, clocks_locked=False if False in locked else None if None in locked else True)
 
 

@@ -12,9 +12,10 @@ from edgecnn.machine.cpu import int8_guard
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.report.markdown import markdown_report
+from edgecnn.results.device import Device
 from edgecnn.results.engine import CPU_PROVIDER
 from edgecnn.results.report import ArtifactFacts, RunReport
-from edgecnn.results.verdict import Verdict
+from edgecnn.results.verdict import MEASURED, Check, Verdict
 from edgecnn.steps.gate import judged_measurements, require_current
 
 
@@ -57,6 +58,26 @@ def report_of(run: TargetRun, recipe: Recipe, verdict: Verdict | None = None) ->
         verdict=verdict,
         artifacts=tuple(_facts(path, run.folder) for path in _artifacts(run.folder)),
         notes=tuple(_notes(run)),
+    )
+
+
+def report_of_unmeasured(target: str, recipe: Recipe) -> RunReport:
+    """A target that the recipe names and of which nothing was measured: open, whatever the recipe says."""
+    why = (
+        f"{target}: not measured: go on there with `edgecnn run RECIPE --target {target}`, or judge one target's folder"
+    )
+    check = Check(target, MEASURED, None, None, None, "INCONCLUSIVE", why, mappable=False)
+    return RunReport(
+        recipe=recipe.name,
+        title=recipe.title,
+        target=target,
+        device=Device(),
+        device_key="",
+        reference=None,
+        measurements=(),
+        verdict=Verdict((check,), recipe.tolerances.inconclusive),
+        artifacts=(),
+        notes=(),
     )
 
 

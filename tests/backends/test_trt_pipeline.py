@@ -132,10 +132,12 @@ def test_without_tensorrt_the_host_part_is_done_and_the_rest_is_named(
     shutil.copytree(on_the_host, folder)
     outcome = run_recipe(recipe, folder, lambda text: None)
     assert outcome.done == 0
-    assert "the package 'tensorrt', which is not installed here" in outcome.elsewhere[0]
-    command = shlex.split(outcome.elsewhere[0].split("`")[-2])
+    (missing,) = outcome.elsewhere
+    assert outcome.exit_code == 3
+    assert "the package 'tensorrt', which is not installed here" in missing.why
     again = [part for setting in recipe.overrides for part in ("--set", setting)]
-    assert command == ["edgecnn", "run", str(recipe.path), "--out", str(folder), *again]
+    command = ["edgecnn", "run", str(recipe.path), "--target", "gpu", "--out", str(folder), *again]
+    assert shlex.split(missing.command) == command
     assert load_recipe(str(recipe.path), again[1::2]) == recipe, "the device judges the recipe that the host made"
 
 

@@ -124,11 +124,59 @@ def test_until_stops_early(tmp_path: Path, edgecnn: Callable[..., Any], copied: 
 
 
 def test_a_target_that_is_not_this_machine(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    for name in ("model.int8-tensorrt.onnx", "model.int8-tensorrt.onnx.json"):
+        (copied / name).unlink()
     result = edgecnn("run", "lenet5-digits", "--out", copied, "--set", 'targets=["orin-nano"]')
-    assert result.code == 0
+    assert result.code == 3
+    assert result.out == "orin-nano: not measured: build, validate, bench of fp32, fp16, int8 remain\n"
     assert "orin-nano is not this machine" in result.err
-    assert "edgecnn run" in result.err
+    assert "--target orin-nano --out" in result.err
     assert (copied / "model.int8-tensorrt.onnx").exists()
+    assert not (copied / "orin-nano").exists()
+
+
+BOTH = ("--set", 'targets=["cpu", "orin-nano"]')
+
+
+def test_a_target_that_was_not_judged_is_never_a_pass(
+    copied: Path, edgecnn: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied, *BOTH)
+    assert result.code == 3, "the other one passed"
+    assert "PASS" in result.out
+    assert "orin-nano: not measured" in result.out
+    assert edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--until", "bench").code == 3
+    assert edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--until", "quantize").code == 0, "as was asked"
+    found = json.loads(edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--json").out)
+    assert [one["target"] for one in found["not_measured"]] == ["orin-nano"]
+    broken = ("--set", "tolerances.size_mb_max=0.01")
+    assert edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, *broken).code == 1, "a failure is worse"
+
+
+def test_one_target_of_several_can_be_asked_for(copied: Path, edgecnn: Callable[..., Any]) -> None:
+    result = edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--target", "cpu")
+    assert result.code == 0
+    assert "orin-nano" not in result.out + result.err
+    said = edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--target", "agx-orin").refused()
+    assert "target 'agx-orin': " in said
+    assert "has cpu, orin-nano" in said
+
+
+def test_a_gate_of_a_whole_run_asks_for_every_target(
+    copied: Path, edgecnn: Callable[..., Any], tmp_path: Path, root: Path
+) -> None:
+    own = tmp_path / "lenet5-digits.toml"
+    text = (root / "recipes/lenet5-digits.toml").read_text().replace('["cpu"]', '["cpu", "orin-nano"]')
+    for mapping in ("inconclusive", "pass"):
+        own.write_text(f'{text}inconclusive = "{mapping}"\n')
+        result = edgecnn("gate", copied, "--recipe", own, "--junit", tmp_path / "j.xml", "--github")
+        assert result.code == 3, "no recipe lets pass what was not measured"
+        assert "orin-nano: not measured" in result.out
+        assert result.out.splitlines()[-1].endswith("inconclusive: orin-nano not measured")
+        assert "orin-nano: not measured" in (tmp_path / "j.xml").read_text()
+    verdicts = json.loads(edgecnn("gate", copied, "--recipe", own, "--json").out)
+    assert [(v["target"], v["exit_code"]) for v in verdicts] == [("cpu", 0), ("orin-nano", 3)]
+    assert edgecnn("gate", copied / "cpu", "--recipe", own).code == 0, "one target was named"
 
 
 def test_a_tampered_engine_is_refused_and_remade(copied: Path, edgecnn: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import clock_warnings, read_clocks
 from edgecnn.machine.gpu import open_nvml
+from edgecnn.machine.load import CpuTime
 from edgecnn.measure import comparison, latency
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
@@ -30,6 +31,12 @@ INFO = SessionInfo((TensorSpec("input", (None, 3, 2, 2), "float32"),), (TensorSp
 def zeros(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The logits of INFO."""
     return {"logits": np.zeros((len(inputs["input"]), 2), np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests do, beside these."""
+    monkeypatch.setattr(latency, "read_cpu_time", lambda: None)
 
 
 class Scripted(Session):
@@ -193,6 +200,20 @@ def test_a_ratio_with_a_session_that_is_starved_says_so(monkeypatch: pytest.Monk
 
 def test_a_timed_session_without_copies_says_so() -> None:
     assert not measured(Scripted(lambda k: 1.0, h2d_ms=0, d2h_ms=0)).transfers
+
+
+def test_what_was_unstable_and_what_others_took_stand_in_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([CpuTime(0.0, 0.0, 0.0), CpuTime(1.0, 1.5, 1.0)])
+    monkeypatch.setattr(latency, "read_cpu_time", lambda: next(readings))
+    clocks = iter([Clocks(gpu_mhz=210), *[Clocks(gpu_mhz=1300)] * 9])  # idle at first
+    found = measured(Scripted(lambda k: 10.0), min_queries=100, clocks=lambda: next(clocks))
+    assert found.other_load_cores == 0.5
+    assert found.unstable == ("other work took 0.50 cores during the run",)
+    assert found.yardstick_ms > 0
+    assert found.unstable[0] in found.warnings
+    monkeypatch.setattr(latency, "read_cpu_time", lambda: None)
+    found = measured(Scripted(lambda k: 10.0), clocks=lambda: Clocks(gpu_mhz=1300, throttled=("heat",)))
+    assert found.unstable == ("the GPU was throttled: heat",)
 
 
 def test_drift_and_instability_are_said() -> None:

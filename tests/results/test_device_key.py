@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgecnn.machine.cpu import cpu_device, cpu_id, cpu_name
+from edgecnn.machine.clocks import read_clocks
+from edgecnn.machine.cpu import cpu_clock_locked, cpu_device, cpu_id, cpu_name
 from edgecnn.machine.gpu import driver_description
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.device import Device
@@ -67,6 +68,23 @@ def test_latencies_at_locked_clocks_have_a_key_of_their_own(told: tuple[bool | N
     device = _at_clocks(ORIN, rows)
     assert device == dataclasses.replace(ORIN, clocks_locked=locked)
     assert device.key == "orin-sm8.7-trt10.3-maxn" + ("-locked" if locked else "")
+
+
+def test_a_processor_s_own_clocks_decide_where_it_is_what_was_measured(tmp_path: Path) -> None:
+    """On a board that measures its processor, the GPU's clocks say nothing."""
+    assert cpu_clock_locked(tmp_path) is None
+    for core, lowest in ((0, 2_600_000), (1, 800_000)):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_min_freq").write_text(f"{lowest}\n")
+        (folder / "scaling_max_freq").write_text("2600000\n")
+    assert read_clocks(tmp_path).cpu_locked is False
+    (folder / "scaling_min_freq").write_text("2600000\n")
+    clocks = dataclasses.replace(read_clocks(tmp_path), locked=False)
+    assert clocks.cpu_locked is True
+    rows: Any = [SimpleNamespace(latency=SimpleNamespace(clocks=clocks))]
+    assert _at_clocks(Device(cpu="a processor", threads=2), rows).key == "a-processor-locked-2threads"
+    assert _at_clocks(ORIN, rows).key == "orin-sm8.7-trt10.3-maxn"
 
 
 def test_a_device_is_written_sparsely_and_read_without_the_new_fields() -> None:

@@ -1,0 +1,59 @@
+"""A latency against the one that was accepted before on the same device.
+
+Both were measured on their own day. A FAIL says that the engine became slower, so it takes two stable measurements, on
+a machine that was as fast as then; whatever else is beyond the limit is INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgecnn.results.baseline import BaselineRow
+from edgecnn.results.latency import Latency
+from edgecnn.results.report import Measurement
+from edgecnn.results.verdict import Check, Outcome
+
+LATENCY_MAX = 1.10  # times the baseline's
+MACHINE_PCT = 3.0  # a machine that is slower by more than this is not as fast as then
+
+
+def check_latency(m: Measurement, old: BaselineRow) -> Iterator[Check]:
+    """The median of an engine; none of a simulated one, nor where one of the two was not measured."""
+    found, before = m.latency, old.latency_ms_p50
+    if found is None or before is None or m.engine.simulated:
+        return
+    (low, high), (old_low, old_high) = found.latency_ms_p50_ci, old.latency_ms_p50_ci or (before, before)
+    value, limit = found.latency_ms_p50, LATENCY_MAX * before
+    evidence = f"latency_ms_p50 {value:.4g}, baseline {before:.4g} ({100 * (value / before - 1):+.1f} %)"
+    outcome: Outcome = "INCONCLUSIVE"
+    if high is not None and high <= LATENCY_MAX * old_low:
+        outcome = "PASS"
+    elif old_high is not None and low > LATENCY_MAX * old_high:
+        outcome = "FAIL"
+    else:
+        evidence += "; a longer bench.duration_s tells more"
+    if against := [*_against_baseline(old), *(_against_run(found, old) if outcome != "PASS" else ())]:
+        outcome, evidence = "INCONCLUSIVE", f"{evidence}; {'; '.join(against)}"
+    yield Check(m.name, "baseline latency_ms_p50", value, (low, high), limit, outcome, evidence)
+
+
+def _against_baseline(old: BaselineRow) -> list[str]:
+    """Why the baseline is none: one that was too slow would let everything pass."""
+    if not old.latency_unstable:
+        return []
+    why = "; ".join(old.latency_unstable)
+    return [f"the baseline was unstable ({why}): record it again with `edgecnn gate --record`"]
+
+
+def _against_run(found: Latency, old: BaselineRow) -> list[str]:
+    """Why a latency beyond the limit may be the machine's doing. Below it nothing of this matters: what disturbs a
+    measurement makes it slower."""
+    said = list(found.unstable)
+    if old.yardstick_ms and found.yardstick_ms:
+        slower = 100 * (found.yardstick_ms / old.yardstick_ms - 1)
+        if slower > MACHINE_PCT:
+            said.append(f"the processor itself was {slower:.1f} % slower than at the baseline")
+    now = found.clocks.gpu_mhz
+    if old.gpu_mhz and now and 100 * (1 - now / old.gpu_mhz) > MACHINE_PCT:
+        said.append(f"the GPU clock was {now:.0f} MHz, {old.gpu_mhz:.0f} at the baseline")
+    return said
