@@ -17,8 +17,8 @@ from edgecnn.version import __version__
 SHARED_MODULES = {"app", "completion", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "quantize", "reference", "build", "validate",
-    "bench", "gate", "report", "recipe", "models", "summary", "probe", "targets", "check", "inspect", "layers",
-    "predict", "doctor",
+    "bench", "gate", "report", "bundle", "recipe", "models", "summary", "probe", "targets", "check", "inspect",
+    "layers", "predict", "doctor",
 )  # fmt: skip
 
 

@@ -44,12 +44,14 @@ def gate(
     from edgecnn.steps import gate as step
     from edgecnn.steps.report import report_of, report_of_unmeasured
 
-    judged_by, runs = find_run(run, recipe)
+    judged_by, runs = find_run(run, recipe, say)
     require_no_input(runs, junit, gitlab, markdown)
     reports, baselines = [], []
     for measured in runs:
         verdict = step.gate(measured, judged_by, against_baseline=not record)
         reports.append(report_of(measured, judged_by, verdict))
+        if not step.is_writable(measured.folder):
+            say(f"{measured.folder}: cannot be written to: the verdict is not kept")
         if record:
             step.record(measured, judged_by, verdict)
         path = step.baseline_path(judged_by, measured.device)

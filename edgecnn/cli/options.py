@@ -25,11 +25,15 @@ NETWORK = typer.Argument(
     show_default=False,
 )
 RECIPE = typer.Argument(help="A recipe's name, or a path to its TOML.", autocompletion=complete_recipe)
+RUNNABLE = typer.Argument(
+    help="A recipe's name or TOML; a run folder, which carries its recipe; or a bundle (.tar).",
+    autocompletion=complete_recipe,
+)
 RUN = typer.Argument(
     help="A run folder, one of its targets, or a recipe (its run is ./runs/RECIPE).", autocompletion=complete_recipe
 )
 RUN_RECIPE = typer.Option(
-    help="The recipe of a run folder.  [default: the one that its results name]", autocompletion=complete_recipe
+    help="The recipe of a run folder.  [default: the one that it carries]", autocompletion=complete_recipe
 )
 RECIPE_DATA = typer.Option(help="Where the recipe's images lie here: a folder, or any other source of images.")
 CALIBRATION_DATA = typer.Option(help="Where the images to calibrate with lie, if not in --data.")

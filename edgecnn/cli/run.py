@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE, RECIPE_DATA, SET, TARGETS, THREADS, TRUST_CODE
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE_DATA, RUNNABLE, SET, TARGETS, THREADS, TRUST_CODE
+from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import StepName
 
@@ -18,41 +18,63 @@ edgecnn run mine.toml --trust-code  # needs a recipe with model.python
 edgecnn run lenet5-digits --target cpu
 edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
 edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs images and weights
+edgecnn run lenet5-digits --dry-run
+edgecnn run lenet5-digits.tar --out runs/device  # needs a bundle
 """
 
 
 def run(
-    recipe: Annotated[str, RECIPE],
+    recipe: Annotated[str, RUNNABLE],
     until: Annotated[StepName, typer.Option(help="Stop after this step.")] = "report",
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     data: Annotated[str, RECIPE_DATA] = "",
     calibration_data: Annotated[str, CALIBRATION_DATA] = "",
     target: Annotated[list[str] | None, TARGETS] = None,
     set_: Annotated[list[str] | None, SET] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train again where finished weights are not those of the settings.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why, and do nothing.")] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust_code: Annotated[bool, TRUST_CODE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Bring a recipe up to date, from training to the verdict.
 
-    Only what is stale is made again, and why is said. A target that is not this machine is prepared up to its graphs.
+    Only what is stale is made again, and why is said; finished weights only with --retrain. A target that is not this
+    machine is prepared up to its graphs.
+
     Exit code 0: passed, 1: failed, 3: not all could be told or measured.
     """
-    from edgecnn.pipeline.find import run_folder
-    from edgecnn.pipeline.run import run_recipe
-    from edgecnn.recipe.load import load_recipe
+    from edgecnn.pipeline.find import find_recipe_and_folder
+    from edgecnn.pipeline.run import plan, run_recipe
     from edgecnn.records import to_plain
     from edgecnn.report.terminal import closing_line, terminal_report
 
-    loaded = load_recipe(recipe, set_ or (), data=data, calibration_data=calibration_data)
+    loaded, folder = find_recipe_and_folder(
+        recipe, set_ or (), out, say, data=data, calibration_data=calibration_data, write=not dry_run
+    )
+    if dry_run:
+        due = [
+            {"step": task.step, "output": str(task.output), "why": why}
+            for task, why in plan(loaded, folder, until=until, targets=target or (), threads=threads)
+        ]
+        if as_json:
+            print_json({"folder": str(folder), "due": due})
+        elif due:
+            print_rows(due, ["step", "output", "why"])
+        else:
+            say(f"{folder}: everything is up to date")
+        return 0
     outcome = run_recipe(
         loaded,
-        run_folder(loaded, out),
+        folder,
         say,
         until=until,
         targets=target or (),
         threads=threads,
         trust_code=trust_code,
+        retrain=retrain,
         progress=lambda step: counter(step, "images"),
     )
     if as_json:

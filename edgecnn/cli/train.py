@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last completed epoch of an interrupted run.")
     ] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Replace finished weights; they stay as .previous until then.")
+    ] = False,
     threads: Annotated[int | None, THREADS] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
@@ -37,6 +41,7 @@ def train(
 
     The checkpoint of the best epoch is OUT/model.safetensors. Under torchrun several processes train it.
     """
+    from edgecnn.artifact.hold import held
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import to_plain
 
@@ -47,14 +52,16 @@ def train(
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
-        result = step(
-            settings,
-            folder,
-            resume=resume,
-            threads=threads,
-            skip_corrupt=skip_corrupt,
-            progress=open_progress() if first else None,
-        )
+        with held(folder) if first else contextlib.nullcontext():
+            result = step(
+                settings,
+                folder,
+                resume=resume,
+                retrain=retrain,
+                threads=threads,
+                skip_corrupt=skip_corrupt,
+                progress=open_progress() if first else None,
+            )
     except KeyboardInterrupt:
         say(f"the completed epochs are in {folder}: go on with --resume")
         raise

@@ -26,18 +26,25 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """`input` is float32 NCHW; `label` is -1 where unknown; `ids` name the images."""
+    """`input` is float32 NCHW; `label` is -1 where unknown; `ids` name the images, `sha256s` are their identities where
+    they were asked for."""
 
     input: Array
     label: Labels
     ids: tuple[str, ...]
+    sha256s: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images by position. `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`),
-    `content(i)` the bytes whose sha256 identifies the image. `by_position`: the labels count class folders, since
-    nobody said which classes a model has. `oriented`: the images read so far that carry an EXIF orientation."""
+    """Images by position.
+
+    `tensor(i)` is preprocessed float32 CHW, `image(i)` the decoded picture (None for `.npz`), `pixels(i)` the uint8
+    [H, W, C] of packed images, `array(i)` what is preprocessed already. `content(i)` are the bytes whose sha256
+    identifies the image, unless `sha256s` says which those of its source have. `by_position`: the labels count class
+    folders, since nobody said which classes a model has. `oriented`: the images read so far that carry an EXIF
+    orientation.
+    """
 
     name: str
     ids: tuple[str, ...]
@@ -50,6 +57,8 @@ class Dataset:
     by_position: bool = False
     oriented: set[str] = field(default_factory=set)
     form: InputForm = "normalised"
+    pixels: Callable[[int], npt.NDArray[np.uint8]] | None = None
+    sha256s: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,8 +68,10 @@ class Dataset:
         one."""
         if self.array is not None:
             return self.array(index)
-        assert self.image is not None
         assert self.preprocessing is not None
+        if self.pixels is not None:
+            return self.preprocessing.arrange(self.pixels(index), self.form)
+        assert self.image is not None
         picture = self.image(index)
         if orientation_of(picture) != 1:
             self.oriented.add(self.ids[index])
@@ -76,13 +87,15 @@ class Dataset:
         return self if form == self.form else replace(self, form=form)
 
     def sha256(self, index: int) -> str:
-        """Identity of one image."""
+        """Identity of one image: that of the file or the pixels it comes from, wherever they lie now."""
+        if self.sha256s is not None:
+            return self.sha256s[index]
         return hashlib.sha256(self.content(index)).hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The images at `indices`, in that order."""
         order = list(indices)
-        image, array, content = self.image, self.array, self.content
+        image, array, pixels, content = self.image, self.array, self.pixels, self.content
         return replace(
             self,
             ids=tuple(self.ids[i] for i in order),
@@ -90,22 +103,30 @@ class Dataset:
             content=lambda i: content(order[i]),
             image=None if image is None else lambda i: image(order[i]),
             array=None if array is None else lambda i: array(order[i]),
+            pixels=None if pixels is None else lambda i: pixels(order[i]),
+            sha256s=None if self.sha256s is None else tuple(self.sha256s[i] for i in order),
         )
 
 
 def batches(
-    dataset: Dataset, size: int, workers: int = 0, unreadable: Callable[[str, DataError], None] | None = None
+    dataset: Dataset,
+    size: int,
+    workers: int = 0,
+    unreadable: Callable[[str, DataError], None] | None = None,
+    *,
+    hashed: bool = False,
 ) -> Iterator[Batch]:
     """The data set in order, `size` images at a time (the last may be smaller), decoded by `workers` threads ahead.
 
     At most three batches are held at once. An image that cannot be read raises `DataError`, or goes to `unreadable`
-    and is left out.
+    and is left out. With `hashed` each image comes with its identity.
     """
+    read = partial(_read, dataset, hashed)
     starts = range(0, len(dataset), size)
-    if workers <= 0 or dataset.array is not None:
+    if workers <= 0 or dataset.image is None:
         for start in starts:
-            tensors = [partial(dataset.tensor, i) for i in range(start, min(start + size, len(dataset)))]
-            yield from _batch(dataset, start, tensors, unreadable)
+            images = [partial(read, i) for i in range(start, min(start + size, len(dataset)))]
+            yield from _batch(dataset, start, images, unreadable)
         _say_oriented(dataset)
         return
     with ThreadPoolExecutor(workers) as pool:
@@ -114,7 +135,7 @@ def batches(
             for start in [*starts, -1, -1]:
                 if start >= 0:
                     stop = min(start + size, len(dataset))
-                    pending.append((start, [pool.submit(dataset.tensor, i).result for i in range(start, stop)]))
+                    pending.append((start, [pool.submit(read, i).result for i in range(start, stop)]))
                 if pending and (len(pending) > 2 or start < 0):
                     yield from _batch(dataset, *pending.pop(0), unreadable)
         finally:
@@ -139,16 +160,20 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _read(dataset: Dataset, hashed: bool, index: int) -> tuple[Array, str]:
+    return dataset.tensor(index), dataset.sha256(index) if hashed else ""
+
+
 def _batch(
     dataset: Dataset,
     start: int,
-    tensors: Sequence[Callable[[], Array]],
+    images: Sequence[Callable[[], tuple[Array, str]]],
     unreadable: Callable[[str, DataError], None] | None,
 ) -> Iterator[Batch]:
     read, positions = [], []
-    for position, tensor in enumerate(tensors, start):
+    for position, image in enumerate(images, start):
         try:
-            read.append(tensor())
+            read.append(image())
             positions.append(position)
         except DataError as exc:
             if unreadable is None:
@@ -156,7 +181,9 @@ def _batch(
             unreadable(dataset.ids[position], exc)
     if read:
         labels = np.full(len(read), -1, np.int64) if dataset.labels is None else dataset.labels[positions]
-        yield Batch(np.stack(read), labels, tuple(dataset.ids[p] for p in positions))
+        tensors, sha256s = zip(*read, strict=True)
+        ids = tuple(dataset.ids[p] for p in positions)
+        yield Batch(np.stack(tensors), labels, ids, sha256s if sha256s[0] else ())
 
 
 def spread(dataset: Dataset, count: int, seed: int = 0) -> list[int]:

@@ -2,6 +2,8 @@
 
 `digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder, a calibration manifest, or an `.npz` whose array
 `input` is already preprocessed. The split ("train" or "test") comes from what the data is used for.
+`digits`, `mnist:DIR`, `cifar10:DIR`, an image folder, a calibration manifest, or an `.npz`: packed images, or an array
+`input` that is already preprocessed. The split ("train" or "test") comes from what the data is used for.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from edgecnn.data.sources.folder import (
     split_folder,
 )
 from edgecnn.data.sources.imagenet import has_validation_images, imagenet, imagenet_marks
+from edgecnn.data.sources.packed import is_packed, packed, packed_facts
 from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
 
@@ -58,13 +61,15 @@ def open_dataset(
     """The data set that `source` names. `labels` and `wnids` are the model's classes: those of the data set are matched
     with them by name, never by position. Raises `DataError`."""
     name, _, root = source.partition(":")
-    if source.endswith(".npz"):
+    if source.endswith(".npz") and not is_packed(Path(source)):
         return npz(Path(source), preprocessing)
     if preprocessing is None:
         raise DataError(
             f"{source}: how its images are preprocessed is not known: the model has no sidecar that says it",
             "`edgecnn export` and `edgecnn import --preprocess` write one; or give an .npz with preprocessed `input`",
         )
+    if source.endswith(".npz"):
+        return _matched(packed(Path(source), preprocessing, split), split, labels)
     named = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
     if name == "imagenet" and root:
         return imagenet(Path(root), preprocessing, split, labels, wnids)
@@ -101,8 +106,9 @@ def is_split(source: str) -> bool:
 
 
 def images_sha256(source: str, split: Split) -> str | None:
-    """What changes when the images of a split do, without decoding any: names and sizes in an image folder, content of
-    the other files. None for the digits, which come with scikit-learn, and for what is not there."""
+    """What changes when the images of a split do, wherever they lie, without decoding any: names and sizes in an image
+    folder, content of the other files; of packed images what those had that they come from. None for what is not
+    there."""
     name, _, root = source.partition(":")
     named = {"mnist": mnist_files, "cifar10": cifar10_files}
     try:
@@ -110,6 +116,10 @@ def images_sha256(source: str, split: Split) -> str | None:
             marks = [sha256_of(path) for path in named[name](Path(root or "."), split)]
         elif name == "imagenet" and root:
             marks = imagenet_marks(Path(root), split)
+        elif source == "digits":
+            marks = [source, split]
+        elif Path(source).is_file() and is_packed(Path(source)):
+            return packed_facts(Path(source)).images_sha256 or None
         elif Path(source).is_file():
             marks = [sha256_of(Path(source))]
         elif Path(source).is_dir():

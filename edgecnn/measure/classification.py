@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.decision import measure_operating_point
-from edgecnn.measure.predict import Predictions
+from edgecnn.measure.predict import Predictions, require_same_images
 from edgecnn.recipe.schema import DecisionSettings
 from edgecnn.results.accuracy import Accuracy, ChangedImage, ClassLoss, ClassShare, Paired
 from edgecnn.results.correctness import pack_bits
@@ -101,7 +101,8 @@ def _with_counts(accuracy: Accuracy, engine: Predictions, ours: _Scored, labelle
     if not known:
         return accuracy
     labels, right = engine.labels[known], ours.top1[known]
-    images = "\n".join(f"{engine.ids[k]}\t{_label_name(engine, int(engine.labels[k]))}" for k in known)
+    hashes = engine.sha256s or ("",) * len(engine.ids)
+    images = "\n".join(f"{engine.ids[k]}\t{hashes[k]}\t{_label_name(engine, int(engine.labels[k]))}" for k in known)
     n, top1_n = (np.bincount(labels[chosen], minlength=accuracy.classes) for chosen in (labels >= 0, right))
     return replace(
         accuracy,
@@ -147,6 +148,8 @@ def require_comparable(engine: Predictions, reference: Predictions) -> None:
             raise MeasurementError(f"image {k} is {ours!r} here and {theirs!r} in the reference", again)
     if len(engine.ids) != len(reference.ids):
         raise MeasurementError(f"{len(engine.ids)} images here, {len(reference.ids)} in the reference", again)
+    if reference.sha256s:
+        require_same_images(engine.ids, engine.sha256s, dict(zip(reference.ids, reference.sha256s, strict=True)))
     if (differ := np.flatnonzero(engine.labels != reference.labels)).size:
         k = int(differ[0])
         raise MeasurementError(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast, get_args
@@ -32,8 +32,8 @@ class Predictions:
 
     One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
     Where `output` says so, probabilities stand in their place; of top-k those of the classes that are named, and
-    `NOT_NAMED` for the others.
-    `unreadable` are the ids of images that could not be decoded; they are in none of the other fields.
+    `NOT_NAMED` for the others. `unreadable` are the ids of images that could not be decoded; they are
+    in none of the other fields. `sha256s` are the images' identities; files of earlier versions have none.
     """
 
     ids: tuple[str, ...]
@@ -45,6 +45,7 @@ class Predictions:
     unreadable: tuple[str, ...] = ()
     threshold: float = 0.0
     output: OutputForm = "logits"
+    sha256s: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -61,7 +62,13 @@ class Predictions:
         keep = [k for k, name in enumerate(self.ids) if name not in ids]
         if len(keep) == len(self.ids):
             return self
-        return replace(self, ids=tuple(self.ids[k] for k in keep), labels=self.labels[keep], logits=self.logits[keep])
+        return replace(
+            self,
+            ids=tuple(self.ids[k] for k in keep),
+            labels=self.labels[keep],
+            logits=self.logits[keep],
+            sha256s=tuple(self.sha256s[k] for k in keep) if self.sha256s else (),
+        )
 
 
 def predict(
@@ -76,6 +83,7 @@ def predict(
     identity: str = "",
     threshold: float = 0.0,
     contract: ServingContract | None = None,
+    known: Predictions | None = None,
 ) -> Predictions:
     """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session.
 
@@ -83,7 +91,8 @@ def predict(
     raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes on
     where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data. `threshold`
     is what one output has to exceed for class 1, `contract` what the session takes and gives. Raises `MeasurementError`
-    when the data do not fit the session.
+    when the data do not fit the session, and at the first image that is another one than the image of that name in the
+    `known` predictions.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images", "name a data set with at least one")
@@ -95,8 +104,10 @@ def predict(
         position = {name: k for k, name in enumerate(dataset.ids)}
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
-        for part in batches(rest, batch, workers, skip):
-            logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract))
+        before = dict(zip(known.ids, known.sha256s, strict=True)) if known is not None and known.sha256s else {}
+        for part in batches(rest, batch, workers, skip, hashed=True):
+            require_same_images(part.ids, part.sha256s, before)
+            logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract), part.sha256s)
             if progress is not None:
                 progress(logits.next, len(dataset))
         if not logits.positions:
@@ -114,7 +125,20 @@ def predict(
             unreadable=tuple(name for name in dataset.ids if name in unreadable),
             threshold=threshold,
             output=contract.output,
+            sha256s=logits.sha256s(),
         )
+
+
+def require_same_images(ids: Sequence[str], sha256s: Sequence[str], known: Mapping[str, str]) -> None:
+    """Raise `MeasurementError` for an image whose sha256 is not the `known` one of its id; ids that are not known, or
+    that come without a sha256, are not judged."""
+    for name, digest in zip(ids, sha256s, strict=False):
+        if known.get(name, digest) != digest:
+            raise MeasurementError(
+                f"image {name!r} is not the one that the reference was made on: its sha256 is {digest[:12]}, "
+                f"in the reference {known[name][:12]}",
+                "name the images of the reference, or make it again on these with `edgecnn reference`",
+            )
 
 
 def _run(session: Session, part: Batch, dataset: Dataset, contract: ServingContract) -> Array:
@@ -155,14 +179,15 @@ def _key(session: Session, dataset: Dataset, identity: str) -> str:
 class _Logits:
     """Rows of logits with the position of their image: in memory, or appended to a journal file.
 
-    The journal is a line of JSON (the key and the number of classes) and then one record per image. One process at a
-    time has it: raises `MeasurementError` for another.
+    The journal is a line of JSON (the key and the record's form) and then one record per image. One process at a time
+    has it: raises `MeasurementError` for another.
     """
 
     def __init__(self, journal: Path | None, key: str) -> None:
         self.key = key
         self.positions: list[int] = []
         self._rows: list[Array] = []
+        self._sha256s: list[str] = []
         self._offset, self._classes = 0, 0
         self._file = None if journal is None else _locked(journal)
         if self._file is not None:
@@ -173,16 +198,17 @@ class _Logits:
         """The position after the last one that is there."""
         return self.positions[-1] + 1 if self.positions else 0
 
-    def add(self, positions: list[int], rows: Array) -> None:
-        """Append the logits of one batch."""
+    def add(self, positions: list[int], rows: Array, sha256s: Sequence[str]) -> None:
+        """Append the logits of one batch and the identities of its images."""
         self.positions += positions
+        self._sha256s += sha256s
         if self._file is None:
             self._rows.append(rows)
             return
         if not self._classes:
             self._begin(self._file, rows.shape[1])
         records = np.empty(len(rows), self._record())
-        records["position"], records["logits"] = positions, rows
+        records["position"], records["logits"], records["sha256"] = positions, rows, sha256s
         self._file.write(records.tobytes())
         self._file.flush()
 
@@ -192,6 +218,10 @@ class _Logits:
             return np.concatenate(self._rows)
         records = np.memmap(self._file, self._record(), "r", self._offset, (len(self.positions),))
         return records["logits"]
+
+    def sha256s(self) -> tuple[str, ...]:
+        """The identity of each row's image."""
+        return tuple(self._sha256s)
 
     def __enter__(self) -> _Logits:
         return self
@@ -204,10 +234,10 @@ class _Logits:
             self._file.close()
 
     def _record(self) -> np.dtype[np.void]:
-        return np.dtype([("position", np.int64), ("logits", np.float32, (self._classes,))])
+        return np.dtype([("position", np.int64), ("sha256", "S64"), ("logits", np.float32, (self._classes,))])
 
     def _header(self, classes: int) -> bytes:
-        return (json.dumps({"key": self.key, "classes": classes}) + "\n").encode()
+        return (json.dumps({"key": self.key, "classes": classes, "sha256": True}) + "\n").encode()
 
     def _begin(self, file: BinaryIO, classes: int) -> None:
         self._classes = classes
@@ -233,6 +263,7 @@ class _Logits:
         if whole:
             records = np.memmap(file, record, "r", self._offset, (whole,))
             self.positions = [int(p) for p in records["position"]]
+            self._sha256s = [digest.decode() for digest in records["sha256"].tolist()]
 
 
 def _locked(journal: Path) -> BinaryIO:
@@ -272,6 +303,7 @@ def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) ->
                 unreadable=np.array(predictions.unreadable, np.str_),
                 threshold=np.array(predictions.threshold),
                 output=np.array(predictions.output),
+                sha256=np.array(predictions.sha256s, "S64"),
             )
 
     return write_artifact(path, write, replace(sidecar, facts={**sidecar.facts, **facts}))
@@ -292,12 +324,15 @@ def read_predictions(path: Path) -> Predictions:
                 unreadable=_strings(content["unreadable"]),
                 threshold=float(content["threshold"]) if "threshold" in content else 0.0,
                 output=_output_form(content["output"]) if "output" in content else "logits",
+                sha256s=tuple(s.decode() for s in content["sha256"].tolist()) if "sha256" in content else (),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as exc:
         raise ArtifactError(
             f"{path}: not a file of predictions ({exc})", "make it with `edgecnn reference SOURCE --data D -o F`"
         ) from exc
     counts = {len(predictions.ids), len(predictions.labels), len(predictions.logits)}
+    if predictions.sha256s:
+        counts.add(len(predictions.sha256s))
     if len(counts) != 1 or predictions.logits.ndim != 2:
         raise ArtifactError(
             f"{path}: {len(predictions.ids)} ids, {len(predictions.labels)} labels and logits "

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from edgecnn.artifact.run_folder import VERDICT, TargetRun, holds_results, read_target_run
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
+from edgecnn.pipeline.device import Say, unpack, unpacked
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
+from edgecnn.steps.recipe_copy import carried_recipe, differs_from_its_file
 
 
 def run_folder(recipe: Recipe, out: Path | None) -> Path:
@@ -16,11 +18,40 @@ def run_folder(recipe: Recipe, out: Path | None) -> Path:
     return out if out is not None else Path("runs") / recipe.name
 
 
-def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[TargetRun]]:
+def find_recipe_and_folder(
+    source: str,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    say: Say = lambda line: None,
+    *,
+    data: str = "",
+    calibration_data: str = "",
+    write: bool = True,
+) -> tuple[Recipe, Path]:
+    """The recipe to run and the folder to run it in, by a recipe's name or path, a run folder, which carries its
+    recipe, or a bundle, which is unpacked first unless nothing may be written. Raises the errors of each."""
+    path = Path(source)
+    if path.suffix == ".tar":
+        path = unpack(path, out, say) if write else unpacked(path, out)
+    elif not path.is_dir():
+        recipe = load_recipe(source, overrides, data=data, calibration_data=calibration_data)
+        return recipe, run_folder(recipe, out)
+    elif out is not None and out.resolve() != path.resolve():
+        raise RecipeError(
+            f"{path}: is a run folder, and --out names {out}", f"name its recipe to run it there: {path}/NAME.toml"
+        )
+    carried = carried_recipe(path, overrides, data=data, calibration_data=calibration_data)
+    if carried is None:
+        raise RecipeError(f"{path}: carries no recipe", "name the recipe: `edgecnn run RECIPE --out FOLDER`")
+    return carried, path
+
+
+def find_run(run_or_recipe: str, recipe_name: str = "", say: Say = lambda line: None) -> tuple[Recipe, list[TargetRun]]:
     """The recipe and the measured targets of a run folder, of one of its targets, or of a recipe's run.
 
-    A folder's recipe is the one that its results name, or `recipe_name`. Raises `MeasurementError` when nothing was
-    measured there, `RecipeError` when the recipe is not to be found.
+    A folder's recipe is `recipe_name`, else the one that it carries, else the one that its results name. Where the file
+    that a carried recipe came from says something else by now, `say` is told. Raises `MeasurementError` when nothing
+    was measured there, `RecipeError` when the recipe is not to be found.
     """
     if not Path(run_or_recipe).is_dir():
         recipe = load_recipe(run_or_recipe)
@@ -29,6 +60,11 @@ def find_run(run_or_recipe: str, recipe_name: str = "") -> tuple[Recipe, list[Ta
     runs = _measured(folder)
     if recipe_name:
         return load_recipe(recipe_name), runs
+    for own in (folder, folder.parent):
+        if (carried := carried_recipe(own)) is not None:
+            if differs_from_its_file(own, carried):
+                say(f"{own}: judged by the recipe that the run carries; {carried.path} says something else by now")
+            return carried, runs
     names = {result.provenance.recipe if result.provenance else "" for run in runs for result in run.results}
     if len(names) != 1 or "" in names:
         raise RecipeError(

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecnn.artifact.hold import held
 from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.stale import stale_reason
 from edgecnn.backends import load_backend
+from edgecnn.bundle.manifest import installed_bundle
 from edgecnn.data.open import listing_each_folder_once
-from edgecnn.errors import DeviceError, EdgecnnError, RecipeError, nearest
-from edgecnn.pipeline.find import run_folder
+from edgecnn.errors import ArtifactError, DeviceError, EdgecnnError, RecipeError, nearest
+from edgecnn.pipeline.device import bundled_images
+from edgecnn.pipeline.find import find_recipe_and_folder, run_folder
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import HOST, ProgressFor, Task, Workshop, all_tasks
-from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import worst_exit_code
 from edgecnn.steps import HOST_STEPS, STEPS, StepName
 from edgecnn.steps._arguments import require_at_least, require_one_of
+from edgecnn.steps._shared import is_first
+from edgecnn.steps.recipe_copy import keep_recipe
+from edgecnn.steps.train import holds_finished_weights, make_way, take_back
 from edgecnn.targets import find_target, target_mismatch
 
 Say = Callable[[str], None]
@@ -34,13 +41,14 @@ DEVICE_STEPS = ("build", "validate", "bench")
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A target that is not this machine: why, which steps remain for which engines, and the command to go on with
-    there."""
+    """A target that is not this machine: why, which steps remain for which engines, the command that packs the run for
+    it, and the one to go on with there."""
 
     target: str
     why: str
     steps: tuple[str, ...]
     engines: tuple[str, ...]
+    pack: str
     command: str
 
     def __str__(self) -> str:
@@ -71,6 +79,7 @@ def run(
     targets: Sequence[str] = (),
     threads: int | None = None,
     trust_code: bool = False,
+    retrain: bool = False,
     say: Say = lambda line: None,
 ) -> RunReport | tuple[RunReport, ...]:
     """Bring a recipe up to date, from training to the verdict; redo only what is stale.
@@ -79,26 +88,31 @@ def run(
         report = ec.run("lenet5-digits", say=print)
         ec.write_report("report.html", report)
 
-    `recipe` is a recipe, its name or its path; artifacts lie in `out`, which is runs/RECIPE where it is left out. `say`
-    gets a line for each step; `trust_code` lets the Python file of `model.python` run. `targets` are some of the
-    recipe's; left out: all of them. Returns the report of the target that is this machine, or a tuple of them where not
-    just one is; () where it ends with an earlier step, `until`. Raises `DeviceError` where a target is not this machine
-    (what can be made here is made), and the errors of the steps; the files made before stay.
+    `recipe` is a recipe, its name or its path, a run folder, or a bundle (.tar); artifacts lie in `out`, which is
+    runs/RECIPE where it is left out. `say` gets a line for each step; `trust_code` lets the Python file of
+    `model.python` run, `retrain` replaces finished weights that are not those of the settings. `targets` are some of
+    the recipe's; left out: all of them. Returns the report of the target that is this machine, or a tuple of them where
+    not just one is; () where it ends with an earlier step, `until`. Raises `DeviceError` where a target is not this
+    machine (what can be made here is made), and the errors of the steps; the files made before stay.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(os.fspath(recipe))
+    where = None if out is None else Path(out)
+    if isinstance(recipe, Recipe):
+        folder = run_folder(recipe, where)
+    else:
+        recipe, folder = find_recipe_and_folder(os.fspath(recipe), (), where, say)
     outcome = run_recipe(
         recipe,
-        run_folder(recipe, None if out is None else Path(out)),
+        folder,
         say,
         until=until,
         targets=targets,
         threads=threads,
         trust_code=trust_code,
+        retrain=retrain,
     )
     if outcome.elsewhere:
         first = outcome.elsewhere[0]
-        raise DeviceError(f"{first} ({first.why})", _how_to_go_on(first, outcome.folder))
+        raise DeviceError(f"{first} ({first.why})", _how_to_go_on(first))
     return outcome.reports[0] if len(outcome.reports) == 1 else outcome.reports
 
 
@@ -113,33 +127,64 @@ def run_recipe(
     threads: int | None = None,
     trust_code: bool = False,
     progress: ProgressFor = lambda step: None,
+    retrain: bool = False,
 ) -> Outcome:
     """Bring every file of the recipe up to date, as far as this machine can.
 
     Tasks of targets that are not this machine are left out: what can be made here is made, up to the graphs, and the
-    command to go on with is in the outcome. `targets` are some of the recipe's; left out: all of them. Raises
-    `RecipeError` for a target that the recipe does not name, and the errors of the steps; the files made before stay.
+    commands to go on with are in the outcome. `targets` are some of the recipe's; left out: all of them. The folder is
+    held meanwhile, and carries the recipe from then on. Raises `RecipeError` for a target that the recipe does not
+    name, `ArtifactError` where finished weights would be replaced without `retrain`, and where a file that a bundle
+    brought is not the recipe's; and the errors of the steps; the files made before stay.
     """
     require_at_least(1, threads=threads)
     require_one_of("until", until, StepName)
+    own = _only(recipe, targets)
+    shop = Workshop(
+        own, folder, threads, progress, trust_code=trust_code, images=bundled_images(own, folder), retrain=retrain
+    )
+    with held(folder) if is_first() else contextlib.nullcontext():
+        return _run(shop, recipe, until, say)
+
+
+@listing_each_folder_once()
+def plan(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    until: StepName = STEPS[-1],
+    targets: Sequence[str] = (),
+    threads: int | None = None,
+) -> list[tuple[Task, str]]:
+    """Each task that a run would do on this machine now, and why; nothing is done, nothing is written."""
+    require_one_of("until", until, StepName)
     recipe = _only(recipe, targets)
-    shop = Workshop(recipe, folder, threads, progress, trust_code=trust_code)
-    tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
-    asked = [name for name in recipe.targets if until not in HOST_STEPS]
-    absent = {name: why for name in asked if (why := _absent(name, threads))}
-    tasks = [t for t in tasks if t.target not in absent]
+    shop = Workshop(recipe, folder, threads, images=bundled_images(recipe, folder))
+    return stale_tasks(_tasks(shop, until, _absent_targets(shop, until)))
+
+
+def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
+    """`whole` is the recipe with all of its targets: what the folder carries."""
+    recipe, folder = shop.recipe, shop.folder
+    absent = _absent_targets(shop, until)
+    tasks = _tasks(shop, until, absent)
+    if is_first() and take_back(tasks[0].output, tasks[0].expected(), tasks[0].parents):
+        say(f"{tasks[0].step:<10} {tasks[0].output.name}: the weights of before --retrain are taken back")
     due = stale_tasks(tasks)
+    _require_allowed(due, shop)
     if any(task.target == HOST for task, _ in due):
-        check_recipe(recipe, trust_code=trust_code)
+        check_recipe(recipe, trust_code=shop.trust_code)
+    if is_first() and (due or os.access(folder, os.W_OK)):
+        keep_recipe(whole, folder)
     for task, reason in due:
         _do(task, reason, folder, say)
     if not due:
         say(f"{folder}: everything is up to date")
-    present = [name for name in asked if name not in absent and until == STEPS[-1]]
+    present = [name for name in recipe.targets if name not in absent and until == STEPS[-1]]
     reports = tuple(read_report(folder / name / REPORT)[0] for name in present)
     elsewhere = tuple(_not_measured(recipe, folder, name, why, until) for name, why in absent.items())
     for one in elsewhere:
-        say(f"{one.target} is not this machine ({one.why}): {_how_to_go_on(one, folder)}")
+        say(f"{one.target} is not this machine ({one.why}): {_how_to_go_on(one)}")
     return Outcome(folder, len(due), reports, elsewhere)
 
 
@@ -151,6 +196,32 @@ def _only(recipe: Recipe, targets: Sequence[str]) -> Recipe:
                 nearest(name, recipe.targets) or f"name one of these, or give --set 'targets=[\"{name}\"]'",
             )
     return dataclasses.replace(recipe, targets=tuple(dict.fromkeys(targets))) if targets else recipe
+
+
+def _tasks(shop: Workshop, until: StepName, absent: Mapping[str, str]) -> list[Task]:
+    tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
+    return [t for t in tasks if t.target not in absent]
+
+
+def _absent_targets(shop: Workshop, until: StepName) -> dict[str, str]:
+    """Each target that is asked for and is not this machine, and why."""
+    targets = [name for name in shop.recipe.targets if until not in HOST_STEPS]
+    return {name: why for name in targets if (why := _absent(name, shop.threads))}
+
+
+def _require_allowed(due: Sequence[tuple[Task, str]], shop: Workshop) -> None:
+    """Raise `ArtifactError` where finished weights would be replaced unasked, or what a bundle has brought."""
+    on_host = [(task, reason) for task, reason in due if task.target == HOST]
+    if on_host and installed_bundle(shop.folder) is not None:
+        own = ((t, stale_reason(t.output, t.expected(), t.parents)) for t, _ in on_host if t.output.exists())
+        task, reason = next(((t, why) for t, why in own if why is not None), on_host[0])
+        raise ArtifactError(
+            f"{task.output}: {reason}; a device makes nothing that its bundle has to bring",
+            "make the bundle again where the weights are: `edgecnn bundle RUN --for TARGET -o FILE.tar`",
+        )
+    for task, reason in on_host:
+        if task.step == "train" and holds_finished_weights(task.output) and not shop.retrain:
+            make_way(task.output, False, reason)
 
 
 def _do(task: Task, reason: str, folder: Path, say: Say) -> None:
@@ -181,10 +252,10 @@ def _absent(name: str, threads: int | None) -> str | None:
 def _not_measured(recipe: Recipe, folder: Path, target: str, why: str, until: StepName) -> NotMeasured:
     steps = [s for s in STEPS[: STEPS.index(until) + 1] if s in DEVICE_STEPS]
     engines = [v.name for v in variants_of(recipe, on_cpu=find_target(target).kind == "cpu")]
-    changed = [part for override in recipe.overrides for part in ("--set", override)]
-    command = shlex.join(["edgecnn", "run", str(recipe.path), "--target", target, "--out", str(folder), *changed])
-    return NotMeasured(target, why, tuple(steps), tuple(engines), command)
+    archive = f"{recipe.name}-{target}.tar"
+    pack = shlex.join(["edgecnn", "bundle", str(folder), "--for", target, "-o", archive])
+    return NotMeasured(target, why, tuple(steps), tuple(engines), pack, shlex.join(["edgecnn", "run", archive]))
 
 
-def _how_to_go_on(one: NotMeasured, folder: Path) -> str:
-    return f"copy {folder}/ and the recipe to the device and go on there with `{one.command}`"
+def _how_to_go_on(one: NotMeasured) -> str:
+    return f"pack it with `{one.pack}`, copy that to the device and go on there with `{one.command}`"

@@ -11,10 +11,11 @@ from typing import Any
 
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.stale import LOCATIONS, TEST_IMAGES, TRAIN_IMAGES
 from edgecnn.backends import load_backend
 from edgecnn.data.calibration_rule import resolve, resolved, rule_text
 from edgecnn.data.calibration_set import read_manifest
-from edgecnn.data.dataset import Dataset
+from edgecnn.data.dataset import Dataset, Split
 from edgecnn.data.open import images_sha256
 from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
@@ -33,7 +34,7 @@ from edgecnn.steps.gate import accuracy_baseline_path, baseline_path, gate
 from edgecnn.steps.quantize import quantize
 from edgecnn.steps.reference import reference
 from edgecnn.steps.report import report
-from edgecnn.steps.train import CHECKPOINT, take_weights, train
+from edgecnn.steps.train import CHECKPOINT, drop_previous, make_way, take_weights, train
 from edgecnn.steps.validate import validate
 from edgecnn.targets import Target, find_target
 
@@ -73,18 +74,26 @@ class Task:
 
 @dataclass
 class Workshop:
-    """What the tasks of one run share: its recipe and folder, and the images, opened once."""
+    """What the tasks of one run share: its recipe and folder, and the images, opened once. `images` are the test images
+    that a bundle brought, in place of the recipe's; `retrain` replaces finished weights."""
 
     recipe: Recipe
     folder: Path
     threads: int | None = None
     progress: ProgressFor = lambda step: None
     trust_code: bool = False
+    images: Path | None = None
+    retrain: bool = False
     _opened: dict[str, Dataset] = field(default_factory=dict)
 
     def test_images(self, source: Path) -> Dataset:
         """The recipe's test images, as the network of the artifact `source` expects them."""
-        return self._once("test", lambda: open_images(read_sidecar(source), source_of_tests(self.recipe), "test"))
+        return self._once("test", lambda: open_images(read_sidecar(source), self.test_source, "test"))
+
+    @property
+    def test_source(self) -> str:
+        """Where the test images are on this machine, as what opens them names them."""
+        return source_of_tests(self.recipe) if self.images is None else str(self.images)
 
     def calibration_images(self, graph: Path) -> Dataset:
         """The recipe's calibration images, all of them training images."""
@@ -106,12 +115,14 @@ def all_tasks(shop: Workshop) -> list[Task]:
     """Every task of a recipe, parents before children."""
     recipe = shop.recipe
     targets = [find_target(name) for name in recipe.targets]
-    images = _test_images(recipe)
+    images = _test_images(shop)
     tasks = [*_host_tasks(shop, targets, images)]
     tasks += [task for target in targets for task in _target_tasks(shop, target, images)]
     fields: dict[Path, Mapping[str, Any]] = {}
     for task in tasks:
         inherited = {key: value for parent in task.parents for key, value in fields.get(parent, {}).items()}
+        for key in LOCATIONS:  # images are known by their hash, not by where they lie
+            inherited.pop(key, None)
         fields[task.output] = {**inherited, **task.fields}
     return [dataclasses.replace(task, fields=fields[task.output]) for task in tasks]
 
@@ -125,8 +136,7 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
     wanted.pop(fp32.name, None)
     if wanted:
         data = recipe.data
-        named = {"data.source": data.source, "data.calibration": data.calibration}
-        named |= {"data.calibration_source": data.calibration_source} if data.calibration_source else {}
+        named = {"data.calibration": data.calibration}
         yield Task(
             "calibrate",
             ranges,
@@ -154,7 +164,7 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
         predictions,
         "predictions",
         (source,),
-        {"data.source": recipe.data.source},
+        {},
         lambda: reference(
             source,
             predictions,
@@ -174,10 +184,13 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
     recipe, model = shop.recipe, shop.recipe.model
     code = split_factory(model.python)[0] if model.python else None
     given = (*((code,) if code else ()), Path(model.weights))
-    trained = {**recipe.values("model", "data.source", "train", "transfer"), **input_fields(recipe)}
+    trained, seen = {**recipe.values("model", "train", "transfer"), **input_fields(recipe)}, dict[str, str]()
+    if recipe.train.epochs:
+        trained |= recipe.values("data.source")
+        seen = _identity(TRAIN_IMAGES, recipe.data.source, "train")
     if not model.is_graph:
         parents = _with_those_found(checkpoint, given)
-        yield Task("train", checkpoint, "checkpoint", parents, trained, lambda: _train(shop))
+        yield Task("train", checkpoint, "checkpoint", parents, trained, lambda: _train(shop), facts=seen)
     if model.onnx:
         named = (Path(model.onnx), *(() if model.is_graph else (checkpoint,)))
         yield Task(
@@ -238,12 +251,21 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
 
 def _train(shop: Workshop) -> None:
     if shop.recipe.train.epochs == 0:
+        make_way(shop.folder / CHECKPOINT, shop.retrain)
         take_weights(shop.recipe, shop.folder / CHECKPOINT, trust_code=shop.trust_code)
+        drop_previous(shop.folder / CHECKPOINT)
         return
     from edgecnn.pytorch.training.progress import open_progress
 
     resume = None if not (shop.folder / CHECKPOINT).exists() else False
-    train(shop.recipe, shop.folder, resume=resume, threads=shop.threads, progress=open_progress())
+    train(
+        shop.recipe,
+        shop.folder,
+        resume=resume,
+        retrain=shop.retrain,
+        threads=shop.threads,
+        progress=open_progress(),
+    )
 
 
 def source_of_tests(recipe: Recipe) -> str:
@@ -251,19 +273,28 @@ def source_of_tests(recipe: Recipe) -> str:
     return f"{recipe.data.test}:{recipe.data.source}" if recipe.data.test else recipe.data.source
 
 
-def _test_images(recipe: Recipe) -> dict[str, str]:
+def _test_images(shop: Workshop) -> dict[str, str]:
     """What changes with the test images; nothing where they are not here."""
-    if recipe.data.test:
+    named = shop.recipe.data.test
+    if named:
         with contextlib.suppress(DataError):
-            return {"test_set": read_manifest(Path(recipe.data.test)).title}
+            return {"test_set": read_manifest(Path(named)).title}
         return {}
-    found = images_sha256(recipe.data.source, "test")
-    return {} if found is None else {"test_images_sha256": found}
+    return _identity(TEST_IMAGES, shop.test_source, "test")
+
+
+def _identity(key: str, source: str, split: Split) -> dict[str, str]:
+    """What changes with the images of a split; nothing where they are not here."""
+    found = images_sha256(source, split)
+    return {} if found is None else {key: found}
 
 
 def _calibration_images(shop: Workshop) -> dict[str, str]:
-    """Which images calibrate; nothing where the recipe names no set, or where its file stayed behind."""
+    """Which images calibrate, or which they are chosen from; nothing where their file stayed behind."""
     name, facts = shop.recipe.data.calibration, dict[str, str]()
+    if not name:
+        data = shop.recipe.data
+        return _identity("calibration_images_sha256", data.calibration_source or data.source, "train")
     if name:
         with contextlib.suppress(DataError):
             if rule := rule_text(name):
@@ -358,11 +389,7 @@ def _engine_tasks(
         accuracy,
         "accuracy",
         (engine, predictions),
-        {
-            "data.source": recipe.data.source,
-            **fields_of("decision", recipe.decision),
-            **({"input.geometry": geometry} if geometry else {}),
-        },
+        {**fields_of("decision", recipe.decision), **({"input.geometry": geometry} if geometry else {})},
         lambda: validate(
             engine,
             predictions,

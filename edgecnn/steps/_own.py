@@ -187,7 +187,7 @@ def import_own(recipe: Recipe, output: Path, checkpoint: Path | None = None) -> 
 
 def import_fields(recipe: Recipe) -> dict[str, Any]:
     """The settings that the import of `recipe.model.onnx` reads."""
-    return {**recipe.values("model", "data.source"), **input_fields(recipe), **fields_of("export", recipe.export)}
+    return {**recipe.values("model"), **input_fields(recipe), **fields_of("export", recipe.export)}
 
 
 def _graph_preprocessing(recipe: Recipe, source: Path, known: Sidecar | None) -> Preprocessing:

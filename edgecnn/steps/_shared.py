@@ -115,6 +115,9 @@ def _in_order(dataset: Dataset, parts: list[Predictions]) -> Predictions:
         ids=tuple(dataset.ids[where[k]] for k in order),
         labels=np.concatenate([part.labels for part in parts])[order],
         logits=np.concatenate([part.logits for part in parts])[order],
+        sha256s=tuple(np.array([s for part in parts for s in part.sha256s], np.str_)[order].tolist())
+        if all(part.sha256s for part in parts)
+        else (),
         unreadable=tuple(name for name in dataset.ids if name in unreadable),
     )
 

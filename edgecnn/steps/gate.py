@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,8 @@ PLACES = ("data.source", "data.calibration", "data.calibration_source")
 
 def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Verdict:
     """Judge a target's results by the recipe's tolerances and by the baseline of its device, if any, and write its
-    `verdict.json`. An engine that the recipe asks for and that was not measured leaves the verdict open.
+    `verdict.json`, where the folder can be written to. An engine that the recipe asks for and that was not measured
+    leaves the verdict open.
 
     Raises `MeasurementError` for results of other settings than the recipe has, or of engines that are not there any
     more as they were measured.
@@ -66,7 +68,8 @@ def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Ve
             *(accuracy_baseline_files(recipe, run) if against_baseline else ()),
         ),
     )
-    write_json_artifact(output, to_plain(verdict), provenance)
+    if is_writable(run.folder):
+        write_json_artifact(output, to_plain(verdict), provenance)
     return verdict
 
 
@@ -106,6 +109,11 @@ def _read_accuracy_baselines(recipe: Recipe, run: TargetRun) -> Files:
             )
         found[file.backend, file.precision] = file
     return found
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a verdict can be kept in a target's folder: one that was mounted read-only is judged all the same."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def baseline_path(recipe: Recipe, device: Device) -> Path:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
+from edgecnn.artifact.stale import stale_reason
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.recipe_input import zoo_preprocessing
+from edgecnn.errors import ArtifactError
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.results.training import TrainResult
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
 from edgecnn.steps._own import take_own_weights
+from edgecnn.steps._shared import is_first
 
 if TYPE_CHECKING:
     from edgecnn.pytorch.training.progress import Progress
@@ -29,6 +34,7 @@ def train(
     folder: FilePath | None = None,
     *,
     resume: bool | None = False,
+    retrain: bool = False,
     threads: int | None = None,
     skip_corrupt: bool = False,
     progress: Progress | None = None,
@@ -41,8 +47,9 @@ def train(
 
     `recipe` is a recipe, its name or its path; `ec.load_recipe` reads one with other settings. The checkpoint is
     model.safetensors in `folder`, which is runs/RECIPE where it is left out. `resume=None` goes on where the folder
-    holds an unfinished run of the same settings. Accuracies are in per cent. Raises `TrainingError`, `DataError` and
-    `RecipeError` as `pytorch.training.loop.train` does.
+    holds an unfinished run of the same settings. Finished weights that are there are refused, with `retrain` they stay
+    as model.safetensors.previous until the new ones are whole. Accuracies are in per cent. Raises `ArtifactError` for
+    finished weights, `TrainingError`, `DataError` and `RecipeError` as `pytorch.training.loop.train` does.
     """
     require_at_least(1, threads=threads)
     if not isinstance(recipe, Recipe):
@@ -51,7 +58,61 @@ def train(
     require_packages("train")
     from edgecnn.pytorch.training.loop import train as run_training
 
-    return run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)
+    if not resume:
+        make_way(folder / CHECKPOINT, retrain)
+    trained = run_training(recipe, folder, resume=resume, threads=threads, skip_corrupt=skip_corrupt, progress=progress)
+    if is_first():
+        drop_previous(folder / CHECKPOINT)
+    return trained
+
+
+def holds_finished_weights(checkpoint: Path) -> bool:
+    """Whether replacing a checkpoint would lose work: one that was taken as it is can be taken again."""
+    if not checkpoint.exists():
+        return False
+    with contextlib.suppress(ArtifactError):
+        return read_sidecar(checkpoint).fields.get("train.epochs") != 0
+    return True
+
+
+def make_way(checkpoint: Path, retrain: bool, reason: str = "finished weights are there") -> None:
+    """Put finished weights aside, as X.previous with its sidecar, for `retrain`; raises `ArtifactError` without it."""
+    if not holds_finished_weights(checkpoint):
+        return
+    if not retrain:
+        raise ArtifactError(
+            f"{checkpoint}: {reason}; weights are not replaced unasked",
+            "--retrain trains anew, and keeps these as .previous until the new ones are whole; "
+            "or choose another folder with --out",
+        )
+    if is_first():
+        _rename(checkpoint, _previous(checkpoint))
+
+
+def drop_previous(checkpoint: Path) -> None:
+    """Remove what was put aside, now that the new weights are whole."""
+    for path in (_previous(checkpoint), sidecar_path(_previous(checkpoint))):
+        path.unlink(missing_ok=True)
+
+
+def take_back(checkpoint: Path, expected: Sidecar, parents: Iterable[Path]) -> bool:
+    """Put weights that were set aside back in their place, where none are there and they are the `expected` ones."""
+    previous = _previous(checkpoint)
+    if checkpoint.exists() or not previous.exists() or stale_reason(previous, expected, parents) is not None:
+        return False
+    _rename(previous, checkpoint)
+    return True
+
+
+def _previous(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.previous")
+
+
+def _rename(before: Path, after: Path) -> None:
+    """Both files of a pair; killed in between, weights without a sidecar are left, and are not replaced unasked."""
+    if sidecar_path(before).exists():
+        sidecar_path(before).replace(sidecar_path(after))
+    before.replace(after)
 
 
 def take_weights(recipe: Recipe, output: Path, *, trust_code: bool = False) -> Sidecar:

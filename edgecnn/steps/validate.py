@@ -105,7 +105,7 @@ def validate(
     served = None if geometry is None else serve_as(chosen, geometry)
     expected = _reference_predictions(reference, sidecar, chosen, settings)
     decision_thresholds(decision, chosen.label_names or (), expected.classes)
-    run = _Runs(engine, sidecar, settings, output, len(chosen) * (1 if served is None else 2), progress)
+    run = _Runs(engine, sidecar, settings, output, expected, len(chosen) * (1 if served is None else 2), progress)
     with open_engine(engine, settings.threads, settings.trust) as session:
         found = run(session, chosen)
         accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
@@ -134,7 +134,8 @@ def validate(
 
 
 class _Runs:
-    """Runs of one engine over images, each with a journal beside `output` from which a killed one goes on."""
+    """Runs of one engine over images that must be the `known` ones, each with a journal beside `output` from which a
+    killed one goes on."""
 
     def __init__(
         self,
@@ -142,11 +143,12 @@ class _Runs:
         sidecar: Sidecar,
         settings: ValidateSettings,
         output: Path | None,
+        known: Predictions,
         total: int,
         progress: Progress | None,
     ) -> None:
         self._engine, self._sidecar, self._settings = engine, sidecar, settings
-        self._output, self._total, self._progress = output, total, progress
+        self._output, self._known, self._total, self._progress = output, known, total, progress
         self._done = 0
         self._journals: list[Path] = []
 
@@ -167,6 +169,7 @@ class _Runs:
             identity=sidecar.sha256 or sha256_of(self._engine),
             threshold=decision_threshold(self._engine, sidecar, session.output),
             contract=sidecar.contract,
+            known=self._known,
         )
 
     def forget(self) -> None:
@@ -236,6 +239,7 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
                 strict=settings.strict,
                 threshold=threshold,
                 contract=own.contract,
+                known=first,
             )
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))

@@ -760,9 +760,16 @@ def _values(model: Any) -> dict[str, Any]:
     return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
 
 
-def _session(module: Any, engine: Engine) -> Any:
+@functools.cache
+def runtime() -> Any:
+    """ONNX Runtime, imported once: afterwards it may be hidden from everyone else."""
     import onnxruntime
 
+    return onnxruntime
+
+
+def _session(module: Any, engine: Engine) -> Any:
+    onnxruntime = runtime()
     key = hash(engine._graph)
     if key not in module._sessions:
         model = onnx.load_from_string(engine._graph)

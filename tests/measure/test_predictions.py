@@ -17,6 +17,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import predict, read_predictions, write_predictions
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec
 
@@ -260,3 +261,30 @@ def test_one_output_has_two_classes_and_keeps_its_threshold(folder: Path, tmp_pa
     path = tmp_path / "reference.npz"
     assert write_predictions(path, found, Sidecar(kind="predictions")).facts["classes"] == 2
     assert read_predictions(path).threshold == 0.5
+
+
+def test_other_pixels_under_the_same_name_are_refused_at_the_first_image(folder: Path, dataset: Dataset) -> None:
+    """The names, the sizes, even the labels agree: what an image is, its bytes say."""
+    known = predict(Means(), dataset, batch=4)
+    assert known.sha256s == tuple(dataset.sha256(k) for k in range(len(dataset)))
+    picture = folder / "a" / "03.png"
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+    session = Means()
+    with pytest.raises(MeasurementError, match=r"a/03\.png.* is not the one that the reference was made on"):
+        predict(session, dataset, batch=1, known=known)
+    assert len(session.sizes) == 1
+    changed = predict(Means(), dataset, batch=4)
+    with pytest.raises(MeasurementError, match=r"a/03\.png"):
+        measure_accuracy("engine", changed, known)
+    measure_accuracy("engine", changed, replace(known, sha256s=()))  # of an earlier version: it cannot be told
+
+
+def test_identities_survive_the_journal_and_the_file(dataset: Dataset, tmp_path: Path) -> None:
+    whole = predict(Means(), dataset, batch=2)
+    with pytest.raises(KeyboardInterrupt):
+        predict(Means(), dataset, batch=2, journal=tmp_path / ".j", identity="e", progress=_until(6))
+    resumed = predict(Means(), dataset, batch=2, journal=tmp_path / ".j", identity="e")
+    assert resumed.sha256s == whole.sha256s
+    write_predictions(tmp_path / "r.npz", resumed, Sidecar(kind="predictions"))
+    assert read_predictions(tmp_path / "r.npz").sha256s == whole.sha256s
+    assert whole.without({dataset.ids[0]}).sha256s == whole.sha256s[1:]

@@ -106,6 +106,7 @@ class Flow:
                 *("--batch", 64),
             ),
             "build": ask("build", graph, "-o", work / "engine.onnx"),
+            "bundle": ask("bundle", run, "--for", "cpu", "-o", work / "small.tar"),
             "calibrate": ask("calibrate", graph, "--data", MANIFEST, "-o", work / "again.calib.json"),
             "calibrate --check": ask("calibrate", graph, "--data", self.pictures, "--check", "--test", "digits"),
             "calibration-set": ask("calibration-set", "digits", "-o", work / "set.txt", "--images", 20),
@@ -209,6 +210,8 @@ class Flow:
         untold.with_name("fp32.onnx.json").unlink()
         wrong = work / "wrong.toml"
         wrong.write_text(RECIPE.replace("epochs", "epoch"), encoding="utf-8")
+        no_bundle = work / "no_bundle.tar"
+        no_bundle.write_bytes(bytes(1024))
         picture = next(self.pictures.rglob("*.png"))
         quantize = ("quantize", graph, "-o", work / "q.onnx", "--precision")
         judge = ("--recipe", self.recipe)
@@ -271,6 +274,10 @@ class Flow:
                 "calibrate", graph, "--check", "--data", self.pictures, "--test", self.pictures
             ),
             "no such data set": ask("calibrate", graph, "--data", "digit", "-o", work / "r.calib.json"),
+            "a bundle for another target": ask("bundle", run, "--for", "l4", "-o", work / "n.tar"),
+            "a bundle that is none": ask("run", no_bundle),
+            "finished weights of other settings": rerun("train.epochs=2"),
+            "a run of a run folder that carries no recipe": ask("run", self.pictures),
             "a judged run": ask("gate", self.copied(), *judge),
             "a run judged by another recipe": ask("gate", self.copied(), "--recipe", "lenet5-mnist"),
             "a changed engine is judged": ask("gate", other, *judge),

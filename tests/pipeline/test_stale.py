@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path
+from edgecnn.artifact.stale import TRAIN_IMAGES, stale_reason
 from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.data.calibration_set import Manifest, write_manifest
 from edgecnn.pipeline.staleness import stale_tasks
@@ -220,3 +221,28 @@ def test_what_a_file_depends_on_comes_down_to_it_through_its_parents(tmp_path: P
     judged_by = RECIPE.values("tolerances", "decision").keys()
     assert found["cpu/verdict.json"].keys() - found["cpu/latency.json"].keys() == judged_by
     assert found["cpu/report.json"].keys() - found["cpu/verdict.json"].keys() == {"title"}
+
+
+def test_weights_of_another_version_of_edgecnn_are_kept(tmp_path: Path) -> None:
+    """Only their settings make a checkpoint stale, or other images; what is made from it is made again."""
+    for kind, reason in (("checkpoint", None), ("graph", "made by edgecnn 0.0.9, this is")):
+        path = tmp_path / kind
+        found = Sidecar(kind=kind, edgecnn="0.0.9", fields={"train.epochs": 3, "data.source": "a"})
+        write_artifact(path, lambda temporary: temporary.write_text("x"), found)
+        now = Sidecar(kind=kind, fields={"train.epochs": 3, "data.source": "a"}, facts={TRAIN_IMAGES: "1"})
+        why = stale_reason(path, now, ())
+        assert why == reason or (reason and str(why).startswith(reason))
+    now = dataclasses.replace(now, kind="checkpoint", fields={"train.epochs": 3, "data.source": "b"})
+    assert stale_reason(tmp_path / "checkpoint", now, ()) == "data.source changed from 'a' to 'b'"
+
+
+def test_weights_that_know_their_images_do_not_ask_where_these_lie(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    found = Sidecar(kind="checkpoint", fields={"data.source": "a"}, facts={TRAIN_IMAGES: "1"})
+    write_artifact(path, lambda temporary: temporary.write_text("x"), found)
+    now = dataclasses.replace(found, fields={"data.source": "b"})
+    assert stale_reason(path, now, ()) is None
+    assert stale_reason(path, dataclasses.replace(now, facts={TRAIN_IMAGES: "2"}), ()) == (
+        "train_images_sha256 changed from 1 to 2"
+    )
+    assert stale_reason(path, dataclasses.replace(now, facts={}), ()) == "data.source changed from 'a' to 'b'"

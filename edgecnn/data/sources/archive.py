@@ -30,7 +30,7 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
         archive = zipfile.ZipFile(path)
         held = archive.namelist()
         member = archive.open("input.npy")
-        shape, order, dtype = _npy_header(member)
+        shape, order, dtype = npy_header(member)
         labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None
         made_by = parse_json(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
@@ -54,7 +54,7 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
             f"{path}: its images were preprocessed otherwise than the model expects: {difference}",
             "make the .npz again with the preprocessing in the model's sidecar",
         )
-    offset, stride, read = member.tell(), int(np.prod(shape[1:])) * 4, _reader(path, archive, member)
+    offset, stride, read = member.tell(), int(np.prod(shape[1:])) * 4, read_member(path, archive, member)
 
     def row(index: int) -> bytes:
         content = read(offset + index * stride, stride)
@@ -74,10 +74,10 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
     )
 
 
-def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable[[int, int], bytes]:
+def read_member(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable[[int, int], bytes]:
     """(position, length) -> bytes of a member; a plainly stored one is read from the file itself, since going back
     within a member reads it anew from its start."""
-    info = archive.getinfo("input.npy")
+    info = archive.getinfo(str(member.name))
     if info.compress_type != zipfile.ZIP_STORED:
         turn = threading.Lock()
 
@@ -97,7 +97,8 @@ def _reader(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Callable
     return read_stored
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """(shape, whether in Fortran's order, type) of the array that a member holds; raises `ValueError`."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)

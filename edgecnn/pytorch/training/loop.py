@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.stale import TRAIN_IMAGES
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset, stratified
-from edgecnn.data.open import has_test_split, open_dataset
+from edgecnn.data.open import has_test_split, images_sha256, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import zoo_preprocessing
 from edgecnn.errors import DataError, RecipeError, TrainingError
@@ -319,6 +320,8 @@ class TrainingRun:
         )
         if trainer.processes.writes:
             facts = {k: v for k, v in to_plain(result).items() if k != "checkpoint"}
+            if images := images_sha256(self.recipe.data.source, "train"):
+                facts[TRAIN_IMAGES] = images
 
             def copy_best(temporary: Path) -> None:
                 shutil.copyfile(best, temporary)

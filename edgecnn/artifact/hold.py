@@ -1,0 +1,81 @@
+"""One run at a time in a folder; the second is told who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecnn.errors import WriteError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the system lets go of it when the process ends, however it does.
+
+    A folder that cannot be written to is not held: nothing can happen in it. Raises `WriteError` that names the holder.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    descriptor = _acquire(folder)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            (folder / LOCK).unlink(missing_ok=True)
+            os.close(descriptor)
+        with contextlib.suppress(OSError):  # nothing was written after all
+            for path in made:
+                path.rmdir()
+
+
+def _acquire(folder: Path) -> int | None:
+    """A descriptor that holds the lock file of the folder."""
+    path = folder / LOCK
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and folder.is_dir():
+                return None
+            raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise WriteError(
+                f"{folder}: another run is at work in it: {holder}", "wait for it, or choose another folder with --out"
+            ) from exc
+        except OSError:  # a file system without locks
+            pass
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):  # or its holder removed it meanwhile
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, _who(), 0)
+            return descriptor
+        os.close(descriptor)
+
+
+def _who() -> bytes:
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    facts = {"pid": os.getpid(), "host": platform.node(), "since": started, "command": command[:200]}
+    return json.dumps(facts).encode()
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        told = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {told['pid']} on {told['host']} since {told['since']}, `{told['command']}`"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just begun"

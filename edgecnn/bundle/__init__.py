@@ -1,0 +1,1 @@
+"""What leaves this machine: one file for each destination, and the archive that carries it."""
