@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
+from edgecnn.cli.options import EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
@@ -16,6 +16,7 @@ edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors --input 
 edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
 edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
+edgecnn export resnet50 --checkpoint last.pth.tar --ema  # needs weights
 """
 
 
@@ -25,6 +26,7 @@ def export(
     weights: Annotated[
         str, typer.Option(help="Of the network: default (published), none (random), a path or a URL.")
     ] = "default",
+    ema: Annotated[bool, EMA] = False,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes.  [default: the checkpoint's, or the zoo's]")
     ] = None,
@@ -51,6 +53,7 @@ def export(
         output,
         checkpoint=checkpoint,
         weights=weights,
+        ema=ema,
         classes=classes,
         labels=labels,
         size=size,

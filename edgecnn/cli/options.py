@@ -12,6 +12,7 @@ TAKES = typer.Option(
 GIVES = typer.Option(
     "--output", help="What the graph gives; -o names the file. top-k: the five best classes and their probabilities."
 )
+EMA = typer.Option("--ema", help="Of a checkpoint with an averaged copy of its weights, take that copy.")
 DATA = typer.Option(help="Test images: digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
 IMAGES = typer.Option(help="Training images: a manifest, a data set, a folder, or an .npz.")
 MOST_IMAGES = typer.Option(min=1, help="Use at most this many images, spread over the classes.")

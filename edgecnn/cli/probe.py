@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, MODEL
+from edgecnn.cli.options import EMA, JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
 
 EXAMPLES = """
@@ -20,6 +20,7 @@ def probe(
     weights: Annotated[
         str, typer.Option(help="Of the network: default (published), none (random), a path or a URL.")
     ] = "default",
+    ema: Annotated[bool, EMA] = False,
     images: Annotated[int | None, typer.Option(min=2, help="Use at most this many training images.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -31,7 +32,7 @@ def probe(
     from edgecnn.pytorch.training.progress import Lines
     from edgecnn.records import to_plain
 
-    rows = [to_plain(row) for row in run_probe(model, data, weights, images=images, progress=Lines())]
+    rows = [to_plain(row) for row in run_probe(model, data, weights, ema=ema, images=images, progress=Lines())]
     if as_json:
         print_json(rows)
     else:

@@ -199,7 +199,7 @@ def _load_weights(module: nn.Module, card: ModelCard, model: ModelSettings) -> W
         return WeightsInfo("none", weights_notes=(f"weights as {model.own} makes them",))
     if model.weights == "default":
         return WeightsInfo("default", weights_url=f"timm:{model.timm}")
-    return load_weights(module, card, model.weights)
+    return load_weights(module, card, model.weights, ema=model.ema)
 
 
 def _run_if_lazy(network: nn.Module, shape: Sequence[int]) -> None:

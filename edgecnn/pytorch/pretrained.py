@@ -56,5 +56,5 @@ def load_pretrained(recipe: Recipe, labels: Sequence[str]) -> Pretrained:
             "set model.classes, or name the data set that the weights were trained on",
         )
     network = build_model(card.name, classes)
-    info = load_weights(network, card, model.weights)
+    info = load_weights(network, card, model.weights, ema=model.ema)
     return Pretrained(card, network, info, list(labels), None if wnids is None else list(wnids))

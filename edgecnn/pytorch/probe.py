@@ -39,6 +39,7 @@ def probe(
     source: str,
     weights: str = "default",
     *,
+    ema: bool = False,
     images: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -48,8 +49,8 @@ def probe(
     `images` limits the training images, stratified. Raises `DataError` for data that cannot be learned from.
     """
     card, progress = find_model(name), progress or Silent()
-    network = build_model(card.name, count_classes(weights, card))
-    info = load_weights(network, card, weights, seed)
+    network = build_model(card.name, count_classes(weights, card, ema))
+    info = load_weights(network, card, weights, seed, ema=ema)
     for note in info.weights_notes:
         progress.note(note)
     preprocessing = preprocessing_from_json(card.preprocessing)

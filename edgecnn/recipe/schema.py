@@ -54,6 +54,7 @@ class ModelSettings:
     classes: PositiveCount | None = None
     labels: str | None = None  # of an own network: "imagenet" or a file; left out: the data set's
     weights: str = "none"  # none (train it here; or as `python` returns it), default (published), a path or a URL
+    ema: bool = False  # of a checkpoint with an averaged copy beside the weights, take that
 
     @property
     def own(self) -> str | None:

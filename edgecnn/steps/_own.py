@@ -84,6 +84,7 @@ class OwnSource:
     labels: Sequence[str] | FilePath | None = None
     preprocess: FilePath = ""
     trust_code: bool = False
+    ema: bool = False
 
     @property
     def given(self) -> tuple[Path, ...]:
@@ -115,7 +116,7 @@ def open_own(source: OwnSource) -> tuple[OwnNetwork, Labels | None]:
         else preprocessing_from_json(own.preprocessing or {})
     )
     if isinstance(model, str):
-        settings = ModelSettings(python=model, classes=classes, weights=str(checkpoint or "none"))
+        settings = ModelSettings(python=model, classes=classes, weights=str(checkpoint or "none"), ema=source.ema)
         made = load_own(settings, lambda _: preprocessing, trust_code=source.trust_code)
         return made, _own_labels(source, made, own)
     if checkpoint is not None:

@@ -36,6 +36,7 @@ def export(
     *,
     checkpoint: FilePath | None = None,
     weights: str = "default",
+    ema: bool = False,
     classes: int | None = None,
     labels: Sequence[str] | FilePath | None = None,
     size: int | None = None,
@@ -51,9 +52,9 @@ def export(
         fp32 = ec.export("mobilenet_v2", "m.fp32.onnx")
         mine = ec.export("resnet18", checkpoint="mine.pth", classes=37)
 
-    Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own;
-    `labels` are class names, or a file of them. What is not given comes from a checkpoint's
-    sidecar, else from the zoo. An own network is a module, or FILE.py:FUNCTION, which is run only with `trust_code`;
+    Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own
+    as a training script wrote it (with `ema` the averaged copy in it); `labels` are class names, or a file of them.
+    What is not given comes from a checkpoint's sidecar, else from the zoo. An own network is a module, or FILE.py:FUNCTION, which is run only with `trust_code`;
     its `preprocess` is a preset or a JSON file. By default the graph takes float32 images [N, C, size, size] and gives
     logits [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. `takes` and `gives` choose another
     serving contract: pixels as "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them.
@@ -69,7 +70,7 @@ def export(
             raise ModelError(
                 "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
             )
-        named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code)
+        named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code, ema)
         return _export_own(named, path_or_none(output), max_batch, contract)
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
@@ -97,7 +98,7 @@ def export(
     wanted = classes or own.facts.get("classes") or card.classes
     names, wnids = _labels_of(card, own, wanted, labels)
     network = build_model(card.name, wanted)
-    info = load_weights(network, card, source)
+    info = load_weights(network, card, source, ema=ema)
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn export {card.name}",

@@ -26,9 +26,10 @@ if TYPE_CHECKING:  # imported before the first test of this file
     import torch
     from safetensors.torch import save_file
 
+    from edgecnn.pytorch.checkpoint_file import read_copies
     from edgecnn.pytorch.download import cached_path, fetch
     from edgecnn.pytorch.models import build_model
-    from edgecnn.pytorch.weights import load_checkpoint, load_weights, read_state
+    from edgecnn.pytorch.weights import load_checkpoint, load_weights
 
 pytestmark = pytest.mark.torch
 
@@ -252,7 +253,7 @@ def test_a_damaged_checkpoint_is_an_error_whatever_its_bytes_come_to(tmp_path: P
             damaged[place] = random.integers(256)
         path.write_bytes(bytes(damaged))
         try:
-            read_state(path)
+            read_copies(path)
         except ArtifactError:
             refused += 1
     assert refused > 50

@@ -18,14 +18,14 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.split_module import split_module
 
 from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
-from edgecnn.errors import ModelError, RecipeError
+from edgecnn.errors import RecipeError
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.training.augment import key
 from edgecnn.pytorch.training.epoch import DataSplits, Learner
 from edgecnn.pytorch.training.loader import CachedFeatures, Source
 from edgecnn.pytorch.training.optimizer import ParameterGroup, initialize
 from edgecnn.pytorch.training.progress import Progress
-from edgecnn.pytorch.weights import load_weights, read_state
+from edgecnn.pytorch.weights import load_weights, read_fitting
 from edgecnn.recipe.schema import AugmentSettings, Recipe, TransferSettings
 from edgecnn.zoo import ModelCard, find_model
 
@@ -55,9 +55,9 @@ def start_network(recipe: Recipe, labels: Sequence[str]) -> tuple[nn.Module, lis
     initialize(network, settings)
     if recipe.model.weights == "none":
         return network, []
-    classes = count_classes(recipe.model.weights, card)
+    classes = count_classes(recipe.model.weights, card, recipe.model.ema)
     source = build_model(card.name, classes)
-    info = load_weights(source, card, recipe.model.weights)
+    info = load_weights(source, card, recipe.model.weights, ema=recipe.model.ema)
     known = known_labels(recipe.model.weights)
     keeps_head = classes == len(labels) and (known == list(labels) or (not known and not recipe.transfer.train))
     state, heads = source.state_dict(), tuple(f"{name}." for name in head_names(network))
@@ -202,13 +202,11 @@ def _first_trained(transfer: TransferSettings, stages: Sequence[str]) -> int:
     return len(stages) - count
 
 
-def count_classes(weights: str, card: ModelCard) -> int:
-    """How many classes the weights were trained for."""
+def count_classes(weights: str, card: ModelCard, ema: bool = False) -> int:
+    """How many classes the weights were trained for; raises `ModelError` where they are of another network."""
     path = Path(weights)
     if not path.is_file():
         return card.classes
-    state, _ = read_state(path)
-    name = next((n for n in head_names(build_model(card.name)) if f"{n}.weight" in state), None)
-    if name is None:
-        raise ModelError(f"{path}: holds no classifier of {card.name}", "it is a checkpoint of another network")
-    return int(state[f"{name}.weight"].shape[0])
+    network = build_model(card.name)
+    state, _ = read_fitting(path, network, ema)
+    return int(state[f"{head_names(network)[0]}.weight"].shape[0])
