@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
+edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --end-to-end --data digits --fps 30 --duration 0.5
 edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
 """
 
@@ -31,13 +32,32 @@ def bench(
     ] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Measure from the picture's file: decode, resize, normalize, run.")
+    ] = False,
+    data: Annotated[str, typer.Option(help="With --end-to-end: the pictures, as for validate.")] = "",
+    fps: Annotated[
+        float | None, typer.Option(min=0.01, help="Frames a second that arrive in each process, ready or not.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes that run the engine at once.")] = 1,
+    soak: Annotated[
+        float | None, typer.Option(min=0.1, help="Minutes to run, to tell the burst from the heat-soaked machine.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure latency and throughput as trtexec does.
+    """Measure latency and throughput as trtexec does, or from the picture's file to its logits.
 
     Against another engine the ratio of the medians is measured too, on the same input in turn.
     """
+    if end_to_end or data or fps is not None or processes > 1 or soak is not None:
+        _require_end_to_end(end_to_end, data, vs, throughput, duration if soak is not None else None)
+        _bench_end_to_end(
+            engine, output, data, as_json,
+            batch=_one_size(batch), duration_s=60 * soak if soak is not None else duration, warmup_ms=warmup,
+            fps=fps, processes=processes, soak=soak is not None, threads=threads, trust=trust,
+        )  # fmt: skip
+        return
     from edgecnn.recipe.schema import BenchSettings
     from edgecnn.records import to_plain
     from edgecnn.steps.bench import bench as step
@@ -86,3 +106,63 @@ def _sizes(text: str) -> tuple[int, ...]:
             f"--batch {text}: not a list of batch sizes", "give whole numbers, for example --batch 1,8,32"
         )
     return tuple(int(p) for p in parts)
+
+
+def _one_size(text: str) -> int | None:
+    from edgecnn.errors import RecipeError
+
+    sizes = _sizes(text)
+    if len(sizes) > 1:
+        raise RecipeError(f"--batch {text}: several sizes with --end-to-end", "give one")
+    return sizes[0] if sizes else None
+
+
+def _require_end_to_end(end_to_end: bool, data: str, vs: Path | None, throughput: bool, duration: float | None) -> None:
+    """Raise `RecipeError` for options that do not go together."""
+    from edgecnn.errors import RecipeError
+
+    if not end_to_end:
+        raise RecipeError("--data, --fps, --processes and --soak belong to --end-to-end", "add --end-to-end")
+    if not data:
+        raise RecipeError("--end-to-end without --data: there is nothing to decode", "name pictures with --data")
+    if vs is not None or throughput:
+        raise RecipeError("--end-to-end with --vs or --throughput", "measure one engine at a time, without them")
+    if duration is not None:
+        raise RecipeError("--soak and --duration both say how long to measure", "give one of them")
+
+
+def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: bool, **given: Any) -> None:
+    from edgecnn.records import to_plain
+    from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
+
+    settings = EndToEndSettings(**{key: value for key, value in given.items() if value is not None})
+    found = bench_end_to_end(engine, output, data=data, settings=settings)
+    if as_json:
+        print_json(to_plain(found))
+        return
+    quantiles = ("p50", "p90", "p95", "p99")
+    total = {"stage": "latency", **{key: getattr(found, f"latency_{key}") for key in ("ms_mean", *_ms(quantiles))}}
+    rows = [{**to_plain(stage), "stage": stage.name} for stage in found.stages]
+    print_rows([*rows, total], ["stage", "ms_mean", *_ms(quantiles), "share_pct"])
+    each = f"{found.processes} processes, " if found.processes > 1 else ""
+    print(f"{each}{found.n_queries} queries of {found.batch}, {found.throughput_images_per_s:.1f} images/s")
+    if stream := found.stream:
+        print(
+            f"{stream.fps:g} frames/s: {stream.deadline_missed} of {stream.n_offered} missed their deadline of "
+            f"{stream.deadline_ms:.2f} ms ({stream.deadline_missed_pct:.2f} %), {stream.utilization_pct:.1f} % busy"
+        )
+    if hot := found.soak:
+        for name, part in (("burst", hot.burst), ("heat-soaked", hot.soaked)):
+            p99 = "" if part.latency_ms_p99 is None else f", p99 {part.latency_ms_p99:.3f} ms"
+            heat = (
+                "" if part.clocks is None or part.clocks.temperature_c is None else f", {part.clocks.temperature_c:g} C"
+            )
+            print(f"{name} ({part.start_s:.0f} to {part.end_s:.0f} s): p50 {part.latency_ms_p50:.3f} ms{p99}{heat}")
+        print(f"heat-soaked / burst: {hot.soak_ratio:.3f}")
+    say(f"{found.device}; clock {found.clock}, from the picture's file to its logits")
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+
+
+def _ms(quantiles: tuple[str, ...]) -> list[str]:
+    return [f"ms_{q}" for q in quantiles]

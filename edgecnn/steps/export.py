@@ -54,12 +54,13 @@ def export(
 
     Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own
     as a training script wrote it (with `ema` the averaged copy in it); `labels` are class names, or a file of them.
-    What is not given comes from a checkpoint's sidecar, else from the zoo. An own network is a module, or FILE.py:FUNCTION, which is run only with `trust_code`;
-    its `preprocess` is a preset or a JSON file. By default the graph takes float32 images [N, C, size, size] and gives
-    logits [N, classes]; it is proven in ONNX Runtime at N = 1, 2 and `max_batch`. `takes` and `gives` choose another
-    serving contract: pixels as "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them.
-    Without an `output` it is MODEL.fp32.onnx here, or beside the checkpoint. Raises `ModelError` for a network that is
-    not known or does not fit its weights, `GraphError` where the logits differ.
+    What is not given comes from a checkpoint's sidecar, else from the zoo. An own network is a module, or
+    FILE.py:FUNCTION, which is run only with `trust_code`; its `preprocess` is a preset or a JSON file. By default the
+    graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1,
+    2 and `max_batch`. `takes` and `gives` choose another serving contract: pixels as "raw-nchw" (float32, 0 to 255) or
+    "uint8-nhwc", "probabilities" or the "top-k" of them. Without an `output` it is MODEL.fp32.onnx here, or beside the
+    checkpoint. Raises `ModelError` for a network that is not known or does not fit its weights, `GraphError` where the
+    logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
     require_one_of("takes", takes, InputForm)
