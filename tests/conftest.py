@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import functools
 import importlib.util
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,7 @@ HEAVY = ("torch", "torchvision", "timm")
 IMPORTED = pytest.StashKey[set[str]]()
 CPU_LIMIT_S = 10.0
 UNLIMITED = ("slow", "gpu")
+REQUIRABLE = ("gpu", "nvidia", "browser", "sshd")
 NEEDS = re.compile(r"^pytestmark = .*\bmark\.(torch|onnx)\b", re.MULTILINE)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: PyTorch's threads of one wait for the other's
@@ -31,6 +34,35 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         return None
     needed = NEEDS.search(collection_path.read_text(encoding="utf-8"))
     return True if needed and importlib.util.find_spec(needed[1]) is None else None
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport, need: str | None) -> None:
+    """Turn a skip into a failure where EDGECNN_REQUIRE_<need>=1 says that what is needed must be here."""
+    variable = f"EDGECNN_REQUIRE_{str(need).upper()}"
+    if need and report.skipped and not hasattr(report, "wasxfail") and os.environ.get(variable) == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome, report.longrepr = "failed", f"{variable}=1: {reason.removeprefix('Skipped: ')}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip speaks for the need whose marker is nearest to the test."""
+    report = yield
+    refuse_skip(report, next((mark.name for mark in item.iter_markers() if mark.name in REQUIRABLE), None))
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file that is skipped whole has no tests that could carry a marker: the need is read from its text."""
+    report = yield
+    if report.skipped and isinstance(collector, pytest.Module):
+        marked = re.findall(r"\bmark\.(\w+)", collector.path.read_text(encoding="utf-8"))
+        for need in sorted(set(marked) & set(REQUIRABLE)):
+            refuse_skip(report, need)
+    return report
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -94,10 +126,43 @@ def one_application() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_core_each() -> Iterator[None]:
+    """A worker counts one core as its own: two that take all cores wait for each other's threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr(os, "sched_getaffinity", lambda pid: {0})
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of lenet5-digits, made once for all workers of the session; copy it to change it."""
+    from edgecnn.cli import main
+
+    everyone = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        everyone = everyone.parent  # each worker's folder lies below that of the session
+    folder = everyone / "lenet5-digits"
+    with (everyone / "lenet5-digits.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made = Path(tempfile.mkdtemp(dir=everyone)) / "lenet5-digits"
+            assert main(["run", "lenet5-digits", "--out", str(made)]) == 0
+            made.rename(folder)
+    return folder
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons of latency in blocks of 5 ms in place of 50, where their figures are not looked at."""
+    monkeypatch.setattr("edgecnn.measure.comparison.BLOCK_S", 0.005)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import edgecnn
-from tests.conftest import IMPORTED
+from tests.conftest import IMPORTED, REQUIRABLE
 
 pytest_plugins = ["pytester"]
 
@@ -202,6 +202,84 @@ def test_a_test_has_a_limit_of_processor_time(pytester: pytest.Pytester) -> None
     result.stdout.fnmatch_lines(
         ["*_ test_above _*", "took 0.* s of processor time, of 0.2 s *", "*_ test_a_child_above _*"]
     )
+
+
+NEEDING = """
+import pytest
+
+NEEDS = ("gpu", "nvidia", "browser", "sshd")
+
+@pytest.mark.parametrize("need", [pytest.param(n, marks=getattr(pytest.mark, n)) for n in NEEDS])
+def test_in_its_body(need):
+    pytest.skip(f"no {need}")
+
+@pytest.mark.nvidia
+@pytest.mark.skipif(True, reason="not here")
+def test_by_a_mark():
+    pass
+
+@pytest.fixture
+def browser():
+    pytest.skip("no browser")
+
+@pytest.mark.browser
+def test_by_a_fixture(browser):
+    pass
+
+@pytest.mark.sshd
+@pytest.mark.xfail
+def test_expected_to_fail():
+    raise OSError
+
+@pytest.mark.sshd
+def test_that_has_what_it_needs():
+    pass
+
+@pytest.mark.gpu
+class TestNearest:
+    @pytest.mark.nvidia
+    def test_of_a_tool_on_a_gpu(self):
+        pytest.skip("no tool")
+
+def test_that_needs_nothing():
+    pytest.skip("another reason")
+"""
+FAILING = {
+    "gpu": ["test_in_its_body[gpu]"],
+    "nvidia": ["test_in_its_body[nvidia]", "test_by_a_mark", "TestNearest::test_of_a_tool_on_a_gpu"],
+    "browser": ["test_in_its_body[browser]", "test_by_a_fixture"],
+    "sshd": ["test_in_its_body[sshd]"],
+}
+
+
+@pytest.mark.parametrize("required", ["", *FAILING])
+def test_a_skip_fails_where_what_it_lacks_is_required(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, required: str
+) -> None:
+    """In its body, by a mark, by a fixture, and of a file that is passed over while it is collected."""
+    for need in FAILING:
+        monkeypatch.setenv(f"EDGECNN_REQUIRE_{need.upper()}", "1" if need == required else "0")
+    markers = "".join(f"    {name}\n" for name in ("slow", *FAILING))
+    pytester.makeini(f"[pytest]\nmarkers =\n{markers}    cpu_s(seconds)\n    timeout(seconds)\n")
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
+    whole = "import pytest\npytestmark = pytest.mark.browser\npytest.importorskip('no_such_package')\n"
+    pytester.makepyfile(test_whole=whole, test_parts=NEEDING)
+    options = ("-p", "no:cacheprovider", "-p", "no:timeout", "-rfE", "--continue-on-collection-errors")
+    result = pytester.runpytest_inprocess(*options)
+    told = [
+        line.split()[1].removeprefix("test_parts.py::") for line in result.outlines if line[:5] in ("FAILE", "ERROR")
+    ]
+    expected = [*FAILING.get(required, []), *(["test_whole.py"] if required == "browser" else [])]
+    assert sorted(told) == sorted(expected)
+    assert all(f"EDGECNN_REQUIRE_{required.upper()}=1" in result.stdout.str() for _ in told)
+    assert result.parseoutcomes()["skipped"] == 9 - len(told)
+    assert (result.ret == 0) is (not required)
+
+
+def test_the_markers_that_can_be_required_are_those_that_say_what_a_machine_has(root: Path) -> None:
+    assert set(FAILING) == set(REQUIRABLE)
+    named = re.findall(r'^    "(\w+)[(:]', (root / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(REQUIRABLE) <= set(named)
 
 
 DECIDING = [

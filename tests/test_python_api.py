@@ -26,8 +26,8 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with images of two ImageNet classes, in which MobileNetV2's published weights are random ones."""
-    network = build_model("mobilenet_v2", 1000)
+    """A folder with images of two ImageNet classes, in which ShuffleNetV2's published weights are random ones."""
+    network = build_model("shufflenet_v2_x0_5", 1000)
     randomize(network, (3, 224, 224), 0)
     torch.save(network.state_dict(), tmp_path / "published.pth")
     monkeypatch.setattr("edgecnn.pytorch.weights.fetch", lambda url, sha256="": tmp_path / "published.pth")
@@ -42,28 +42,33 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.cpu_s(30)
 def test_the_flow_of_a_published_network(published: Path) -> None:
-    fp32 = ec.export("mobilenet_v2", "m.fp32.onnx")
+    fp32 = ec.export("shufflenet_v2_x0_5", "m.fp32.onnx")
     ranges = ec.calibrate(fp32, data="imgs/train", images=512)
     int8 = ec.quantize(fp32, "m.int8.onnx", precision="int8", scheme="tensorrt", ranges=ranges)
-    ref = ec.reference("mobilenet_v2", data="imgs/val")
+    ref = ec.reference("shufflenet_v2_x0_5", data="imgs/val")
     engine = ec.build(int8, target="cpu")
     acc = ec.validate(engine, ref, data="imgs/val")
     lat = ec.bench(engine, duration_s=0.1)
     assert [fp32, ranges, int8.path, ref, engine] == [
         Path(name)
-        for name in ("m.fp32.onnx", "m.calib.json", "m.int8.onnx", "mobilenet_v2.reference.npz", "m.int8.engine.onnx")
+        for name in (
+            "m.fp32.onnx",
+            "m.calib.json",
+            "m.int8.onnx",
+            "shufflenet_v2_x0_5.reference.npz",
+            "m.int8.engine.onnx",
+        )
     ]
     assert (acc.n, acc.n_labelled) == (4, 4)
     assert acc.top1.drop_pp == acc.top1_drop_pp
     assert acc.top1.drop_ci_pp is not None
     assert lat.p50 == lat.measurements[0].latency.latency_ms_p50
     assert [len(repr(x).splitlines()) for x in (int8, acc, lat)] == [1, 1, 1]
-    assert ec.reference("mobilenet_v2", data=published / "imgs" / "val") == ref, "the checkpoint is used again"
-    (published / "mobilenet_v2.safetensors.json").unlink()
+    assert ec.reference("shufflenet_v2_x0_5", data=published / "imgs" / "val") == ref, "the checkpoint is used again"
+    (published / "shufflenet_v2_x0_5.safetensors.json").unlink()
     with pytest.raises(ec.WriteError, match="would be overwritten"):
-        ec.reference("mobilenet_v2", data="imgs/val")
+        ec.reference("shufflenet_v2_x0_5", data="imgs/val")
 
 
 def test_names_are_not_shadowed_by_modules() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,11 @@ from edgecnn.artifact.sidecar import (
     verified_sidecar,
 )
 from edgecnn.artifact.stale import stale_reason
-from edgecnn.artifact.write import atomic_path, write_artifact, write_json_artifact
+from edgecnn.artifact.write import atomic_path, check_output, write_artifact, write_json_artifact
 from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.results.device import Device
+
+NOBODY = 65534
 
 
 def make(path: Path, content: bytes = b"one", **changes: object) -> Sidecar:
@@ -83,11 +88,32 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path: Path) -> None:
     assert verified_sidecar(path).kind == "graph"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(WriteError, match="Permission denied"):
-        make(tmp_path / "model.onnx")
+@contextlib.contextmanager
+def without_roots_rights() -> Iterator[None]:
+    """Root may write anywhere; here it is nobody for a while."""
+    real, effective, saved = os.getresuid()
+    if effective == 0:
+        os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(real, effective, saved)
+
+
+def test_a_folder_without_permission() -> None:
+    """In a temporary folder that everybody may enter, as pytest's own is not; beside it one that takes the file."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        for folder, mode in (("open", 0o777), ("shut", 0o555)):
+            (Path(name) / folder).mkdir()
+            (Path(name) / folder).chmod(mode)
+        with without_roots_rights():
+            make(Path(name) / "open" / "model.onnx")
+            with pytest.raises(WriteError, match="Permission denied"):
+                make(Path(name) / "shut" / "model.onnx")
+            with pytest.raises(WriteError, match="shut is not writable"):
+                check_output(Path(name) / "shut" / "model.onnx", ".onnx")
+        assert not list((Path(name) / "shut").iterdir())
 
 
 def test_a_path_below_a_file(tmp_path: Path) -> None:

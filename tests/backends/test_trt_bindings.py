@@ -1,6 +1,7 @@
 """The real Python bindings of three versions, on stub libraries: names, argument names and types, by calling them.
 
-Needs gcc and the package index; the bindings are NVIDIA's and are never kept.
+Needs gcc and the package index; the bindings are NVIDIA's and are never kept. EDGECNN_REQUIRE_NVIDIA=1 makes a skip a
+failure.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.onnx
+pytestmark = [pytest.mark.nvidia, pytest.mark.onnx]
 
 HERE = Path(__file__).parent
 VERSIONS = {

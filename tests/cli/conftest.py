@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -43,19 +39,3 @@ def edgecnn(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of lenet5-digits, made once for all workers of the session; copy it to change it."""
-    everyone = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        everyone = everyone.parent  # each worker's folder lies below that of the session
-    folder = everyone / "lenet5-digits"
-    with (everyone / "lenet5-digits.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            made = Path(tempfile.mkdtemp(dir=everyone)) / "lenet5-digits"
-            assert main(["run", "lenet5-digits", "--out", str(made)]) == 0
-            made.rename(folder)
-    return folder

@@ -43,38 +43,52 @@ def test_the_readme_has_blocks_that_run() -> None:
     assert len(blocks(ROOT / "README.md")) >= 2
 
 
-@pytest.mark.cpu_s(40)  # each of a document's commands is a process, and half of them import PyTorch
+def plain_commands(body: str) -> list[list[str]] | None:
+    """The arguments of a block that holds nothing but calls of `edgecnn`; None where it needs a shell."""
+    calls = [shlex.split(line, comments=True) for line in body.replace("\\\n", " ").splitlines()]
+    calls = [call for call in calls if call]
+    plain = all(call[0] == "edgecnn" and not re.search(r"[|&;<>$`*?(){}~\\]", "".join(call)) for call in calls)
+    return [call[1:] for call in calls] if plain else None
+
+
+def test_what_needs_no_shell() -> None:
+    body = "edgecnn a --set 'b=[\"c\"]'  # a; comment\n\nedgecnn d \\\n  -o e\n"
+    assert plain_commands(body) == [["a", "--set", 'b=["c"]'], ["d", "-o", "e"]]
+    for shell in ("edgecnn a | head", "edgecnn a > b", "edgecnn $A", "cd a\nedgecnn b", "A=1 edgecnn b", "edgecnn a*"):
+        assert plain_commands(shell) is None
+
+
+@pytest.mark.cpu_s(20)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_blocks(path: Path, scratch: Path) -> None:
+def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shell; what needs none, in this process, which has the imports behind it."""
     (scratch / "bin").mkdir()
     for name, arguments in (("python", ""), ("edgecnn", "-m edgecnn ")):
         command = scratch / "bin" / name
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
         command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    monkeypatch.chdir(scratch)
     for body in blocks(path):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", body], cwd=scratch, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{body}\n{done.stdout}\n{done.stderr}"
+        for call in plain_commands(body) or ():
+            found = edgecnn(*call)
+            assert found.code == 0, f"{call}\n{found.out}\n{found.err}"
+        if plain_commands(body) is None:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", body], cwd=scratch, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{body}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.cpu_s(20)
-def test_python_blocks(scratch: Path) -> None:
-    """Each document's are one program, in a process of its own."""
+def test_python_blocks(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each document's are one program."""
     documents = [p for p in DOCUMENTS if blocks(p, "python")]
     assert ROOT / "docs" / "python-api.md" in documents
+    monkeypatch.chdir(scratch)
     for path in documents:
         program = "\n".join(blocks(path, "python"))
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=scratch,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{path}\n{done.stdout}\n{done.stderr}"
+        exec(compile(program, str(path), "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
 
 
 def examples() -> dict[str, list[str]]:

@@ -199,6 +199,7 @@ def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: 
     assert [hop["n"] for hop in json.loads(ladder.out)["ladder"]] == [239, 239]
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_bench_sweeps_batches_and_compares(
     edgecnn: Callable[..., Any], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

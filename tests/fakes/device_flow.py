@@ -82,6 +82,11 @@ def our_latency(plan: Path, batch: int, warmup_ms: float, duration_s: float) -> 
     return {"latency_ms_p50": found.latency_ms_p50, "compute_ms_p50": found.compute_ms_p50}
 
 
+def find_trtexec() -> str | None:
+    """trtexec on PATH, or where JetPack and NVIDIA's Debian packages have it."""
+    return shutil.which("trtexec") or shutil.which("trtexec", path="/usr/src/tensorrt/bin")
+
+
 def trtexec_command(
     trtexec: str, plan: Path, shape: Sequence[int], major: int, times: Path, warmup_ms: float, duration_s: float
 ) -> list[str]:
@@ -98,8 +103,8 @@ def medians_of_times(records: Sequence[Mapping[str, float]]) -> dict[str, float]
 
 
 def trtexec_latency(plan: Path, shape: Sequence[int], major: int, **limits: float) -> dict[str, float]:
-    """Medians in milliseconds by trtexec, which must be on PATH."""
-    trtexec = shutil.which("trtexec")
+    """Medians in milliseconds by trtexec, which must be here."""
+    trtexec = find_trtexec()
     assert trtexec is not None
     times = plan.with_suffix(".times.json")
     ran = subprocess.run(

@@ -75,9 +75,11 @@ class Flow:
     def pictures(self) -> Path:
         """A folder with four digits in each of ten classes, as PNG."""
         from PIL import Image
-        from sklearn.datasets import load_digits
 
-        images, labels = load_digits().images, load_digits().target
+        from edgecnn.data.sources.pixels import _digits_table
+
+        table = _digits_table()
+        images, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
         for label in range(10):
             for k in np.flatnonzero(labels == label)[:4]:
                 path = self.work / "pictures" / str(label) / f"{k:04d}.png"

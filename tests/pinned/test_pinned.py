@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -28,9 +28,11 @@ def _torch() -> None:
 
 
 @pytest.fixture(scope="module")
-def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[Content], Content]]:
-    """What each golden file should hold; they share one run."""
-    return contents(tmp_path_factory.mktemp("pinned"))
+def makers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Callable[[Content], Content]]]:
+    """What each golden file should hold; they share one run. Latencies are not held, and measured shortly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecnn.measure.comparison.BLOCK_S", 0.005)
+        yield contents(tmp_path_factory.mktemp("pinned"))
 
 
 @pytest.mark.cpu_s(40)  # every graph, every command

@@ -62,7 +62,7 @@ def handed_on(ranks: dict[str, int]) -> Iterator[dict[tuple[str, str], bool]]:
         sys.setprofile(None)
 
 
-@pytest.mark.cpu_s(30)
+@pytest.mark.usefixtures("short_blocks")
 def test_a_recipe_is_seldom_handed_back(tmp_path: Path, root: Path) -> None:
     pytest.importorskip("torch")
     quick = ["train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "quantize.method='mse'"]

@@ -135,7 +135,7 @@ def listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]
         yield found
 
 
-@pytest.mark.cpu_s(60)
+@pytest.mark.usefixtures("short_blocks")
 def test_a_run_lists_each_folder_of_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "images", tmp_path / "run"
     put_images(root)

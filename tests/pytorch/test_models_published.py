@@ -81,16 +81,20 @@ def _gather_statistics(model: nn.Module, batches: list[torch.Tensor]) -> None:
 
 
 def _parameters() -> list[Any]:
+    """All at their own size; at once a few on small images of an odd side, where every rounding of a shape shows."""
     names = [*OF_TORCHVISION, *OF_TIMM]
-    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
+    return [
+        *(pytest.param(name, max(97, cards()[name].min_size), id=name) for name in names if name in FAST),
+        *(pytest.param(name, cards()[name].input_shape[1], id=f"{name}-own", marks=pytest.mark.slow) for name in names),
+    ]
 
 
-@pytest.mark.parametrize("name", _parameters())
-def test_their_weights_give_their_logits(name: str) -> None:
+@pytest.mark.parametrize(("name", "side"), _parameters())
+def test_their_weights_give_their_logits(name: str, side: int) -> None:
     theirs, ours = _theirs(name), variants()[name]()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     generator = torch.Generator().manual_seed(1)
-    batches = [torch.randn(2, *cards()[name].input_shape, generator=generator) for _ in range(2)]
+    batches = [torch.randn(2, 3, side, side, generator=generator) for _ in range(2)]
     for model in (theirs, ours):
         _gather_statistics(model, batches)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +19,29 @@ from edgecnn.machine.packages import missing_package
 
 def digits(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
     """The UCI digits that scikit-learn ships: 1 797 of 8x8 pixels; 540 of them, stratified, are the test set."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as exc:
-        raise missing_package("scikit-learn", "the data set digits", "cpu") from exc
-    content = load_digits()
-    pixels = np.round(content.images * (255 / 16)).astype(np.uint8)
-    labels = content.target.astype(np.int64)
+    table = _digits_table()
+    pixels = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, 64].astype(np.int64)
     whole = _pixels("digits", pixels, labels, [str(d) for d in range(10)], preprocessing)
     test = set(stratified(labels, whole.ids, 540))
     return whole.subset([i for i in range(len(whole)) if (i in test) == (split == "test")])
+
+
+def _digits_table() -> npt.NDArray[np.float64]:
+    """[1797, 65]: 64 pixels of 0..16 and the label. Read from scikit-learn's file: importing scikit-learn takes a
+    second."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise missing_package("scikit-learn", "the data set digits", "cpu")
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            table = np.loadtxt(file, delimiter=",", ndmin=2)
+        if table.shape != (1797, 65):
+            raise ValueError(f"{table.shape[0]} x {table.shape[1]} numbers, not 1797 x 65")
+    except (OSError, EOFError, ValueError) as exc:
+        raise DataError(f"{path}: not the digits of scikit-learn ({exc})", "install scikit-learn again") from exc
+    return table
 
 
 def mnist_files(root: Path, split: Split) -> list[Path]:
