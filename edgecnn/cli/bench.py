@@ -46,7 +46,9 @@ def bench(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure latency and throughput as trtexec does, or from the picture's file to its logits.
+    """Measure latency and throughput, or the way from a picture to its logits.
+
+    Latency is trtexec's, or with --end-to-end from the picture's file on.
 
     Against another engine the ratio of the medians is measured too, on the same input in turn.
     """

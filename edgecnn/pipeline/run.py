@@ -23,7 +23,8 @@ from edgecnn.pipeline.device import bundled_images
 from edgecnn.pipeline.find import find_recipe_and_folder, run_folder
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
-from edgecnn.pipeline.tasks import HOST, ProgressFor, Task, Workshop, all_tasks
+from edgecnn.pipeline.tasks import HOST, Task, all_tasks
+from edgecnn.pipeline.workshop import ProgressFor, Workshop
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of
 from edgecnn.results.report import RunReport

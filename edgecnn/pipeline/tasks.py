@@ -11,24 +11,20 @@ from typing import Any
 
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
-from edgecnn.artifact.stale import LOCATIONS, TEST_IMAGES, TRAIN_IMAGES
+from edgecnn.artifact.stale import LOCATIONS, TRAIN_IMAGES
 from edgecnn.backends import load_backend
-from edgecnn.data.calibration_rule import resolve, resolved, rule_text
-from edgecnn.data.calibration_set import read_manifest
-from edgecnn.data.dataset import Dataset, Split
-from edgecnn.data.open import images_sha256
 from edgecnn.data.recipe_input import input_fields
-from edgecnn.errors import ArtifactError, BackendError, DataError, MeasurementError
+from edgecnn.errors import ArtifactError, BackendError, MeasurementError
+from edgecnn.pipeline.workshop import Workshop, identity_of_calibration, identity_of_tests, image_identity
 from edgecnn.recipe.factory import split_factory
-from edgecnn.recipe.schema import Recipe, fields_of
+from edgecnn.recipe.schema import fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.device import Device
-from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._own import import_fields, import_own
 from edgecnn.steps._sessions import VALIDATION_BATCH
 from edgecnn.steps.bench import bench_all
 from edgecnn.steps.build import build
-from edgecnn.steps.calibrate import calibrate, calibration_images
+from edgecnn.steps.calibrate import calibrate
 from edgecnn.steps.export import export_checkpoint
 from edgecnn.steps.gate import accuracy_baseline_path, baseline_path, gate
 from edgecnn.steps.quantize import quantize
@@ -39,7 +35,6 @@ from edgecnn.steps.validate import validate
 from edgecnn.targets import Target, find_target
 
 HOST = ""  # the target of tasks that belong to none
-ProgressFor = Callable[[str], Progress | None]
 
 
 @dataclass(frozen=True)
@@ -72,50 +67,11 @@ class Task:
         )
 
 
-@dataclass
-class Workshop:
-    """What the tasks of one run share: its recipe and folder, and the images, opened once. `images` are the test images
-    that a bundle brought, in place of the recipe's; `retrain` replaces finished weights."""
-
-    recipe: Recipe
-    folder: Path
-    threads: int | None = None
-    progress: ProgressFor = lambda step: None
-    trust_code: bool = False
-    images: Path | None = None
-    retrain: bool = False
-    _opened: dict[str, Dataset] = field(default_factory=dict)
-
-    def test_images(self, source: Path) -> Dataset:
-        """The recipe's test images, as the network of the artifact `source` expects them."""
-        return self._once("test", lambda: open_images(read_sidecar(source), self.test_source, "test"))
-
-    @property
-    def test_source(self) -> str:
-        """Where the test images are on this machine, as what opens them names them."""
-        return source_of_tests(self.recipe) if self.images is None else str(self.images)
-
-    def calibration_images(self, graph: Path) -> Dataset:
-        """The recipe's calibration images, all of them training images."""
-        return self._once("calibration", lambda: self._open_calibration_images(graph))
-
-    def _open_calibration_images(self, graph: Path) -> Dataset:
-        data = self.recipe.data
-        source = data.calibration_source or data.source
-        chosen = resolve(data.calibration, source, self.folder) if data.calibration else None
-        return calibration_images(graph, source, calibration=str(chosen or ""))
-
-    def _once(self, what: str, opened: Callable[[], Dataset]) -> Dataset:
-        if what not in self._opened:
-            self._opened[what] = opened()
-        return self._opened[what]
-
-
 def all_tasks(shop: Workshop) -> list[Task]:
     """Every task of a recipe, parents before children."""
     recipe = shop.recipe
     targets = [find_target(name) for name in recipe.targets]
-    images = _test_images(shop)
+    images = identity_of_tests(shop)
     tasks = [*_host_tasks(shop, targets, images)]
     tasks += [task for target in targets for task in _target_tasks(shop, target, images)]
     fields: dict[Path, Mapping[str, Any]] = {}
@@ -151,10 +107,10 @@ def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]
                 calibration_source=data.calibration_source,
                 threads=shop.threads,
                 dataset=shop.calibration_images(fp32),
-                facts=_calibration_images(shop),
+                facts=identity_of_calibration(shop),
                 progress=shop.progress("calibrate"),
             ),
-            facts=_calibration_images(shop),
+            facts=identity_of_calibration(shop),
         )
     for name in sorted(wanted):
         yield _quantize_task(shop, wanted[name], fp32, ranges, targets)
@@ -187,7 +143,7 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
     trained, seen = {**recipe.values("model", "train", "transfer"), **input_fields(recipe)}, dict[str, str]()
     if recipe.train.epochs:
         trained |= recipe.values("data.source")
-        seen = _identity(TRAIN_IMAGES, recipe.data.source, "train")
+        seen = image_identity(TRAIN_IMAGES, recipe.data.source, "train")
     if not model.is_graph:
         parents = _with_those_found(checkpoint, given)
         yield Task("train", checkpoint, "checkpoint", parents, trained, lambda: _train(shop), facts=seen)
@@ -266,42 +222,6 @@ def _train(shop: Workshop) -> None:
         threads=shop.threads,
         progress=open_progress(),
     )
-
-
-def source_of_tests(recipe: Recipe) -> str:
-    """The recipe's test images, as what opens them names them."""
-    return f"{recipe.data.test}:{recipe.data.source}" if recipe.data.test else recipe.data.source
-
-
-def _test_images(shop: Workshop) -> dict[str, str]:
-    """What changes with the test images; nothing where they are not here."""
-    named = shop.recipe.data.test
-    if named:
-        with contextlib.suppress(DataError):
-            return {"test_set": read_manifest(Path(named)).title}
-        return {}
-    return _identity(TEST_IMAGES, shop.test_source, "test")
-
-
-def _identity(key: str, source: str, split: Split) -> dict[str, str]:
-    """What changes with the images of a split; nothing where they are not here."""
-    found = images_sha256(source, split)
-    return {} if found is None else {key: found}
-
-
-def _calibration_images(shop: Workshop) -> dict[str, str]:
-    """Which images calibrate, or which they are chosen from; nothing where their file stayed behind."""
-    name, facts = shop.recipe.data.calibration, dict[str, str]()
-    if not name:
-        data = shop.recipe.data
-        return _identity("calibration_images_sha256", data.calibration_source or data.source, "train")
-    if name:
-        with contextlib.suppress(DataError):
-            if rule := rule_text(name):
-                facts["calibration_rule"] = rule
-            if (manifest := resolved(name, shop.folder)) is not None:
-                facts["data_sha256"] = manifest.sha256
-    return facts
 
 
 def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> Iterator[Task]:

@@ -277,7 +277,7 @@ def try_preprocessing(edgecnn: Command, tmp_path: Path, content: Any, channels: 
         ("channel_order", "BGR"),
         ("mode", "squash"),
         ("to_rgb", False),
-        ("bgr", True),
+        ("swap_channels", True),
         ("scale", 1.0),
         ("rescale_factor", 0.5),
         ("divide_by", 1),

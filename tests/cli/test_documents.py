@@ -43,6 +43,11 @@ def test_the_readme_has_blocks_that_run() -> None:
     assert len(blocks(ROOT / "README.md")) >= 2
 
 
+def allowed_codes(body: str) -> set[int]:
+    """0, and what a comment in the block names as `exit code N`."""
+    return {0, *(int(code) for code in re.findall(r"#.*\bexit code (\d+)\b", body))}
+
+
 def plain_commands(body: str) -> list[list[str]] | None:
     """The arguments of a block that holds nothing but calls of `edgecnn`; None where it needs a shell."""
     calls = [shlex.split(line, comments=True) for line in body.replace("\\\n", " ").splitlines()]
@@ -58,7 +63,7 @@ def test_what_needs_no_shell() -> None:
         assert plain_commands(shell) is None
 
 
-@pytest.mark.cpu_s(20)
+@pytest.mark.cpu_s(30)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +78,12 @@ def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypa
     for body in blocks(path):
         for call in plain_commands(body) or ():
             found = edgecnn(*call)
-            assert found.code == 0, f"{call}\n{found.out}\n{found.err}"
+            assert found.code in allowed_codes(body), f"{call}\n{found.out}\n{found.err}"
         if plain_commands(body) is None:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", body], cwd=scratch, env=environment, capture_output=True, text=True
             )
-            assert done.returncode == 0, f"{body}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode in allowed_codes(body), f"{body}\n{done.stdout}\n{done.stderr}"
 
 
 def test_python_blocks(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

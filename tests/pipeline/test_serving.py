@@ -10,7 +10,8 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.contract import ServingContract
 from edgecnn.errors import RecipeError
 from edgecnn.pipeline.run import run_recipe
-from edgecnn.pipeline.tasks import Workshop, all_tasks
+from edgecnn.pipeline.tasks import all_tasks
+from edgecnn.pipeline.workshop import Workshop
 from edgecnn.recipe.load import load_recipe
 
 pytestmark = pytest.mark.torch

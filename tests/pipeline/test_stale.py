@@ -12,7 +12,8 @@ from edgecnn.artifact.stale import TRAIN_IMAGES, stale_reason
 from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.data.calibration_set import Manifest, write_manifest
 from edgecnn.pipeline.staleness import stale_tasks
-from edgecnn.pipeline.tasks import Task, Workshop, all_tasks
+from edgecnn.pipeline.tasks import Task, all_tasks
+from edgecnn.pipeline.workshop import Workshop
 from edgecnn.recipe.schema import BatchSettings, DataSettings, ModelSettings, Recipe, TrainSettings
 from edgecnn.recipe.variants import variants_of
 from edgecnn.results.device import Device

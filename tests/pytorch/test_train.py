@@ -17,7 +17,8 @@ from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
-from edgecnn.pipeline.tasks import Workshop, all_tasks
+from edgecnn.pipeline.tasks import all_tasks
+from edgecnn.pipeline.workshop import Workshop
 from edgecnn.pytorch.training.progress import Epoch, Silent
 from edgecnn.recipe.load import load_recipe, recipe_from_mapping
 from edgecnn.recipe.schema import Recipe

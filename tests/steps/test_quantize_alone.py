@@ -14,8 +14,10 @@ from edgecnn.cli import main
 from edgecnn.data.calibration_set import make_manifest, write_manifest
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.data.recipe_input import input_fields
 from edgecnn.pipeline import tasks
 from edgecnn.pipeline.staleness import stale_tasks
+from edgecnn.pipeline.workshop import Workshop
 from edgecnn.recipe.load import load_recipe
 from edgecnn.steps import quantize as step
 from edgecnn.zoo import find_model
@@ -87,13 +89,16 @@ def test_quantize_alone_and_in_a_run_say_the_same(
         preprocessing=dict(preprocessing),
         labels=[str(k) for k in range(10)],
         precision_requested="fp32",
-        fields={**recipe.values("model", "train", "data.source", "transfer"), "batch.max": recipe.batch.max},
+        fields={
+            **recipe.values("model", "train", "transfer", "export", "batch.max"),
+            **input_fields(recipe),
+        },
     )
     write_artifact(fp32, lambda temporary: onnx.save(build(NET, channels=1, size=32), str(temporary)), made)
     ranges = run / "model.calib.json"
     assert main(["calibrate", str(fp32), "--data", f"{manifest}:digits", "-o", str(ranges)]) == 0
 
-    flow = tasks.all_tasks(tasks.Workshop(recipe, run, threads=1))
+    flow = tasks.all_tasks(Workshop(recipe, run, threads=1))
     task = next(t for t in flow if t.output.name == name)
     task.make()
     inside = read_sidecar(task.output)

@@ -1,0 +1,96 @@
+"""What the tasks of one run share, and the identity of its images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.stale import TEST_IMAGES
+from edgecnn.data.calibration_rule import resolve, resolved, rule_text
+from edgecnn.data.calibration_set import read_manifest
+from edgecnn.data.dataset import Dataset, Split
+from edgecnn.data.open import images_sha256
+from edgecnn.errors import DataError
+from edgecnn.recipe.schema import Recipe
+from edgecnn.steps._images import Progress, open_images
+from edgecnn.steps.calibrate import calibration_images
+
+ProgressFor = Callable[[str], Progress | None]
+
+
+@dataclass
+class Workshop:
+    """What the tasks of one run share: its recipe and folder, and the images, opened once. `images` are the test images
+    that a bundle brought, in place of the recipe's; `retrain` replaces finished weights."""
+
+    recipe: Recipe
+    folder: Path
+    threads: int | None = None
+    progress: ProgressFor = lambda step: None
+    trust_code: bool = False
+    images: Path | None = None
+    retrain: bool = False
+    _opened: dict[str, Dataset] = field(default_factory=dict)
+
+    def test_images(self, source: Path) -> Dataset:
+        """The recipe's test images, as the network of the artifact `source` expects them."""
+        return self._once("test", lambda: open_images(read_sidecar(source), self.test_source, "test"))
+
+    @property
+    def test_source(self) -> str:
+        """Where the test images are on this machine, as what opens them names them."""
+        return source_of_tests(self.recipe) if self.images is None else str(self.images)
+
+    def calibration_images(self, graph: Path) -> Dataset:
+        """The recipe's calibration images, all of them training images."""
+        return self._once("calibration", lambda: self._open_calibration_images(graph))
+
+    def _open_calibration_images(self, graph: Path) -> Dataset:
+        data = self.recipe.data
+        source = data.calibration_source or data.source
+        chosen = resolve(data.calibration, source, self.folder) if data.calibration else None
+        return calibration_images(graph, source, calibration=str(chosen or ""))
+
+    def _once(self, what: str, opened: Callable[[], Dataset]) -> Dataset:
+        if what not in self._opened:
+            self._opened[what] = opened()
+        return self._opened[what]
+
+
+def source_of_tests(recipe: Recipe) -> str:
+    """The recipe's test images, as what opens them names them."""
+    return f"{recipe.data.test}:{recipe.data.source}" if recipe.data.test else recipe.data.source
+
+
+def identity_of_tests(shop: Workshop) -> dict[str, str]:
+    """What changes with the test images; nothing where they are not here."""
+    named = shop.recipe.data.test
+    if named:
+        with contextlib.suppress(DataError):
+            return {"test_set": read_manifest(Path(named)).title}
+        return {}
+    return image_identity(TEST_IMAGES, shop.test_source, "test")
+
+
+def image_identity(key: str, source: str, split: Split) -> dict[str, str]:
+    """What changes with the images of a split; nothing where they are not here."""
+    found = images_sha256(source, split)
+    return {} if found is None else {key: found}
+
+
+def identity_of_calibration(shop: Workshop) -> dict[str, str]:
+    """Which images calibrate, or which they are chosen from; nothing where their file stayed behind."""
+    name, facts = shop.recipe.data.calibration, dict[str, str]()
+    if not name:
+        data = shop.recipe.data
+        return image_identity("calibration_images_sha256", data.calibration_source or data.source, "train")
+    if name:
+        with contextlib.suppress(DataError):
+            if rule := rule_text(name):
+                facts["calibration_rule"] = rule
+            if (manifest := resolved(name, shop.folder)) is not None:
+                facts["data_sha256"] = manifest.sha256
+    return facts
