@@ -18,7 +18,7 @@ from edgecnn.graph.calibration import collect
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.file import read_ranges, write_ranges, write_tensorrt_cache
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, bin_edges, empty_statistics
-from edgecnn.graph.calibration.thresholds import interval, percentile, squared_errors, threshold
+from edgecnn.graph.calibration.thresholds import divergences, interval, percentile, squared_errors, threshold
 from tests.fakes.graphs import build
 from tests.fakes.noise import NET, dataset_of, images
 
@@ -86,6 +86,45 @@ def test_mse_threshold_is_as_good_as_the_best_one_tried_on_the_values(levels: in
     assert error(made.largest) > 1.04 * best, "or the test shows nothing"
     predicted = squared_errors(made.magnitudes, np.array([made.largest / 2]), levels)[0]
     assert predicted == pytest.approx(error(made.largest / 2), rel=0.05)
+
+
+def plain_divergence(histogram: np.ndarray, stop: int, groups: int) -> float:
+    """As it is defined, bin by bin."""
+    reference, part = histogram[:stop].copy(), histogram[:stop]
+    reference[-1] += histogram[stop:].sum()
+    group, filled = np.arange(stop) * groups // stop, part > 0
+    sums, sizes = np.bincount(group, part, groups), np.bincount(group, filled, groups)
+    quantized = np.where(filled, (sums / np.maximum(sizes, 1))[group], 0.0)
+    if not quantized.any():
+        return float("inf")
+    p, q = reference / reference.sum(), quantized / quantized.sum()
+    both = (p > 0) & (q > 0)
+    return float((p[both] * np.log(p[both] / q[both])).sum() + 10 * p[(p > 0) & (q <= 0)].sum())
+
+
+@pytest.mark.parametrize("kind", ["normal", "sparse", "far out", "one bin", "empty start", "empty"])
+@pytest.mark.parametrize("groups", [128, 256])
+def test_divergences_are_those_of_the_definition(kind: str, groups: int) -> None:
+    rng = np.random.default_rng(0)
+    histogram = np.histogram(np.abs(rng.normal(size=100_000)), 2048)[0].astype(float)
+    if kind == "sparse":
+        histogram[rng.random(2048) < 0.9] = 0
+    elif kind == "far out":
+        histogram[300:] = 0
+        histogram[2047] = 1e-3
+    elif kind == "one bin":
+        histogram[:] = 0
+        histogram[1500] = 1e12
+    elif kind == "empty start":
+        histogram[:700] = 0
+    elif kind == "empty":
+        histogram[:] = 0
+    histogram[0] = 0
+    stops = np.arange(groups, 2049, 16)
+    expected = np.array([plain_divergence(histogram, int(stop), groups) for stop in stops])
+    found = divergences(histogram, stops, groups)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert np.isinf(expected).any() == (kind in ("one bin", "empty start", "empty"))
 
 
 def test_entropy_and_percentile_cut_off_an_outlier_and_minmax_does_not() -> None:

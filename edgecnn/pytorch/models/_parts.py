@@ -17,6 +17,8 @@ def initialize_he(
 
     Fan-out keeps the size of gradients, fan-in that of activations, which matters where no BN mends them.
     """
+    if next(model.parameters()).is_meta:  # shapes alone
+        return
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
