@@ -184,6 +184,7 @@ def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
     present = [name for name in recipe.targets if name not in absent and until == STEPS[-1]]
     reports = tuple(read_report(folder / name / REPORT)[0] for name in present)
     elsewhere = tuple(_not_measured(recipe, folder, name, why, until) for name, why in absent.items())
+    elsewhere = tuple(one for one in elsewhere if one.steps)
     for one in elsewhere:
         say(f"{one.target} is not this machine ({one.why}): {_how_to_go_on(one)}")
     return Outcome(folder, len(due), reports, elsewhere)
@@ -201,7 +202,7 @@ def _only(recipe: Recipe, targets: Sequence[str]) -> Recipe:
 
 def _tasks(shop: Workshop, until: StepName, absent: Mapping[str, str]) -> list[Task]:
     tasks = [t for t in all_tasks(shop) if STEPS.index(t.step) <= STEPS.index(until)]
-    return [t for t in tasks if t.target not in absent]
+    return [t for t in tasks if t.target not in absent or (t.step == "build" and _builds_here(t.target))]
 
 
 def _absent_targets(shop: Workshop, until: StepName) -> dict[str, str]:
@@ -245,13 +246,28 @@ def _absent(name: str, threads: int | None) -> str | None:
     """Why the target is not this machine, or None when it is."""
     target = find_target(name)
     try:
-        return target_mismatch(target, load_backend(target.backend).device(threads))
+        device = load_backend(target.backend).device(threads)
     except EdgecnnError as exc:
         return exc.message
+    if target.built_anywhere and not device.compute_capability:
+        return "its plans are built here, and run on a GPU"
+    return target_mismatch(target, device)
+
+
+def _builds_here(name: str) -> bool:
+    """Whether an absent target's engines can be built on this machine all the same."""
+    target = find_target(name)
+    if not target.built_anywhere:
+        return False
+    try:
+        return bool(load_backend(target.backend).tools())
+    except EdgecnnError:
+        return False
 
 
 def _not_measured(recipe: Recipe, folder: Path, target: str, why: str, until: StepName) -> NotMeasured:
-    steps = [s for s in STEPS[: STEPS.index(until) + 1] if s in DEVICE_STEPS]
+    remaining = DEVICE_STEPS[1:] if _builds_here(target) else DEVICE_STEPS
+    steps = [s for s in STEPS[: STEPS.index(until) + 1] if s in remaining]
     engines = [v.name for v in variants_of(recipe, on_cpu=find_target(target).kind == "cpu")]
     archive = f"{recipe.name}-{target}.tar"
     pack = shlex.join(["edgecnn", "bundle", str(folder), "--for", target, "-o", archive])

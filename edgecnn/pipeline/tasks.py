@@ -302,7 +302,7 @@ def _engine_tasks(
         ),
         target.name,
         tools,
-        device,
+        Device(tensorrt=device.tensorrt) if device and target.built_anywhere else device,
     )
     yield Task(
         "validate",

@@ -11,8 +11,9 @@ from pathlib import Path
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.recipe.location import locate
 from edgecnn.recipe.rules import find_contradictions
-from edgecnn.recipe.schema import RENAMED, Recipe
+from edgecnn.recipe.schema import RENAMED, Precision, Recipe
 from edgecnn.records import Toml, parse_toml, record_and_problems
+from edgecnn.targets import targets
 
 
 def recipe_folders() -> list[Path]:
@@ -110,6 +111,8 @@ def recipe_from_mapping(content: Mapping[str, Toml], path: Path) -> Recipe:
 
 def _checked_recipe(content: Mapping[str, Toml], path: Path, problems: list[str]) -> Recipe:
     recipe, found = record_and_problems(Recipe, content)
+    if recipe is not None and "precisions" not in content:
+        recipe = dataclasses.replace(recipe, precisions=_default_precisions(recipe.targets))
     problems = problems + found + ([] if recipe is None else find_contradictions(recipe))
     if recipe is None or problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -118,6 +121,12 @@ def _checked_recipe(content: Mapping[str, Toml], path: Path, problems: list[str]
             f"{path}: {problems[0]}{more}{listing}", "`edgecnn recipe show NAME` prints a recipe with every key"
         )
     return dataclasses.replace(recipe, path=path)
+
+
+def _default_precisions(names: Sequence[str]) -> tuple[Precision, ...]:
+    """FP16 where every target is compiled on the GPU that loads it, which has no INT8 convolutions (TensorRT-RTX)."""
+    known = targets()
+    return ("fp16",) if all(n in known and known[n].built_anywhere for n in names) else Recipe.precisions
 
 
 def _rename_keys(content: dict[str, Toml]) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    import safetensors.torch as safetensors_torch
     import torch
     from onnx import TensorProto, helper, numpy_helper
 
@@ -257,3 +258,22 @@ def test_check_asks_parser_and_builder(tmp_path: Path, capsys: pytest.CaptureFix
     theirs = next(line for line in said.splitlines() if "TensorRT-RTX" in line and line.startswith("error"))
     assert "quantize" in theirs  # the node, by NVIDIA's parser
     assert "zero point" in theirs.lower()
+
+
+def test_a_recipe_stops_before_what_needs_the_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    safetensors_torch.save_file(build_model("lenet5").state_dict(), tmp_path / "net.safetensors")
+    (tmp_path / "mine.toml").write_text(
+        "targets = ['rtx']\n[model]\nname = 'lenet5'\nclasses = 10\nweights = 'net.safetensors'\n"
+        "[data]\nsource = 'digits'\n[train]\nepochs = 0\n",
+        encoding="utf-8",
+    )
+    assert cli.main(["run", "mine.toml", "--out", "r"]) == 3
+    said = capsys.readouterr()
+    assert "rtx: not measured: validate, bench of fp16 remain" in said.out + said.err
+    assert "edgecnn bundle r --for rtx" in said.err
+    assert read_plan_header(tmp_path / "r" / "rtx" / "fp16.rtx.plan").flavor.backend == "trt-rtx"
+    assert cli.main(["run", "mine.toml", "--out", "r", "--until", "build"]) == 0, "nothing is left to do"

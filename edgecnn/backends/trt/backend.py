@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.backends.trt.flavor import Flavor, flavor_of
-from edgecnn.errors import EdgecnnError
+from edgecnn.errors import BackendError, EdgecnnError
 from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
@@ -50,7 +50,12 @@ class TrtBackend:
         from edgecnn.backends.trt.library import device_facts, load_tensorrt
 
         tensorrt = load_tensorrt(self._flavor).__version__
-        return device_facts(load_cuda(), tensorrt) if self._flavor.needs_gpu else Device(tensorrt=tensorrt)
+        try:
+            return device_facts(load_cuda(), tensorrt)
+        except BackendError:
+            if self._flavor.needs_gpu:
+                raise
+            return Device(tensorrt=tensorrt)
 
     def tools(self) -> dict[str, str]:
         """The version of TensorRT; raises as `load_tensorrt` does."""

@@ -55,6 +55,7 @@ RULES = (
         _judge_ratio,
         _concerns,
         _owes_ratio,
+        needs_kernels=True,
     ),
-    Rule("latency_ms_p99_max", "p99", "ms", lambda m: m.latency is not None, _judge_p99, _concerns),
+    Rule("latency_ms_p99_max", "p99", "ms", lambda m: m.latency is not None, _judge_p99, _concerns, needs_kernels=True),
 )

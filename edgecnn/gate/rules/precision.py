@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgecnn.gate.rules.rule import Rule, judge_exact
+from edgecnn.gate.rules.rule import UNREAD, Rule, judge_exact
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
 
-UNREAD = "the GPU compiles the plan as a whole when it loads it, and the precision of its layers cannot be read"
 LOST_SHARE_PP_MAX = 5.0  # INT8 multiply-adds that the graph has and the engine may lack: fusions blur the count
 
 
@@ -71,5 +70,6 @@ RULES = (
         lambda m: _share(m) is not None,
         _judge_share,
         owes=_owes_share,
+        needs_kernels=True,
     ),
 )

@@ -15,6 +15,15 @@ from edgecnn.results.accuracy import Accuracy, Task
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check, Outcome
 
+UNREAD = "the GPU compiles the plan as a whole when it loads it, and the precision of its layers cannot be read"
+
+
+def kernels_unknown(measurement: Measurement) -> bool:
+    """Whether an INT8 plan is one whose kernels nobody can read: NVIDIA lists no INT8 convolutions for TensorRT-RTX."""
+    facts = measurement.facts
+    unread = facts is not None and facts.shares_by == "compiled_at_load"
+    return unread and measurement.engine.precision_requested == "int8"
+
 
 def concerns_all(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
     """Of a rule that judges every engine."""
@@ -46,7 +55,7 @@ class Rule:
     `owe` the value leave it open, and so do those of a task that is not among its `tasks`, and where it `needs_logits`
     (or the probabilities of all classes) those that name their best classes alone. Where the recipe leaves the
     tolerance out, the limit of the one that is its `default` holds as soon as one engine was measured for it. `absent`
-    says of the others what they lack.
+    says of the others what they lack. What `needs_kernels` is said of INT8 where it is known that it is INT8.
     """
 
     tolerance: str
@@ -60,13 +69,17 @@ class Rule:
     default: str = ""
     absent: str = "not measured"
     needs_logits: bool = False
+    needs_kernels: bool = False
 
     def serves(self, measurement: Measurement) -> bool:
         """Whether the value means anything for what the engine decides; without its accuracy that is not known."""
         return measurement.accuracy is None or measurement.accuracy.task in self.tasks
 
     def why_unserved(self, measurement: Measurement) -> str:
-        """Why what the engine gives by its serving contract does not tell the value; "" where it does."""
+        """Why the engine does not tell the value, by its serving contract or how its plan is compiled; "" where it
+        does."""
+        if self.needs_kernels and kernels_unknown(measurement):
+            return f"int8 was requested; {UNREAD}"
         if not self.needs_logits or measurement.accuracy is None or measurement.accuracy.output != "top-k":
             return ""
         return f"the engine names its {TOP_K} best classes alone: the {self.label} needs the logits of all"
