@@ -46,7 +46,7 @@ def bench(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure latency and throughput, or the way from a picture to its logits.
+    """Measure latency and throughput, end to end too.
 
     Latency is trtexec's, or with --end-to-end from the picture's file on.
 

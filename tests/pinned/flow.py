@@ -112,6 +112,7 @@ class Flow:
             "calibrate": ask("calibrate", graph, "--data", MANIFEST, "-o", work / "again.calib.json"),
             "calibrate --check": ask("calibrate", graph, "--data", self.pictures, "--check", "--test", "digits"),
             "calibration-set": ask("calibration-set", "digits", "-o", work / "set.txt", "--images", 20),
+            "check": ask("check", graph),
             "doctor": ask("doctor"),
             "export": ask("export", "lenet5", "--checkpoint", checkpoint, "-o", work / "exported.onnx"),
             "gate": ask("gate", self.copied(), "--recipe", self.recipe),
