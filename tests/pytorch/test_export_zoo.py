@@ -28,6 +28,9 @@ NEEDLESS = {"Identity", "Constant", "Shape", "Gather", "Cast", "Unsqueeze", "Squ
 STAND_INS = {  # network of another family -> the cheaper one whose nodes are of all its kinds
     "wrn28_10_cifar": "preresnet18",
     "resnext50_32x4d": "se_resnext50_32x4d",
+    "fractalnet_cifar": "se_resnext50_32x4d",
+    "densenet_bc100_12_cifar": "nasnet_mobile",
+    "inception_v3": "nasnet_mobile",
 }
 
 
