@@ -29,6 +29,7 @@ from edgecnn.errors import ArtifactError, EdgecnnError, nearest
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 FLAT: Mapping[str, Any] = {"flat": True}
 SHOWN_PROBLEMS = 8
+_SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 Record = TypeVar("Record")
 Toml: TypeAlias = "str | int | float | bool | datetime.date | datetime.time | list[Toml] | dict[str, Toml] | None"
@@ -94,11 +95,18 @@ def mapping_from_json(text: str | bytes, where: str, hint: str) -> dict[str, Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON in which no key stands twice in an object; raises `ValueError` for anything else."""
+    """JSON in UTF-8 in which no key stands twice in an object; raises `ValueError` for anything else."""
+    text = text if isinstance(text, str) else text.decode()
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        found = json.loads(text, object_pairs_hook=_once)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError("half of a surrogate pair, which is no character") from exc
+    return found
 
 
 def parse_toml(text: str) -> dict[str, Toml]:

@@ -7,27 +7,40 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import sidecar_path, verified_sidecar
-from edgecnn.bundle.manifest import IMAGE_FILES, PACKED_IMAGES, Bundle, Images, bundle_from_json, manifest_text
+from edgecnn.bundle.manifest import (
+    BASELINES,
+    IMAGE_FILES,
+    PACKED_IMAGES,
+    REFERENCE,
+    Bundle,
+    Images,
+    bundle_from_json,
+    manifest_text,
+    unsafe,
+)
 from edgecnn.bundle.tar import Opened, bundled_file, write_tar
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
 from edgecnn.data.sources.packed import packed, write_packed
-from edgecnn.errors import DataError
+from edgecnn.errors import DataError, WriteError
 from edgecnn.measure.predict import Predictions, require_same_images
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of
 from edgecnn.targets import Target
-
-REFERENCE = "reference.npz"
 
 
 def pack_for_device(
     output: Path, recipe: Recipe, target: Target, files: Mapping[str, Opened], images: Images, images_at: str
 ) -> Bundle:
     """Write the bundle `output` of a recipe for a target: `files` by their path below the run folder, the test images
-    at `images_at`. Raises `WriteError`, `ArtifactError` for a name that cannot be unpacked."""
+    at `images_at`. Raises `WriteError`, for a name that cannot be unpacked too."""
+    for path in files:
+        if problem := unsafe(path):
+            raise WriteError(
+                f"{output}: {path[:80]!r} cannot be in a bundle: {problem}", "rename it, or pack it: --images packed"
+            )
     named = tuple(bundled_file(path, opened) for path, opened in files.items())
-    bundle = Bundle(recipe.name, target.name, images, images_at, recipe.data.source, named)
+    bundle = Bundle(recipe.name, target.name, images, images_at, recipe.data.source, named, recipe.data.test)
     manifest = manifest_text(bundle)
     bundle_from_json(manifest, str(output))
     write_tar(output, manifest, {file.path: (file.size, files[file.path]) for file in named})
@@ -47,8 +60,8 @@ def artifacts_for(recipe: Recipe, target: Target, folder: Path) -> dict[str, Ope
 
 def baselines_for(recipe: Recipe) -> dict[str, Opened]:
     """The baselines that lie beside the recipe."""
-    folder = recipe.path.parent / "baselines" / recipe.name
-    return {f"baselines/{recipe.name}/{path.name}": opened_path(path) for path in sorted(folder.glob("*.json"))}
+    folder = recipe.path.parent / BASELINES / recipe.name
+    return {f"{BASELINES}/{recipe.name}/{path.name}": opened_path(path) for path in sorted(folder.glob("*.json"))}
 
 
 def packed_images(dataset: Dataset, reference: Predictions, source: str, path: Path) -> dict[str, Opened]:

@@ -10,16 +10,17 @@ from typing import Literal
 
 from edgecnn.errors import ArtifactError
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping, to_plain
+from edgecnn.targets import targets
 from edgecnn.version import __version__
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
-PACKED_IMAGES, IMAGE_FILES = "images.npz", "images"
+REFERENCE, TEST_SET = "reference.npz", "test-set.txt"
+PACKED_IMAGES, IMAGE_FILES, BASELINES = "images.npz", "images", "baselines"
 Images = Literal["packed", "files", "none"]
 
 _AGAIN = "make it again: `edgecnn bundle RUN --for TARGET -o FILE.tar`"
-_TOP_LEVEL = (".onnx", ".npz", ".toml", ".json")  # graphs, predictions, the recipe, sidecars: no native code
-_BASELINE = re.compile(r"baselines/[^/]+/[^/]+\.json")
+_BASELINE = re.compile(rf"{BASELINES}/[^/]+/[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class BundledFile:
 @dataclass(frozen=True)
 class Bundle:
     """A run's graphs, sidecars, recipe, reference and test images for one `target`. The images are at `images_at` below
-    the run folder ("" for none); `source` is where the recipe had them on the machine that made the bundle."""
+    the run folder ("" for none); `source` is where the recipe had them on the machine that made the bundle, `test_set`
+    its manifest of them there, which has come along as `TEST_SET`."""
 
     __pydantic_config__ = STRICT
 
@@ -46,6 +48,7 @@ class Bundle:
     images_at: str
     source: str
     files: tuple[BundledFile, ...]
+    test_set: str = ""
     edgecnn: str = __version__
     schema: int = SCHEMA
 
@@ -62,18 +65,13 @@ def bundle_from_json(text: bytes, where: str) -> Bundle:
                 "install the same version of edgecnn on both machines, or make the bundle again with this one",
             )
     found = record_from_mapping(Bundle, content, f"{where}: {MANIFEST}", _AGAIN)
-    for file in found.files:
-        require_safe(file.path, where)
-        if not _belongs(file.path) or file.size < 0:
-            raise ArtifactError(
-                f"{where}: {file.path}: a bundle holds graphs, sidecars, a recipe, predictions, baselines and images",
-                "engines are built on the device; " + _AGAIN,
-            )
-    _require_distinct([file.path for file in found.files], where)
-    if "/" in found.recipe or f"{found.recipe}.toml" not in {file.path for file in found.files}:
-        raise ArtifactError(f"{where}: holds no recipe {found.recipe[:80]!r}", _AGAIN)
-    if found.images_at:
-        require_safe(found.images_at, where)
+    _require_files(found, where)
+    if found.target not in targets():
+        raise ArtifactError(f"{where}: for a device {found.target[:80]!r}, which is not known", _AGAIN)
+    if at := found.images_at:
+        require_safe(at, where)
+    if at and not any(file.path == at or Path(at) in Path(file.path).parents for file in found.files):
+        raise ArtifactError(f"{where}: holds no images at {at[:80]!r}", _AGAIN)
     return found
 
 
@@ -94,28 +92,53 @@ def installed_bundle(folder: Path) -> Bundle | None:
 
 
 def require_safe(path: str, where: str) -> None:
-    """Raise `ArtifactError` for a path that could leave the folder that it is unpacked into, or that not every file
-    system takes."""
-    parts = path.split("/")
-    problem = ""
-    if path.startswith("/") or "\\" in path or re.match(r"[A-Za-z]:", path):
-        problem = "an absolute path, or not one of POSIX"
-    elif ".." in parts:
-        problem = "it leaves the folder by `..`"
-    elif any(part in ("", ".") for part in parts) or any(ord(c) < 32 or ord(c) == 127 for c in path):
-        problem = "not a plain path"
-    elif any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts) or len(path) > 1024:
-        problem = "too long"
-    if problem:
+    """Raise `ArtifactError` for a path that is `unsafe`."""
+    if problem := unsafe(path):
         raise ArtifactError(f"{where}: member {path[:80]!r}: {problem}", "do not trust this file; " + _AGAIN)
 
 
-def _belongs(path: str) -> bool:
+def unsafe(path: str) -> str:
+    """Why a path could leave the folder that it is unpacked into, or why not every file system takes it; "" for a good
+    one."""
+    parts = path.split("/")
+    if path.startswith("/") or "\\" in path or re.match(r"[A-Za-z]:", path):
+        return "an absolute path, or not one of POSIX"
+    if ".." in parts:
+        return "it leaves the folder by `..`"
+    if any(part in ("", ".") for part in parts) or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        return "not a plain path"
+    if any(0xD800 <= ord(c) < 0xE000 for c in path):
+        return "not valid UTF-8"
+    return "too long" if any(len(part.encode()) > 255 for part in parts) or len(path) > 1024 else ""
+
+
+def _require_files(found: Bundle, where: str) -> None:
+    """Raise `ArtifactError` for a file that no bundle holds, and where the recipe is not there with its sidecar."""
+    paths = [file.path for file in found.files]
+    recipe = f"{found.recipe}.toml"
+    if "/" in recipe or not {recipe, f"{recipe}.json"} <= set(paths):
+        raise ArtifactError(f"{where}: holds no recipe {found.recipe[:80]!r} with its sidecar", _AGAIN)
+    for file in found.files:
+        require_safe(file.path, where)
+        if not _belongs(file.path, recipe, set(paths)) or file.size < 0:
+            raise ArtifactError(
+                f"{where}: {file.path}: a bundle holds graphs, sidecars, a recipe, predictions, baselines and images",
+                "engines are built on the device; " + _AGAIN,
+            )
+    _require_distinct(paths, where)
+
+
+def _belongs(path: str, recipe: str, others: set[str]) -> bool:
+    """Whether a bundle holds such a file: nothing that a run would take for a result, for code or for its lock."""
     if path.startswith(f"{IMAGE_FILES}/"):
         return True
     if "/" in path:
         return _BASELINE.fullmatch(path) is not None
-    return Path(path).suffix in _TOP_LEVEL and path != MANIFEST and not path.startswith(".")
+    if path.startswith("."):
+        return False
+    if path.endswith(".json"):
+        return path.removesuffix(".json") in others and not path.endswith(".json.json")
+    return path in (recipe, REFERENCE, PACKED_IMAGES, TEST_SET) or path.endswith(".onnx")
 
 
 def _require_distinct(paths: list[str], where: str) -> None:

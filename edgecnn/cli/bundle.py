@@ -35,9 +35,12 @@ def bundle(
 
     On the device `edgecnn run FILE.tar` builds, measures and judges; it needs neither PyTorch nor ONNX there.
     """
+    from edgecnn.errors import RecipeError
     from edgecnn.pipeline.device import bundle as pack
     from edgecnn.pipeline.find import find_recipe_and_folder
 
+    if run.endswith(".tar") and Path(run).is_file():
+        raise RecipeError(f"{run}: is a bundle already", "name the run folder that it was unpacked into")
     recipe, folder = find_recipe_and_folder(run)
     made = pack(recipe, folder, output, target=target, images=images)
     size_mb = output.stat().st_size / 1e6

@@ -57,7 +57,9 @@ def run(
     if dry_run:
         due = [
             {"step": task.step, "output": str(task.output), "why": why}
-            for task, why in plan(loaded, folder, until=until, targets=target or (), threads=threads)
+            for task, why in plan(
+                loaded, folder, until=until, targets=target or (), threads=threads, retrain=retrain, say=say
+            )
         ]
         if as_json:
             print_json({"folder": str(folder), "due": due})

@@ -98,13 +98,13 @@ def predict(
         raise DataError(f"{dataset.name}: no images", "name a data set with at least one")
     contract = contract or ServingContract()
     dataset = dataset.in_form(contract.input)
-    with _Logits(journal, _key(session, dataset, identity)) as logits:
+    before = dict(zip(known.ids, known.sha256s, strict=True)) if known is not None and known.sha256s else {}
+    with _Logits(journal, _key(session, dataset, identity, before)) as logits:
         unreadable = {dataset.ids[k] for k in set(range(logits.next)) - set(logits.positions)}
         done = logits.next
         position = {name: k for k, name in enumerate(dataset.ids)}
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
-        before = dict(zip(known.ids, known.sha256s, strict=True)) if known is not None and known.sha256s else {}
         for part in batches(rest, batch, workers, skip, hashed=True):
             require_same_images(part.ids, part.sha256s, before)
             logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract), part.sha256s)
@@ -168,10 +168,10 @@ def _run(session: Session, part: Batch, dataset: Dataset, contract: ServingContr
     return logits.astype(np.float32, copy=False)
 
 
-def _key(session: Session, dataset: Dataset, identity: str) -> str:
-    """What a journal belongs to: one line of JSON."""
+def _key(session: Session, dataset: Dataset, identity: str, known: Mapping[str, str]) -> str:
+    """What a journal belongs to: one line of JSON. `known` are the images' identities, as far as they are told."""
     preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
-    images = hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()
+    images = hashlib.sha256("\n".join(f"{name} {known.get(name, '')}" for name in dataset.ids).encode()).hexdigest()
     facts = [identity, dataset.name, images, preprocessing]
     return json.dumps([*facts, list(session.input.shape), list(session.output.shape)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from edgecnn.artifact.hold import LOCK, held
 from edgecnn.artifact.sidecar import read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import check_output, write_bytes
 from edgecnn.bundle.device import (
-    REFERENCE,
     artifacts_for,
     baselines_for,
     image_files,
@@ -22,21 +21,25 @@ from edgecnn.bundle.device import (
     packed_images,
 )
 from edgecnn.bundle.manifest import (
+    BASELINES,
     IMAGE_FILES,
     MANIFEST,
     PACKED_IMAGES,
+    REFERENCE,
+    TEST_SET,
     Bundle,
     Images,
     installed_bundle,
     manifest_text,
 )
 from edgecnn.bundle.tar import Opened, extract_bundle, read_bundle
+from edgecnn.data.calibration_set import read_manifest, write_manifest
 from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import ArtifactError, DataError, RecipeError, WriteError
 from edgecnn.measure.predict import read_predictions
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import HOST, all_tasks
-from edgecnn.pipeline.workshop import Workshop, source_of_tests
+from edgecnn.pipeline.workshop import Workshop, source_of_tests, test_set_of
 from edgecnn.recipe.schema import Recipe
 from edgecnn.steps._arguments import require_one_of
 from edgecnn.steps._images import open_images
@@ -44,6 +47,7 @@ from edgecnn.steps.recipe_copy import keep_recipe
 from edgecnn.targets import find_target
 
 Say = Callable[[str], None]
+SCRATCH = ".unpacking"  # in the run folder, which may be a disk of its own; there after a process that was killed
 SPARE = 1.05  # of the bytes that are unpacked, for what file systems keep beside them
 
 
@@ -89,24 +93,30 @@ def bundle(recipe: Recipe, folder: Path, output: Path, *, target: str, images: I
         copy = keep_recipe(own, Path(made), alone=True)
         files = {name.name: opened_path(name) for name in (copy, sidecar_path(copy))}
         files |= artifacts_for(own, device, folder) | baselines_for(recipe)
-        source = source_of_tests(recipe) if there is None else str(there)
-        found, images_at = _images(source, folder, images, Path(made))
+        if chosen := test_set_of(recipe, folder):
+            write_manifest(Path(made) / TEST_SET, read_manifest(chosen))
+            files[TEST_SET] = opened_path(Path(made) / TEST_SET)
+        found, images_at = _images(recipe, folder, there, images, Path(made))
         return pack_for_device(output, own, device, files | found, images, images_at)
 
 
-def _images(source: str, folder: Path, images: Images, made: Path) -> tuple[dict[str, Opened], str]:
-    """(the files of the test images, where they are to lie)."""
+def _images(
+    recipe: Recipe, folder: Path, there: Path | None, images: Images, made: Path
+) -> tuple[dict[str, Opened], str]:
+    """(the files of the test images, where they are to lie); `there` is where a bundle has brought them."""
     if images == "none":
         return {}, ""
     reference = read_predictions(folder / REFERENCE)
+    source = source_of_tests(recipe, folder, there)
     dataset = open_images(read_sidecar(folder / REFERENCE), source, "test")
+    root = Path(recipe.data.source) if there is None else there
     if dataset.image is None:  # preprocessed already, or packed
-        at = f"{IMAGE_FILES}/{Path(source).name}"
-        return {at: opened_path(Path(source))}, at
+        at = PACKED_IMAGES if root == folder / PACKED_IMAGES else f"{IMAGE_FILES}/{root.name}"
+        return {at: opened_path(root)}, at
     if images == "packed":
         return packed_images(dataset, reference, source, made / PACKED_IMAGES), PACKED_IMAGES
-    if not Path(source).is_dir():
-        raise DataError(f"{source}: holds no image files", "pack its images: --images packed")
+    if not root.is_dir():
+        raise DataError(f"{root}: holds no image files", "pack its images: --images packed")
     return image_files(dataset, reference), IMAGE_FILES
 
 
@@ -114,34 +124,56 @@ def unpack(archive: Path, out: Path | None, say: Say) -> Path:
     """Unpack a bundle into its run folder, runs/RECIPE or `out`, whole or not at all; returns the folder.
 
     A folder that the same bundle was unpacked into stays as it is, what was measured in it too; where another bundle
-    was, its files are replaced. Raises `ArtifactError` for a hostile or damaged archive before anything is written,
-    `WriteError` for a folder that holds something else.
+    was, its files are replaced, but for baselines that were recorded here since. Raises `ArtifactError` for a hostile
+    or damaged archive before anything is written, `WriteError` for a folder that holds something else.
     """
     found = read_bundle(archive)
     folder = _folder_of(found, out)
     if folder.exists() and not folder.is_dir():
         raise WriteError(f"{folder}: is not a folder", "choose another one with --out")
     before = installed_bundle(folder) if folder.is_dir() else None
-    if before is None and folder.is_dir() and any(p.name != LOCK for p in folder.iterdir()):
+    if before is None and folder.is_dir() and any(p.name not in (LOCK, SCRATCH) for p in folder.iterdir()):
         raise WriteError(
             f"{folder}: holds files that no bundle brought", "choose another folder with --out, or remove it"
         )
-    if before == found and all(_is_there(folder / f.path, f.sha256) for f in found.files):
+    if before == found and all(
+        _is_there(folder / f.path, f.sha256) or _recorded_here(folder, f.path, found) for f in found.files
+    ):
         say(f"{folder}: holds {archive.name} already")
         return folder
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    needed, free = int(SPARE * sum(file.size for file in found.files)), shutil.disk_usage(parent).free
+    disk = folder if folder.exists() else parent
+    needed, free = int(SPARE * sum(file.size for file in found.files)), shutil.disk_usage(disk).free
     if needed > free:
         raise WriteError(
-            f"{parent}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free",
+            f"{disk}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free",
             "free some space, or choose another folder with --out",
         )
-    with held(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as made:
-        extract_bundle(archive, found, Path(made))
-        _put_in_place(Path(made), folder, found, before)
+    with held(folder), _emptied(folder / SCRATCH) as made:
+        extract_bundle(archive, found, made)
+        _put_in_place(made, folder, found, before, say)
     say(f"{folder}: unpacked {archive.name}, {len(found.files)} files for {found.target}")
     return folder
+
+
+def require_whole(folder: Path) -> None:
+    """Raise `ArtifactError` where unpacking a bundle ended in between: files of two bundles may lie there."""
+    if (folder / SCRATCH).exists():
+        raise ArtifactError(
+            f"{folder}: a bundle was not unpacked whole into it", "unpack it again: `edgecnn run FILE.tar`"
+        )
+
+
+@contextlib.contextmanager
+def _emptied(path: Path) -> Iterator[Path]:
+    """A folder of this name without what was left in it, which goes when it is left."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def unpacked(archive: Path, out: Path | None) -> Path:
@@ -161,11 +193,22 @@ def _is_there(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_of(path) == sha256
 
 
-def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None) -> None:
-    """Move the files into the run folder. The manifest comes before them: a folder that was left in between lacks
-    files that it names, and is unpacked again."""
+def _recorded_here(folder: Path, path: str, before: Bundle | None) -> bool:
+    """Whether a file is a baseline that this device has recorded since the bundle `before`: that is nobody else's."""
+    brought = {file.path: file.sha256 for file in before.files} if before else {}
+    here = folder / path
+    return Path(BASELINES) in Path(path).parents and here.is_file() and sha256_of(here) != brought.get(path)
+
+
+def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None, say: Say) -> None:
+    """Move the files into the run folder, but for baselines that were recorded in it. The manifest comes before them: a
+    folder that was left in between lacks files that it names, and is unpacked again."""
+    known = {f.path for f in (*(before.files if before else ()), *found.files)}
+    kept = {name for name in known if _recorded_here(folder, name, before)}
+    if kept:
+        say(f"{folder}: keeps {', '.join(sorted(kept))}, which was recorded here")
     gone = {f.path for f in before.files} - {f.path for f in found.files} if before else set[str]()
-    for name in sorted(gone):
+    for name in sorted(gone - kept):
         (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # folders that something is left in stay
             for parent in Path(name).parents:
@@ -173,4 +216,5 @@ def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None
     write_bytes(folder / MANIFEST, manifest_text(found))
     for file in found.files:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (made / file.path).replace(folder / file.path)
+        if file.path not in kept:
+            (made / file.path).replace(folder / file.path)

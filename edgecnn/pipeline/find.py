@@ -7,8 +7,9 @@ from pathlib import Path
 
 from edgecnn.artifact.run_folder import VERDICT, TargetRun, holds_results, read_target_run
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
-from edgecnn.pipeline.device import Say, unpack, unpacked
+from edgecnn.pipeline.device import Say, require_whole, unpack, unpacked
 from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.location import require_here
 from edgecnn.recipe.schema import Recipe
 from edgecnn.steps.recipe_copy import carried_recipe, differs_from_its_file
 
@@ -30,8 +31,14 @@ def find_recipe_and_folder(
 ) -> tuple[Recipe, Path]:
     """The recipe to run and the folder to run it in, by a recipe's name or path, a run folder, which carries its
     recipe, or a bundle, which is unpacked first unless nothing may be written. Raises the errors of each."""
+    require_here(data, "--data")
+    require_here(calibration_data, "--calibration-data")
     path = Path(source)
-    if path.suffix == ".tar":
+    if ".tar" in path.suffixes[:-1] or path.suffix in (".tgz", ".TAR"):
+        raise RecipeError(
+            f"{path}: a bundle is an uncompressed .tar", f"unpack it to {path.name.split('.')[0]}.tar first"
+        )
+    if path.suffix == ".tar" and not path.is_dir():
         path = unpack(path, out, say) if write else unpacked(path, out)
     elif not path.is_dir():
         recipe = load_recipe(source, overrides, data=data, calibration_data=calibration_data)
@@ -40,6 +47,7 @@ def find_recipe_and_folder(
         raise RecipeError(
             f"{path}: is a run folder, and --out names {out}", f"name its recipe to run it there: {path}/NAME.toml"
         )
+    require_whole(path)
     carried = carried_recipe(path, overrides, data=data, calibration_data=calibration_data)
     if carried is None:
         raise RecipeError(f"{path}: carries no recipe", "name the recipe: `edgecnn run RECIPE --out FOLDER`")

@@ -18,13 +18,14 @@ from edgecnn.artifact.stale import stale_reason
 from edgecnn.backends import load_backend
 from edgecnn.bundle.manifest import installed_bundle
 from edgecnn.data.open import listing_each_folder_once
-from edgecnn.errors import ArtifactError, DeviceError, EdgecnnError, RecipeError, nearest
+from edgecnn.errors import ArtifactError, DataError, DeviceError, EdgecnnError, RecipeError, nearest
 from edgecnn.pipeline.device import bundled_images
 from edgecnn.pipeline.find import find_recipe_and_folder, run_folder
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import HOST, Task, all_tasks
 from edgecnn.pipeline.workshop import ProgressFor, Workshop
+from edgecnn.recipe.location import is_here
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of
 from edgecnn.results.report import RunReport
@@ -156,12 +157,20 @@ def plan(
     until: StepName = STEPS[-1],
     targets: Sequence[str] = (),
     threads: int | None = None,
+    retrain: bool = False,
+    say: Say = lambda line: None,
 ) -> list[tuple[Task, str]]:
-    """Each task that a run would do on this machine now, and why; nothing is done, nothing is written."""
+    """Each task that a run would do on this machine now, and why; nothing is done, nothing is written. What a run would
+    refuse, finished weights or what a bundle has brought, is said."""
     require_one_of("until", until, StepName)
     recipe = _only(recipe, targets)
-    shop = Workshop(recipe, folder, threads, images=bundled_images(recipe, folder))
-    return stale_tasks(_tasks(shop, until, _absent_targets(shop, until)))
+    shop = Workshop(recipe, folder, threads, images=bundled_images(recipe, folder), retrain=retrain)
+    due = stale_tasks(_tasks(shop, until, _absent_targets(shop, until)))
+    try:
+        _require_allowed(due, shop)
+    except ArtifactError as exc:
+        say(f"a run would refuse this: {exc.message}")
+    return due
 
 
 def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
@@ -173,6 +182,7 @@ def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
         say(f"{tasks[0].step:<10} {tasks[0].output.name}: the weights of before --retrain are taken back")
     due = stale_tasks(tasks)
     _require_allowed(due, shop)
+    _require_images(due, shop)
     if any(task.target == HOST for task, _ in due):
         check_recipe(recipe, trust_code=shop.trust_code)
     if is_first() and (due or os.access(folder, os.W_OK)):
@@ -224,6 +234,17 @@ def _require_allowed(due: Sequence[tuple[Task, str]], shop: Workshop) -> None:
     for task, reason in on_host:
         if task.step == "train" and holds_finished_weights(task.output) and not shop.retrain:
             make_way(task.output, False, reason)
+
+
+def _require_images(due: Sequence[tuple[Task, str]], shop: Workshop) -> None:
+    """Raise `DataError`, before engines are built, where a device is to judge by images that it does not have."""
+    source, brought = shop.recipe.data.source, installed_bundle(shop.folder) is not None
+    missing = brought and shop.images is None and not is_here(source)
+    if missing and any(task.step == "validate" for task, _ in due):
+        raise DataError(
+            f"{shop.folder}: its bundle brought no test images, and here is no {source!r}",
+            "say where they are on this machine: --data DIR",
+        )
 
 
 def _do(task: Task, reason: str, folder: Path, say: Say) -> None:

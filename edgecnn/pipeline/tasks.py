@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
-from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of
 from edgecnn.artifact.stale import LOCATIONS, TRAIN_IMAGES
 from edgecnn.backends import load_backend
 from edgecnn.data.recipe_input import input_fields
@@ -172,12 +172,14 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
 
 def _with_those_found(made: Path, named: tuple[Path, ...]) -> tuple[Path, ...]:
     """Those `named` that are here, and what `made` was made of besides: code that they import, external data, and what
-    stayed behind on another machine."""
+    stayed behind on another machine. One that only lies elsewhere by now, as seen from `made`, is what it was."""
     named = tuple(p for p in named if p.is_file())
     with contextlib.suppress(ArtifactError):
-        known = {p.absolute().resolve(): p for p in named}
-        found = [made.parent / name for name in read_sidecar(made).parents]
-        return (*named, *(p for p in found if p.resolve() not in known))
+        found = {made.parent / name: digest for name, digest in read_sidecar(made).parents.items()}
+        gone = {(p.name, digest) for p, digest in found.items() if not p.exists()}
+        named = tuple(p for p in named if not gone or (p.name, sha256_of(p)) not in gone)
+        known = {p.absolute().resolve() for p in named}
+        return (*(p for p in found if p.resolve() not in known), *named)
     return named
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.artifact.stale import TEST_IMAGES
+from edgecnn.bundle.manifest import PACKED_IMAGES, TEST_SET, installed_bundle
 from edgecnn.data.calibration_rule import resolve, resolved, rule_text
 from edgecnn.data.calibration_set import read_manifest
 from edgecnn.data.dataset import Dataset, Split
@@ -42,7 +43,7 @@ class Workshop:
     @property
     def test_source(self) -> str:
         """Where the test images are on this machine, as what opens them names them."""
-        return source_of_tests(self.recipe) if self.images is None else str(self.images)
+        return source_of_tests(self.recipe, self.folder, self.images)
 
     def calibration_images(self, graph: Path) -> Dataset:
         """The recipe's calibration images, all of them training images."""
@@ -60,18 +61,28 @@ class Workshop:
         return self._opened[what]
 
 
-def source_of_tests(recipe: Recipe) -> str:
-    """The recipe's test images, as what opens them names them."""
-    return f"{recipe.data.test}:{recipe.data.source}" if recipe.data.test else recipe.data.source
+def source_of_tests(recipe: Recipe, folder: Path, images: Path | None) -> str:
+    """The recipe's test images, or the `images` that a bundle brought, as what opens them names them."""
+    source = recipe.data.source if images is None else str(images)
+    chosen = test_set_of(recipe, folder)
+    if chosen is None or (images == folder / PACKED_IMAGES and chosen == folder / TEST_SET):  # packed by that manifest
+        return source
+    return f"{chosen}:{source}"
+
+
+def test_set_of(recipe: Recipe, folder: Path) -> Path | None:
+    """The manifest of the recipe's test images: the one that a bundle brought, if that is it."""
+    named, bundle = recipe.data.test, installed_bundle(folder)
+    if not named:
+        return None
+    return folder / TEST_SET if bundle is not None and bundle.test_set == named else Path(named)
 
 
 def identity_of_tests(shop: Workshop) -> dict[str, str]:
-    """What changes with the test images; nothing where they are not here."""
-    named = shop.recipe.data.test
-    if named:
-        with contextlib.suppress(DataError):
-            return {"test_set": read_manifest(Path(named)).title}
-        return {}
+    """What changes with the test images; nothing where they are not here. Raises `DataError` for a manifest that is not
+    to be read."""
+    if (chosen := test_set_of(shop.recipe, shop.folder)) is not None:
+        return {"test_set": read_manifest(chosen).title}
     return image_identity(TEST_IMAGES, shop.test_source, "test")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path, verified_sidecar
 from edgecnn.artifact.write import write_artifact
+from edgecnn.bundle.manifest import MANIFEST
 from edgecnn.errors import ArtifactError, RecipeError
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe, settings_rows
@@ -41,8 +42,8 @@ def carried_recipe(
 ) -> Recipe | None:
     """The recipe that a run folder carries, changed as `load_recipe` changes one; None where it carries none.
 
-    It stands where the file that it came from does, if that is here: baselines lie beside that. Raises `ArtifactError`
-    for one that was changed, or for several.
+    It stands where the file that it came from does, if that is here: baselines lie beside that; one that a bundle
+    brought stands alone, whatever its sidecar says. Raises `ArtifactError` for one that was changed, or for several.
     """
     copies = _copies(folder)
     if not copies:
@@ -54,7 +55,8 @@ def carried_recipe(
         )
     path, sidecar = copies[0], verified_sidecar(copies[0])
     found = load_recipe(str(path), overrides, data=data, calibration_data=calibration_data)
-    return replace(found, path=next((p for name in sidecar.parents if (p := folder / name).is_file()), path))
+    parents = () if (folder / MANIFEST).exists() else sidecar.parents
+    return replace(found, path=next((p for name in parents if (p := folder / name).is_file()), path))
 
 
 def differs_from_its_file(folder: Path, recipe: Recipe) -> bool:

@@ -24,7 +24,7 @@ CONTENT = {
     "r.toml": b"[model]\n",
     "r.toml.json": b"{}",
     "model.fp32.onnx": bytes(range(256)) * 10,
-    "empty.json": b"",
+    "model.fp32.onnx.json": b"",
     "baselines/r/device key.json": b"{}\n",
     LONG: b"x" * 512,
 }
