@@ -129,6 +129,8 @@ def binomial_p_at_most(count: int, n: int, share: float) -> float:
         return 1.0
     if share >= 1:
         return 0.0
+    if count > n * share:  # the other tail: the terms near `count` may be smaller than the smallest number
+        return 1.0 - binomial_p_at_most(n - count - 1, n, 1 - share)
     total, term = 0.0, math.exp(_log_binomial(n, count) + count * math.log(share) + (n - count) * math.log1p(-share))
     for k in range(count, -1, -1):
         total += term

@@ -159,6 +159,7 @@ def test_a_binomial_tail_is_the_sum_of_its_terms(n: int, share: float) -> None:
     for count in range(n + 1):
         assert binomial_p_at_most(count, n, share) == pytest.approx(sum(terms[: count + 1]), rel=1e-9)
     assert binomial_p_at_most(n - 1, n, 1.0) == 0
+    assert binomial_p_at_most(4990, 5000, 0.8) == 1, "the terms there are smaller than the smallest number"
     assert binomial_p_at_most(0, n, 0.0) == 1
 
 

@@ -37,6 +37,7 @@ def gate(
     Where the device has a baseline it is judged by that too. Of a whole run every target of the recipe is asked for.
     Exit code 0: passed, 1: failed, 3: not all could be told or measured.
     """
+    from edgecnn.gate.baseline import unstable_latencies
     from edgecnn.pipeline.find import find_run, require_no_input, unmeasured_targets
     from edgecnn.records import to_plain
     from edgecnn.report.terminal import closing_line, terminal_report
@@ -59,9 +60,9 @@ def gate(
     for target in unmeasured_targets(run, judged_by, runs):
         reports.append(report_of_unmeasured(target, judged_by))
         baselines.append(None)
-    _write_for_ci(reports, baselines, str(judged_by.path), junit, gitlab, markdown)
+    _write_for_ci(reports, baselines, _shown(judged_by.path), junit, gitlab, markdown)
     if github:
-        _to_github(reports, str(judged_by.path), to_stderr=as_json)
+        _to_github(reports, _shown(judged_by.path), to_stderr=as_json)
     if as_json:
         keys = [{"recipe": r.recipe, "target": r.target, "device_key": r.device_key} for r in reports]
         print_json([{**key, **to_plain(r.verdict)} for key, r in zip(keys, reports, strict=True)])
@@ -70,8 +71,16 @@ def gate(
             print(terminal_report(found))
             if record and found.measurements:
                 say(f"the baseline of {found.device_key}")
+                for line in unstable_latencies(found.measurements):
+                    say(line)
         print(closing_line(reports))
     return worst_exit_code(r.verdict for r in reports)
+
+
+def _shown(recipe: Path) -> str:
+    """The recipe's path as CI services know its file: from the folder that the job runs in, without detours."""
+    here, there = Path.cwd().resolve(), recipe.resolve()
+    return str(there.relative_to(here) if there.is_relative_to(here) else recipe)
 
 
 def _write_for_ci(

@@ -50,6 +50,7 @@ def run(
     from edgecnn.pipeline.run import plan, run_recipe
     from edgecnn.records import to_plain
     from edgecnn.report.terminal import closing_line, terminal_report
+    from edgecnn.steps.report import report_of_unmeasured
 
     loaded, folder = find_recipe_and_folder(
         recipe, set_ or (), out, say, data=data, calibration_data=calibration_data, write=not dry_run
@@ -89,5 +90,5 @@ def run(
     for one in outcome.elsewhere:
         print(one)
     if outcome.reports:
-        print(closing_line(outcome.reports))
+        print(closing_line([*outcome.reports, *(report_of_unmeasured(o.target, loaded) for o in outcome.elsewhere)]))
     return outcome.exit_code

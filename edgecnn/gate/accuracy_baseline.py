@@ -15,7 +15,7 @@ from edgecnn.results.accuracy_baseline import AcceptedAccuracy, AccuracyBaseline
 from edgecnn.results.correctness import Bools, unpack_bits
 from edgecnn.results.engine import EngineInfo
 from edgecnn.results.report import Measurement
-from edgecnn.statistics import difference_interval, drop_interval
+from edgecnn.statistics import difference_interval, drop_interval, wilson_interval
 
 UNKNOWN = "unknown"
 ANEW = "restore it from version control; or remove it, and record anew with `edgecnn gate --record`"
@@ -127,13 +127,19 @@ def record_accuracies(measurements: Sequence[Measurement], files: Files) -> File
         if before is not None:
             for old in (before.last, before.best):
                 _require_comparable(m.name, m.accuracy, old, "-".join(key) + ".json")
-        best = now if before is None or now.top1_pct >= before.best.top1_pct else before.best
+        best = now if before is None or _surely_right(now) >= _surely_right(before.best) else before.best
         own = AccuracyBaseline(provider=m.engine.provider, scheme=m.engine.scheme, last=now, best=best)
         file = made.get(key) or files.get(key) or AccuracyBaselines(backend=key[0], precision=key[1], engines=())
         others = [b for b in file.engines if (b.provider, b.scheme) != (own.provider, own.scheme)]
         ordered = sorted([*others, own], key=lambda b: (b.provider, b.scheme))
         made[key] = replace(file, engines=tuple(ordered))
     return made
+
+
+def _surely_right(accepted: AcceptedAccuracy) -> float:
+    """What the accuracies of test sets are ordered by, the lower end of their intervals: ten images that are all right
+    are not better than a thousand of which 98 % are."""
+    return wilson_interval(accepted.top1_n, accepted.n_labelled)[0]
 
 
 def _accepted(m: Measurement) -> AcceptedAccuracy | None:

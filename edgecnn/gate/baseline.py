@@ -33,6 +33,13 @@ def _row(m: Measurement) -> BaselineRow:
     )
 
 
+def unstable_latencies(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Which of the latencies in a baseline will judge nothing, and why."""
+    for m in measurements:
+        if why := _row(m).latency_unstable:
+            yield f"{m.name}: its latency was unstable ({'; '.join(why)}) and judges nothing: measure and record again"
+
+
 def check_regressions(
     measurements: Sequence[Measurement], baseline: Baseline, device: Device | None
 ) -> Iterator[Check]:

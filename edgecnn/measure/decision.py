@@ -136,19 +136,22 @@ def calibration_error(confidence: Floats, difference: Floats) -> tuple[float, In
 
     So it needs no labels, and confidences that are scaled are an error even where they fit the labels better than the
     reference's. `confidence` and `difference` (engine less reference) are [N]. Noise makes the mean of a bin look
-    larger than it is: the lower end is without that part (Kumar, Liang, Ma, NeurIPS 2019).
+    larger than it is: the lower end is without that part (Kumar, Liang, Ma, NeurIPS 2019). The upper end allows for the
+    share of images that may be wholly different where none of `n` was (Wilson's: 1 % of 381).
     """
     n = len(confidence)
     ordered = difference[np.argsort(confidence, kind="stable")]
     parts = np.array_split(ordered, max(1, min(BINS, n // LEAST_IN_BIN)))
     share = np.array([len(part) / n for part in parts])
     mean = np.array([part.mean() for part in parts])
-    variance = np.array([part.var(ddof=1) / len(part) if len(part) > 1 else 1.0 for part in parts])
+    # fewer images tell nothing of how they vary: as much as they can
+    variance = np.array([(part.var(ddof=1) if len(part) >= LEAST_IN_BIN else 1.0) / len(part) for part in parts])
     value = float((share * np.abs(mean)).sum())
     without_noise = float((share * np.sqrt(np.maximum(mean**2 - variance, 0.0))).sum())
     one_more = float(np.abs(difference).max()) / n  # an image like the worst one may be missing by chance
     half = Z95 * math.sqrt(float((share**2 * variance).sum()) + one_more**2)
-    return value, (max(0.0, without_noise - half), min(1.0, value + half))
+    unseen = wilson_interval(0, n)[1]  # so many images may be wholly different, and none of them here
+    return value, (max(0.0, without_noise - half), min(1.0, value + math.hypot(half, unseen)))
 
 
 def _decision_classes(engine: Predictions, ours: Integers, theirs: Integers) -> Iterator[DecisionClass]:

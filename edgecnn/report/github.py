@@ -15,7 +15,7 @@ def github_annotations(results: RunReport, file: str = "") -> str:
     verdict = results.verdict
     lines = [
         _command(
-            LEVELS[j.verdict],
+            LEVELS[verdict.counts_as(j)],
             f"{results.recipe} {j.name}: {j.tolerance}",
             f"{j.verdict}: {j.evidence}" + ("" if j.limit is None else f" (limit {j.limit:g})"),
             file,

@@ -45,9 +45,7 @@ def _case(suite: ElementTree.Element, prefix: str, check: Check, verdict: Verdic
         name=_clean(check.tolerance),
         time="0",
     )
-    open_as = {"inconclusive": "error", "fail": "failure", "pass": "skipped"}[verdict.inconclusive]
-    if not check.mappable and open_as == "skipped":  # no recipe lets it pass
-        open_as = "error"
+    open_as = {"FAIL": "failure", "INCONCLUSIVE": "error", "PASS": "skipped"}[verdict.counts_as(check)]
     kind = {"PASS": None, "FAIL": "failure", "INCONCLUSIVE": open_as}[check.verdict]
     text = _clean(check.evidence + _limit(check))
     if kind is None:

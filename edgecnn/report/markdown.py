@@ -51,15 +51,24 @@ def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> st
         MARKER,
         f"### {_inline(headline(results))}",
         "\n".join(
-            f"- **{j.verdict}** " + _inline(f"{j.name}: {j.tolerance} {_limit(j)}: {j.evidence}") for j in open_ones
+            f"- **{j.verdict}** " + _inline(f"{j.name}: {j.tolerance}{_limit(j)}: {j.evidence}") for j in open_ones
         )
-        or f"All {len(checks)} checks passed.",
+        or (f"All {len(checks)} checks passed." if checks else "No tolerance is set: nothing was judged."),
         markdown_table(Table(("precision", *DELTAS.values()), tuple(rows))),
-        f"Changes are against the baseline of `{baseline.device_key}`."
-        if baseline
-        else "No baseline for this device yet: `edgecnn gate --record` writes it.",
+        _compared_with(results, baseline),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _compared_with(results: RunReport, baseline: Baseline | None) -> str:
+    """What the changes in a comment's table are to; nothing of a target that was not measured."""
+    if baseline:
+        return f"Changes are against the baseline of `{baseline.device_key}`."
+    if not results.measurements:
+        return ""
+    of_accuracy = any(m.baseline_drops for m in results.measurements)
+    no_other = "No baseline for this device yet: `edgecnn gate --record` writes it."
+    return f"Changes are against the last baseline of accuracy. {no_other}" if of_accuracy else no_other
 
 
 def _before(key: str, *baselines: BaselineDrop | BaselineRow | None) -> float | None:
@@ -87,4 +96,4 @@ def _delta(now: float | None, before: float | None) -> str:
 
 
 def _limit(check: Check) -> str:
-    return "" if check.limit is None else f"(limit {check.limit:g})"
+    return "" if check.limit is None else f" (limit {check.limit:g})"

@@ -26,10 +26,17 @@ def closing_line(reports: Sequence[RunReport]) -> str:
     counted = f"{len(checks)} check{'s' * (len(checks) != 1)}"
     parts: list[str] = []
     for outcome, word in (("FAIL", "failed"), ("INCONCLUSIVE", "inconclusive")):
-        found = [_named(r, c, several=len(reports) > 1) for r, c in checks if c.verdict == outcome]
+        found = [(r, c) for r, c in checks if c.verdict == outcome]
         if found:
-            parts.append(f"{len(found)} {'' if parts else f'of {counted} '}{word}: {', '.join(found)}")
+            names = ", ".join(_named(r, c, several=len(reports) > 1) for r, c in found)
+            parts.append(f"{len(found)} {'' if parts else f'of {counted} '}{word}{_mapped(found)}: {names}")
     return "; ".join(parts) or (f"all {counted} passed" if checks else "nothing was checked")
+
+
+def _mapped(found: Sequence[tuple[RunReport, Check]]) -> str:
+    """What the recipe makes of open checks, where it says the same of all."""
+    outcomes = {report.verdict.counts_as(check) for report, check in found if check.verdict == "INCONCLUSIVE"}
+    return {"FAIL": " (a fail by the recipe)", "PASS": " (a pass by the recipe)"}.get("".join(outcomes), "")
 
 
 def _named(report: RunReport, check: Check, *, several: bool) -> str:

@@ -53,15 +53,18 @@ class Verdict:
     def verdict(self) -> Outcome:
         """FAIL if anything failed, PASS if everything passed; the recipe may map what stays open, but lets no engine
         pass of which nothing was measured, or whose figures guessing would reach."""
-        outcomes = {c.verdict for c in self.checks}
+        outcomes = {self.counts_as(c) for c in self.checks}
         if "FAIL" in outcomes:
             return "FAIL"
-        if outcomes == {"PASS"}:
-            return "PASS"
-        if self.inconclusive == "pass" and any(not c.mappable for c in self.checks):
-            return "INCONCLUSIVE"
-        mapped: dict[str, Outcome] = {"inconclusive": "INCONCLUSIVE", "pass": "PASS", "fail": "FAIL"}
-        return mapped[self.inconclusive] if outcomes else "INCONCLUSIVE"
+        return "PASS" if outcomes == {"PASS"} else "INCONCLUSIVE"
+
+    def counts_as(self, check: Check) -> Outcome:
+        """What a check comes to: its own verdict, but for an open one that the recipe maps."""
+        if check.verdict != "INCONCLUSIVE" or self.inconclusive == "inconclusive":
+            return check.verdict
+        if self.inconclusive == "fail":
+            return "FAIL"
+        return "PASS" if check.mappable else "INCONCLUSIVE"
 
     @property
     def exit_code(self) -> int:

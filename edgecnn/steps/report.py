@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import REPORT, TargetRun
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.cpu import int8_guard
@@ -75,7 +75,7 @@ def report_of_unmeasured(target: str, recipe: Recipe) -> RunReport:
         device_key="",
         reference=None,
         measurements=(),
-        verdict=Verdict((check,), recipe.tolerances.inconclusive),
+        verdict=Verdict((check,)),
         artifacts=(),
         notes=(),
     )
@@ -97,6 +97,12 @@ def _verdict_of(run: TargetRun, recipe: Recipe) -> Verdict:
         raise MeasurementError(
             f"{run.verdict.path}: judged before {other[0]} was measured as it is now", "judge again: `edgecnn gate RUN`"
         )
+    for name, digest in parents.items():  # baselines, which lie elsewhere
+        if (path := run.folder / name).is_file() and sha256_of(path) != digest:
+            raise MeasurementError(
+                f"{run.verdict.path}: judged against another {path.name} than the one that is there now",
+                "judge again: `edgecnn gate RUN`",
+            )
     return verdict
 
 

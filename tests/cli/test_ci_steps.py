@@ -180,3 +180,28 @@ def test_nothing_that_was_measured_is_cached(name: str, text: Any) -> None:
     for pattern in (p for p in cached if p.startswith("runs/")):
         made = [p for p in ("int8.onnx", "latency.json", "int8.accuracy.json") if Path(p).match(Path(pattern).name)]
         assert made == [] or pattern.startswith("runs/*/*/"), pattern
+
+
+def test_a_board_records_what_the_baseline_of_before_would_fail(text: Any, board: Runner) -> None:
+    board.facts = {"FAILS": "--github"}
+    assert on_github(text, board) == 1
+    assert on_github(text, board, RECORD) == 0
+    board.log.unlink()
+    board.facts = {"EDGECNN_RECORD": "1"}
+    assert on_gitlab(text, board) == 0
+    assert [line for line in board.said if "--record" in line]
+    board.log.unlink()
+    board.facts = {}
+    assert on_gitlab(text, board) == 0
+    assert not [line for line in board.said if "--record" in line]
+
+
+@pytest.mark.parametrize(("code", "said"), [(3, 0), (1, 1), (2, 1)])
+def test_what_is_recorded_need_not_be_settled_and_must_not_fail(code: int, said: int, text: Any, board: Runner) -> None:
+    stub = board.bin / "edgecnn"
+    stub.write_text(stub.read_text() + f'\ncase "$*" in *--record*) exit {code};; esac\n')
+    assert on_github(text, board, RECORD) == said
+    board.facts = {"EDGECNN_RECORD": "1"}
+    assert on_gitlab(text, board) == said
+    assert board.github(text("github.yml"), "record", RECORD)["Record"] == said
+    assert board.gitlab(text("gitlab.yml"), "edgecnn-record")[0] == said

@@ -148,6 +148,7 @@ def test_a_target_that_was_not_judged_is_never_a_pass(
     assert result.code == 3, "the other one passed"
     assert "PASS" in result.out
     assert "orin-nano: not measured" in result.out
+    assert result.out.splitlines()[-1].endswith("checks inconclusive: orin-nano not measured")
     assert edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--until", "bench").code == 3
     assert edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--until", "quantize").code == 0, "as was asked"
     found = json.loads(edgecnn("run", "lenet5-digits", "--out", copied, *BOTH, "--json").out)
@@ -170,7 +171,7 @@ def test_a_gate_of_a_whole_run_asks_for_every_target(
 ) -> None:
     own = tmp_path / "lenet5-digits.toml"
     text = (root / "recipes/lenet5-digits.toml").read_text().replace('["cpu"]', '["cpu", "orin-nano"]')
-    for mapping in ("inconclusive", "pass"):
+    for mapping in ("inconclusive", "pass", "fail"):
         own.write_text(f'{text}inconclusive = "{mapping}"\n')
         result = edgecnn("gate", copied, "--recipe", own, "--junit", tmp_path / "j.xml", "--github")
         assert result.code == 3, "no recipe lets pass what was not measured"

@@ -91,7 +91,8 @@ class Runner:
         return found
 
     def _holds(self, condition: str, event: Mapping[str, Any]) -> bool:
-        words = condition.replace("&&", " and ").replace("always()", "True").replace("success()", "True")
+        words = condition.replace("&&", " and ").replace("||", " or ").replace("== false", "== False")
+        words = words.replace("always()", "True").replace("success()", "True")
         words = words.replace("github.event_name", repr(event["name"])).replace("inputs.record", repr(event["record"]))
         files = re.sub(r"hashFiles\('([^']+)'\)", lambda m: repr("x" * (self.folder / m[1]).exists()), words)
         return bool(eval(files, {"__builtins__": {}}))  # noqa: S307 - of files of this project

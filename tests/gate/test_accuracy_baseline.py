@@ -184,3 +184,15 @@ def test_one_file_keeps_every_kind_of_engine_of_a_backend_and_precision() -> Non
     unlabelled = model(wrong_at(500, 5), top1_pct=None, top1_n=None)
     assert record_accuracies([unlabelled], {}) == {}
     assert with_baseline_drops([unlabelled], files)[0].baseline_drops == ()
+
+
+def test_a_lucky_handful_is_not_the_best_baseline_for_ever() -> None:
+    few, many = model(wrong_at(10, 0), prefix="few"), model(wrong_at(5000, 100))
+    files = record_accuracies([few], {})
+    files = files | record_accuracies([many], files)
+    (kept,) = files["ort", "int8"].engines
+    assert (kept.best.n_labelled, kept.best) == (5000, kept.last)
+    assert against(many, files).verdict == "PASS"
+    files = files | record_accuracies([few], files)
+    (kept,) = files["ort", "int8"].engines
+    assert (kept.last.n_labelled, kept.best.n_labelled) == (10, 5000)

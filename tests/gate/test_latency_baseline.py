@@ -17,9 +17,11 @@ from tests.fakes.measurements import TENSORRT, engine, latency, measurement
 HERE = Device(cpu="here")
 
 
-def judged(now: dict[str, Any], before: dict[str, Any]) -> Check:
-    """The check of a latency of 1 ms, changed by `now`, against the same, changed by `before`."""
-    old, new = (measurement(latency=latency(**values)) for values in (before, now))
+def judged(now: dict[str, Any], before: dict[str, Any], **runtime: Any) -> Check:
+    """The check of a latency of 1 ms, changed by `now`, against the same, changed by `before`; on a CPU or a `runtime`
+    of one's own."""
+    own = engine("int8", **runtime)
+    old, new = (measurement(engine=own, latency=latency(**values)) for values in (before, now))
     (check,) = judge(Tolerances(), [new], baseline=baseline_of([old], HERE), device=HERE).checks
     assert check.tolerance == "baseline latency_ms_p50"
     return check
@@ -63,11 +65,35 @@ UNSTABLE: dict[str, Any] = {"unstable": ("other work took 1.50 cores during the 
     ],
 )
 def test_what_the_machine_may_have_done_is_no_failure(now: dict[str, Any], before: dict[str, Any], words: str) -> None:
-    check = judged(at(1.5, **now), at(1.0, **before))
+    runtime = {**TENSORRT, "scheme": "tensorrt"} if "clocks" in now else {}
+    check = judged(at(1.5, **now), at(1.0, **before), **runtime)
     assert check.verdict == "INCONCLUSIVE"
     assert words in check.evidence
-    assert judged(at(1.0, **now), at(1.0, **before)).verdict == "PASS", "it makes nothing faster"
-    assert judged(at(1.5, **before), at(1.0, **now)).verdict != "PASS"
+    assert judged(at(1.0, **now), at(1.0, **before), **runtime).verdict == "PASS", "it makes nothing faster"
+    assert judged(at(1.5, **before), at(1.0, **now), **runtime).verdict != "PASS"
+
+
+GPU_WAS: dict[str, Any] = {"clocks": Clocks(gpu_mhz=900)}
+GPU_IS: dict[str, Any] = {"clocks": Clocks(gpu_mhz=1300)}
+
+
+def test_a_faster_machine_hides_no_slower_engine() -> None:
+    """The same time on a machine that is 40 % faster: the engine itself became slower, or may have."""
+    trt = {**TENSORRT, "scheme": "tensorrt"}
+    for now, before, runtime in (
+        ({"yardstick_ms": 0.1}, {"yardstick_ms": 0.14}, {}),
+        (GPU_IS, GPU_WAS, trt),
+    ):
+        check = judged(at(1.0, **now), at(1.0, **before), **runtime)
+        assert check.verdict == "INCONCLUSIVE"
+        assert "faster than at the baseline" in check.evidence
+        assert judged(at(0.6, **now), at(1.0, **before), **runtime).verdict == "PASS", "faster beyond that"
+    assert judged(at(1.0, yardstick_ms=0.1), at(1.0, yardstick_ms=0.105)).verdict == "PASS"
+
+
+def test_a_clock_of_a_gpu_says_nothing_of_an_engine_on_the_processor() -> None:
+    assert judged(at(1.0, **GPU_IS), at(1.0, **GPU_WAS)).verdict == "PASS"
+    assert judged(at(1.5, **GPU_WAS), at(1.0, **GPU_IS)).verdict == "FAIL"
 
 
 def test_a_machine_that_became_faster_excuses_nothing() -> None:

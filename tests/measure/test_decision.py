@@ -136,7 +136,17 @@ def test_the_calibration_error_by_hand() -> None:
     value, _ = calibration_error(np.linspace(0.5, 1, 80), opposite)
     assert value == pytest.approx(0.1), "bins do not cancel"
     value, (low, high) = calibration_error(np.full(300, 0.9), np.zeros(300))
-    assert (value, low, high) == (0, 0, 0)
+    assert (value, low) == (0, 0)
+    assert high == pytest.approx(3.841 / (300 + 3.841), abs=1e-4), "of none in 300, by Wilson"
+
+
+def test_few_images_do_not_bound_what_is_rare() -> None:
+    """One image of 200 changes by 0.9, which 100 images show in two of five samples: an error of 0.45 pp."""
+    rng, below = np.random.default_rng(2), 0
+    for _ in range(400):
+        difference = np.where(rng.random(100) < 0.005, 0.9, 0.0) + rng.normal(0, 0.001, 100)
+        below += calibration_error(rng.uniform(0.5, 1, 100), difference)[1][1] < 0.0045
+    assert below <= 0.05 * 400
 
 
 def test_the_interval_of_the_calibration_error_covers() -> None:

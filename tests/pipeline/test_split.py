@@ -76,3 +76,20 @@ def test_an_array_has_no_split(tmp_path: Path) -> None:
     assert not is_split(str(tmp_path / "x.npz"))
     assert is_split("digits")
     assert is_split("mnist:somewhere")
+
+
+def test_a_part_of_the_test_images_is_nothing_to_calibrate_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.safetensors").write_bytes(b"weights")
+    Path("own.toml").write_text(RECIPE + 'calibration_source = "some"\n')
+    draw("")
+    shutil.copytree("pictures", "some")
+    Path("some/a/0.png").unlink()
+    recipe = load_recipe("./own.toml", ['precisions=["int8"]', "train.epochs=0"])
+    with pytest.raises(DataError, match="those that the network is judged by"):
+        check_recipe(recipe)
+    for path in Path("some").rglob("[0-9].png"):
+        Image.new("L", (8, 8), 7).save(path)
+    check_recipe(recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgecnn.gate.rules.guessing import Guess, against_guessing, needed_text, reference_guess
+from edgecnn.gate.rules.guessing import Guess, against_guessing, engine_guess, needed_text, reference_guess
 from edgecnn.gate.rules.rule import Rule, accuracy_of, concerns_all, outcome_below
 from edgecnn.gate.rules.shares import OfClass, judge_classes
 from edgecnn.results.report import Measurement
@@ -61,7 +61,8 @@ def _judge_calibration(measurement: Measurement, rule: Rule, limit: float) -> Ch
         half = high - value if value <= limit else value - low
         needed = None if value == limit else math.ceil(accuracy.n * (half / (limit - value)) ** 2)
         evidence += needed_text(needed)
-    return rule.check(measurement, limit, outcome, evidence, value, interval, needed)
+    check = rule.check(measurement, limit, outcome, evidence, value, interval, needed)
+    return against_guessing(check, "top-1", engine_guess(accuracy), reference_guess(accuracy))
 
 
 def _has_confidence(measurement: Measurement) -> bool:

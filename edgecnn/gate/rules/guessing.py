@@ -61,16 +61,16 @@ def against_guessing(check: Check, what: str, engine: Guess | None, possible: Gu
     if not open_ones:
         return check
     wanted = [images_to_tell(g.p, g.n, GUESS_P) for g in open_ones]
-    if check.verdict == "INCONCLUSIVE":
-        wanted.append(check.images_needed)
-    known = [w for w in wanted if w is not None]
-    needed = max(known) if len(known) == len(wanted) else None
-    worst = open_ones[0]
+    of_check = [check.images_needed] if check.verdict == "INCONCLUSIVE" else []
+    known = [w for w in [*wanted, *of_check] if w is not None]
+    needed = max(known) if len(known) == len(wanted) + len(of_check) else None
+    worst, evidence = open_ones[0], check.evidence
+    if check.images_needed is not None:  # fewer than all that is open takes
+        evidence = evidence.replace(needed_text(check.images_needed), "")
     said = f"{worst.who} cannot be told from guessing: {what} on {worst.n} images, p = {worst.p:.2g}"
-    said += (
-        "; more such images would not settle it: it takes more of other classes, or a better reference"
-        if needed is None
-        else f"; about {needed} images would settle it if the shares stay as they are"
-    )
-    said += f"; {check.evidence}"
+    if None in wanted:
+        said += "; more such images would not settle it: it takes more of other classes, or a better reference"
+    elif needed is not None:
+        said += needed_text(needed)
+    said += f"; {evidence}"
     return replace(check, verdict="INCONCLUSIVE", evidence=said, images_needed=needed, mappable=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecnn.gate.rules.guessing import needed_text
+from edgecnn.gate.rules.guessing import against_guessing, engine_guess, needed_text, reference_guess
 from edgecnn.gate.rules.rule import Rule, accuracy_of, concerns_all, outcome_below
 from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.report import Measurement
@@ -25,7 +25,9 @@ def _judge_regression(measurement: Measurement, rule: Rule, limit: float) -> Che
         evidence += needed_text(needed)
         if not worst.paired:
             evidence += " (on the baseline's own images far fewer would do)"
-    return rule.check(measurement, limit, outcome, evidence, worst.drop_pp, worst.drop_ci_pp, needed)
+    check = rule.check(measurement, limit, outcome, evidence, worst.drop_pp, worst.drop_ci_pp, needed)
+    accuracy = accuracy_of(measurement)
+    return against_guessing(check, "top-1", engine_guess(accuracy), reference_guess(accuracy))
 
 
 def _rank(outcome: str) -> int:

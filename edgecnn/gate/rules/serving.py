@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgecnn.gate.rules.rule import Rule, concerns_all, outcome_below
+from edgecnn.gate.rules.guessing import against_guessing, engine_guess, reference_guess
+from edgecnn.gate.rules.rule import Rule, accuracy_of, concerns_all, outcome_below
 from edgecnn.results.report import Measurement
 from edgecnn.results.serving import ServingLoss
 from edgecnn.results.verdict import Check
@@ -33,7 +34,9 @@ def _judge(measurement: Measurement, rule: Rule, limit: float) -> Check:
     if outcome == "INCONCLUSIVE":
         settled = "no number of images would settle it" if needed is None else f"about {needed} images would settle it"
         evidence += f"; {settled} if the shares stay as they are"
-    return rule.check(measurement, limit, outcome, evidence, drop, interval, needed)
+    check = rule.check(measurement, limit, outcome, evidence, drop, interval, needed)
+    accuracy = accuracy_of(measurement)
+    return against_guessing(check, "top-1", engine_guess(accuracy), reference_guess(accuracy))
 
 
 RULES = (Rule("serving_drop_pp_max", "serving drop", "pp", lambda m: _loss(m) is not None, _judge, concerns_all),)
