@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import JSON, THREADS, TRUST
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.options import JSON, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 
 EXAMPLES = """
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
@@ -32,6 +32,7 @@ def bench(
     ] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
+    trust_code: Annotated[bool, TRUST_CODE] = False,
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end", help="Measure from the picture's file: decode, resize, normalize, run.")
     ] = False,
@@ -57,7 +58,7 @@ def bench(
         _bench_end_to_end(
             engine, output, data, as_json,
             batch=_one_size(batch), duration_s=60 * soak if soak is not None else duration, warmup_ms=warmup,
-            fps=fps, processes=processes, soak=soak is not None, threads=threads, trust=trust,
+            fps=fps, processes=processes, soak=soak is not None, threads=threads, trust=trust, trust_code=trust_code,
         )  # fmt: skip
         return
     from edgecnn.recipe.schema import BenchSettings
@@ -65,17 +66,19 @@ def bench(
     from edgecnn.steps.bench import bench as step
 
     defaults, batches = BenchSettings(), _sizes(batch)
-    found = step(
-        engine,
-        output,
-        versus=vs,
-        batches=batches,
-        warmup_ms=defaults.warmup_ms if warmup is None else warmup,
-        duration_s=defaults.duration_s if duration is None else duration,
-        mode="throughput" if throughput else "latency",
-        threads=threads,
-        trust=trust,
-    )
+    with stdout_kept():
+        found = step(
+            engine,
+            output,
+            versus=vs,
+            batches=batches,
+            warmup_ms=defaults.warmup_ms if warmup is None else warmup,
+            duration_s=defaults.duration_s if duration is None else duration,
+            mode="throughput" if throughput else "latency",
+            threads=threads,
+            trust=trust,
+            trust_code=trust_code,
+        )
     if as_json:
         print_json(to_plain(found))
         return
@@ -138,7 +141,8 @@ def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: boo
     from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
 
     settings = EndToEndSettings(**{key: value for key, value in given.items() if value is not None})
-    found = bench_end_to_end(engine, output, data=data, settings=settings)
+    with stdout_kept():
+        found = bench_end_to_end(engine, output, data=data, settings=settings)
     if as_json:
         print_json(to_plain(found))
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgecnn.cli.options import EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 
 EXAMPLES = """
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx
@@ -48,20 +48,21 @@ def export(
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.steps.export import export as step
 
-    path = step(
-        model,
-        output,
-        checkpoint=checkpoint,
-        weights=weights,
-        ema=ema,
-        classes=classes,
-        labels=labels,
-        size=size,
-        preprocess=preprocess,
-        trust_code=trust_code,
-        takes=takes,
-        gives=gives,
-    )
+    with stdout_kept():
+        path = step(
+            model,
+            output,
+            checkpoint=checkpoint,
+            weights=weights,
+            ema=ema,
+            classes=classes,
+            labels=labels,
+            size=size,
+            preprocess=preprocess,
+            trust_code=trust_code,
+            takes=takes,
+            gives=gives,
+        )
     made = read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)
     for note in made.facts.get("weights_notes", []):

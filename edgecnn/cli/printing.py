@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -38,6 +39,13 @@ def print_facts(facts: dict[str, object], indent: str = "") -> None:
 def say(message: str) -> None:
     """One line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What a user's network prints meanwhile goes to stderr: stdout is for the result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _cell(value: Any) -> str:

@@ -97,6 +97,8 @@ def copy(
 
     source = find_recipe(name)
     output = to or Path("recipes") / source.name
+    if output.suffix != ".toml":
+        raise RecipeError(f"{output}: a recipe's file ends in .toml", f"write {output}.toml")
     if output.exists():
         raise RecipeError(f"{output}: exists already", "give another name: edgecnn recipe copy NAME recipes/NEW.toml")
     write_bytes(output, edited_recipe(name, set_).encode() if set_ else source.read_bytes())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import DATA, JSON, PREPROCESS, THREADS, TRUST_CODE
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json, say, stdout_kept
 from edgecnn.cli.progress import counter
 
 EXAMPLES = """
@@ -34,17 +34,18 @@ def reference(
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.reference import reference as step
 
-    step(
-        source,
-        output,
-        data=data,
-        threads=threads,
-        progress=counter("reference", "images"),
-        preprocess=preprocess,
-        labels=labels,
-        checkpoint=checkpoint,
-        trust_code=trust_code,
-    )
+    with stdout_kept():
+        step(
+            source,
+            output,
+            data=data,
+            threads=threads,
+            progress=counter("reference", "images"),
+            preprocess=preprocess,
+            labels=labels,
+            checkpoint=checkpoint,
+            trust_code=trust_code,
+        )
     if not is_first():
         return
     made = read_predictions(output)

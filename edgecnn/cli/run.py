@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE_DATA, RUNNABLE, SET, TARGETS, THREADS, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 from edgecnn.cli.progress import counter
 from edgecnn.steps import StepName
 
@@ -69,17 +69,18 @@ def run(
         else:
             say(f"{folder}: everything is up to date")
         return 0
-    outcome = run_recipe(
-        loaded,
-        folder,
-        say,
-        until=until,
-        targets=target or (),
-        threads=threads,
-        trust_code=trust_code,
-        retrain=retrain,
-        progress=lambda step: counter(step, "images"),
-    )
+    with stdout_kept():
+        outcome = run_recipe(
+            loaded,
+            folder,
+            say,
+            until=until,
+            targets=target or (),
+            threads=threads,
+            trust_code=trust_code,
+            retrain=retrain,
+            progress=lambda step: counter(step, "images"),
+        )
     if as_json:
         reports, missing = to_plain(outcome.reports), to_plain(outcome.elsewhere)
         print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports, "not_measured": missing})

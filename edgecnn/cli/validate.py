@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import DATA, JSON, THREADS, TRUST
-from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.cli.options import DATA, JSON, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def validate(
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
+    trust_code: Annotated[bool, TRUST_CODE] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write X.accuracy.json, and be resumable.")
     ] = None,
@@ -62,21 +63,23 @@ def validate(
     from edgecnn.steps.validate import validate as step
 
     progress = counter("validate", "images")
-    found = step(
-        engine,
-        reference,
-        output,
-        data=data,
-        batch=batch,
-        threads=threads,
-        strict=strict,
-        trust=trust,
-        threshold=_thresholds(threshold or []),
-        reject=reject,
-        geometry=geometry,
-        progress=progress,
-    )
-    settings = ValidateSettings(batch, threads, strict, trust)
+    with stdout_kept():
+        found = step(
+            engine,
+            reference,
+            output,
+            data=data,
+            batch=batch,
+            threads=threads,
+            strict=strict,
+            trust=trust,
+            trust_code=trust_code,
+            threshold=_thresholds(threshold or []),
+            reject=reject,
+            geometry=geometry,
+            progress=progress,
+        )
+    settings = ValidateSettings(batch, threads, strict, trust, trust_code)
     crops = validate_ten_crop(engine, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
     if not is_first():

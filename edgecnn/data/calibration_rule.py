@@ -114,11 +114,7 @@ def choose(path: Path, source: str) -> Manifest:
         named = read_manifest(path)
         dataset = open_dataset(source, UNDECODED, named.split)
         position = position_of(dataset)
-        if absent := next((name for name in named.ids if name not in position), None):
-            raise DataError(
-                f"{path}: its image {absent} is not in {source}, which has {len(dataset)}",
-                "use the data set that it is for, or a set of your own: `edgecnn calibration-set`",
-            )
+        require_listed(path, named, dataset, source)
         digests = tuple(dataset.sha256(position[name]) for name in named.ids)
         pairs = zip(named.ids, named.sha256s, digests, strict=True)
         if other := next((name for name, known, found in pairs if known not in (NO_HASH, found)), None):
@@ -137,6 +133,16 @@ def choose(path: Path, source: str) -> Manifest:
         )
     pool: Dataset = dataset if rule.balanced else replace(dataset, labels=None)
     return replace(make_manifest(pool, source, rule.split, rule.images, rule.seed), rule=str(rule))
+
+
+def require_listed(path: Path, manifest: Manifest, dataset: Dataset, source: str) -> None:
+    """Raise `DataError` where an image of the `manifest` is not in `dataset`."""
+    known = set(dataset.ids)
+    if absent := next((name for name in manifest.ids if name not in known), None):
+        raise DataError(
+            f"{path}: its image {absent} is not in {source}, which has {len(dataset)}",
+            "use the data set that it is for, or a set of your own: `edgecnn calibration-set`",
+        )
 
 
 def require_kind(path: Path, rule: CalibrationRule, source: str) -> None:

@@ -80,15 +80,21 @@ def make_manifest(dataset: Dataset, source: str, split: Split, count: int, seed:
     )
 
 
+def undecoded(source: str) -> Preprocessing | None:
+    """What `source` is opened with where its images are listed and not looked at; an .npz brings its own."""
+    return None if source.endswith(".npz") else UNDECODED
+
+
 def manifest_of(source: str, count: int, seed: int) -> Manifest:
     """`make_manifest` of the training images that `source` names; none of them is decoded. Raises `DataError`."""
-    undecoded = None if source.endswith(".npz") else UNDECODED
-    return make_manifest(open_dataset(source, undecoded, "train"), source, "train", count, seed)
+    return make_manifest(open_dataset(source, undecoded(source), "train"), source, "train", count, seed)
 
 
 def make_test_set(source: str, name: str, version: str, count: int | None = None, seed: int = 0) -> Manifest:
     """The test images that `source` names, or `count` of them spread over the classes, as a test set."""
-    dataset = open_dataset(source, None if source.endswith(".npz") else UNDECODED, "test")
+    if not version.strip() or not version.isprintable():
+        raise DataError(f"the version {version!r} of a test set: one line of text is needed", "such as --version 2")
+    dataset = open_dataset(source, undecoded(source), "test")
     made = make_manifest(dataset, source, "test", count or len(dataset), seed)
     position = position_of(dataset)
     classes = classes_sha256(dataset.subset([position[name] for name in made.ids]))

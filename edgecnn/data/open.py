@@ -1,9 +1,8 @@
 """Labelled images as numpy batches, in a deterministic order, from a data set named on the command line.
 
-`digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder, a calibration manifest, or an `.npz` whose array
-`input` is already preprocessed. The split ("train" or "test") comes from what the data is used for.
-`digits`, `mnist:DIR`, `cifar10:DIR`, an image folder, a calibration manifest, or an `.npz`: packed images, or an array
-`input` that is already preprocessed. The split ("train" or "test") comes from what the data is used for.
+`digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder, a calibration manifest, or an `.npz`: packed
+images, or an array `input` that is already preprocessed. The split ("train" or "test") comes from what the data is used
+for.
 """
 
 from __future__ import annotations

@@ -49,6 +49,17 @@ def onnx_errors(
         raise error(f"{where}: {doing} ({one_line(exc)})", hint) from exc
 
 
+@contextlib.contextmanager
+def naming(source: Path) -> Iterator[None]:
+    """A `GraphError` raised inside says which file it is of."""
+    try:
+        yield
+    except GraphError as exc:
+        if str(source) in exc.message:
+            raise
+        raise type(exc)(f"{source}: {exc.message}", exc.hint) from exc
+
+
 def load_structure(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` without its external data; raises `GraphError` when it is missing or damaged."""
     with onnx_errors(path):

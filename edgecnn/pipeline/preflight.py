@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecnn.data.calibration_rule import read_rule, require_kind, split_of
-from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest
+from edgecnn.data.calibration_rule import read_rule, require_kind, require_listed, split_of
+from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest, undecoded
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import is_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing
@@ -16,6 +16,7 @@ from edgecnn.recipe.location import kind_of
 from edgecnn.recipe.schema import Recipe
 from edgecnn.steps._own import check_own
 from edgecnn.targets import find_target
+from edgecnn.zoo import find_model
 
 SHARED_LOOKED_AT = 32  # of the images that two folders have by name: reading all of them would take minutes
 
@@ -27,10 +28,17 @@ def check_recipe(recipe: Recipe, *, trust_code: bool = True) -> None:
     if recipe.model.name:
         preprocessing = zoo_preprocessing(recipe)
     weights = recipe.model.weights
+    published = not recipe.model.name or find_model(recipe.model.name).weights is not None
     if weights == "none" and recipe.train.epochs == 0 and recipe.model.name:
+        others = " ('default': the published ones)" if published else ", yours"
         raise RecipeError(
             f"{recipe.path}: train.epochs is 0 and model.weights is 'none': the network would stay random",
-            "set train.epochs, or model.weights to 'default', a path or a URL",
+            f"give weights: --set model.weights=FILE{others}; or train: train.epochs",
+        )
+    if weights == "default" and not published:
+        raise RecipeError(
+            f"{recipe.path}: model.weights = 'default': nobody publishes weights of {recipe.model.name}",
+            "name a file of yours: --set model.weights=FILE",
         )
     if weights not in ("none", "default") and "://" not in weights and not Path(weights).is_file():
         raise ArtifactError(
@@ -43,11 +51,10 @@ def check_recipe(recipe: Recipe, *, trust_code: bool = True) -> None:
             f"{recipe.path}: calibration set {recipe.data.calibration} holds {split} images",
             "calibrate on training images, or the accuracy that is measured is not that of new images",
         )
-    if preprocessing is not None:
-        _check_images(recipe, preprocessing)
+    _check_images(recipe, preprocessing)
 
 
-def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
+def _check_images(recipe: Recipe, preprocessing: Preprocessing | None) -> None:
     data = recipe.data
     if data.test and (manifest := read_manifest(find_manifest(data.test))).split != "test":
         raise RecipeError(
@@ -55,7 +62,7 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
             "write a test set: edgecnn calibration-set DATA --test -o NAME.txt",
         )
     _require_split(recipe)
-    test = open_dataset(data.source, preprocessing, "test")
+    test = open_dataset(data.source, preprocessing or undecoded(data.source), "test")
     if test.label_names:
         try:
             decision_thresholds(recipe.decision, test.label_names, len(test.label_names))
@@ -76,7 +83,9 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing) -> None:
     rule = read_rule(path) if path is not None and path.suffix == ".toml" else None
     if path is not None and rule is not None:
         require_kind(path, rule, source)
-    calibrating = open_dataset(source, preprocessing, "train")
+    calibrating = open_dataset(source, preprocessing or undecoded(source), "train")
+    if path is not None and rule is None:
+        require_listed(path, read_manifest(path), calibrating, source)
     if rule is not None and len(calibrating) < rule.images:
         raise DataError(
             f"{path}: asks for {rule.images} training images, {source} has {len(calibrating)}",

@@ -6,6 +6,7 @@ To the later steps each is a module and a `ModelCard`, as a network of the zoo i
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of
-from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.data.preprocess import Preprocessing, doubt_of, preprocessing_from_json
 from edgecnn.errors import ArtifactError, MissingPackageError, ModelError, nearest
 from edgecnn.pytorch.export.exporter import compute_logits, make_probe_images
 from edgecnn.pytorch.run_factory import build_from_code
@@ -25,6 +26,14 @@ from edgecnn.pytorch.weights import load_weights
 from edgecnn.recipe.schema import ModelSettings
 from edgecnn.results.training import WeightsInfo
 from edgecnn.zoo import OWN, ModelCard
+
+MIXED = 1e-2  # difference of an image's logits, as a share of the largest, that no order of additions explains
+_WRAPPED = {  # what a network is wrapped in for other purposes, and what gives it back
+    torch.jit.ScriptModule: "return the module that it was scripted or traced from",
+    torch.nn.DataParallel: "return what it wraps: .module",
+    torch.nn.parallel.DistributedDataParallel: "return what it wraps: .module",
+    torch._dynamo.OptimizedModule: "return what torch.compile was given: ._orig_mod",
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ def load_own(
     """
     if model.python:
         module, files = build_from_code(model.python, trust_code=trust_code)
+        _require_plain(model.python, module)
         own, name, facts = None, model.python, {"model": model.python, "origin": "python"}
     else:
         name = str(model.timm)
@@ -82,7 +92,7 @@ def load_own(
     preprocessing = preprocessing_on(own)
     card = own_card(name, preprocessing)
     logits = probe(in_nchw(module, layout), card)  # lazy layers take their shapes from it
-    info = _load_weights(module, card, model)
+    info = _doubted(_load_weights(module, card, model), preprocessing)
     classes = logits.shape[1]
     if model.classes not in (None, classes):
         raise ModelError(f"{name}: gives {classes} classes, model.classes is {model.classes}", "correct one of them")
@@ -95,10 +105,13 @@ def load_own(
 
 def own_module(module: nn.Module, preprocessing: Preprocessing) -> OwnNetwork:
     """A copy of a module that the caller has made, as `load_own` returns it."""
-    name, module = type(module).__name__, copy.deepcopy(module).cpu().eval()
+    name = type(module).__name__
+    _require_plain(name, module)
+    module = copy.deepcopy(module).cpu().eval()
     classes = probe(module, own_card(name, preprocessing)).shape[1]
     facts = {"model": name, "origin": "python", "classes": classes}
-    return OwnNetwork(own_card(name, preprocessing, classes), module, preprocessing, WeightsInfo("given"), (), facts)
+    info = _doubted(WeightsInfo("given"), preprocessing)
+    return OwnNetwork(own_card(name, preprocessing, classes), module, preprocessing, info, (), facts)
 
 
 def own_card(name: str, preprocessing: Preprocessing, classes: int = 0) -> ModelCard:
@@ -145,6 +158,12 @@ def code_of(checkpoint: Path, sidecar: Sidecar) -> dict[Path, str]:
     return {path: found[path] for path in first}
 
 
+def _require_plain(name: str, module: nn.Module) -> None:
+    for kind, hint in _WRAPPED.items():
+        if isinstance(module, kind):
+            raise ModelError(f"{name}: is a {kind.__name__}, which cannot be exported", hint)
+
+
 def in_nchw(module: nn.Module, layout: str | None) -> nn.Module:
     """The module as one that takes NCHW images."""
     return FromChannelsLast(module).eval() if layout == "nhwc" else module
@@ -152,9 +171,16 @@ def in_nchw(module: nn.Module, layout: str | None) -> nn.Module:
 
 def probe(network: nn.Module, card: ModelCard) -> np.typing.NDArray[np.float32]:
     """The logits [2, classes] of two images of noise; raises `ModelError` for a network that is no classifier of
-    `card.input_shape`, or gives probabilities."""
+    `card.input_shape`, mixes the images of a batch, or gives probabilities."""
     images = make_probe_images(card.input_shape, 2)
     logits = compute_logits(network, card, images)
+    near = MIXED * max(float(np.abs(logits).max()), 1e-30)
+    same = np.allclose(compute_logits(network, card, images), logits, 0, near)
+    if same and not np.allclose(compute_logits(network, card, images[:1]), logits[:1], 0, near):
+        raise ModelError(
+            f"{card.name}: gives other logits for an image alone than beside another",
+            "the images of a batch must not be mixed: reduce and normalize over the other dimensions",
+        )
     strong = np.concatenate([logits, compute_logits(network, card, images * 100)])  # a logit would leave 0..1
     if strong.min() >= 0 and strong.max() <= 1:
         if strong.shape[1] == 1:
@@ -179,7 +205,8 @@ def build_timm(name: str, classes: int | None = None, *, pretrained: bool = Fals
     from timm.data.config import resolve_data_config
 
     if not timm.is_model(name.partition(".")[0]):
-        raise ModelError(f"timm {timm.__version__} has no network {name!r}", nearest(name, timm.list_models()) or "")
+        close = nearest(name, timm.list_models()) or "timm.list_models() lists them"
+        raise ModelError(f"timm {timm.__version__} has no network {name!r}", close)
     others: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
         module = timm.create_model(name, pretrained=pretrained, **others)
@@ -200,6 +227,11 @@ def _load_weights(module: nn.Module, card: ModelCard, model: ModelSettings) -> W
     if model.weights == "default":
         return WeightsInfo("default", weights_url=f"timm:{model.timm}")
     return load_weights(module, card, model.weights, ema=model.ema)
+
+
+def _doubted(info: WeightsInfo, preprocessing: Preprocessing) -> WeightsInfo:
+    doubt = doubt_of(preprocessing)
+    return info if doubt is None else dataclasses.replace(info, weights_notes=(*info.weights_notes, doubt))
 
 
 def _run_if_lazy(network: nn.Module, shape: Sequence[int]) -> None:

@@ -47,8 +47,14 @@ class Reference(Session):
 
     def _logits(self, batch: Array) -> Array:
         self._check(batch)
-        with torch.inference_mode():
-            logits = self.network(torch.from_numpy(np.ascontiguousarray(batch, np.float32)))
+        try:
+            with torch.inference_mode():
+                logits = self.network(torch.from_numpy(np.ascontiguousarray(batch, np.float32)))
+        except (Exception, SystemExit) as exc:  # a network of one's own raises what it likes
+            said = next(iter(str(exc).strip().splitlines()), "")[:200]
+            raise BackendError(
+                f"the reference raised {type(exc).__name__} at batch {len(batch)}: {said}", "it must take every batch"
+            ) from exc
         result: Array = logits.numpy().copy()
         return result
 

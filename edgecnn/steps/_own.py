@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
-from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
+from edgecnn.data.preprocess import Preprocessing, doubt_of, preprocessing_from_json
 from edgecnn.data.recipe_input import apply_input, input_fields
 from edgecnn.errors import ArtifactError, DataError, GraphError, ModelError, RecipeError
 from edgecnn.graph.importing.labels import Labels, read_named_labels
@@ -162,11 +162,13 @@ def import_own(recipe: Recipe, output: Path, checkpoint: Path | None = None) -> 
     """
     require_packages("calibrate")  # what any step on a graph needs
     from edgecnn.graph.importing.importer import import_graph
+    from edgecnn.graph.load import naming
 
     source, reference = Path(str(recipe.model.onnx)), None if checkpoint is None else read_sidecar(checkpoint)
     own = verified_sidecar(source) if sidecar_path(source).exists() else None
     known = own if reference is None else reference
-    made = import_graph(source, preprocessing := _graph_preprocessing(recipe, source, known))
+    with naming(source):
+        made = import_graph(source, preprocessing := _graph_preprocessing(recipe, source, known))
     classes = made.facts.classes
     if recipe.model.classes not in (None, classes):
         raise RecipeError(
@@ -180,6 +182,8 @@ def import_own(recipe: Recipe, output: Path, checkpoint: Path | None = None) -> 
     fields = {} if reference is None else reference.fields
     fields = {**fields, **import_fields(recipe)}
     labels, note = labels_of(recipe, classes, preprocessing, known)
+    doubt = doubt_of(preprocessing)
+    note = note if doubt is None else (*note, doubt)
     facts = dataclasses.replace(made.facts, changes=(*made.facts.changes, *note))
     made = dataclasses.replace(made, labels=labels, facts=facts)
     others = () if checkpoint is None else (checkpoint,)

@@ -17,9 +17,11 @@ CHECKPOINT, GRAPH = ".safetensors", ".onnx"
 VALIDATION_BATCH = 64
 
 
-def open_any(path: Path, threads: int | None = None, trust: bool = False) -> Session:
+def open_any(path: Path, threads: int | None = None, trust: bool = False, *, trust_code: bool = False) -> Session:
     """A session of an engine, a graph or a checkpoint; raises the errors of each."""
-    return open_checkpoint(path, threads) if path.suffix == CHECKPOINT else open_engine(path, threads, trust)
+    if path.suffix == CHECKPOINT:
+        return open_checkpoint(path, threads, trust_code=trust_code)
+    return open_engine(path, threads, trust)
 
 
 def open_reference_source(source: Path, threads: int | None, *, trust_code: bool = False) -> Session:

@@ -44,6 +44,7 @@ def bench(
     mode: Mode = "latency",
     threads: int | None = None,
     trust: bool = False,
+    trust_code: bool = False,
 ) -> LatencyFile:
     """The latency of an engine, a graph or a checkpoint, by trtexec's definitions.
 
@@ -53,8 +54,9 @@ def bench(
 
     Queries of `batch` images [N, C, H, W], or of each of `batches` in turn, run for `duration_s` seconds after
     `warmup_ms` milliseconds; latencies are in milliseconds, throughput in images per second. With `versus` both run in
-    turn on the same input, and the ratio of the medians is measured. `trust` loads a plan that has no sidecar. With an
-    `output` the result is written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
+    turn on the same input, and the ratio of the medians is measured. `trust` loads a plan that has no sidecar,
+    `trust_code` runs the Python file that the network of a checkpoint is made by. With an `output` the result is
+    written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
     the errors of the engines.
     """
     engine, output, versus = Path(engine), path_or_none(output), path_or_none(versus)
@@ -70,7 +72,7 @@ def bench(
     sidecars = [sidecar_of(path) for path in paths]
     rows = []
     with contextlib.ExitStack() as stack:
-        session, *others = [stack.enter_context(open_any(p, threads, trust)) for p in paths]
+        session, *others = [stack.enter_context(open_any(p, threads, trust, trust_code=trust_code)) for p in paths]
         for size in batches or (batch,):
             _require_batch(engine, session, size)
             images = _input_for(session, engine, size)

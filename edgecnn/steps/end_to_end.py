@@ -42,6 +42,7 @@ class EndToEndSettings:
     soak: bool = False
     threads: int | None = None
     trust: bool = False
+    trust_code: bool = False
 
 
 def bench_end_to_end(
@@ -92,7 +93,7 @@ def bench_end_to_end(
 
 def _run(engine: Path, data: str, settings: EndToEndSettings, begin: Any) -> Frames:
     """One process's queries; `begin` returns when all may start."""
-    with open_any(engine, settings.threads, settings.trust) as session:
+    with open_any(engine, settings.threads, settings.trust, trust_code=settings.trust_code) as session:
         frozen = session.input.shape[0]
         if frozen not in (None, settings.batch):
             raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")

@@ -44,15 +44,15 @@ def import_onnx(
     from edgecnn.graph.importing.importer import import_graph
     from edgecnn.graph.importing.labels import read_named_labels
     from edgecnn.graph.importing.preprocessing import read_named_preprocessing
+    from edgecnn.graph.load import naming
 
     source = Path(source)
     path = path_or_none(output) or named(source, "fp32.onnx")
     check_output(path, ".onnx", source)
-    made = import_graph(
-        source,
-        read_named_preprocessing(os.fspath(preprocess)) if preprocess else None,
-        read_named_labels(os.fspath(labels)) if labels else None,
-    )
+    known = read_named_preprocessing(os.fspath(preprocess)) if preprocess else None
+    names = read_named_labels(os.fspath(labels)) if labels else None
+    with naming(source):
+        made = import_graph(source, known, names)
     write_imported(made, source, path, served=ExportSettings(takes, gives))
     return path
 

@@ -49,6 +49,7 @@ class ValidateSettings:
     threads: int | None = None
     strict: bool = False
     trust: bool = False
+    trust_code: bool = False
 
 
 def validate(
@@ -62,6 +63,7 @@ def validate(
     threads: int | None = None,
     strict: bool = False,
     trust: bool = False,
+    trust_code: bool = False,
     threshold: float | dict[str, float] | None = None,
     reject: bool = False,
     dataset: Dataset | None = None,
@@ -78,13 +80,13 @@ def validate(
     The `reference` is saved predictions, a graph or a checkpoint. Shares are in per cent, drops in percentage points
     with 95 % intervals (Newcombe 1998). At most `batch` images [N, C, H, W] run at once (left out: what the engine
     serves, up to 64), which changes no result; `strict` stops at an unreadable image, `trust` loads a plan that has no
-    sidecar. `name` is the engine's in reports (left out: its file's stem), `dataset` are the images where the caller
-    has opened them. A `threshold`, or one by class name, is the probability at which a class is decided, and `reject`
-    says that below it nothing is: decisions are then compared too. With a `geometry` the engine also sees the images
-    resized and cropped as the serving side does, and what that loses is the result's `serving`. With an `output` the
-    result is written there with `facts` in its provenance, and a killed run goes on where it stopped. Raises
-    `MeasurementError` before anything is run where the two cannot be compared, `RecipeError` for a threshold that is
-    none, and the errors of engine and data.
+    sidecar, `trust_code` runs the Python file that the reference's network is made by. `name` is the engine's in
+    reports (left out: its file's stem), `dataset` are the images where the caller has opened them. A `threshold`, or
+    one by class name, is the probability at which a class is decided, and `reject` says that below it nothing is:
+    decisions are then compared too. With a `geometry` the engine also sees the images resized and cropped as the
+    serving side does, and what that loses is the result's `serving`. With an `output` the result is written there with
+    `facts` in its provenance, and a killed run goes on where it stopped. Raises `MeasurementError` before anything is
+    run where the two cannot be compared, `RecipeError` for a threshold that is none, and the errors of engine and data.
     """
     engine, reference, output = Path(engine), Path(reference), path_or_none(output)
     require_at_least(1, batch=batch, threads=threads)
@@ -97,7 +99,7 @@ def validate(
     )
     if geometry is not None:
         require_one_of("geometry", geometry, Geometry)
-    settings, data = ValidateSettings(batch, threads, strict, trust), os.fspath(data)
+    settings, data = ValidateSettings(batch, threads, strict, trust, trust_code), os.fspath(data)
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
@@ -267,7 +269,7 @@ def _reference_predictions(
                 "make the reference again from the network that the engine was made from",
             )
     if reference.suffix != ".npz":
-        with open_reference_source(reference, settings.threads) as session:
+        with open_reference_source(reference, settings.threads, trust_code=settings.trust_code) as session:
             threshold = decision_threshold(reference, known, session.output)
             batch = batch_of(session, known, settings.batch)
             return predict_shared(

@@ -24,7 +24,7 @@ def class_order(path: Path) -> dict[int, str]:
     """The wnid of each ILSVRC2012_ID from 1 to 1000; raises `DataError` for another file."""
     try:
         pairs = list(_from_map(path) if path.suffix == ".txt" else _from_mat(path.read_bytes()))
-    except (OSError, ValueError, IndexError, KeyError, zlib.error, RecursionError) as exc:
+    except (OSError, ValueError, ArithmeticError, LookupError, zlib.error, RecursionError) as exc:
         raise DataError(f"{path}: not a table of ImageNet's classes ({exc})", _HINT) from exc
     order = {number: wnid for number, wnid in pairs if 1 <= number <= 1000}
     if len(order) != 1000 or len(set(order.values())) != 1000 or not all(map(_is_wnid, order.values())):
@@ -54,7 +54,7 @@ def _from_mat(content: bytes) -> Iterator[tuple[int, str]]:
             whole = inflater.decompress(body, _MOST_BYTES)
             if inflater.unconsumed_tail:
                 raise ValueError(f"more than {_MOST_BYTES >> 20} MB")
-            kind, body = next(_elements(whole))
+            kind, body = next(_elements(whole), (kind, b""))
         if kind == _MATRIX:
             yield from _synsets(body)
 

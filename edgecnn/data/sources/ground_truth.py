@@ -63,7 +63,7 @@ def _by_line(path: Path, lines: Sequence[str], images: Sequence[Path], folders: 
     if len(lines) != len(images):
         raise DataError(
             f"{path}: {len(lines)} lines, and {images[0].parent} has {len(images)} images",
-            "it must be the whole folder that the file is for; for a part of it write a CSV of image and wnid",
+            "the file is for the whole folder; for a part of it put a CSV of image and wnid in its place",
         )
     numbers = [_NUMBERED.match(image.name) for image in images]
     if odd := next(
@@ -71,7 +71,7 @@ def _by_line(path: Path, lines: Sequence[str], images: Sequence[Path], folders: 
     ):
         raise DataError(
             f"{path}: image {odd + 1} is {images[odd].name}: not the images 1 to {len(images)}",
-            "restore the folder, or write a CSV of image and wnid",
+            "restore the folder, or put a CSV of image and wnid in its place",
         )
     if all(WNID.fullmatch(line) for line in lines):
         return list(lines)

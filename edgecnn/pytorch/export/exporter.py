@@ -5,7 +5,9 @@ Batch normalization is folded, and nodes are named after the network's layers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +124,7 @@ def trace_program(module: nn.Module, card: ModelCard) -> torch.export.ExportedPr
     """`module` as ATen operators with a symbolic batch; raises `ModelError` when it cannot be traced."""
     example = torch.zeros(2, *card.input_shape)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # it logs pages before it raises
             return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as exc:
         raise ModelError(
@@ -143,7 +145,7 @@ def compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
             logits = module(torch.from_numpy(images))
     except EdgecnnError:
         raise
-    except Exception as exc:  # a network of one's own raises what it likes
+    except (Exception, SystemExit) as exc:  # a network of one's own raises what it likes
         if "allocate memory" in str(exc):
             raise ModelError(
                 f"{card.name}: not enough memory for the {len(images)} images it is compared on: {_first_line(exc)}",
@@ -152,11 +154,14 @@ def compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
         smallest = f"the smallest it takes is {card.min_size}x{card.min_size}"
         raise ModelError(
             f"{card.name}: cannot take {'x'.join(map(str, card.input_shape))} images: {_first_line(exc)}",
-            "say what it takes: size and channels of [input]" if card.family == OWN else smallest,
+            "say what it takes: size, channels and layout of [input]" if card.family == OWN else smallest,
         ) from exc
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(images):
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ModelError(f"{card.name}: gives {found} in eval mode, not logits [N, classes]", "export a classifier")
+    if logits.dtype != torch.float32:
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise ModelError(f"{card.name}: gives logits of {kind}, not float32", "return logits.float()")
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(f"{card.name}: its own logits are not finite", "train it again, or take other weights")
     result: Array = logits.numpy()
