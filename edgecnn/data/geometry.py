@@ -4,6 +4,8 @@ nvinfer-squash   the whole picture is scaled to the network's size, its proporti
                  default); bilinear, not antialiased
 letterbox        the whole picture is scaled to fit, black bars around it (nvinfer with maintain-aspect-ratio=1 and
                  symmetric-padding=1); bilinear, not antialiased
+                 Both leave out the last row and column of an odd side, and cut fractions of a pixel off, as nvinfer
+                 does.
 cv2-bilinear     the network's resize and crop by OpenCV's INTER_LINEAR, bit for bit
 no-antialias     the network's resize and crop by torch.nn.functional.interpolate in float, bilinear without
                  antialias
@@ -36,9 +38,9 @@ class ServedPreprocessing(Preprocessing):
         """A uint8 image of the crop's size, as the serving side makes it."""
         pixels = np.asarray(self.convert(image))
         if self.geometry == "nvinfer-squash":
-            return Image.fromarray(resize_bilinear(pixels, *self.size))
+            return Image.fromarray(resize_bilinear(even(pixels), *self.size))
         if self.geometry == "letterbox":
-            return Image.fromarray(letterbox(pixels, *self.size))
+            return Image.fromarray(letterbox(even(pixels), *self.size))
         width, height = self.resized_size(pixels.shape[1], pixels.shape[0])
         resize = resize_cv2_bilinear if self.geometry == "cv2-bilinear" else resize_bilinear
         return self.crop_center(Image.fromarray(resize(pixels, height, width)))
@@ -94,10 +96,16 @@ def resize_cv2_bilinear(pixels: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(np.clip((summed + 2) >> 2, 0, 255), np.uint8)
 
 
+def even(pixels: Pixels) -> Pixels:
+    """The picture without the last row or column of an odd side."""
+    return pixels[: max(1, pixels.shape[0] // 2 * 2), : max(1, pixels.shape[1] // 2 * 2)]
+
+
 def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
     """The whole picture in `height` x `width`, its proportions kept, centered on black."""
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    inner_height, inner_width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    rows, columns = pixels.shape[:2]
+    inner_height = height if width * rows > height * columns else max(1, width * rows // columns)
+    inner_width = width if inner_height < height else max(1, min(width, height * columns // rows))
     made = np.zeros((height, width, *pixels.shape[2:]), np.uint8)
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     made[top : top + inner_height, left : left + inner_width] = resize_bilinear(pixels, inner_height, inner_width)

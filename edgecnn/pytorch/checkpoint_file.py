@@ -21,10 +21,12 @@ import torch
 from edgecnn.errors import ArtifactError
 
 State = dict[str, torch.Tensor]
+LONGEST_SHOWN = 120  # characters of a name
+LARGEST_EXPANSION = 4  # of a zip archive: weights hardly compress
 DEPTH = 3  # how deep a script nests its weights: checkpoint["ema"]["model"]
 AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?)([._]|$)")
 # DenseNet as published: keys from before a PyTorch that refused dots in a module's name.
-_OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
 class _StandIn:
@@ -48,7 +50,7 @@ SET_ASIDE = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray"),
     *(f"pathlib.{local}{kind}Path" for local in ("", "_local.") for kind in ("Posix", "Windows", "PurePosix")),
-    *("datetime.datetime", "datetime.timedelta"),
+    *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
     *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str", "bool", "tuple", "slice")),
     "fastcore.foundation.L",  # fastai's hyperparameters
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -74,6 +76,12 @@ class Copy:
     place: str
     averaged: bool
     tensors: State
+
+
+def shown(key: str) -> str:
+    """A name from a file as a message shows it: on one line, without what a terminal would obey, and not too long."""
+    text = key if key.isprintable() else repr(key)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def read_copies(path: Path) -> list[Copy]:
@@ -161,8 +169,14 @@ def _refuse_other_kinds(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
+            unpacked = sum(info.file_size for info in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
         return  # PyTorch says what is wrong with it
+    if unpacked > LARGEST_EXPANSION * path.stat().st_size:
+        raise ArtifactError(
+            f"{path}: unpacks to {unpacked / 1e6:.0f} MB, more than {LARGEST_EXPANSION} times its size: no weights",
+            "weights are a .safetensors or a .pth, saved with torch.save(net.state_dict())",
+        )
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         raise ArtifactError(
             f"{path}: a TorchScript archive, which is a program; it was not run",
@@ -170,7 +184,8 @@ def _refuse_other_kinds(path: Path) -> None:
         )
     if "data.pkl" not in names and names:
         raise ArtifactError(
-            f"{path}: a zip archive of something else ({', '.join(names[:3])})", "weights are a .safetensors or a .pth"
+            f"{path}: a zip archive of something else ({', '.join(map(shown, names[:3]))})",
+            "weights are a .safetensors or a .pth",
         )
 
 

@@ -6,20 +6,23 @@ Whatever is done to them is said; what does not fit after that is named.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from edgecnn.errors import ArtifactError, ModelError
-from edgecnn.pytorch.checkpoint_file import AVERAGED, Copy, State
+from edgecnn.pytorch.checkpoint_file import AVERAGED, Copy, State, shown
 
 PLACES = ("", "state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts keep the tensors
 # DataParallel and DDP, torch.compile, Lightning and the like
 PREFIX_WORDS = {"module", "_orig_mod", "model", "net", "network", "backbone"}
 HEAD_WORDS = PREFIX_WORDS | {"head", "cls_head"}  # a head that stands beside its backbone
+# What PyTorch puts around a network or around modules inside it
+WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 COUNTERS = ("num_batches_tracked", "n_averaged", "steps")
 PROFILER = ("total_ops", "total_params")  # thop's
 _LOSSES = re.compile(r"criterion|(\w+_)?loss(_\w+)?|(\w+_)?metrics?|(train|val|valid|test)_(acc|accuracy|f1|auroc)")
@@ -33,10 +36,12 @@ class _Candidate:
     copy: Copy
     prefix: str
     keys: dict[str, str]
+    done: str = ""  # to its keys or to the network's names, to make them fit
 
     @property
     def averaged(self) -> bool:
-        outer = [self.prefix[: dot.start()].rpartition(".")[0] for dot in re.finditer(r"\.", self.prefix)]
+        dots = re.finditer(r"\.", self.prefix)
+        outer = [self.prefix[: dot.start()].rpartition(".")[0] for dot in dots] if self.prefix else [""]
         counters = {f"{name}.n_averaged" if name else "n_averaged" for name in outer}  # torch's AveragedModel
         return self.copy.averaged or bool(AVERAGED.search(self.prefix)) or bool(counters & self.copy.tensors.keys())
 
@@ -82,19 +87,39 @@ def fit_keys(path: Path, copies: Sequence[Copy], network: nn.Module, ema: bool =
 
 def _candidates(copies: Iterable[Copy], wanted: Iterable[str]) -> list[_Candidate]:
     """Copies of the network, by what stands before its names; those that cover nearly as many names as the best."""
-    names, found = set(wanted), list[_Candidate]()
+    names, found = list(wanted), list[_Candidate]()
     for copy in copies:
-        by_prefix: dict[str, dict[str, str]] = {}
-        for key in copy.tensors:
-            starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
-            for start in starts:
-                if key[start:] in names:
-                    by_prefix.setdefault(key[:start], {})[key[start:]] = key
-        found += [_Candidate(copy, prefix, keys) for prefix, keys in by_prefix.items()]
+        found += max(_ways(copy, names), key=lambda way: max((len(c.keys) for c in way), default=0))
     most = max((len(c.keys) for c in found), default=0)
     if 2 * most < len(names):  # another network: names that they share by chance tell no prefix
         return sorted((c for c in found if not c.rank[1]), key=lambda c: -len(c.keys))[:1]
     return [c for c in found if len(c.keys) >= NEARLY * most]
+
+
+def _ways(copy: Copy, names: Sequence[str]) -> Iterator[list[_Candidate]]:
+    """The candidates of a copy: as it is; with wrappers inside its keys off (a compiled layer's); with a prefix that
+    all names of the network have (a wrapper of one's own) taken as given."""
+    yield _by_prefix(copy, names)
+    bare = {WRAPPERS.sub("", key): tensor for key, tensor in copy.tensors.items()}
+    if bare.keys() != copy.tensors.keys() and len(bare) == len(copy.tensors):
+        done = "wrappers inside its keys (_orig_mod and the like) were taken off"
+        yield _by_prefix(Copy(copy.place, copy.averaged, bare), names, done=done)
+    modules = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    own = "".join(f"{m[0]}." for m in takewhile(lambda parts: len(set(parts)) == 1, modules))
+    if own and all("." in name.removeprefix(own) for name in names):
+        yield _by_prefix(copy, names, own, f"they were taken for the network's {own!r}")
+
+
+def _by_prefix(copy: Copy, names: Iterable[str], own: str = "", done: str = "") -> list[_Candidate]:
+    """The names that the file has below each prefix, those of the network without `own`."""
+    inner = {name.removeprefix(own) for name in names}
+    longest = max(map(len, inner), default=0)
+    found: dict[str, dict[str, str]] = {}
+    for key in copy.tensors:
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", key))):
+            if len(key) - start <= longest and key[start:] in inner:
+                found.setdefault(key[:start], {})[own + key[start:]] = key
+    return [_Candidate(copy, prefix, keys, done) for prefix, keys in found.items()]
 
 
 def _choose(
@@ -125,6 +150,7 @@ def _choose(
         said.append(f"the weights stand under {chosen.copy.place!r}")
     if chosen.prefix:
         said.append(f"the prefix {chosen.prefix!r} of its keys was taken off")
+    said += filter(None, [chosen.done])
     if chosen.averaged:
         said.append("they are an average over the training (EMA or SWA)")
     elif averaged:
@@ -219,8 +245,8 @@ def _require_plain(path: Path, key: str, tensor: torch.Tensor, wanted: torch.Ten
         odd = str(tensor.dtype).removeprefix("torch.")
     if odd:
         kind = str(wanted.dtype).removeprefix("torch.")
-        raise ArtifactError(f"{path}: {key} is {odd}, not {kind}", "save the network in FP32, FP16 or BF16")
+        raise ArtifactError(f"{path}: {shown(key)} is {odd}, not {kind}", "save the network in FP32, FP16 or BF16")
 
 
 def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return ", ".join(map(shown, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

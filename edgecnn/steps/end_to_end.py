@@ -12,7 +12,7 @@ from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import check_output, write_json_artifact
-from edgecnn.errors import BackendError, EdgecnnError, MeasurementError
+from edgecnn.errors import BackendError, EdgecnnError, MeasurementError, RecipeError
 from edgecnn.measure.end_to_end import Frames, collect_frames, image_query, periodic, summarize
 from edgecnn.measure.latency import clock_reader
 from edgecnn.recipe.schema import BenchSettings
@@ -27,6 +27,7 @@ from edgecnn.steps._sessions import open_any
 from edgecnn.steps.bench import SHORTEST_S, device_of
 
 LEAST_FPS = 0.01
+MOST_FRAMES = 10_000_000  # of one process: 80 MB of arrivals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ def bench_end_to_end(
     require_at_least(SHORTEST_S, duration_s=settings.duration_s)
     require_at_least(0.0, warmup_ms=settings.warmup_ms)
     require_at_least(LEAST_FPS, fps=settings.fps)
+    if settings.fps is not None:
+        _require_stream(settings.fps, settings)
     if output is not None:
         check_output(output, ".json", engine)
     if settings.processes == 1:
@@ -89,6 +92,21 @@ def bench_end_to_end(
         )
         write_json_artifact(output, to_plain(found), made)
     return found
+
+
+def _require_stream(fps: float, settings: EndToEndSettings) -> None:
+    """Raise `RecipeError` for frames that do not come one by one, or are too many to be counted."""
+    if settings.batch > 1:
+        raise RecipeError(
+            f"fps = {fps:g} with batch = {settings.batch}: frames come one by one, and none waits for a batch to fill",
+            "leave --batch out, or measure batches one after another, without --fps",
+        )
+    if fps * settings.duration_s > MOST_FRAMES:
+        raise RecipeError(
+            f"fps = {fps:g} for {settings.duration_s:g} s: {fps * settings.duration_s:.0f} frames, "
+            f"allowed {MOST_FRAMES}",
+            "measure at fewer frames a second, or shorter",
+        )
 
 
 def _run(engine: Path, data: str, settings: EndToEndSettings, begin: Any) -> Frames:
@@ -140,7 +158,8 @@ def _received(ends: Sequence[Connection], workers: Sequence[Any]) -> list[Frames
                 worker = workers[ends.index(end)]
                 worker.join()
                 answer = BackendError(
-                    f"one of {len(ends)} processes ended with exit code {worker.exitcode}", "try fewer processes"
+                    f"one of {len(ends)} processes ended with exit code {worker.exitcode}",
+                    "try fewer processes; a script of yours must call it below `if __name__ == '__main__':`",
                 )
             if isinstance(answer, EdgecnnError):
                 raise answer

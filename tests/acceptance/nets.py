@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
@@ -154,6 +153,8 @@ class Net:
 
 def run(model: onnx.ModelProto, images: Floats) -> Floats:
     """What ONNX Runtime gives without optimisations: each node as the standard defines it."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -180,6 +181,8 @@ def sqnr_db(exact: Floats, made: Floats) -> float:
 def rounded_per_tensor(model: onnx.ModelProto, calibration: Floats) -> onnx.ModelProto:
     """The plainest INT8 of `model`: input and weight of every Conv and Gemm rounded to 255 steps of one scale each,
     the activations' from their largest value on `calibration`."""
+    import onnxruntime
+
     made = onnx.ModelProto()
     made.CopyFrom(model)
     arrays = {t.name: t for t in made.graph.initializer}

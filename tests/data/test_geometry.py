@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.contract import Geometry
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.geometry import letterbox, resize_bilinear, resize_cv2_bilinear, serve_as
 from edgecnn.data.preprocess import Preprocessing
@@ -72,6 +73,28 @@ def test_a_letterbox_keeps_proportions_and_fills_with_black() -> None:
     assert not made[:2].any()
     assert not made[6:].any()
     assert letterbox(np.full((1, 400), 9, np.uint8), 8, 8).sum() == 8 * 9  # at least one row is left
+
+
+@pytest.mark.parametrize(
+    ("picture", "network", "inner"),
+    [((375, 500), (224, 224), (167, 224)), ((500, 333), (224, 224), (224, 148)), ((10, 31), (16, 40), (13, 40))],
+)
+def test_sizes_are_those_of_nvinfer(picture: tuple[int, int], network: tuple[int, int], inner: tuple[int, int]) -> None:
+    """It leaves out the last row or column of an odd side, and drops fractions of a pixel."""
+    made = _served(np.full((*picture, 3), 255, np.uint8), "letterbox", network)
+    assert (int(made.any(axis=(1, 2)).sum()), int(made.any(axis=(0, 2)).sum())) == inner
+    odd = np.zeros((*picture, 3), np.uint8)
+    odd[picture[0] // 2 * 2 :], odd[:, picture[1] // 2 * 2 :] = 255, 255
+    assert odd.any()
+    assert not _served(odd, "nvinfer-squash", network).any()
+
+
+def _served(image: np.ndarray, geometry: Geometry, size: tuple[int, int]) -> np.ndarray:
+    known = Preprocessing(resize=max(size), crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    data = Dataset("d", ("a",), None, None, known, lambda i: b"a", lambda i: Image.fromarray(image))
+    served = serve_as(data, geometry).preprocessing
+    assert served is not None
+    return np.asarray(served.crop_image(Image.fromarray(image)))
 
 
 def folder_of(image: Image.Image, channels: int = 3) -> Dataset:
