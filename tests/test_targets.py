@@ -55,6 +55,12 @@ def test_cpu_runs_under_onnx_runtime() -> None:
     assert target_mismatch(target, Device(cpu="some CPU", threads=2)) is None
 
 
+@pytest.mark.parametrize("version", ["10.3.0", "10.4.0", "10.7.0"])
+def test_jetpack_6_is_known_with_the_releases_that_are_installed_on_it(version: str) -> None:
+    assert target_mismatch(find_target("orin-nx-16gb"), dataclasses.replace(ORIN_NX, tensorrt=version)) is None
+    assert "10.4 - 10.7" in jetpacks()["6.2"].tensorrt
+
+
 def test_xavier_is_refused_and_says_why() -> None:
     with pytest.raises(DeviceError, match=r"Xavier and carries TensorRT 8\.5"):
         find_target("agx-xavier")

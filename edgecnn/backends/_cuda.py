@@ -1,25 +1,28 @@
 """The little of CUDA that running an engine needs: memory, pinned memory, copies, streams, events, graphs, properties.
 
 One seam over two bindings, chosen by what is installed: cuda-bindings (the runtime API on the primary context; its
-module moved from `cuda.cudart` to `cuda.bindings.runtime` in 12.8), else pycuda. `EDGECNN_CUDA=pycuda` or
-`=cuda-bindings` forces one. Every failed call raises `DeviceError` with CUDA's name of the error and of the call.
+module moved from `cuda.cudart` to `cuda.bindings.runtime` in 12.8), else pycuda, also where the bindings do not fit the
+driver (those of CUDA 13 on JetPack 6). `EDGECNN_CUDA=pycuda` or `=cuda-bindings` forces one. Every failed call raises
+`DeviceError` with CUDA's name of the error and of the call.
 Addresses are plain integers; streams, events and graphs are opaque handles, and `handle()` is a stream's integer.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
 import importlib
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgecnn.artifact.sidecar import tool_versions
 from edgecnn.errors import BackendError, DeviceError
+from edgecnn.machine.jetson import board_name
 from edgecnn.machine.packages import missing_package
 
 Bytes = npt.NDArray[np.uint8]
@@ -31,7 +34,6 @@ HINTS = {
 }
 KINDS = {
     "cudaErrorMemoryAllocation": "OUT_OF_MEMORY",
-    "cudaErrorInsufficientDriver": "NO_DRIVER",
     "cudaErrorNoDevice": "NO_DRIVER",
     "cudaErrorInitializationError": "NO_DRIVER",
     "cudaErrorStubLibrary": "NO_DRIVER",
@@ -56,6 +58,7 @@ class Cuda(Protocol):
 
     name: str
     captures: bool  # whether CUDA graphs are to be had
+    note: str  # why it is not the other binding, "" where nothing is to be said
 
     def malloc(self, nbytes: int) -> int: ...
     def free(self, address: int) -> None: ...
@@ -88,16 +91,31 @@ def load_cuda() -> Cuda:
 def _load(wanted: str) -> Cuda:
     if wanted not in ("", "cuda-bindings", "pycuda"):
         raise BackendError(f"EDGECNN_CUDA={wanted}: no such binding", "cuda-bindings or pycuda, or leave it unset")
-    if wanted != "pycuda" and (runtime := _runtime_module()) is not None:
-        return CudaBindings(runtime)
-    if wanted != "cuda-bindings":
+    refused = None
+    if wanted != "pycuda":
         try:
-            return PyCuda(importlib.import_module("pycuda.driver"))
+            if (runtime := _runtime_module()) is not None:
+                return CudaBindings(runtime)
+        except DeviceError as exc:
+            refused = exc
+    if wanted != "cuda-bindings":
+        from edgecnn.backends._pycuda import PyCuda
+
+        try:
+            with warnings.catch_warnings():  # pycuda warns before it raises, where libcuda is absent
+                warnings.simplefilter("ignore")
+                driver = importlib.import_module("pycuda.driver")
+            return PyCuda(driver, refused.message if refused else "")
         except ModuleNotFoundError:
             pass
-        except ImportError as exc:  # libcuda itself is absent
-            raise DeviceError(f"pycuda cannot load CUDA: {exc}", HINTS["NO_DRIVER"]) from exc
-    raise missing_package(wanted or "cuda-bindings", "running on an NVIDIA GPU", (wanted and "pycuda") or "jetson")
+        except ImportError as exc:
+            refused = refused or DeviceError(f"pycuda cannot load CUDA: {exc}", HINTS["NO_DRIVER"])
+        except DeviceError as exc:
+            refused = refused or exc
+    if refused is not None:
+        raise refused
+    package = wanted or "cuda-bindings"
+    raise missing_package(package, "running on an NVIDIA GPU", "pycuda" if package == "pycuda" else "jetson")
 
 
 def _runtime_module() -> Any:
@@ -111,11 +129,32 @@ def _runtime_module() -> Any:
     return None
 
 
+def _too_new(runtime: Any, failed: str) -> DeviceError:
+    """The error for bindings of a newer CUDA than the driver's (35); without a driver, for its absence."""
+    error, number = runtime.cudaDriverGetVersion()
+    if int(error) or not number:
+        return DeviceError(f"{failed}; there is no driver", HINTS["NO_DRIVER"])
+    driver, major = cuda_version(int(number)), int(number) // 1000
+    found = tool_versions("cuda-bindings", "cuda-python")
+    here = " and ".join(f"{package} {version}" for package, version in found.items()) or "the binding"
+    if major < 12:
+        hint = "install a newer driver: CUDA 12 is the oldest that is supported"
+    elif board_name():
+        extra, brings = ("jetson", "cuda-python") if major == 12 else ("jetson7", "cuda-bindings")
+        others = " ".join(package for package in found if package != brings)  # they have files of the same names
+        first = f"pip uninstall {others}; " if others else ""
+        hint = f"{first}pip install 'edgecnn[{extra}]', or 'edgecnn[pycuda]', which is compiled on the device"
+    else:
+        hint = f"pip install 'cuda-bindings=={major}.*', or install a newer driver"
+    return DeviceError(f"{failed}: the driver is for CUDA {driver}, {here} for a newer one", hint)
+
+
 class CudaBindings:
     """cuda-bindings: every call answers (error, values...)."""
 
     name = "cuda-bindings"
     captures = True
+    note = ""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
@@ -217,140 +256,26 @@ class CudaBindings:
             int(p.totalGlobalMem),
             int(p.multiProcessorCount),
             bool(p.integrated),
-            _cuda_version(version),
+            cuda_version(version),
         )
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        error, *values = getattr(self._runtime, name)(*arguments)
+        try:
+            error, *values = getattr(self._runtime, name)(*arguments)
+        except RuntimeError as exc:  # cuda-python before 12.8, where libcuda cannot be loaded
+            raise DeviceError(f"{name} failed: {exc}", HINTS["NO_DRIVER"]) from exc
         if int(error) != 0:
             title = _text(self._runtime.cudaGetErrorName(error)[1])
             meaning = _text(self._runtime.cudaGetErrorString(error)[1])
-            raise DeviceError(f"{name} failed: {title} ({int(error)}): {meaning}", HINTS[KINDS.get(title, "")])
+            failed = f"{name} failed: {title} ({int(error)})"
+            if title == "cudaErrorInsufficientDriver":
+                raise _too_new(self._runtime, failed)
+            raise DeviceError(f"{failed}: {meaning}", HINTS[KINDS.get(title, "")])
         return values[0] if len(values) == 1 else tuple(values)
 
 
-class PyCuda:
-    """pycuda: the driver API on the device's primary context; it frees by object, so the objects are kept here."""
-
-    name = "pycuda"
-    captures = False
-
-    def __init__(self, driver: Any) -> None:
-        self._driver = driver
-        self._held: dict[int, Any] = {}
-        self._check(driver.init)
-        self._device = self._check(driver.Device, 0)
-        self._context = self._check(self._device.retain_primary_context)
-        self._check(self._context.push)
-        atexit.register(self._context.pop)  # pycuda ends the process with an error when it finds the context in use
-
-    def malloc(self, nbytes: int) -> int:
-        """Device memory; its address."""
-        return self._hold(self._check(self._driver.mem_alloc, nbytes))
-
-    def free(self, address: int) -> None:
-        """Give device memory back."""
-        self._check(self._held.pop(address).free)
-
-    def malloc_pinned(self, nbytes: int) -> tuple[int, Bytes]:
-        """Page-locked host memory: its address and a view of its bytes, valid until `free_pinned`."""
-        array: Bytes = self._check(self._driver.pagelocked_empty, nbytes, np.uint8)
-        self._held[array.ctypes.data] = array
-        return array.ctypes.data, array
-
-    def free_pinned(self, address: int) -> None:
-        """Give page-locked memory back."""
-        base: Any = self._held.pop(address).base
-        self._check(base.free)
-
-    def to_device(self, device: int, host: Bytes, nbytes: int, stream: Any) -> None:
-        """Queue a copy from pinned memory to the device."""
-        self._check(self._driver.memcpy_htod_async, device, host[:nbytes], stream)
-
-    def to_host(self, host: Bytes, device: int, nbytes: int, stream: Any) -> None:
-        """Queue a copy from the device to pinned memory."""
-        self._check(self._driver.memcpy_dtoh_async, host[:nbytes], device, stream)
-
-    def create_stream(self) -> Any:
-        """A stream that does not wait for the default one (CU_STREAM_NON_BLOCKING)."""
-        return self._check(self._driver.Stream, 1)
-
-    def destroy_stream(self, stream: Any) -> None:
-        """pycuda destroys a stream with its object."""
-
-    def synchronize_stream(self, stream: Any) -> None:
-        """Wait until all that was queued is done; raises what failed meanwhile."""
-        self._check(stream.synchronize)
-
-    def handle(self, stream: Any) -> int:
-        """The stream as TensorRT takes it."""
-        return int(stream.handle)
-
-    def create_event(self) -> Any:
-        """An event that keeps its time."""
-        return self._check(self._driver.Event)
-
-    def destroy_event(self, event: Any) -> None:
-        """pycuda destroys an event with its object."""
-
-    def record(self, event: Any, stream: Any) -> None:
-        """Queue the event."""
-        self._check(event.record, stream)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Milliseconds of device time between two events that have passed."""
-        return float(self._check(end.time_since, start))
-
-    def begin_capture(self, stream: Any) -> None:
-        """Not to be had."""
-        raise DeviceError("pycuda cannot record CUDA graphs", "install cuda-bindings to have them")
-
-    def end_capture(self, stream: Any) -> Any:
-        """Not to be had."""
-        return self.begin_capture(stream)
-
-    def launch_graph(self, graph: Any, stream: Any) -> None:
-        """Not to be had."""
-        self.begin_capture(stream)
-
-    def destroy_graph(self, graph: Any) -> None:
-        """There is none."""
-
-    def memory_info(self) -> tuple[int, int]:
-        """(free, total) device memory in bytes."""
-        free, total = self._check(self._driver.mem_get_info)
-        return int(free), int(total)
-
-    def properties(self) -> GpuProperties:
-        """What the device is."""
-        major, minor = self._check(self._device.compute_capability)
-        attribute = self._driver.device_attribute
-        return GpuProperties(
-            str(self._check(self._device.name)),
-            f"{major}.{minor}",
-            int(self._check(self._device.total_memory)),
-            int(self._check(self._device.get_attribute, attribute.MULTIPROCESSOR_COUNT)),
-            bool(self._check(self._device.get_attribute, attribute.INTEGRATED)),
-            _cuda_version(int(self._check(self._driver.get_driver_version))),
-        )
-
-    def _hold(self, allocation: Any) -> int:
-        address = int(allocation)
-        self._held[address] = allocation
-        return address
-
-    def _check(self, call: Any, *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except self._driver.Error as exc:  # its text reads "cuMemAlloc failed: out of memory"
-            text = str(exc)
-            memory = isinstance(exc, self._driver.MemoryError) or "out of memory" in text
-            absent = any(word in text for word in ("no CUDA-capable device", "driver", "not initialized"))
-            kind = "OUT_OF_MEMORY" if memory else "NO_DRIVER" if absent else ""
-            raise DeviceError(f"{type(exc).__name__}: {text}", HINTS[kind]) from exc
-
-
-def _cuda_version(number: int) -> str:
+def cuda_version(number: int) -> str:
+    """The CUDA of a version number: "12.6" of 12060."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

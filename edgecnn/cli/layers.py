@@ -38,4 +38,5 @@ def layers(
     by: list[ShareOf] = ["layers", "macs", "time"] if times else ["layers", "macs"]
     shares = [{"precision": p, **{f"{b} %": table.shares.pct(p, b) for b in by}} for p in COMPUTE_PRECISIONS]
     print_rows([row for row in shares if any(row[f"{b} %"] for b in by)], ["precision", *(f"{b} %" for b in by)])
+    print(f"layers that quantize or dequantize: {table.shares.quantize_layers:.0f}")
     print(f"reformat layers: {table.shares.reformat_layers:.0f}")

@@ -26,6 +26,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "cuda-bindings",
+    "cuda-python",
     "pycuda",
     "safetensors",
     "scikit-learn",

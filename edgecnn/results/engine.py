@@ -68,6 +68,7 @@ class EngineFacts:
     fp16_share_pct: float | None = None
     fp32_share_pct: float | None = None
     graph_int8_share_pct: float | None = None
+    quantize_layers: int | None = None
     reformat_layers: int | None = None
     integer_kernels: int | None = None
     weighted_nodes: int | None = None

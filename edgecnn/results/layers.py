@@ -9,8 +9,9 @@ from typing import Any, Literal
 from edgecnn.records import FLAT, STRICT, to_plain
 
 Precision = Literal["fp32", "fp16", "int8", "other", "unknown"]
-Role = Literal["compute", "reformat", "free", "other"]
+Role = Literal["compute", "quantize", "reformat", "free", "other"]
 ShareOf = Literal["layers", "macs", "time"]
+MOVING: tuple[Role, ...] = ("quantize", "reformat")  # layers that compute nothing, and take time
 COMPUTE_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32", "other", "unknown")
 
 
@@ -18,8 +19,9 @@ COMPUTE_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32", "other", "u
 class EngineLayer:
     """One layer of a built engine.
 
-    `role` is "compute" for layers that weigh multiply-adds (Conv, Gemm), "reformat" for those that only change layout
-    or type, "free" for those that launch nothing, else "other". `precision` is that in which it computes; `macs` its
+    `role` is "compute" for layers that weigh multiply-adds (Conv, Gemm), "quantize" for a Q or DQ of the graph that
+    stands alone, "reformat" for those that only change layout or type, "free" for those that launch nothing, else
+    "other". `precision` is that in which it computes; `macs` its
     multiply-adds for one image, None where the runtime does not tell; `nodes` the ONNX nodes it came from.
     """
 
@@ -37,7 +39,7 @@ class EngineLayer:
 @dataclass(frozen=True)
 class LayerShares:
     """Shares in percent by precision: of compute layers, of their multiply-adds, and of the measured time of all
-    layers; reformat layers by number and time.
+    layers; layers that quantize or dequantize and layers that change the layout, by number and time.
 
     What was not measured is None. Shares of multiply-adds are None unless those of every compute layer are known: a
     share of a part would flatter.
@@ -61,6 +63,8 @@ class LayerShares:
     unknown_layers_pct: float | None
     unknown_macs_pct: float | None
     unknown_time_pct: float | None
+    quantize_layers: float
+    quantize_time_pct: float | None
     reformat_layers: float
     reformat_time_pct: float | None
 
@@ -122,7 +126,8 @@ def share_facts(layers: Sequence[EngineLayer]) -> dict[str, Any]:
     shares = shares_of(layers)
     by: ShareOf | None = None if not told else "macs" if shares.int8_macs_pct is not None else "layers"
     values = {f"{p}_share_pct": shares.pct(p, by) if by else None for p in COMPUTE_PRECISIONS[:-1]}
-    return {"shares_by": by, **values, "reformat_layers": int(shares.reformat_layers)}
+    moving = {"quantize_layers": int(shares.quantize_layers), "reformat_layers": int(shares.reformat_layers)}
+    return {"shares_by": by, **values, **moving}
 
 
 def shares_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float] | None = None) -> LayerShares:
@@ -137,16 +142,13 @@ def shares_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float] | Non
         mine = [layer for layer in compute if layer.precision == precision]
         shares[f"{precision}_layers_pct"] = _percent(len(mine), len(compute))
         shares[f"{precision}_macs_pct"] = _percent(sum(m.macs or 0 for m in mine), total_macs)
-        ms = sum(times.get(m.name, 0.0) for m in layers if m.precision == precision and m.role != "reformat")
+        ms = sum(times.get(m.name, 0.0) for m in layers if m.precision == precision and m.role not in MOVING)
         shares[f"{precision}_time_pct"] = _percent(ms, total_ms)
-    reformats = [layer for layer in layers if layer.role == "reformat"]
-    reformat_ms = sum(times.get(r.name, 0.0) for r in reformats)
-    return LayerShares(
-        compute_layers=float(len(compute)),
-        reformat_layers=float(len(reformats)),
-        reformat_time_pct=_percent(reformat_ms, total_ms),
-        **shares,
-    )
+    for role in MOVING:
+        theirs = [layer for layer in layers if layer.role == role]
+        shares[f"{role}_layers"] = float(len(theirs))
+        shares[f"{role}_time_pct"] = _percent(sum(times.get(layer.name, 0.0) for layer in theirs), total_ms)
+    return LayerShares(compute_layers=float(len(compute)), **shares)  # type: ignore[arg-type]
 
 
 def table_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float]) -> LayerTable:

@@ -149,8 +149,9 @@ def engine_facts(engine: Path) -> EngineFacts | None:
     if not sidecar_path(engine).exists():
         return None
     facts = read_sidecar(engine).facts
-    keys = ("int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct", "reformat_layers")
-    known = {key: facts[key] for key in (*keys, "integer_kernels", "weighted_nodes") if key in facts}
+    shares = ("int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct")
+    counts = ("quantize_layers", "reformat_layers", "integer_kernels", "weighted_nodes")
+    known = {key: facts[key] for key in (*shares, *counts) if key in facts}
     told: SharesBy = facts.get("shares_by") or "untold"
     return EngineFacts(
         size_mb=round(engine.stat().st_size / 1e6, 6), shares_by=told if "shares_by" in facts else "", **known

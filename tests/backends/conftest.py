@@ -19,6 +19,7 @@ from edgecnn.backends import _cuda
 from tests.fakes.fake_cuda import FakeDevice, runtime_module
 
 TENSORRT_RTX = "1.7.1.116"
+CUDA_PYTHON = "12.6.2.post1"
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgecnn-tests"  # read before a test sets it
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
@@ -81,23 +82,33 @@ def graph(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture(scope="session")
-def tensorrt_rtx_folder() -> Path:
-    """NVIDIA's TensorRT-RTX as pip unpacks it (its parser and builder need no GPU), once per machine."""
+def unpacked(name: str, *wheels: str) -> Path:
+    """Wheels as pip unpacks them, once per machine, in a folder of their own; skips with pip's reason."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    folder = KEPT / TENSORRT_RTX
-    with (KEPT / f"{TENSORRT_RTX}.lock").open("w") as lock:
+    folder = KEPT / name
+    with (KEPT / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            part = KEPT / f"{TENSORRT_RTX}.part"
+            part = KEPT / f"{name}.part"
             shutil.rmtree(part, ignore_errors=True)
-            wheels = [f"tensorrt-rtx-cu13{of}=={TENSORRT_RTX}" for of in ("", "-bindings", "-libs")]
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(part), *wheels]
             found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             if found.returncode:
-                pytest.skip(f"pip cannot install TensorRT-RTX {TENSORRT_RTX}: {found.stderr.strip()[-200:]}")
+                pytest.skip(f"pip cannot install {', '.join(wheels)}: {found.stderr.strip()[-200:]}")
             part.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tensorrt_rtx_folder() -> Path:
+    """NVIDIA's TensorRT-RTX (its parser and builder need no GPU)."""
+    return unpacked(TENSORRT_RTX, *(f"tensorrt-rtx-cu13{of}=={TENSORRT_RTX}" for of in ("", "-bindings", "-libs")))
+
+
+@pytest.fixture(scope="session")
+def cuda_python_folder() -> Path:
+    """The CUDA bindings that a Jetson with JetPack 6 gets."""
+    return unpacked(f"cuda-python-{CUDA_PYTHON}", f"cuda-python=={CUDA_PYTHON}")
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def judged(measurement: Measurement) -> tuple[str, str]:
 def test_both_schemas_give_the_same_layers(schema: str) -> None:
     layers = layers_from_inspector(answer(f"int8.{schema}"))
     assert [(x.role, x.precision) for x in layers] == [
-        ("reformat", "fp32"),
+        ("quantize", "fp32"),
         ("compute", "int8"),
         ("compute", "int8"),
         ("other", "fp16"),
@@ -82,8 +82,8 @@ def test_shares_of_layers_multiply_adds_and_time() -> None:
     assert shares.int8_macs_pct == pytest.approx(100 * (CONV1 + CONV2) / (CONV1 + CONV2 + FC))
     assert shares.int8_time_pct == pytest.approx(60)
     assert shares.fp16_time_pct == pytest.approx(30)
-    assert shares.reformat_time_pct == pytest.approx(10)
-    assert shares.reformat_layers == 1
+    assert shares.quantize_time_pct == pytest.approx(10)
+    assert (shares.quantize_layers, shares.reformat_layers, shares.reformat_time_pct) == (1, 0, 0)
     assert obtained_precision(layers) == "int8"
 
 

@@ -242,8 +242,9 @@ def test_a_build_that_fails_says_what_tensorrt_said_and_writes_nothing(
     trt: Any, graph: Graph, failure: str, kind: type[EdgecnnError], words: str
 ) -> None:
     source = graph("fp16")
-    with injected(trt, failure), pytest.raises(kind, match=words):
+    with injected(trt, failure), pytest.raises(kind, match=words) as caught:
         build(source)
+    assert ("the driver is for CUDA 12.8" in caught.value.hint) == (failure == "builder")
     assert sorted(p.name for p in source.parent.iterdir() if p.suffix != "" and p.is_file()) == [
         "model.fp16.onnx",
         "model.fp16.onnx.json",

@@ -45,6 +45,7 @@ class FakeDevice:
     capability: tuple[int, int] = (8, 9)
     total: int = 24_000_000_000
     integrated: bool = False
+    driver_cuda: int = 12080
     memory: dict[int, Any] = field(default_factory=dict)
     pinned: dict[int, Any] = field(default_factory=dict)
     streams: dict[int, Stream] = field(default_factory=dict)
@@ -258,7 +259,7 @@ def _offer_memory(device: FakeDevice, offered: Any) -> None:
 
     @offered(1)
     def cudaDriverGetVersion() -> int:
-        return 12080
+        return device.driver_cuda
 
 
 def _offer_work(device: FakeDevice, offered: Any) -> None:
@@ -365,20 +366,14 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         def free(self) -> None:
             guarded("cuMemFree", lambda: device.release(self.kind, self.address))
 
-    class Pinned(np.ndarray):  # the view's base is the allocation, as in pycuda
-        pass
-
     class Stream_:
         def __init__(self, flags: int = 0) -> None:
             assert flags == 1
             self.handle = device.handle()
             device.streams[self.handle] = Stream(self.handle)
 
-        def __int__(self) -> int:
-            return self.handle
-
         def synchronize(self) -> None:
-            guarded("cuStreamSynchronize", lambda: device.synchronize(self))
+            guarded("cuStreamSynchronize", lambda: device.synchronize(self.handle))
 
         def __del__(self) -> None:
             device.streams.pop(self.handle, None)
@@ -389,7 +384,7 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
             device.events[self.handle] = None
 
         def record(self, stream: Stream_) -> None:
-            guarded("cuEventRecord", lambda: device.record(self.handle, stream))
+            guarded("cuEventRecord", lambda: device.record(self.handle, stream.handle))
 
         def time_since(self, start: Event) -> float:
             return guarded("cuEventElapsedTime", lambda: device.elapsed(start.handle, self.handle))
@@ -401,7 +396,8 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         def push(self) -> None:
             pass
 
-        def pop(self) -> None:
+        @staticmethod
+        def pop() -> None:
             pass
 
     class Device:
@@ -437,7 +433,7 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         return guarded("cuMemHostAlloc", lambda: np.asarray(PinnedBase(nbytes)))
 
     def copy(target: int, source: int, nbytes: int, stream: Any) -> None:
-        guarded("cuMemcpyAsync", lambda: device.copy(target, source, nbytes, stream))
+        guarded("cuMemcpyAsync", lambda: device.copy(target, source, nbytes, stream.handle))
 
     offered = {
         "Error": Error,
@@ -446,13 +442,16 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         "Stream": Stream_,
         "Event": Event,
         "Device": Device,
+        "Context": Context,
+        "DeviceAllocation": Allocation,
+        "PagelockedHostAllocation": PinnedBase,
         "init": lambda: guarded("cuInit", lambda: None),
         "mem_alloc": lambda nbytes: guarded("cuMemAlloc", lambda: Allocation("memory", nbytes)),
         "pagelocked_empty": pagelocked_empty,
         "memcpy_htod_async": lambda d, h, s: copy(int(d), h.ctypes.data, h.nbytes, s),
         "memcpy_dtoh_async": lambda h, d, s: copy(h.ctypes.data, int(d), h.nbytes, s),
         "mem_get_info": lambda: (device.total - sum(map(len, device.memory.values())), device.total),
-        "get_driver_version": lambda: 12080,
+        "get_driver_version": lambda: device.driver_cuda,
         "device_attribute": types.SimpleNamespace(MULTIPROCESSOR_COUNT="MULTIPROCESSOR_COUNT", INTEGRATED="INTEGRATED"),
     }
     for name, value in offered.items():

@@ -29,6 +29,9 @@ API = Path(__file__).parents[1] / "backends" / "api"
 FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
 
 
+KERNELS = {"Float": "f32f32_f32f32_f32", "Half": "f16f16_f16f32_f32", "Int8": "i8i8_i8i32_f32"}
+
+
 class Enum:
     """A pybind11 enum member: no int, but it converts to one, silently wherever an int is wanted."""
 
@@ -441,6 +444,8 @@ class Builder(Strict):
             return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
         if typed and config._flags & {"FP16", "INT8", "BF16", "FP8"}:
             return "Error Code 3: API Usage Error (precision flags on a strongly typed network)"
+        if typed and (problem := _quantization_problem(network._model)):
+            return f"Error Code 4: Internal Error ({problem})"
         if any(n < 0 for t in network._inputs for n in t._shape) and not config._profiles:
             return "Error Code 4: API Usage Error (Network has dynamic inputs, but no optimization profile)"
         return ""
@@ -610,6 +615,10 @@ class Context(Strict):
         if not isinstance(stream_handle, int):
             raise TypeError("execute_async_v3(): incompatible function arguments")
         recording = module._device.stream(stream_handle).recorded is not None
+        if recording and not self._runs:  # lazy set-up is not to be recorded: one ordinary enqueue comes first
+            module._device.stream(stream_handle).broken = True
+            module._log("ERROR", "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (operation not permitted)")
+            return False
         if "execute" in module._inject or (recording and "capture" in module._inject):
             module._device.stream(stream_handle).broken = recording
             module._log("ERROR", "IExecutionContext::executeV3: Error Code 1: Cuda Runtime (an illegal memory access)")
@@ -686,7 +695,8 @@ SUBCLASSED = {"ILogger": ILogger, "IProgressMonitor": IProgressMonitor, "IProfil
 
 def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     """The module `tensorrt` of a version, as its snapshot has it. `_inject` names failures to come:
-    builder, parse, build, build_oom, runtime, deserialize, context, execute, capture, fp32 (layers told as FP32)."""
+    builder, parse, build, build_oom, runtime, deserialize, context, execute, capture; fp32 (layers told as FP32), mixed
+    (INT8 of the first alone, FP16 of the rest), lost (FP16 kernels behind INT8 tensors)."""
     api = json.loads((API / f"{version}.json").read_text())
     module: Any = types.ModuleType("tensorrt")
     module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others ask whether it is installed
@@ -748,11 +758,35 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
         "version_compatible": "VERSION_COMPATIBLE" in config._flags,
         "detailed": config.profiling_verbosity == module.ProfilingVerbosity.DETAILED,
         "typed": network.get_flag(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED) and "fp32" not in module._inject,
+        "told": next((way for way in ("mixed", "lost") if way in module._inject), ""),
     }
     head = json.dumps(facts).encode()
     return (
         b"ftrt" + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head
     ) + network._model.SerializeToString()
+
+
+def _quantization_problem(model: Any) -> str:
+    """What a strongly typed build refuses of Q and DQ (IQuantizeLayer and IDequantizeLayer in NvInfer.h)."""
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    types = {name: kind.elem_type for name, kind in _values(model).items()}
+    types |= {t.name: t.data_type for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        data, scale, *zero = node.input
+        high = data if node.op_type == "QuantizeLinear" else node.output[0]
+        if scale not in constants:
+            return f"{node.name}: scale is not a build-time constant"
+        if types.get(high, types[scale]) != types[scale]:
+            return f"{node.name}: {DTYPES[types[high]]} tensor with a scale of type {DTYPES[types[scale]]}"
+        if not (np.isfinite(constants[scale]).all() and (constants[scale] > 0).all()):
+            return f"{node.name}: scale coefficients must all be positive"
+        if any(name and constants[name].any() for name in zero):
+            return f"{node.name}: non-zero zero point is not supported"
+        if any(name and constants[name].dtype != np.int8 for name in zero):
+            return f"{node.name}: only INT8 is supported"
+    return ""
 
 
 def _values(model: Any) -> dict[str, Any]:
@@ -831,16 +865,23 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
         }
     ]
     weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    weighted = [n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "Constant"):
             continue
         data = node.input[0]
+        kind = kind_of(data)
+        if engine._facts["told"] == "mixed" and node.name in weighted[1:]:
+            kind = "Half"
+        runs = KERNELS["Half" if engine._facts["told"] == "lost" and kind == "Int8" else kind]
         record = {
             "Name": node.name,
             "LayerType": {"Conv": "CaskConvolution", "Gemm": "MatrixMultiply"}.get(node.op_type, node.op_type),
-            "Inputs": [tensor(data, kind_of(data))],
+            "Inputs": [tensor(data, kind)],
             "Outputs": [tensor(node.output[0], kind_of(node.output[0]))],
-            "TacticName": f"sm89_fake_{node.op_type.lower()}",
+            "TacticName": f"sm89_xmma_gemm_{runs}_fake"
+            if node.name in weighted
+            else f"sm89_fake_{node.op_type.lower()}",
             "Metadata": f"[ONNX Layer: {node.name}]",
         }
         if node.op_type == "Conv":

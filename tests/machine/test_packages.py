@@ -31,6 +31,17 @@ def test_on_a_jetson(monkeypatch: pytest.MonkeyPatch, package: str, words: str) 
     assert "[gpu]" not in hint
 
 
+@pytest.mark.parametrize(
+    ("driver", "extra"),
+    [("L4T 36.4.0", "jetson"), ("540.4.0", "jetson"), ("L4T 38.2.0", "jetson7"), ("580.00", "jetson7"), ("", "jetson")],
+)
+def test_a_jetson_gets_the_bindings_that_its_driver_takes(
+    monkeypatch: pytest.MonkeyPatch, driver: str, extra: str
+) -> None:
+    on(monkeypatch, board="NVIDIA Jetson AGX Orin Developer Kit", driver=driver)
+    assert f"'edgecnn[{extra}]'" in missing_package("cuda-bindings", "this", "cpu").hint
+
+
 @pytest.mark.parametrize("package", ["tensorrt", "cuda-bindings", "torch", "onnxruntime"])
 def test_on_a_desktop_with_a_gpu_it_is_the_extra(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     on(monkeypatch, driver="580.95.05")

@@ -94,11 +94,12 @@ def _gpu() -> str:
     gpu = cuda.properties()
     free, total = cuda.memory_info()
     memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {cuda.name}"
+    by = f"{cuda.name} ({cuda.note})" if cuda.note else cuda.name
+    return f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, CUDA {gpu.cuda}, by {by}"
 
 
 def _fact(read: Callable[[], str]) -> str:
     try:
         return read()
     except EdgecnnError as exc:
-        return f"none: {exc.message}"
+        return f"none: {exc.message}" + ("" if "edgecnn doctor" in exc.hint else f"; {exc.hint}")  # this is doctor

@@ -63,7 +63,7 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     trt = load_tensorrt(flavor)
     cuda, device = _device(flavor, trt, graph, options)
     with recording(trt) as messages:
-        builder = _builder(trt, messages)
+        builder = _builder(trt, cuda, messages)
         network = _network(trt, builder)
         parser = _parsed(trt, flavor, network, graph, source.contract, messages)
         requested = requested_precision(trt, network, graph, source)
@@ -91,7 +91,7 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
             parents=parents_of(output, graph),
             recipe=options.recipe,
             fields=options.fields,
-            tools={flavor.module: trt.__version__, **tool_versions("cuda-bindings", "pycuda")},
+            tools={flavor.module: trt.__version__, **tool_versions("cuda-bindings", "cuda-python", "pycuda")},
             device=device,
             facts={
                 **_facts_of_graph(source),
@@ -146,13 +146,12 @@ class _TimingCache:
         return {"file": self._path.name, "sha256": merge_timing_cache(self._config, self._path)}
 
 
-def _builder(trt: Any, messages: Sequence[Message]) -> Any:
+def _builder(trt: Any, cuda: Cuda | None, messages: Sequence[Message]) -> Any:
     try:
         return trt.Builder(logger_for(trt))
     except TypeError as exc:  # "pybind11::init(): factory function returned nullptr"
-        hint = (
-            "`edgecnn doctor` shows driver, CUDA and TensorRT; the driver must be new enough for this TensorRT's CUDA"
-        )
+        driver = f"the driver is for CUDA {cuda.properties().cuda}, and " if cuda else ""
+        hint = f"{driver}a driver must be new enough for the CUDA of its TensorRT: `edgecnn doctor` shows them"
         raise failure("TensorRT's builder cannot be made", messages, hint) from exc
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import GraphError
 
-ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+ONNX_NODE = re.compile(r"\[ONNX Layer: (.+?)\](?=\s*(?:\[ONNX Layer: |$))")  # names may hold brackets
 
 
 def requested_precision(trt: Any, network: Any, graph: Path, source: Sidecar) -> str:
