@@ -113,6 +113,7 @@ class Placement:
     scheme: Scheme
     activations: tuple[QuantizedTensor, ...]
     weights: tuple[QuantizedWeight, ...]
+    excluded: frozenset[str] = frozenset()  # nodes that were asked to stay out
 
 
 def uint8_params(low: float, high: float) -> QuantParams:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 edgecnn quantize runs/lenet5-digits/model.fp32.onnx --precision fp16 -o lenet5.fp16.onnx
 edgecnn quantize runs/lenet5-digits/model.fp32.onnx --precision int8 --data digits -o lenet5.int8.onnx
+edgecnn quantize runs/lenet5-digits/model.fp32.onnx --precision int8 --data digits --exclude gemv -o some.int8.onnx
 """
 
 FP16_FACTS = ("kept_float32", "range_check")  # of this step: the sidecar has those of the steps before too
@@ -34,6 +35,17 @@ def quantize(
     around: Annotated[
         Around | None,
         typer.Option(help="Precision of what does not become INT8.  [default: fp16, or fp32 for ort-cpu]"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep a node out of INT8: its name or a pattern ('/layer4/*'), or by a rule on what TensorRT runs no "
+            "faster: few-channels, odd-depthwise, gemv; repeatable."
+        ),
+    ] = None,
+    global_pool: Annotated[
+        Literal["float", "int8"] | None,
+        typer.Option(help="What a global average pool reads under TensorRT's scheme.  [default: float]"),
     ] = None,
     ranges: Annotated[Path | None, typer.Option(help="The ranges of this graph, X.calib.json.")] = None,
     data: Annotated[str, typer.Option(help="Calibration images (as in calibrate).")] = "",
@@ -59,7 +71,14 @@ def quantize(
         raise RecipeError(
             "--around fp16: the integer kernels of a CPU take float32", "leave it out, or --scheme tensorrt"
         )
-    for option, given in (("--method", method), ("--around", around), ("--explain", explain)):
+    if scheme == "ort-cpu" and global_pool:
+        raise RecipeError("--global-pool is of TensorRT's scheme", "leave it out, or --scheme tensorrt")
+    for option, given in (
+        ("--method", method),
+        ("--around", around),
+        ("--global-pool", global_pool),
+        ("--explain", explain),
+    ):
         if precision == "fp16" and given:
             raise RecipeError(f"{option} says nothing about an FP16 graph", "leave it out, or give --precision int8")
     defaults = QuantizeSettings()
@@ -69,6 +88,8 @@ def quantize(
         precision=precision,
         scheme=scheme,
         method=method or defaults.method,
+        exclude=exclude or (),
+        global_pool=global_pool,
         around=around or ("fp32" if scheme == "ort-cpu" else defaults.around),
         ranges=ranges,
         data=data,
@@ -105,6 +126,13 @@ def _show(result: dict[str, Any], explain: bool) -> None:
     print_rows([result], [k for k in result if not isinstance(result[k], list) and k != "sha256"])
     for name in result["kept_float32"]:
         say(f"kept in FP32: {name}")
+    for name in result.get("excluded", []):
+        say(f"not INT8: {name}, as asked")
+    for line in result.get("little_gain", []):
+        rule, nodes = line.split(": ")
+        first, *rest = nodes.split(", ")
+        more = f" and {len(rest)} more" if rest else ""
+        say(f"little gain from INT8 on a GPU: {first}{more}; --exclude {rule} keeps {'them' if rest else 'it'} out")
     for line in result.get("left_out", []):
         say(f"left out: {line}")
     for line in result["warnings"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import clock_warnings
 from edgecnn.measure.latency import clock_reader, collect_samples, query_of
 from edgecnn.measure.stability import Floats
+from edgecnn.results.engine import EngineInfo
 from edgecnn.results.latency import Clocks, LatencyRatio
 from edgecnn.session import Array, Session, Timing
 
@@ -31,10 +33,12 @@ def compare_latency(
     duration_s: float,
     clocks: Callable[[], Clocks] | None = None,
     seed: int = 0,
+    fp16_of: Mapping[str, str] | None = None,
 ) -> dict[str, LatencyRatio]:
     """Every session against the first one: blocks of about 0.05 s in turn, forwards and backwards (A B B A), for
     `duration_s` each, on one batch, or each on its own where their serving contracts differ. The interval resamples
-    whole rounds, so that slow phases of the machine count once.
+    whole rounds, so that slow phases of the machine count once. `fp16_of` names INT8 sessions, each with the FP16 one
+    that it is held against too: a slower one is a warning.
 
     Returns the ratio of each but the first by its name. Raises `MeasurementError` for fewer than two sessions.
     """
@@ -59,7 +63,18 @@ def compare_latency(
             readings.append(clocks())
     first = next(iter(sessions))
     warnings = tuple(clock_warnings(readings))
-    return {name: _ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]}
+    found = {name: _ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]}
+    for int8, fp16 in (fp16_of or {}).items():
+        owner = int8 if int8 != first else fp16
+        found[owner] = _against_fp16(found[owner], int8, fp16, blocks, seed)
+    return found
+
+
+def find_fp16_engines(engines: Mapping[str, EngineInfo | None]) -> dict[str, str]:
+    """INT8 engine -> the first FP16 engine, among those whose time is their own and no simulation's."""
+    real = {name: info for name, info in engines.items() if info is not None and not info.simulated}
+    half = next((name for name, info in real.items() if info.precision_requested == "fp16"), None)
+    return {name: half for name, info in real.items() if half is not None and info.precision_requested == "int8"}
 
 
 def _block(query: Callable[[Array], Timing], batch_input: Array, size: int) -> Floats:
@@ -74,7 +89,24 @@ def _block(query: Callable[[Array], Timing], batch_input: Array, size: int) -> F
 def _ratio(
     name: str, reference: str, blocks: Mapping[str, list[Floats]], warnings: tuple[str, ...], seed: int
 ) -> LatencyRatio:
-    """Block bootstrap (Kuensch, Annals of Statistics 17, 1989) of the ratio of medians, by resampled rounds."""
+    ours, theirs, interval = _medians(name, reference, blocks, seed)
+    slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
+    said = (*warnings, *filter(None, slowed))
+    return LatencyRatio(
+        latency_reference=reference,
+        latency_ratio=ours / theirs,
+        latency_ratio_ci=interval,
+        latency_ratio_rounds=len(blocks[name]),
+        latency_ratio_warnings=said,
+        reference_latency_ms_p50=theirs,
+    )
+
+
+def _medians(
+    name: str, reference: str, blocks: Mapping[str, list[Floats]], seed: int
+) -> tuple[float, float, tuple[float, float]]:
+    """Both medians, and the 95 % interval of their ratio: block bootstrap (Kuensch, Annals of Statistics 17, 1989) by
+    resampled rounds."""
     rounds = len(blocks[name])
     draws = np.random.default_rng(seed).multinomial(rounds, np.full(rounds, 1 / rounds), RESAMPLES)
     medians = {side: _weighted_medians(blocks[side], draws) for side in (name, reference)}
@@ -82,16 +114,17 @@ def _ratio(
     centre = np.log(ours / theirs)
     spread = np.percentile(np.log(medians[name] / medians[reference]), [2.5, 97.5]) - centre
     low, high = np.exp(centre + WIDENING * spread)
-    slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
-    said = (*warnings, *filter(None, slowed))
-    return LatencyRatio(
-        latency_reference=reference,
-        latency_ratio=ours / theirs,
-        latency_ratio_ci=(float(low), float(high)),
-        latency_ratio_rounds=rounds,
-        latency_ratio_warnings=said,
-        reference_latency_ms_p50=theirs,
-    )
+    return ours, theirs, (float(low), float(high))
+
+
+def _against_fp16(
+    found: LatencyRatio, int8: str, fp16: str, blocks: Mapping[str, list[Floats]], seed: int
+) -> LatencyRatio:
+    """`found` with the ratio of an INT8 to an FP16 session, and a warning where its interval lies above 1."""
+    ours, theirs, interval = _medians(int8, fp16, blocks, seed)
+    told = replace(found, fp16_reference=fp16, int8_vs_fp16_ratio=ours / theirs, int8_vs_fp16_ratio_ci=interval)
+    said = [told.why_not_int8] if told.why_not_int8 else []
+    return replace(told, latency_ratio_warnings=(*told.latency_ratio_warnings, *said))
 
 
 def _slowed(name: str, ms: Floats) -> str:

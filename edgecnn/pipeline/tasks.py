@@ -199,6 +199,8 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
             scheme=variant.scheme or "tensorrt",
             method=settings.method,
             around=settings.around,
+            exclude=(settings.exclude or ()) if precision == "int8" else (),
+            global_pool=settings.global_pool,
             ranges=ranges,
             dataset=shop.calibration_images(fp32) if precision == "int8" else None,
             targets=targets,

@@ -28,6 +28,7 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Rate = Annotated[float, Interval(ge=0, le=0.99)]  # a probability short of certainty
 Numbers = Annotated[tuple[float, ...], MinLen(1)]
 Integers = Annotated[tuple[int, ...], MinLen(1)]
+Names = Annotated[tuple[str, ...], MinLen(1)]
 Percent = Annotated[float, Interval(ge=0, le=100)]
 
 FREE = {"free": True}  # of a setting that changes how a result is made and not what it is
@@ -196,6 +197,8 @@ class QuantizeSettings:
 
     method: RangeMethod = "auto"
     around: Around = "fp16"
+    exclude: Names | None = None  # what stays out of INT8: nodes, patterns of their names, or gemv, few-channels ...
+    global_pool: Literal["float", "int8"] | None = None  # of TensorRT's scheme: what a global average pool reads
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,7 @@ class Tolerances:
     calibration_error_pp_max: Percent | None = None
     int8_share_pct_min: Percent | None = None
     latency_ratio_max: Amount | None = None
+    int8_vs_fp16_ratio_max: Amount | None = None
     latency_ms_p99_max: Amount | None = None
     size_mb_max: Amount | None = None
     serving_drop_pp_max: Percent | None = None

@@ -33,7 +33,8 @@ class Clocks:
 
 @dataclass(frozen=True)
 class LatencyRatio:
-    """Median of an engine over the median of `latency_reference`, from interleaved blocks, with its 95 % interval."""
+    """Median of an engine over the median of `latency_reference`, from interleaved blocks, with its 95 % interval; and
+    where an INT8 and an FP16 engine were among those in turn, that of the INT8 one over that of `fp16_reference`."""
 
     __pydantic_config__ = STRICT
 
@@ -43,6 +44,20 @@ class LatencyRatio:
     latency_ratio_rounds: int
     latency_ratio_warnings: tuple[str, ...] = ()
     reference_latency_ms_p50: float | None = None
+    fp16_reference: str | None = None
+    int8_vs_fp16_ratio: float | None = None
+    int8_vs_fp16_ratio_ci: tuple[float, float] | None = None
+
+    @property
+    def why_not_int8(self) -> str:
+        """What is to be said where INT8 is slower than FP16, its whole interval above 1; else ""."""
+        if self.int8_vs_fp16_ratio_ci is None or self.int8_vs_fp16_ratio_ci[0] <= 1:
+            return ""
+        low, high = self.int8_vs_fp16_ratio_ci
+        return (
+            f"INT8 is slower than FP16: {self.int8_vs_fp16_ratio:.3f} x {self.fp16_reference}, 95 % interval "
+            f"[{low:.3f}, {high:.3f}]; take FP16, or leave out what INT8 does not make faster (quantize --exclude)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -54,8 +54,10 @@ class CandidateRow:
 @dataclass(frozen=True, kw_only=True)
 class QuantizationReport:
     """What was done. `int8_share_pct` is of the multiply-adds, `integer_kernels` of the `weighted_nodes` (None: the
-    scheme has none), `left_out` what `auto` could not do and the tensors whose range the images did not show,
-    `weights_logit_noise_pct` the share of all weights in the noise of the logits (None: not asked for)."""
+    scheme has none), `excluded` the nodes that were asked to stay out of INT8, `little_gain` those in INT8 that it does
+    not make faster by the rule before the colon ("gemv" at batch 1), `left_out` what `auto` could not do and the
+    tensors whose range the images did not show, `weights_logit_noise_pct` the share of all weights in the noise of the
+    logits (None: not asked for)."""
 
     __pydantic_config__ = STRICT
 
@@ -66,6 +68,8 @@ class QuantizationReport:
     integer_kernels: int | None
     weighted_nodes: int
     kept_float32: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    little_gain: tuple[str, ...] = ()
     left_out: tuple[str, ...]
     candidates: tuple[CandidateRow, ...]
     tensors: tuple[TensorRow, ...]

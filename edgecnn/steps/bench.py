@@ -16,12 +16,12 @@ from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import backend_of
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.cpu import available_cores, cpu_device
-from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import measure_latency
 from edgecnn.recipe.schema import BenchSettings, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.engine import EngineFacts, SharesBy
+from edgecnn.results.engine import EngineFacts, EngineInfo, SharesBy
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
 from edgecnn.session import Array, Session
 from edgecnn.steps import TOOLS
@@ -81,7 +81,11 @@ def bench(
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0], engine.stem: session}
                 inputs = {other: _input_for(others[0], versus, size), engine.stem: images}
-                row = _with_ratios([row], _compared(sessions, inputs, settings))[0]
+                infos = {
+                    name: engine_info(path, known)
+                    for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
+                }
+                row = _with_ratios([row], _compared(sessions, inputs, settings, infos))[0]
             rows.append(row)
     found = LatencyFile(
         device=_at_clocks(device_of(engine, threads), rows),
@@ -120,7 +124,8 @@ def bench_all(
         inputs = {name: _input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
         rows = [_alone(name, path, sessions[name], inputs[name], settings) for name, path in engines.items()]
         if len(sessions) > 1:
-            rows = _with_ratios(rows, _compared(sessions, inputs, settings))
+            infos = {row.latency.name: row.engine for row in rows}
+            rows = _with_ratios(rows, _compared(sessions, inputs, settings, infos))
     found = LatencyFile(
         device=_at_clocks(device or device_of(paths[0], threads), rows),
         reference=reference or next(iter(engines)),
@@ -168,9 +173,18 @@ def _alone(
 
 
 def _compared(
-    sessions: Mapping[str, Session], inputs: Mapping[str, Array], settings: BenchSettings
+    sessions: Mapping[str, Session],
+    inputs: Mapping[str, Array],
+    settings: BenchSettings,
+    engines: Mapping[str, EngineInfo | None],
 ) -> Mapping[str, LatencyRatio]:
-    return compare_latency(sessions, inputs, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s)
+    return compare_latency(
+        sessions,
+        inputs,
+        warmup_ms=settings.warmup_ms,
+        duration_s=settings.duration_s,
+        fp16_of=find_fp16_engines(engines),
+    )
 
 
 def _with_ratios(rows: Sequence[LatencyRow], ratios: Mapping[str, LatencyRatio]) -> list[LatencyRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 Reduced = Literal["fp16", "int8"]
+GlobalPool = Literal["float", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -59,6 +60,8 @@ def quantize(
     scheme: Literal["tensorrt", "ort-cpu"] = "tensorrt",
     method: RangeMethod = QuantizeSettings.method,
     around: Around = QuantizeSettings.around,
+    exclude: Sequence[str] = (),
+    global_pool: GlobalPool | None = None,
     ranges: FilePath | None = None,
     data: FilePath = "",
     images: int = CALIBRATION_IMAGES,
@@ -75,11 +78,14 @@ def quantize(
 
     INT8 takes the `ranges` that `calibrate` wrote, calibration images (`images` of `data` as in `calibrate`, or a
     `dataset`), or both (the method "auto" uses both); FP16 one of them, or none. `scheme` says where Q/DQ pairs stand,
-    `around` what is not INT8 ("ort-cpu": always float32). Input [N, C, H, W] and logits [N, classes] stay float32.
-    Without an `output` the graph lies beside its input: X.fp16.onnx, X.int8-tensorrt.onnx. One for TensorRT that one of
-    `targets` (left out: the oldest TensorRT that is supported) would refuse is not written. `explain` adds each
-    tensor's share of the noise in the logits. Raises `GraphError` naming the node or tensor, `RecipeError` for INT8
-    without ranges and images, and for a value that is not known.
+    `around` what is not INT8 ("ort-cpu": always float32), `exclude` which nodes stay out of it: names, patterns
+    ("/classifier/*"), and the rules "few-channels", "odd-depthwise" and "gemv" on what TensorRT runs no faster in INT8;
+    `global_pool` "int8" lets a global average pool for TensorRT read INT8 where INT8 reads it.
+    Input [N, C, H, W] and logits [N, classes] stay float32. Without an `output` the graph lies beside its input:
+    X.fp16.onnx, X.int8-tensorrt.onnx. One for TensorRT that one of `targets` (left out: the oldest TensorRT that is
+    supported) would refuse is not written. `explain` adds each tensor's share of the noise in the logits. Raises
+    `GraphError` naming the node or tensor, `RecipeError` for INT8 without ranges and images, for a value that is not
+    known, and where `exclude` matches nothing or everything.
     """
     graph, ranges = Path(graph), path_or_none(ranges)
     _require_known(precision, scheme, method, around, images)
@@ -87,19 +93,23 @@ def quantize(
     check_output(output, ".onnx", graph, ranges)
     if data and dataset is None:
         dataset = images_named(graph, os.fspath(data), images)
-    settings = QuantizeSettings(method, around)
+    settings = QuantizeSettings(method, around, tuple(exclude) or None, global_pool)
     require_packages("quantize")
+    if precision == "fp16" and exclude:
+        raise RecipeError("exclude says nothing about an FP16 graph", "leave it out, or make INT8")
     if precision == "int8" and ranges is None and dataset is None:
         raise RecipeError("INT8 needs calibration ranges or images", "give --ranges X.calib.json, --data, or both")
     if precision == "fp16" and ranges is not None and dataset is not None:
         raise RecipeError("FP16 takes its ranges from --ranges or from --data, not from both", "leave one of them out")
     known_targets = ([find_target("gpu")] if targets is None else targets) if scheme == "tensorrt" else []
-    _require_clean(_simplified(graph), known_targets)  # before any image is run
+    simple = _simplified(graph)
+    _require_clean(simple, known_targets)  # before any image is run
+    excluded = _excluded(simple, settings, scheme)
     if precision == "fp16":
         model, made, report = *_fp16(graph, output, ranges, dataset, progress), None
     else:
-        model, made, report = _int8(graph, output, settings, scheme, ranges, dataset, explain, progress)
-    warnings = _require_clean(model, known_targets)
+        model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
+    warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme)
     import onnx
 
     sidecar = write_artifact(output, lambda temporary: onnx.save(model, str(temporary)), made)
@@ -140,6 +150,7 @@ def _int8(
     output: Path,
     settings: QuantizeSettings,
     scheme: Scheme,
+    excluded: Collection[str],
     ranges: Path | None,
     dataset: Dataset | None,
     explain: bool,
@@ -162,6 +173,8 @@ def _int8(
         scheme,
         method=settings.method,
         around=settings.around,
+        excluded=excluded,
+        pools=settings.global_pool == "int8",
         data=dataset,
         progress=progress,
     )
@@ -170,6 +183,7 @@ def _int8(
         report = explain_noise(report, made.candidate, made.placement, dataset)
     named = ("method", "around", "int8_share_pct", "weighted_nodes", "kept_float32", "integer_kernels")
     facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
+    facts |= {"excluded": list(report.excluded)} if report.excluded else {}
     whole = report.integer_kernels is None or report.integer_kernels == report.weighted_nodes
     parents = (graph,) if ranges is None else (graph, ranges)
     sidecar = derived(
@@ -198,6 +212,21 @@ def _source(graph: Path, ranges: Path | None) -> Sidecar:
     own = sidecar_of(graph)
     known = sidecar_of(ranges).fields if ranges is not None else {}
     return dataclasses.replace(own, fields={**own.fields, **known})
+
+
+def _excluded(model: onnx.ModelProto, settings: QuantizeSettings, scheme: Scheme) -> frozenset[str]:
+    from edgecnn.graph.qdq.exclude import find_excluded
+
+    return find_excluded(model, settings.exclude or (), scheme)
+
+
+def _idle_rules(exclude: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
+    from edgecnn.graph.qdq.exclude import RULES
+
+    idle = [name for name in exclude if name in RULES and scheme == "ort-cpu"]
+    return tuple(
+        f"exclude {name!r} speaks of TensorRT's kernels and keeps nothing out for ONNX Runtime" for name in idle
+    )
 
 
 def _simplified(graph: Path) -> onnx.ModelProto:

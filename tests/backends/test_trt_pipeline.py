@@ -120,6 +120,9 @@ def test_the_tolerances_of_an_orin_recipe_are_judged_on_an_orin(
     rows = {check.tolerance: check for check in judged(limits).checks if check.name == "int8"}
     assert {"top1_drop_pp_max", "int8_share_pct_min", "latency_ratio_max", "latency_ms_p99_max"} <= rows.keys()
     assert rows["latency_ratio_max"].verdict == "FAIL", "INT8 is as fast as FP32 on the fake"
+    [against_fp16] = [c for c in judged(Tolerances(int8_vs_fp16_ratio_max=0.5)).checks if c.limit == 0.5]
+    assert (against_fp16.name, against_fp16.verdict) == ("int8", "FAIL"), "and as fast as FP16"
+    assert " x fp16, 95 % interval" in against_fp16.evidence
     assert judged(dataclasses.replace(limits, latency_ratio_max=None, top1_drop_pp_max=0.1)).exit_code == 3
     assert judged(Tolerances(top1_drop_pp_max=20.0, int8_share_pct_min=limits.int8_share_pct_min)).exit_code == 0
 

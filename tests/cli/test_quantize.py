@@ -86,6 +86,7 @@ def test_fp16_keeps_in_float32_what_the_images_drive_beyond_it(large: Path, edge
         ("--precision fp16 --data images.npz --ranges m.calib.json", "not from both"),
         ("--precision fp16 --method mse", "--method says nothing about an FP16 graph"),
         ("--precision fp16 --around fp32", "--around says nothing about an FP16 graph"),
+        ("--precision int8 --scheme ort-cpu --global-pool int8 --data images.npz", "is of TensorRT's scheme"),
         ("--precision fp16 --explain", "--explain says nothing about an FP16 graph"),
         (
             "--precision int8 --scheme ort-cpu --around fp16 --data images.npz",
@@ -99,3 +100,54 @@ def test_options_that_would_be_ignored_are_refused(
     monkeypatch.chdir(large)
     assert said in edgecnn("quantize", "m.onnx", *options.split(), "-o", "made.onnx").refused()
     assert not Path("made.onnx").exists()
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    onnx.save(
+        build("a = Conv(input, k=3)\nr = Relu(a)\nb = Conv(r, k=3)\ng = GlobalAveragePool(b)\nlogits = Conv(g)"),
+        tmp_path / "m.onnx",
+    )
+    np.savez(tmp_path / "images.npz", input=np.random.default_rng(0).normal(size=(8, 4, 8, 8)).astype(np.float32))
+    return tmp_path
+
+
+def test_an_excluded_node_is_named_in_result_and_sidecar(net: Path, edgecnn: Callable[..., Any]) -> None:
+    call = ("quantize", net / "m.onnx", "--precision", "int8", "--method", "minmax", "--data", net / "images.npz")
+    options = ("--exclude", "b/*", "--exclude", "gemv", "-o", net / "q.onnx")
+    found = json.loads(edgecnn(*call, *options, "--json").out)
+    assert found["excluded"] == ["b/Conv"]
+    a, b, logits = 64 * 4 * 4 * 9, 64 * 4 * 4 * 9, 4 * 3
+    assert found["int8_share_pct"] == pytest.approx(100 * (a + logits) / (a + b + logits), abs=0.01)
+    sidecar = json.loads((net / "q.onnx.json").read_text())
+    assert sidecar["fields"]["quantize.exclude"] == ["b/*", "gemv"]
+    assert sidecar["facts"]["excluded"] == ["b/Conv"]
+    said = edgecnn(*call, *options).err
+    assert "not INT8: b/Conv, as asked" in said
+    assert "little gain from INT8 on a GPU: a/Conv and 1 more; --exclude few-channels keeps them out" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--precision int8 --exclude c/Conv", "exclude 'c/Conv' matches no node that reads INT8"),
+        ("--precision int8 --exclude *", "no Conv, Gemm or MatMul is left to be INT8"),
+        ("--precision fp16 --exclude a/Conv", "exclude says nothing about an FP16 graph"),
+    ],
+)
+def test_an_exclusion_that_cannot_be_meant_is_refused(
+    options: str, said: str, net: Path, edgecnn: Callable[..., Any]
+) -> None:
+    call = ("quantize", net / "m.onnx", *options.split(), "--data", net / "images.npz", "-o", net / "q.onnx")
+    refused = edgecnn(*call).refused()
+    assert said in refused
+    assert "hint:" in refused
+    assert not (net / "q.onnx").exists()
+
+
+def test_a_rule_on_tensorrt_is_said_to_be_idle_elsewhere(net: Path, edgecnn: Callable[..., Any]) -> None:
+    call = ("quantize", net / "m.onnx", "--precision", "int8", "--scheme", "ort-cpu", "--method", "minmax")
+    done = edgecnn(*call, "--data", net / "images.npz", "--exclude", "few-channels", "-o", net / "q.onnx", "--json")
+    found = json.loads(done.out)
+    assert found["excluded"] == []
+    assert "'few-channels' speaks of TensorRT's kernels" in found["warnings"][0]

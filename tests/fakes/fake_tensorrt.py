@@ -259,6 +259,7 @@ class Layer(Strict):
     name = property(lambda self: self._name)
     metadata = property(lambda self: f"[ONNX Layer: {self._name}]")
     type = property(lambda self: self._kind)
+    num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
 
     def get_input(self, index: int) -> Tensor:
@@ -442,6 +443,9 @@ class Builder(Strict):
             return "Error Code 2: OutOfMemory (Requested size was 9000000000 bytes.)"
         if "build" in inject:
             return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
+        if without := next((i for i in inject if i.startswith("no kernel:")), ""):
+            named = without.removeprefix("no kernel:")
+            return f"Error Code 10: Internal Error (Could not find any implementation for node {named}.)"
         if typed and config._flags & {"FP16", "INT8", "BF16", "FP8"}:
             return "Error Code 3: API Usage Error (precision flags on a strongly typed network)"
         if typed and (problem := _quantization_problem(network._model)):

@@ -32,7 +32,7 @@ def only(verdict: Verdict) -> Any:
 
 def test_every_tolerance_of_a_recipe_has_a_rule() -> None:
     assert set(RULES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
-    assert len(RULES) == 15
+    assert len(RULES) == 16
     assert all(name == rule.tolerance for name, rule in RULES.items())
 
 
@@ -479,3 +479,20 @@ def test_a_baseline_of_another_device_or_of_other_batches_is_refused() -> None:
         now = replace(before, latency=other)
         with pytest.raises(MeasurementError, match=f"the baseline has {said}"):
             judge(Tolerances(), [now], baseline=baseline, device=HERE)
+
+
+def test_int8_is_judged_against_fp16_by_the_interval() -> None:
+    def timed(ci: tuple[float, float]) -> Measurement:
+        found = replace(ratio(), fp16_reference="fp16", int8_vs_fp16_ratio=1.1, int8_vs_fp16_ratio_ci=ci)
+        return measurement("int8", engine=engine("int8", **TENSORRT), ratio=found)
+
+    fp16 = measurement("fp16", engine=engine("fp16", **TENSORRT), ratio=ratio())
+    for ci, outcome in (((1.05, 1.15), "FAIL"), ((0.9, 1.2), "INCONCLUSIVE"), ((0.8, 1.0), "PASS")):
+        found = only(judge(Tolerances(int8_vs_fp16_ratio_max=1), [fp16, timed(ci)]))
+        assert (found.name, found.verdict) == ("int8", outcome)
+        assert "median 1.100 x fp16" in found.evidence
+    untimed = [fp16, measurement("int8", engine=engine("int8", **TENSORRT), ratio=ratio())]
+    for rows in (untimed, [measurement("fp16"), measurement("int8", ratio=ratio())]):
+        found = only(judge(Tolerances(int8_vs_fp16_ratio_max=1), rows))
+        assert found.verdict == "INCONCLUSIVE"
+        assert "no FP16 engine was timed in turn" in found.evidence

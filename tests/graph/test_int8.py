@@ -309,5 +309,11 @@ def test_the_sidecar_says_what_was_obtained(case: tuple, tmp_path: Path) -> None
     assert sidecar.facts["integer_kernels"] == sidecar.facts["weighted_nodes"] == 3
     assert sidecar.facts["int8_share_pct"] == 100.0
     assert sidecar.parents == {"net.onnx": sha256_of(source), "net.calib.json": sha256_of(known)}
-    assert sidecar.fields == {"data.calibration": "some", "quantize.method": "mse", "quantize.around": "fp16"}
+    made_with = {
+        "quantize.method": "mse",
+        "quantize.around": "fp16",
+        "quantize.exclude": None,
+        "quantize.global_pool": None,
+    }
+    assert sidecar.fields == {"data.calibration": "some", **made_with}
     assert sidecar.labels == ["a", "b", "c"]

@@ -16,11 +16,12 @@ from edgecnn.machine.clocks import clock_warnings, read_clocks
 from edgecnn.machine.gpu import open_nvml
 from edgecnn.machine.load import CpuTime
 from edgecnn.measure import comparison, latency
-from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import measure_latency
 from edgecnn.records import to_plain
 from edgecnn.results.latency import Clocks
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
+from tests.fakes.measurements import TENSORRT, engine
 
 BATCH = np.zeros((4, 3, 2, 2), np.float32)
 
@@ -359,3 +360,33 @@ def test_clocks_of_a_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, found_it in (("1", False), ("GPU-8f", True), ("GPU-9a,0", False), ("", False)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
         assert (open_nvml(FakeNvml()) is not None) == found_it
+
+
+@pytest.mark.parametrize("order", [("fp32", "fp16", "int8"), ("fp16", "int8"), ("int8", "fp16")])
+@pytest.mark.parametrize(("int8_ms", "slower"), [(60, True), (50, False), (40, False)])
+def test_int8_is_held_against_fp16_and_a_slower_one_is_a_warning(
+    order: tuple[str, ...], int8_ms: int, slower: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    ms = {"fp32": 80, "fp16": 50, "int8": int8_ms}
+    sessions = {name: Scripted(lambda k, m=ms[name]: float(m * rng.lognormal(0, 0.05)), 0, 0) for name in order}
+    engines = {name: engine(name, **TENSORRT) for name in order}
+    found = compare_latency(
+        sessions, BATCH, warmup_ms=0, duration_s=2, clocks=Clocks, fp16_of=find_fp16_engines(engines)
+    )
+    [told] = [row for row in found.values() if row.int8_vs_fp16_ratio is not None]
+    assert told.fp16_reference == "fp16"
+    assert told.int8_vs_fp16_ratio_ci is not None
+    low, high = told.int8_vs_fp16_ratio_ci
+    assert low < int8_ms / 50 < high
+    assert [w for w in told.latency_ratio_warnings if "INT8 is slower than FP16" in w] == [told.why_not_int8] * slower
+    if order[0] == "fp16":
+        assert told.int8_vs_fp16_ratio_ci == told.latency_ratio_ci
+
+
+def test_a_simulation_is_not_what_int8_is_held_against() -> None:
+    on_cpu = {"fp16": engine("fp16"), "int8": engine("int8")}
+    assert find_fp16_engines(on_cpu) == {}
+    on_gpu = {"pytorch": None, "fp16": engine("fp16", **TENSORRT), "int8": engine("int8", **TENSORRT)}
+    assert find_fp16_engines(on_gpu) == {"int8": "fp16"}
+    assert find_fp16_engines({**on_gpu, "fp16": engine("fp32", **TENSORRT)}) == {}, "a name says nothing"

@@ -133,6 +133,8 @@ def test_settings_from_the_command_line(tmp_path: Path) -> None:
         (f"{'a.' * 5000}b = 1\n", "cannot be read" if sys.version_info >= (3, 11) else "nested too deep"),  # tomli's
         ('targets = ["cpu", 3]\n', "targets.1 = 3: must be a string"),
         ("[quantize]\nmethod = 'entropie'\n", "did you mean 'entropy'"),
+        ("[quantize]\nexclude = []\n", "quantize.exclude = []: must be a list with at least one entry"),
+        ("[quantize]\nexclude = ['gemv', 3]\n", "quantize.exclude.1 = 3: must be a string"),
         ("[train]\nlearning_rate = -inf\n", "must be a finite number"),
         ("[train]\nmomentum = 1.5\n", "train.momentum = 1.5: must be at most 1"),
     ],

@@ -43,6 +43,7 @@ calibration = "{manifest}"
 [quantize]
 method = "{method}"
 around = "{around}"
+{exclude}
 """
 GRAPHS = {
     "model.fp16.onnx": ["--precision", "fp16"],
@@ -52,17 +53,17 @@ GRAPHS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "around"),
+    ("name", "method", "around", "exclude"),
     [
-        ("model.fp16.onnx", "minmax", "fp16"),
-        ("model.int8-ort-cpu.onnx", "minmax", "fp32"),
-        ("model.int8-ort-cpu.onnx", "mse", "fp32"),
-        ("model.int8-tensorrt.onnx", "minmax", "fp16"),
-        ("model.int8-tensorrt.onnx", "mse", "fp32"),
+        ("model.fp16.onnx", "minmax", "fp16", ["gemv"]),
+        ("model.int8-ort-cpu.onnx", "minmax", "fp32", []),
+        ("model.int8-ort-cpu.onnx", "mse", "fp32", ["logits/*", "few-channels"]),
+        ("model.int8-tensorrt.onnx", "minmax", "fp16", ["gemv"]),
+        ("model.int8-tensorrt.onnx", "mse", "fp32", []),
     ],
 )
 def test_quantize_alone_and_in_a_run_say_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str, around: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str, around: str, exclude: list[str]
 ) -> None:
     calls: list[dict[str, Any]] = []
     real = step.quantize
@@ -78,7 +79,9 @@ def test_quantize_alone_and_in_a_run_say_the_same(
     manifest = tmp_path / "set.txt"
     write_manifest(manifest, make_manifest(images, "digits", "train", 32))
     path = tmp_path / "alike.toml"
-    path.write_text(RECIPE.format(manifest=manifest, method=method, around=around))
+    path.write_text(
+        RECIPE.format(manifest=manifest, method=method, around=around, exclude=f"exclude = {exclude}" * bool(exclude))
+    )
     recipe = load_recipe(str(path))
     run = tmp_path / "run"
     run.mkdir()
@@ -106,6 +109,7 @@ def test_quantize_alone_and_in_a_run_say_the_same(
     assert stale_tasks([task]) == []
 
     options = [] if "fp16" in name else ["--method", method, "--around", around, "--data", f"{manifest}:digits"]
+    options += [word for pattern in exclude for word in ("--exclude", pattern) if options]
     ask = ["quantize", str(fp32), *GRAPHS[name], *options, "--ranges", str(ranges), "-o", str(task.output)]
     assert main(ask) == 0
     alone = read_sidecar(task.output)
@@ -115,6 +119,7 @@ def test_quantize_alone_and_in_a_run_say_the_same(
         inside.scheme,
         inside.precision_obtained,
     )
+    assert alone.facts.get("excluded", []) == (["logits/Gemm"] if exclude and options else [])
     assert alone.parents == inside.parents
     assert sha256_of(task.output) == digest
     assert stale_tasks([task]) == [], "what was made alone is not made again"

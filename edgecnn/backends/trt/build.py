@@ -27,6 +27,7 @@ from edgecnn.backends.trt.library import (
     warnings_in,
 )
 from edgecnn.backends.trt.network import macs_by_node, requested_precision
+from edgecnn.backends.trt.no_kernel import no_kernel_error
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
@@ -73,7 +74,7 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
         kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
         for note in [*notes, *([kept.said] if kept else [])]:
             say(note)
-        plan = _built(trt, flavor, builder, network, config, graph, messages)
+        plan = _built(trt, flavor, builder, network, config, graph, source, messages)
         obtained, facts = "", dict[str, object](shares_by="compiled_at_load")
         if flavor.needs_gpu:
             layers = _read_back(trt, plan, options, graph, weighing, messages)
@@ -282,7 +283,14 @@ def _add_profile(
 
 
 def _built(
-    trt: Any, flavor: Flavor, builder: Any, network: Any, config: Any, graph: Path, messages: Sequence[Message]
+    trt: Any,
+    flavor: Flavor,
+    builder: Any,
+    network: Any,
+    config: Any,
+    graph: Path,
+    source: Sidecar,
+    messages: Sequence[Message],
 ) -> Any:
     progress, interruption = BuildProgress(), Interruption()
     monitor = progress_monitor(trt, progress, interruption)
@@ -292,7 +300,10 @@ def _built(
     if interruption.asked:
         raise KeyboardInterrupt
     if plan is None:
-        raise failure(f"{graph}: {flavor.product} cannot build it", messages, "the message above is TensorRT's own")
+        what = f"{graph}: {flavor.product} cannot build it"
+        if error := no_kernel_error(what, trt, network, graph, source, messages):
+            raise error
+        raise failure(what, messages, "the message above is TensorRT's own")
     return plan
 
 

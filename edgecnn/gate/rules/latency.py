@@ -19,18 +19,45 @@ def _owes_ratio(measurement: Measurement, measurements: Sequence[Measurement]) -
     return measurement.name not in {m.ratio.latency_reference for m in measurements if m.ratio}
 
 
+def _concerns_int8(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
+    return measurement.engine.precision_requested == "int8" and not measurement.engine.simulated
+
+
+def _has_fp16_ratio(measurement: Measurement) -> bool:
+    return measurement.ratio is not None and measurement.ratio.int8_vs_fp16_ratio_ci is not None
+
+
+def _judge_fp16_ratio(measurement: Measurement, rule: Rule, limit: float) -> Check:
+    found = measurement.ratio
+    assert found is not None
+    assert found.int8_vs_fp16_ratio is not None
+    assert found.int8_vs_fp16_ratio_ci is not None
+    return _judge_interval(
+        measurement, rule, limit, found.int8_vs_fp16_ratio, found.int8_vs_fp16_ratio_ci, str(found.fp16_reference)
+    )
+
+
 def _judge_ratio(measurement: Measurement, rule: Rule, limit: float) -> Check:
     found = measurement.ratio
     assert found is not None
-    low, high = found.latency_ratio_ci
-    outcome = outcome_below((low, high), limit)
+    return _judge_interval(
+        measurement, rule, limit, found.latency_ratio, found.latency_ratio_ci, found.latency_reference
+    )
+
+
+def _judge_interval(
+    measurement: Measurement, rule: Rule, limit: float, value: float, interval: tuple[float, float], reference: str
+) -> Check:
+    assert measurement.ratio is not None
+    low, high = interval
+    outcome = outcome_below(interval, limit)
     evidence = (
-        f"median {found.latency_ratio:.3f} x {found.latency_reference}, 95 % interval [{low:.3f}, {high:.3f}], "
-        f"{found.latency_ratio_rounds} interleaved rounds"
+        f"median {value:.3f} x {reference}, 95 % interval [{low:.3f}, {high:.3f}], "
+        f"{measurement.ratio.latency_ratio_rounds} interleaved rounds"
     )
     if outcome == "INCONCLUSIVE":
         evidence += "; a longer --duration narrows it"
-    return rule.check(measurement, limit, outcome, evidence, found.latency_ratio, (low, high))
+    return rule.check(measurement, limit, outcome, evidence, value, interval)
 
 
 def _judge_p99(measurement: Measurement, rule: Rule, limit: float) -> Check:
@@ -55,6 +82,16 @@ RULES = (
         _judge_ratio,
         _concerns,
         _owes_ratio,
+        needs_kernels=True,
+    ),
+    Rule(
+        "int8_vs_fp16_ratio_max",
+        "latency / FP16",
+        "",
+        _has_fp16_ratio,
+        _judge_fp16_ratio,
+        _concerns_int8,
+        absent="no FP16 engine was timed in turn with it (on a CPU FP16 is simulated, and its time says nothing)",
         needs_kernels=True,
     ),
     Rule("latency_ms_p99_max", "p99", "ms", lambda m: m.latency is not None, _judge_p99, _concerns, needs_kernels=True),

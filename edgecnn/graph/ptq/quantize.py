@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.fp16 import to_fp16
-from edgecnn.graph.onnx_graph import count_multiply_adds
+from edgecnn.graph.onnx_graph import count_multiply_adds, flat_graph
 from edgecnn.graph.ptq.candidates import (
     FEWEST_IMAGES,
     Candidate,
@@ -25,6 +25,7 @@ from edgecnn.graph.ptq.candidates import (
     round_candidate,
 )
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult
+from edgecnn.graph.qdq.exclude import find_by_rules, find_float_convolutions, with_own_weights
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.qdq.verify import assert_placed, count_integer_kernels, measure_int8_share_pct
 from edgecnn.graph.simplify import simplify_graph
@@ -53,15 +54,19 @@ def quantize_int8(
     *,
     method: str = "auto",
     around: Around = "fp16",
+    excluded: Collection[str] = (),
+    pools: bool = False,
     data: Dataset | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizedGraph:
-    """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`ort-cpu` is always FP32).
+    """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`ort-cpu` is always FP32);
+    the nodes `excluded` are not, TensorRT's global average pools are with `pools`.
 
     Raises `GraphError` naming the node or tensor that cannot be quantized.
     """
     ready = give_own_constants(simplify_graph(model)) if method == "auto" else simplify_graph(model)
-    placement = place(ready, scheme)
+    ready = with_own_weights(ready, excluded)
+    placement = place(ready, scheme, excluded, pools=pools)
     count_multiply_adds(ready)  # the share of INT8 is counted at the end: shapes not known are refused at once
     around = "fp32" if scheme == "ort-cpu" else around
     half = around == "fp16"
@@ -79,8 +84,9 @@ def quantize_int8(
         left_out += fallen
     made = insert_candidate(chosen, placement)
     assert_placed(made, placement)
-    share = round(measure_int8_share_pct(made), 2)
-    kernels, weighted = _count_kernels(made) if scheme == "ort-cpu" else (None, len(placement.weights))
+    lost = find_float_convolutions(ready, placement) if scheme == "ort-cpu" else ()
+    share = round(measure_int8_share_pct(made, lost), 2)
+    kernels, weighted = _count_kernels(made) if scheme == "ort-cpu" else (None, _count_weighted(made))
     kept: tuple[str, ...] = ()
     if half:
         made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
@@ -92,6 +98,8 @@ def quantize_int8(
         integer_kernels=kernels,
         weighted_nodes=weighted,
         kept_float32=kept,
+        excluded=tuple(n.name for n in ready.graph.node if n.name in placement.excluded),
+        little_gain=_find_little_gain(ready, placement) if scheme == "tensorrt" else (),
         left_out=tuple(left_out),
         candidates=tuple(compared),
         tensors=tuple(_describe(quantized, chosen) for quantized in placement.activations),
@@ -140,6 +148,16 @@ def _find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> 
         f"the range of {tensor!r} ({value:g} everywhere on the calibration images: a dead layer, or images all alike)"
         for tensor, value in found
     ]
+
+
+def _count_weighted(model: onnx.ModelProto) -> int:
+    return sum(1 for _ in flat_graph(model).weighted())
+
+
+def _find_little_gain(model: onnx.ModelProto, placement: Placement) -> tuple[str, ...]:
+    """Each rule by which some of the nodes that become INT8 would not gain from it, with these nodes."""
+    by_rule = {rule: [n for n in nodes if n not in placement.excluded] for rule, nodes in find_by_rules(model).items()}
+    return tuple(f"{rule}: {', '.join(nodes)}" for rule, nodes in by_rule.items() if nodes)
 
 
 def _count_kernels(made: onnx.ModelProto) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 ONNX Runtime makes an integer kernel of a node whose inputs and outputs all carry a pair of one type (uint8), and only
 when nothing reads the tensor beside its pair: weighted nodes have pairs on their outputs too (behind a Relu or Clip,
 which the pair makes redundant), and residual Adds, Concats, gates (SE, SiLU) and data movements join in when their
-result is quantized anyway.
+result is quantized anyway. An excluded node reads no pair, at the price of the integer kernel
+of the Conv before it: ONNX Runtime quantizes by itself the weights of a Conv between two pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import onnx
 
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, activated_output
+from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, Use, activated_output
 
 MOVES_ON_CPU = MOVES - {"Pad", "Identity"}  # those that ONNX Runtime runs on 8-bit tensors
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
@@ -21,16 +22,17 @@ POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
 class OrtCpuPlacer:
     """Settles pairs from the last node to the first, as `Placer` says."""
 
-    def __init__(self, graph: OnnxGraph) -> None:
-        self.graph, self.pairs = graph, PlacedPairs()
+    def __init__(self, graph: OnnxGraph, excluded: frozenset[str] = frozenset()) -> None:
+        self.graph, self.pairs, self._excluded = graph, PlacedPairs(), excluded
         self._positive = _never_negative(graph)
         for node in graph.weighted():
-            self._pair_result(node)
+            if node.name not in excluded:
+                self._pair_result(node)
 
     def resolve(self, tensor: str) -> None:
         """All or none: ONNX Runtime fuses only when every reader of a tensor reads its pair."""
         if tensor in self.pairs:
-            for reader in self.graph.readers[tensor]:
+            for reader in self._possible_readers(tensor):
                 self.pairs.add(tensor, reader)
 
     def decide(self, node: onnx.NodeProto) -> None:
@@ -48,14 +50,20 @@ class OrtCpuPlacer:
 
     def _joins(self, node: onnx.NodeProto) -> bool:
         """Averages do not: they read the pair of their input where it has one, and none is made for them."""
+        if node.name in self._excluded:
+            return False
         if node.op_type in MOVES_ON_CPU:
             return True
         return node.op_type in ("Add", "Mul", "Concat") and len(self.graph.varying(node)) == len(node.input)
 
+    def _possible_readers(self, tensor: str) -> list[Use]:
+        readers = self.graph.readers.get(tensor, [])
+        return [use for use in readers if use[0].name not in self._excluded]
+
     def _pair_result(self, node: onnx.NodeProto) -> None:
         """A pair on what a weighted node makes; a Gemm or MatMul can also hand out float."""
         result = activated_output(self.graph, node)
-        readers = self.graph.readers.get(result, [])
+        readers = self._possible_readers(result)
         if result in self.graph.outputs or not readers:
             return
         if node.op_type == "Conv":

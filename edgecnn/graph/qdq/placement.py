@@ -1,13 +1,13 @@
 """Where Q/DQ pairs stand in a graph, for each scheme: the walk that both share, and the pairs that it decides on.
 
-Both schemes put a pair on every input of every Conv, Gemm and MatMul; what they do around these is in `tensorrt.py` and
-`ort_cpu.py`. Tensors whose values are only moved or concatenated form a scale group (for `ort-cpu`, as far as all of
-them or none can be negative).
+Both schemes put a pair on every input of every Conv, Gemm and MatMul that is not excluded; what they do around these is
+in `tensorrt.py` and `ort_cpu.py`. Tensors whose values are only moved or concatenated form a scale group (for
+`ort-cpu`, as far as all of them or none can be negative).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 
@@ -20,16 +20,19 @@ from edgecnn.quantization import Placement, QuantizedWeight
 from edgecnn.results.engine import Scheme
 
 
-def place(model: onnx.ModelProto, scheme: Scheme) -> Placement:
-    """Where `model` is to be quantized under `scheme`; the model is not changed.
+def place(model: onnx.ModelProto, scheme: Scheme, excluded: Collection[str] = (), *, pools: bool = False) -> Placement:
+    """Where `model` is to be quantized under `scheme`, but for the nodes `excluded`; the model is not changed. With
+    `pools` TensorRT's global average pools read INT8 too where INT8 reads what they make.
 
     Activations come in the order of the graph. Raises `GraphError` naming the node when the graph is quantized
     already, a node has no name of its own, or a weight is not an initializer.
     """
     graph = flat_graph(model)
     _check(graph)
-    placer: Placer = TensorRtPlacer(graph) if scheme == "tensorrt" else OrtCpuPlacer(graph)
-    for node in graph.weighted():
+    out = frozenset(excluded)
+    placer: Placer = TensorRtPlacer(graph, out, pools) if scheme == "tensorrt" else OrtCpuPlacer(graph, out)
+    weighted = [node for node in graph.weighted() if node.name not in out]
+    for node in weighted:
         placer.pairs.add(node.input[0], (node, 0))
     for node in reversed(graph.nodes):
         for tensor in graph.outputs_of(node):
@@ -38,7 +41,7 @@ def place(model: onnx.ModelProto, scheme: Scheme) -> Placement:
     for tensor in graph.inputs:
         placer.resolve(tensor)
     placer.pairs.join_moved(graph)
-    return Placement(scheme, placer.pairs.tensors(graph), tuple(_weights(graph)))
+    return Placement(scheme, placer.pairs.tensors(graph), tuple(_weights(graph, weighted)), out)
 
 
 def _check(graph: OnnxGraph) -> None:
@@ -57,8 +60,8 @@ def _check(graph: OnnxGraph) -> None:
         seen.add(node.name)
 
 
-def _weights(graph: OnnxGraph) -> Iterator[QuantizedWeight]:
-    for node in graph.weighted():
+def _weights(graph: OnnxGraph, weighted: Iterable[onnx.NodeProto]) -> Iterator[QuantizedWeight]:
+    for node in weighted:
         name = node.input[1]
         if name not in graph.initializers:
             raise GraphError(

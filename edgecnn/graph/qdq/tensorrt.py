@@ -19,10 +19,11 @@ AFFINE = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div", "Identity"
 class TensorRtPlacer:
     """Settles pairs from the last node to the first, as `Placer` says."""
 
-    def __init__(self, graph: OnnxGraph) -> None:
-        self.graph, self.pairs = graph, PlacedPairs()
+    def __init__(self, graph: OnnxGraph, excluded: frozenset[str] = frozenset(), pools: bool = False) -> None:
+        self.graph, self.pairs, self._excluded = graph, PlacedPairs(), excluded
+        self._pools = pools
         self._depth = _weighted_depth(graph)
-        self._read_by_weighted = {node.input[0] for node in graph.weighted()}
+        self._read_by_weighted = {node.input[0] for node in graph.weighted() if node.name not in excluded}
 
     def resolve(self, tensor: str) -> None:
         readers = self.graph.readers.get(tensor, [])
@@ -38,7 +39,11 @@ class TensorRtPlacer:
                 self.pairs.add(tensor, (node, index))
 
     def decide(self, node: onnx.NodeProto) -> None:
-        if node.op_type != "Concat" or not self._flows(node.output[0]):
+        if self._pools and node.op_type == "GlobalAveragePool" and self._all_flow(node):
+            if len(self.graph.readers[node.input[0]]) == 1:  # else the others' float result would be quantized for it
+                self.pairs.add(node.input[0], (node, 0))
+            return
+        if node.op_type != "Concat" or node.name in self._excluded or not self._flows(node.output[0]):
             return
         if len(self.graph.varying(node)) < len(node.input):
             return
@@ -58,7 +63,7 @@ class TensorRtPlacer:
         )
 
     def _all_flow(self, node: onnx.NodeProto) -> bool:
-        return all(self._flows(out) for out in self.graph.outputs_of(node))
+        return node.name not in self._excluded and all(self._flows(out) for out in self.graph.outputs_of(node))
 
     def _convolved_sum(self, node: onnx.NodeProto) -> bool:
         return any(self._convolved(tensor) for tensor in node.input)
@@ -75,7 +80,7 @@ class TensorRtPlacer:
 
     def _identity_of(self, node: onnx.NodeProto) -> int | None:
         """Which input of a residual Add is the identity (or the projection) branch; None when it has none."""
-        if len(self.graph.varying(node)) != 2 or node.input[0] == node.input[1]:
+        if node.name in self._excluded or len(self.graph.varying(node)) != 2 or node.input[0] == node.input[1]:
             return None
         first, second = (self._convolved(tensor) for tensor in node.input)
         if first and second:

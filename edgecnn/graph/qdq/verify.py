@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -19,7 +20,7 @@ INTEGER_KERNELS = frozenset(
 
 
 def assert_placed(model: onnx.ModelProto, placement: Placement) -> None:
-    """Check that `model` holds exactly what `placement` asked for, and nothing weighted is left out.
+    """Check that `model` holds exactly what `placement` asked for, and nothing weighted is left out unasked.
 
     Raises `GraphError` naming the node and input where a pair is missing, unasked, reads another tensor, or has
     another scale than its group.
@@ -54,7 +55,7 @@ def assert_placed(model: onnx.ModelProto, placement: Placement) -> None:
             if find_dequantized(graph, tensor) and (node.name, index) not in asked and not bias:
                 raise GraphError(f"node {node.name!r}: input {index} is quantized unasked", "quantize the graph again")
     for node in graph.weighted():
-        if not _is_int8(graph, node):
+        if not _is_int8(graph, node) and node.name not in placement.excluded:
             raise GraphError(f"node {node.name!r}: this {node.op_type} was left out", "quantize the graph again")
 
 
@@ -70,14 +71,16 @@ def find_dequantized(graph: OnnxGraph, tensor: str) -> str | None:
     return str(cast.input[0] if cast is not None and cast.op_type == "Cast" else source.input[0])
 
 
-def measure_int8_share_pct(model: onnx.ModelProto) -> float:
-    """Share of the multiply-adds that stand in a Conv, Gemm or MatMul whose inputs both come from DequantizeLinear."""
+def measure_int8_share_pct(model: onnx.ModelProto, without: Collection[str] = ()) -> float:
+    """Share of the multiply-adds that stand in a Conv, Gemm or MatMul whose inputs both come from DequantizeLinear, but
+    for the nodes in `without`."""
     graph = flat_graph(model)
     counts = count_multiply_adds(model)
     total = sum(counts.values())
     if total == 0:
         raise GraphError("the graph has no Conv, Gemm or MatMul", "is this the right file?")
-    return 100 * sum(counts[node.output[0]] for node in graph.weighted() if _is_int8(graph, node)) / total
+    made = [node for node in graph.weighted() if node.name not in without and _is_int8(graph, node)]
+    return 100 * sum(counts[node.output[0]] for node in made) / total
 
 
 def count_integer_kernels(path: Path) -> tuple[int, int]:
