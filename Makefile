@@ -29,7 +29,7 @@ test-gpu: $(STAMP)
 
 # NVIDIA's own parser and builder, which need no GPU; pip fetches them once per machine.
 test-nvidia: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "nvidia and not slow"
+	$(BIN)/python -m pytest -n 2 -m "nvidia and not slow and not gpu"
 
 # The core on the oldest Python that it supports, without torch, ONNX or ONNX Runtime.
 test-core-310:
