@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import sidecar_path, verified_sidecar
@@ -88,7 +89,11 @@ def opened_path(path: Path) -> Opened:
 
 def _files(dataset: Dataset) -> Iterator[tuple[str, Opened]]:
     for index, name in enumerate(dataset.ids):
-        yield f"{IMAGE_FILES}/test/{name}", lambda index=index: io.BytesIO(dataset.content(index))  # type: ignore[misc]
+        yield f"{IMAGE_FILES}/test/{name}", partial(_content, dataset, index)
+
+
+def _content(dataset: Dataset, index: int) -> io.BytesIO:
+    return io.BytesIO(dataset.content(index))
 
 
 def _require_images_of(dataset: Dataset, reference: Predictions) -> None:

@@ -22,7 +22,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from tests.acceptance.channel_pictures import Result, call, class_model, level
+from tests.acceptance.channel_pictures import Result, class_model, level
 
 pytestmark = pytest.mark.torch
 
@@ -87,11 +87,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pack = ["bundle", "run", "--for", target, "--images", images, "-o", f"{target}-{images}.tar"]
                 assert main(pack) == 0
     return root
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    return lambda *arguments: call(capfd, *arguments)
 
 
 @pytest.fixture

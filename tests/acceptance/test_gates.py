@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.acceptance.channel_pictures import BLUE, GREEN, RED, SIDE, Result, call, class_model, import_model, level
+from tests.acceptance.channel_pictures import BLUE, GREEN, RED, SIDE, Result, class_model, import_model, level
 
 pytestmark = pytest.mark.torch
 
@@ -38,12 +38,6 @@ duration_s = 0.3
 """
 PASS, FAIL, INCONCLUSIVE = 0, 1, 3
 CLASSES = 4
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    """`edgecnn("models", "--json")` -> Result."""
-    return lambda *arguments: call(capfd, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.acceptance.channel_pictures import RED, Result, call, class_model
+from tests.acceptance.channel_pictures import RED, Result, class_model
 
 pytestmark = pytest.mark.torch
 
@@ -133,12 +133,6 @@ warmup_ms = 1
 [tolerances]
 top1_drop_pp_max = 20
 """
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    """`edgecnn("models", "--json")` -> Result."""
-    return lambda *arguments: call(capfd, *arguments)
 
 
 def put_pictures(root: Path, side: tuple[int, int] = (40, 24)) -> None:

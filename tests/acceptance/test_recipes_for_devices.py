@@ -17,7 +17,7 @@ from onnx import helper
 from PIL import Image
 
 from edgecnn.records import parse_toml
-from tests.acceptance.channel_pictures import SIDE, Result, call, level, make_model, pooled, sidecar
+from tests.acceptance.channel_pictures import SIDE, Result, level, make_model, pooled, sidecar
 
 pytestmark = pytest.mark.torch
 
@@ -26,12 +26,6 @@ PUBLISHED = {"n01440764": 0, "n01443537": 1, "n02099601": 207, "n02123045": 281,
 WNIDS = tuple(PUBLISHED)  # tench, goldfish, golden retriever, tabby, banana, toilet tissue
 SHOWN = (3, 0, 5, 1, 4, 2, 2, 4, 0, 3, 5, 1)  # which of them each picture is of
 DEVICE_RECIPES = ("mobilenet_v2-orin", "resnet50-orin", "resnet50-rtx", "efficientnet_b0-rtx", "resnet20-cifar10-orin")
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    """`edgecnn("models", "--json")` -> Result."""
-    return lambda *arguments: call(capfd, *arguments)
 
 
 def all_wnids() -> list[str]:

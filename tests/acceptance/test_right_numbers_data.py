@@ -21,7 +21,6 @@ from tests.acceptance.channel_pictures import (
     RED,
     SIDE,
     Result,
-    call,
     class_model,
     import_model,
     level,
@@ -34,12 +33,6 @@ pytestmark = pytest.mark.torch
 
 Command = Callable[..., Result]
 NAMES = ("anchor", "buoy", "canal", "delta")
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    """`edgecnn("models", "--json")` -> Result."""
-    return lambda *arguments: call(capfd, *arguments)
 
 
 @pytest.fixture

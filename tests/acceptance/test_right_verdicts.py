@@ -22,7 +22,6 @@ from tests.acceptance.channel_pictures import (
     PREPROCESSING,
     RED,
     Result,
-    call,
     class_model,
     import_model,
     level,
@@ -48,12 +47,6 @@ source = "images"
 [tolerances]
 """
 PASS, FAIL, INCONCLUSIVE = 0, 1, 3
-
-
-@pytest.fixture
-def edgecnn(capfd: pytest.CaptureFixture[str]) -> Command:
-    """`edgecnn("models", "--json")` -> Result."""
-    return lambda *arguments: call(capfd, *arguments)
 
 
 def put_pictures(root: Path, rows: Sequence[Row], classes: int) -> Path:

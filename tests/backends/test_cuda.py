@@ -269,8 +269,9 @@ def test_an_extra_brings_to_its_jetpack_bindings_that_the_driver_takes(
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-"]
     command += ["--only-binary=:all:", "--target", "nowhere", *where, *wanted]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        pytest.skip(f"pip cannot resolve {wanted}: {done.stderr.strip()[-200:]}")
+    if done.returncode and "connection" in done.stderr.lower():
+        pytest.skip(f"pip reaches no package index: {done.stderr.strip()[-200:]}")
+    assert done.returncode == 0, done.stderr
     found = {row["metadata"]["name"]: row["metadata"]["version"] for row in json.loads(done.stdout)["install"]}
     assert found[package].startswith(f"{major}.")
 

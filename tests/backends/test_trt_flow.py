@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from edgecnn import cli
 from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._half import rounded_to_fp16
@@ -468,3 +469,14 @@ def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> No
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_check_where_no_builder_can_be_made(
+    one_trt: Any, graph: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT is installed, and there is no GPU: our rules answer, and why TensorRT did not."""
+    with injected(one_trt, "builder"):
+        assert cli.main(["check", str(graph("fp32"))]) == 0
+    said = capsys.readouterr()
+    assert "not asked: TensorRT: TensorRT's builder cannot be made: CUDA initialization failure" in said.out
+    assert "Traceback" not in said.err

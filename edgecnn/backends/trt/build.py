@@ -64,8 +64,8 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     trt = load_tensorrt(flavor)
     cuda, device = _device(flavor, trt, graph, options)
     with recording(trt) as messages:
-        builder = _builder(trt, cuda, messages)
-        network = _network(trt, builder)
+        builder = make_builder(trt, cuda, messages)
+        network = make_network(trt, builder)
         parser = _parsed(trt, flavor, network, graph, source.contract, messages)
         requested = requested_precision(trt, network, graph, source)
         weighing = macs_by_node(trt, network)
@@ -147,7 +147,8 @@ class _TimingCache:
         return {"file": self._path.name, "sha256": merge_timing_cache(self._config, self._path)}
 
 
-def _builder(trt: Any, cuda: Cuda | None, messages: Sequence[Message]) -> Any:
+def make_builder(trt: Any, cuda: Cuda | None, messages: Sequence[Message]) -> Any:
+    """A builder; raises `BackendError` with what TensorRT said where none can be made."""
     try:
         return trt.Builder(logger_for(trt))
     except TypeError as exc:  # "pybind11::init(): factory function returned nullptr"
@@ -156,7 +157,7 @@ def _builder(trt: Any, cuda: Cuda | None, messages: Sequence[Message]) -> Any:
         raise failure("TensorRT's builder cannot be made", messages, hint) from exc
 
 
-def _network(trt: Any, builder: Any) -> Any:
+def make_network(trt: Any, builder: Any) -> Any:
     """An empty strongly typed network. In 10.x the flag is a bit number (the enum itself would mean another bit); 11
     knows no other typing, and may drop the flag."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecnn.backends.trt.build import make_builder, make_network
 from edgecnn.backends.trt.flavor import Flavor
 from edgecnn.backends.trt.library import Message, errors_in, load_tensorrt, logger_for, recording, warnings_in
 from edgecnn.results.finding import Finding
@@ -14,12 +15,13 @@ HINT = "these are NVIDIA's words; `edgecnn inspect` shows what is in the graph"
 
 
 def findings_of(flavor: Flavor, graph: Path) -> tuple[str, list[Finding]]:
-    """Who was asked ("TensorRT-RTX 1.7.1's parser and builder"), and what it says; raises as `load_tensorrt` does."""
+    """Who was asked ("TensorRT-RTX 1.7.1's parser and builder"), and what it says; raises as `load_tensorrt` does,
+    and `BackendError` where no builder can be made, as without a GPU."""
     trt = load_tensorrt(flavor)
     by = f"{flavor.product} {trt.__version__}"
     with recording(trt) as messages:
-        builder = trt.Builder(logger_for(trt))
-        network = builder.create_network(_strongly_typed(trt))
+        builder = make_builder(trt, None, messages)
+        network = make_network(trt, builder)
         parser = trt.OnnxParser(network, logger_for(trt))
         if not parser.parse_from_file(str(graph)):
             return f"{by}'s parser", list(_refused(parser, messages))
@@ -30,11 +32,6 @@ def findings_of(flavor: Flavor, graph: Path) -> tuple[str, list[Finding]]:
             found.insert(0, Finding("error", "graph", said, HINT))
         del parser  # it must outlive the build
     return f"{by}'s parser and builder", found
-
-
-def _strongly_typed(trt: Any) -> int:
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def _refused(parser: Any, messages: Sequence[Message]) -> Iterator[Finding]:
