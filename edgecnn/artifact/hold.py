@@ -59,10 +59,11 @@ def _acquire(folder: Path) -> int | None:
             ) from exc
         except OSError:  # a file system without locks
             pass
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):  # or its holder removed it meanwhile
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, _who(), 0)
-            return descriptor
+        with contextlib.suppress(FileNotFoundError):  # its holder may remove it at any moment
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.truncate(descriptor, 0)
+                os.pwrite(descriptor, _who(), 0)
+                return descriptor
         os.close(descriptor)
 
 
