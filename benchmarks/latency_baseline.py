@@ -44,7 +44,7 @@ from edgecnn.results.engine import CPU_PROVIDER, EngineInfo
 from edgecnn.results.latency import Clocks, Latency
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check
-from edgecnn.session import Array, Session, SessionInfo
+from edgecnn.session import Array, PipelineOptions, Session, SessionInfo
 
 ENGINE = EngineInfo(
     backend="ort", provider=CPU_PROVIDER, target="cpu", precision_requested="fp32", precision_obtained="fp32"
@@ -141,10 +141,11 @@ def judge_runs(engine: Path, options: argparse.Namespace) -> dict[str, object]:
         with open_engine(engine, options.threads) as session:
             images = _noise(session)
             asked = Slower(session, factor) if factor > 1 else session
+            by_host = PipelineOptions(timed=False)
             found = measure_latency(
-                "engine", asked, images, warmup_ms=200, duration_s=options.duration, mode="throughput"
+                "engine", asked, images, warmup_ms=200, duration_s=options.duration, options=by_host
             )
-        return Measurement(name="engine", engine=ENGINE, latency=replace(found, mode="latency"))
+        return Measurement(name="engine", engine=ENGINE, latency=found)
 
     disturbed = 0
 
@@ -284,7 +285,7 @@ def _window(parts: Sequence[Part], factor: float) -> Measurement:
 
 TEMPLATE = Latency(
     name="engine",
-    mode="latency",
+    mode="single-shot",
     clock="host",
     batch=1,
     n_queries=1000,

@@ -5,6 +5,7 @@ A record is a frozen dataclass with
     __pydantic_config__ = STRICT                  unknown keys and other types are refused (a whole number may stand
                                                   for a float)
     RENAMED: ClassVar[dict[str, str]] = {"old": "new"}  where earlier versions wrote a key under another name
+    RENAMED_VALUES: ClassVar[dict[str, dict[str, str]]] = {"key": {"old": "new"}}  or another word as its value
     SPARSE: ClassVar[bool] = True  what is None or empty is not written
     DERIVED: ClassVar[tuple[str, ...]] = ("verdict",)  properties that are written too, and must fit on reading
     part: Other | None = field(metadata=FLAT)     its keys stand beside those of the record, not below one of their own
@@ -183,6 +184,9 @@ def _grouped(kind: Any, content: Any) -> Any:
         for key, value in content.items()
         if key not in getattr(kind, "DERIVED", ())
     }
+    for key, words in getattr(kind, "RENAMED_VALUES", {}).items():
+        if isinstance(found.get(key), str):
+            found[key] = words.get(found[key], found[key])
     own = {f.name for f in dataclasses.fields(kind) if not f.metadata.get("flat")}
     hints = typing.get_type_hints(kind)
     taken: set[str] = set()

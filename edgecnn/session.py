@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgecnn.contract import TOP_CLASSES, TOP_PROBABILITIES, OutputForm, ServingContract
 from edgecnn.errors import BackendError
 from edgecnn.results.accuracy import Task
-from edgecnn.results.layers import EngineLayer
+from edgecnn.results.layers import EngineLayer, LayerTimes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +48,49 @@ class Timing:
     def latency_ms(self) -> float:
         """trtexec's latency: H2D + compute + D2H."""
         return self.h2d_ms + self.compute_ms + self.d2h_ms
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a pipeline, in ms since its clock began: when the host enqueued it, and by the device's events when
+    its copy in, its compute and its copy out began and ended (trtexec's --exportTimes). What was not copied takes no
+    time."""
+
+    start_enqueue_ms: float
+    end_enqueue_ms: float
+    start_h2d_ms: float
+    end_h2d_ms: float
+    start_compute_ms: float
+    end_compute_ms: float
+    start_d2h_ms: float
+    end_d2h_ms: float
+    clock: str = "cuda events"
+
+    @classmethod
+    def by_host(cls, start_ms: float, end_ms: float, enqueued_ms: float) -> Query:
+        """One that the host alone timed, from its enqueue to its end, time in which it waits for others included."""
+        return cls(start_ms, enqueued_ms, start_ms, start_ms, start_ms, end_ms, end_ms, end_ms, "host")
+
+    @property
+    def enqueue_ms(self) -> float:
+        """The host's time in the call that enqueues, or launches the graph."""
+        return self.end_enqueue_ms - self.start_enqueue_ms
+
+    @property
+    def timing(self) -> Timing:
+        """The three parts of its latency."""
+        h2d, d2h = self.end_h2d_ms - self.start_h2d_ms, self.end_d2h_ms - self.start_d2h_ms
+        return Timing(h2d, self.end_compute_ms - self.start_compute_ms, d2h, self.clock)
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How queries are pipelined: on how many `streams` at once, with or without `transfers` (the input is copied in
+    once, before), and `timed` by the device's events or, with nothing queued but the work, by the host's clock."""
+
+    streams: int = 1
+    transfers: bool = True
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,6 +170,41 @@ class TimedSession(Session, Protocol):
     def timed(self, batch: Array) -> Timing: ...
 
 
+class Pipeline(Protocol):
+    """Queries of one batch that overlap; a context manager. Whoever names it as a base implements the first four."""
+
+    @property
+    def info(self) -> SessionInfo: ...
+
+    def begin(self) -> None:
+        """Start the clock of the queries to come; none is in flight."""
+        ...
+
+    def turn(self) -> list[Query]:
+        """Enqueue one more query on every stream; those that have ended."""
+        ...
+
+    def drain(self) -> list[Query]:
+        """Wait for those in flight, and tell of them."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free nothing: a pipeline that holds something frees it here."""
+        return
+
+
+@runtime_checkable
+class PipelinedSession(Session, Protocol):
+    """A session whose runtime can run queries that overlap."""
+
+    def pipeline(self, batch: Array, options: PipelineOptions) -> Pipeline: ...
+
+
 @runtime_checkable
 class LayerTimer(Protocol):
     """A session whose runtime tells its layers, and the time of each."""
@@ -135,8 +213,12 @@ class LayerTimer(Protocol):
         """The layers at one batch size."""
         ...
 
-    def layer_times_ms(self, batch: Array, queries: int = 10) -> dict[str, float]:
-        """Mean time of each layer by its name, over `queries` runs."""
+    def layers_json(self, batch: int) -> str:
+        """The same as the runtime tells it."""
+        ...
+
+    def layer_runs_ms(self, batch: Array, queries: int) -> list[LayerTimes]:
+        """The time of each layer in each of `queries` runs."""
         ...
 
 

@@ -79,6 +79,14 @@ class PyCuda:
         """Queue the event."""
         self._check(event.record, stream)
 
+    def wait_for(self, event: Any, stream: Any) -> None:
+        """Let what is queued on the stream from now on wait for the event."""
+        self._check(stream.wait_for_event, event)
+
+    def synchronize_event(self, event: Any) -> None:
+        """Wait until the event has passed."""
+        self._check(event.synchronize)
+
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Milliseconds of device time between two events that have passed."""
         return float(self._check(end.time_since, start))

@@ -14,6 +14,8 @@ EXAMPLES = """
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --end-to-end --data digits --fps 30 --duration 0.5
 edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
+edgecnn bench --engine int8.plan --streams 2 --no-transfers  # needs a GPU with TensorRT
+edgecnn bench --engine int8.plan --mode single-shot --export analysis  # needs a GPU with TensorRT
 """
 
 
@@ -27,9 +29,19 @@ def bench(
     warmup: Annotated[
         float | None, typer.Option(min=0, help="How long to run before that, milliseconds.  [default: 200]")
     ] = None,
+    mode: Annotated[
+        str, typer.Option(help="pipelined (two queries in flight) or single-shot.  [default: pipelined on TensorRT]")
+    ] = "",
     throughput: Annotated[
-        bool, typer.Option("--throughput", help="Measure throughput: no wait between queries.")
+        bool, typer.Option("--throughput", help="Measure throughput: no device timing between queries.")
     ] = False,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="Pipelines at once, on one GPU.")] = 1,
+    transfers: Annotated[
+        bool, typer.Option("--transfers/--no-transfers", help="Copy in and out with each query, or compute alone.")
+    ] = True,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder for layers_*.json and profile_*.json, which NVIDIA's analysis reads.")
+    ] = None,
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
     trust_code: Annotated[bool, TRUST_CODE] = False,
@@ -49,12 +61,14 @@ def bench(
 ) -> None:
     """Measure latency and throughput, end to end too.
 
-    Latency is trtexec's, or with --end-to-end from the picture's file on.
+    Latency is trtexec's, or with --end-to-end from the picture's file on. Engines of TensorRT are pipelined as trtexec
+    does: two queries in flight, copies beside compute. Others run one query after the other.
 
     Against another engine the ratio of the medians is measured too, on the same input in turn.
     """
     if end_to_end or data or fps is not None or processes > 1 or soak is not None:
-        _require_end_to_end(end_to_end, data, vs, throughput, duration if soak is not None else None)
+        other = [vs is not None, throughput, bool(mode), streams > 1, not transfers, export is not None]
+        _require_end_to_end(end_to_end, data, any(other), duration if soak is not None else None)
         _bench_end_to_end(
             engine, output, data, as_json,
             batch=_one_size(batch), duration_s=60 * soak if soak is not None else duration, warmup_ms=warmup,
@@ -74,7 +88,11 @@ def bench(
             batches=batches,
             warmup_ms=defaults.warmup_ms if warmup is None else warmup,
             duration_s=defaults.duration_s if duration is None else duration,
-            mode="throughput" if throughput else "latency",
+            mode=_mode(mode),
+            throughput=throughput,
+            streams=streams,
+            transfers=transfers,
+            export=export,
             threads=threads,
             trust=trust,
             trust_code=trust_code,
@@ -82,9 +100,10 @@ def bench(
     if as_json:
         print_json(to_plain(found))
         return
-    columns = ["name", "batch", "n_queries", *(f"latency_ms_{p}" for p in ("p50", "p90", "p95", "p99", "mean"))]
+    columns = ["name", "mode", "batch", "n_queries", *(f"latency_ms_{p}" for p in ("p50", "p90", "p95", "p99", "mean"))]
     rows = [to_plain(row) for row in found.measurements]
-    print_rows(rows, [*columns, "latency_ms_cov_pct", "throughput_images_per_s"])
+    enqueue = ["enqueue_ms_p50"] if any(row.latency.enqueue_ms_p50 is not None for row in found.measurements) else []
+    print_rows(rows, [*columns, "latency_ms_cov_pct", *enqueue, "throughput_images_per_s"])
     said: list[str] = []
     for row in found.measurements:
         said += row.latency.warnings
@@ -93,13 +112,25 @@ def bench(
             low, high = ratio.latency_ratio_ci
             print(
                 f"batch {row.latency.batch}: {ratio.latency_ratio:.3f} x {ratio.latency_reference}, "
-                f"95 % interval [{low:.3f}, {high:.3f}], {ratio.latency_ratio_rounds} interleaved rounds"
+                f"95 % interval [{low:.3f}, {high:.3f}], {ratio.latency_ratio_rounds} interleaved rounds of "
+                f"{ratio.latency_ratio_mode} queries"
             )
     last = found.measurements[-1].latency
     clocks = "".join(f", {k} {v}" for k, v in to_plain(last.clocks).items())
-    say(f"{found.device}; {last.mode} mode, clock {last.clock}, {last.sync}{clocks}")
+    say(f"{found.device}; {last.mode} mode, {last.in_words}{clocks}")
     for warning in dict.fromkeys(said):
         say(f"warning: {warning}")
+
+
+def _mode(text: str) -> Any:
+    from typing import get_args
+
+    from edgecnn.errors import RecipeError
+    from edgecnn.results.latency import Mode
+
+    if text and text not in get_args(Mode):
+        raise RecipeError(f"--mode {text}: not known", f"one of {', '.join(get_args(Mode))}")
+    return text or None
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -122,7 +153,7 @@ def _one_size(text: str) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _require_end_to_end(end_to_end: bool, data: str, vs: Path | None, throughput: bool, duration: float | None) -> None:
+def _require_end_to_end(end_to_end: bool, data: str, other: bool, duration: float | None) -> None:
     """Raise `RecipeError` for options that do not go together."""
     from edgecnn.errors import RecipeError
 
@@ -130,8 +161,11 @@ def _require_end_to_end(end_to_end: bool, data: str, vs: Path | None, throughput
         raise RecipeError("--data, --fps, --processes and --soak belong to --end-to-end", "add --end-to-end")
     if not data:
         raise RecipeError("--end-to-end without --data: there is nothing to decode", "name pictures with --data")
-    if vs is not None or throughput:
-        raise RecipeError("--end-to-end with --vs or --throughput", "measure one engine at a time, without them")
+    if other:
+        raise RecipeError(
+            "--end-to-end with --vs, --throughput, --mode, --streams, --no-transfers or --export",
+            "measure one engine at a time, without them",
+        )
     if duration is not None:
         raise RecipeError("--soak and --duration both say how long to measure", "give one of them")
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
 from edgecnn.errors import ArtifactError, MeasurementError
-from edgecnn.results.layers import LayerTable, layers_from_json, table_of
+from edgecnn.results.layers import LayerTable, layers_from_json, mean_times, table_of
 from edgecnn.session import LayerTimer
 
 
@@ -28,4 +28,5 @@ def layer_table(path: Path, *, timed: bool, batch: int, queries: int, trust: boo
         if not isinstance(session, LayerTimer):
             raise MeasurementError(f"{path}: its runtime does not time layers", "TensorRT plans have layer times")
         shape = tuple(n or batch for n in session.input.shape)
-        return table_of(session.layers(shape[0]), session.layer_times_ms(np.zeros(shape, session.input.dtype), queries))
+        runs = session.layer_runs_ms(np.zeros(shape, session.input.dtype), queries)
+        return table_of(session.layers(shape[0]), mean_times(runs))

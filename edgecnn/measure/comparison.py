@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import clock_warnings
-from edgecnn.measure.latency import clock_reader, collect_samples, query_of
+from edgecnn.measure.latency import PLAIN, clock_reader, collect_samples, query_of
+from edgecnn.measure.pipelined import mode_of, run_queries, wall_ms
 from edgecnn.measure.stability import Floats
 from edgecnn.results.engine import EngineInfo
-from edgecnn.results.latency import Clocks, LatencyRatio
-from edgecnn.session import Array, Session, Timing
+from edgecnn.results.latency import Clocks, LatencyRatio, Mode
+from edgecnn.session import Array, Pipeline, PipelinedSession, PipelineOptions, Session, Timing
 
 SLOWED = 2.0  # a median of so many times the fastest query: the session shares its processors with other work
 BLOCK_S = 0.05
@@ -34,10 +37,13 @@ def compare_latency(
     clocks: Callable[[], Clocks] | None = None,
     seed: int = 0,
     fp16_of: Mapping[str, str] | None = None,
+    mode: Mode | None = None,
+    options: PipelineOptions = PLAIN,
 ) -> dict[str, LatencyRatio]:
     """Every session against the first one: blocks of about 0.05 s in turn, forwards and backwards (A B B A), for
-    `duration_s` each, on one batch, or each on its own where their serving contracts differ. The interval resamples
-    whole rounds, so that slow phases of the machine count once. `fp16_of` names INT8 sessions, each with the FP16 one
+    `duration_s` each, on one batch, or each on its own where their serving contracts differ. All are run in one `mode`
+    (None: pipelined where every one can). The interval resamples whole rounds, so that slow phases of the machine count
+    once. `fp16_of` names INT8 sessions, each with the FP16 one
     that it is held against too: a slower one is a warning.
 
     Returns the ratio of each but the first by its name. Raises `MeasurementError` for fewer than two sessions.
@@ -46,24 +52,25 @@ def compare_latency(
         raise MeasurementError("a comparison needs two engines", "name a second one")
     clocks = clocks or clock_reader()
     own = batch_input if isinstance(batch_input, Mapping) else dict.fromkeys(sessions, batch_input)
-    queries = {name: query_of(session, "latency") for name, session in sessions.items()}
-    size, longest = {}, BLOCK_S
-    for name, query in queries.items():
-        warm = collect_samples(partial(query, own[name]), 0, warmup_ms / 1000, 3, clocks).ms()
-        query_s = max(float(np.median(warm)) / 1000, 1e-6)
-        size[name] = max(1, int(BLOCK_S / query_s))
-        longest = max(longest, size[name] * query_s)
-    rounds = max(MIN_ROUNDS, round(duration_s / longest))
+    mode = mode_of(mode, *sessions.values())
     blocks: dict[str, list[Floats]] = {name: [] for name in sessions}
-    readings = [clocks()]
-    for k in range(rounds):
-        for name in list(sessions) if k % 2 == 0 else list(sessions)[::-1]:
-            blocks[name].append(_block(queries[name], own[name], size[name]))
-        if k % 10 == 9:
-            readings.append(clocks())
+    with contextlib.ExitStack() as opening:
+        runs = {name: _blocks_of(opening, session, own[name], mode, options) for name, session in sessions.items()}
+        size, longest = {}, BLOCK_S
+        for name, (warm, _) in runs.items():
+            query_s = max(warm(warmup_ms / 1000, clocks), 1e-6)
+            size[name] = max(1, int(BLOCK_S / query_s))
+            longest = max(longest, size[name] * query_s)
+        rounds = max(MIN_ROUNDS, round(duration_s / longest))
+        readings = [clocks()]
+        for k in range(rounds):
+            for name in list(sessions) if k % 2 == 0 else list(sessions)[::-1]:
+                blocks[name].append(runs[name][1](size[name]))
+            if k % 10 == 9:
+                readings.append(clocks())
     first = next(iter(sessions))
     warnings = tuple(clock_warnings(readings))
-    found = {name: _ratio(name, first, blocks, warnings, seed) for name in list(sessions)[1:]}
+    found = {name: _ratio(name, first, blocks, warnings, seed, mode) for name in list(sessions)[1:]}
     for int8, fp16 in (fp16_of or {}).items():
         owner = int8 if int8 != first else fp16
         found[owner] = _against_fp16(found[owner], int8, fp16, blocks, seed)
@@ -77,17 +84,47 @@ def find_fp16_engines(engines: Mapping[str, EngineInfo | None]) -> dict[str, str
     return {name: half for name, info in real.items() if half is not None and info.precision_requested == "int8"}
 
 
-def _block(query: Callable[[Array], Timing], batch_input: Array, size: int) -> Floats:
+Warm: TypeAlias = "Callable[[float, Callable[[], Clocks]], float]"  # for so many seconds; the usual time of a query, s
+Block: TypeAlias = "Callable[[int], Floats]"  # the times of so many queries, ms
+
+
+def _blocks_of(
+    opening: contextlib.ExitStack, session: Session, batch_input: Array, mode: Mode, options: PipelineOptions
+) -> tuple[Warm, Block]:
+    if mode == "pipelined":
+        assert isinstance(session, PipelinedSession)
+        pipeline = opening.enter_context(session.pipeline(batch_input, replace(options, timed=True)))
+        return partial(_warm_pipeline, pipeline), partial(_pipelined_block, pipeline)
+    query = partial(query_of(session), batch_input)
+
+    def warm(seconds: float, clocks: Callable[[], Clocks]) -> float:
+        return float(np.median(collect_samples(query, 0, seconds, 3, clocks).ms())) / 1000
+
+    return warm, partial(_block, query)
+
+
+def _warm_pipeline(pipeline: Pipeline, seconds: float, clocks: Callable[[], Clocks]) -> float:
+    found = run_queries(pipeline, lambda n, passed: passed >= seconds and n >= 3)
+    return wall_ms(found) / 1000 / len(found)
+
+
+def _pipelined_block(pipeline: Pipeline, size: int) -> Floats:
+    """`size` queries, or fewer as of `_block`; those in flight at its end count too."""
+    found = run_queries(pipeline, lambda n, passed: n >= size - 1 or passed >= 3 * BLOCK_S)
+    return np.array([query.timing.latency_ms for query in found])
+
+
+def _block(query: Callable[[], Timing], size: int) -> Floats:
     """`size` queries in ms, or fewer when the machine has become so slow that they would take three blocks' time."""
     ms: list[float] = []
     end = time.perf_counter() + 3 * BLOCK_S
     while len(ms) < size and (not ms or time.perf_counter() < end):
-        ms.append(query(batch_input).latency_ms)
+        ms.append(query().latency_ms)
     return np.array(ms)
 
 
 def _ratio(
-    name: str, reference: str, blocks: Mapping[str, list[Floats]], warnings: tuple[str, ...], seed: int
+    name: str, reference: str, blocks: Mapping[str, list[Floats]], warnings: tuple[str, ...], seed: int, mode: Mode
 ) -> LatencyRatio:
     ours, theirs, interval = _medians(name, reference, blocks, seed)
     slowed = tuple(_slowed(side, np.concatenate(blocks[side])) for side in (name, reference))
@@ -99,6 +136,7 @@ def _ratio(
         latency_ratio_rounds=len(blocks[name]),
         latency_ratio_warnings=said,
         reference_latency_ms_p50=theirs,
+        latency_ratio_mode=mode,
     )
 
 

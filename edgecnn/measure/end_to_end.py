@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import DataError, MeasurementError
 from edgecnn.machine.clocks import clock_warnings
-from edgecnn.measure.latency import CLOCK_PERIOD_S
+from edgecnn.measure.samples import CLOCK_PERIOD_S
 from edgecnn.results.device import Device
 from edgecnn.results.end_to_end import EndToEnd, Soak, SoakWindow, StageTime, Stream
 from edgecnn.results.latency import Clocks

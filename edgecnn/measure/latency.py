@@ -2,42 +2,33 @@
 
 Latency of a query is H2D + compute + D2H by device events where the runtime has them, else the time of one call by the
 host's clock. Warm-up and duration count from the first query; queries that start during the warm-up are dropped.
+Pipelined queries overlap (two in flight on each stream); single-shot ones follow each other, each with its copy on the
+host.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import clock_warnings, find_throttling, read_clocks
 from edgecnn.machine.gpu import open_nvml
 from edgecnn.machine.load import other_load_cores, read_cpu_time
+from edgecnn.measure.pipelined import collect_pipelined, mode_of
+from edgecnn.measure.samples import CLOCK_PERIOD_S, Samples
 from edgecnn.measure.stability import Floats, find_instability, median_interval, time_yardstick
 from edgecnn.results.latency import Clocks, Latency, Mode
-from edgecnn.session import Array, Session, SessionInfo, TimedSession, Timing
+from edgecnn.session import Array, PipelinedSession, PipelineOptions, Session, SessionInfo, TimedSession, Timing
 from edgecnn.statistics import percentile, percentile_interval, samples_for_percentile
 
 UNSTABLE_COV_PCT = 2.5  # trtexec's bound for "GPU compute time is unstable"
 DRIFT_PCT = 5.0  # medians of the first and the last quarter of a run
-CLOCK_PERIOD_S = 0.5
-
-
-@dataclass
-class _Samples:
-    """Queries as they come in; `wall_s` from the start of the first kept one to the end of the last."""
-
-    timings: list[Timing] = field(default_factory=list)
-    clocks: list[Clocks] = field(default_factory=list)
-    yardstick_ms: list[float] = field(default_factory=list)
-    wall_s: float = 0.0
-    load_cores: float | None = None
-
-    def ms(self) -> Floats:
-        return np.array([t.latency_ms for t in self.timings])
+PLAIN = PipelineOptions()
+ENQUEUE_BOUND = 0.8  # trtexec's: enqueuing for longer than this share of the computation bounds the throughput
 
 
 def measure_latency(
@@ -48,16 +39,26 @@ def measure_latency(
     warmup_ms: float,
     duration_s: float,
     min_queries: int = 10,
-    mode: Mode = "latency",
+    mode: Mode | None = None,
+    options: PipelineOptions = PLAIN,
     clocks: Callable[[], Clocks] | None = None,
 ) -> Latency:
-    """Run `session` on one batch for at least `duration_s` and `min_queries`, after `warmup_ms`.
+    """Run `session` on one batch for at least `duration_s` and `min_queries`, after `warmup_ms`, in a `mode` (None:
+    pipelined where the session can).
 
-    In throughput mode queries follow each other without a wait for events, and latency is the host's time per call.
+    Without `options.timed` nothing but the work is queued, and latency is the host's time per query. Raises
+    `MeasurementError` for a mode, or for streams and transfers, that the session does not have.
     """
-    clocks = clocks or clock_reader()
-    one = query_of(session, mode)
-    samples = collect_samples(partial(one, batch_input), warmup_ms, duration_s, min_queries, clocks)
+    mode, limits = mode_of(mode, session), (warmup_ms, duration_s, min_queries, clocks or clock_reader())
+    if mode == "pipelined":
+        assert isinstance(session, PipelinedSession)
+        with session.pipeline(batch_input, options) as pipeline:
+            samples = collect_pipelined(pipeline, *limits)
+            info = pipeline.info
+    else:
+        require_plain(options)
+        samples = collect_samples(partial(query_of(session, timed=options.timed), batch_input), *limits)
+        info = session.info  # after the run: only then it is known whether a CUDA graph is replayed
     ms = samples.ms()
     ascending = np.sort(ms)
     n = len(ms)
@@ -72,7 +73,8 @@ def measure_latency(
         *find_instability(ms, samples.load_cores),
         *find_throttling(samples.clocks[1:]),
     )  # an idle GPU is slow: the first reading is not of the run
-    info = session.info  # after the run: only then it is known whether a CUDA graph is replayed
+    enqueue = float(np.median(samples.enqueue_ms)) if samples.enqueue_ms else None
+    said = _warnings(cov, drift, parts, samples.clocks) + _bounds(enqueue, parts["compute_ms_p50"], options)
     return Latency(
         name=name,
         mode=mode,
@@ -92,16 +94,18 @@ def measure_latency(
         latency_ms_p99_ci=percentile_interval(ascending, 99) if carried(99) is not None else None,
         latency_ms_cov_pct=cov,
         **parts,
+        enqueue_ms_p50=enqueue,
+        streams=options.streams,
         throughput_images_per_s=n * len(batch_input) / samples.wall_s,
         drift_pct=drift,
         graph=info.graph,
-        transfers=bool(parts["h2d_ms_p50"]) or (mode == "throughput" and isinstance(session, TimedSession)),
+        transfers=_transfers(session, mode, options, parts),
         sync=info.sync,
         clocks=samples.clocks[-1],
         yardstick_ms=float(np.median(samples.yardstick_ms)),
         other_load_cores=samples.load_cores,
         unstable=unstable,
-        warnings=tuple(dict.fromkeys((*unstable, *_warnings(cov, drift, parts, samples.clocks), *_said_of(info)))),
+        warnings=tuple(dict.fromkeys((*unstable, *said, *_said_of(info)))),
     )
 
 
@@ -111,9 +115,38 @@ def _said_of(info: SessionInfo) -> list[str]:
     return said + ([f"this is a simulation ({info.simulated}): its speed says nothing"] if info.simulated else [])
 
 
-def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:
-    """One query and its times in ms: by the session's own events in latency mode, else by the host's clock."""
-    if mode == "latency" and isinstance(session, TimedSession):
+def _transfers(session: Session, mode: Mode, options: PipelineOptions, parts: Mapping[str, float | None]) -> bool:
+    if mode == "pipelined":
+        return options.transfers
+    return bool(parts["h2d_ms_p50"]) or (not options.timed and isinstance(session, TimedSession))
+
+
+def _bounds(enqueue_ms: float | None, compute_ms: float | None, options: PipelineOptions) -> list[str]:
+    """trtexec's warnings of pipelined queries."""
+    said = []
+    if enqueue_ms is not None and compute_ms is not None and enqueue_ms > ENQUEUE_BOUND * compute_ms:
+        said.append(
+            f"throughput may be bound by the host's enqueuing ({enqueue_ms:.3f} of {compute_ms:.3f} ms of compute)"
+        )
+    if options.streams > 1:
+        said.append(f"{options.streams} streams share the GPU: latency holds for that load alone")
+    return said
+
+
+def require_plain(options: PipelineOptions) -> None:
+    """Raise `MeasurementError` for what single-shot queries do not have."""
+    if options.streams > 1 or not options.transfers:
+        what = f"{options.streams} streams" if options.streams > 1 else "no transfers"
+        raise MeasurementError(
+            f"{what}: single-shot queries come one at a time, copies included",
+            "leave it out; engines of TensorRT have it with --mode pipelined, their default",
+        )
+
+
+def query_of(session: Session, *, timed: bool = True) -> Callable[[Array], Timing]:
+    """One query and its times in ms: by the session's own events where it has them and they are wanted, else by the
+    host's clock."""
+    if timed and isinstance(session, TimedSession):
         return session.timed
 
     def by_host_clock(batch: Array) -> Timing:
@@ -126,9 +159,9 @@ def query_of(session: Session, mode: Mode) -> Callable[[Array], Timing]:
 
 def collect_samples(
     query: Callable[[], Timing], warmup_ms: float, duration_s: float, min_queries: int, clocks: Callable[[], Clocks]
-) -> _Samples:
+) -> Samples:
     """What is kept after `warmup_ms`: at least `min_queries`, for at least `duration_s`; the clocks twice a second."""
-    samples, begin = _Samples(clocks=[clocks()], yardstick_ms=[time_yardstick()]), time.perf_counter()
+    samples, begin = Samples(clocks=[clocks()], yardstick_ms=[time_yardstick()]), time.perf_counter()
     while time.perf_counter() - begin < warmup_ms / 1000:
         query()
     start = last_reading = time.perf_counter()

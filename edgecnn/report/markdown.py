@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from edgecnn.report.tables import (
     Table,
@@ -43,6 +44,8 @@ def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> st
     rows = []
     for m in results.measurements:
         before = baseline.engines.get(m.name, BaselineRow()) if baseline else BaselineRow()
+        if m.latency and before.mode not in ("", m.latency.mode):
+            before = replace(before, latency_ms_p50=None)  # latencies of different modes have no difference
         last = m.baseline_drops[0] if m.baseline_drops else None
         rows.append((m.name, *(_delta(m.figure(key), _before(key, last, before)) for key in DELTAS)))
     checks = results.verdict.checks

@@ -27,13 +27,16 @@ def conditions(results: RunReport) -> list[str]:
     lines = [f"Device: {results.device}"] if results.device else []
     for m in results.measurements:
         if latency := m.latency:
-            copies = "with" if latency.transfers else "without"
-            graph = "a CUDA graph" if latency.graph else "no CUDA graph"
             clocks = "".join(f", {k} {v}" for k, v in to_plain(latency.clocks).items())
             lines.append(
-                f"{m.name}: {latency.mode} mode, batch {latency.batch}, {latency.n_queries} queries, clock "
-                f"{latency.clock}, {copies} transfers, {graph}, {latency.sync}{clocks}"
+                f"{m.name}: {latency.mode} mode, batch {latency.batch}, {latency.n_queries} queries, "
+                f"{latency.in_words}{clocks}"
             )
+            if m.ratio and m.ratio.latency_ratio_mode != latency.mode:
+                lines.append(
+                    f"{m.name}: the ratio is of {m.ratio.latency_ratio_mode} queries on both sides: "
+                    f"{m.ratio.latency_reference} runs no others"
+                )
             lines += [f"{m.name}: {w}" for w in latency.warnings]
         lines += [f"{m.name}: {w}" for w in (m.ratio.latency_ratio_warnings if m.ratio else ())]
         lines += [f"{m.name}: {f}" for f in (m.accuracy.findings if m.accuracy else ())]
@@ -49,6 +52,7 @@ def measurement_table(results: RunReport) -> Table:
         ("top-5 %", lambda m: _cell(m.figure("top5_pct"), ".2f")),
         ("top-1 drop pp [95 %]", _drop),
         ("agreement %", lambda m: _cell(m.figure("agreement_pct"), ".2f")),
+        ("mode", lambda m: m.latency.mode if m.latency else "-"),
         ("p50 ms", lambda m: _cell(m.figure("latency_ms_p50"), ".3f")),
         ("p90 ms", lambda m: _cell(m.figure("latency_ms_p90"), ".3f")),
         ("p99 ms", lambda m: _cell(m.figure("latency_ms_p99"), ".3f")),

@@ -15,6 +15,7 @@ class BaselineRow:
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
+    RENAMED_VALUES: ClassVar[dict[str, dict[str, str]]] = {"mode": {"latency": "single-shot"}}
 
     batch: int | None = None
     mode: str = ""

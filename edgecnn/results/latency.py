@@ -9,7 +9,8 @@ from edgecnn.records import FLAT, STRICT
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
 
-Mode = Literal["latency", "throughput"]
+Mode = Literal["pipelined", "single-shot"]
+EARLIER_MODES = {"latency": "single-shot", "throughput": "single-shot"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Clocks:
 
 @dataclass(frozen=True)
 class LatencyRatio:
-    """Median of an engine over the median of `latency_reference`, from interleaved blocks, with its 95 % interval; and
-    where an INT8 and an FP16 engine were among those in turn, that of the INT8 one over that of `fp16_reference`."""
+    """Median of an engine over the median of `latency_reference`, from interleaved blocks of one mode, with its 95 %
+    interval; and where an INT8 and an FP16 engine were among those in turn, that of the INT8 one over that of
+    `fp16_reference`."""
 
     __pydantic_config__ = STRICT
 
@@ -47,6 +49,7 @@ class LatencyRatio:
     fp16_reference: str | None = None
     int8_vs_fp16_ratio: float | None = None
     int8_vs_fp16_ratio_ci: tuple[float, float] | None = None
+    latency_ratio_mode: Mode = "single-shot"
 
     @property
     def why_not_int8(self) -> str:
@@ -64,6 +67,9 @@ class LatencyRatio:
 class Latency:
     """One run: milliseconds per query of `batch` images, images per second, and under which conditions.
 
+    `mode` is whether queries overlap: pipelined ones do, two in flight on each of `streams`, and `enqueue_ms_p50` is
+    the host's time to enqueue one; single-shot ones follow each other. By the `clock` "host" a latency is the host's
+    time from a query's start to its end.
     A percentile that the number of queries does not carry is None. `graph`, `transfers` and `sync` say what a query
     was: a replayed CUDA graph or not, with or without copies, and how the host waited. `unstable` says why the numbers
     cannot be compared with those of another day; `yardstick_ms` is a fixed piece of work on one core, timed beside the
@@ -71,6 +77,7 @@ class Latency:
     """
 
     __pydantic_config__ = STRICT
+    RENAMED_VALUES: ClassVar[dict[str, dict[str, str]]] = {"mode": EARLIER_MODES}
 
     name: str
     mode: Mode
@@ -102,9 +109,18 @@ class Latency:
     yardstick_ms: float | None = None
     other_load_cores: float | None = None
     unstable: tuple[str, ...] = ()
+    enqueue_ms_p50: float | None = None
+    streams: int = 1
 
     def __repr__(self) -> str:
         return f"Latency({self.in_short})"
+
+    @property
+    def in_words(self) -> str:
+        """What a query was, and by which clock."""
+        streams = f"{self.streams} streams, " if self.streams > 1 else ""
+        copies, graph = "with" if self.transfers else "without", "a" if self.graph else "no"
+        return f"{streams}clock {self.clock}, {copies} transfers, {graph} CUDA graph, {self.sync}"
 
     @property
     def in_short(self) -> str:

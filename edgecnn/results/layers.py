@@ -11,6 +11,7 @@ from edgecnn.records import FLAT, STRICT, to_plain
 Precision = Literal["fp32", "fp16", "int8", "other", "unknown"]
 Role = Literal["compute", "quantize", "reformat", "free", "other"]
 ShareOf = Literal["layers", "macs", "time"]
+LayerTimes = list[tuple[str, float]]  # name and ms of each layer of one run, as told; a name can come several times
 MOVING: tuple[Role, ...] = ("quantize", "reformat")  # layers that compute nothing, and take time
 COMPUTE_PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32", "other", "unknown")
 
@@ -149,6 +150,15 @@ def shares_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float] | Non
         shares[f"{role}_layers"] = float(len(theirs))
         shares[f"{role}_time_pct"] = _percent(sum(times.get(layer.name, 0.0) for layer in theirs), total_ms)
     return LayerShares(compute_layers=float(len(compute)), **shares)  # type: ignore[arg-type]
+
+
+def mean_times(runs: Sequence[LayerTimes]) -> dict[str, float]:
+    """Mean milliseconds of each layer by its name."""
+    totals: dict[str, float] = {}
+    for run in runs:
+        for name, ms in run:
+            totals[name] = totals.get(name, 0.0) + ms
+    return {name: total / len(runs) for name, total in totals.items()}
 
 
 def table_of(layers: Sequence[EngineLayer], times_ms: Mapping[str, float]) -> LayerTable:

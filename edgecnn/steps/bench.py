@@ -17,15 +17,17 @@ from edgecnn.backends import backend_of
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
-from edgecnn.measure.latency import measure_latency
+from edgecnn.measure.latency import PLAIN, measure_latency, require_plain
+from edgecnn.measure.pipelined import mode_of
 from edgecnn.recipe.schema import BenchSettings, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo, SharesBy
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
-from edgecnn.session import Array, Session
+from edgecnn.session import Array, PipelineOptions, Session
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_batches, require_one_of
+from edgecnn.steps._layer_files import require_layers, write_layer_files
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
 
@@ -41,7 +43,11 @@ def bench(
     batches: Sequence[int] = (),
     duration_s: float = BenchSettings.duration_s,
     warmup_ms: float = BenchSettings.warmup_ms,
-    mode: Mode = "latency",
+    mode: Mode | None = None,
+    throughput: bool = False,
+    streams: int = 1,
+    transfers: bool = True,
+    export: FilePath | None = None,
     threads: int | None = None,
     trust: bool = False,
     trust_code: bool = False,
@@ -54,15 +60,21 @@ def bench(
 
     Queries of `batch` images [N, C, H, W], or of each of `batches` in turn, run for `duration_s` seconds after
     `warmup_ms` milliseconds; latencies are in milliseconds, throughput in images per second. With `versus` both run in
-    turn on the same input, and the ratio of the medians is measured. `trust` loads a plan that has no sidecar,
+    turn on the same input, and the ratio of the medians is measured.
+
+    Engines of TensorRT are measured in trtexec's `mode` "pipelined" (two queries in flight on each of `streams`,
+    without `transfers` the compute alone), others "single-shot"; with `throughput` nothing is timed on the device, and
+    a latency is the host's. `export` is a folder for the layers and the profile of a plan, as NVIDIA's analysis reads
+    them. `trust` loads a plan that has no sidecar,
     `trust_code` runs the Python file that the network of a checkpoint is made by. With an `output` the result is
     written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
     the errors of the engines.
     """
     engine, output, versus = Path(engine), path_or_none(output), path_or_none(versus)
-    require_one_of("mode", mode, Mode)
+    if mode is not None:
+        require_one_of("mode", mode, Mode)
     require_batches((batch, *batches))
-    require_at_least(1, threads=threads)
+    require_at_least(1, threads=threads, streams=streams)
     require_at_least(SHORTEST_S, duration_s=duration_s)
     require_at_least(0.0, warmup_ms=warmup_ms)
     settings = BenchSettings(batch=batches[0] if batches else batch, duration_s=duration_s, warmup_ms=warmup_ms)
@@ -70,13 +82,18 @@ def bench(
         check_output(output, ".json", engine, versus)
     paths = [engine] if versus is None else [engine, versus]
     sidecars = [sidecar_of(path) for path in paths]
+    options, sizes = PipelineOptions(streams, transfers, timed=not throughput), batches or (batch,)
     rows = []
     with contextlib.ExitStack() as stack:
         session, *others = [stack.enter_context(open_any(p, threads, trust, trust_code=trust_code)) for p in paths]
-        for size in batches or (batch,):
+        if mode_of(mode, session, *others) == "single-shot":
+            require_plain(options)
+        if export is not None:
+            require_layers(engine, session)
+        for size in sizes:
             _require_batch(engine, session, size)
             images = _input_for(session, engine, size)
-            row = _alone(engine.stem, engine, session, images, settings, mode)
+            row = _alone(engine.stem, engine, session, images, settings, mode, options)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0], engine.stem: session}
@@ -85,8 +102,11 @@ def bench(
                     name: engine_info(path, known)
                     for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
                 }
-                row = _with_ratios([row], _compared(sessions, inputs, settings, infos))[0]
+                row = _with_ratios([row], _compared(sessions, inputs, settings, infos, mode, options))[0]
             rows.append(row)
+            if export is not None:
+                label = engine.stem if len(sizes) == 1 else f"{engine.stem}_batch{size}"
+                write_layer_files(Path(export), label, session, images)
     found = LatencyFile(
         device=_at_clocks(device_of(engine, threads), rows),
         reference=None if versus is None else str(versus),
@@ -112,7 +132,8 @@ def bench_all(
     """Each engine, by its name in reports, alone; then all of them and PyTorch (where the `checkpoint` and it are here)
     in turn on the same input. Without PyTorch the others are compared with the first engine.
 
-    On a GPU the reference is PyTorch with CUDA: a ratio against a CPU would flatter.
+    On a GPU the reference is PyTorch with CUDA: a ratio against a CPU would flatter. Engines of TensorRT are pipelined
+    alone, and in turn with PyTorch single-shot as PyTorch is.
     """
     settings = settings or BenchSettings()
     paths = list(engines.values())
@@ -164,10 +185,22 @@ def engine_facts(engine: Path) -> EngineFacts | None:
 
 
 def _alone(
-    name: str, path: Path, session: Session, images: Array, settings: BenchSettings, mode: Mode = "latency"
+    name: str,
+    path: Path,
+    session: Session,
+    images: Array,
+    settings: BenchSettings,
+    mode: Mode | None = None,
+    options: PipelineOptions = PLAIN,
 ) -> LatencyRow:
     found = measure_latency(
-        name, session, images, warmup_ms=settings.warmup_ms, duration_s=settings.duration_s, mode=mode
+        name,
+        session,
+        images,
+        warmup_ms=settings.warmup_ms,
+        duration_s=settings.duration_s,
+        mode=mode,
+        options=options,
     )
     return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path)), facts=engine_facts(path))
 
@@ -177,6 +210,8 @@ def _compared(
     inputs: Mapping[str, Array],
     settings: BenchSettings,
     engines: Mapping[str, EngineInfo | None],
+    mode: Mode | None = None,
+    options: PipelineOptions = PLAIN,
 ) -> Mapping[str, LatencyRatio]:
     return compare_latency(
         sessions,
@@ -184,6 +219,8 @@ def _compared(
         warmup_ms=settings.warmup_ms,
         duration_s=settings.duration_s,
         fp16_of=find_fp16_engines(engines),
+        mode=mode,
+        options=options,
     )
 
 

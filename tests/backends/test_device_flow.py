@@ -13,11 +13,13 @@ from edgecnn.recipe.schema import BatchSettings
 from tests.fakes.device_flow import (
     closeness,
     engines_of,
+    find_trtexec,
     graphs_of,
     medians_of_times,
     our_latency,
     speed_ups,
     trtexec_command,
+    ways_to_bench,
 )
 
 pytestmark = pytest.mark.onnx
@@ -40,6 +42,14 @@ def test_three_precisions_of_a_network_of_the_zoo(lenet: dict[str, Path], trt: A
     rows = speed_ups(plans, 2, warmup_ms=0.0, duration_s=0.0)
     assert [row["name"] for row in rows] == ["fp16", "int8"]
     assert our_latency(plans["fp32"], 1, 0.0, 0.0)["compute_ms_p50"] == 1.0
+    rows = ways_to_bench(plans["fp16"], 2, 0.0, 0.0)
+    assert [(row["mode"], row["transfers"], row["streams"], row["clock"]) for row in rows] == [
+        ("single-shot", True, 1, "cuda events"),
+        ("pipelined", True, 1, "cuda events"),
+        ("pipelined", False, 1, "cuda events"),
+        ("pipelined", True, 2, "cuda events"),
+        ("pipelined", True, 1, "host"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,14 @@ def test_trtexec_runs_on_the_same_terms_in_every_version(major: int, flags: set[
     assert flags <= set(made)
     assert absent not in made
     assert {"--shapes=input:1x3x8x8", "--warmUp=200", "--duration=3", "--exportTimes=t.json"} <= set(made)
+
+
+def test_trtexec_is_found_where_jetpack_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"/usr/src/tensorrt/bin": "/usr/src/tensorrt/bin/trtexec"}
+    monkeypatch.setattr(shutil, "which", lambda name, path="": here.get(path) if name == "trtexec" else None)
+    assert find_trtexec() == "/usr/src/tensorrt/bin/trtexec"
+    here[""] = "/usr/bin/trtexec"
+    assert find_trtexec() == "/usr/bin/trtexec"
 
 
 def test_medians_of_trtexec_s_times() -> None:

@@ -26,7 +26,7 @@ from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.layers import share_facts
+from edgecnn.results.layers import mean_times, share_facts
 from edgecnn.results.report import Measurement
 from edgecnn.steps.bench import engine_facts
 from tests.fakes.device_flow import (
@@ -38,6 +38,7 @@ from tests.fakes.device_flow import (
     recipe_report,
     speed_ups,
     trtexec_latency,
+    ways_to_bench,
 )
 from tests.fakes.round_trip import round_trip
 from tests.fakes.tiny import tiny_graph
@@ -163,7 +164,7 @@ def test_a_small_network_all_the_way(tensorrt_device: Any, tmp_path: Path, preci
         session.run(images)
         np.testing.assert_allclose(session.run(images), plain, rtol=1e-3, atol=1e-4)  # replayed as a graph
         assert session.info.graph, session.info.graph_fallback
-        assert session.layer_times_ms(images).keys() <= {layer.name for layer in session.layers(2)}
+        assert mean_times(session.layer_runs_ms(images, 10)).keys() <= {layer.name for layer in session.layers(2)}
 
 
 def test_opening_an_engine_often_leaks_no_memory(tensorrt_device: Any, cuda: Any, tmp_path: Path) -> None:
@@ -218,6 +219,14 @@ def test_resnet50_is_faster_in_fp16_and_int8(resnet: Any, results: dict[str, Any
     if batch == 8:
         for row in found:
             assert row["latency_ratio_ci"][1] < 1, row
+
+
+def test_resnet50_in_every_way_to_bench(resnet: Any, results: dict[str, Any]) -> None:
+    rows = ways_to_bench(resnet[1]["fp16"], 8, **LIMITS)
+    results["ways_to_bench"] = rows
+    single, pipelined, no_copies, *_ = rows
+    assert pipelined["throughput_images_per_s"] > 0.98 * single["throughput_images_per_s"]
+    assert no_copies["latency_ms_p50"] < pipelined["latency_ms_p50"]
 
 
 @pytest.mark.nvidia  # pip's TensorRT comes without trtexec: EDGECNN_REQUIRE_NVIDIA=1 insists on it

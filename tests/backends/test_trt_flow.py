@@ -23,7 +23,7 @@ from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnErro
 from edgecnn.measure.latency import measure_latency
 from edgecnn.measure.predict import predict
 from edgecnn.recipe.schema import BatchSettings
-from edgecnn.results.layers import layers_from_json, shares_of
+from edgecnn.results.layers import layers_from_json, mean_times, shares_of
 from edgecnn.session import TimedSession
 from tests.backends.conftest import install
 from tests.fakes.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
@@ -132,7 +132,7 @@ def test_timed_by_events(trt: Any, graph: Graph) -> None:
 def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
     with load_backend("trt").open_engine(build(graph("fp16"))) as session:
         layers = session.layers(3)
-        times = session.layer_times_ms(images(3), queries=2)
+        times = mean_times(session.layer_runs_ms(images(3), 2))
         assert times.keys() == {layer.name for layer in layers}
         assert shares_of(layers, times).fp16_time_pct > 50
         assert shares_of(layers, times).reformat_time_pct > 0
@@ -151,7 +151,7 @@ def test_the_first_run_of_a_context_is_in_no_layer_time(one_trt: Any, graph: Gra
             return records(engine, shape)
 
         one_trt._records = noted
-        session.layer_times_ms(images(2), queries=3)
+        session.layer_runs_ms(images(2), 3)
         assert asked == [2, 3, 4]
 
 

@@ -53,7 +53,9 @@ def test_from_training_to_the_verdict(trt: Any, recipe: Recipe, on_the_host: Pat
     for name, row in rows.items():
         assert row["precision_obtained"] == row["precision_requested"] == name
         assert row[f"{name}_share_pct"] == 100
-        assert row["clock"] == "cuda events"
+        assert (row["mode"], row["clock"], row["streams"]) == ("pipelined", "cuda events", 1)
+        assert row["enqueue_ms_p50"] > 0
+        assert row.get("latency_ratio_mode") in (None, "pipelined")
         assert row["agreement_pct"] > 90
         assert row["graph"] is True
     judged = [c for c in report.verdict.checks if c.tolerance == "precision_obtained"]

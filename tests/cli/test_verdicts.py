@@ -219,7 +219,16 @@ def test_bench_sweeps_batches_and_compares(
     assert "warning: fp32: starved" in edgecnn(*ask).err
     text = edgecnn("bench", "--engine", made / "int8.onnx", *short, "--throughput")
     assert "latency_ms_p50" in text.out
-    assert "throughput mode" in text.err
+    assert "single-shot mode, clock host, without transfers, no CUDA graph" in text.err
+    for more, said in (
+        (["--mode", "fast"], "--mode fast: not known"),
+        (["--mode", "pipelined"], "mode pipelined: only engines of TensorRT"),
+        (["--streams", "2"], "2 streams: single-shot"),
+        (["--no-transfers"], "no transfers: single-shot"),
+        (["--export", tmp_path / "analysis"], "its runtime does not time layers"),
+    ):
+        assert said in edgecnn("bench", "--engine", made / "int8.onnx", *short, *more).refused(), more
+    assert not (tmp_path / "analysis").exists()
     assert "--batch 1,x" in edgecnn("bench", "--engine", made / "int8.onnx", "--batch", "1,x").refused()
 
 

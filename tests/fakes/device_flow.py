@@ -21,7 +21,7 @@ from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.schema import BatchSettings, Recipe
 from edgecnn.records import to_plain
 from edgecnn.results.report import RunReport
-from edgecnn.session import Array
+from edgecnn.session import Array, PipelinedSession, PipelineOptions
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -80,6 +80,30 @@ def our_latency(plan: Path, batch: int, warmup_ms: float, duration_s: float) -> 
         found = measure_latency(plan.name, session, images, warmup_ms=warmup_ms, duration_s=duration_s)
     assert found.compute_ms_p50 is not None
     return {"latency_ms_p50": found.latency_ms_p50, "compute_ms_p50": found.compute_ms_p50}
+
+
+def ways_to_bench(plan: Path, batch: int, warmup_ms: float, duration_s: float) -> list[dict[str, Any]]:
+    """The figures of every way to run an engine; its pipelined queries have the logits of a single one."""
+    rows = []
+    with open_engine(plan) as session:
+        assert isinstance(session, PipelinedSession)
+        images = noise((batch, *(n or 1 for n in session.input.shape[1:])))
+        alone = session.run(images)
+        for mode, options in (
+            ("single-shot", PipelineOptions()),
+            ("pipelined", PipelineOptions()),
+            ("pipelined", PipelineOptions(transfers=False)),
+            ("pipelined", PipelineOptions(streams=2)),
+            ("pipelined", PipelineOptions(timed=False)),
+        ):
+            limits: dict[str, Any] = {"warmup_ms": warmup_ms, "duration_s": duration_s, "mode": mode}
+            rows.append(to_plain(measure_latency(plan.name, session, images, options=options, **limits)))
+        with session.pipeline(images, PipelineOptions(streams=2)) as pipeline:
+            found = [query for _ in range(8) for query in pipeline.turn()] + pipeline.drain()
+            for outputs in pipeline.results():
+                np.testing.assert_allclose(outputs[session.output.name], alone, rtol=1e-2, atol=1e-2)
+    assert len(found) == 16
+    return rows
 
 
 def find_trtexec() -> str | None:

@@ -2,7 +2,10 @@
 """A CUDA device that counts: real memory on the host, streams that run nothing until they are waited for, events with
 a clock of their own, graphs that replay; spoken to as `cuda.bindings.runtime` or as `pycuda.driver`.
 
-Queued work runs at a synchronisation, so that a result read too early is wrong here as it would be there.
+Queued work runs at a synchronisation, so that a result read too early is wrong here as it would be there. Its times are
+a simulation: copies in, copies out and compute each have an engine of their own, which serves one piece of work at a
+time, not before the host queued it, not before its stream and the events that it waits for. Two pieces of work that
+overlap in time and touch the same memory, one of them writing, are a race.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from typing import Any
 import numpy as np
 
 COPY_MS, COMPUTE_MS = 0.125, 1.0
+KEPT_ACCESSES = 64
+
+Access = tuple[int, int, bool]  # address, bytes, whether it is written
 
 
 class FakeError(Exception):
@@ -27,14 +33,27 @@ class FakeError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is queued: on which engine it runs ("" for events), for how long, and which memory it touches."""
+
+    run: Callable[[], None]
+    engine: str = ""
+    ms: float = 0.0
+    touches: tuple[Access, ...] = ()
+    event: int = 0
+    waits: bool = False
+
+
 @dataclass
 class Stream:
-    """Work that waits, or is being recorded."""
+    """Work that waits (with its number in the order of all, and when the host queued it), or is being recorded."""
 
     handle: int
-    queue: list[Callable[[], None]] = field(default_factory=list)
-    recorded: list[Callable[[], None]] | None = None
+    queue: list[tuple[int, float, Work]] = field(default_factory=list)
+    recorded: list[Work] | None = None
     broken: bool = False  # something failed while recording
+    end_ms: float = 0.0
 
 
 @dataclass
@@ -50,12 +69,22 @@ class FakeDevice:
     pinned: dict[int, Any] = field(default_factory=dict)
     streams: dict[int, Stream] = field(default_factory=dict)
     events: dict[int, float | None] = field(default_factory=dict)
-    graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
-    executables: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    graphs: dict[int, list[Work]] = field(default_factory=dict)
+    executables: dict[int, list[Work]] = field(default_factory=dict)
     fail: dict[str, int] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
-    clock_ms: float = 0.0
+    ms: dict[str, float] = field(default_factory=lambda: {"in": COPY_MS, "compute": COMPUTE_MS, "out": COPY_MS})
+    enqueue_ms: float = 0.0  # of the host, for an ordinary enqueue
+    launch_ms: float = 0.0  # and for a graph
+    now_ms: float = 0.0  # the host's clock
+    computes: int = 1  # pieces of compute that run at the same time
+    busy: list[tuple[str, int, float, float]] = field(default_factory=list)  # engine, stream, start, end
+    races: list[str] = field(default_factory=list)
     next_handle: int = 1000
+    _number: int = 0
+    _pending: dict[int, int] = field(default_factory=dict)  # event -> the record that is to come
+    _free: dict[str, list[float]] = field(default_factory=dict)
+    _accesses: list[tuple[float, float, Access, str]] = field(default_factory=list)
 
     def live(self) -> dict[str, int]:
         """How many of each resource are held."""
@@ -97,43 +126,108 @@ class FakeDevice:
             raise FakeError(400)  # cudaErrorInvalidResourceHandle
         return self.streams[int(handle)]
 
-    def enqueue(self, handle: Any, work: Callable[[], None]) -> None:
+    def enqueue(self, handle: Any, work: Work) -> None:
         stream = self.stream(handle)
-        (stream.queue if stream.recorded is None else stream.recorded).append(work)
+        if stream.recorded is not None:
+            stream.recorded.append(work)
+            return
+        self._number += 1
+        stream.queue.append((self._number, self.now_ms, work))
+        if work.event and not work.waits:
+            self._pending[work.event] = self._number
 
     def copy(self, target: int, source: int, nbytes: int, stream: Any) -> None:
         self.check_range(target, nbytes, "memory", "pinned")
         self.check_range(source, nbytes, "memory", "pinned")
-
-        def work() -> None:
-            ctypes.memmove(target, source, nbytes)
-            self.clock_ms += COPY_MS
-
-        self.enqueue(stream, work)
+        engine = "in" if any(a <= source < a + len(block) for a, block in self.pinned.items()) else "out"
+        touches = ((source, nbytes, False), (target, nbytes, True))
+        self.enqueue(
+            stream, Work(lambda: void(ctypes.memmove(target, source, nbytes)), engine, self.ms[engine], touches)
+        )
 
     def record(self, event: int, stream: Any) -> None:
         if event not in self.events:
             raise FakeError(400)
-        self.events[event] = None
+        self.enqueue(stream, Work(lambda: None, event=event))
 
-        def work() -> None:
-            self.events[event] = self.clock_ms
+    def wait_event(self, stream: Any, event: int) -> None:
+        """What is queued on the stream from now on waits for the last record of the event; none is waited for where it
+        was never recorded."""
+        if event not in self.events:
+            raise FakeError(400)
+        self.enqueue(stream, Work(lambda: None, event=event, waits=True))
 
-        self.enqueue(stream, work)
+    def launch(self, graph: int, stream: Any) -> None:
+        self.now_ms += self.launch_ms
+        for work in self.executables[graph]:
+            self.enqueue(stream, work)
 
     def synchronize(self, handle: Any) -> None:
         stream = self.stream(handle)
         if stream.recorded is not None:
             stream.broken = True
             raise FakeError(900)  # cudaErrorStreamCaptureUnsupported
-        while stream.queue:
-            stream.queue.pop(0)()
+        if stream.queue:
+            self._run_to(stream.queue[-1][0])
+        self.now_ms = max(self.now_ms, stream.end_ms)
+
+    def synchronize_event(self, event: int) -> None:
+        if event not in self.events:
+            raise FakeError(400)
+        if event in self._pending:
+            self._run_to(self._pending[event])
+        self.now_ms = max(self.now_ms, self.events[event] or 0.0)
 
     def elapsed(self, start: int, end: int) -> float:
         a, b = self.events[start], self.events[end]
-        if a is None or b is None:
+        if a is None or b is None or {start, end} & self._pending.keys() or max(a, b) > self.now_ms:
             raise FakeError(600)  # cudaErrorNotReady
         return b - a
+
+    def _run_to(self, number: int) -> None:
+        """Run what was queued up to `number`, in the order in which the host queued it."""
+        ready = [(n, at, s, w) for s in self.streams.values() for n, at, w in s.queue if n <= number]
+        for stream in self.streams.values():
+            stream.queue = [entry for entry in stream.queue if entry[0] > number]
+        for n, queued_ms, stream, work in sorted(ready, key=lambda entry: entry[0]):
+            self._run(n, queued_ms, stream, work)
+
+    def _run(self, number: int, queued_ms: float, stream: Stream, work: Work) -> None:
+        start = max(stream.end_ms, queued_ms)
+        if work.waits:
+            stream.end_ms = max(stream.end_ms, self.events[work.event] or 0.0)
+            return
+        if work.engine:
+            units = self._free.setdefault(work.engine, [0.0] * (self.computes if work.engine == "compute" else 1))
+            unit = units.index(min(units))
+            start = max(start, units[unit])
+            units[unit] = start + work.ms
+            self.busy.append((work.engine, stream.handle, start, start + work.ms))
+            self._touch(start, start + work.ms, work)
+        work.run()
+        stream.end_ms = start + work.ms
+        if work.event:
+            self.events[work.event] = stream.end_ms
+            if self._pending.get(work.event) == number:
+                del self._pending[work.event]
+
+    def _touch(self, start: float, end: float, work: Work) -> None:
+        for address, nbytes, written in work.touches:
+            for other_start, other_end, (other, size, other_written), engine in self._accesses:
+                if (
+                    start < other_end
+                    and other_start < end
+                    and address < other + size
+                    and other < address + nbytes
+                    and (written or other_written)
+                ):
+                    self.races.append(f"{work.engine} at {start:.3f} ms and {engine} at {other_start:.3f} ms")
+        self._accesses += [(start, end, access, work.engine) for access in work.touches]
+        del self._accesses[:-KEPT_ACCESSES]
+
+
+def void(value: object) -> None:
+    """Nothing, whatever a call answered."""
 
 
 class cudaError_t(enum.IntEnum):
@@ -278,6 +372,15 @@ def _offer_work(device: FakeDevice, offered: Any) -> None:
     def cudaStreamSynchronize(stream: Handle) -> None:
         device.synchronize(stream)
 
+    @offered(0)
+    def cudaStreamWaitEvent(stream: Handle, event: Handle, flags: int) -> None:
+        assert flags == 0
+        device.wait_event(stream, int(event))
+
+    @offered(0)
+    def cudaEventSynchronize(event: Handle) -> None:
+        device.synchronize_event(int(event))
+
     @offered(1)
     def cudaEventCreateWithFlags(flags: int) -> Handle:
         handle = device.handle()
@@ -326,8 +429,7 @@ def _offer_work(device: FakeDevice, offered: Any) -> None:
 
     @offered(0)
     def cudaGraphLaunch(graph: Handle, stream: Handle) -> None:
-        for work in device.executables[int(graph)]:
-            device.enqueue(stream, work)
+        device.launch(int(graph), stream)
 
     @offered(0)
     def cudaGraphExecDestroy(graph: Handle) -> None:
@@ -375,6 +477,9 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         def synchronize(self) -> None:
             guarded("cuStreamSynchronize", lambda: device.synchronize(self.handle))
 
+        def wait_for_event(self, event: Event) -> None:
+            guarded("cuStreamWaitEvent", lambda: device.wait_event(self.handle, event.handle))
+
         def __del__(self) -> None:
             device.streams.pop(self.handle, None)
 
@@ -385,6 +490,9 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
 
         def record(self, stream: Stream_) -> None:
             guarded("cuEventRecord", lambda: device.record(self.handle, stream.handle))
+
+        def synchronize(self) -> None:
+            guarded("cuEventSynchronize", lambda: device.synchronize_event(self.handle))
 
         def time_since(self, start: Event) -> float:
             return guarded("cuEventElapsedTime", lambda: device.elapsed(start.handle, self.handle))

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 
 from edgecnn.backends._half import rounded_to_fp16
-from tests.fakes.fake_cuda import COMPUTE_MS, FakeDevice, FakeError
+from tests.fakes.fake_cuda import FakeDevice, FakeError, Work
 
 API = Path(__file__).parents[1] / "backends" / "api"
 FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
@@ -639,7 +639,19 @@ class Context(Strict):
         except FakeError:
             module._log("ERROR", "enqueueV3: an address is no device memory of that size")
             return False
-        module._device.enqueue(stream_handle, lambda: module._compute(engine, addresses, shapes))
+        touches = tuple(
+            (address, size * math.prod(shape), k > 0)
+            for k, (address, shape, size) in enumerate(zip(addresses, shapes, sizes, strict=True))
+        )
+        scratch = (id(self), 1, True)  # a context's own memory: it runs one thing at a time
+        work = Work(
+            lambda: module._compute(engine, addresses, shapes),
+            "compute",
+            module._device.ms["compute"],
+            (*touches, scratch),
+        )
+        module._device.now_ms += 0.0 if recording else module._device.enqueue_ms
+        module._device.enqueue(stream_handle, work)
         self._unreported = True
         self._runs += 1
         return True
@@ -833,7 +845,6 @@ def _compute(module: Any, engine: Engine, addresses: list[int], shapes: list[tup
         assert values.shape == tuple(shape)
         made = np.ascontiguousarray(values, kind)
         ctypes.memmove(address, made.ctypes.data, made.nbytes)
-    module._device.clock_ms += COMPUTE_MS
 
 
 def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list[dict[str, Any]]:

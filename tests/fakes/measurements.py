@@ -40,7 +40,7 @@ def accuracy(n: int = 10_000, lost: int = 30, gained: int = 10, **more: Any) -> 
 def latency(name: str = "int8", **more: Any) -> Latency:
     """One millisecond per query, of enough queries for every percentile."""
     known: dict[str, Any] = {
-        "mode": "latency",
+        "mode": "single-shot",
         "clock": "host",
         "batch": 1,
         "n_queries": 1000,

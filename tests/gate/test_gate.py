@@ -469,12 +469,12 @@ def test_a_baseline_of_another_device_or_of_other_batches_is_refused() -> None:
     baseline = baseline_of([measured()], HERE)
     with pytest.raises(MeasurementError, match="amd-epyc-2threads, this run is from other-2threads"):
         judge(Tolerances(), [measured()], baseline=baseline, device=THERE)
-    before = measured(latency=latency(batch=1, mode="latency"))
+    before = measured(latency=latency(batch=1))
     baseline = baseline_of([before], HERE)
     assert judge(Tolerances(top1_drop_pp_max=5), [before], baseline=baseline, device=HERE).verdict == "PASS"
     for other, said in (
         (latency(batch=8), "batch = 1, this run has 8"),
-        (latency(mode="throughput"), "mode = latency, this run has throughput"),
+        (latency(mode="pipelined"), "mode = single-shot, this run has pipelined"),
     ):
         now = replace(before, latency=other)
         with pytest.raises(MeasurementError, match=f"the baseline has {said}"):

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecnn.errors import MeasurementError
+from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.machine.clocks import clock_warnings, read_clocks
 from edgecnn.machine.gpu import open_nvml
 from edgecnn.machine.load import CpuTime
 from edgecnn.measure import comparison, latency
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import measure_latency
-from edgecnn.records import to_plain
-from edgecnn.results.latency import Clocks
-from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
+from edgecnn.records import record_from_mapping, to_plain
+from edgecnn.results.baseline import BaselineRow
+from edgecnn.results.latency import Clocks, Latency
+from edgecnn.session import Array, PipelineOptions, Session, SessionInfo, TensorSpec, Timing
 from tests.fakes.measurements import TENSORRT, engine
 
 BATCH = np.zeros((4, 3, 2, 2), np.float32)
@@ -92,7 +93,7 @@ def test_warm_up_queries_are_dropped_and_the_duration_is_kept() -> None:
     assert found.throughput_images_per_s == pytest.approx(4 * found.n_queries / found.duration_s)
 
 
-def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
+def test_an_untimed_session_and_throughput_use_the_host_clock() -> None:
     class Untimed(Session):
         """A session without events of its own."""
 
@@ -101,8 +102,8 @@ def test_an_untimed_session_and_throughput_mode_use_the_host_clock() -> None:
         def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
             return zeros(inputs)
 
-    found = measured(Scripted(lambda k: 1.0), mode="throughput")
-    assert (found.clock, found.compute_ms_p50, found.mode) == ("host", None, "throughput")
+    found = measured(Scripted(lambda k: 1.0), options=PipelineOptions(timed=False))
+    assert (found.clock, found.compute_ms_p50, found.mode) == ("host", None, "single-shot")
     assert found.transfers  # the call copies in and out, whoever holds the clock
     found = measured(Untimed())
     assert (found.clock, found.transfers) == ("host", False)
@@ -163,7 +164,7 @@ class Clockwork:
 def test_reading_the_clocks_is_no_part_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Clockwork(monkeypatch)
     session = time.session("a", lambda k: 0.25)
-    found = measured(session, mode="throughput", clocks=time.read, warmup_ms=1000, duration_s=5)
+    found = measured(session, options=PipelineOptions(timed=False), clocks=time.read, warmup_ms=1000, duration_s=5)
     assert time.calls.count("a") == 4 + 20
     assert (found.n_queries, found.duration_s, found.latency_ms_p50) == (20, pytest.approx(5), pytest.approx(250))
     assert found.throughput_images_per_s == pytest.approx(4 * 20 / 5)
@@ -273,6 +274,34 @@ def test_the_interval_covers_when_the_machine_has_slow_phases() -> None:
         [found] = compare_latency(sessions, BATCH, warmup_ms=0, duration_s=1.5, clocks=Clocks, seed=seed).values()
         hits += found.latency_ratio_ci[0] <= 1 <= found.latency_ratio_ci[1]
     assert hits >= 36
+
+
+def test_what_cannot_overlap_says_so_and_is_not_pretended() -> None:
+    session = Scripted(lambda k: 1.0)
+    for more, said in (
+        ({"mode": "pipelined"}, "mode pipelined: only engines of TensorRT"),
+        ({"options": PipelineOptions(streams=2)}, "2 streams: single-shot queries come one at a time"),
+        ({"options": PipelineOptions(transfers=False)}, "no transfers: single-shot queries"),
+    ):
+        with pytest.raises(MeasurementError, match=said):
+            measured(session, **more)
+    with pytest.raises(MeasurementError, match="mode pipelined"):
+        compare_latency({"a": session, "b": session}, BATCH, warmup_ms=0, duration_s=0, mode="pipelined")
+    assert session.calls == 0
+    assert (measured(session).mode, measured(session).streams) == ("single-shot", 1)
+
+
+def test_latencies_of_earlier_versions_were_single_shot() -> None:
+    plain = to_plain(measured(Scripted(lambda k: 1.0)))
+    for key in ("streams", "enqueue_ms_p50"):
+        del plain[key]
+    for earlier in ("latency", "throughput"):
+        found = record_from_mapping(Latency, {**plain, "mode": earlier}, "latency.json", "")
+        assert (found.mode, found.streams) == ("single-shot", 1)
+    with pytest.raises(ArtifactError, match="mode"):
+        record_from_mapping(Latency, {**plain, "mode": "speed"}, "latency.json", "")
+    old = record_from_mapping(BaselineRow, {"mode": "latency", "batch": 1}, "baseline", "")
+    assert old == BaselineRow(mode="single-shot", batch=1)
 
 
 def test_one_engine_is_no_comparison() -> None:

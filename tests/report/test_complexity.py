@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,13 @@ def test_what_belongs_to_the_numbers_stands_in_the_picture() -> None:
 def test_top1_on_different_images_does_not_share_an_axis() -> None:
     with pytest.raises(MeasurementError, match=r"folder:x, folder:y"):
         run_panels([report(), report(data="folder:y")])
+
+
+def test_latencies_of_different_modes_do_not_share_an_axis() -> None:
+    timed = replace(row(), latency=latency("fp32", mode="pipelined"))
+    with pytest.raises(MeasurementError, match=r"latencies of orin .* different modes: pipelined, single-shot"):
+        run_panels([report(), report("b", measurements=(timed,))])
+    assert len(run_panels([report(), report("b", "xeon", measurements=(timed,))])) == 2
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -169,6 +169,13 @@ def test_a_comment_shows_the_change_against_the_baseline() -> None:
     assert dict(zip(header, int8, strict=True))["size MB"] == "0.07 (+0)"
     assert dict(zip(header, fp16, strict=True))["top-1 %"] == "98.2"
     assert "cpu-key" in text
+    for mode, shown in (
+        ("single-shot", f"{TIMED['latency_ms_p50']} (+0)"),
+        ("pipelined", str(TIMED["latency_ms_p50"])),
+    ):
+        timed = BaselineRow(mode=mode, latency_ms_p50=TIMED["latency_ms_p50"])
+        header, _, int8, _ = rows_of(markdown_comment(now, Baseline("cpu-key", {"int8": timed})), "precision")
+        assert dict(zip(header, int8, strict=True))["p50 ms"] == shown
     assert text.count("- **") == 2
     assert "--record" in markdown_comment(now)
     assert "All 1 checks passed" in markdown_comment(results(checks=CHECKS[:1]))
@@ -251,6 +258,14 @@ def test_conditions_say_what_a_query_was() -> None:
     assert "clock host, without transfers, no CUDA graph, synchronous call" in markdown_report(content)
     content = results(timed={"transfers": True, "graph": True, "sync": "stream synchronisation"})
     assert "clock host, with transfers, a CUDA graph, stream synchronisation" in markdown_report(content)
+    header, _, int8, fp16 = rows_of(markdown_report(content), "precision")
+    assert [dict(zip(header, row, strict=True))["mode"] for row in (int8, fp16)] == ["single-shot", "-"]
+    said = "int8: the ratio is of single-shot queries on both sides"
+    assert said not in markdown_report(content)
+    content = results(timed={"mode": "pipelined", "streams": 2})
+    assert "int8: pipelined mode, batch 1" in markdown_report(content)
+    assert "2 streams, clock host" in markdown_report(content)
+    assert said in markdown_report(content)
     content = results(artifacts=(dataclasses.replace(ARTIFACT, sha256=""),))
     assert rows_of(markdown_report(content), "artifact")[2][3] == ""
     assert rows_of(markdown_report(results()), "artifact")[2][3] == "ab" * 6

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.backends._cuda import Cuda, load_cuda
+from edgecnn.backends.trt.graph import recorded_graph
 from edgecnn.backends.trt.inspector import layers_from_inspector
 from edgecnn.backends.trt.library import (
     Message,
@@ -34,8 +35,11 @@ from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_
 from edgecnn.backends.trt.progress import say
 from edgecnn.contract import ServingContract
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
-from edgecnn.results.layers import EngineLayer
-from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing, types_mismatch
+from edgecnn.results.layers import EngineLayer, LayerTimes
+from edgecnn.session import Array, PipelineOptions, Session, SessionInfo, TensorSpec, Timing, types_mismatch
+
+if TYPE_CHECKING:
+    from edgecnn.backends.trt.pipelined import TrtPipeline
 
 KEPT_SHAPES = 4
 DTYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32"}  # of a serving contract, by TensorRT's names
@@ -143,8 +147,20 @@ class TrtSession(Session):
         with recording(self._trt) as messages:
             return inspected_layers(self._trt, self._engine, batch, known, messages)
 
-    def layer_times_ms(self, batch: Array, queries: int = 10) -> dict[str, float]:
-        """Mean time of each layer, by TensorRT's profiler, which slows the whole: shares are to be read from it."""
+    def pipeline(self, batch: Array, options: PipelineOptions) -> TrtPipeline:
+        """Queries of `batch` that overlap, as trtexec's do."""
+        from edgecnn.backends.trt.pipelined import TrtPipeline
+
+        self._check(batch)
+        return TrtPipeline(self._trt, self._cuda, self._engine, self.info, batch, options)
+
+    def layers_json(self, batch: int) -> str:
+        """The inspector's JSON at one batch size."""
+        with recording(self._trt) as messages:
+            return inspector_json(self._trt, self._engine, batch, messages)
+
+    def layer_runs_ms(self, batch: Array, queries: int) -> list[LayerTimes]:
+        """By TensorRT's profiler, which slows the whole: shares are to be read from it."""
         from edgecnn.backends.trt.profile import profiled_layers
 
         self.run(batch)  # the input is on the device
@@ -253,17 +269,9 @@ class TrtSession(Session):
 
     def _capture(self, shape: _Shape) -> None:
         """Record the work of one shape as a graph, after one ordinary enqueue (trtexec); or say why not."""
-        self._cuda.begin_capture(self._stream)
-        queued = shape.context.execute_async_v3(self._cuda.handle(self._stream))
-        try:
-            shape.graph = self._cuda.end_capture(self._stream)
-        except DeviceError as exc:
-            self._graph_fallback = exc.message
-        if not queued:
-            self._graph_fallback = self._graph_fallback or "TensorRT cannot enqueue this engine while recording"
-            if shape.graph is not None:
-                self._cuda.destroy_graph(shape.graph)
-                shape.graph = None
+        shape.graph, self._graph_fallback = recorded_graph(
+            self._cuda, self._stream, lambda: bool(shape.context.execute_async_v3(self._cuda.handle(self._stream)))
+        )
 
     def _result(self, shape: _Shape, k: int) -> Array:
         (host, _), spec, given = self._results[k], self._outputs[k], shape.output_shapes[k]
@@ -338,11 +346,16 @@ def shaped_context(engine: Any, name: str, shape: tuple[int, ...], messages: Seq
 def inspected_layers(
     trt: Any, engine: Any, batch: int, macs_by_node: Mapping[str, int | None], messages: Sequence[Message]
 ) -> list[EngineLayer]:
-    """Layers of an engine at one batch size: without a context with shapes the inspector knows no types."""
+    """Layers of an engine at one batch size."""
+    return layers_from_inspector(inspector_json(trt, engine, batch, messages), macs_by_node)
+
+
+def inspector_json(trt: Any, engine: Any, batch: int, messages: Sequence[Message]) -> str:
+    """What the inspector tells at one batch size: without a context with shapes it knows no types."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
     shape = tuple(engine.get_tensor_shape(name))
     context = shaped_context(engine, name, (batch, *shape[1:]), messages)
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
-    return layers_from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON), macs_by_node)
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from edgecnn.backends._cuda import Cuda
 from edgecnn.backends.trt.library import Message, failure
+from edgecnn.results.layers import LayerTimes
 
 
 def profiled_layers(
     trt: Any, cuda: Cuda, context: Any, stream: Any, queries: int, messages: Sequence[Message]
-) -> dict[str, float]:
-    """Mean milliseconds of each layer over `queries` runs, after one more, of a context with its shapes and addresses.
+) -> list[LayerTimes]:
+    """Name and milliseconds of each layer, in the order told, for each of `queries` runs, after one more, of a context
+    with its shapes and addresses.
 
     The layers are reported by hand after each run (`enqueue_emits_profile` off), so that nothing waits in between.
     """
-    totals: dict[str, float] = defaultdict(float)
+    runs: list[LayerTimes] = []
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            totals[layer_name] += ms
+            runs[-1].append((layer_name, ms))
 
     def run() -> None:
         if not context.execute_async_v3(cuda.handle(stream)):
@@ -37,6 +38,7 @@ def profiled_layers(
     context.enqueue_emits_profile = False
     for _ in range(queries):
         run()
+        runs.append([])
         if not context.report_to_profiler():
             raise failure("TensorRT reports no layer times", messages, "run it without the profile")
-    return {name: total / queries for name, total in totals.items()}
+    return runs

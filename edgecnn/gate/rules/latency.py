@@ -53,7 +53,7 @@ def _judge_interval(
     outcome = outcome_below(interval, limit)
     evidence = (
         f"median {value:.3f} x {reference}, 95 % interval [{low:.3f}, {high:.3f}], "
-        f"{measurement.ratio.latency_ratio_rounds} interleaved rounds"
+        f"{measurement.ratio.latency_ratio_rounds} interleaved rounds of {measurement.ratio.latency_ratio_mode} queries"
     )
     if outcome == "INCONCLUSIVE":
         evidence += "; a longer --duration narrows it"
@@ -69,7 +69,7 @@ def _judge_p99(measurement: Measurement, rule: Rule, limit: float) -> Check:
         return rule.check(measurement, limit, "INCONCLUSIVE", why, value)
     low, high = interval
     shown = "?" if high is None else f"{high:.3f}"
-    evidence = f"p99 {value:.3f} ms, 95 % interval [{low:.3f}, {shown}], {n} queries"
+    evidence = f"p99 {value:.3f} ms, 95 % interval [{low:.3f}, {shown}], {n} {found.mode} queries"
     return rule.check(measurement, limit, outcome_below((low, high), limit), evidence, value, (low, high))
 
 

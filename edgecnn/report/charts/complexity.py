@@ -83,7 +83,8 @@ def write_run_plot(path: Path, folders: Iterable[Path]) -> None:
 def run_panels(reports: Sequence[tuple[RunReport, Sidecar]]) -> list[Panel]:
     """Measured top-1 against measured median latency; a line joins the precisions of one run.
 
-    Raises `MeasurementError` when the reports are of different test images: their top-1 cannot share an axis.
+    Raises `MeasurementError` when the reports are of different test images, or the latencies of one device of different
+    modes: they cannot share an axis.
     """
     sources = {_field(report, made, "data.source") for report, made in reports}
     if len(sources) > 1:
@@ -91,11 +92,19 @@ def run_panels(reports: Sequence[tuple[RunReport, Sidecar]]) -> list[Panel]:
             f"the runs were measured on different data: {', '.join(sorted(sources))}",
             "give the runs of one data set at a time",
         )
+    modes: dict[str, set[str]] = {}
     by_device: dict[str, list[Disc]] = {}
     notes: dict[str, dict[str, None]] = {}
     for report, made in reports:
         by_device.setdefault(report.device_key, []).extend(_run_discs(report, made))
         notes.setdefault(report.device_key, {}).update(dict.fromkeys(report.notes))
+        modes.setdefault(report.device_key, set()).update(m.latency.mode for m in report.measurements if m.latency)
+    for device, found in modes.items():
+        if len(found) > 1:
+            raise MeasurementError(
+                f"the latencies of {device} were measured in different modes: {', '.join(sorted(found))}",
+                "run the older ones again, or give those of one mode at a time",
+            )
     return [
         Panel(
             title=f"Accuracy against latency: {device}",
@@ -130,7 +139,7 @@ def _run_discs(report: RunReport, made: Sidecar) -> list[Disc]:
             params=params,
             group=m.name,
             tip=f"{report.recipe}, {m.name}: {m.accuracy.top1_pct:.2f} % top-1 of {m.accuracy.n} images, "
-            f"{m.latency.latency_ms_p50:.3f} ms at batch {m.latency.batch}",
+            f"{m.latency.latency_ms_p50:.3f} ms at batch {m.latency.batch}, {m.latency.mode}",
             joined=report.recipe,
         )
         for m in report.measurements
