@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 
 from edgecnn.artifact.sidecar import Sidecar
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort.session import OrtSession
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json

@@ -34,6 +34,11 @@ class EdgecnnError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def reason(self) -> str:
+        """Message and hint as one text for `edgecnn doctor`, without the hint to ask it."""
+        return self.message + ("" if "edgecnn doctor" in self.hint else f"; {self.hint}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors cross from a worker process to its parent; a subclass may take other arguments than it keeps."""
         return _remade, (type(self), self.message, self.hint)

@@ -99,7 +99,7 @@ class SessionInfo:
 
     `graph` is whether the batch shape run last is replayed as a CUDA graph, and `graph_fallback` why one that could be
     is not; `sync` is how the host waits, `simulated` in words what is only imitated, `least_batch` the smallest batch
-    of a dynamic one.
+    of a dynamic one. `cpu_nodes` of `graph_nodes` are left to the CPU by a runtime that is to compute on a GPU.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -109,6 +109,8 @@ class SessionInfo:
     sync: str = "synchronous call"
     simulated: str = ""
     least_batch: int = 1
+    cpu_nodes: int = 0
+    graph_nodes: int = 0
 
     @property
     def task(self) -> Task:

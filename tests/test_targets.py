@@ -34,7 +34,7 @@ def test_every_row_is_whole() -> None:
             re.compile(pattern)
         for name in row.jetpack:
             assert name in jetpacks(), f"{row.name}: JetPack {name} is not in the table"
-        if row.kind == "gpu" and row.name != "gpu" and not row.built_anywhere:
+        if row.backend == "trt" and row.name != "gpu":
             assert re.fullmatch(r"\d+\.\d", row.compute_capability)
             assert row.match
             assert row.unsupported or version_tuple(row.tensorrt_min) >= (10, 3)

@@ -9,6 +9,7 @@ Each backend module offers
     describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
     precision_of(path) -> str                               int8, fp16 or fp32 as the file holds it; "" where unknown
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
+    why_not() -> str                                        why its engines do not run here; "" where they do
     check_graph(path) -> Opinion | None                     what the runtime says to a graph; None where it has no say
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
@@ -25,9 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
-from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.errors import ArtifactError, BackendError, nearest
-from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
 from edgecnn.results.device import Device
 from edgecnn.results.finding import Finding
 from edgecnn.session import Session
@@ -89,6 +90,8 @@ class Backend(Protocol):
 
     def machine_facts(self) -> dict[str, str]: ...
 
+    def why_not(self) -> str: ...
+
     def check_graph(self, path: Path) -> Opinion | None: ...
 
 
@@ -131,12 +134,41 @@ def backend_of(path: Path) -> Backend:
     return found
 
 
-def open_engine(path: Path, threads: int | None = None, trust: bool = False) -> Session:
-    """Open an engine with the backend that recognizes it.
+def provider_backend(provider: OrtProvider, backend: str = "") -> str:
+    """The backend of one of ONNX Runtime's providers; raises `BackendError` where another `backend` is named."""
+    own = "ort" if provider == "cpu" else f"ort-{provider}"
+    if backend not in ("", "ort", own):
+        raise BackendError(
+            f"--provider {provider} with --backend {backend}: providers are ONNX Runtime's",
+            f"leave --backend {backend} out, or --provider {provider}",
+        )
+    return own
+
+
+def backend_for(path: Path, provider: OrtProvider | None = None) -> Backend:
+    """The backend that runs a file: for a graph that is no engine yet, that of a `provider`, where one is named.
+
+    Raises `ArtifactError` for a file that is not an engine, or for one that was built for another.
+    """
+    found = backend_of(path)
+    if provider is None or (wanted := provider_backend(provider)) == found.NAME:
+        return found
+    if path.suffix == ".onnx" and not (sidecar_path(path).exists() and read_sidecar(path).backend):
+        return load_backend(wanted)
+    raise ArtifactError(
+        f"{path}: is an engine for {found.PROVIDER}, not for --provider {provider}",
+        f"build one from its graph: edgecnn build GRAPH.onnx --provider {provider}",
+    )
+
+
+def open_engine(
+    path: Path, threads: int | None = None, trust: bool = False, *, provider: OrtProvider | None = None
+) -> Session:
+    """Open an engine with the backend that recognizes it, or a graph with that of a `provider`.
 
     Raises `ArtifactError` for another file, `GraphError` for a graph that was exported in training mode.
     """
-    return backend_of(path).open_engine(path, threads, trust)
+    return backend_for(path, provider).open_engine(path, threads, trust)
 
 
 def require_inference_graph(path: Path) -> None:

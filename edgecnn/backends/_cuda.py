@@ -39,6 +39,7 @@ KINDS = {
     "cudaErrorStubLibrary": "NO_DRIVER",
     "cudaErrorSystemDriverMismatch": "NO_DRIVER",
 }
+DRIVERS = {"cuda.bindings.runtime": "cuda.bindings.driver", "cuda.cudart": "cuda.cuda"}  # of each runtime API
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Cuda(Protocol):
     def end_capture(self, stream: Any) -> Any: ...
     def launch_graph(self, graph: Any, stream: Any) -> None: ...
     def destroy_graph(self, graph: Any) -> None: ...
+    def launch(self, source: bytes, name: str, address: int, stream: Any) -> None: ...
     def memory_info(self) -> tuple[int, int]: ...
     def properties(self) -> GpuProperties: ...
 
@@ -250,6 +252,20 @@ class CudaBindings:
         """Give a graph back."""
         self._call("cudaGraphExecDestroy", graph)
 
+    def launch(self, source: bytes, name: str, address: int, stream: Any) -> None:
+        """Queue one thread of the kernel `name` of PTX `source`, with an address as its only argument."""
+        driver = importlib.import_module(DRIVERS[self._runtime.__name__])
+        text = ctypes.create_string_buffer(source)  # ends in the zero that PTX needs
+        module = self._drive(driver, "cuModuleLoadData", ctypes.addressof(text))
+        try:
+            function = self._drive(driver, "cuModuleGetFunction", module, name.encode())
+            one = (1, 1, 1)
+            arguments = ((address,), (ctypes.c_void_p,))
+            self._drive(driver, "cuLaunchKernel", function, *one, *one, 0, int(stream), arguments, 0)
+            self.synchronize_stream(stream)  # its code goes with the module
+        finally:
+            self._drive(driver, "cuModuleUnload", module)
+
     def memory_info(self) -> tuple[int, int]:
         """(free, total) device memory in bytes."""
         free, total = self._call("cudaMemGetInfo")
@@ -268,6 +284,16 @@ class CudaBindings:
             bool(p.integrated),
             cuda_version(version),
         )
+
+    def _drive(self, driver: Any, name: str, *arguments: Any) -> Any:
+        try:
+            error, *values = getattr(driver, name)(*arguments)
+        except RuntimeError as exc:  # libcuda cannot be loaded
+            raise DeviceError(f"{name} failed: {exc}", HINTS["NO_DRIVER"]) from exc
+        if int(error) != 0:
+            title = _text(driver.cuGetErrorName(error)[1])
+            raise DeviceError(f"{name} failed: {title} ({int(error)})", HINTS[""])
+        return values[0] if values else None
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:

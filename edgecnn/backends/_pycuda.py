@@ -106,6 +106,13 @@ class PyCuda:
     def destroy_graph(self, graph: Any) -> None:
         """There is none."""
 
+    def launch(self, source: bytes, name: str, address: int, stream: Any) -> None:
+        """Queue one thread of the kernel `name` of PTX `source`, with an address as its only argument."""
+        module = self._check(self._driver.module_from_buffer, source)
+        function = self._check(module.get_function, name)
+        self._check(lambda: function(np.uint64(address), block=(1, 1, 1), grid=(1, 1), stream=stream))
+        self._check(stream.synchronize)  # its code goes with the module
+
     def memory_info(self) -> tuple[int, int]:
         """(free, total) device memory in bytes."""
         free, total = self._check(self._driver.mem_get_info)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import JSON, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.options import JSON, PROVIDER, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
+from edgecnn.recipe.schema import OrtProvider
 
 EXAMPLES = """
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
@@ -43,6 +44,7 @@ def bench(
         Path | None, typer.Option(help="Folder for layers_*.json and profile_*.json, which NVIDIA's analysis reads.")
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
+    provider: Annotated[OrtProvider | None, PROVIDER] = None,
     trust: Annotated[bool, TRUST] = False,
     trust_code: Annotated[bool, TRUST_CODE] = False,
     end_to_end: Annotated[
@@ -69,6 +71,7 @@ def bench(
     if end_to_end or data or fps is not None or processes > 1 or soak is not None:
         other = [vs is not None, throughput, bool(mode), streams > 1, not transfers, export is not None]
         _require_end_to_end(end_to_end, data, any(other), duration if soak is not None else None)
+        _refuse_provider(provider)
         _bench_end_to_end(
             engine, output, data, as_json,
             batch=_one_size(batch), duration_s=60 * soak if soak is not None else duration, warmup_ms=warmup,
@@ -94,6 +97,7 @@ def bench(
             transfers=transfers,
             export=export,
             threads=threads,
+            provider=provider,
             trust=trust,
             trust_code=trust_code,
         )
@@ -151,6 +155,16 @@ def _one_size(text: str) -> int | None:
     if len(sizes) > 1:
         raise RecipeError(f"--batch {text}: several sizes with --end-to-end", "give one")
     return sizes[0] if sizes else None
+
+
+def _refuse_provider(provider: OrtProvider | None) -> None:
+    from edgecnn.errors import RecipeError
+
+    if provider is not None:
+        raise RecipeError(
+            f"--provider {provider} with --end-to-end: what is measured from the picture on is an engine",
+            f"build one, which carries its provider: edgecnn build GRAPH.onnx --provider {provider}",
+        )
 
 
 def _require_end_to_end(end_to_end: bool, data: str, other: bool, duration: float | None) -> None:

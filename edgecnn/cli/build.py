@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.completion import complete_target
-from edgecnn.cli.options import JSON, THREADS
+from edgecnn.cli.options import JSON, PROVIDER, THREADS
 from edgecnn.cli.printing import print_json, say
-from edgecnn.recipe.schema import HardwareCompatibility
+from edgecnn.recipe.schema import HardwareCompatibility, OrtProvider
 
 EXAMPLES = """
 edgecnn build runs/lenet5-digits/model.fp16.onnx --target cpu -o lenet5.fp16.engine.onnx
 edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a GPU with TensorRT
+edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU with onnxruntime-gpu
 edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
 """
 
@@ -24,6 +25,7 @@ def build(
     backend: Annotated[
         str, typer.Option(help="The runtime: ort, trt or trt-rtx (TensorRT-RTX).  [default: the target's, or ort]")
     ] = "",
+    provider: Annotated[OrtProvider | None, PROVIDER] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -73,6 +75,7 @@ def build(
         output,
         target=target,
         backend=backend,
+        provider=provider,
         batch=BatchSettings(max=max_batch or BatchSettings().max),
         threads=threads,
         workspace_mb=workspace_mb,

@@ -14,7 +14,10 @@ edgecnn doctor --json
 
 
 def doctor(as_json: Annotated[bool, JSON] = False) -> None:
-    """Say what this machine has, and which steps it can do."""
+    """Say what this machine has, and which steps it can do.
+
+    Each way to run an engine is tried: a kernel on the GPU, one node by each of ONNX Runtime's providers.
+    """
     from edgecnn.inspection.machine import machine
     from edgecnn.steps import FACTS
 
@@ -22,7 +25,9 @@ def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     if as_json:
         print_json(facts)
         return
-    steps = facts.pop("steps")
+    steps, ways = facts.pop("steps"), facts.pop("ways")
     print_facts(facts)
     print()
     print_rows(steps, ["step", "possible", "why"])
+    print()
+    print_rows(ways, ["way", "works", "why"])

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import DATA, JSON, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.options import DATA, JSON, PROVIDER, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
+from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
+    from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.serving import ServingLoss
 
 EXAMPLES = """
@@ -46,6 +48,7 @@ def validate(
         typer.Option(help="Also what the serving side's resize and crop cost, in place of the network's own."),
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
+    provider: Annotated[OrtProvider | None, PROVIDER] = None,
     trust: Annotated[bool, TRUST] = False,
     trust_code: Annotated[bool, TRUST_CODE] = False,
     output: Annotated[
@@ -71,6 +74,7 @@ def validate(
             data=data,
             batch=batch,
             threads=threads,
+            provider=provider,
             strict=strict,
             trust=trust,
             trust_code=trust_code,
@@ -79,7 +83,7 @@ def validate(
             geometry=geometry,
             progress=progress,
         )
-    settings = ValidateSettings(batch, threads, strict, trust, trust_code)
+    settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
     crops = validate_ten_crop(engine, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
     if not is_first():
@@ -98,11 +102,7 @@ def validate(
     if found.calibration_error_pp is not None:
         print(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
     if found.decision_flips_n is not None:
-        rejected = found.decision_rejected_pct, found.reference_decision_rejected_pct
-        print(f"at the threshold: {found.decision_flips_n} of {found.n} decisions are not the reference's")
-        print("rejected: {:.2f} %, by the reference {:.2f} %".format(*rejected))
-        columns = ["label_name", "n", "recall_pct", "reference_recall_pct", "precision_pct", "reference_precision_pct"]
-        print_rows(to_plain(found.decision_classes[:DECISIONS_SHOWN]), columns)
+        _print_decisions(found)
     for finding in found.findings:
         print(finding)
     if served := found.serving:
@@ -117,6 +117,16 @@ def validate(
         from edgecnn.diagnose.stages import describe
 
         print("\n".join(describe(hops)))
+
+
+def _print_decisions(found: Accuracy) -> None:
+    from edgecnn.records import to_plain
+
+    rejected = found.decision_rejected_pct, found.reference_decision_rejected_pct
+    print(f"at the threshold: {found.decision_flips_n} of {found.n} decisions are not the reference's")
+    print("rejected: {:.2f} %, by the reference {:.2f} %".format(*rejected))
+    columns = ["label_name", "n", "recall_pct", "reference_recall_pct", "precision_pct", "reference_precision_pct"]
+    print_rows(to_plain(found.decision_classes[:DECISIONS_SHOWN]), columns)
 
 
 def _thresholds(texts: list[str]) -> float | dict[str, float] | None:

@@ -37,7 +37,7 @@ def missing_package(package: str, needed_for: str, extra: str) -> MissingPackage
                 f"a Jetson can do without {package}: run this on a host with `edgecnn[cpu]`, and copy its files here"
             )
         return error
-    if extra in ("pycuda", "rtx") or not (driver_version() or package in ("tensorrt", "cuda-bindings")):
+    if extra == "pycuda" or extra.endswith("rtx") or not (driver_version() or package in ("tensorrt", "cuda-bindings")):
         return MissingPackageError(package, needed_for, extra)
     error = MissingPackageError(package, needed_for, "gpu")
     if importlib.util.find_spec("onnxruntime") is not None:  # the extra would bring a second one beside it

@@ -110,8 +110,9 @@ def measure_latency(
 
 
 def _said_of(info: SessionInfo) -> list[str]:
-    """Why an engine that could be replayed as a CUDA graph is not, and what of it is only simulated."""
+    """Why an engine that could be replayed as a CUDA graph is not, and what of it runs elsewhere or is simulated."""
     said = [f"not replayed as a CUDA graph: {info.graph_fallback}"] if info.graph_fallback else []
+    said += [f"{info.cpu_nodes} of {info.graph_nodes} nodes run on the CPU"] if info.cpu_nodes else []
     return said + ([f"this is a simulation ({info.simulated}): its speed says nothing"] if info.simulated else [])
 
 

@@ -112,6 +112,16 @@ def cuda_is_available() -> bool:
     return torch.cuda.is_available()
 
 
+def why_no_cuda() -> str:
+    """Why this PyTorch computes nothing on the GPU: wheels of another architecture say that it is available, and fail
+    at every operation. "" where it does."""
+    try:
+        found = (torch.ones(4, device="cuda") + 1).cpu()
+    except (RuntimeError, AssertionError) as exc:
+        return " ".join(str(exc).split())[:300]
+    return "" if bool((found == 2).all()) else "an addition on the GPU gave a wrong result"
+
+
 def open_cuda_reference(checkpoint: Path, *, trust_code: bool = False) -> CudaReference:
     """The network in a checkpoint, on the GPU; raises `ArtifactError` as `open_reference` does."""
     return CudaReference(*_network_of(checkpoint, trust_code))

@@ -18,6 +18,7 @@ Setting: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[fl
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 Around = Literal["fp16", "fp32"]
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
+OrtProvider = Literal["cpu", "cuda", "tensorrt", "rtx"]  # what of ONNX Runtime computes
 
 
 # Ranges of settings, under the names that their fields use below.

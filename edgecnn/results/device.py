@@ -13,7 +13,8 @@ from edgecnn.records import STRICT
 class Device:
     """A processor with its threads, or a GPU; what a machine does not have stays empty. Memory is in GB (1e9 bytes).
 
-    `cpu_id` is family, model and stepping. `clocks_locked` is known of latencies alone, and not of every machine.
+    `cpu_id` is family, model and stepping, `provider` what of ONNX Runtime computes on a GPU.
+    `clocks_locked` is known of latencies alone, and not of every machine.
     """
 
     __pydantic_config__ = STRICT
@@ -32,6 +33,7 @@ class Device:
     cuda: str = ""
     power_mode: str = ""
     tensorrt: str = ""
+    provider: str = ""
     clocks_locked: bool | None = None
 
     def __bool__(self) -> bool:
@@ -40,13 +42,14 @@ class Device:
     @property
     def key(self) -> str:
         """What latencies may be compared with each other, as a file name: GPU, compute capability, TensorRT
-        major.minor, power mode and whether its clocks are locked, or the processor with family, model, stepping and
-        threads."""
+        major.minor, provider, power mode and whether its clocks are locked, or the processor with family, model,
+        stepping and threads."""
         tensorrt = ".".join(self.tensorrt.split(".")[:2])
         parts = [
             self.board or self.gpu_name or self.cpu or "unknown",
             f"sm{self.compute_capability}" if self.compute_capability else "",
             f"trt{tensorrt}" if tensorrt else "",
+            self.provider,
             self.power_mode,
             "locked" if self.clocks_locked else "",
             self.cpu_id,

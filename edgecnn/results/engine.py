@@ -56,7 +56,8 @@ class EngineFacts:
 
     The shares are per cent of multiply-adds or of Conv and Gemm layers, as `shares_by` says ("untold": the layers do
     not tell their precision; "compiled_at_load": the plan has none before a GPU compiles it, and then one; "": they
-    were not read). `integer_kernels` are ONNX Runtime's, of `weighted_nodes`.
+    were not read). `integer_kernels` are ONNX Runtime's, of `weighted_nodes`; `cpu_nodes`, of `graph_nodes`, are those
+    that its provider for a GPU leaves to the CPU.
     """
 
     __pydantic_config__ = STRICT
@@ -72,3 +73,5 @@ class EngineFacts:
     reformat_layers: int | None = None
     integer_kernels: int | None = None
     weighted_nodes: int | None = None
+    cpu_nodes: int | None = None
+    graph_nodes: int | None = None

@@ -7,9 +7,10 @@ import importlib.util
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path
-from edgecnn.backends import backend_of, open_engine
-from edgecnn.errors import ArtifactError
+from edgecnn.backends import backend_for, open_engine
+from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.machine.packages import missing_package
+from edgecnn.recipe.schema import OrtProvider
 from edgecnn.results.engine import EngineInfo
 from edgecnn.session import Session
 
@@ -17,11 +18,23 @@ CHECKPOINT, GRAPH = ".safetensors", ".onnx"
 VALIDATION_BATCH = 64
 
 
-def open_any(path: Path, threads: int | None = None, trust: bool = False, *, trust_code: bool = False) -> Session:
-    """A session of an engine, a graph or a checkpoint; raises the errors of each."""
+def open_any(
+    path: Path,
+    threads: int | None = None,
+    trust: bool = False,
+    *,
+    trust_code: bool = False,
+    provider: OrtProvider | None = None,
+) -> Session:
+    """A session of an engine, a graph (by the `provider`) or a checkpoint; raises the errors of each."""
     if path.suffix == CHECKPOINT:
+        if provider is not None:
+            raise BackendError(
+                f"{path}: --provider {provider} is ONNX Runtime's, and a checkpoint is PyTorch's",
+                "export it: the graph can be run by each provider",
+            )
         return open_checkpoint(path, threads, trust_code=trust_code)
-    return open_engine(path, threads, trust)
+    return open_engine(path, threads, trust, provider=provider)
 
 
 def open_reference_source(source: Path, threads: int | None, *, trust_code: bool = False) -> Session:
@@ -52,12 +65,13 @@ def require_named(source: Path) -> None:
         )
 
 
-def engine_info(path: Path, sidecar: Sidecar) -> EngineInfo:
-    """What `path` is when it is run here: an engine as its sidecar says, a graph under the backend that takes it."""
+def engine_info(path: Path, sidecar: Sidecar, provider: OrtProvider | None = None) -> EngineInfo:
+    """What `path` is when it is run here: an engine as its sidecar says, a graph under the backend that takes it, or
+    that of the `provider`."""
     known = sidecar.engine
     if known.backend or path.suffix == CHECKPOINT:
         return known
-    backend = backend_of(path)
+    backend = backend_for(path, provider)
     return dataclasses.replace(
         known,
         role="graph",

@@ -13,13 +13,13 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions
 from edgecnn.artifact.write import check_output, write_json_artifact
-from edgecnn.backends import backend_of
+from edgecnn.backends import backend_for
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import PLAIN, measure_latency, require_plain
 from edgecnn.measure.pipelined import mode_of
-from edgecnn.recipe.schema import BenchSettings, fields_of
+from edgecnn.recipe.schema import BenchSettings, OrtProvider, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo, SharesBy
@@ -49,6 +49,7 @@ def bench(
     transfers: bool = True,
     export: FilePath | None = None,
     threads: int | None = None,
+    provider: OrtProvider | None = None,
     trust: bool = False,
     trust_code: bool = False,
 ) -> LatencyFile:
@@ -60,7 +61,8 @@ def bench(
 
     Queries of `batch` images [N, C, H, W], or of each of `batches` in turn, run for `duration_s` seconds after
     `warmup_ms` milliseconds; latencies are in milliseconds, throughput in images per second. With `versus` both run in
-    turn on the same input, and the ratio of the medians is measured.
+    turn on the same input, and the ratio of the medians is measured. `provider` is what of ONNX Runtime runs graphs
+    (cpu or cuda; an engine has its own).
 
     Engines of TensorRT are measured in trtexec's `mode` "pipelined" (two queries in flight on each of `streams`,
     without `transfers` the compute alone), others "single-shot"; with `throughput` nothing is timed on the device, and
@@ -73,6 +75,8 @@ def bench(
     engine, output, versus = Path(engine), path_or_none(output), path_or_none(versus)
     if mode is not None:
         require_one_of("mode", mode, Mode)
+    if provider is not None:
+        require_one_of("provider", provider, OrtProvider)
     require_batches((batch, *batches))
     require_at_least(1, threads=threads, streams=streams)
     require_at_least(SHORTEST_S, duration_s=duration_s)
@@ -85,7 +89,9 @@ def bench(
     options, sizes = PipelineOptions(streams, transfers, timed=not throughput), batches or (batch,)
     rows = []
     with contextlib.ExitStack() as stack:
-        session, *others = [stack.enter_context(open_any(p, threads, trust, trust_code=trust_code)) for p in paths]
+        session, *others = [
+            stack.enter_context(open_any(p, threads, trust, trust_code=trust_code, provider=provider)) for p in paths
+        ]
         if mode_of(mode, session, *others) == "single-shot":
             require_plain(options)
         if export is not None:
@@ -93,13 +99,13 @@ def bench(
         for size in sizes:
             _require_batch(engine, session, size)
             images = _input_for(session, engine, size)
-            row = _alone(engine.stem, engine, session, images, settings, mode, options)
+            row = _alone(engine.stem, engine, session, images, settings, mode, options, provider)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0], engine.stem: session}
                 inputs = {other: _input_for(others[0], versus, size), engine.stem: images}
                 infos = {
-                    name: engine_info(path, known)
+                    name: engine_info(path, known, provider)
                     for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
                 }
                 row = _with_ratios([row], _compared(sessions, inputs, settings, infos, mode, options))[0]
@@ -108,7 +114,7 @@ def bench(
                 label = engine.stem if len(sizes) == 1 else f"{engine.stem}_batch{size}"
                 write_layer_files(Path(export), label, session, images)
     found = LatencyFile(
-        device=_at_clocks(device_of(engine, threads), rows),
+        device=_at_clocks(device_of(engine, threads, provider), rows),
         reference=None if versus is None else str(versus),
         measurements=tuple(rows),
     )
@@ -158,9 +164,9 @@ def bench_all(
     return found
 
 
-def device_of(engine: Path, threads: int | None) -> Device:
-    """What an engine runs on here; a checkpoint runs on the processor."""
-    return cpu_device(threads) if engine.suffix == CHECKPOINT else backend_of(engine).device(threads)
+def device_of(engine: Path, threads: int | None, provider: OrtProvider | None = None) -> Device:
+    """What an engine, or a graph by a `provider`, runs on here; a checkpoint runs on the processor."""
+    return cpu_device(threads) if engine.suffix == CHECKPOINT else backend_for(engine, provider).device(threads)
 
 
 def _at_clocks(device: Device, rows: Sequence[LatencyRow]) -> Device:
@@ -176,7 +182,7 @@ def engine_facts(engine: Path) -> EngineFacts | None:
         return None
     facts = read_sidecar(engine).facts
     shares = ("int8_share_pct", "fp16_share_pct", "fp32_share_pct", "graph_int8_share_pct")
-    counts = ("quantize_layers", "reformat_layers", "integer_kernels", "weighted_nodes")
+    counts = ("quantize_layers", "reformat_layers", "integer_kernels", "weighted_nodes", "cpu_nodes", "graph_nodes")
     known = {key: facts[key] for key in (*shares, *counts) if key in facts}
     told: SharesBy = facts.get("shares_by") or "untold"
     return EngineFacts(
@@ -192,6 +198,7 @@ def _alone(
     settings: BenchSettings,
     mode: Mode | None = None,
     options: PipelineOptions = PLAIN,
+    provider: OrtProvider | None = None,
 ) -> LatencyRow:
     found = measure_latency(
         name,
@@ -202,7 +209,7 @@ def _alone(
         mode=mode,
         options=options,
     )
-    return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path)), facts=engine_facts(path))
+    return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path), provider), facts=engine_facts(path))
 
 
 def _compared(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.artifact.write import check_output
-from edgecnn.backends import BuildOptions, load_backend, require_inference_graph
+from edgecnn.backends import BuildOptions, load_backend, provider_backend, require_inference_graph
 from edgecnn.errors import ArtifactError, DeviceError
 from edgecnn.graph.decision import require_logits
-from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, fields_of
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, fields_of
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.targets import CPU, find_target, target_mismatch
@@ -21,6 +21,7 @@ def build(
     *,
     target: str = "",
     backend: str = "",
+    provider: OrtProvider | None = None,
     batch: BatchSettings | None = None,
     threads: int | None = None,
     workspace_mb: int | None = None,
@@ -37,7 +38,8 @@ def build(
         ec.bench(engine).p50
 
     `target` is a device of `edgecnn targets`, cpu, or gpu for whatever GPU is here; left out, it is the `backend`'s
-    own, and without either cpu. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
+    own, and without either cpu. `provider` is what of ONNX Runtime computes (cpu, cuda, tensorrt or rtx): each is a
+    backend. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
     is built without one. The engine takes and gives what the graph does, for N images as `batch` says;
     `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. Without an `output` it
     lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
@@ -47,6 +49,9 @@ def build(
     require_one_of("hardware_compatibility", hardware_compatibility, HardwareCompatibility)
     require_at_least(1, threads=threads, workspace_mb=workspace_mb)
     require_at_least(0, optimization_level=optimization_level)
+    if provider is not None:
+        require_one_of("provider", provider, OrtProvider)
+        backend = provider_backend(provider, backend)
     module = load_backend(backend or find_target(target or CPU).backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")

@@ -26,7 +26,7 @@ from edgecnn.measure.decision import decision_thresholds
 from edgecnn.measure.geometry import measure_serving_loss
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
 from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop
-from edgecnn.recipe.schema import DecisionSettings, fields_of
+from edgecnn.recipe.schema import DecisionSettings, OrtProvider, fields_of
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.session import Session
@@ -50,6 +50,7 @@ class ValidateSettings:
     strict: bool = False
     trust: bool = False
     trust_code: bool = False
+    provider: OrtProvider | None = None
 
 
 def validate(
@@ -61,6 +62,7 @@ def validate(
     name: str = "",
     batch: int | None = None,
     threads: int | None = None,
+    provider: OrtProvider | None = None,
     strict: bool = False,
     trust: bool = False,
     trust_code: bool = False,
@@ -79,7 +81,8 @@ def validate(
 
     The `reference` is saved predictions, a graph or a checkpoint. Shares are in per cent, drops in percentage points
     with 95 % intervals (Newcombe 1998). At most `batch` images [N, C, H, W] run at once (left out: what the engine
-    serves, up to 64), which changes no result; `strict` stops at an unreadable image, `trust` loads a plan that has no
+    serves, up to 64), which changes no result; `provider` is what of ONNX Runtime runs a graph (cpu or cuda; an
+    engine has its own), `strict` stops at an unreadable image, `trust` loads a plan that has no
     sidecar, `trust_code` runs the Python file that the reference's network is made by. `name` is the engine's in
     reports (left out: its file's stem), `dataset` are the images where the caller has opened them. A `threshold`, or
     one by class name, is the probability at which a class is decided, and `reject` says that below it nothing is:
@@ -90,6 +93,8 @@ def validate(
     """
     engine, reference, output = Path(engine), Path(reference), path_or_none(output)
     require_at_least(1, batch=batch, threads=threads)
+    if provider is not None:
+        require_one_of("provider", provider, OrtProvider)
     decision = record_from_mapping(
         DecisionSettings,
         {"threshold": threshold, "reject": reject},
@@ -99,7 +104,7 @@ def validate(
     )
     if geometry is not None:
         require_one_of("geometry", geometry, Geometry)
-    settings, data = ValidateSettings(batch, threads, strict, trust, trust_code), os.fspath(data)
+    settings, data = ValidateSettings(batch, threads, strict, trust, trust_code, provider), os.fspath(data)
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
@@ -108,7 +113,7 @@ def validate(
     expected = _reference_predictions(reference, sidecar, chosen, settings)
     decision_thresholds(decision, chosen.label_names or (), expected.classes)
     run = _Runs(engine, sidecar, settings, output, expected, len(chosen) * (1 if served is None else 2), progress)
-    with open_engine(engine, settings.threads, settings.trust) as session:
+    with open_engine(engine, settings.threads, settings.trust, provider=provider) as session:
         found = run(session, chosen)
         accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
         if served is not None and geometry is not None and not accuracy.nan_count:
@@ -129,7 +134,7 @@ def validate(
             facts=facts,
         )
         write_json_artifact(
-            output, to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar))), made
+            output, to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar, provider))), made
         )
     run.forget()
     return accuracy
@@ -191,7 +196,7 @@ def validate_ten_crop(
             f"{engine}: names its {TOP_K} best classes alone, and ten crops are averaged over all",
             "leave --tta out, or export with --output probabilities",
         )
-    with open_engine(engine, settings.threads, settings.trust) as session:
+    with open_engine(engine, settings.threads, settings.trust, provider=settings.provider) as session:
         batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or available_cores()
         threshold = decision_threshold(engine, sidecar, session.output)
         return measure_ten_crop(
@@ -231,7 +236,8 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
         if path.resolve() == reference.resolve():
             continue
         own = sidecar_of(path)
-        with open_engine(path, settings.threads, settings.trust) as session:
+        provider = settings.provider if path == engine else None
+        with open_engine(path, settings.threads, settings.trust, provider=provider) as session:
             threshold = decision_threshold(path, own, session.output)
             batch = batch_of(session, own, settings.batch)
             found = predict(

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import _cuda
-from tests.fakes.fake_cuda import FakeDevice, runtime_module
+from tests.fakes.fake_cuda import FakeDevice, driver_module, runtime_module
 
 TENSORRT_RTX = "1.7.1.116"
 CUDA_PYTHON = "12.6.2.post1"
+ONNXRUNTIME_GPU, PLUGIN = "1.31.1", "0.5.0"
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgecnn-tests"  # read before a test sets it
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
@@ -31,6 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, device:
     module = fake_tensorrt(version, device)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime_module(device))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module(device))
     monkeypatch.delenv("EDGECNN_CUDA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     _cuda._load.cache_clear()
@@ -56,6 +59,27 @@ def trt(
 def one_trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice) -> Iterator[Any]:
     """The fake tensorrt 10.16, for what does not depend on the version."""
     yield install(monkeypatch, tmp_path, "10.16.1.11", device)
+    _cuda._load.cache_clear()
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice) -> Iterator[Any]:
+    """onnxruntime-gpu with TensorRT 10 on an L4, and the plugin of TensorRT-RTX registered."""
+    from tests.fakes.fake_onnxruntime import CPU, CUDA, PLUGIN_MODULE, RTX, TENSORRT, FakeRuntime
+
+    fake = FakeRuntime(device, (TENSORRT, CUDA, RTX, CPU))
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake.module())
+    monkeypatch.setitem(sys.modules, PLUGIN_MODULE, types.ModuleType(PLUGIN_MODULE))
+    tensorrt: Any = types.ModuleType("tensorrt")
+    tensorrt.__version__ = "10.16.1.11"
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime_module(device))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module(device))
+    monkeypatch.delenv("EDGECNN_CUDA", raising=False)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _cuda._load.cache_clear()
+    yield fake
     _cuda._load.cache_clear()
 
 
@@ -109,6 +133,18 @@ def tensorrt_rtx_folder() -> Path:
 def cuda_python_folder() -> Path:
     """The CUDA bindings that a Jetson with JetPack 6 gets."""
     return unpacked(f"cuda-python-{CUDA_PYTHON}", f"cuda-python=={CUDA_PYTHON}")
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_gpu_folder() -> Path:
+    """ONNX Runtime with the providers for CUDA and TensorRT, whose libraries are not there."""
+    return unpacked(f"onnxruntime-gpu-{ONNXRUNTIME_GPU}", f"onnxruntime-gpu=={ONNXRUNTIME_GPU}")
+
+
+@pytest.fixture(scope="session")
+def plugin_folder() -> Path:
+    """ONNX Runtime's plugin of TensorRT-RTX."""
+    return unpacked(f"onnxruntime-ep-rtx-{PLUGIN}", f"onnxruntime-ep-nv-tensorrt-rtx-cu13=={PLUGIN}")
 
 
 @pytest.fixture

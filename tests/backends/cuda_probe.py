@@ -1,5 +1,5 @@
 """Names and numbers of arguments of the calls that we use, in the bindings that this process finds (cuda-bindings, or
-cuda-python before 12.8), against the fake's: prints what differs."""
+cuda-python before 12.8), of the runtime and of the driver API, against the fake's: prints what differs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from edgecnn.backends import _cuda
-from tests.fakes.fake_cuda import FakeDevice, runtime_module
+from tests.fakes.fake_cuda import FakeDevice, driver_module, runtime_module
 
 MEMBERS = {
     "cudaMemcpyKind": {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2},
@@ -39,6 +39,21 @@ def differences(runtime: Any) -> list[str]:
     return found
 
 
+def driver_differences(driver: Any) -> list[str]:
+    """The same of the driver API's."""
+    fake: Any = driver_module(FakeDevice())
+    used = [name for name in vars(fake) if name.startswith("cu") and f'"{name}"' in inspect.getsource(_cuda)]
+    assert len(used) == 4
+    found = []
+    for name in used:
+        text = (getattr(driver, name).__doc__ or "").split(")")[0]
+        if getattr(fake, name).__wrapped__.__code__.co_argcount != text.count(",") + 1:
+            found.append(f"{name}: {text}")
+    return found
+
+
 if __name__ == "__main__":
     for line in differences(importlib.import_module("cuda.bindings.runtime")):
+        print(line)
+    for line in driver_differences(importlib.import_module("cuda.bindings.driver")):
         print(line)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgecnn.backends import BuildOptions, load_backend, open_engine
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort.session import OrtSession
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.session import LayerTimer, Session, TensorSpec, TimedSession
 

@@ -48,7 +48,8 @@ def test_nothing_outside_knows_a_backend_by_name_or_suffix() -> None:
     """A graph's own suffix is no backend's alone; the command line speaks of both to its user."""
     package = Path(backends.__file__).parents[1]
     telling = {*backend_names(), *(s for n in backend_names() for s in load_backend(n).SUFFIXES)} - {".onnx"}
-    assert telling == {"ort", "trt", "trt-rtx", ".plan", ".rtx.plan", ".engine"}
+    ours = {"ort", "ort-cuda", "ort-tensorrt", "ort-rtx", "trt", "trt-rtx"}
+    assert telling == ours | {".plan", ".rtx.plan", ".engine"}
     files = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in ("backends", "cli")]
     assert len(files) > 100
     found = []

@@ -1,5 +1,6 @@
 """Our use of pycuda against pycuda itself: names and numbers of arguments of a compiled pycuda 2026.1, read from its
-docstrings ([fewest, most] of each overload, `self` counted), hold for our calls and for the fake."""
+docstrings ([fewest, most] of each overload, `self` counted; of its modules, from its documentation), hold for our calls
+and for the fake."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ REAL = json.loads((Path(__file__).parent / "pycuda_2026.1.json").read_text())
 RECEIVERS = {
     "self._device": "Device",
     "self._context": "Context",
+    "module": "Module",
     "stream": "Stream",
     "event": "Event",
     "start": "Event",

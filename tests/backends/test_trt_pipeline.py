@@ -15,6 +15,7 @@ import pytest
 
 from edgecnn import cli
 from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.backends import _cuda
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe, Tolerances, settings_rows
@@ -22,6 +23,7 @@ from edgecnn.records import to_plain
 from edgecnn.results.verdict import Verdict
 from tests.fakes.device_flow import recipe_report
 from tests.fakes.fake_cuda import FakeDevice
+from tests.fakes.fake_onnxruntime import FakeRuntime
 
 pytestmark = pytest.mark.onnx
 
@@ -217,3 +219,27 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     capsys.readouterr()
     assert cli.main([*arguments, "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out))
+
+
+def test_onnx_runtime_s_providers_are_targets(
+    runtime: FakeRuntime, recipe: Recipe, on_the_host: Path, tmp_path: Path
+) -> None:
+    """INT8 is simulated by the CUDA provider, and compiled by TensorRT's, where nobody can read what became of it."""
+    shutil.copytree(on_the_host, tmp_path / "run")
+    judged = dataclasses.replace(recipe.tolerances, int8_share_pct_min=1.0, latency_ms_p99_max=1000.0)
+    ours = dataclasses.replace(recipe, precisions=("int8",), targets=("ort-cuda", "ort-tensorrt"), tolerances=judged)
+    outcome = run_recipe(ours, tmp_path / "run", lambda text: None)
+    cuda, tensorrt = outcome.reports
+    assert [report.device.provider for report in outcome.reports] == [runtime.offers[1], runtime.offers[0]]
+    assert cuda.device.key != tensorrt.device.key
+    assert [m.engine.simulated for m in cuda.measurements] == [True]
+    assert [m.facts.cpu_nodes for m in cuda.measurements if m.facts] == [0]
+    assert [m.engine.simulated for m in tensorrt.measurements] == [False]
+    open_rules = {c.tolerance for c in tensorrt.verdict.checks if c.name == "int8" and c.verdict == "INCONCLUSIVE"}
+    assert open_rules >= {"int8_share_pct_min", "precision_obtained", "latency_ms_p99_max"}
+    assert run_recipe(ours, tmp_path / "run", lambda text: None).done == 0
+    runtime.device.fail["cudaSetDevice"] = 100
+    _cuda._load.cache_clear()
+    absent = run_recipe(ours, tmp_path / "run", lambda text: None)
+    assert absent.exit_code == 3
+    assert "cudaErrorNoDevice" in absent.elsewhere[0].why

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,10 +87,12 @@ class FakeDevice:
     _pending: dict[int, int] = field(default_factory=dict)  # event -> the record that is to come
     _free: dict[str, list[float]] = field(default_factory=dict)
     _accesses: list[tuple[float, float, Access, str]] = field(default_factory=list)
+    modules: dict[int, str] = field(default_factory=dict)
+    runs_kernels: bool = True  # False: launches are taken, and nothing is run
 
     def live(self) -> dict[str, int]:
         """How many of each resource are held."""
-        kinds = ("memory", "pinned", "streams", "events", "graphs", "executables")
+        kinds = ("memory", "pinned", "streams", "events", "graphs", "executables", "modules")
         return {kind: len(getattr(self, kind)) for kind in kinds}
 
     def handle(self) -> int:
@@ -161,6 +165,32 @@ class FakeDevice:
         self.now_ms += self.launch_ms
         for work in self.executables[graph]:
             self.enqueue(stream, work)
+
+    def load_module(self, source: str) -> int:
+        """PTX that the driver would compile; an image that is none, or for a newer GPU, is refused."""
+        target = re.search(r"^\.target sm_(\d)(\d)$", source, re.MULTILINE)
+        if target is None or not source.lstrip().startswith(".version"):
+            raise FakeError(218)  # CUDA_ERROR_INVALID_PTX
+        if (int(target[1]), int(target[2])) > self.capability:
+            raise FakeError(209)  # CUDA_ERROR_NO_BINARY_FOR_GPU
+        handle = self.handle()
+        self.modules[handle] = source
+        return handle
+
+    def launch_kernel(self, module: int, name: str, address: int, stream: Any) -> None:
+        """A kernel of one argument that stores a constant there."""
+        source = self.modules[module]
+        if f".entry {name}(" not in source:
+            raise FakeError(500)  # CUDA_ERROR_NOT_FOUND
+        number = re.search(r"mov\.u32 \S+, (\d+);", source)
+        assert number is not None
+        self.check_range(address, 4, "memory")
+
+        def work() -> None:
+            if self.runs_kernels:
+                ctypes.memmove(address, int(number[1]).to_bytes(4, "little"), 4)
+
+        self.enqueue(stream, Work(work))
 
     def synchronize(self, handle: Any) -> None:
         stream = self.stream(handle)
@@ -304,6 +334,69 @@ def runtime_module(device: FakeDevice) -> types.ModuleType:
     module.cudaHostAllocDefault = 0  # type: ignore[attr-defined]
     module.cudaStreamNonBlocking = 1  # type: ignore[attr-defined]
     module.cudaEventDefault = 0  # type: ignore[attr-defined]
+    return module
+
+
+class CUresult(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_INVALID_PTX = 218
+    CUDA_ERROR_NOT_FOUND = 500
+
+
+def driver_module(device: FakeDevice) -> types.ModuleType:
+    """`cuda.bindings.driver` of cuda-bindings, as far as it is used."""
+    module = types.ModuleType("cuda.bindings.driver")
+
+    def offer(function: Callable[..., Any]) -> None:
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            try:
+                device.called(function.__name__)
+                result = function(*arguments)
+            except FakeError as stop:
+                return (CUresult(stop.code), None)
+            return (CUresult.CUDA_SUCCESS,) if result is None else (CUresult.CUDA_SUCCESS, result)
+
+        call.__wrapped__ = function  # type: ignore[attr-defined]
+        setattr(module, function.__name__, call)
+
+    @offer
+    def cuModuleLoadData(image: int) -> Handle:
+        return Handle(device.load_module(ctypes.string_at(image).decode()))
+
+    @offer
+    def cuModuleGetFunction(hmod: Handle, name: bytes) -> tuple[int, str]:
+        if f".entry {name.decode()}(" not in device.modules[int(hmod)]:
+            raise FakeError(500)
+        return int(hmod), name.decode()
+
+    @offer
+    def cuLaunchKernel(
+        f: tuple[int, str],
+        grid_x: int,
+        grid_y: int,
+        grid_z: int,
+        block_x: int,
+        block_y: int,
+        block_z: int,
+        shared: int,
+        stream: int,
+        parameters: Any,
+        extra: int,
+    ) -> None:
+        assert (grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, extra) == (1, 1, 1, 1, 1, 1, 0, 0)
+        ((address,), (kind,)) = parameters
+        assert kind is ctypes.c_void_p
+        device.launch_kernel(*f, address, stream)
+
+    @offer
+    def cuModuleUnload(hmod: Handle) -> None:
+        device.release("modules", int(hmod))
+
+    @offer
+    def cuGetErrorName(error: Any) -> bytes:
+        return CUresult(int(error)).name.encode()
+
     return module
 
 
@@ -543,8 +636,29 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
     def copy(target: int, source: int, nbytes: int, stream: Any) -> None:
         guarded("cuMemcpyAsync", lambda: device.copy(target, source, nbytes, stream.handle))
 
+    class Function:
+        def __init__(self, module: int, name: str) -> None:
+            self._module, self._name = module, name
+
+        def __call__(self, address: Any, *, block: Any, grid: Any, stream: Any) -> None:
+            assert (block, grid, type(address)) == ((1, 1, 1), (1, 1), np.uint64)
+            launch = partial(device.launch_kernel, self._module, self._name, int(address), stream.handle)
+            guarded("cuLaunchKernel", launch)
+
+    class Module:
+        def __init__(self, source: bytes) -> None:
+            self._handle = 0
+            self._handle = device.load_module(source.decode())
+
+        def get_function(self, name: str) -> Function:
+            return Function(self._handle, name)
+
+        def __del__(self) -> None:
+            device.modules.pop(self._handle, None)
+
     offered = {
         "Error": Error,
+        "Module": Module,
         "LogicError": LogicError,
         "MemoryError": MemoryError,
         "Stream": Stream_,
@@ -553,6 +667,7 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
         "Context": Context,
         "DeviceAllocation": Allocation,
         "PagelockedHostAllocation": PinnedBase,
+        "module_from_buffer": lambda buffer: guarded("cuModuleLoadData", lambda: Module(buffer)),
         "init": lambda: guarded("cuInit", lambda: None),
         "mem_alloc": lambda nbytes: guarded("cuMemAlloc", lambda: Allocation("memory", nbytes)),
         "pagelocked_empty": pagelocked_empty,

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort.session import OrtSession
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.lint import lint

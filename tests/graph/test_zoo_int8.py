@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort.session import OrtSession
 from edgecnn.machine.cpu import int8_guard
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.zoo import cards

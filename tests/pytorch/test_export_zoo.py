@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar
-from edgecnn.backends.ort import OrtSession
+from edgecnn.backends.ort.session import OrtSession
 from edgecnn.zoo import cards
 
 if TYPE_CHECKING:  # imported before the first test of this file

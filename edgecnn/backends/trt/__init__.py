@@ -15,3 +15,4 @@ _backend = TrtBackend(TENSORRT)
 recognizes, engine_from_onnx, open_engine = _backend.recognizes, _backend.engine_from_onnx, _backend.open_engine
 device, tools, precision_of = _backend.device, _backend.tools, _backend.precision_of
 describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts, _backend.check_graph
+why_not = _backend.why_not

@@ -82,9 +82,37 @@ class TrtBackend:
         return Opinion(by, tuple(findings))
 
     def machine_facts(self) -> dict[str, str]:
-        """The version of TensorRT, and the GPU with its free memory; "none" with the reason where there is none."""
+        """The version of TensorRT, and the GPU with its free memory and whether it runs a kernel; "none" with the
+        reason where there is none."""
         found = {self._flavor.module: _fact(lambda: self.tools()[self._flavor.module])}
-        return {"gpu": _fact(_gpu), **found} if self._flavor.needs_gpu else found
+        return {"gpu": _fact(_gpu), "gpu_kernel": _fact(_kernel), **found} if self._flavor.needs_gpu else found
+
+    def why_not(self) -> str:
+        """Why plans are not built and run here: TensorRT, the GPU, one kernel on it, and the library that its builder
+        needs for it; "" where all of them are here."""
+        from edgecnn.backends._cuda import load_cuda
+        from edgecnn.backends.trt.library import builder_resource, load_tensorrt
+
+        try:
+            load_tensorrt(self._flavor)
+        except EdgecnnError as exc:
+            return exc.reason
+        try:
+            _kernel()
+            if self._flavor.needs_gpu:
+                builder_resource(load_cuda().properties().compute_capability)
+        except EdgecnnError as exc:
+            builds = "" if self._flavor.needs_gpu else "plans are built here, and not run: "
+            return builds + exc.reason
+        return ""
+
+
+def _kernel() -> str:
+    from edgecnn.backends._cuda import load_cuda
+    from edgecnn.backends._kernel import launch_one_kernel
+
+    launch_one_kernel(load_cuda())
+    return "one was run"
 
 
 def _gpu() -> str:
@@ -102,4 +130,4 @@ def _fact(read: Callable[[], str]) -> str:
     try:
         return read()
     except EdgecnnError as exc:
-        return f"none: {exc.message}" + ("" if "edgecnn doctor" in exc.hint else f"; {exc.hint}")  # this is doctor
+        return f"none: {exc.reason}"

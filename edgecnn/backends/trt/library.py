@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgecnn.backends._cuda import Cuda
@@ -23,6 +25,9 @@ from edgecnn.targets import version_tuple
 
 KEPT_MESSAGES = 2000
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "failed_allocation", "memoryallocation")
+
+RESOURCE = "libnvinfer_builder_resource"
+SERVED_BY = {"87": ("86",)}  # an Orin under 10.16 loads the library of sm_86
 
 Message = tuple[str, str]  # severity name, text
 
@@ -113,4 +118,26 @@ def device_facts(cuda: Cuda, tensorrt: str) -> Device:
         cuda=gpu.cuda,
         power_mode=power_mode(),
         tensorrt=tensorrt,
+    )
+
+
+def builder_resource(compute_capability: str, maps: Path = Path("/proc/self/maps")) -> str:
+    """The name of the library with the builder's kernels for a GPU, beside the TensorRT that this process has loaded.
+
+    10.7 has one for all GPUs, 10.16 one for each architecture, which packages may leave out: the builder then cannot be
+    made (OE4T/meta-tegra#2243). "" where it is not known where TensorRT lies. Raises
+    `BackendError` where the one of this GPU is absent.
+    """
+    loaded = re.search(r"(/\S+)/libnvinfer\.so\.", maps.read_text(encoding="utf-8")) if maps.exists() else None
+    if loaded is None:
+        return ""
+    here = {path.name.split(".so")[0] for path in Path(loaded[1]).glob(f"{RESOURCE}*.so.*")}
+    digits = compute_capability.replace(".", "")
+    wanted = [RESOURCE, *(f"{RESOURCE}_sm{n}" for n in (digits, *SERVED_BY.get(digits, ())))]
+    if found := next((name for name in wanted if name in here), None):
+        return found
+    others = ", ".join(sorted(here)) or "none of its kind"
+    raise BackendError(
+        f"{loaded[1]}: TensorRT's builder lacks {RESOURCE}_sm{digits}, its kernels for this GPU; here is {others}",
+        "install it from the packages of this TensorRT, or the whole of TensorRT again",
     )

@@ -1,0 +1,175 @@
+"""What a backend offers, for each of ONNX Runtime's providers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgecnn.artifact.sidecar import (
+    Sidecar,
+    parents_of,
+    read_sidecar,
+    sidecar_path,
+    tool_versions,
+    verified_sidecar,
+)
+from edgecnn.artifact.write import write_artifact
+from edgecnn.backends import BuildOptions, require_inference_graph
+from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
+from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
+from edgecnn.backends.ort.session import OrtSession, require_classifier
+from edgecnn.errors import ArtifactError, BackendError, EdgecnnError
+from edgecnn.machine.cpu import cpu_device
+from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.device import Device
+from edgecnn.session import Session
+
+BACKENDS = tuple(provider.backend for provider in (CPU, CUDA, TENSORRT, RTX))
+KERNELS_OF_A_CPU = ("integer_kernels", "weighted_nodes")
+
+
+class OrtBackend:
+    """The functions of `edgecnn.backends.Backend`, bound to a provider."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def recognizes(self, path: Path, first_bytes: bytes) -> bool:
+        """Whether a file is a graph for this provider. ONNX has no magic number, so its name says that it is a graph,
+        and its sidecar for which provider; a graph that is no engine yet is the CPU's."""
+        return path.suffix == ".onnx" and _backend_of(path) == self._provider.backend
+
+    def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar:
+        """Copy `graph` to the engine `output` after loading it once and running it at the largest batch.
+
+        Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses, `DeviceError`
+        where it would compute on another provider.
+        """
+        source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
+        with self._open(graph, options.threads, source, options.batch) as session:
+            shape = tuple(n or options.batch.max for n in session.input.shape)
+            if shape[0] != options.batch.max and session.input.shape[0] is not None:
+                raise BackendError(
+                    f"{graph}: its batch is frozen at {shape[0]}, the recipe asks for up to {options.batch.max}",
+                    "export it with a dynamic batch axis, or set batch.max to the frozen one",
+                )
+            session.run(np.zeros(shape, session.input.dtype))
+            found = self._facts(source, session, options.batch)
+        sidecar = dataclasses.replace(
+            source,
+            kind="engine",
+            made_by=f"edgecnn build {graph.name} --backend {self._provider.backend}",
+            parents=parents_of(output, graph),
+            recipe=options.recipe,
+            fields=options.fields,
+            tools=self.tools(),
+            device=self.device(options.threads),
+            backend=self._provider.backend,
+            provider=self._provider.name,
+            precision_obtained="" if self._provider.compiles else source.precision_obtained,
+            target=options.target,
+            facts={**found, "threads": options.threads} if self._provider is CPU else found,
+        )
+        return write_artifact(output, lambda temporary: _copy(graph, temporary), sidecar)
+
+    def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session:
+        """Load an engine, or a plain graph (ONNX is data, not code: it needs no sidecar to be loaded).
+
+        `threads` overrides what the sidecar fixed. Raises `ArtifactError` when a sidecar is there and does not match,
+        `GraphError` for a graph that was exported in training mode, `BackendError` for a graph of any batch where the
+        provider compiles it for some, and `DeviceError` where ONNX Runtime would compute on another provider.
+        """
+        require_inference_graph(path)
+        sidecar = verified_sidecar(path) if sidecar_path(path).exists() else Sidecar(kind="graph")
+        session = self._open(path, threads or sidecar.facts.get("threads"), sidecar, _batches_of(sidecar))
+        return session
+
+    def device(self, threads: int | None = None) -> Device:
+        """The processor and the number of threads, or the GPU, as they stand in a sidecar."""
+        if self._provider is CPU:
+            return cpu_device(threads)
+        from edgecnn.backends._cuda import load_cuda
+        from edgecnn.backends.trt.library import device_facts
+
+        tensorrt = next(iter(tool_versions(*TENSORRT.packages[2:]).values()), "") if self._provider is TENSORRT else ""
+        return dataclasses.replace(device_facts(load_cuda(), tensorrt), provider=self._provider.name)
+
+    def tools(self) -> dict[str, str]:
+        """The versions of ONNX Runtime, by the package that it came in, and of what computes below it."""
+        return tool_versions(*self._provider.packages)
+
+    def precision_of(self, path: Path) -> str:
+        """int8, fp16 or fp32, as the graph holds it; "" where it cannot be told."""
+        return precision_of_graph(path)
+
+    def describe(self, path: Path) -> dict[str, object]:
+        """The graph: its inputs, outputs, operators and types."""
+        return describe_graph(path)
+
+    def check_graph(self, path: Path) -> None:
+        """ONNX Runtime takes what is valid ONNX: there is nothing to warn of."""
+
+    def machine_facts(self) -> dict[str, str]:
+        """Nothing beside the processor, the GPU and the packages, which are said anyway."""
+        return {}
+
+    def why_not(self) -> str:
+        """Why engines cannot be run here by this provider; "" where one was."""
+        from edgecnn.backends.ort.trial import run_one_node
+
+        try:
+            run_one_node(self._provider)
+        except EdgecnnError as exc:
+            return exc.reason
+        return ""
+
+    def _open(self, path: Path, threads: int | None, sidecar: Sidecar, batch: BatchSettings | None) -> Session:
+        if self._provider is CPU:
+            session: Session = OrtSession(path, threads, simulated=sidecar.scheme == "tensorrt")
+        else:
+            from edgecnn.backends.ort.gpu_session import GpuSession
+
+            int8 = (sidecar.precision_requested or precision_of_graph(path)) == "int8"
+            session = GpuSession(path, self._provider, batch, simulated=int8 and self._provider is CUDA)
+        with contextlib.ExitStack() as opening:
+            opening.push(session)
+            require_classifier(path, session.info, sidecar)
+            opening.pop_all()
+        return session
+
+    def _facts(self, source: Sidecar, session: Session, batch: BatchSettings) -> dict[str, object]:
+        """What the graph's sidecar knows and is true of the engine too, and where its nodes were put. Who compiles the
+        graph does not tell the precision of what comes out: its INT8 share is what was asked for."""
+        if self._provider is CPU:
+            return dict(source.facts)
+        facts = {key: value for key, value in source.facts.items() if key not in KERNELS_OF_A_CPU}
+        if self._provider.compiles:
+            shape = session.input.shape[1:]
+            sizes = (("min", batch.min), ("opt", batch.opt), ("max", batch.max))
+            facts |= {"profiles": [{key: [n, *shape] for key, n in sizes}], "shares_by": "compiled_at_load"}
+            if "int8_share_pct" in facts:
+                facts["graph_int8_share_pct"] = facts.pop("int8_share_pct")
+        return {**facts, "cpu_nodes": session.info.cpu_nodes, "graph_nodes": session.info.graph_nodes, "tf32": False}
+
+
+def _backend_of(path: Path) -> str:
+    with contextlib.suppress(ArtifactError):  # whoever opens it says what is wrong with its sidecar
+        if sidecar_path(path).exists() and (named := read_sidecar(path).backend) in BACKENDS:
+            return named
+    return CPU.backend
+
+
+def _batches_of(sidecar: Sidecar) -> BatchSettings | None:
+    """The batches that an engine was compiled for; None for a graph, which serves any."""
+    sizes: Iterator[dict[str, list[int]]] = iter(sidecar.facts.get("profiles") or [])
+    profile = next(sizes, None)
+    return None if profile is None else BatchSettings(**{key: shape[0] for key, shape in profile.items()})
+
+
+def _copy(graph: Path, temporary: Path) -> None:
+    shutil.copyfile(graph, temporary)

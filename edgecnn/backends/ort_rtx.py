@@ -1,0 +1,14 @@
+"""ONNX Runtime's plugin provider of TensorRT-RTX, for desktop RTX GPUs."""
+
+from __future__ import annotations
+
+from edgecnn.backends.ort.backend import OrtBackend
+from edgecnn.backends.ort.provider import RTX
+
+SUFFIXES = (".onnx",)
+NAME, PROVIDER, DEFAULT_TARGET = RTX.backend, RTX.name, RTX.default_target
+_backend = OrtBackend(RTX)
+recognizes, engine_from_onnx, open_engine = _backend.recognizes, _backend.engine_from_onnx, _backend.open_engine
+device, tools, precision_of = _backend.device, _backend.tools, _backend.precision_of
+describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts, _backend.check_graph
+why_not = _backend.why_not
