@@ -31,7 +31,7 @@ def bench(
         float | None, typer.Option(min=0, help="How long to run before that, milliseconds.  [default: 200]")
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="pipelined (two queries in flight) or single-shot.  [default: pipelined on TensorRT]")
+        str, typer.Option(help="Pipelined (two queries in flight) or single-shot.  [default: pipelined on TensorRT]")
     ] = "",
     throughput: Annotated[
         bool, typer.Option("--throughput", help="Measure throughput: no device timing between queries.")
