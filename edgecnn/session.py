@@ -100,6 +100,8 @@ class SessionInfo:
     `graph` is whether the batch shape run last is replayed as a CUDA graph, and `graph_fallback` why one that could be
     is not; `sync` is how the host waits, `simulated` in words what is only imitated, `least_batch` the smallest batch
     of a dynamic one. `cpu_nodes` of `graph_nodes` are left to the CPU by a runtime that is to compute on a GPU.
+    `pci_bus_id` is that of the GPU which computes ("0000:01:00.0"), `jit_ms` what compiling for it has taken, which is
+    in no latency.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -111,6 +113,8 @@ class SessionInfo:
     least_batch: int = 1
     cpu_nodes: int = 0
     graph_nodes: int = 0
+    pci_bus_id: str = ""
+    jit_ms: float | None = None
 
     @property
     def task(self) -> Task:

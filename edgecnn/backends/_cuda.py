@@ -52,6 +52,7 @@ class GpuProperties:
     multiprocessors: int
     integrated: bool
     cuda: str
+    pci_bus_id: str
 
 
 class Cuda(Protocol):
@@ -82,6 +83,7 @@ class Cuda(Protocol):
     def launch_graph(self, graph: Any, stream: Any) -> None: ...
     def destroy_graph(self, graph: Any) -> None: ...
     def launch(self, source: bytes, name: str, address: int, stream: Any) -> None: ...
+    def clear_error(self) -> None: ...
     def memory_info(self) -> tuple[int, int]: ...
     def properties(self) -> GpuProperties: ...
 
@@ -266,6 +268,11 @@ class CudaBindings:
         finally:
             self._drive(driver, "cuModuleUnload", module)
 
+    def clear_error(self) -> None:
+        """Forget the error of a call that failed and was coped with: kept, it is the next caller's who asks for the
+        last one (TensorRT after a launch)."""
+        self._runtime.cudaGetLastError()
+
     def memory_info(self) -> tuple[int, int]:
         """(free, total) device memory in bytes."""
         free, total = self._call("cudaMemGetInfo")
@@ -283,6 +290,7 @@ class CudaBindings:
             int(p.multiProcessorCount),
             bool(p.integrated),
             cuda_version(version),
+            f"{p.pciDomainID:04x}:{p.pciBusID:02x}:{p.pciDeviceID:02x}.0",
         )
 
     def _drive(self, driver: Any, name: str, *arguments: Any) -> Any:

@@ -113,6 +113,9 @@ class PyCuda:
         self._check(lambda: function(np.uint64(address), block=(1, 1, 1), grid=(1, 1), stream=stream))
         self._check(stream.synchronize)  # its code goes with the module
 
+    def clear_error(self) -> None:
+        """The driver API keeps none."""
+
     def memory_info(self) -> tuple[int, int]:
         """(free, total) device memory in bytes."""
         free, total = self._check(self._driver.mem_get_info)
@@ -129,6 +132,7 @@ class PyCuda:
             int(self._check(self._device.get_attribute, attribute.MULTIPROCESSOR_COUNT)),
             bool(self._check(self._device.get_attribute, attribute.INTEGRATED)),
             cuda_version(int(self._check(self._driver.get_driver_version))),
+            str(self._check(self._device.pci_bus_id)),
         )
 
     def _hold(self, allocation: Any) -> int:

@@ -58,6 +58,10 @@ def bench(
     soak: Annotated[
         float | None, typer.Option(min=0.1, help="Minutes to run, to tell the burst from the heat-soaked machine.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="On a Jetson: refuse unless its clocks are locked and not throttled."),
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -73,7 +77,7 @@ def bench(
         _require_end_to_end(end_to_end, data, any(other), duration if soak is not None else None)
         _refuse_provider(provider)
         _bench_end_to_end(
-            engine, output, data, as_json,
+            engine, output, data, as_json, strict,
             batch=_one_size(batch), duration_s=60 * soak if soak is not None else duration, warmup_ms=warmup,
             fps=fps, processes=processes, soak=soak is not None, threads=threads, trust=trust, trust_code=trust_code,
         )  # fmt: skip
@@ -100,6 +104,7 @@ def bench(
             provider=provider,
             trust=trust,
             trust_code=trust_code,
+            strict=strict,
         )
     if as_json:
         print_json(to_plain(found))
@@ -122,6 +127,8 @@ def bench(
     last = found.measurements[-1].latency
     clocks = "".join(f", {k} {v}" for k, v in to_plain(last.clocks).items())
     say(f"{found.device}; {last.mode} mode, {last.in_words}{clocks}")
+    if last.jit_ms is not None:
+        say(f"compiled for this GPU in {last.jit_ms:.0f} ms, before the queries")
     for warning in dict.fromkeys(said):
         say(f"warning: {warning}")
 
@@ -184,13 +191,13 @@ def _require_end_to_end(end_to_end: bool, data: str, other: bool, duration: floa
         raise RecipeError("--soak and --duration both say how long to measure", "give one of them")
 
 
-def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: bool, **given: Any) -> None:
+def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: bool, strict: bool, **given: Any) -> None:
     from edgecnn.records import to_plain
     from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
 
     settings = EndToEndSettings(**{key: value for key, value in given.items() if value is not None})
     with stdout_kept():
-        found = bench_end_to_end(engine, output, data=data, settings=settings)
+        found = bench_end_to_end(engine, output, data=data, settings=settings, strict=strict)
     if as_json:
         print_json(to_plain(found))
         return

@@ -30,6 +30,7 @@ PACKAGES = (
     "cuda-bindings",
     "cuda-python",
     "pycuda",
+    "nvidia-ml-py",
     "safetensors",
     "scikit-learn",
     "numpy",

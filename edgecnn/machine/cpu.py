@@ -11,6 +11,7 @@ from edgecnn.machine._files import ROOT, number_of, text_of
 from edgecnn.results.device import Device
 
 VNNI_X86 = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # by the names of other systems
 DOT_PRODUCT_ARM = frozenset({"asimddp", "i8mm"})
 
 
@@ -19,6 +20,12 @@ def cpu_name(root: Path = ROOT) -> str:
     lines = text_of(root / "proc/cpuinfo").splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
     return names[0] if names else platform.machine()
+
+
+def system_name() -> str:
+    """Operating system and architecture, for which native code is ("Linux x86_64", "Linux aarch64")."""
+    architecture = platform.machine().lower()
+    return f"{platform.system()} {ARCHITECTURES.get(architecture, architecture)}"
 
 
 def cpu_id(root: Path = ROOT) -> str:

@@ -1,16 +1,17 @@
-"""NVIDIA's GPU: its kernel driver, and its management library (NVML), called through ctypes."""
+"""NVIDIA's GPU: its kernel driver, and its management library (NVML) by the package nvidia-ml-py."""
 
 from __future__ import annotations
 
-import ctypes
-import os
+import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edgecnn.machine._files import ROOT, text_of
 
-# nvml.h: nvmlClocksThrottleReason*; idle and the user's own application clocks are not throttling
+# nvml.h: nvmlClocksEventReason*; idle and the user's own setting are not throttling
+IDLE, USER_SETTING = 0x01, 0x02
 THROTTLE_REASONS = {
     0x04: "software power cap",
     0x08: "hardware slowdown",
@@ -44,35 +45,51 @@ class Nvml:
 
     def read(self) -> dict[str, Any]:
         """Fields of `Clocks`; those that the driver does not support are left out."""
-        facts: dict[str, Any] = {}
-        number, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
-        for key, clock in (("gpu_mhz", 1), ("memory_mhz", 2)):  # NVML_CLOCK_SM, NVML_CLOCK_MEM
-            if self._library.nvmlDeviceGetClockInfo(self._handle, clock, ctypes.byref(number)) == 0:
-                facts[key] = float(number.value)
-        if self._library.nvmlDeviceGetTemperature(self._handle, 0, ctypes.byref(number)) == 0:
-            facts["temperature_c"] = float(number.value)
-        names = (
-            "nvmlDeviceGetCurrentClocksEventReasons",
-            "nvmlDeviceGetCurrentClocksThrottleReasons",
-        )  # 535 renamed it
-        ask = next((call for name in names if (call := getattr(self._library, name, None)) is not None), None)
-        if ask is not None and ask(self._handle, ctypes.byref(reasons)) == 0:
-            facts["throttled"] = tuple(name for bit, name in THROTTLE_REASONS.items() if reasons.value & bit)
+        nvml = self._library
+        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)  # came with driver 535
+        why = self._asked(reasons) if reasons else None
+        if why is None:
+            why = self._asked(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        numbers = {
+            "gpu_mhz": self._asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            "memory_mhz": self._asked(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
+            "temperature_c": self._asked(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        }
+        facts: dict[str, Any] = {key: float(value) for key, value in numbers.items() if value is not None}
+        if why is not None:
+            highest = self._asked(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM)
+            facts["throttled"] = tuple(name for bit, name in THROTTLE_REASONS.items() if why & bit)
+            facts["locked"] = _locked(why, numbers["gpu_mhz"], highest)
         return facts
 
+    def _asked(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(self._handle, *arguments)
+        except self._library.NVMLError:
+            return None
 
-def open_nvml(library: Any = None) -> Nvml | None:
-    """NVML for the first visible GPU, or None where there is no driver or the GPU is not to be found."""
+
+def _locked(reasons: int, mhz: int | None, max_mhz: int | None) -> bool | None:
+    """Whether the user holds the clock (`nvidia-smi -lgc` or `-ac`): NVML has no call that says so, but names the
+    setting as what limits a clock. Of an idle GPU, of one that something else slows down, and at the highest clock,
+    which nothing limits, it tells nothing."""
+    if reasons & USER_SETTING:
+        return True
+    slowed = any(reasons & bit for bit in THROTTLE_REASONS)
+    return None if reasons & IDLE or slowed or mhz is None or max_mhz is None or mhz >= max_mhz else False
+
+
+def open_nvml(pci_bus_id: str, library: Any = None) -> Nvml | None:
+    """NVML for the GPU at a PCI bus id ("0000:01:00.0"): CUDA and NVML number the GPUs in different orders. None
+    without an id, the package or a driver, and where the GPU is not to be found."""
+    if not pci_bus_id:
+        return None
     try:
-        library = library or ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+        library = library or importlib.import_module("pynvml")
+    except ImportError:
         return None
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    handle = ctypes.c_void_p()
-    if library.nvmlInit_v2() != 0:
+    try:
+        library.nvmlInit()
+        return Nvml(library, library.nvmlDeviceGetHandleByPciBusId(pci_bus_id))
+    except library.NVMLError:
         return None
-    if first.isdigit():
-        failed = library.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(handle))
-    else:  # GPU-8f..., or nothing
-        failed = library.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(handle))
-    return None if failed else Nvml(library, handle)

@@ -25,7 +25,8 @@ def gpu_clocks(root: Path = ROOT) -> dict[str, Any]:
     """Fields of `Clocks` of the integrated GPU, {} without one.
 
     Its devfreq folder is `17000000.gpu` (Orin), `.ga10b`, `.gv11b` (Xavier) or `gpu-gpc-0` (Thor). jetson_clocks is on
-    when its lowest allowed frequency is its highest.
+    when its lowest allowed frequency is its highest. The board is throttled while one of its alerts is a cooling device
+    in use; over-current and under-voltage events are counted since it was started.
     """
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
         if not re.search(r"\.(gpu|ga10b|gv11b|gp10b|gm20b)$|gpu-gpc", folder.name):
@@ -39,5 +40,22 @@ def gpu_clocks(root: Path = ROOT) -> dict[str, Any]:
             "gpu_mhz": now / 1e6,
             "locked": None if low is None or high is None else low == high,
             "temperature_c": heat[0] / 1000 if heat else None,
+            "throttled": _alerts(root),
+            "overcurrent_events": _overcurrent_events(root),
         }
     return {}
+
+
+def _alerts(root: Path) -> tuple[str, ...]:
+    devices = sorted((root / "sys/class/thermal").glob("cooling_device*"))
+    return tuple(
+        kind for d in devices if (kind := text_of(d / "type")).endswith("-alert") and number_of(d / "cur_state")
+    )
+
+
+def _overcurrent_events(root: Path) -> int | None:
+    for folder in (root / "sys/class/hwmon").glob("hwmon*"):
+        if text_of(folder / "name") == "soctherm_oc":
+            counts = [number_of(path) for path in folder.glob("oc*_event_cnt")]
+            return int(sum(count for count in counts if count is not None))
+    return None

@@ -50,7 +50,7 @@ def compare_latency(
     """
     if len(sessions) < 2:
         raise MeasurementError("a comparison needs two engines", "name a second one")
-    clocks = clocks or clock_reader()
+    clocks = clocks or clock_reader(max(session.info.pci_bus_id for session in sessions.values()))
     own = batch_input if isinstance(batch_input, Mapping) else dict.fromkeys(sessions, batch_input)
     mode = mode_of(mode, *sessions.values())
     blocks: dict[str, list[Floats]] = {name: [] for name in sessions}

@@ -49,7 +49,10 @@ def measure_latency(
     Without `options.timed` nothing but the work is queued, and latency is the host's time per query. Raises
     `MeasurementError` for a mode, or for streams and transfers, that the session does not have.
     """
-    mode, limits = mode_of(mode, session), (warmup_ms, duration_s, min_queries, clocks or clock_reader())
+    mode, limits = (
+        mode_of(mode, session),
+        (warmup_ms, duration_s, min_queries, clocks or clock_reader(session.info.pci_bus_id)),
+    )
     if mode == "pipelined":
         assert isinstance(session, PipelinedSession)
         with session.pipeline(batch_input, options) as pipeline:
@@ -105,6 +108,7 @@ def measure_latency(
         yardstick_ms=float(np.median(samples.yardstick_ms)),
         other_load_cores=samples.load_cores,
         unstable=unstable,
+        jit_ms=info.jit_ms,
         warnings=tuple(dict.fromkeys((*unstable, *said, *_said_of(info)))),
     )
 
@@ -213,7 +217,7 @@ def _warnings(cov: float, drift: float | None, parts: Mapping[str, float | None]
     return found
 
 
-def clock_reader() -> Callable[[], Clocks]:
-    """Readings of this machine's clocks, with the GPU's driver opened once."""
-    nvml = open_nvml()
+def clock_reader(pci_bus_id: str) -> Callable[[], Clocks]:
+    """Readings of this machine's clocks, and those of the GPU at a PCI bus id ("" for none), opened once."""
+    nvml = open_nvml(pci_bus_id)
     return lambda: read_clocks(nvml=nvml)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,6 +81,9 @@ class CudaReference(Reference):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         super().__init__(network.to("cuda"), input_shape, classes)
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        bus = f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
+        self._info = replace(self._info, pci_bus_id=bus)
 
     def _logits(self, batch: Array) -> Array:
         return self._query(batch)[0]

@@ -16,7 +16,7 @@ EARLIER_MODES = {"latency": "single-shot", "throughput": "single-shot"}
 @dataclass(frozen=True)
 class Clocks:
     """One reading; None where the machine does not tell. `locked` is whether the GPU's clock is held fixed,
-    `cpu_locked` whether the processor's is."""
+    `cpu_locked` whether the processor's is; `overcurrent_events` are a Jetson's since it was started."""
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
@@ -30,6 +30,7 @@ class Clocks:
     locked: bool | None = None
     throttled: tuple[str, ...] = ()
     cpu_locked: bool | None = None
+    overcurrent_events: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Latency:
     A percentile that the number of queries does not carry is None. `graph`, `transfers` and `sync` say what a query
     was: a replayed CUDA graph or not, with or without copies, and how the host waited. `unstable` says why the numbers
     cannot be compared with those of another day; `yardstick_ms` is a fixed piece of work on one core, timed beside the
-    queries, and `other_load_cores` how many cores others kept busy.
+    queries, and `other_load_cores` how many cores others kept busy. `jit_ms` is the time that the runtime took to
+    compile the engine for this GPU, before the first query: in no latency, and short where it had it in its cache.
     """
 
     __pydantic_config__ = STRICT
@@ -111,6 +113,7 @@ class Latency:
     unstable: tuple[str, ...] = ()
     enqueue_ms_p50: float | None = None
     streams: int = 1
+    jit_ms: float | None = None
 
     def __repr__(self) -> str:
         return f"Latency({self.in_short})"

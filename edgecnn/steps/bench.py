@@ -15,6 +15,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.backends import backend_for
 from edgecnn.errors import MeasurementError
+from edgecnn.machine.clocks import require_ready
 from edgecnn.machine.cpu import available_cores, cpu_device
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import PLAIN, measure_latency, require_plain
@@ -52,6 +53,7 @@ def bench(
     provider: OrtProvider | None = None,
     trust: bool = False,
     trust_code: bool = False,
+    strict: bool = False,
 ) -> LatencyFile:
     """The latency of an engine, a graph or a checkpoint, by trtexec's definitions.
 
@@ -70,8 +72,11 @@ def bench(
     them. `trust` loads a plan that has no sidecar,
     `trust_code` runs the Python file that the network of a checkpoint is made by. With an `output` the result is
     written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
-    the errors of the engines.
+    the errors of the engines. With `strict` it raises that too before anything runs on a Jetson whose power mode cannot
+    be read, whose clocks are not locked, or which is throttled; without it they are among the warnings.
     """
+    if strict:
+        require_ready()
     engine, output, versus = Path(engine), path_or_none(output), path_or_none(versus)
     if mode is not None:
         require_one_of("mode", mode, Mode)

@@ -13,6 +13,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.errors import BackendError, EdgecnnError, MeasurementError, RecipeError
+from edgecnn.machine.clocks import require_ready
 from edgecnn.measure.end_to_end import Frames, collect_frames, image_query, periodic, summarize
 from edgecnn.measure.latency import clock_reader
 from edgecnn.recipe.schema import BenchSettings
@@ -47,14 +48,21 @@ class EndToEndSettings:
 
 
 def bench_end_to_end(
-    engine: FilePath, output: FilePath | None = None, *, data: str, settings: EndToEndSettings | None = None
+    engine: FilePath,
+    output: FilePath | None = None,
+    *,
+    data: str,
+    settings: EndToEndSettings | None = None,
+    strict: bool = False,
 ) -> EndToEnd:
     """Latency from the files of `data` to the logits of `engine`, and of each stage between, in milliseconds.
 
     Pictures are decoded, resized and normalized as the engine's sidecar says, on one thread of each process. With an
     `output` the result is written there. Raises `DataError` for data without pictures, `MeasurementError` for a batch
-    that a frozen graph does not take, and the errors of the engine, of whichever process.
+    that a frozen graph does not take, and the errors of the engine, of whichever process; `strict` is `bench`'s.
     """
+    if strict:
+        require_ready()
     engine, output, settings = Path(engine), path_or_none(output), settings or EndToEndSettings()
     require_at_least(1, batch=settings.batch, processes=settings.processes, threads=settings.threads)
     require_at_least(SHORTEST_S, duration_s=settings.duration_s)
@@ -118,7 +126,7 @@ def _run(engine: Path, data: str, settings: EndToEndSettings, begin: Any) -> Fra
         sidecar = sidecar_of(engine)
         images = open_images(sidecar, data, "test", named=False).in_form(sidecar.contract.input)
         query = image_query(images, session, settings.batch)
-        clocks = clock_reader()
+        clocks = clock_reader(session.info.pci_bus_id)
         collect_frames(query, settings.warmup_ms / 1000, clocks, min_queries=1)
         begin()
         arrivals = None if settings.fps is None else periodic(settings.fps)

@@ -59,6 +59,7 @@ def getting(name: str, attribute: str) -> Callable[[], Any]:
 def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[[], Any]]:
     """Every call and property as the backend uses it."""
     shape, ampere = (1, 3, 8, 8), trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     calls = {
         "Builder()": lambda: trt.Builder(logger),
@@ -91,7 +92,9 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
         "tensor_dtype": lambda: bare("ICudaEngine").get_tensor_dtype("input"),
         "tensor_shape": lambda: bare("ICudaEngine").get_tensor_shape("input"),
         "profile_shape": lambda: bare("ICudaEngine").get_tensor_profile_shape("input", 0),
-        "create_context": lambda: bare("ICudaEngine").create_execution_context(),
+        "create_context": lambda: bare("ICudaEngine").create_execution_context(user_managed),
+        "memory_size": getting("ICudaEngine", "device_memory_size_v2"),
+        "set_memory": lambda: bare("IExecutionContext").set_device_memory(0x7F0012345678, 1 << 34),
         "create_inspector": lambda: bare("ICudaEngine").create_engine_inspector(),
         "set_input_shape": lambda: bare("IExecutionContext").set_input_shape("input", shape),
         "infer_shapes": lambda: bare("IExecutionContext").infer_shapes(),

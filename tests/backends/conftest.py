@@ -27,11 +27,11 @@ VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, device: FakeDevice) -> Any:
-    """Put the fakes where `import tensorrt` and the CUDA seam find them; returns the fake tensorrt."""
+    """Put the fakes where `import tensorrt` (or tensorrt_rtx) and the CUDA seam find them; returns the former."""
     from tests.fakes.fake_tensorrt import fake_tensorrt
 
     module = fake_tensorrt(version, device)
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime_module(device))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module(device))
     monkeypatch.delenv("EDGECNN_CUDA", raising=False)
@@ -80,6 +80,13 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _cuda._load.cache_clear()
     yield fake
+    _cuda._load.cache_clear()
+
+
+@pytest.fixture
+def fake_rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice) -> Iterator[Any]:
+    """The fake tensorrt_rtx, on the fake CUDA."""
+    yield install(monkeypatch, tmp_path, f"rtx/{TENSORRT_RTX}", device)
     _cuda._load.cache_clear()
 
 

@@ -59,6 +59,7 @@ def test_a_capture_before_the_first_enqueue_fails(one_trt: Any, graph: Graph) ->
             else:
                 with pytest.raises(DeviceError, match="cudaStreamEndCapture failed"):
                     cuda.end_capture(session._stream)
+                cuda.clear_error()
         session.run(images)
         assert session.info.graph
 

@@ -22,6 +22,7 @@ from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.errors import DeviceError, EdgecnnError
 from edgecnn.gate.rules.precision import check_precision
+from edgecnn.machine.gpu import open_nvml
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
@@ -67,6 +68,13 @@ def cuda() -> Any:
         return _cuda.load_cuda()
     except EdgecnnError as exc:
         pytest.skip(f"no GPU: {exc.message}")
+
+
+def test_clocks_are_read_where_the_gpu_is(cuda: Any) -> None:
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    nvml = open_nvml(cuda.properties().pci_bus_id)
+    assert nvml is not None
+    assert nvml.read()["gpu_mhz"] > 0
 
 
 @pytest.fixture(scope="session")

@@ -106,14 +106,38 @@ def test_a_mismatch_says_who_built_it_and_how_to_rebuild(tmp_path: Path) -> None
         ({}, "10.3.0", ADA, False),
         ({"hardware_compatibility": "ampere_plus"}, "10.3.0", ADA, True),
         ({"hardware_compatibility": "ampere_plus"}, "10.3.0", Device(compute_capability="7.5"), False),
+        ({"hardware_compatibility": "ampere_plus"}, "10.3.0", Device(board="Orin", compute_capability="8.9"), False),
+        ({"system": "Linux aarch64"}, "10.3.0", ORIN, True),
+        ({"system": "Linux x86_64"}, "10.3.0", ORIN, False),
+        ({"system": "Windows aarch64"}, "10.3.0", ORIN, False),
         ({"hardware_compatibility": "same_compute_capability"}, "10.3.0", ADA, False),
         ({}, "10.3.0", Device(), True),
     ],
 )
-def test_where_a_plan_runs(tmp_path: Path, facts: dict[str, object], tensorrt: str, device: Device, fits: bool) -> None:
+def test_where_a_plan_runs(
+    tmp_path: Path,
+    facts: dict[str, object],
+    tensorrt: str,
+    device: Device,
+    fits: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     path = plan_with_sidecar(tmp_path, **facts)
     found = plan_mismatch(path, read_plan_header(path), read_sidecar(path), tensorrt, device)
     assert (found is None) is fits
+
+
+def test_a_plan_of_another_architecture_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = plan_with_sidecar(tmp_path, system="Linux x86_64")
+    for machine, fits in (("AMD64", True), ("arm64", False)):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        found = plan_mismatch(path, read_plan_header(path), read_sidecar(path), "10.3.0", ORIN)
+        assert (found is None) is fits
+    assert found is not None
+    assert found[0].endswith("built for Linux x86_64, here is Linux aarch64: a plan is native code")
+    assert "rebuild it here: edgecnn build" in found[1]
+    assert describe_plan(path)["system"] == "Linux x86_64"
 
 
 def test_inspect_shows_header_and_sidecar(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_timed_by_events(trt: Any, graph: Graph) -> None:
             assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (COPY_MS, COMPUTE_MS, COPY_MS)
             assert timing.clock == "cuda events"
         assert session.info.graph
+        assert session.info.pci_bus_id == "0000:41:00.0"
 
 
 def test_layers_and_their_times(trt: Any, graph: Graph) -> None:
@@ -165,6 +166,20 @@ def test_a_graph_that_cannot_be_captured_is_a_stated_fallback(trt: Any, device: 
         measured = measure_latency("x", session, images(2), warmup_ms=0, duration_s=0)
         assert any(w.startswith("not replayed as a CUDA graph: cudaStreamEndCapture") for w in measured.warnings)
         assert device.live()["executables"] == device.live()["graphs"] == 0
+
+
+@pytest.mark.parametrize("failing", ["capture", "cudaGraphInstantiate"])
+def test_the_error_of_a_failed_capture_is_not_the_next_call_s(
+    one_trt: Any, device: FakeDevice, graph: Graph, failing: str
+) -> None:
+    source = graph()
+    with load_backend("trt").open_engine(build(source)) as session:
+        device.fail = {} if failing == "capture" else {failing: 901}
+        with injected(one_trt, *({"capture"} & {failing})):
+            for n in (2, 2, 2, 3):
+                np.testing.assert_allclose(session.run(images(n)), reference(source, images(n)), rtol=1e-5, atol=1e-6)
+        assert session.info.graph_fallback
+        assert device.last_error == 0
 
 
 def test_pycuda_runs_it_without_graphs(
@@ -334,9 +349,9 @@ def test_tensorrt_s_warnings_are_passed_on(
     plan = build(graph())
     create = one_trt.ICudaEngine.create_execution_context
 
-    def warn(self: Any) -> Any:
+    def warn(self: Any, strategy: Any) -> Any:
         one_trt._log("WARNING", "Using an engine plan file across different models of devices is not recommended")
-        return create(self)
+        return create(self, strategy)
 
     monkeypatch.setattr(one_trt.ICudaEngine, "create_execution_context", warn)
     with open_engine(plan):
@@ -380,6 +395,27 @@ def test_hardware_compatibility_levels(trt: Any, graph: Graph, capsys: pytest.Ca
         build(graph(), hardware_compatibility="same_compute_capability")
 
 
+def test_ampere_plus_is_refused_where_the_gpu_is_integrated(
+    one_trt: Any, device: FakeDevice, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.integrated = True
+    with pytest.raises(DeviceError, match="ampere_plus is for cards: NVIDIA L4 has an integrated GPU"):
+        build(graph(), hardware_compatibility="ampere_plus")
+    assert one_trt._builds == []
+    build(graph(), hardware_compatibility="same_compute_capability")
+
+
+def test_a_plan_of_another_architecture_is_refused_before_it_is_loaded(
+    one_trt: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    plan = build(graph())
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert cli.main(["bench", "--engine", str(plan)]) == 2
+    assert "built for Linux x86_64, here is Linux aarch64" in capsys.readouterr().err
+    assert not one_trt._live.get("ICudaEngine")
+
+
 def test_the_workspace_comes_from_free_memory_and_is_said(
     trt: Any, device: FakeDevice, graph: Graph, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,6 +435,21 @@ def test_a_board_that_shares_its_memory_gets_half_of_what_linux_has_left(
     monkeypatch.setattr("edgecnn.backends.trt.build.available_memory_bytes", lambda: 9_000_000_000)
     build(graph())
     assert "Killed" not in capsys.readouterr().err
+
+
+def test_what_built_the_plan_is_gone_before_the_plan_is_read_back(
+    one_trt: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, held = one_trt.Runtime.deserialize_cuda_engine, []
+
+    def noted(self: Any, plan: Any) -> Any:
+        held.append({kind: len(live) for kind, live in one_trt._live.items() if live})
+        return load(self, plan)
+
+    monkeypatch.setattr(one_trt.Runtime, "deserialize_cuda_engine", noted)
+    build(graph())
+    assert {"Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig"} < one_trt._live.keys()
+    assert held == [{"Runtime": 1}]
 
 
 def test_the_optimization_level_is_passed_on(trt: Any, graph: Graph) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 COPY_MS, COMPUTE_MS = 0.125, 1.0
 KEPT_ACCESSES = 64
+ALIGNMENT = 256
 
 Access = tuple[int, int, bool]  # address, bytes, whether it is written
 
@@ -82,6 +83,7 @@ class FakeDevice:
     computes: int = 1  # pieces of compute that run at the same time
     busy: list[tuple[str, int, float, float]] = field(default_factory=list)  # engine, stream, start, end
     races: list[str] = field(default_factory=list)
+    last_error: int = 0  # of a failed call, until somebody asks for it
     next_handle: int = 1000
     _number: int = 0
     _pending: dict[int, int] = field(default_factory=dict)  # event -> the record that is to come
@@ -107,7 +109,8 @@ class FakeDevice:
     def allocate(self, kind: str, nbytes: int) -> int:
         if nbytes <= 0:
             raise FakeError(1)
-        block = (ctypes.c_uint8 * nbytes)()
+        held = (ctypes.c_uint8 * (nbytes + ALIGNMENT))()
+        block = (ctypes.c_uint8 * nbytes).from_buffer(held, -ctypes.addressof(held) % ALIGNMENT)
         ctypes.memset(block, 0xA5, nbytes)
         address = ctypes.addressof(block)
         getattr(self, kind)[address] = block
@@ -308,6 +311,7 @@ def runtime_module(device: FakeDevice) -> types.ModuleType:
                     device.called(function.__name__)
                     result = function(*arguments)
                 except FakeError as stop:
+                    device.last_error = stop.code
                     return (cudaError_t(stop.code), *([None] * values))
                 if values == 0:
                     return (cudaError_t.cudaSuccess,)
@@ -320,6 +324,17 @@ def runtime_module(device: FakeDevice) -> types.ModuleType:
 
     _offer_memory(device, offered)
     _offer_work(device, offered)
+
+    def last_error() -> tuple[cudaError_t]:
+        device.called("cudaGetLastError")
+        found, device.last_error = device.last_error, 0
+        return (cudaError_t(found),)
+
+    def cudaGetLastError() -> tuple[cudaError_t]:
+        return last_error()
+
+    cudaGetLastError.__wrapped__ = last_error  # type: ignore[attr-defined]
+    module.cudaGetLastError = cudaGetLastError  # type: ignore[attr-defined]
 
     @offered(1)
     def cudaGetErrorName(error: Any) -> bytes:
@@ -442,6 +457,9 @@ def _offer_memory(device: FakeDevice, offered: Any) -> None:
             totalGlobalMem=device.total,
             multiProcessorCount=58,
             integrated=int(device.integrated),
+            pciDomainID=0,
+            pciBusID=0x41,
+            pciDeviceID=0,
         )
 
     @offered(1)
@@ -613,6 +631,9 @@ def pycuda_module(device: FakeDevice) -> types.ModuleType:
 
         def name(self) -> str:
             return device.name
+
+        def pci_bus_id(self) -> str:
+            return "0000:41:00.0"
 
         def total_memory(self) -> int:
             return device.total

@@ -14,8 +14,10 @@ import json
 import math
 import struct
 import threading
+import time
 import types
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +31,8 @@ API = Path(__file__).parents[1] / "backends" / "api"
 FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 format", "Int8": "Row major Int8 format"}
 
 
+ACTIVATION_BYTES = 4096  # for one image
+COMPILE_S = 0.01
 KERNELS = {"Float": "f32f32_f32f32_f32", "Half": "f16f16_f16f32_f32", "Int8": "i8i8_i8i32_f32"}
 
 
@@ -186,6 +190,7 @@ class BuilderConfig(Strict):
 
     def __init__(self) -> None:
         module = self._module
+        module._count("IBuilderConfig", self)
         self._flags = {"TF32"}
         self._limits: dict[Any, int] = {}
         self._profiles: list[Profile] = []
@@ -209,7 +214,7 @@ class BuilderConfig(Strict):
         self._limits[pool] = pool_size
 
     def get_memory_pool_limit(self, pool: Enum) -> int:
-        return self._limits[pool]
+        return self._limits.get(pool, self._module._device.total)
 
     def add_optimization_profile(self, profile: Profile) -> int:
         self._profiles.append(profile)
@@ -281,6 +286,7 @@ class Network(Strict):
 
     def __init__(self, builder: Any, flags: int) -> None:
         self._builder, self._flags = weakref.ref(builder), flags
+        self._module._count("INetworkDefinition", self)
         self._parser: Any = None
         self._model: Any = None
         self._layers: list[Layer] = []
@@ -345,6 +351,7 @@ class OnnxParser(Strict):
 
     def __init__(self, network: Network, logger: Any) -> None:
         self._network, self._errors = network, []
+        self._module._count("OnnxParser", self)
         initialised(logger)
         network._parser = weakref.ref(self)
 
@@ -403,6 +410,7 @@ class Builder(Strict):
     def __init__(self, logger: Any) -> None:
         initialised(logger)
         module = self._module
+        module._count("Builder", self)
         if module._logger is not None and module._logger() not in (None, logger):
             module._log("WARNING", "The logger passed into createInferBuilder differs from one already provided")
         module._logger = module._logger or weakref.ref(logger)
@@ -509,7 +517,7 @@ class Runtime(Strict):
 
     def _refusal(self, content: bytes) -> str:
         module = self._module
-        if not content.startswith(b"ftrt"):
+        if not content.startswith(module._magic):
             return "Error Code 1: Serialization (Magic tag does not match)"
         built = tuple(content[24:28])
         (length,) = struct.unpack_from("<I", content, 28)
@@ -521,6 +529,8 @@ class Runtime(Strict):
                 "Error Code 6: API Usage Error (The engine plan file is not compatible with this version of TensorRT, "
                 f"expecting library version {module.__version__} got ..)"
             )
+        if module._compiles:
+            return ""
         if facts["capability"] != list(module._device.capability) and facts["hardware"] == "NONE":
             return "Error Code 6: API Usage Error (Engine plan file is generated on an incompatible device)"
         return ""
@@ -556,21 +566,97 @@ class Engine(Strict):
             raise RuntimeError("profile shapes are of inputs only")
         return [tuple(s) for s in self._facts["profiles"][profile_index]]
 
-    def create_execution_context(self) -> Context | None:
-        if "context" in self._module._inject:
-            self._module._log("ERROR", "IExecutionContext: Error Code 2: OutOfMemory (no further information)")
+    @property
+    def device_memory_size_v2(self) -> int:
+        return ACTIVATION_BYTES * max(shapes[2][0] for shapes in self._facts["profiles"])
+
+    def create_execution_context(self, strategy: Any = None) -> Context | None:
+        module = self._module
+        if "context" in module._inject:
+            module._log("ERROR", "IExecutionContext: Error Code 2: OutOfMemory (no further information)")
             return None
-        return self._module.IExecutionContext(self)
+        config = strategy if isinstance(strategy, RuntimeConfig) else None
+        chosen = config._strategy if config else strategy
+        own = chosen is None or chosen == module.ExecutionContextAllocationStrategy.STATIC
+        context = module.IExecutionContext(self, own)
+        if module._compiles:
+            context._config = weakref.ref(config) if config else None
+            module._compile(context, "fallback")
+        return context
 
     def create_engine_inspector(self) -> Inspector:
         return self._module.EngineInspector(self)
 
 
+class RtxEngine(Engine):
+    """One of TensorRT-RTX, whose contexts are made with settings."""
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return self._module.IRuntimeConfig(self)
+
+
+class RuntimeCache(Strict):
+    """Kernels that were compiled, for one TensorRT-RTX on one GPU."""
+
+    def __init__(self) -> None:
+        self._kernels: set[str] = set()
+
+    def _environment(self) -> list[Any]:
+        return [self._module.__version__, self._module._device.name]
+
+    def serialize(self) -> HostMemory:
+        return HostMemory(json.dumps([self._environment(), sorted(self._kernels)]).encode())
+
+    def deserialize(self, blob: Any) -> bool:
+        try:
+            environment, kernels = json.loads(bytes(blob))
+        except ValueError:
+            return False
+        if environment != self._environment():
+            return False
+        self._kernels = set(kernels)
+        return True
+
+    def reset(self) -> bool:
+        self._kernels = set()
+        return True
+
+
+class RuntimeConfig(Strict):
+    """What a context of TensorRT-RTX is made with."""
+
+    def __init__(self, engine: Engine) -> None:
+        module = self._module
+        self._engine, self._strategy = weakref.ref(engine), None
+        self._cache: Any = None
+        self.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self._strategy = strategy
+
+    def get_execution_context_allocation_strategy(self) -> Any:
+        return self._strategy
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return self._module.IRuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self._cache = weakref.ref(cache)
+        return True
+
+    def get_runtime_cache(self) -> RuntimeCache:
+        return alive(self._cache, "the runtime cache")
+
+
 class Context(Strict):
     """Shapes and addresses of one stream of work."""
 
-    def __init__(self, engine: Engine) -> None:
+    _config: Any = None
+
+    def __init__(self, engine: Engine, own_memory: bool) -> None:
         self._engine = weakref.ref(engine)
+        self._own_memory, self._block = own_memory, 0
         self._shape: tuple[int, ...] | None = None
         self._addresses: dict[str, int] = {}
         self.profiler = None
@@ -604,6 +690,27 @@ class Context(Strict):
         shape = alive(self._engine, "the engine")._tensor(name)["shape"]
         return tuple(batch if n < 0 else n for n in shape)
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        engine = alive(self._engine, "the engine")
+        if self._own_memory or memory % 256 or size < engine.device_memory_size_v2:
+            self._module._log("ERROR", f"IExecutionContext::setDeviceMemoryV2: {size} bytes at {memory:#x} are refused")
+            return
+        self._module._device.check_range(memory, size, "memory")
+        self._block = memory
+
+    def _memory_problem(self, stream_handle: int) -> str:
+        """Why a context without memory of its own cannot run: no block, or one in which another stream computes."""
+        device, block = self._module._device, self._block
+        if self._own_memory:
+            return ""
+        if not block:
+            return "no device memory was set"
+        before = device.streams.get(self._module._computing.get(block))
+        if before is not None and before.handle != stream_handle and before.queue:
+            return "another stream computes in this device memory"
+        self._module._computing[block] = stream_handle
+        return ""
+
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if not isinstance(memory, int):
             raise TypeError("set_tensor_address(): incompatible function arguments")
@@ -630,6 +737,14 @@ class Context(Strict):
         if self._shape is None or set(self._addresses) != set(self._names()):
             module._log("ERROR", "IExecutionContext::enqueueV3: Error Code 3: API Usage Error (address is not set)")
             return False
+        if module._device.last_error:  # asked for after a launch, whoever left it
+            module._log("ERROR", f"enqueueV3: Error Code 1: Cuda Runtime (error {module._device.last_error})")
+            return False
+        if problem := self._memory_problem(stream_handle):
+            module._log("ERROR", f"IExecutionContext::enqueueV3: Error Code 3: API Usage Error ({problem})")
+            return False
+        if module._compiles:
+            module._compile(self, str(self._shape))
         addresses = [self._addresses[name] for name in self._names()]
         shapes = [self._shape, *(self.get_tensor_shape(name) for name in self._names()[1:])]
         sizes = [np.dtype(NUMPY_TYPES[tensor["dtype"]]).itemsize for tensor in engine._facts["io"]]
@@ -656,7 +771,13 @@ class Context(Strict):
         self._runs += 1
         return True
 
+    def _replays(self) -> bool:
+        config = alive(self._config, "the runtime configuration") if self._config else None
+        return config is not None and config.cuda_graph_strategy == self._module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+
     def report_to_profiler(self) -> bool:
+        if self._module._compiles and self._replays():
+            return False
         if self.profiler is None or self.enqueue_emits_profile or not self._unreported:
             return False
         initialised(self.profiler)
@@ -664,6 +785,14 @@ class Context(Strict):
             self.profiler.report_layer_time(layer["Name"], 0.0 if layer["LayerType"] == "NoOp" else 0.25)
         self._unreported = False
         return True
+
+
+class RtxContext(Context):
+    """One of TensorRT-RTX."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream in self._module._device.streams
+        return self._replays() and "capture" not in self._module._inject
 
 
 class Inspector(Strict):
@@ -706,24 +835,36 @@ CLASSES: dict[str, type] = {
     "IExecutionContext": Context,
     "EngineInspector": Inspector,
 }
+RTX_CLASSES = {
+    **CLASSES,
+    "ICudaEngine": RtxEngine,
+    "IRuntimeConfig": RuntimeConfig,
+    "IRuntimeCache": RuntimeCache,
+    "IExecutionContext": RtxContext,
+}
 SUBCLASSED = {"ILogger": ILogger, "IProgressMonitor": IProgressMonitor, "IProfiler": IProfiler}
 
 
 def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
-    """The module `tensorrt` of a version, as its snapshot has it. `_inject` names failures to come:
+    """The module `tensorrt` of a version, or with "rtx/" before it `tensorrt_rtx`, as its snapshot has it; what the
+    latter compiles for the GPU stands in `_compiled`. `_inject` names failures to come:
     builder, parse, build, build_oom, runtime, deserialize, context, execute, capture; fp32 (layers told as FP32), mixed
     (INT8 of the first alone, FP16 of the rest), lost (FP16 kernels behind INT8 tensors)."""
     api = json.loads((API / f"{version}.json").read_text())
-    module: Any = types.ModuleType("tensorrt")
-    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others ask whether it is installed
+    rtx = version.startswith("rtx/")
+    name_of_module = "tensorrt_rtx" if rtx else "tensorrt"
+    module: Any = types.ModuleType(name_of_module)
+    module.__spec__ = importlib.machinery.ModuleSpec(name_of_module, None)  # others ask whether it is installed
+    module._magic, module._compiles, module._compiled = b"vtrt" if rtx else b"ftrt", rtx, []
+    module._compile = functools.partial(_compile, module)
     module.__version__ = api["version"]
     module._api = api
-    module._major = int(version.split(".")[0])
-    numbers = [int(n) for n in version.split(".")]
+    numbers = [int(n) for n in api["version"].split(".")]
+    module._major = 11 if rtx else numbers[0]  # of that class
     module._numbers = (*numbers, 26)[:4]
     module._device, module._inject, module._logger = device, set(), None
     module._builds, module._on_step, module._live = [], None, {}
-    module._sessions = {}
+    module._sessions, module._computing = {}, {}
     module._wait = lambda thread: thread.join()
     for name, content in api["classes"].items():
         setattr(module, name, _class(module, name, content))
@@ -744,8 +885,9 @@ def _class(module: Any, name: str, content: dict[str, Any]) -> Any:
     if name in SUBCLASSED:
         nested = {key: _class(module, key, inner) for key, inner in content.get("nested", {}).items()}
         return type(name, (SUBCLASSED[name],), nested)
-    if name in CLASSES:
-        return type(name, (CLASSES[name],), {"_api": content, "_module": module, "_class": name})
+    offered = RTX_CLASSES if module._compiles else CLASSES
+    if name in offered:
+        return type(name, (offered[name],), {"_api": content, "_module": module, "_class": name})
     return type(name, (Strict,), {"_api": content, "_module": module, "_class": name})
 
 
@@ -778,8 +920,19 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
     }
     head = json.dumps(facts).encode()
     return (
-        b"ftrt" + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head
+        module._magic + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head
     ) + network._model.SerializeToString()
+
+
+def _compile(module: Any, context: Context, what: str) -> None:
+    """A kernel for this GPU: from the cache that the context's settings hold, or in COMPILE_S seconds."""
+    config = alive(context._config, "the runtime configuration") if context._config else None
+    kernels = config.get_runtime_cache()._kernels if config and config._cache else set()
+    kernel = f"{zlib.crc32(alive(context._engine, 'the engine')._graph)}:{what}"
+    if kernel not in kernels:
+        time.sleep(COMPILE_S)
+        module._compiled.append(what)
+    kernels.add(kernel)
 
 
 def _quantization_problem(model: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.machine.clocks import clock_warnings, read_clocks
-from edgecnn.machine.gpu import open_nvml
 from edgecnn.machine.load import CpuTime
 from edgecnn.measure import comparison, latency
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
@@ -344,51 +342,6 @@ def test_clocks_of_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert to_plain(Clocks()) == {}
     write(tmp_path, **{"proc/cpuinfo": "processor : 0\ncpu MHz\t\t: 2600.5\ncpu MHz : 2599.5\n"})
     assert read_clocks(tmp_path).cpu_mhz == 2600
-
-
-class FakeNvml:
-    """The five entry points, with their pointers."""
-
-    def __init__(self, init: int = 0) -> None:
-        self._init = init
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return self._init
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:  # noqa: N802
-        return 0 if index == 0 else 2
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: Any) -> int:  # noqa: N802
-        return 0 if uuid == b"GPU-8f" else 2
-
-    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int, value: Any) -> int:  # noqa: N802
-        value._obj.value = {1: 1410, 2: 877}[clock]
-        return 0
-
-    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int, value: Any) -> int:  # noqa: N802
-        return 3
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any, value: Any) -> int:  # noqa: N802
-        assert isinstance(value._obj, ctypes.c_ulonglong)
-        value._obj.value = 0x1 | 0x4 | 0x40
-        return 0
-
-
-def test_clocks_of_a_desktop_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = read_clocks(tmp_path, open_nvml(FakeNvml()))
-    assert (found.gpu_mhz, found.memory_mhz, found.temperature_c) == (1410, 877, None)
-    assert found.throttled == ("software power cap", "hardware thermal slowdown")
-    assert open_nvml(FakeNvml(init=9)) is None
-    renamed = type("Renamed", (FakeNvml,), {})
-    renamed.nvmlDeviceGetCurrentClocksEventReasons = FakeNvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    renamed.nvmlDeviceGetCurrentClocksThrottleReasons = None
-    assert read_clocks(tmp_path, open_nvml(renamed())) == found
-    renamed.nvmlDeviceGetCurrentClocksEventReasons = None
-    assert read_clocks(tmp_path, open_nvml(renamed())).throttled == ()
-    for name, found_it in (("1", False), ("GPU-8f", True), ("GPU-9a,0", False), ("", False)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
-        assert (open_nvml(FakeNvml()) is not None) == found_it
 
 
 @pytest.mark.parametrize("order", [("fp32", "fp16", "int8"), ("fp16", "int8"), ("int8", "fp16")])

@@ -94,6 +94,7 @@ class GpuSession(Session):
                 least_batch=batch.min if batch and provider.compiles else 1,
                 cpu_nodes=placed[CPU.name],
                 graph_nodes=placed.total(),
+                pci_bus_id=self._cuda.properties().pci_bus_id,
             )
             self._held = opening.pop_all()
 

@@ -33,6 +33,7 @@ from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
 from edgecnn.contract import ServingContract
 from edgecnn.errors import BackendError, DeviceError, GraphError
+from edgecnn.machine.cpu import system_name
 from edgecnn.machine.jetson import available_memory_bytes
 from edgecnn.results.device import Device
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
@@ -64,21 +65,11 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     trt = load_tensorrt(flavor)
     cuda, device = _device(flavor, trt, graph, options)
     with recording(trt) as messages:
-        builder = make_builder(trt, cuda, messages)
-        network = make_network(trt, builder)
-        parser = _parsed(trt, flavor, network, graph, source.contract, messages)
-        requested = requested_precision(trt, network, graph, source)
-        weighing = macs_by_node(trt, network)
-        config, notes = _config(trt, builder, cuda, options, messages)
-        _add_profile(builder, config, network, graph, options, messages)
-        kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
-        for note in [*notes, *([kept.said] if kept else [])]:
-            say(note)
-        plan = _built(trt, flavor, builder, network, config, graph, source, messages)
+        new = _new_plan(trt, flavor, cuda, device, graph, source, options, messages)
         obtained, facts = "", dict[str, object](shares_by="compiled_at_load")
         if flavor.needs_gpu:
-            layers = _read_back(trt, plan, options, graph, weighing, messages)
-            _refuse_other_precision(graph, requested, layers)
+            layers = _read_back(trt, new.plan, options, graph, new.macs_by_node, messages)
+            _refuse_other_precision(graph, new.requested, layers)
             obtained, facts = obtained_precision(layers), {**share_facts(layers), "layers": layers_to_json(layers)}
         sidecar = dataclasses.replace(
             source,
@@ -87,26 +78,59 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
             backend=flavor.backend,
             provider=flavor.product,
             target=options.target,
-            precision_requested=requested,
+            precision_requested=new.requested,
             precision_obtained=obtained,
             parents=parents_of(output, graph),
             recipe=options.recipe,
             fields=options.fields,
             tools={flavor.module: trt.__version__, **tool_versions("cuda-bindings", "cuda-python", "pycuda")},
             device=device,
-            facts={
-                **_facts_of_graph(source),
-                **_facts(trt, config, options, network),
-                **facts,
-                "macs_by_node": weighing,
-                **({"timing_cache": kept.merged()} if kept else {}),
-                "notes": notes,
-                "warnings": warnings_in(messages)[:20],
-            },
+            facts={**_facts_of_graph(source), **new.facts, **facts, "warnings": warnings_in(messages)[:20]},
         )
-        done = write_artifact(output, lambda temporary: _write(plan, temporary), sidecar)
-    del kept, parser  # both must outlive the build
-    return done
+        return write_artifact(output, lambda temporary: _write(new.plan, temporary), sidecar)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewPlan:
+    """A plan in the host's memory, and what is known of it without loading it."""
+
+    plan: Any
+    requested: str
+    macs_by_node: MacsByNode
+    facts: dict[str, object]
+
+
+def _new_plan(
+    trt: Any,
+    flavor: Flavor,
+    cuda: Cuda | None,
+    device: Device,
+    graph: Path,
+    source: Sidecar,
+    options: BuildOptions,
+    messages: Sequence[Message],
+) -> _NewPlan:
+    """Builder, network with its weights, parser and timing cache are gone when this returns: where GPU and host share
+    their memory, reading the plan back needs it."""
+    builder = make_builder(trt, cuda, messages)
+    network = make_network(trt, builder)
+    parser = _parsed(trt, flavor, network, graph, source.contract, messages)
+    requested = requested_precision(trt, network, graph, source)
+    weighing = macs_by_node(trt, network)
+    config, notes = _config(trt, builder, cuda, options, messages)
+    _add_profile(builder, config, network, graph, options, messages)
+    kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
+    for note in [*notes, *([kept.said] if kept else [])]:
+        say(note)
+    plan = _built(trt, flavor, builder, network, config, graph, source, messages)
+    del parser  # it must outlive the build
+    facts = {
+        **_facts(trt, config, options, network),
+        "macs_by_node": weighing,
+        **({"timing_cache": kept.merged()} if kept else {}),
+        "notes": notes,
+    }
+    return _NewPlan(plan, requested, weighing, facts)
 
 
 def _refuse_options_of_the_other(flavor: Flavor, options: BuildOptions) -> None:
@@ -132,6 +156,12 @@ def _device(flavor: Flavor, trt: Any, graph: Path, options: BuildOptions) -> tup
     device = device_facts(cuda, trt.__version__)
     if reason := target_mismatch(find_target(options.target), device):
         raise DeviceError(f"{graph}: {reason}", "build on that device, or name this one with --target (gpu: any)")
+    if options.hardware_compatibility == "ampere_plus" and cuda.properties().integrated:
+        raise DeviceError(
+            f"{graph}: hardware compatibility ampere_plus is for cards: {device.board or device.gpu_name} has an "
+            "integrated GPU, and JetPack does not support it",
+            "build on each kind of Jetson, without --hardware-compatibility",
+        )
     return cuda, device
 
 
@@ -348,6 +378,7 @@ def _facts(trt: Any, config: Any, options: BuildOptions, network: Any) -> dict[s
         "profiles": [{k: [n, *shape] for k, n in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}],
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "optimization_level": config.builder_optimization_level,
+        "system": system_name(),
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
         "tf32": False,

@@ -1,8 +1,8 @@
 """A plan as a Session: trusted, deserialised, run on a stream of its own, timed by events.
 
-Each batch shape has an execution context of its own. Its first two batches are enqueued; from the third on it is
-replayed as a CUDA graph, and where that cannot be had, its info says why. Results are copied out: they are the
-caller's.
+Each batch shape has an execution context of its own, and all compute in one block of device memory. Its first two
+batches are enqueued; from the third on it is replayed as a CUDA graph, and where that cannot be had, its info says why.
+Results are copied out: they are the caller's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.backends._cuda import Cuda, load_cuda
+from edgecnn.backends.trt.contexts import Block, allocate_block, shaped_context
 from edgecnn.backends.trt.graph import recorded_graph
 from edgecnn.backends.trt.inspector import layers_from_inspector
 from edgecnn.backends.trt.library import (
@@ -33,6 +34,8 @@ from edgecnn.backends.trt.library import (
 )
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
 from edgecnn.backends.trt.progress import say
+from edgecnn.backends.trt.rtx import RtxRuntime
+from edgecnn.backends.trt.timing import default_cache_path
 from edgecnn.contract import ServingContract
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.results.layers import EngineLayer, LayerTimes
@@ -53,6 +56,7 @@ class _Shape:
     output_shapes: tuple[tuple[int, ...], ...]
     used: bool = False
     graph: Any = None
+    replayed: bool = False  # as a CUDA graph of the runtime's own
 
 
 def trusted_plan(path: Path, trust: bool) -> tuple[bytes, Sidecar | None]:
@@ -93,21 +97,29 @@ class TrtSession(Session):
         self._trt = load_tensorrt(self._flavor)
         self._cuda: Cuda = load_cuda()
         device = device_facts(self._cuda, self._trt.__version__)
+        self._pci_bus_id = self._cuda.properties().pci_bus_id
         if mismatch := plan_mismatch(path, header, sidecar, self._trt.__version__, device):
             raise BackendError(*mismatch)
         self.path = path
         self.sidecar = sidecar
-        self._graph_fallback = "" if self._cuda.captures else f"{self._cuda.name} cannot record them"
+        records = self._cuda.captures or self._flavor.compiles_at_load
+        self._graph_fallback = "" if records else f"{self._cuda.name} cannot record them"
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
         with contextlib.ExitStack() as opening, recording(self._trt) as messages:
             self._runtime, self._engine = self._deserialised(content, sidecar, trust, messages)
             opening.callback(self._drop_engine)
+            self._rtx: RtxRuntime | None = None
+            if self._flavor.compiles_at_load:
+                kept = default_cache_path(device, "runtime", hashlib.sha256(content).hexdigest()[:16])
+                self._rtx = RtxRuntime(self._trt, self._engine, kept, messages)
+                opening.callback(self._rtx.save)
             self._input, self._outputs, self._limits = self._io()
             self._stream = self._cuda.create_stream()
             opening.callback(self._cuda.destroy_stream, self._stream)
+            self._block = allocate_block(self._cuda, self._engine, opening)
             opening.callback(self._drop_shapes)
             self._events = [self._event(opening) for _ in range(4)]
-            largest = shaped_context(self._engine, self._input.name, self._limits[1], messages)
+            largest = self._context(self._limits[1], messages, None, self._rtx)
             self._host_in, self._device_in = self._buffers(opening, self._input, self._limits[1])
             self._results = [
                 self._buffers(opening, spec, tuple(largest.get_tensor_shape(spec.name))) for spec in self._outputs
@@ -120,13 +132,16 @@ class TrtSession(Session):
     @property
     def info(self) -> SessionInfo:
         """Input and output (a dynamic batch is None), and how the batch shape run last is replayed."""
+        last = next(reversed(self._shapes.values()), None)
         return SessionInfo(
             inputs=(self._input,),
             outputs=self._outputs,
-            graph=bool(self._shapes) and next(reversed(self._shapes.values())).graph is not None,
+            graph=last is not None and (last.replayed or last.graph is not None),
             graph_fallback=self._graph_fallback,
             sync="stream synchronisation, copies and compute in sequence on one stream",
             least_batch=self._limits[0][0],
+            pci_bus_id=self._pci_bus_id,
+            jit_ms=self._rtx.jit_ms if self._rtx else None,
         )
 
     def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -152,7 +167,7 @@ class TrtSession(Session):
         from edgecnn.backends.trt.pipelined import TrtPipeline
 
         self._check(batch)
-        return TrtPipeline(self._trt, self._cuda, self._engine, self.info, batch, options)
+        return TrtPipeline(self._trt, self._cuda, self._engine, self.info, batch, options, self._rtx)
 
     def layers_json(self, batch: int) -> str:
         """The inspector's JSON at one batch size."""
@@ -165,7 +180,7 @@ class TrtSession(Session):
 
         self.run(batch)  # the input is on the device
         with recording(self._trt) as messages:
-            shape = self._new_shape(tuple(batch.shape), messages)
+            shape = self._new_shape(tuple(batch.shape), messages, profiled=True)
             return profiled_layers(self._trt, self._cuda, shape.context, self._stream, queries, messages)
 
     def __exit__(
@@ -251,7 +266,7 @@ class TrtSession(Session):
             cuda.synchronize_stream(stream)
             if not shape.used:
                 shape.used = True
-            elif shape.graph is None and not self._graph_fallback:
+            elif shape.graph is None and not shape.replayed and not self._graph_fallback:
                 self._capture(shape)
         return shape
 
@@ -301,13 +316,28 @@ class TrtSession(Session):
         self._shapes.move_to_end(shape)
         return self._shapes[shape]
 
-    def _new_shape(self, shape: tuple[int, ...], messages: Sequence[Message]) -> _Shape:
-        context = shaped_context(self._engine, self._input.name, shape, messages)
+    def _new_shape(self, shape: tuple[int, ...], messages: Sequence[Message], profiled: bool = False) -> _Shape:
+        rtx = None if profiled else self._rtx  # a replayed graph has no layers
+        context = self._context(shape, messages, self._block, rtx)
         addresses = {spec.name: device for spec, (_, device) in zip(self._outputs, self._results, strict=True)}
         for name, address in {self._input.name: self._device_in, **addresses}.items():
             if not context.set_tensor_address(name, address):
                 raise failure(f"{self.path}: TensorRT refuses the buffer of {name}", messages, "report it")
-        return _Shape(context, tuple(tuple(context.get_tensor_shape(spec.name)) for spec in self._outputs))
+        found = _Shape(context, tuple(tuple(context.get_tensor_shape(spec.name)) for spec in self._outputs))
+        if rtx:
+            with rtx.compiling():
+                self._compute(found, messages)
+                self._cuda.synchronize_stream(self._stream)
+            found.replayed = rtx.replays(context, self._cuda.handle(self._stream))
+            self._graph_fallback = "" if found.replayed else f"{self._flavor.product} cannot record this engine"
+        return found
+
+    def _context(
+        self, shape: tuple[int, ...], messages: Sequence[Message], block: Block | None, rtx: RtxRuntime | None
+    ) -> Any:
+        with rtx.compiling() if rtx else contextlib.nullcontext():
+            config = rtx.config if rtx else None
+            return shaped_context(self._trt, self._engine, self._input.name, shape, messages, block, config)
 
     def _drop_shape(self, shape: tuple[int, ...]) -> None:
         dropped = self._shapes.pop(shape)
@@ -319,6 +349,7 @@ class TrtSession(Session):
             self._drop_shape(shape)
 
     def _drop_engine(self) -> None:
+        self._rtx = None  # its configuration is the engine's
         del self._engine, self._runtime  # in this order: the runtime must outlive the engine
 
 
@@ -329,18 +360,6 @@ def spec_of(name: str, shape: Sequence[int], dtype: Any) -> TensorSpec:
 
 def _bytes_of(spec: TensorSpec, shape: tuple[int, ...]) -> int:
     return int(np.dtype(spec.dtype).itemsize * np.prod(shape))
-
-
-def shaped_context(engine: Any, name: str, shape: tuple[int, ...], messages: Sequence[Message]) -> Any:
-    """An execution context with its input shape set; raises with TensorRT's messages where it refuses."""
-    context = engine.create_execution_context()
-    if context is None:
-        raise failure("TensorRT cannot make an execution context", messages, "is the device memory taken by others?")
-    if not context.set_input_shape(name, shape):
-        raise failure(f"TensorRT refuses the input shape {shape}", messages, "it lies outside the engine's profile")
-    if missing := context.infer_shapes():
-        raise failure(f"TensorRT cannot infer shapes of {', '.join(missing)}", messages, "report it with the graph")
-    return context
 
 
 def inspected_layers(
@@ -355,7 +374,7 @@ def inspector_json(trt: Any, engine: Any, batch: int, messages: Sequence[Message
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
     shape = tuple(engine.get_tensor_shape(name))
-    context = shaped_context(engine, name, (batch, *shape[1:]), messages)
+    context = shaped_context(trt, engine, name, (batch, *shape[1:]), messages)
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -14,7 +14,9 @@ class Flavor:
     """One TensorRT: the backend's name, the Python `module` with the `extra` that brings it and the `packages` in which
     it is installed, the `magic` of its plans, and which releases are supported.
 
-    `needs_gpu` is about building; what needs none cannot time kernels, and keeps no timing cache.
+    `needs_gpu` is about building; what needs none cannot time kernels, and keeps no timing cache. `compiles_at_load`
+    says that the GPU which loads a plan compiles it: that has a time of its own, a cache of its own, and CUDA graphs
+    that the runtime records.
     """
 
     backend: str
@@ -28,6 +30,7 @@ class Flavor:
     oldest: tuple[int, int]
     newest_major: int
     needs_gpu: bool
+    compiles_at_load: bool
 
     @property
     def supported(self) -> str:
@@ -47,6 +50,7 @@ TENSORRT = Flavor(
     oldest=(10, 3),
     newest_major=11,
     needs_gpu=True,
+    compiles_at_load=False,
 )
 RTX = Flavor(
     backend="trt-rtx",
@@ -57,9 +61,10 @@ RTX = Flavor(
     magic=b"vtrt",
     suffixes=(".rtx.plan", ".plan"),
     default_target="rtx",
-    oldest=(1, 0),
+    oldest=(1, 4),
     newest_major=1,
     needs_gpu=False,
+    compiles_at_load=True,
 )
 FLAVORS = (TENSORRT, RTX)
 

@@ -22,4 +22,7 @@ def recorded_graph(cuda: Cuda, stream: Any, enqueue: Callable[[], bool]) -> tupl
         why = why or "TensorRT cannot enqueue this engine while recording"
         if graph is not None:
             cuda.destroy_graph(graph)
-    return (graph if queued else None), why
+            graph = None
+    if graph is None:
+        cuda.clear_error()
+    return graph, why

@@ -3,7 +3,7 @@
 While one query computes, the input of the next is copied in and the output of the one before is copied out. The input
 lies in pinned memory from the start: no query copies on the host. Each of the two queries in flight has buffers, an
 execution context and a CUDA graph of its own, so that neither writes what the other reads (trtexec's share theirs); the
-contexts run one after the other, on one stream.
+contexts run one after the other, on one stream and in one block of device memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from edgecnn.backends._cuda import Bytes, Cuda
-from edgecnn.backends.trt.engine import shaped_context
+from edgecnn.backends.trt.contexts import Block, allocate_block, shaped_context
 from edgecnn.backends.trt.graph import recorded_graph
 from edgecnn.backends.trt.library import Message, failure, recording
+from edgecnn.backends.trt.rtx import RtxRuntime
 from edgecnn.errors import DeviceError
 from edgecnn.session import Array, Pipeline, PipelineOptions, Query, SessionInfo, TensorSpec
 
@@ -39,6 +40,7 @@ class _Slot:
     shapes: list[tuple[int, ...]]  # of the outputs
     events: list[Any]  # start and end of the copy in, of compute, of the copy out
     graph: Any = None
+    replayed: bool = False  # by TensorRT-RTX itself
     active: bool = False
     enqueue_ms: tuple[float, float] = (0.0, 0.0)
 
@@ -48,6 +50,7 @@ class _Lane:
     """One of `--streams`: three streams that share two slots."""
 
     streams: tuple[Any, Any, Any]
+    block: Block
     slots: list[_Slot] = field(default_factory=list)
     next: int = 0
 
@@ -56,26 +59,37 @@ class TrtPipeline(Pipeline):
     """Queries of one batch on a deserialised engine; a context manager that frees what it holds."""
 
     def __init__(
-        self, trt: Any, cuda: Cuda, engine: Any, info: SessionInfo, batch: Array, options: PipelineOptions
+        self,
+        trt: Any,
+        cuda: Cuda,
+        engine: Any,
+        info: SessionInfo,
+        batch: Array,
+        options: PipelineOptions,
+        rtx: RtxRuntime | None = None,
     ) -> None:
         self._trt, self._cuda, self._engine, self._options, self._info = trt, cuda, engine, options, info
-        self._fallback = "" if cuda.captures else f"{cuda.name} cannot record them"
+        self._rtx = rtx
+        self._fallback = "" if cuda.captures or rtx else f"{cuda.name} cannot record them"
         self._lanes: list[_Lane] = []
         self._origin_ms = 0.0
         with contextlib.ExitStack() as opening, recording(trt) as messages:
             self._origin = self._event(opening)
             for _ in range(options.streams):
-                lane = _Lane((self._stream(opening), self._stream(opening), self._stream(opening)))
+                streams = (self._stream(opening), self._stream(opening), self._stream(opening))
+                lane = _Lane(streams, allocate_block(cuda, engine, opening))
                 lane.slots += [self._slot(opening, lane, batch, messages) for _ in range(IN_FLIGHT)]
                 self._lanes.append(lane)
+            opening.callback(self._lanes.clear)
             self.begin()
             self._held = opening.pop_all()
 
     @property
     def info(self) -> SessionInfo:
         """As the session's, with how these queries are replayed and waited for."""
-        graph = all(slot.graph is not None for lane in self._lanes for slot in lane.slots)
-        return replace(self._info, graph=graph, graph_fallback=self._fallback, sync=SYNC)
+        graph = all(slot.replayed or slot.graph is not None for lane in self._lanes for slot in lane.slots)
+        jit_ms = self._rtx.jit_ms if self._rtx else None
+        return replace(self._info, graph=graph, graph_fallback=self._fallback, sync=SYNC, jit_ms=jit_ms)
 
     def begin(self) -> None:
         """Start the clock of the queries to come; none is in flight."""
@@ -121,7 +135,6 @@ class TrtPipeline(Pipeline):
     ) -> None:
         with contextlib.suppress(DeviceError) if kind else contextlib.nullcontext():
             self._held.close()
-        self._lanes.clear()
 
     def _stream(self, opening: contextlib.ExitStack) -> Any:
         stream = self._cuda.create_stream()
@@ -143,7 +156,16 @@ class TrtPipeline(Pipeline):
     def _slot(self, opening: contextlib.ExitStack, lane: _Lane, batch: Array, messages: Sequence[Message]) -> _Slot:
         """A query's context, which has run once, and its buffers, with the input on the host and on the device."""
         taken, given = self._info.inputs[0], self._info.outputs
-        context = shaped_context(self._engine, taken.name, tuple(batch.shape), messages)
+        with self._compiling():
+            context = shaped_context(
+                self._trt,
+                self._engine,
+                taken.name,
+                tuple(batch.shape),
+                messages,
+                lane.block,
+                self._rtx.config if self._rtx else None,
+            )
         shapes = [tuple(context.get_tensor_shape(spec.name)) for spec in given]
         host, device = self._buffer(opening, batch.nbytes)
         np.copyto(_values(host, taken, batch.shape), batch)
@@ -155,15 +177,27 @@ class TrtPipeline(Pipeline):
         slot = _Slot(context, (host, device), outputs, shapes, [self._event(opening) for _ in range(6)])
         stream = lane.streams[1]
         self._cuda.to_device(device, host, batch.nbytes, stream)
-        self._execute(slot, stream, messages)
-        self._cuda.synchronize_stream(stream)
-        if not self._fallback:
+        with self._compiling():
+            self._execute(slot, stream, messages)
+            self._cuda.synchronize_stream(stream)
+        self._record(opening, slot, stream)
+        return slot
+
+    def _compiling(self) -> contextlib.AbstractContextManager[None]:
+        return self._rtx.compiling() if self._rtx else contextlib.nullcontext()
+
+    def _record(self, opening: contextlib.ExitStack, slot: _Slot, stream: Any) -> None:
+        """Make the slot's work a CUDA graph, which TensorRT-RTX does by itself; or keep why not."""
+        handle, context = self._cuda.handle(stream), slot.context
+        if self._rtx:
+            slot.replayed = self._rtx.replays(context, handle)
+            self._fallback = "" if slot.replayed else "TensorRT-RTX cannot record this engine"
+        elif not self._fallback:
             slot.graph, self._fallback = recorded_graph(
-                self._cuda, stream, lambda: bool(context.execute_async_v3(self._cuda.handle(stream)))
+                self._cuda, stream, lambda: bool(context.execute_async_v3(handle))
             )
             if slot.graph is not None:
                 opening.callback(self._cuda.destroy_graph, slot.graph)
-        return slot
 
     def _submit(self, lane: _Lane, messages: Sequence[Message]) -> None:
         cuda, slot, (copies_in, compute, copies_out) = self._cuda, lane.slots[lane.next], lane.streams

@@ -20,6 +20,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.backends.trt.flavor import FLAVORS, TENSORRT, Flavor, flavor_of
 from edgecnn.errors import ArtifactError
+from edgecnn.machine.cpu import system_name
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.layers import layers_from_json, shares_of
@@ -87,9 +88,13 @@ def plan_mismatch(
     """(message, hint) when a plan cannot run under this TensorRT on this device, else None.
 
     All four version numbers must agree (as many as `tensorrt` has) unless the plan was built version compatible, which
-    lets a newer TensorRT run it. The GPU is compared through the sidecar: without one nothing is known about it.
+    lets a newer TensorRT run it. GPU, operating system and architecture are compared through the sidecar: without one
+    nothing is known about them.
     """
     facts = sidecar.facts if sidecar else {}
+    again = f"rebuild it here: {rebuild_command(path, sidecar, header.flavor)}"
+    if (system := facts.get("system") or system_name()) != system_name():
+        return f"{path}: built for {system}, here is {system_name()}: a plan is native code", again
     built, here = version_tuple(header.tensorrt), version_tuple(tensorrt)
     known = min(len(built), len(here))
     same = built[:known] == here[:known] or (bool(facts.get("version_compatible")) and here >= built[: len(here)])
@@ -97,7 +102,12 @@ def plan_mismatch(
     there, this = built_on.compute_capability, device.compute_capability
     if header.flavor.needs_gpu:
         reach = str(facts.get("hardware_compatibility") or "none")
-        fits = not there or not this or there == this or (reach == "ampere_plus" and version_tuple(this) >= (8, 0))
+        fits = (
+            not there
+            or not this
+            or there == this
+            or (reach == "ampere_plus" and version_tuple(this) >= (8, 0) and not device.board)
+        )
         origin = f" (sidecar: {built_on.board or built_on.gpu_name or 'GPU'}, SM {there})" if there else ""
     else:
         capabilities = facts.get("compute_capabilities") or []
@@ -108,7 +118,7 @@ def plan_mismatch(
     product = header.flavor.product
     message = f"{path}: built by {product} {header.tensorrt}{origin}; here are {tensorrt or f'no {product}'}"
     message += f" and SM {this}" if this else ""
-    return message, f"a plan runs where it was built; rebuild it here: {rebuild_command(path, sidecar, header.flavor)}"
+    return message, f"a plan runs where it was built; {again}"
 
 
 def rebuild_command(path: Path, sidecar: Sidecar | None, flavor: Flavor = TENSORRT) -> str:
@@ -157,6 +167,7 @@ def describe_plan(path: Path) -> dict[str, object]:
         "device": to_plain(sidecar.device),
         "target": sidecar.target or None,
         "profiles": facts.get("profiles"),
+        "system": facts.get("system"),
         "hardware_compatibility": facts.get("hardware_compatibility"),
         "version_compatible": facts.get("version_compatible"),
         "compute_capabilities": facts.get("compute_capabilities"),

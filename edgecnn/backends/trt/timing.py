@@ -18,12 +18,13 @@ from edgecnn.errors import WriteError
 from edgecnn.results.device import Device
 
 
-def default_cache_path(device: Device) -> Path:
-    """`$XDG_CACHE_HOME/edgecnn/timing/<TensorRT>-<GPU>-<driver>.cache`."""
+def default_cache_path(device: Device, kind: str = "timing", of: str = "") -> Path:
+    """`$XDG_CACHE_HOME/edgecnn/<kind>/<TensorRT>-<GPU>-<driver>.cache`, where a cache is `of` one plan with its name
+    last."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     d = device
-    keys = [d.tensorrt, d.gpu_name, d.compute_capability, d.driver, d.cuda, d.power_mode]
-    return base / "edgecnn" / "timing" / (re.sub(r"[^\w.]+", "_", "-".join(str(k) for k in keys if k)) + ".cache")
+    keys = [d.tensorrt, d.gpu_name, d.compute_capability, d.driver, d.cuda, d.power_mode, of]
+    return base / "edgecnn" / kind / (re.sub(r"[^\w.]+", "_", "-".join(str(k) for k in keys if k)) + ".cache")
 
 
 def load_timing_cache(config: Any, path: Path) -> tuple[Any, str]:
