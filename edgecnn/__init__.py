@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.calibrate import calibrate
     from edgecnn.steps.export import export
     from edgecnn.steps.import_ import import_onnx
+    from edgecnn.steps.import_ranges import import_ranges
     from edgecnn.steps.quantize import Quantized, quantize
     from edgecnn.steps.reference import reference
     from edgecnn.steps.train import train
@@ -77,6 +78,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "calibrate",
     "export",
     "import_onnx",
+    "import_ranges",
     "judge",
     "load_recipe",
     "quantize",
@@ -94,6 +96,7 @@ _MODULES = {
     "steps.export": ("export",),
     "steps.import_": ("import_onnx",),
     "steps.calibrate": ("calibrate",),
+    "steps.import_ranges": ("import_ranges",),
     "steps.quantize": ("quantize", "Quantized"),
     "steps.reference": ("reference",),
     "steps.build": ("build",),

@@ -98,10 +98,10 @@ class SessionInfo:
     """What a session takes and gives, and under which conditions it computes.
 
     `graph` is whether the batch shape run last is replayed as a CUDA graph, and `graph_fallback` why one that could be
-    is not; `sync` is how the host waits, `simulated` in words what is only imitated, `least_batch` the smallest batch
-    of a dynamic one. `cpu_nodes` of `graph_nodes` are left to the CPU by a runtime that is to compute on a GPU.
-    `pci_bus_id` is that of the GPU which computes ("0000:01:00.0"), `jit_ms` what compiling for it has taken, which is
-    in no latency.
+    is not; `sync` is how the host waits, `simulated` in words what is only imitated. `batches` are the ranges of sizes
+    that a dynamic batch may have (none: any), `profile` which of several optimization profiles served the last one.
+    `cpu_nodes` of `graph_nodes` are left to the CPU by a runtime that is to compute on a GPU. `pci_bus_id` is that of
+    the GPU which computes ("0000:01:00.0"), `jit_ms` what compiling for it has taken, which is in no latency.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -110,11 +110,16 @@ class SessionInfo:
     graph_fallback: str = ""
     sync: str = "synchronous call"
     simulated: str = ""
-    least_batch: int = 1
     cpu_nodes: int = 0
     graph_nodes: int = 0
     pci_bus_id: str = ""
     jit_ms: float | None = None
+    batches: tuple[tuple[int, int], ...] = ()
+    profile: str = ""
+
+    def fitting_batch(self, images: int) -> int:
+        """The smallest batch that is served and holds `images`; `images` themselves where none does."""
+        return min((max(images, least) for least, most in self.batches if images <= most), default=images)
 
     @property
     def task(self) -> Task:

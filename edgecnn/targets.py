@@ -125,6 +125,13 @@ def target_mismatch(target: Target, device: Device) -> str | None:
     return _tensorrt_mismatch(target, device.tensorrt)
 
 
+def implicit_mismatch(tensorrt: str) -> str | None:
+    """Why a TensorRT has no implicit quantization, or None where it has; "" is a version that is not known."""
+    if version_tuple(tensorrt) < (11,):
+        return None
+    return f"TensorRT {tensorrt} has no implicit quantization, which a weakly typed build needs: 10.x was the last"
+
+
 def version_tuple(text: str) -> tuple[int, ...]:
     """(10, 3, 0) of "10.3.0"; what follows the first part that is not a number is left out."""
     parts = []

@@ -106,6 +106,7 @@ class TargetRun:
                     accuracy=file.accuracy if file else None,
                     latency=row.latency if row else None,
                     ratio=row.ratio if row else None,
+                    startup=row.startup if row else None,
                 )
             )
         return tuple(found)

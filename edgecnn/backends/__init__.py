@@ -8,6 +8,7 @@ Each backend module offers
     tools() -> dict                                         versions that an engine depends on; {} where none is here
     describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
     precision_of(path) -> str                               int8, fp16 or fp32 as the file holds it; "" where unknown
+    free_memory_bytes() -> int | None                       what engines may take; None where that is the host's
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
     why_not() -> str                                        why its engines do not run here; "" where they do
     check_graph(path) -> Opinion | None                     what the runtime says to a graph; None where it has no say
@@ -22,6 +23,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -43,6 +45,14 @@ class Opinion:
 
 
 @dataclass(frozen=True)
+class ImplicitInt8:
+    """The scale of each tensor, largest absolute value / 127, read from the file `source`."""
+
+    scales: Mapping[str, float]
+    source: Path
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime.
 
@@ -50,7 +60,7 @@ class BuildOptions:
     the memory that is free), the builder's optimization level (0-5; None: its default), on which other GPUs and newer
     TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
     driver). `compute_capabilities` ("8.6", "8.9") are TensorRT-RTX's: the GPUs that the plan is for (none: 8.0 and
-    later).
+    later). `implicit` asks TensorRT 10 for a weakly typed build with these scales.
     """
 
     target: str = "cpu"
@@ -62,6 +72,7 @@ class BuildOptions:
     version_compatible: bool = False
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
+    implicit: ImplicitInt8 | None = None
     recipe: str = ""
     fields: dict[str, object] = field(default_factory=dict)
 
@@ -91,6 +102,8 @@ class Backend(Protocol):
     def machine_facts(self) -> dict[str, str]: ...
 
     def why_not(self) -> str: ...
+
+    def free_memory_bytes(self) -> int | None: ...
 
     def check_graph(self, path: Path) -> Opinion | None: ...
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgecnn.artifact.sidecar import tool_versions
 from edgecnn.errors import BackendError, DeviceError
-from edgecnn.machine.jetson import board_name
+from edgecnn.machine.jetson import available_memory_bytes, board_name
 from edgecnn.machine.packages import missing_package
 
 Bytes = npt.NDArray[np.uint8]
@@ -122,6 +122,13 @@ def _load(wanted: str) -> Cuda:
         raise refused
     package = wanted or "cuda-bindings"
     raise missing_package(package, "running on an NVIDIA GPU", "pycuda" if package == "pycuda" else "jetson")
+
+
+def free_memory_bytes() -> int:
+    """Of the GPU; where it shares the host's, what Linux has left. The CUDA context is there afterwards."""
+    cuda = load_cuda()
+    free = cuda.memory_info()[0]
+    return available_memory_bytes() or free if cuda.properties().integrated else free
 
 
 def _runtime_module() -> Any:

@@ -12,6 +12,7 @@ from edgecnn.bundle.manifest import (
     BASELINES,
     IMAGE_FILES,
     PACKED_IMAGES,
+    RANGES,
     REFERENCE,
     Bundle,
     Images,
@@ -50,8 +51,12 @@ def pack_for_device(
 
 def artifacts_for(recipe: Recipe, target: Target, folder: Path) -> dict[str, Opened]:
     """Graphs and reference of a run, each with its sidecar; raises `ArtifactError` for one that is not whole."""
-    graphs = sorted({variant.graph for variant in variants_of(recipe, on_cpu=target.kind == "cpu")})
+    variants = variants_of(recipe, on_cpu=target.kind == "cpu")
+    graphs = sorted({variant.graph for variant in variants})
     found = dict[str, Opened]()
+    if any(variant.scheme == "implicit" for variant in variants):
+        verified_sidecar(folder / RANGES)
+        found[RANGES] = opened_path(folder / RANGES)
     for name in [*graphs, REFERENCE]:
         verified_sidecar(folder / name)
         found[name] = opened_path(folder / name)

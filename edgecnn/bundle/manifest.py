@@ -15,7 +15,7 @@ from edgecnn.version import __version__
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
-REFERENCE, TEST_SET = "reference.npz", "test-set.txt"
+REFERENCE, TEST_SET, RANGES = "reference.npz", "test-set.txt", "model.calib.json"
 PACKED_IMAGES, IMAGE_FILES, BASELINES = "images.npz", "images", "baselines"
 Images = Literal["packed", "files", "none"]
 
@@ -134,8 +134,8 @@ def _belongs(path: str, recipe: str, others: set[str]) -> bool:
         return True
     if "/" in path:
         return _BASELINE.fullmatch(path) is not None
-    if path.startswith("."):
-        return False
+    if path.startswith(".") or path == RANGES:
+        return path == RANGES
     if path.endswith(".json"):
         return path.removesuffix(".json") in others and not path.endswith(".json.json")
     return path in (recipe, REFERENCE, PACKED_IMAGES, TEST_SET) or path.endswith(".onnx")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgecnn.cli.options import JSON, PROVIDER, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 from edgecnn.recipe.schema import OrtProvider
+
+if TYPE_CHECKING:
+    from edgecnn.results.latency import LatencyFile
 
 EXAMPLES = """
 edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --vs runs/lenet5-digits/cpu/fp32.onnx --duration 0.2
@@ -108,7 +111,13 @@ def bench(
         )
     if as_json:
         print_json(to_plain(found))
-        return
+    else:
+        _print(found)
+
+
+def _print(found: LatencyFile) -> None:
+    from edgecnn.records import to_plain
+
     columns = ["name", "mode", "batch", "n_queries", *(f"latency_ms_{p}" for p in ("p50", "p90", "p95", "p99", "mean"))]
     rows = [to_plain(row) for row in found.measurements]
     enqueue = ["enqueue_ms_p50"] if any(row.latency.enqueue_ms_p50 is not None for row in found.measurements) else []
@@ -116,6 +125,8 @@ def bench(
     said: list[str] = []
     for row in found.measurements:
         said += row.latency.warnings
+        if row.latency.profile:
+            say(f"batch {row.latency.batch}: optimization profile {row.latency.profile}")
         if ratio := row.ratio:
             said += ratio.latency_ratio_warnings
             low, high = ratio.latency_ratio_ci
@@ -124,6 +135,9 @@ def bench(
                 f"95 % interval [{low:.3f}, {high:.3f}], {ratio.latency_ratio_rounds} interleaved rounds of "
                 f"{ratio.latency_ratio_mode} queries"
             )
+    if start := found.measurements[0].startup:
+        memory = "" if start.device_memory_mb is None else f", device memory {start.device_memory_mb:.1f} MB"
+        say(f"load {start.load_s:.3f} s, first query {start.first_query_ms:.3f} ms{memory}")
     last = found.measurements[-1].latency
     clocks = "".join(f", {k} {v}" for k, v in to_plain(last.clocks).items())
     say(f"{found.device}; {last.mode} mode, {last.in_words}{clocks}")

@@ -10,12 +10,14 @@ import typer
 from edgecnn.cli.completion import complete_target
 from edgecnn.cli.options import JSON, PROVIDER, THREADS
 from edgecnn.cli.printing import print_json, say
-from edgecnn.recipe.schema import HardwareCompatibility, OrtProvider
+from edgecnn.recipe.schema import BatchProfile, BatchSettings, HardwareCompatibility, OrtProvider
 
 EXAMPLES = """
 edgecnn build runs/lenet5-digits/model.fp16.onnx --target cpu -o lenet5.fp16.engine.onnx
 edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a GPU with TensorRT
 edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU with onnxruntime-gpu
+edgecnn build model.int8-tensorrt.onnx --target gpu --profile 1:1:1 --profile 8:16:32  # needs a GPU with TensorRT
+edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges model.calib.json  # needs a GPU with TensorRT 10
 edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
 """
 
@@ -38,6 +40,10 @@ def build(
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="The largest batch that the engine must serve.  [default: 8]")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="An optimization profile, MIN:OPT:MAX images; several times, in ascending order."),
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
     workspace_mb: Annotated[
@@ -62,11 +68,20 @@ def build(
     sm: Annotated[
         str, typer.Option(help="GPUs that a trt-rtx plan is for: 75,86,89,120.  [default: 80 and later]")
     ] = "",
+    weakly_typed: Annotated[
+        bool,
+        typer.Option(
+            "--weakly-typed",
+            help="Let TensorRT 10 choose INT8 or FP16 for each layer of the float32 graph; with --ranges.",
+        ),
+    ] = False,
+    ranges: Annotated[
+        Path | None, typer.Option(help="Its scales: X.calib.json, or a calibration cache of TensorRT's.")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Build an engine for a target, and check that it runs."""
     from edgecnn.artifact.sidecar import read_sidecar
-    from edgecnn.recipe.schema import BatchSettings
     from edgecnn.records import to_plain
     from edgecnn.steps.build import build as step
 
@@ -76,7 +91,7 @@ def build(
         target=target,
         backend=backend,
         provider=provider,
-        batch=BatchSettings(max=max_batch or BatchSettings().max),
+        batch=_batch(profile or [], max_batch),
         threads=threads,
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,
@@ -84,6 +99,8 @@ def build(
         version_compatible=version_compatible,
         timing_cache=timing_cache,
         compute_capabilities=_capabilities(sm),
+        weakly_typed=weakly_typed,
+        ranges=ranges,
     )
     made = read_sidecar(engine)
     say(f"{engine}: built for {made.target}")
@@ -91,6 +108,27 @@ def build(
         print_json(
             {"engine": str(engine), "target": made.target, "sha256": made.sha256, "device": to_plain(made.device)}
         )
+
+
+def _batch(profiles: list[str], largest: int | None) -> BatchSettings:
+    """The batch sizes of `--profile` or `--max-batch`; raises `RecipeError` for both, or for other text."""
+    from edgecnn.errors import RecipeError
+
+    if not profiles:
+        return BatchSettings(max=largest or BatchSettings().max)
+    if largest is not None:
+        raise RecipeError("--max-batch and --profile both say which batches are served", "leave one of them out")
+    made = [_profile(text) for text in profiles]
+    return BatchSettings(made[0][0], made[0][1], made[-1][2], tuple(made))
+
+
+def _profile(text: str) -> BatchProfile:
+    from edgecnn.errors import RecipeError
+
+    sizes = [int(part) for part in text.split(":") if part.isdecimal() and part.isascii() and len(part) < 7]
+    if len(sizes) != 3 or text.count(":") != 2 or min(sizes) < 1:
+        raise RecipeError(f"--profile {text!r}: not MIN:OPT:MAX", "three batch sizes, for example --profile 8:16:32")
+    return sizes[0], sizes[1], sizes[2]
 
 
 def _capabilities(text: str) -> list[str]:

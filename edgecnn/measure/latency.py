@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -49,19 +50,8 @@ def measure_latency(
     Without `options.timed` nothing but the work is queued, and latency is the host's time per query. Raises
     `MeasurementError` for a mode, or for streams and transfers, that the session does not have.
     """
-    mode, limits = (
-        mode_of(mode, session),
-        (warmup_ms, duration_s, min_queries, clocks or clock_reader(session.info.pci_bus_id)),
-    )
-    if mode == "pipelined":
-        assert isinstance(session, PipelinedSession)
-        with session.pipeline(batch_input, options) as pipeline:
-            samples = collect_pipelined(pipeline, *limits)
-            info = pipeline.info
-    else:
-        require_plain(options)
-        samples = collect_samples(partial(query_of(session, timed=options.timed), batch_input), *limits)
-        info = session.info  # after the run: only then it is known whether a CUDA graph is replayed
+    mode, clocks = mode_of(mode, session), clocks or clock_reader(session.info.pci_bus_id)
+    samples, info = _run(session, batch_input, mode, options, warmup_ms, duration_s, min_queries, clocks)
     ms = samples.ms()
     ascending = np.sort(ms)
     n = len(ms)
@@ -108,9 +98,22 @@ def measure_latency(
         yardstick_ms=float(np.median(samples.yardstick_ms)),
         other_load_cores=samples.load_cores,
         unstable=unstable,
+        profile=info.profile,
         jit_ms=info.jit_ms,
         warnings=tuple(dict.fromkeys((*unstable, *said, *_said_of(info)))),
     )
+
+
+def _run(
+    session: Session, batch_input: Array, mode: Mode, options: PipelineOptions, *limits: Any
+) -> tuple[Samples, SessionInfo]:
+    """The queries, and the session's info after them: only then it is known whether a CUDA graph is replayed."""
+    if mode == "pipelined":
+        assert isinstance(session, PipelinedSession)
+        with session.pipeline(batch_input, options) as pipeline:
+            return collect_pipelined(pipeline, *limits), pipeline.info
+    require_plain(options)
+    return collect_samples(partial(query_of(session, timed=options.timed), batch_input), *limits), session.info
 
 
 def _said_of(info: SessionInfo) -> list[str]:

@@ -150,9 +150,9 @@ def _run(session: Session, part: Batch, dataset: Dataset, contract: ServingContr
             "use the preprocessing of the model that the engine was made from",
         )
     size, images = len(part.ids), part.input
-    least = session.input.shape[0] or session.info.least_batch
-    if size < least:  # the last batch of an engine that takes no smaller one is filled up and cut again
-        images = np.concatenate([images, np.repeat(images[-1:], least - size, axis=0)])
+    taken = session.input.shape[0] or session.info.fitting_batch(size)
+    if size < taken:  # the last batch of an engine that takes no such one is filled up and cut again
+        images = np.concatenate([images, np.repeat(images[-1:], taken - size, axis=0)])
     logits = scores_of(session.run_all({session.input.name: images}), session, contract)[:size]
     if logits.ndim != 2 or len(logits) != size:
         raise MeasurementError(

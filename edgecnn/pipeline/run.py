@@ -21,6 +21,7 @@ from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import ArtifactError, DataError, DeviceError, EdgecnnError, RecipeError, nearest
 from edgecnn.pipeline.device import bundled_images
 from edgecnn.pipeline.find import find_recipe_and_folder, run_folder
+from edgecnn.pipeline.implicit import require_implicit
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import HOST, Task, all_tasks
@@ -183,6 +184,7 @@ def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
     due = stale_tasks(tasks)
     _require_allowed(due, shop)
     _require_images(due, shop)
+    require_implicit(recipe, {t.target for t, _ in due if t.step == "build"}, shop.threads)
     if any(task.target == HOST for task, _ in due):
         check_recipe(recipe, trust_code=shop.trust_code)
     if is_first() and (due or os.access(folder, os.W_OK)):

@@ -13,6 +13,7 @@ from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of
 from edgecnn.artifact.stale import LOCATIONS, TRAIN_IMAGES
 from edgecnn.backends import load_backend
+from edgecnn.bundle.manifest import RANGES
 from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, BackendError, MeasurementError
 from edgecnn.pipeline.workshop import Workshop, identity_of_calibration, identity_of_tests, image_identity
@@ -85,7 +86,7 @@ def all_tasks(shop: Workshop) -> list[Task]:
 
 def _host_tasks(shop: Workshop, targets: list[Target], images: Mapping[str, str]) -> Iterator[Task]:
     recipe, folder = shop.recipe, shop.folder
-    checkpoint, fp32, ranges = folder / CHECKPOINT, folder / "model.fp32.onnx", folder / "model.calib.json"
+    checkpoint, fp32, ranges = folder / CHECKPOINT, folder / "model.fp32.onnx", folder / RANGES
     yield from _network_tasks(shop, checkpoint, fp32)
     source = fp32 if recipe.model.is_graph else checkpoint
     wanted = {v.graph: v for target in targets for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
@@ -196,7 +197,7 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
             fp32,
             output,
             precision="int8" if precision == "int8" else "fp16",
-            scheme=variant.scheme or "tensorrt",
+            scheme="ort-cpu" if variant.scheme == "ort-cpu" else "tensorrt",
             method=settings.method,
             around=settings.around,
             exclude=(settings.exclude or ()) if precision == "int8" else (),
@@ -290,19 +291,26 @@ def _engine_tasks(
     images: Mapping[str, str],
 ) -> Iterator[Task]:
     recipe, geometry = shop.recipe, shop.recipe.input.geometry
+    weak = variant.scheme == "implicit"
     graph, predictions = shop.folder / variant.graph, shop.folder / "reference.npz"
     yield Task(
         "build",
         engine,
         "engine",
-        (graph,),
-        fields_of("batch", recipe.batch),
+        (graph, shop.folder / RANGES) if weak else (graph,),
+        {
+            **fields_of("batch", recipe.batch),
+            **(recipe.values("build.weakly_typed", "quantize.method") if weak else {}),
+        },
         lambda: build(
             graph,
             engine,
             target=target.name,
             batch=recipe.batch,
             threads=shop.threads,
+            weakly_typed=weak,
+            ranges=shop.folder / RANGES if weak else None,
+            method=recipe.quantize.method,
         ),
         target.name,
         tools,

@@ -81,7 +81,7 @@ class CudaReference(Reference):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         super().__init__(network.to("cuda"), input_shape, classes)
-        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu: Any = torch.cuda.get_device_properties(torch.cuda.current_device())  # its PCI fields are untyped
         bus = f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
         self._info = replace(self._info, pci_bus_id=bus)
 

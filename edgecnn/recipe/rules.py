@@ -26,14 +26,27 @@ def find_contradictions(recipe: Recipe) -> list[str]:
             close = nearest(name, known) or f"allowed: {', '.join(known)}"
             problems.append(f"targets: there is no device {name!r}; {close}")
     batch = recipe.batch
-    if not batch.min <= batch.opt <= batch.max:
-        problems.append(f"batch: min {batch.min} <= opt {batch.opt} <= max {batch.max} does not hold")
+    problems += batch.find_contradictions()
     if not batch.min <= recipe.bench.batch <= batch.max:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
+    elif not any(least <= recipe.bench.batch <= most for least, *_, most in batch.all_profiles):
+        problems.append(f"bench.batch = {recipe.bench.batch} is within none of batch.profiles")
+    problems += _find_build_contradictions(recipe)
     problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
     if recipe.tolerances.serving_drop_pp_max is not None and recipe.input.geometry is None:
         problems.append("tolerances.serving_drop_pp_max needs input.geometry: what does the serving side do?")
     return problems + _find_training_contradictions(recipe)
+
+
+def _find_build_contradictions(recipe: Recipe) -> list[str]:
+    if not recipe.build.weakly_typed:
+        return []
+    problems = [] if "int8" in recipe.precisions else ["build.weakly_typed is of INT8: precisions has no 'int8'"]
+    known = targets()
+    for name in recipe.targets:
+        if name in known and known[name].built_anywhere:
+            problems.append(f"build.weakly_typed: only TensorRT 10 has implicit INT8, and target {name!r} is another's")
+    return problems
 
 
 def _find_decision_contradictions(recipe: Recipe) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +15,9 @@ from edgecnn.contract import Geometry, InputForm, OutputForm
 from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
-Setting: TypeAlias = "str | int | float | bool | list[str] | list[int] | list[float] | None"  # as a sidecar has it
+Setting: TypeAlias = (
+    "str | int | float | bool | list[str] | list[int] | list[float] | list[list[int]] | None"  # as a sidecar has it
+)
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 Around = Literal["fp16", "fp32"]
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -30,6 +33,7 @@ Rate = Annotated[float, Interval(ge=0, le=0.99)]  # a probability short of certa
 Numbers = Annotated[tuple[float, ...], MinLen(1)]
 Integers = Annotated[tuple[int, ...], MinLen(1)]
 Names = Annotated[tuple[str, ...], MinLen(1)]
+BatchProfile = Annotated[tuple[PositiveCount, ...], MinLen(1)]  # batch sizes: least, optimal, largest
 Percent = Annotated[float, Interval(ge=0, le=100)]
 
 FREE = {"free": True}  # of a setting that changes how a result is made and not what it is
@@ -188,6 +192,34 @@ class BatchSettings:
     min: PositiveCount = 1
     opt: PositiveCount = 1
     max: PositiveCount = 8
+    profiles: Annotated[tuple[BatchProfile, ...], MinLen(1)] | None = None  # of TensorRT; ascending, from min to max
+
+    @property
+    def all_profiles(self) -> tuple[BatchProfile, ...]:
+        """(min, opt, max) of each optimization profile."""
+        return self.profiles or ((self.min, self.opt, self.max),)
+
+    def find_contradictions(self) -> list[str]:
+        """What does not hold of the sizes, as lines that name the keys."""
+        if self.profiles and (found := list(_find_profile_contradictions(self.profiles, (self.min, self.max)))):
+            return found
+        if not self.min <= self.opt <= self.max:
+            return [f"batch: min {self.min} <= opt {self.opt} <= max {self.max} does not hold"]
+        return []
+
+
+def _find_profile_contradictions(profiles: Sequence[BatchProfile], ends: tuple[int, int]) -> Iterator[str]:
+    for k, sizes in enumerate(profiles):
+        if len(sizes) != 3 or list(sizes) != sorted(sizes):
+            yield f"batch.profiles[{k}] = {list(sizes)}: [min, opt, max] with min <= opt <= max was expected"
+    for k, (one, after) in enumerate(pairwise(profiles), 1):
+        if after[-1] < one[0]:
+            yield f"batch.profiles[{k}] = {list(after)} comes after {list(one)}: sort them by size"
+        elif after[0] <= one[-1]:
+            yield f"batch.profiles[{k}] = {list(after)} overlaps {list(one)}: a batch has one profile"
+    least, most = profiles[0][0], profiles[-1][-1]
+    if (least, most) != ends:
+        yield f"batch.profiles reach from {least} to {most}: set batch.min = {least} and batch.max = {most}"
 
 
 @dataclass(frozen=True)
@@ -200,6 +232,15 @@ class QuantizeSettings:
     around: Around = "fp16"
     exclude: Names | None = None  # what stays out of INT8: nodes, patterns of their names, or gemv, few-channels ...
     global_pool: Literal["float", "int8"] | None = None  # of TensorRT's scheme: what a global average pool reads
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How TensorRT builds engines."""
+
+    __pydantic_config__ = STRICT
+
+    weakly_typed: bool = False  # of TensorRT 10: a second INT8 engine, for which it places INT8 by itself
 
 
 @dataclass(frozen=True)
@@ -247,6 +288,9 @@ class Tolerances:
     int8_vs_fp16_ratio_max: Amount | None = None
     latency_ms_p99_max: Amount | None = None
     size_mb_max: Amount | None = None
+    device_memory_mb_max: Amount | None = None
+    load_s_max: Amount | None = None
+    first_query_ms_max: Amount | None = None
     serving_drop_pp_max: Percent | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 
@@ -268,6 +312,7 @@ class Recipe:
     export: ExportSettings = field(default_factory=ExportSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
+    build: BuildSettings = field(default_factory=BuildSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -311,4 +356,8 @@ def _flatten(key: str, value: Any, with_free: bool = True) -> Iterator[tuple[str
             if with_free or not f.metadata.get("free"):
                 yield from _flatten(f"{key}.{f.name}", getattr(value, f.name), with_free)
     else:
-        yield key, list(value) if isinstance(value, tuple) else value
+        yield key, _listed(value)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(one) for one in value] if isinstance(value, tuple) else value

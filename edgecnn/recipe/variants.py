@@ -10,7 +10,8 @@ from edgecnn.results.engine import Scheme
 
 @dataclass(frozen=True)
 class Variant:
-    """One engine of a target: its name in reports, its precision, and for INT8 where Q/DQ pairs stand."""
+    """One engine of a target: its name in reports, its precision, and for INT8 where Q/DQ pairs stand ("implicit":
+    nowhere, TensorRT places INT8 by itself)."""
 
     name: str
     precision: Precision
@@ -19,6 +20,8 @@ class Variant:
     @property
     def graph(self) -> str:
         """The file of the graph that it is built from."""
+        if self.scheme == "implicit":
+            return "model.fp32.onnx"
         return f"model.{self.precision}-{self.scheme}.onnx" if self.scheme else f"model.{self.precision}.onnx"
 
 
@@ -32,4 +35,5 @@ def variants_of(recipe: Recipe, *, on_cpu: bool) -> list[Variant]:
             made += [Variant("int8", "int8", "ort-cpu"), Variant("int8-tensorrt", "int8", "tensorrt")]
         else:
             made.append(Variant("int8", "int8", "tensorrt"))
+            made += [Variant("int8-implicit", "int8", "implicit")] if recipe.build.weakly_typed else []
     return made

@@ -30,7 +30,7 @@ def conditions(results: RunReport) -> list[str]:
             clocks = "".join(f", {k} {v}" for k, v in to_plain(latency.clocks).items())
             lines.append(
                 f"{m.name}: {latency.mode} mode, batch {latency.batch}, {latency.n_queries} queries, "
-                f"{latency.in_words}{clocks}"
+                f"{latency.in_words}{clocks}" + (f", optimization profile {latency.profile}" if latency.profile else "")
             )
             if m.ratio and m.ratio.latency_ratio_mode != latency.mode:
                 lines.append(

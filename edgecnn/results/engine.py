@@ -8,8 +8,12 @@ from typing import ClassVar, Literal
 from edgecnn.records import STRICT
 
 Role = Literal["reference", "graph", "engine"]
-Scheme = Literal["", "tensorrt", "ort-cpu"]
+Scheme = Literal["", "tensorrt", "ort-cpu", "implicit"]
 SharesBy = Literal["", "macs", "layers", "untold", "compiled_at_load"]
+FREEDOM = (
+    "weakly typed: TensorRT chose INT8, FP16 or FP32 for each layer by speed, and may choose otherwise in another "
+    "build; `edgecnn layers` lists what it took"
+)
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"  # ONNX Runtime's
 
 
@@ -18,7 +22,8 @@ class EngineInfo:
     """Which runtime runs what, for which target.
 
     `backend` is the module in `backends/` ("" for PyTorch), `provider` the part of it that computes, `scheme` where
-    Q/DQ pairs stand ("" without any), `target` the device by name ("" where none was asked for).
+    Q/DQ pairs stand ("" without any, "implicit" where TensorRT itself placed INT8), `target` the device by name (""
+    where none was asked for).
     """
 
     __pydantic_config__ = STRICT

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
+from edgecnn.results.startup import Startup
 
 Mode = Literal["pipelined", "single-shot"]
 EARLIER_MODES = {"latency": "single-shot", "throughput": "single-shot"}
@@ -76,6 +77,7 @@ class Latency:
     cannot be compared with those of another day; `yardstick_ms` is a fixed piece of work on one core, timed beside the
     queries, and `other_load_cores` how many cores others kept busy. `jit_ms` is the time that the runtime took to
     compile the engine for this GPU, before the first query: in no latency, and short where it had it in its cache.
+    `profile` says which of several optimization profiles served the batch.
     """
 
     __pydantic_config__ = STRICT
@@ -114,6 +116,7 @@ class Latency:
     enqueue_ms_p50: float | None = None
     streams: int = 1
     jit_ms: float | None = None
+    profile: str = ""
 
     def __repr__(self) -> str:
         return f"Latency({self.in_short})"
@@ -145,7 +148,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRow:
-    """One engine in a latency file: its latency, what it is, and its ratio to the file's reference."""
+    """One engine in a latency file: its latency, what it is, its ratio to the file's reference, what its start cost."""
 
     __pydantic_config__ = STRICT
 
@@ -153,6 +156,7 @@ class LatencyRow:
     engine: EngineInfo | None = field(default=None, metadata=FLAT)
     facts: EngineFacts | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
+    startup: Startup | None = field(default=None, metadata=FLAT)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

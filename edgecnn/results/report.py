@@ -12,6 +12,7 @@ from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.latency import Latency, LatencyRatio
+from edgecnn.results.startup import Startup
 from edgecnn.results.verdict import Verdict
 
 
@@ -28,6 +29,7 @@ class Measurement:
     accuracy: Accuracy | None = field(default=None, metadata=FLAT)
     latency: Latency | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
+    startup: Startup | None = field(default=None, metadata=FLAT)
     baseline_drops: tuple[BaselineDrop, ...] = ()
 
     @property
@@ -37,7 +39,7 @@ class Measurement:
 
     def figure(self, key: str) -> float | None:
         """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured."""
-        parts = (self.accuracy, self.latency, self.ratio, self.facts)
+        parts = (self.accuracy, self.latency, self.ratio, self.startup, self.facts)
         value: float | None = next((getattr(part, key) for part in parts if hasattr(part, key)), None)
         return value
 

@@ -88,4 +88,4 @@ def batch_of(session: Session, sidecar: Sidecar, wanted: int | None) -> int:
     if frozen is not None:
         return frozen
     profiles = sidecar.facts.get("profiles") or []
-    return wanted or min([VALIDATION_BATCH, *(p["max"][0] for p in profiles)])
+    return wanted or min(VALIDATION_BATCH, max((p["max"][0] for p in profiles), default=VALIDATION_BATCH))

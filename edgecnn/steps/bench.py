@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo, SharesBy
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow, Mode
+from edgecnn.results.startup import Startup
 from edgecnn.session import Array, PipelineOptions, Session
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_batches, require_one_of
 from edgecnn.steps._layer_files import require_layers, write_layer_files
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
+from edgecnn.steps._startup import open_measured
 
 SHORTEST_S = 0.01
 
@@ -94,21 +97,27 @@ def bench(
     options, sizes = PipelineOptions(streams, transfers, timed=not throughput), batches or (batch,)
     rows = []
     with contextlib.ExitStack() as stack:
-        session, *others = [
-            stack.enter_context(open_any(p, threads, trust, trust_code=trust_code, provider=provider)) for p in paths
+
+        def first(path: Path, opened: Session) -> Array:
+            _require_batch(path, opened, sizes[0])
+            return _input_for(opened, path, sizes[0])
+
+        opening = partial(open_any, threads=threads, trust=trust, trust_code=trust_code, provider=provider)
+        (session, startup), *others = [
+            open_measured(stack, p, partial(opening, p), partial(first, p), provider) for p in paths
         ]
-        if mode_of(mode, session, *others) == "single-shot":
+        if mode_of(mode, session, *(other for other, _ in others)) == "single-shot":
             require_plain(options)
         if export is not None:
             require_layers(engine, session)
         for size in sizes:
             _require_batch(engine, session, size)
             images = _input_for(session, engine, size)
-            row = _alone(engine.stem, engine, session, images, settings, mode, options, provider)
+            row = _alone(engine.stem, engine, session, images, settings, startup, mode, options, provider)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
-                sessions = {other: others[0], engine.stem: session}
-                inputs = {other: _input_for(others[0], versus, size), engine.stem: images}
+                sessions = {other: others[0][0], engine.stem: session}
+                inputs = {other: _input_for(others[0][0], versus, size), engine.stem: images}
                 infos = {
                     name: engine_info(path, known, provider)
                     for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
@@ -151,10 +160,15 @@ def bench_all(
     with contextlib.ExitStack() as stack:
         reference, first = _pytorch(checkpoint, on_gpu, threads, trust_code)
         sessions = {reference: stack.enter_context(first)} if first is not None else {}
+        starts = dict[str, Startup]()
         for name, path in engines.items():
-            sessions[name] = stack.enter_context(open_any(path, threads))
+            sessions[name], starts[name] = open_measured(
+                stack, path, partial(open_any, path, threads), partial(_input_for, engine=path, batch=settings.batch)
+            )
         inputs = {name: _input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
-        rows = [_alone(name, path, sessions[name], inputs[name], settings) for name, path in engines.items()]
+        rows = [
+            _alone(name, path, sessions[name], inputs[name], settings, starts[name]) for name, path in engines.items()
+        ]
         if len(sessions) > 1:
             infos = {row.latency.name: row.engine for row in rows}
             rows = _with_ratios(rows, _compared(sessions, inputs, settings, infos))
@@ -201,6 +215,7 @@ def _alone(
     session: Session,
     images: Array,
     settings: BenchSettings,
+    startup: Startup,
     mode: Mode | None = None,
     options: PipelineOptions = PLAIN,
     provider: OrtProvider | None = None,
@@ -214,7 +229,8 @@ def _alone(
         mode=mode,
         options=options,
     )
-    return LatencyRow(latency=found, engine=engine_info(path, sidecar_of(path), provider), facts=engine_facts(path))
+    info = engine_info(path, sidecar_of(path), provider)
+    return LatencyRow(latency=found, engine=info, facts=engine_facts(path), startup=startup)
 
 
 def _compared(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgecnn.artifact.calibration_cache import read_calibration_cache
+from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import check_output
-from edgecnn.backends import BuildOptions, load_backend, provider_backend, require_inference_graph
-from edgecnn.errors import ArtifactError, DeviceError
+from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend, provider_backend, require_inference_graph
+from edgecnn.errors import ArtifactError, BackendError, DeviceError, RecipeError
 from edgecnn.graph.decision import require_logits
-from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, fields_of
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, RangeMethod, fields_of
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.targets import CPU, find_target, target_mismatch
@@ -30,6 +32,9 @@ def build(
     version_compatible: bool = False,
     timing_cache: FilePath | None = None,
     compute_capabilities: Sequence[str] = (),
+    weakly_typed: bool = False,
+    ranges: FilePath | None = None,
+    method: RangeMethod = "auto",
 ) -> Path:
     """Build a graph into an engine for a target, and check that it runs; returns the engine.
 
@@ -41,11 +46,15 @@ def build(
     own, and without either cpu. `provider` is what of ONNX Runtime computes (cpu, cuda, tensorrt or rtx): each is a
     backend. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
     is built without one. The engine takes and gives what the graph does, for N images as `batch` says;
-    `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. Without an `output` it
+    `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. `weakly_typed` lets
+    TensorRT 10 choose INT8 or FP16 for each layer of a float32 graph, with the scales of `ranges` (X.calib.json, by
+    `method`; "auto" is "mse" here; or a calibration cache). Without an `output` it
     lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
     target, `GraphError` for a graph exported in training mode, and the errors of the backend.
     """
     graph, batch = Path(graph), batch or BatchSettings()
+    if problems := batch.find_contradictions():
+        raise RecipeError(problems[0], "for example profiles of 1:1:1 and 8:16:32")
     require_one_of("hardware_compatibility", hardware_compatibility, HardwareCompatibility)
     require_at_least(1, threads=threads, workspace_mb=workspace_mb)
     require_at_least(0, optimization_level=optimization_level)
@@ -62,7 +71,13 @@ def build(
             f"target {device.name} is built with --backend {device.backend}, not {module.NAME}",
             f"use --backend {device.backend}, or another --target",
         )
+    implicit = _implicit(graph, weakly_typed, path_or_none(ranges), method)
     source = sidecar_of(graph)
+    if implicit and (device.kind == "cpu" or device.built_anywhere):
+        raise BackendError(
+            f"a weakly typed build is TensorRT 10's alone, and target {device.name} is built by {module.PROVIDER}",
+            "name --target gpu, or a device; or leave --weakly-typed out",
+        )
     if device.kind == "gpu":
         require_logits(graph, source)
     if mismatch := target_mismatch(device, module.device(threads)):
@@ -79,11 +94,40 @@ def build(
         version_compatible=version_compatible,
         timing_cache=path_or_none(timing_cache),
         compute_capabilities=tuple(compute_capabilities),
+        implicit=implicit,
         recipe=source.recipe,
-        fields={**source.fields, **fields_of("batch", batch)},
+        fields={**source.fields, **fields_of("batch", batch), **_implicit_fields(implicit, method)},
     )
     module.engine_from_onnx(graph, engine, options)
     return engine
+
+
+def _implicit(graph: Path, weakly_typed: bool, ranges: Path | None, method: RangeMethod) -> ImplicitInt8 | None:
+    """The scales of a weakly typed build; raises `RecipeError` for one without ranges, and for ranges without one."""
+    require_one_of("method", method, RangeMethod)
+    if not weakly_typed and ranges is None:
+        return None
+    if not weakly_typed or ranges is None:
+        raise RecipeError(
+            "a weakly typed build needs the ranges of its INT8"
+            if weakly_typed
+            else "ranges are of a weakly typed build",
+            "give both: --weakly-typed --ranges X.calib.json (or a calibration cache); otherwise neither",
+        )
+    from edgecnn.graph.calibration.file import implicit_scales, read_ranges
+
+    if ranges.suffix != ".json":
+        return ImplicitInt8(read_calibration_cache(ranges).scales, ranges)
+    return ImplicitInt8(
+        implicit_scales(read_ranges(ranges, sha256_of(graph)), "mse" if method == "auto" else method), ranges
+    )
+
+
+def _implicit_fields(implicit: ImplicitInt8 | None, method: RangeMethod) -> dict[str, object]:
+    if implicit is None:
+        return {}
+    measured = sidecar_of(implicit.source).fields if implicit.source.suffix == ".json" else {}
+    return {**measured, "build.weakly_typed": True, "quantize.method": method}
 
 
 def _engine_path(graph: Path, suffix: str) -> Path:

@@ -133,6 +133,10 @@ def _fp16(
     from edgecnn.graph.serving import add_ends, contract_of, load_body
 
     known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
+    if known is not None and known.imported:
+        raise RecipeError(
+            f"{ranges}: scales of a calibration cache say nothing about FP16", "leave --ranges out, or calibrate"
+        )
     if known is None and dataset is not None:
         known = collect_ranges(graph, dataset, progress=progress)
     model, kept = to_fp16(load_body(graph), known)
@@ -164,6 +168,11 @@ def _int8(
 
     if ranges is not None:
         known = read_ranges(ranges, sha256_of(graph))
+        if known.imported and settings.method != "minmax":
+            raise RecipeError(
+                f"{ranges}: of a calibration cache: one scale for each tensor, and nothing to choose a method by",
+                "take the scales as they are: --method minmax; or calibrate",
+            )
     else:
         assert dataset is not None
         known = collect_ranges(graph, dataset, progress=progress)

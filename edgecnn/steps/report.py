@@ -8,12 +8,13 @@ from edgecnn.artifact.run_folder import REPORT, TargetRun
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import MeasurementError
+from edgecnn.gate.recommendation import recommended_int8
 from edgecnn.machine.cpu import int8_guard
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.report.markdown import markdown_report
 from edgecnn.results.device import Device
-from edgecnn.results.engine import CPU_PROVIDER
+from edgecnn.results.engine import CPU_PROVIDER, FREEDOM
 from edgecnn.results.report import ArtifactFacts, RunReport
 from edgecnn.results.verdict import MEASURED, Check, Verdict
 from edgecnn.steps.gate import judged_measurements, require_current
@@ -57,7 +58,7 @@ def report_of(run: TargetRun, recipe: Recipe, verdict: Verdict | None = None) ->
         measurements=judged_measurements(run, recipe),
         verdict=verdict,
         artifacts=tuple(_facts(path, run.folder) for path in _artifacts(run.folder)),
-        notes=tuple(_notes(run)),
+        notes=(*_notes(run), *filter(None, [recommended_int8(run.measurements, verdict)])),
     )
 
 
@@ -108,6 +109,7 @@ def _verdict_of(run: TargetRun, recipe: Recipe) -> Verdict:
 
 def _notes(run: TargetRun) -> list[str]:
     notes = [f"{m.name} is {m.engine.simulation}" for m in run.measurements if m.engine.simulated]
+    notes += [f"{m.name}: {FREEDOM}" for m in run.measurements if m.engine.scheme == "implicit"]
     notes += [f"{m.name}: {m.ratio.why_not_int8}" for m in run.measurements if m.ratio and m.ratio.why_not_int8]
     on_cpu = any(m.engine.provider == CPU_PROVIDER for m in run.measurements)
     return [*notes, *([guard] if on_cpu and (guard := int8_guard()) else [])]

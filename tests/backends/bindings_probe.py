@@ -97,6 +97,8 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
         "set_memory": lambda: bare("IExecutionContext").set_device_memory(0x7F0012345678, 1 << 34),
         "create_inspector": lambda: bare("ICudaEngine").create_engine_inspector(),
         "set_input_shape": lambda: bare("IExecutionContext").set_input_shape("input", shape),
+        "set_profile": lambda: bare("IExecutionContext").set_optimization_profile_async(1, 0x55D012345678),
+        "profiles": getting("ICudaEngine", "num_optimization_profiles"),
         "infer_shapes": lambda: bare("IExecutionContext").infer_shapes(),
         "context_shape": lambda: bare("IExecutionContext").get_tensor_shape("logits"),
         "set_address": lambda: bare("IExecutionContext").set_tensor_address("input", 0x7F0012345678),
@@ -112,6 +114,15 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
         "host_code": setting("Runtime", "engine_host_code_allowed", True),
         "inspected": setting("EngineInspector", "execution_context", bare("IExecutionContext")),
     }
+    if hasattr(trt, "IInt8EntropyCalibrator2"):
+        from edgecnn.backends.trt.implicit import cache_calibrator
+
+        calibrator = cache_calibrator(trt, b"TRT-100300-EntropyCalibration2")
+        calls["create_network, weakly typed"] = lambda: bare("Builder").create_network(0)
+        calls["calibrator"] = setting("IBuilderConfig", "int8_calibrator", calibrator)
+        calls["int8"] = lambda: bare("IBuilderConfig").set_flag(trt.BuilderFlag.INT8)
+        calls["fp16"] = lambda: bare("IBuilderConfig").set_flag(trt.BuilderFlag.FP16)
+        calls["calibration"] = lambda: bare("IBuilderConfig").set_calibration_profile(bare("IOptimizationProfile"))
     for name in ("num_layers", "num_inputs", "num_outputs"):
         calls[f"network.{name}"] = getting("INetworkDefinition", name)
     for name in ("type", "metadata", "num_outputs"):
@@ -123,7 +134,9 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
 
 def wrong_calls(logger: Any) -> dict[str, Callable[[], Any]]:
     """Calls that must be refused, or this probe would prove nothing."""
+    more = {"a calibrator that is none": setting("IBuilderConfig", "int8_calibrator", object())}
     return {
+        **(more if hasattr(trt, "IInt8EntropyCalibrator2") else {}),
         "a name that no overload has": lambda: bare("Builder").create_network(flag=1),
         "an address that is no number": lambda: bare("IExecutionContext").set_tensor_address("input", "0x7f"),
         "a stream that is no number": lambda: bare("IExecutionContext").execute_async_v3(object()),

@@ -20,6 +20,7 @@ import pytest
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
+from edgecnn.backends._kernel import launch_one_kernel
 from edgecnn.errors import DeviceError, EdgecnnError
 from edgecnn.gate.rules.precision import check_precision
 from edgecnn.machine.gpu import open_nvml
@@ -68,6 +69,10 @@ def cuda() -> Any:
         return _cuda.load_cuda()
     except EdgecnnError as exc:
         pytest.skip(f"no GPU: {exc.message}")
+
+
+def test_the_gpu_runs_a_kernel(cuda: Any) -> None:
+    launch_one_kernel(cuda)
 
 
 def test_clocks_are_read_where_the_gpu_is(cuda: Any) -> None:

@@ -132,6 +132,24 @@ def test_compute_capabilities_are_built_for_or_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "fp32.rtx.plan").exists()
 
 
+def test_several_profiles_in_one_plan(tmp_path: Path) -> None:
+    onnx.save(tiny_graph("fp16", None), tmp_path / "net.onnx")
+    one = built(tmp_path / "net.onnx", tmp_path / "one.rtx.plan")
+    sizes = ((1, 1, 1), (2, 4, 8), (16, 16, 32))
+    batch = BatchSettings(1, 1, 32, sizes)
+    three = build(tmp_path / "net.onnx", tmp_path / "three.rtx.plan", backend="trt-rtx", batch=batch)
+    profiles = read_sidecar(three).facts["profiles"]
+    assert [tuple(p[key][0] for key in ("min", "opt", "max")) for p in profiles] == list(sizes)
+    assert three.read_bytes() != one.read_bytes()
+
+
+def test_weak_typing_is_refused(tmp_path: Path) -> None:
+    onnx.save(tiny_graph("fp32", None), tmp_path / "net.onnx")
+    (tmp_path / "X.cache").write_text("TRT-100300-EntropyCalibration2\ninput: 3c010204\nflat: 3c010204\n")
+    with pytest.raises(BackendError, match="target rtx is built by TensorRT-RTX"):
+        built(tmp_path / "net.onnx", weakly_typed=True, ranges=tmp_path / "X.cache")
+
+
 def test_options_of_the_other_tensorrt_are_refused(tmp_path: Path) -> None:
     onnx.save(tiny_graph("fp32", None), tmp_path / "net.onnx")
     for options in ({"version_compatible": True}, {"hardware_compatibility": "ampere_plus"}, {"timing_cache": "x"}):

@@ -41,7 +41,7 @@ def test_every_shape_computes_in_the_same_block(one_trt: Any, device: FakeDevice
     with load_backend("trt").open_engine(plan) as session:
         for n in (1, 2, 3, 1, 2, 3, 8):
             session.run(images(n))
-        session.layer_times_ms(images(2), queries=1)
+        session.layer_runs_ms(images(2), queries=1)
         blocks = [held for held in device.memory.values() if len(held) % ACTIVATION_BYTES == 0]
         assert [len(block) for block in blocks] == [ACTIVATION_BYTES * MAX]
         contexts = list(one_trt._live["IExecutionContext"])

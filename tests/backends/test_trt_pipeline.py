@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,21 @@ import pytest
 from edgecnn import cli
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import _cuda
+from edgecnn.errors import DeviceError
+from edgecnn.pipeline.device import bundle
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
-from edgecnn.recipe.schema import Recipe, Tolerances, settings_rows
+from edgecnn.recipe.schema import BuildSettings, Recipe, Tolerances, settings_rows
 from edgecnn.records import to_plain
 from edgecnn.results.verdict import Verdict
+from tests.backends.conftest import install
 from tests.fakes.device_flow import recipe_report
 from tests.fakes.fake_cuda import FakeDevice
 from tests.fakes.fake_onnxruntime import FakeRuntime
 
 pytestmark = pytest.mark.onnx
 
+IMPLICIT, WEAKLY = "int8-implicit", BuildSettings(weakly_typed=True)
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")
 
 
@@ -243,3 +248,53 @@ def test_onnx_runtime_s_providers_are_targets(
     absent = run_recipe(ours, tmp_path / "run", lambda text: None)
     assert absent.exit_code == 3
     assert "cudaErrorNoDevice" in absent.elsewhere[0].why
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11"])
+def test_a_second_row_gated_alike(
+    version: str, device: FakeDevice, recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, version, device)
+    folder, said = tmp_path / "run", list[str]()
+    shutil.copytree(on_the_host, folder)
+    judged = dataclasses.replace(
+        recipe, build=WEAKLY, tolerances=Tolerances(top1_drop_pp_max=30.0, int8_share_pct_min=90.0)
+    )
+    report = recipe_report(judged, folder)
+    rows = {row["name"]: row for row in to_plain(report.measurements)}
+    assert list(rows) == ["fp32", "fp16", "int8", IMPLICIT]
+    assert rows[IMPLICIT]["scheme"] == "implicit"
+    assert rows[IMPLICIT]["int8_share_pct"] == 100
+    assert rows[IMPLICIT]["top1_drop_ci_pp"] is not None
+    assert rows[IMPLICIT]["latency_ratio_ci"] is not None
+    assert rows[IMPLICIT]["int8_vs_fp16_ratio"] is not None
+    tolerances = {name: {c.tolerance for c in report.verdict.checks if c.name == name} for name in ("int8", IMPLICIT)}
+    assert (
+        tolerances["int8"] == tolerances[IMPLICIT] == {"precision_obtained", "top1_drop_pp_max", "int8_share_pct_min"}
+    )
+    assert any(note.startswith("int8 is recommended: both pass, neither is measurably faster") for note in report.notes)
+    assert any(note.startswith(f"{IMPLICIT}: weakly typed: TensorRT chose") for note in report.notes)
+    assert run_recipe(judged, folder, said.append).done == 0, said
+
+
+def test_11_is_refused_before_anything_is_built(
+    device: FakeDevice, recipe: Recipe, on_the_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = install(monkeypatch, tmp_path, "11.4.0.106", device)
+    shutil.copytree(on_the_host, tmp_path / "run")
+    with pytest.raises(DeviceError, match="build.weakly_typed: TensorRT 11.4.0.106 has no implicit") as refused:
+        run_recipe(dataclasses.replace(recipe, build=WEAKLY), tmp_path / "run", lambda text: None)
+    assert "build.weakly_typed=false" in refused.value.hint
+    assert trt._builds == []
+
+
+def test_a_bundle_brings_the_ranges(
+    one_trt: Any, recipe: Recipe, on_the_host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "run.tar"
+    bundle(dataclasses.replace(recipe, build=WEAKLY), on_the_host, packed, target="gpu")
+    with tarfile.open(packed) as tar:
+        assert "model.calib.json" in tar.getnames()
+    code = cli.main(["run", str(packed), "--out", str(tmp_path / "there"), "--json"])
+    assert code in (0, 1, 3), capsys.readouterr().err
+    assert (tmp_path / "there" / "gpu" / f"{IMPLICIT}.plan").is_file()

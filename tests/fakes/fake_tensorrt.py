@@ -128,6 +128,13 @@ class IProgressMonitor:
         self._initialised = True
 
 
+class IInt8EntropyCalibrator2:
+    """To be subclassed; its __init__ must be called."""
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+
 class IProfiler:
     """To be subclassed; its __init__ must be called."""
 
@@ -200,6 +207,13 @@ class BuilderConfig(Strict):
         self.profiling_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
         self.hardware_compatibility_level = module.HardwareCompatibilityLevel.NONE
         self.progress_monitor = None
+        self._calibration_profile: Any = None
+        if "int8_calibrator" in _all(type(self), "properties"):
+            self.int8_calibrator = None
+
+    def set_calibration_profile(self, profile: Profile) -> bool:
+        self._calibration_profile = profile
+        return True
 
     def set_flag(self, flag: Enum) -> None:
         self._flags.add(flag.name)
@@ -337,6 +351,7 @@ LAYER_TYPES = {
     "Add": "ELEMENTWISE",
     "Concat": "CONCATENATION",
     "Softmax": "SOFTMAX",
+    "Constant": "CONSTANT",
 }
 NUMPY_TYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32", "HALF": "float32"}
 DTYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 2: "UINT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
@@ -456,6 +471,8 @@ class Builder(Strict):
             return f"Error Code 10: Internal Error (Could not find any implementation for node {named}.)"
         if typed and config._flags & {"FP16", "INT8", "BF16", "FP8"}:
             return "Error Code 3: API Usage Error (precision flags on a strongly typed network)"
+        if not typed and "INT8" in config._flags and (problem := _calibrate(self._module, config)):
+            return problem
         if typed and (problem := _quantization_problem(network._model)):
             return f"Error Code 4: Internal Error ({problem})"
         if any(n < 0 for t in network._inputs for n in t._shape) and not config._profiles:
@@ -544,6 +561,7 @@ class Engine(Strict):
         self._module._count("ICudaEngine", self)
 
     num_io_tensors = property(lambda self: len(self._facts["io"]))
+    num_optimization_profiles = property(lambda self: len(self._facts["profiles"]))
 
     def _tensor(self, name: str) -> dict[str, Any]:
         alive(self._runtime, "the runtime")
@@ -658,6 +676,7 @@ class Context(Strict):
         self._engine = weakref.ref(engine)
         self._own_memory, self._block = own_memory, 0
         self._shape: tuple[int, ...] | None = None
+        self._profile = 0
         self._addresses: dict[str, int] = {}
         self.profiler = None
         self.enqueue_emits_profile = True
@@ -668,9 +687,17 @@ class Context(Strict):
         """The input, then the outputs."""
         return tuple(tensor["name"] for tensor in alive(self._engine, "the engine")._facts["io"])
 
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._module._device.stream(stream_handle)
+        if not 0 <= profile_index < len(alive(self._engine, "the engine")._facts["profiles"]):
+            self._module._log("ERROR", f"setOptimizationProfileAsync: no profile {profile_index}")
+            return False
+        self._profile, self._shape = profile_index, None
+        return True
+
     def set_input_shape(self, name: str, shape: Any) -> bool:
         engine, shape = alive(self._engine, "the engine"), tuple(shape)
-        low, _, high = (tuple(s) for s in engine._facts["profiles"][0])
+        low, _, high = (tuple(s) for s in engine._facts["profiles"][self._profile])
         inside = len(shape) == len(low) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
         if name != self._names()[0] or not inside:
             self._module._log(
@@ -807,6 +834,8 @@ class Inspector(Strict):
         assert format == module.LayerInformationFormat.JSON
         context = self.execution_context
         records = module._records(engine, context._shape if context is not None else None)
+        for index in range(1, len(engine._facts["profiles"])):  # every profile has kernels of its own
+            records += [r | {"Name": f"{r['Name']} [profile {index}]"} for r in records if "[profile" not in r["Name"]]
         names = [t["name"] for t in engine._facts["io"]]
         layers = records if engine._facts["detailed"] else [r["Name"] for r in records]
         if module._major < 11:
@@ -842,7 +871,12 @@ RTX_CLASSES = {
     "IRuntimeCache": RuntimeCache,
     "IExecutionContext": RtxContext,
 }
-SUBCLASSED = {"ILogger": ILogger, "IProgressMonitor": IProgressMonitor, "IProfiler": IProfiler}
+SUBCLASSED = {
+    "ILogger": ILogger,
+    "IProgressMonitor": IProgressMonitor,
+    "IProfiler": IProfiler,
+    "IInt8EntropyCalibrator2": IInt8EntropyCalibrator2,
+}
 
 
 def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
@@ -916,6 +950,8 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
         "version_compatible": "VERSION_COMPATIBLE" in config._flags,
         "detailed": config.profiling_verbosity == module.ProfilingVerbosity.DETAILED,
         "typed": network.get_flag(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED) and "fp32" not in module._inject,
+        "implicit": getattr(config, "_scaled", None) or [],
+        "half": "FP16" in config._flags,
         "told": next((way for way in ("mixed", "lost") if way in module._inject), ""),
     }
     head = json.dumps(facts).encode()
@@ -933,6 +969,25 @@ def _compile(module: Any, context: Context, what: str) -> None:
         time.sleep(COMPILE_S)
         module._compiled.append(what)
     kernels.add(kernel)
+
+
+def _calibrate(module: Any, config: BuilderConfig) -> str:
+    """What a weakly typed INT8 build refuses; the tensors that have a scale are kept."""
+    calibrator = config.int8_calibrator
+    if calibrator is None:
+        return "Error Code 4: Internal Error (Calibration failure: neither a calibrator nor dynamic ranges)"
+    assert initialised(calibrator).get_batch_size() > 0
+    lines = bytes(calibrator.read_calibration_cache() or b"").decode().splitlines()
+    major, minor, patch = module._numbers[:3]
+    if not lines and calibrator.get_batch(["input"]) is None:
+        return "Error Code 4: Internal Error (Calibration failure occurred with no scaling factors detected)"
+    if lines[0] != f"TRT-{major * 10000 + minor * 100 + patch}-EntropyCalibration2":
+        return "Error Code 4: Internal Error (Calibration table does not match calibrator algorithm type)"
+    if config._calibration_profile is None:
+        return "Error Code 4: API Usage Error (Calibration profile is not defined)"
+    table = dict(line.rsplit(": ", 1) for line in lines[1:])
+    config._scaled = [name for name, code in table.items() if struct.unpack(">f", bytes.fromhex(code))[0] > 0]
+    return ""
 
 
 def _quantization_problem(model: Any) -> str:
@@ -1005,6 +1060,8 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
     model, values, _ = _session(module, engine)
     dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
 
+    start = model.graph.input[0].name
+
     def tensor(name: str, kind: str) -> dict[str, Any]:
         dims = [d.dim_value or (shape[0] if shape else -1) for d in values[name].shape.dim] if name in values else []
         if shape is None and any(n < 0 for n in dims):
@@ -1014,6 +1071,9 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
         return {"Name": name, "Dimensions": dims, "Format": "Row major linear", "DataType": kind}
 
     def kind_of(name: str) -> str:
+        if engine._facts["implicit"]:
+            kept = engine._facts["told"] == "mixed" and name != start
+            return "Int8" if name in engine._facts["implicit"] and not kept else "Half"
         if not engine._facts["typed"]:
             return "Float"
         if name in dequantised:
@@ -1021,7 +1081,6 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
         code = values[name].elem_type if name in values else 1
         return {10: "Half", 3: "Int8"}.get(code, "Float")
 
-    start = model.graph.input[0].name
     records = [
         {
             "Name": "Reformatting CopyNode for Input Tensor 0",

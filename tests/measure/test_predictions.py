@@ -29,7 +29,9 @@ class Means(Session):
 
     def __init__(self, batch: int | None = None, size: int = 8, classes: int = 3, least: int = 1) -> None:
         images = TensorSpec("input", (batch, 3, size, size), "float32")
-        self.facts = SessionInfo((images,), (TensorSpec("logits", (batch, classes), "float32"),), least_batch=least)
+        self.facts = SessionInfo(
+            (images,), (TensorSpec("logits", (batch, classes), "float32"),), batches=((least, 4096),)
+        )
         self.sizes: list[int] = []
 
     @property

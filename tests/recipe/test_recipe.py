@@ -173,7 +173,8 @@ def test_a_run_of_an_earlier_version_has_its_settings_under_their_earlier_names(
 
 def test_the_values_of_a_section(tmp_path: Path) -> None:
     values = load(tmp_path, GOOD).values("batch", "data.source")
-    assert values == {"batch.min": 1, "batch.opt": 1, "batch.max": 8, "data.source": "digits"}
+    sizes = {"batch.min": 1, "batch.opt": 1, "batch.max": 8, "batch.profiles": None}
+    assert values == {**sizes, "data.source": "digits"}
 
 
 def test_an_unknown_recipe_names_the_nearest_and_does_not_take_it() -> None:

@@ -118,6 +118,14 @@ class OrtBackend:
         """Nothing beside the processor, the GPU and the packages, which are said anyway."""
         return {}
 
+    def free_memory_bytes(self) -> int | None:
+        """Of the GPU; None on a CPU, where engines lie in the host's memory with everything else."""
+        if self._provider is CPU:
+            return None
+        from edgecnn.backends._cuda import free_memory_bytes
+
+        return free_memory_bytes()
+
     def why_not(self) -> str:
         """Why engines cannot be run here by this provider; "" where one was."""
         from edgecnn.backends.ort.trial import run_one_node
@@ -168,7 +176,9 @@ def _batches_of(sidecar: Sidecar) -> BatchSettings | None:
     """The batches that an engine was compiled for; None for a graph, which serves any."""
     sizes: Iterator[dict[str, list[int]]] = iter(sidecar.facts.get("profiles") or [])
     profile = next(sizes, None)
-    return None if profile is None else BatchSettings(**{key: shape[0] for key, shape in profile.items()})
+    if profile is None:
+        return None
+    return BatchSettings(min=profile["min"][0], opt=profile["opt"][0], max=profile["max"][0])
 
 
 def _copy(graph: Path, temporary: Path) -> None:

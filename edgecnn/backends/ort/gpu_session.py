@@ -91,7 +91,7 @@ class GpuSession(Session):
                 outputs=tuple(spec_of(value) for value in self._session.get_outputs()),
                 sync="stream synchronization, copies and compute in sequence on one stream",
                 simulated=IN_FLOAT if simulated else "",
-                least_batch=batch.min if batch and provider.compiles else 1,
+                batches=((batch.min, batch.max),) if batch and provider.compiles else (),
                 cpu_nodes=placed[CPU.name],
                 graph_nodes=placed.total(),
                 pci_bus_id=self._cuda.properties().pci_bus_id,

@@ -81,6 +81,14 @@ class TrtBackend:
         by, findings = findings_of(self._flavor, path)
         return Opinion(by, tuple(findings))
 
+    def free_memory_bytes(self) -> int | None:
+        """Of the GPU; where it shares the host's, what Linux has left. The CUDA context is there afterwards."""
+        from edgecnn.backends._cuda import free_memory_bytes
+        from edgecnn.backends.trt.library import load_tensorrt
+
+        load_tensorrt(self._flavor)
+        return free_memory_bytes()
+
     def machine_facts(self) -> dict[str, str]:
         """The version of TensorRT, and the GPU with its free memory and whether it runs a kernel; "none" with the
         reason where there is none."""

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a plan: one path for TensorRT 10.3 to 11.x and TensorRT-RTX 1.x.
+"""From an ONNX graph to a plan: one path for TensorRT 10.3 to 11.x and TensorRT-RTX 1.x, but for what is implicit.
 
 The network is strongly typed, so that the precision is the graph's and no builder flag can change it. TensorRT's plan
 is deserialised once and its layers are read back before it is written: what is not what was asked for is refused.
@@ -17,6 +17,12 @@ from edgecnn.backends import BuildOptions
 from edgecnn.backends._cuda import Cuda, load_cuda
 from edgecnn.backends.trt.engine import inspected_layers, spec_of
 from edgecnn.backends.trt.flavor import Flavor
+from edgecnn.backends.trt.implicit import (
+    allow_int8,
+    make_weakly_typed_network,
+    precision_to_ask_for,
+    require_implicit,
+)
 from edgecnn.backends.trt.library import (
     Message,
     device_facts,
@@ -28,6 +34,7 @@ from edgecnn.backends.trt.library import (
 )
 from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.no_kernel import no_kernel_error
+from edgecnn.backends.trt.profiles import add_profiles
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
@@ -36,6 +43,7 @@ from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.cpu import system_name
 from edgecnn.machine.jetson import available_memory_bytes
 from edgecnn.results.device import Device
+from edgecnn.results.engine import FREEDOM
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
 from edgecnn.session import types_mismatch
 from edgecnn.targets import find_target, target_mismatch
@@ -61,14 +69,16 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     the build fails, and KeyboardInterrupt when the user cancels it; then nothing is written.
     """
     _refuse_options_of_the_other(flavor, options)
+    implicit = options.implicit
     source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
     trt = load_tensorrt(flavor)
+    require_implicit(trt, implicit)
     cuda, device = _device(flavor, trt, graph, options)
     with recording(trt) as messages:
         new = _new_plan(trt, flavor, cuda, device, graph, source, options, messages)
         obtained, facts = "", dict[str, object](shares_by="compiled_at_load")
         if flavor.needs_gpu:
-            layers = _read_back(trt, new.plan, options, graph, new.macs_by_node, messages)
+            layers = _read_back(trt, new.plan, options, graph, new.requested, new.macs_by_node, messages)
             _refuse_other_precision(graph, new.requested, layers)
             obtained, facts = obtained_precision(layers), {**share_facts(layers), "layers": layers_to_json(layers)}
         sidecar = dataclasses.replace(
@@ -80,7 +90,8 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
             target=options.target,
             precision_requested=new.requested,
             precision_obtained=obtained,
-            parents=parents_of(output, graph),
+            scheme="implicit" if implicit else source.scheme,
+            parents=parents_of(output, graph, *([implicit.source] if implicit else ())),
             recipe=options.recipe,
             fields=options.fields,
             tools={flavor.module: trt.__version__, **tool_versions("cuda-bindings", "cuda-python", "pycuda")},
@@ -112,18 +123,20 @@ def _new_plan(
 ) -> _NewPlan:
     """Builder, network with its weights, parser and timing cache are gone when this returns: where GPU and host share
     their memory, reading the plan back needs it."""
+    implicit = options.implicit
     builder = make_builder(trt, cuda, messages)
-    network = make_network(trt, builder)
+    network = make_weakly_typed_network(trt, builder) if implicit else make_network(trt, builder)
     parser = _parsed(trt, flavor, network, graph, source.contract, messages)
-    requested = requested_precision(trt, network, graph, source)
+    requested = precision_to_ask_for(graph, requested_precision(trt, network, graph, source), implicit)
     weighing = macs_by_node(trt, network)
     config, notes = _config(trt, builder, cuda, options, messages)
-    _add_profile(builder, config, network, graph, options, messages)
+    profile = add_profiles(builder, config, network, graph, options.batch, messages)
+    calibrator = allow_int8(trt, config, network, profile, graph, implicit) if implicit else None
     kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
     for note in [*notes, *([kept.said] if kept else [])]:
         say(note)
     plan = _built(trt, flavor, builder, network, config, graph, source, messages)
-    del parser  # it must outlive the build
+    del parser, calibrator  # both must outlive the build
     facts = {
         **_facts(trt, config, options, network),
         "macs_by_node": weighing,
@@ -139,6 +152,7 @@ def _refuse_options_of_the_other(flavor: Flavor, options: BuildOptions) -> None:
         "hardware compatibility": options.hardware_compatibility != "none",
         "version compatibility": options.version_compatible,
         "a timing cache": options.timing_cache is not None,
+        "weak typing": options.implicit is not None,
     }
     foreign = [what for what, asked in enterprise.items() if asked and not flavor.needs_gpu]
     foreign += ["compute capabilities"] if options.compute_capabilities and flavor.needs_gpu else []
@@ -274,6 +288,7 @@ def _config(
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         notes.append(f"version compatible: {COSTS['version_compatible']}")
+    notes += [FREEDOM] if options.implicit else []
     return config, notes
 
 
@@ -288,29 +303,6 @@ def _workspace(cuda: Cuda | None, options: BuildOptions) -> tuple[int, str] | No
     if cuda.properties().integrated:
         free, share = min(free, available_memory_bytes() or free), WORKSPACE_SHARE_UNIFIED
     return int(free * share), f"{100 * share:.0f} % of {free / 1e9:.2f} GB free of {total / 1e9:.2f}"
-
-
-def _add_profile(
-    builder: Any, config: Any, network: Any, graph: Path, options: BuildOptions, messages: Sequence[Message]
-) -> None:
-    tensor = network.get_input(0)
-    shape, batch = tuple(tensor.shape), options.batch
-    if any(n < 0 for n in shape[1:]):
-        raise GraphError(f"{graph}: input shape {shape}: only the batch may be dynamic", "export it with a fixed size")
-    if shape[0] >= 0 and (batch.min, batch.opt, batch.max) != (shape[0],) * 3:
-        raise GraphError(
-            f"{graph}: its batch is frozen at {shape[0]}, asked for are {batch.min} to {batch.max}",
-            "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one",
-        )
-    profile = builder.create_optimization_profile()
-    try:
-        profile.set_shape(tensor.name, *((n, *shape[1:]) for n in (batch.min, batch.opt, batch.max)))
-    except ValueError as exc:
-        raise failure(
-            f"{graph}: optimization profile: {exc}", messages, "batch: min <= opt <= max, all positive"
-        ) from exc
-    if config.add_optimization_profile(profile) < 0:
-        raise failure(f"{graph}: TensorRT refuses the optimization profile", messages, "check batch.min, opt and max")
 
 
 def _built(
@@ -339,15 +331,23 @@ def _built(
 
 
 def _read_back(
-    trt: Any, plan: Any, options: BuildOptions, graph: Path, weighing: MacsByNode, messages: Sequence[Message]
+    trt: Any,
+    plan: Any,
+    options: BuildOptions,
+    graph: Path,
+    requested: str,
+    weighing: MacsByNode,
+    messages: Sequence[Message],
 ) -> list[EngineLayer]:
-    """Layers of the plan that was just built, at its optimal batch."""
+    """Layers of the plan that was just built, at its optimal batch; of several profiles, of the one that has least of
+    the precision `requested`."""
     runtime = trt.Runtime(logger_for(trt))
     runtime.engine_host_code_allowed = options.version_compatible  # our own plan, made a moment ago
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise failure(f"{graph}: the plan just built cannot be loaded", messages, "report it with TensorRT's version")
-    return inspected_layers(trt, engine, options.batch.opt, weighing, messages)
+    found = [inspected_layers(trt, engine, opt, weighing, messages) for _, opt, _ in options.batch.all_profiles]
+    return min(found, key=lambda layers: shares_of(layers).pct(requested, "layers") or 0.0)
 
 
 def _refuse_other_precision(graph: Path, requested: str, layers: Sequence[EngineLayer]) -> None:
@@ -373,15 +373,18 @@ def _facts_of_graph(source: Sidecar) -> dict[str, object]:
 
 def _facts(trt: Any, config: Any, options: BuildOptions, network: Any) -> dict[str, object]:
     shape = tuple(network.get_input(0).shape)[1:]
-    batch = options.batch
     return {
-        "profiles": [{k: [n, *shape] for k, n in (("min", batch.min), ("opt", batch.opt), ("max", batch.max))}],
+        "profiles": [
+            {key: [n, *shape] for key, n in zip(("min", "opt", "max"), sizes, strict=True)}
+            for sizes in options.batch.all_profiles
+        ],
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "optimization_level": config.builder_optimization_level,
         "system": system_name(),
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
         "tf32": False,
+        **({"weakly_typed": True} if options.implicit else {}),
         **({"compute_capabilities": list(options.compute_capabilities)} if options.compute_capabilities else {}),
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgecnn.backends._cuda import Cuda
 from edgecnn.backends.trt.library import Message, failure
+from edgecnn.backends.trt.profiles import select_profile
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def shaped_context(
     context = engine.create_execution_context(how)
     if context is None:
         raise failure("TensorRT cannot make an execution context", messages, "is the device memory taken by others?")
+    select_profile(engine, context, name, shape, messages)
     if not context.set_input_shape(name, shape):
         raise failure(f"TensorRT refuses the input shape {shape}", messages, "it lies outside the engine's profile")
     if missing := context.infer_shapes():

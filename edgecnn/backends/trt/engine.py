@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from edgecnn.backends.trt.library import (
     warnings_in,
 )
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
+from edgecnn.backends.trt.profiles import profile_for, profile_text, profiles_of
 from edgecnn.backends.trt.progress import say
 from edgecnn.backends.trt.rtx import RtxRuntime
 from edgecnn.backends.trt.timing import default_cache_path
@@ -113,14 +115,16 @@ class TrtSession(Session):
                 kept = default_cache_path(device, "runtime", hashlib.sha256(content).hexdigest()[:16])
                 self._rtx = RtxRuntime(self._trt, self._engine, kept, messages)
                 opening.callback(self._rtx.save)
-            self._input, self._outputs, self._limits = self._io()
+            self._input, self._outputs = self._io()
+            self._profiles = profiles_of(self._engine, self._input.name)
+            self._largest = max((most for _, _, most in self._profiles), key=math.prod)
             self._stream = self._cuda.create_stream()
             opening.callback(self._cuda.destroy_stream, self._stream)
             self._block = allocate_block(self._cuda, self._engine, opening)
             opening.callback(self._drop_shapes)
             self._events = [self._event(opening) for _ in range(4)]
-            largest = self._context(self._limits[1], messages, None, self._rtx)
-            self._host_in, self._device_in = self._buffers(opening, self._input, self._limits[1])
+            largest = self._context(self._largest, messages, None, self._rtx)
+            self._host_in, self._device_in = self._buffers(opening, self._input, self._largest)
             self._results = [
                 self._buffers(opening, spec, tuple(largest.get_tensor_shape(spec.name))) for spec in self._outputs
             ]
@@ -139,7 +143,8 @@ class TrtSession(Session):
             graph=last is not None and (last.replayed or last.graph is not None),
             graph_fallback=self._graph_fallback,
             sync="stream synchronisation, copies and compute in sequence on one stream",
-            least_batch=self._limits[0][0],
+            batches=tuple((least[0], most[0]) for least, _, most in self._profiles),
+            profile=profile_text(self._profiles, next(reversed(self._shapes))) if self._shapes else "",
             pci_bus_id=self._pci_bus_id,
             jit_ms=self._rtx.jit_ms if self._rtx else None,
         )
@@ -212,8 +217,8 @@ class TrtSession(Session):
             )
         return runtime, engine
 
-    def _io(self) -> tuple[TensorSpec, tuple[TensorSpec, ...], tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Input, outputs, and the smallest and largest input shape."""
+    def _io(self) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
+        """Input and outputs."""
         trt, engine = self._trt, self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
@@ -229,8 +234,7 @@ class TrtSession(Session):
         taken, given = ([self._spec(name) for name in names] for names in (inputs, outputs))
         if mismatch := types_mismatch(contract, taken, given):
             raise ArtifactError(f"{self.path}: {mismatch}", "copy plan and sidecar together, or build it again")
-        smallest, _, largest = (tuple(s) for s in engine.get_tensor_profile_shape(inputs[0], 0))
-        return taken[0], tuple(given), (smallest, largest)
+        return taken[0], tuple(given)
 
     def _spec(self, name: str) -> TensorSpec:
         return spec_of(name, self._engine.get_tensor_shape(name), self._engine.get_tensor_dtype(name))
@@ -294,12 +298,11 @@ class TrtSession(Session):
         return values
 
     def _check(self, batch: Array) -> None:
-        smallest, largest = self._limits
-        fits = batch.ndim == len(largest) and all(
-            a <= n <= b for a, n, b in zip(smallest, batch.shape, largest, strict=True)
-        )
-        if not fits or batch.dtype != self._input.dtype:
-            shown = "x".join(str(a) if a == b else f"({a}..{b})" for a, b in zip(smallest, largest, strict=True))
+        if profile_for(self._profiles, batch.shape) is None or batch.dtype != self._input.dtype:
+            shown = " or ".join(
+                "x".join(str(a) if a == b else f"({a}..{b})" for a, b in zip(least, most, strict=True))
+                for least, _, most in self._profiles
+            )
             raise BackendError(
                 f"{self.path}: a batch of shape {'x'.join(map(str, batch.shape))}, {batch.dtype}; the engine takes "
                 f"{shown}, {self._input.dtype}",
@@ -362,19 +365,25 @@ def _bytes_of(spec: TensorSpec, shape: tuple[int, ...]) -> int:
     return int(np.dtype(spec.dtype).itemsize * np.prod(shape))
 
 
+def _input_at(trt: Any, engine: Any, batch: int) -> tuple[str, tuple[int, ...]]:
+    """The input's name, and its shape at one batch size."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+    return name, (batch, *tuple(engine.get_tensor_shape(name))[1:])
+
+
 def inspected_layers(
     trt: Any, engine: Any, batch: int, macs_by_node: Mapping[str, int | None], messages: Sequence[Message]
 ) -> list[EngineLayer]:
     """Layers of an engine at one batch size."""
-    return layers_from_inspector(inspector_json(trt, engine, batch, messages), macs_by_node)
+    name, shape = _input_at(trt, engine, batch)
+    profile = profile_for(profiles_of(engine, name), shape) or 0
+    return layers_from_inspector(inspector_json(trt, engine, batch, messages), macs_by_node, profile)
 
 
 def inspector_json(trt: Any, engine: Any, batch: int, messages: Sequence[Message]) -> str:
     """What the inspector tells at one batch size: without a context with shapes it knows no types."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    name = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
-    shape = tuple(engine.get_tensor_shape(name))
-    context = shaped_context(trt, engine, name, (batch, *shape[1:]), messages)
+    context = shaped_context(trt, engine, *_input_at(trt, engine, batch), messages)
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

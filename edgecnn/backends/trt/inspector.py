@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgecnn.backends.trt.network import ONNX_NODE
+from edgecnn.backends.trt.profiles import records_of_profile
 from edgecnn.errors import BackendError
 from edgecnn.results.layers import EngineLayer, Precision, Role
 
@@ -41,15 +42,18 @@ WEIGHTED_KERNEL = re.compile(r"gemm|fprop|dgrad|cudnn|conv", re.IGNORECASE)
 FREE_KINDS = {"noop", "constant", "shapecall", "signal", "wait"}
 
 
-def layers_from_inspector(text: str, macs_by_node: Mapping[str, int | None] | None = None) -> list[EngineLayer]:
-    """The layers in the order of execution; raises `BackendError` for text that is not the inspector's JSON.
+def layers_from_inspector(
+    text: str, macs_by_node: Mapping[str, int | None] | None = None, profile: int = 0
+) -> list[EngineLayer]:
+    """The layers of one optimization profile in the order of execution; raises `BackendError` for text that is not the
+    inspector's JSON.
 
     `macs_by_node` names the ONNX nodes that weigh multiply-adds: by it fused blocks are known, whose records tell
     neither. A node counts once: in the first convolution or gemm that names it, else in the first fused block, since a
     cast or a reduction that shares its metadata may come before.
     """
     try:
-        records = json.loads(text)["Layers"]
+        records = records_of_profile(json.loads(text)["Layers"], profile)
     except (ValueError, KeyError, TypeError) as exc:
         raise BackendError(
             f"the engine inspector's answer is not understood: {text[:80]!r}",

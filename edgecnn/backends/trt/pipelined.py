@@ -22,6 +22,7 @@ from edgecnn.backends._cuda import Bytes, Cuda
 from edgecnn.backends.trt.contexts import Block, allocate_block, shaped_context
 from edgecnn.backends.trt.graph import recorded_graph
 from edgecnn.backends.trt.library import Message, failure, recording
+from edgecnn.backends.trt.profiles import profile_text, profiles_of
 from edgecnn.backends.trt.rtx import RtxRuntime
 from edgecnn.errors import DeviceError
 from edgecnn.session import Array, Pipeline, PipelineOptions, Query, SessionInfo, TensorSpec
@@ -73,6 +74,7 @@ class TrtPipeline(Pipeline):
         self._fallback = "" if cuda.captures or rtx else f"{cuda.name} cannot record them"
         self._lanes: list[_Lane] = []
         self._origin_ms = 0.0
+        self._profile = profile_text(profiles_of(engine, info.inputs[0].name), batch.shape)
         with contextlib.ExitStack() as opening, recording(trt) as messages:
             self._origin = self._event(opening)
             for _ in range(options.streams):
@@ -89,7 +91,9 @@ class TrtPipeline(Pipeline):
         """As the session's, with how these queries are replayed and waited for."""
         graph = all(slot.replayed or slot.graph is not None for lane in self._lanes for slot in lane.slots)
         jit_ms = self._rtx.jit_ms if self._rtx else None
-        return replace(self._info, graph=graph, graph_fallback=self._fallback, sync=SYNC, jit_ms=jit_ms)
+        return replace(
+            self._info, graph=graph, graph_fallback=self._fallback, sync=SYNC, jit_ms=jit_ms, profile=self._profile
+        )
 
     def begin(self) -> None:
         """Start the clock of the queries to come; none is in flight."""

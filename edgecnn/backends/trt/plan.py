@@ -126,7 +126,11 @@ def rebuild_command(path: Path, sidecar: Sidecar | None, flavor: Flavor = TENSOR
     graphs = [p for p in (sidecar.parents if sidecar else {}) if p.endswith(".onnx")]
     graph = os.path.normpath(path.parent / graphs[0]) if graphs else f"{path.stem}.onnx"
     target = (sidecar.target if sidecar else "") or flavor.default_target
-    return shlex.join(["edgecnn", "build", graph, "--backend", flavor.backend, "--target", target, "-o", str(path)])
+    asked = ["--backend", flavor.backend, "--target", target]
+    if sidecar and sidecar.facts.get("weakly_typed"):
+        ranges = next((p for p in sidecar.parents if not p.endswith(".onnx")), "X.calib.json")
+        asked += ["--weakly-typed", "--ranges", os.path.normpath(path.parent / ranges)]
+    return shlex.join(["edgecnn", "build", graph, *asked, "-o", str(path)])
 
 
 def installed_tensorrt(flavor: Flavor = TENSORRT) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecnn.artifact.calibration_cache import calibration_cache_text
 from edgecnn.artifact.sidecar import Sidecar, read_json, tool_versions
 from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import ArtifactError
@@ -65,11 +65,12 @@ def write_tensorrt_cache(ranges: Ranges, path: Path, version: int, method: str =
 
     `version` is TensorRT's as one integer (8602 for 8.6.2, 100300 for 10.3.0); the reader insists on its own.
     """
-    lines = [f"TRT-{version}-EntropyCalibration2"]
-    for statistics in ranges.tensors.values():
-        scale = threshold(statistics, method) / 127
-        lines.append(f"{statistics.name}: {struct.pack('>f', scale).hex()}")
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    write_bytes(path, calibration_cache_text(version, implicit_scales(ranges, method)).encode())
+
+
+def implicit_scales(ranges: Ranges, method: str) -> dict[str, float]:
+    """threshold / 127 by tensor: what a calibration cache holds."""
+    return {s.name: threshold(s, method) / 127 for s in ranges.tensors.values()}
 
 
 def _tensor_to_json(statistics: TensorStatistics) -> dict[str, Any]:
@@ -89,6 +90,8 @@ def _tensor_to_json(statistics: TensorStatistics) -> dict[str, Any]:
     made["channel_sum"] = _packed(statistics.channel_sum)
     made["positive"] = _packed(statistics.positive)
     made["negative"] = None if statistics.negative is None else _packed(statistics.negative)
+    if statistics.scale is not None:
+        made["scale"] = statistics.scale
     return made
 
 
@@ -102,6 +105,7 @@ def _tensor_from_json(content: dict[str, Any], images: int) -> TensorStatistics:
         channel_high=_unpacked(content["channel_max"], "<f4").astype(np.float32),
         channel_sum=_unpacked(content["channel_sum"], "<i8").astype(np.int64),
         images=images,
+        scale=float(content["scale"]) if "scale" in content else None,
     )
     if not math.isclose(made.high, content["max"]) or made.count != content["count"]:
         raise ValueError(f"tensor {made.name!r} contradicts itself")

@@ -36,7 +36,10 @@ def bin_edges() -> Floats:
 @dataclass
 class TensorStatistics:
     """One tensor over the calibration images. `positive` and `negative` count |x| in the bins of `bin_edges()`
-    (`negative` is None while no value was below zero); the channel arrays are [channels] of axis 1."""
+    (`negative` is None while no value was below zero); the channel arrays are [channels] of axis 1.
+
+    `scale` is that of symmetric INT8 where a calibration cache gave it: the values themselves were not seen then, and
+    the channel arrays are [1]."""
 
     name: str
     positive: Counts
@@ -45,6 +48,7 @@ class TensorStatistics:
     channel_high: npt.NDArray[np.float32]
     channel_sum: Counts  # of the mean over an image, in SUM_UNIT
     images: int = 0
+    scale: float | None = None
 
     @property
     def low(self) -> float:
@@ -126,6 +130,8 @@ class TensorStatistics:
         self.channel_high = np.maximum(self.channel_high, other.channel_high)
         self.channel_sum = self.channel_sum + other.channel_sum
         self.images += other.images
+        if self.scale is not None and other.scale is not None:
+            self.scale = max(self.scale, other.scale)
 
 
 @dataclass
@@ -137,6 +143,11 @@ class Ranges:
     data_sha256: str
     images: int
     tensors: dict[str, TensorStatistics]
+
+    @property
+    def imported(self) -> bool:
+        """Whether they are the scales of a calibration cache, and no values were seen."""
+        return any(s.scale is not None for s in self.tensors.values())
 
     def merge(self, other: Ranges) -> None:
         """Take in the ranges of the same graph over other images."""

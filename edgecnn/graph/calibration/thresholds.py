@@ -21,7 +21,10 @@ _SHRINK = np.linspace(1.0, 0.2, 81)  # thresholds tried, as a share of the large
 
 
 def threshold(statistics: TensorStatistics, method: str, levels: int = 127) -> float:
-    """The largest |x| to represent with `levels` steps on each side of zero (one side, if nothing is below it)."""
+    """The largest |x| to represent with `levels` steps on each side of zero (one side, if nothing is below it);
+    that of a calibration cache by any method."""
+    if statistics.scale is not None:
+        return 127 * statistics.scale
     if method == "minmax":
         return statistics.largest
     if method == "percentile":

@@ -57,7 +57,7 @@ def _observed_behind(graph: OnnxGraph, tensor: str, tensors: Mapping[str, Tensor
     made = [tensor]
     while len(readers := graph.readers.get(made[-1], [])) == 1 and readers[0][0].op_type in _FUSED:
         made.append(readers[0][0].output[0])
-    seen = [name for name in made if name in tensors]
+    seen = [name for name in made if name in tensors and tensors[name].scale is None]
     return [name for name in seen if len(tensors[name].channel_high) == len(tensors[seen[0]].channel_high)]
 
 

@@ -89,7 +89,9 @@ def quantize_int8(
     kernels, weighted = _count_kernels(made) if scheme == "ort-cpu" else (None, _count_weighted(made))
     kept: tuple[str, ...] = ()
     if half:
-        made, kept = to_fp16(made, replace(ranges, tensors=dict(chosen.tensors)))
+        seen = None if ranges.imported else replace(ranges, tensors=dict(chosen.tensors))
+        left_out += [] if seen else ["which activations leave FP16 (a calibration cache has clipped ranges)"]
+        made, kept = to_fp16(made, seen)
     report = QuantizationReport(
         scheme=scheme,
         method=method,
