@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgecnn.errors import (
         ArtifactError,
         BackendError,
+        CrashError,
         DataError,
         DeviceError,
         EdgecnnError,
@@ -56,6 +57,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "BackendError",
     "BatchSettings",
     "Check",
+    "CrashError",
     "DataError",
     "DeviceError",
     "EdgecnnError",

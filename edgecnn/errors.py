@@ -11,6 +11,7 @@
     |- MeasurementError     measurements that cannot be compared or judged
     `- BackendError         a runtime that refused or failed
        |- MissingPackageError   a package that this step needs is not installed
+       |- CrashError        an engine that took its process down
        `- DeviceError           a device that is absent, unsupported, or failed
 
 Anything else that escapes is a bug in edgecnn (exit code 101, with its traceback). Foreign exceptions are
@@ -88,6 +89,17 @@ class MissingPackageError(BackendError):
             f"{needed_for} needs the package {package!r}, which is not installed here",
             f"install it with: pip install 'edgecnn[{extra}]'",
         )
+
+
+class CrashError(BackendError):
+    """An engine that took its process down; `ended` says how: a signal, or an exit code."""
+
+    def __init__(self, engine: str, ended: str) -> None:
+        super().__init__(
+            f"{engine}: took the process that ran it down: {ended}",
+            "it is the engine's or its driver's fault: build it for another precision, or with another TensorRT",
+        )
+        self.ended = ended
 
 
 class DeviceError(BackendError):

@@ -11,13 +11,16 @@ from edgecnn.artifact.sidecar import Sidecar, read_json, sha256_of, sidecar_from
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.records import record_from_mapping
 from edgecnn.results.accuracy import AccuracyFile
+from edgecnn.results.crash import CrashFile
 from edgecnn.results.device import Device
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import Verdict
 
 ACCURACY = "*.accuracy.json"
+CRASH = "*.crash.json"
 LATENCY = "latency.json"
+BUILDS = "builds"  # of a target's folder: one like it for each of several builds
 VERDICT = "verdict.json"
 REPORT = "report.json"
 
@@ -40,11 +43,13 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class TargetRun:
-    """What was measured of one target: its engines' accuracies, their latencies, and the verdict if there is one."""
+    """What was measured of one target: its engines' accuracies, their latencies, the crashes of those that
+    took their process down, and the verdict if there is one."""
 
     folder: Path
     accuracies: tuple[ResultFile, ...]
     latency: ResultFile | None
+    crashes: tuple[ResultFile, ...] = ()
 
     @functools.cached_property
     def verdict(self) -> ResultFile | None:
@@ -55,7 +60,13 @@ class TargetRun:
     @property
     def results(self) -> tuple[ResultFile, ...]:
         """What a verdict is made from."""
-        return (*self.accuracies, *([self.latency] if self.latency else ()))
+        return (*self.accuracies, *([self.latency] if self.latency else ()), *self.crashes)
+
+    @functools.cached_property
+    def builds(self) -> tuple[TargetRun, ...]:
+        """Each of the builds that its engines were chosen from; none where each was built once."""
+        most = max((m.rebuilds.rebuilds_n for m in self.measurements if m.rebuilds), default=0)
+        return tuple(read_target_run(self.folder / BUILDS / str(k)) for k in range(1, most + 1))
 
     @functools.cached_property
     def device(self) -> Device:
@@ -85,14 +96,15 @@ class TargetRun:
         """One for each engine: those with a latency first, in their order. Raises `MeasurementError` for none."""
         rows = {row.latency.name: row for row in self.latency.content.measurements} if self.latency else {}
         files = {file.content.accuracy.name: file.content for file in self.accuracies}
-        if not rows and not files:
+        crashes = {file.content.name: file.content for file in self.crashes}
+        if not rows and not files and not crashes:
             raise MeasurementError(
                 f"{self.folder}: no measurements", "run `edgecnn run`, or `edgecnn validate` and `bench`"
             )
         found = []
-        for name in [*rows, *sorted(files.keys() - rows.keys())]:
-            row, file = rows.get(name), files.get(name)
-            engine = file.engine if file else row.engine if row else None
+        for name in [*rows, *sorted((files.keys() | crashes.keys()) - rows.keys())]:
+            row, file, crash = rows.get(name), files.get(name), crashes.get(name)
+            engine = file.engine if file else row.engine if row else crash.engine if crash else None
             if engine is None:
                 raise MeasurementError(
                     f"{self.folder}: {name} was benched without a sidecar: what it is is not known",
@@ -107,6 +119,8 @@ class TargetRun:
                     latency=row.latency if row else None,
                     ratio=row.ratio if row else None,
                     startup=row.startup if row else None,
+                    rebuilds=row.rebuilds if row else None,
+                    crash=crash.crash if crash else None,
                 )
             )
         return tuple(found)
@@ -123,6 +137,7 @@ def read_target_run(folder: Path) -> TargetRun:
         folder,
         accuracies,
         read_latency(folder / LATENCY) if (folder / LATENCY).exists() else None,
+        tuple(_read(CrashFile, path, "`edgecnn run`") for path in sorted(folder.glob(CRASH))),
     )
 
 
@@ -149,7 +164,7 @@ def read_report(path: Path) -> tuple[RunReport, Sidecar]:
 
 def holds_results(folder: Path) -> bool:
     """Whether anything was measured in a target's folder."""
-    return (folder / LATENCY).exists() or any(folder.glob(ACCURACY))
+    return (folder / LATENCY).exists() or any(folder.glob(ACCURACY)) or any(folder.glob(CRASH))
 
 
 def _read(kind: type[Any], path: Path, command: str) -> ResultFile:

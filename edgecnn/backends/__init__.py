@@ -14,6 +14,7 @@ Each backend module offers
     check_graph(path) -> Opinion | None                     what the runtime says to a graph; None where it has no say
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
+    NATIVE                                                  whether they are code that may take its process down
     NAME, PROVIDER                                          of the module, and of the part of the runtime that computes
     DEFAULT_TARGET                                          what it builds for when none is named
 """
@@ -59,18 +60,21 @@ class BuildOptions:
     `recipe` and `fields` are copied into the engine's sidecar. The rest is TensorRT's: the workspace limit (None: from
     the memory that is free), the builder's optimization level (0-5; None: its default), on which other GPUs and newer
     TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
-    driver). `compute_capabilities` ("8.6", "8.9") are TensorRT-RTX's: the GPUs that the plan is for (none: 8.0 and
+    driver; `fresh_timings` uses none, and `locked` takes nothing but the cache and settings of the lock beside the
+    plan). `compute_capabilities` ("8.6", "8.9") are TensorRT-RTX's: the GPUs that the plan is for (none: 8.0 and
     later). `implicit` asks TensorRT 10 for a weakly typed build with these scales.
     """
 
     target: str = "cpu"
     batch: BatchSettings = field(default_factory=BatchSettings)
     threads: int | None = None
-    workspace_mb: int | None = None
+    workspace_mb: float | None = None
     optimization_level: int | None = None
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     timing_cache: Path | None = None
+    fresh_timings: bool = False
+    locked: bool = False
     compute_capabilities: tuple[str, ...] = ()
     implicit: ImplicitInt8 | None = None
     recipe: str = ""
@@ -84,6 +88,7 @@ class Backend(Protocol):
     NAME: str
     PROVIDER: str
     DEFAULT_TARGET: str
+    NATIVE: bool
 
     def recognizes(self, path: Path, first_bytes: bytes) -> bool: ...
 

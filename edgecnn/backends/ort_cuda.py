@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgecnn.backends.ort.backend import OrtBackend
 from edgecnn.backends.ort.provider import CUDA
 
+NATIVE = True
 SUFFIXES = (".onnx",)
 NAME, PROVIDER, DEFAULT_TARGET = CUDA.backend, CUDA.name, CUDA.default_target
 _backend = OrtBackend(CUDA)

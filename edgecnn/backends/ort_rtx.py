@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgecnn.backends.ort.backend import OrtBackend
 from edgecnn.backends.ort.provider import RTX
 
+NATIVE = True
 SUFFIXES = (".onnx",)
 NAME, PROVIDER, DEFAULT_TARGET = RTX.backend, RTX.name, RTX.default_target
 _backend = OrtBackend(RTX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgecnn.backends.ort.backend import OrtBackend
 from edgecnn.backends.ort.provider import TENSORRT
 
+NATIVE = True
 SUFFIXES = (".onnx",)
 NAME, PROVIDER, DEFAULT_TARGET = TENSORRT.backend, TENSORRT.name, TENSORRT.default_target
 _backend = OrtBackend(TENSORRT)

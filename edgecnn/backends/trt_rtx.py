@@ -6,6 +6,7 @@ from edgecnn.backends.trt.backend import TrtBackend
 from edgecnn.backends.trt.flavor import RTX
 
 NAME, PROVIDER, SUFFIXES, DEFAULT_TARGET = RTX.backend, RTX.product, RTX.suffixes, RTX.default_target
+NATIVE = True
 _backend = TrtBackend(RTX)
 recognizes, engine_from_onnx, open_engine = _backend.recognizes, _backend.engine_from_onnx, _backend.open_engine
 device, tools, precision_of = _backend.device, _backend.tools, _backend.precision_of

@@ -87,7 +87,7 @@ def bench(
         return
     from edgecnn.recipe.schema import BenchSettings
     from edgecnn.records import to_plain
-    from edgecnn.steps.bench import bench as step
+    from edgecnn.remote.engines import bench as step
 
     defaults, batches = BenchSettings(), _sizes(batch)
     with stdout_kept():

@@ -15,6 +15,7 @@ from edgecnn.recipe.schema import BatchProfile, BatchSettings, HardwareCompatibi
 EXAMPLES = """
 edgecnn build runs/lenet5-digits/model.fp16.onnx --target cpu -o lenet5.fp16.engine.onnx
 edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a GPU with TensorRT
+edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan --locked  # needs a GPU with TensorRT
 edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU with onnxruntime-gpu
 edgecnn build model.int8-tensorrt.onnx --target gpu --profile 1:1:1 --profile 8:16:32  # needs a GPU with TensorRT
 edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges model.calib.json  # needs a GPU with TensorRT 10
@@ -65,6 +66,12 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="TensorRT's timing cache, to pin a build.  [default: one per device]")
     ] = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Build by the lock beside the engine, and refuse whatever is not as then.")
+    ] = False,
+    rebuilds: Annotated[
+        int, typer.Option(min=1, help="Build so many engines, each timed anew: X.plan, X.build2.plan ...")
+    ] = 1,
     sm: Annotated[
         str, typer.Option(help="GPUs that a trt-rtx plan is for: 75,86,89,120.  [default: 80 and later]")
     ] = "",
@@ -83,11 +90,13 @@ def build(
     """Build an engine for a target, and check that it runs."""
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.records import to_plain
-    from edgecnn.steps.build import build as step
+    from edgecnn.steps.build import rebuild
 
-    engine = step(
+    engines = rebuild(
         graph,
         output,
+        rebuilds=rebuilds,
+        locked=locked,
         target=target,
         backend=backend,
         provider=provider,
@@ -102,12 +111,13 @@ def build(
         weakly_typed=weakly_typed,
         ranges=ranges,
     )
-    made = read_sidecar(engine)
-    say(f"{engine}: built for {made.target}")
+    made = read_sidecar(engines[0])
+    for engine in engines:
+        say(f"{engine}: built for {made.target}")
     if as_json:
-        print_json(
-            {"engine": str(engine), "target": made.target, "sha256": made.sha256, "device": to_plain(made.device)}
-        )
+        facts = {"target": made.target, "sha256": made.sha256, "device": to_plain(made.device)}
+        more = {"engines": [str(engine) for engine in engines]} if rebuilds > 1 else {}
+        print_json({"engine": str(engines[0]), **facts, **more})
 
 
 def _batch(profiles: list[str], largest: int | None) -> BatchSettings:

@@ -18,6 +18,7 @@ edgecnn run mine.toml --trust-code  # needs a recipe with model.python
 edgecnn run lenet5-digits --target cpu
 edgecnn run lenet5-digits --set train.epochs=1 --until quantize --out runs/quick
 edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs images and weights
+edgecnn run mobilenet_v2-orin --data DIR --rebuilds 3  # needs an Orin with TensorRT
 edgecnn run lenet5-digits --dry-run
 edgecnn run lenet5-digits.tar --out runs/device  # needs a bundle
 """
@@ -31,6 +32,10 @@ def run(
     calibration_data: Annotated[str, CALIBRATION_DATA] = "",
     target: Annotated[list[str] | None, TARGETS] = None,
     set_: Annotated[list[str] | None, SET] = None,
+    rebuilds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Build each engine so often, judge the worst, keep the median: build.rebuilds."),
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train again where finished weights are not those of the settings.")
     ] = False,
@@ -52,8 +57,9 @@ def run(
     from edgecnn.report.terminal import closing_line, terminal_report
     from edgecnn.steps.report import report_of_unmeasured
 
+    changes = [*(set_ or ()), *([f"build.rebuilds={rebuilds}"] if rebuilds is not None else [])]
     loaded, folder = find_recipe_and_folder(
-        recipe, set_ or (), out, say, data=data, calibration_data=calibration_data, write=not dry_run
+        recipe, changes, out, say, data=data, calibration_data=calibration_data, write=not dry_run
     )
     if dry_run:
         due = [

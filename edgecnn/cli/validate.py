@@ -61,9 +61,9 @@ def validate(
     Both see the same images, and what changes between them is counted image by image.
     """
     from edgecnn.records import to_plain
+    from edgecnn.remote.engines import validate as step
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop
-    from edgecnn.steps.validate import validate as step
 
     progress = counter("validate", "images")
     with stdout_kept():

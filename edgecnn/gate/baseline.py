@@ -26,6 +26,7 @@ def _row(m: Measurement) -> BaselineRow:
         mode=latency.mode if latency else "",
         latency_ms_p50=latency.latency_ms_p50 if latency else None,
         latency_ms_p50_ci=latency.latency_ms_p50_ci if latency else None,
+        latency_ms_p50_band=m.rebuilds.band_ms if latency and m.rebuilds else None,
         latency_unstable=latency.unstable if latency else (),
         yardstick_ms=latency.yardstick_ms if latency else None,
         gpu_mhz=latency.clocks.gpu_mhz if latency else None,

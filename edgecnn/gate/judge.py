@@ -14,7 +14,7 @@ from edgecnn.recipe.variants import Variant
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement
-from edgecnn.results.verdict import MEASURED, Check, Verdict
+from edgecnn.results.verdict import MEASURED, RUNS, Check, Verdict
 
 
 def judge(
@@ -33,12 +33,35 @@ def judge(
     """
     if not measurements:
         raise MeasurementError("nothing was measured", "run `edgecnn validate` and `edgecnn bench` first")
-    checks = [check for m in measurements for check in (*_check_finite(m), *check_precision(m))]
+    checks = [check for m in measurements for check in (*_check_ran(m), *_check_finite(m), *check_precision(m))]
     checks += _check_tolerances(tolerances, measurements)
     if baseline is not None:
         checks += check_regressions(measurements, baseline, device)
     checks += [_nothing_measured(v.name) for v in wanted if not any(_is(m, v) for m in measurements)]
     return Verdict(tuple(checks), tolerances.inconclusive)
+
+
+def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict on several builds of the same engines: of each check the worst outcome, and of equal ones the value
+    nearest to its limit, or farthest beyond it."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    found: dict[tuple[str, str], list[tuple[int, Check]]] = {}
+    for k, verdict in enumerate(verdicts, 1):
+        for check in verdict.checks:
+            found.setdefault((check.name, check.tolerance), []).append((k, check))
+    checks = []
+    for builds in found.values():
+        k, worst = max(builds, key=lambda build: _badness(build[1]))
+        differ = any(check.evidence != worst.evidence for _, check in builds)
+        told = f"{worst.evidence}; build {k}, the worst of {len(verdicts)}" if differ else worst.evidence
+        checks.append(dataclasses.replace(worst, evidence=told))
+    return Verdict(tuple(checks), verdicts[0].inconclusive)
+
+
+def _badness(check: Check) -> tuple[int, float]:
+    distance = abs(check.value - check.limit) if check.value is not None and check.limit is not None else 0.0
+    return ("PASS", "INCONCLUSIVE", "FAIL").index(check.verdict), distance if check.verdict == "FAIL" else -distance
 
 
 def _is(measurement: Measurement, variant: Variant) -> bool:
@@ -77,6 +100,12 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
 
 def _task(measurement: Measurement) -> str:
     return measurement.accuracy.task if measurement.accuracy else ""
+
+
+def _check_ran(measurement: Measurement) -> Iterator[Check]:
+    if crash := measurement.crash:
+        evidence = f"it took the process that ran it down in {crash.crash_step}: {crash.crash_ended}"
+        yield Check(measurement.name, RUNS, None, None, None, "FAIL", evidence)
 
 
 def _check_finite(measurement: Measurement) -> Iterator[Check]:

@@ -38,8 +38,8 @@ from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import ArtifactError, DataError, RecipeError, WriteError
 from edgecnn.measure.predict import read_predictions
 from edgecnn.pipeline.staleness import stale_tasks
-from edgecnn.pipeline.tasks import HOST, all_tasks
-from edgecnn.pipeline.workshop import Workshop, source_of_tests, test_set_of
+from edgecnn.pipeline.tasks import all_tasks
+from edgecnn.pipeline.workshop import HOST, Workshop, source_of_tests, test_set_of
 from edgecnn.recipe.schema import Recipe
 from edgecnn.steps._arguments import require_one_of
 from edgecnn.steps._images import open_images

@@ -24,8 +24,8 @@ from edgecnn.pipeline.find import find_recipe_and_folder, run_folder
 from edgecnn.pipeline.implicit import require_implicit
 from edgecnn.pipeline.preflight import check_recipe
 from edgecnn.pipeline.staleness import stale_tasks
-from edgecnn.pipeline.tasks import HOST, Task, all_tasks
-from edgecnn.pipeline.workshop import ProgressFor, Workshop
+from edgecnn.pipeline.tasks import all_tasks
+from edgecnn.pipeline.workshop import HOST, ProgressFor, Task, Workshop
 from edgecnn.recipe.location import is_here
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of

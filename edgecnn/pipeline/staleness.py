@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.artifact.stale import stale_reason
-from edgecnn.pipeline.tasks import Task
+from edgecnn.pipeline.workshop import Task
 
 
 def stale_tasks(tasks: Sequence[Task]) -> list[tuple[Task, str]]:

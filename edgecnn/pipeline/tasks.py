@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.run_folder import LATENCY, REPORT, VERDICT, read_latency, read_target_run
-from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of
+from edgecnn.artifact.run_folder import BUILDS, LATENCY, REPORT, VERDICT, read_latency, read_target_run
+from edgecnn.artifact.sidecar import read_sidecar, sha256_of
 from edgecnn.artifact.stale import LOCATIONS, TRAIN_IMAGES
 from edgecnn.backends import load_backend
 from edgecnn.bundle.manifest import RANGES
 from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, BackendError, MeasurementError
-from edgecnn.pipeline.workshop import Workshop, identity_of_calibration, identity_of_tests, image_identity
+from edgecnn.pipeline.kept import kept_tasks
+from edgecnn.pipeline.measuring import bench_or_crash, validate_or_crash
+from edgecnn.pipeline.workshop import (
+    Task,
+    Workshop,
+    identity_of_calibration,
+    identity_of_tests,
+    image_identity,
+    validate_fields,
+)
 from edgecnn.recipe.factory import split_factory
-from edgecnn.recipe.schema import fields_of
+from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.device import Device
 from edgecnn.steps._own import import_fields, import_own
 from edgecnn.steps._sessions import VALIDATION_BATCH
-from edgecnn.steps.bench import bench_all
 from edgecnn.steps.build import build
 from edgecnn.steps.calibrate import calibrate
 from edgecnn.steps.export import export_checkpoint
@@ -32,40 +39,7 @@ from edgecnn.steps.quantize import quantize
 from edgecnn.steps.reference import reference
 from edgecnn.steps.report import report
 from edgecnn.steps.train import CHECKPOINT, drop_previous, make_way, take_weights, train
-from edgecnn.steps.validate import validate
 from edgecnn.targets import Target, find_target
-
-HOST = ""  # the target of tasks that belong to none
-
-
-@dataclass(frozen=True)
-class Task:
-    """One file and how it comes about: `make` makes it of its `parents`, which are there and fresh.
-
-    `fields` are the recipe values that it depends on, through its parents too: a device judges a graph whose checkpoint
-    stayed behind. Tools, device and facts that are given must be those of the file as well.
-    """
-
-    step: str
-    output: Path
-    kind: str
-    parents: tuple[Path, ...]
-    fields: Mapping[str, Any]
-    make: Callable[[], object]
-    target: str = HOST
-    tools: Mapping[str, str] = field(default_factory=dict)
-    device: Device | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-    def expected(self) -> Sidecar:
-        """What the sidecar of `output` would say if it were made now, as far as that decides whether it is stale."""
-        return Sidecar(
-            kind=self.kind,
-            fields=dict(self.fields),
-            tools=dict(self.tools),
-            device=self.device,
-            facts=dict(self.facts),
-        )
 
 
 def all_tasks(shop: Workshop) -> list[Task]:
@@ -231,24 +205,52 @@ def _train(shop: Workshop) -> None:
 
 def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> Iterator[Task]:
     recipe, folder = shop.recipe, shop.folder / target.name
+    _, device = _here(target, shop.threads)
+    times, latency, verdict, written = recipe.build.rebuilds, folder / LATENCY, folder / VERDICT, folder / REPORT
+    builds = [folder / BUILDS / str(k) for k in range(1, times + 1)] if times > 1 else []
+    for where in builds or [folder]:
+        yield from _measured_tasks(shop, target, where, images)
+    if builds:
+        kept = _engines(recipe, target, folder)
+        yield from kept_tasks(shop, target, builds, kept, *_here(target, shop.threads), images)
+    baselines = [baseline_path(recipe, _measured_on(latency) or device or Device())]
+    baselines += [accuracy_baseline_path(recipe, target.backend, precision) for precision in recipe.precisions]
+    judged = [path for where in (folder, *builds) for path in (*_accuracies(recipe, target, where), where / LATENCY)]
+    judged_by = (*judged, *(path for path in baselines if path.is_file()))
+    tolerances = fields_of("tolerances", recipe.tolerances)
+    yield Task(
+        "gate", verdict, "verdict", judged_by, tolerances, lambda: gate(read_target_run(folder), recipe), target.name
+    )
+    title = {"title": recipe.title}
+    yield Task(
+        "report", written, "report", (verdict,), title, lambda: report(read_target_run(folder), recipe), target.name
+    )
+
+
+def _engines(recipe: Recipe, target: Target, folder: Path) -> dict[Variant, Path]:
     suffix = load_backend(target.backend).SUFFIXES[0]
+    return {v: folder / f"{v.name}{suffix}" for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
+
+
+def _accuracies(recipe: Recipe, target: Target, folder: Path) -> list[Path]:
+    return [folder / f"{variant.name}.accuracy.json" for variant in _engines(recipe, target, folder)]
+
+
+def _measured_tasks(shop: Workshop, target: Target, folder: Path, images: Mapping[str, str]) -> Iterator[Task]:
+    """Every engine of a target, its accuracy, and the latencies of all, in a folder."""
+    recipe, engines = shop.recipe, _engines(shop.recipe, target, folder)
     tools, device = _here(target, shop.threads)
-    engines = {v.name: folder / f"{v.name}{suffix}" for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
-    accuracies = []
-    for variant in variants_of(recipe, on_cpu=target.kind == "cpu"):
-        accuracy = folder / f"{variant.name}.accuracy.json"
-        yield from _engine_tasks(shop, target, variant, engines[variant.name], accuracy, tools, device, images)
-        accuracies.append(accuracy)
-    latency, verdict, written = folder / LATENCY, folder / VERDICT, folder / REPORT
+    for variant, accuracy in zip(engines, _accuracies(recipe, target, folder), strict=True):
+        yield from _engine_tasks(shop, target, variant, engines[variant], accuracy, tools, device, images)
     yield Task(
         "bench",
-        latency,
+        folder / LATENCY,
         "latency",
         tuple(engines.values()),
         fields_of("bench", recipe.bench),
-        lambda: bench_all(
-            engines,
-            latency,
+        lambda: bench_or_crash(
+            {variant.name: engine for variant, engine in engines.items()},
+            folder / LATENCY,
             checkpoint=shop.folder / CHECKPOINT,
             on_gpu=target.kind == "gpu",
             settings=recipe.bench,
@@ -258,17 +260,6 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
         ),
         target.name,
         device=device,
-    )
-    baselines = [baseline_path(recipe, _measured_on(latency) or device or Device())]
-    baselines += [accuracy_baseline_path(recipe, target.backend, precision) for precision in recipe.precisions]
-    judged_by = (*accuracies, latency, *(path for path in baselines if path.is_file()))
-    tolerances = fields_of("tolerances", recipe.tolerances)
-    yield Task(
-        "gate", verdict, "verdict", judged_by, tolerances, lambda: gate(read_target_run(folder), recipe), target.name
-    )
-    title = {"title": recipe.title}
-    yield Task(
-        "report", written, "report", (verdict,), title, lambda: report(read_target_run(folder), recipe), target.name
     )
 
 
@@ -311,6 +302,7 @@ def _engine_tasks(
             weakly_typed=weak,
             ranges=shop.folder / RANGES if weak else None,
             method=recipe.quantize.method,
+            fresh_timings=recipe.build.rebuilds > 1,
         ),
         target.name,
         tools,
@@ -321,18 +313,19 @@ def _engine_tasks(
         accuracy,
         "accuracy",
         (engine, predictions),
-        {**fields_of("decision", recipe.decision), **({"input.geometry": geometry} if geometry else {})},
-        lambda: validate(
+        validate_fields(recipe),
+        lambda: validate_or_crash(
             engine,
             predictions,
             accuracy,
-            data=recipe.data.source,
             name=variant.name,
+            images=shop.test_source,
+            data=recipe.data.source,
             batch=min(VALIDATION_BATCH, recipe.batch.max),
             threads=shop.threads,
             threshold=recipe.decision.threshold,
             reject=recipe.decision.reject,
-            dataset=shop.test_images(engine),
+            dataset=lambda: shop.test_images(engine),
             geometry=geometry,
             facts=dict(images),
             progress=shop.progress("validate"),

@@ -1,13 +1,14 @@
-"""What the tasks of one run share, and the identity of its images."""
+"""What a task of a run is, what the tasks of one run share, and the identity of its images."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.stale import TEST_IMAGES
 from edgecnn.bundle.manifest import PACKED_IMAGES, TEST_SET, installed_bundle
 from edgecnn.data.calibration_rule import resolve, resolved, rule_text
@@ -15,11 +16,45 @@ from edgecnn.data.calibration_set import read_manifest
 from edgecnn.data.dataset import Dataset, Split
 from edgecnn.data.open import images_sha256
 from edgecnn.errors import DataError
-from edgecnn.recipe.schema import Recipe
+from edgecnn.recipe.schema import Recipe, fields_of
+from edgecnn.results.device import Device
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps.calibrate import calibration_images
 
 ProgressFor = Callable[[str], Progress | None]
+
+
+HOST = ""  # the target of tasks that belong to none
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file and how it comes about: `make` makes it of its `parents`, which are there and fresh.
+
+    `fields` are the recipe values that it depends on, through its parents too: a device judges a graph whose checkpoint
+    stayed behind. Tools, device and facts that are given must be those of the file as well.
+    """
+
+    step: str
+    output: Path
+    kind: str
+    parents: tuple[Path, ...]
+    fields: Mapping[str, Any]
+    make: Callable[[], object]
+    target: str = HOST
+    tools: Mapping[str, str] = field(default_factory=dict)
+    device: Device | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def expected(self) -> Sidecar:
+        """What the sidecar of `output` would say if it were made now, as far as that decides whether it is stale."""
+        return Sidecar(
+            kind=self.kind,
+            fields=dict(self.fields),
+            tools=dict(self.tools),
+            device=self.device,
+            facts=dict(self.facts),
+        )
 
 
 @dataclass
@@ -59,6 +94,12 @@ class Workshop:
         if what not in self._opened:
             self._opened[what] = opened()
         return self._opened[what]
+
+
+def validate_fields(recipe: Recipe) -> Mapping[str, Any]:
+    """The values of a recipe by which accuracies are measured."""
+    geometry = recipe.input.geometry
+    return {**fields_of("decision", recipe.decision), **({"input.geometry": geometry} if geometry else {})}
 
 
 def source_of_tests(recipe: Recipe, folder: Path, images: Path | None) -> str:

@@ -240,6 +240,7 @@ class BuildSettings:
 
     __pydantic_config__ = STRICT
 
+    rebuilds: PositiveCount = 1  # of each engine, to tell how builds differ: the worst is judged, the median kept
     weakly_typed: bool = False  # of TensorRT 10: a second INT8 engine, for which it places INT8 by itself
 
 

@@ -11,7 +11,8 @@ from edgecnn.records import STRICT
 @dataclass(frozen=True, kw_only=True)
 class BaselineRow:
     """One engine's accepted latency and size, with what makes them comparable: batch and mode; for the latency its
-    interval, how fast the machine itself was, and why it was `latency_unstable` if it was."""
+    interval, the fastest and slowest of several builds, how fast the machine itself was, and why it was
+    `latency_unstable` if it was."""
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
@@ -21,6 +22,7 @@ class BaselineRow:
     mode: str = ""
     latency_ms_p50: float | None = None
     latency_ms_p50_ci: tuple[float, float | None] | None = None
+    latency_ms_p50_band: tuple[float, float] | None = None
     latency_unstable: tuple[str, ...] = ()
     yardstick_ms: float | None = None
     gpu_mhz: float | None = None

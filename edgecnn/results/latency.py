@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
+from edgecnn.results.rebuilds import Rebuilds
 from edgecnn.results.startup import Startup
 
 Mode = Literal["pipelined", "single-shot"]
@@ -157,6 +158,7 @@ class LatencyRow:
     facts: EngineFacts | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
     startup: Startup | None = field(default=None, metadata=FLAT)
+    rebuilds: Rebuilds | None = field(default=None, metadata=FLAT)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

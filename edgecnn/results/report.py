@@ -9,9 +9,11 @@ from typing import ClassVar
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.accuracy_baseline import BaselineDrop
+from edgecnn.results.crash import Crash
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.latency import Latency, LatencyRatio
+from edgecnn.results.rebuilds import Rebuilds
 from edgecnn.results.startup import Startup
 from edgecnn.results.verdict import Verdict
 
@@ -30,6 +32,8 @@ class Measurement:
     latency: Latency | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
     startup: Startup | None = field(default=None, metadata=FLAT)
+    rebuilds: Rebuilds | None = field(default=None, metadata=FLAT)
+    crash: Crash | None = field(default=None, metadata=FLAT)
     baseline_drops: tuple[BaselineDrop, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from edgecnn.records import STRICT
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Inconclusive = Literal["inconclusive", "pass", "fail"]
+RUNS = "runs"  # in place of a tolerance: whether an engine runs without taking its process down
 MEASURED = "measured"  # in place of a tolerance: whether anything was measured of an engine
 
 

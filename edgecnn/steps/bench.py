@@ -100,7 +100,7 @@ def bench(
 
         def first(path: Path, opened: Session) -> Array:
             _require_batch(path, opened, sizes[0])
-            return _input_for(opened, path, sizes[0])
+            return input_for(opened, path, sizes[0])
 
         opening = partial(open_any, threads=threads, trust=trust, trust_code=trust_code, provider=provider)
         (session, startup), *others = [
@@ -112,12 +112,12 @@ def bench(
             require_layers(engine, session)
         for size in sizes:
             _require_batch(engine, session, size)
-            images = _input_for(session, engine, size)
+            images = input_for(session, engine, size)
             row = _alone(engine.stem, engine, session, images, settings, startup, mode, options, provider)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0][0], engine.stem: session}
-                inputs = {other: _input_for(others[0][0], versus, size), engine.stem: images}
+                inputs = {other: input_for(others[0][0], versus, size), engine.stem: images}
                 infos = {
                     name: engine_info(path, known, provider)
                     for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
@@ -163,9 +163,9 @@ def bench_all(
         starts = dict[str, Startup]()
         for name, path in engines.items():
             sessions[name], starts[name] = open_measured(
-                stack, path, partial(open_any, path, threads), partial(_input_for, engine=path, batch=settings.batch)
+                stack, path, partial(open_any, path, threads), partial(input_for, engine=path, batch=settings.batch)
             )
-        inputs = {name: _input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
+        inputs = {name: input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
         rows = [
             _alone(name, path, sessions[name], inputs[name], settings, starts[name]) for name, path in engines.items()
         ]
@@ -256,8 +256,8 @@ def _with_ratios(rows: Sequence[LatencyRow], ratios: Mapping[str, LatencyRatio])
     return [dataclasses.replace(row, ratio=ratios.get(row.latency.name)) for row in rows]
 
 
-def _input_for(session: Session, engine: Path | None, batch: int) -> Array:
-    """Seeded noise, or seeded pixels where the serving contract of `engine` takes those."""
+def input_for(session: Session, engine: Path | None, batch: int) -> Array:
+    """A batch for `session`: seeded noise, or seeded pixels where the serving contract of `engine` takes those."""
     shape = (batch, *(n or 1 for n in session.input.shape[1:]))
     rng = np.random.default_rng(0)
     if engine is None or sidecar_of(engine).contract.input == "normalised":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgecnn.artifact.calibration_cache import read_calibration_cache
 from edgecnn.artifact.sidecar import sha256_of
@@ -31,6 +32,8 @@ def build(
     hardware_compatibility: HardwareCompatibility = "none",
     version_compatible: bool = False,
     timing_cache: FilePath | None = None,
+    locked: bool = False,
+    fresh_timings: bool = False,
     compute_capabilities: Sequence[str] = (),
     weakly_typed: bool = False,
     ranges: FilePath | None = None,
@@ -46,7 +49,8 @@ def build(
     own, and without either cpu. `provider` is what of ONNX Runtime computes (cpu, cuda, tensorrt or rtx): each is a
     backend. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
     is built without one. The engine takes and gives what the graph does, for N images as `batch` says;
-    `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them. `weakly_typed` lets
+    `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them: a `locked` build uses
+    the lock and the timing cache beside `output`, and one with `fresh_timings` no cache. `weakly_typed` lets
     TensorRT 10 choose INT8 or FP16 for each layer of a float32 graph, with the scales of `ranges` (X.calib.json, by
     `method`; "auto" is "mse" here; or a calibration cache). Without an `output` it
     lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
@@ -93,6 +97,8 @@ def build(
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
         timing_cache=path_or_none(timing_cache),
+        fresh_timings=fresh_timings,
+        locked=locked,
         compute_capabilities=tuple(compute_capabilities),
         implicit=implicit,
         recipe=source.recipe,
@@ -100,6 +106,25 @@ def build(
     )
     module.engine_from_onnx(graph, engine, options)
     return engine
+
+
+def rebuild(
+    graph: FilePath, output: FilePath | None = None, *, rebuilds: int, locked: bool = False, **settings: Any
+) -> list[Path]:
+    """Build a graph so many times, each with timings of its own; only builds, and returns the engines: X.plan and
+    X.build2.plan, X.build3.plan ... beside it. `settings` are those of `build`. Raises `RecipeError` for fewer than one
+    build, and for locked ones, which are all alike; and the errors of `build`."""
+    require_at_least(1, rebuilds=rebuilds)
+    if rebuilds == 1:
+        return [build(graph, output, locked=locked, **settings)]
+    if locked or settings.get("timing_cache"):
+        raise RecipeError(
+            "--rebuilds with --locked or --timing-cache: builds from one cache say nothing of how builds differ",
+            "leave one of them out",
+        )
+    first = build(graph, output, fresh_timings=True, **settings)
+    others = [first.with_name(f"{first.stem}.build{k}{first.suffix}") for k in range(2, rebuilds + 1)]
+    return [first, *(build(graph, other, fresh_timings=True, **settings) for other in others)]
 
 
 def _implicit(graph: Path, weakly_typed: bool, ranges: Path | None, method: RangeMethod) -> ImplicitInt8 | None:

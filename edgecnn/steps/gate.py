@@ -13,7 +13,7 @@ from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import MeasurementError
 from edgecnn.gate.accuracy_baseline import ANEW, Files, file_key, record_accuracies, with_baseline_drops
 from edgecnn.gate.baseline import baseline_of
-from edgecnn.gate.judge import judge
+from edgecnn.gate.judge import judge, worst_of
 from edgecnn.recipe.schema import RENAMED, Recipe, fields_of, settings_rows
 from edgecnn.recipe.variants import variants_of
 from edgecnn.records import record_from_mapping, to_plain
@@ -30,27 +30,26 @@ PLACES = ("data.source", "data.calibration", "data.calibration_source")
 def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Verdict:
     """Judge a target's results by the recipe's tolerances and by the baseline of its device, if any, and write its
     `verdict.json`, where the folder can be written to. An engine that the recipe asks for and that was not measured
-    leaves the verdict open.
+    leaves the verdict open. Of several builds the worst decides, check by check.
 
     Raises `MeasurementError` for results of other settings than the recipe has, or of engines that are not there any
     more as they were measured.
     """
-    require_settings(recipe, run)
-    require_current(run)
+    for one in (run, *run.builds):
+        require_settings(recipe, one)
+        require_current(one)
     path = baseline_path(recipe, run.device)
     baseline = path if against_baseline and path.exists() else None
-    judged, tolerances = judged_measurements(run, recipe), recipe.tolerances
+    tolerances, wanted = recipe.tolerances, variants_of(recipe, on_cpu=find_target(run.target).kind == "cpu")
     if not against_baseline:
-        judged = tuple(replace(m, baseline_drops=()) for m in judged)
         tolerances = replace(tolerances, top1_regression_pp_max=None)
-    on_cpu = find_target(run.target).kind == "cpu"
-    verdict = judge(
-        tolerances,
-        judged,
-        baseline=read_baseline(baseline) if baseline else None,
-        device=run.device,
-        wanted=variants_of(recipe, on_cpu=on_cpu),
-    )
+    numbers, verdicts = read_baseline(baseline) if baseline else None, list[Verdict]()
+    for one in run.builds or (run,):
+        judged = judged_measurements(one, recipe)
+        if not against_baseline:
+            judged = tuple(replace(m, baseline_drops=()) for m in judged)
+        verdicts.append(judge(tolerances, judged, baseline=numbers, device=run.device, wanted=wanted))
+    verdict = worst_of(verdicts)
     fields: dict[str, object] = {}
     for result in run.results:
         fields |= result.provenance.fields if result.provenance else {}
@@ -63,7 +62,7 @@ def gate(run: TargetRun, recipe: Recipe, *, against_baseline: bool = True) -> Ve
         fields=fields | fields_of("tolerances", recipe.tolerances),
         parents=parents_of(
             output,
-            *[r.path for r in run.results],
+            *[r.path for one in (run, *run.builds) for r in one.results],
             *([baseline] if baseline else ()),
             *(accuracy_baseline_files(recipe, run) if against_baseline else ()),
         ),

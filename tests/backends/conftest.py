@@ -34,6 +34,8 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, device:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime_module(device))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module(device))
+    for flavor in ("trt", "trt_rtx"):
+        monkeypatch.setattr(f"edgecnn.backends.{flavor}.NATIVE", False)  # a child would lack these fakes: tests/remote
     monkeypatch.delenv("EDGECNN_CUDA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     _cuda._load.cache_clear()
@@ -68,6 +70,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: FakeDevice)
     from tests.fakes.fake_onnxruntime import CPU, CUDA, PLUGIN_MODULE, RTX, TENSORRT, FakeRuntime
 
     fake = FakeRuntime(device, (TENSORRT, CUDA, RTX, CPU))
+    for backend in ("ort_cuda", "ort_tensorrt", "ort_rtx"):
+        monkeypatch.setattr(f"edgecnn.backends.{backend}.NATIVE", False)  # a child would not have these fakes
     monkeypatch.setitem(sys.modules, "onnxruntime", fake.module())
     monkeypatch.setitem(sys.modules, PLUGIN_MODULE, types.ModuleType(PLUGIN_MODULE))
     tensorrt: Any = types.ModuleType("tensorrt")

@@ -49,7 +49,7 @@ HOLDS = {
     "runtime_config": "IRuntimeConfig",
     "runtime_cache": "IRuntimeCache",
 }
-NEUTRAL = {"plan.py", "inspector.py", "__init__.py"}  # read files and JSON: their `layer` is not TensorRT's
+NEUTRAL = {"plan.py", "inspector.py", "lock.py", "__init__.py"}  # read files and JSON: their `layer` is not TensorRT's
 RTX_ONLY = {"rtx.py"}
 IMPLICIT = FOLDER / "implicit.py"  # of 10.x alone
 

@@ -515,7 +515,7 @@ def test_a_device_needs_neither_torch_nor_onnx_nor_onnxruntime(root: Path) -> No
         "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'sklearn'): sys.modules[name] = None\n"
         "import edgecnn.backends.trt.build, edgecnn.backends.trt.engine, edgecnn.backends.trt.profile\n"
         "import edgecnn.gate.judge, edgecnn.inspection.layers, edgecnn.measure.latency\n"
-        "import edgecnn.measure.classification, edgecnn.pipeline.run\n"
+        "import edgecnn.measure.classification, edgecnn.pipeline.run, edgecnn.remote.worker, edgecnn.remote.qualify\n"
         "import edgecnn.steps.build, edgecnn.steps.validate, edgecnn.steps.bench, edgecnn.steps.gate\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)

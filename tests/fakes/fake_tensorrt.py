@@ -451,13 +451,23 @@ class Builder(Strict):
             module._log("ERROR", f"IBuilder::buildSerializedNetwork: {problem}")
             return None
         names = [node.name for node in network._model.graph.node]
+        kernels = self._kernels(names, config)
+        if "ERROR_ON_TIMING_CACHE_MISS" in config._flags and (missing := kernels - config._cache()._entries):
+            module._log("ERROR", f"Error Code 10: Internal Error (timing cache miss: {sorted(missing)[0]})")
+            return None
         if not self._progress(config.progress_monitor, names):
             module._log("ERROR", "IBuilder::buildSerializedNetwork: Error Code 10: build cancelled")
             return None
         if config._cache_given:
-            config._cache()._entries.update(f"{module._device.name}:{n}" for n in names)
+            config._cache()._entries |= kernels
         module._builds.append({"flags": set(config._flags), "level": config.builder_optimization_level})
-        return HostMemory(module._plan_bytes(network, config))
+        return HostMemory(module._plan_bytes(network, config, kernels))
+
+    def _kernels(self, names: list[str], config: BuilderConfig) -> set[str]:
+        """What the cache has of these layers; a layer that is not in it is timed, which may come to another kernel."""
+        known = {e.rpartition("#")[0]: e for e in config._cache()._entries} if config._cache_given else {}
+        wanted = [f"{self._module._device.name}:{name}" for name in names]
+        return {known.get(name, f"{name}#{self._module._fastest}") for name in wanted}
 
     def _problem(self, network: Network, config: BuilderConfig) -> str:
         inject = self._module._inject
@@ -789,7 +799,7 @@ class Context(Strict):
         work = Work(
             lambda: module._compute(engine, addresses, shapes),
             "compute",
-            module._device.ms["compute"],
+            module._device.ms["compute"] * (1 + max(engine._facts["kernels"].values(), default=0) / 10),
             (*touches, scratch),
         )
         module._device.now_ms += 0.0 if recording else module._device.enqueue_ms
@@ -899,6 +909,7 @@ def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     module._device, module._inject, module._logger = device, set(), None
     module._builds, module._on_step, module._live = [], None, {}
     module._sessions, module._computing = {}, {}
+    module._fastest = 0  # which of a layer's kernels the next build finds fastest
     module._wait = lambda thread: thread.join()
     for name, content in api["classes"].items():
         setattr(module, name, _class(module, name, content))
@@ -936,7 +947,7 @@ def _count(module: Any, kind: str, value: Any) -> None:
     live.add(value)
 
 
-def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
+def _plan_bytes(module: Any, network: Network, config: BuilderConfig, kernels: set[str]) -> bytes:
     shapes: list[Any] = [list(p.get_shape(network._inputs[0]._name)) for p in config._profiles]
     facts = {
         "io": [
@@ -953,6 +964,7 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig) -> bytes:
         "implicit": getattr(config, "_scaled", None) or [],
         "half": "FP16" in config._flags,
         "told": next((way for way in ("mixed", "lost") if way in module._inject), ""),
+        "kernels": {name.partition(":")[2]: int(k) for name, _, k in (e.rpartition("#") for e in kernels)},
     }
     head = json.dumps(facts).encode()
     return (
@@ -1106,7 +1118,7 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
             "LayerType": {"Conv": "CaskConvolution", "Gemm": "MatrixMultiply"}.get(node.op_type, node.op_type),
             "Inputs": [tensor(data, kind)],
             "Outputs": [tensor(node.output[0], kind_of(node.output[0]))],
-            "TacticName": f"sm89_xmma_gemm_{runs}_fake"
+            "TacticName": f"sm89_xmma_gemm_{runs}_fake{engine._facts['kernels'].get(node.name) or ''}"
             if node.name in weighted
             else f"sm89_fake_{node.op_type.lower()}",
             "Metadata": f"[ONNX Layer: {node.name}]",

@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 
+from edgecnn.backends import trt
 from edgecnn.cli import main
 from tests.fakes.fake_cuda import FakeDevice, runtime_module
 
@@ -23,6 +24,7 @@ def become_an_orin() -> None:
 
     runtime()
     sys.modules["tensorrt"] = fake_tensorrt("10.3.0", ORIN)
+    trt.NATIVE = False  # a child would not be an Orin
     sys.modules["cuda.bindings.runtime"] = runtime_module(ORIN)
     for name in HOST_ONLY:
         sys.modules[name] = None  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import pytest
 
 from edgecnn.errors import MeasurementError
 from edgecnn.gate.baseline import baseline_of
-from edgecnn.gate.judge import judge
+from edgecnn.gate.judge import judge, worst_of
 from edgecnn.gate.rules import RULES
 from edgecnn.gate.rules.guessing import GUESS_P
 from edgecnn.measure.classification import measure_accuracy
@@ -18,6 +18,7 @@ from edgecnn.measure.predict import Predictions
 from edgecnn.recipe.schema import Tolerances
 from edgecnn.recipe.variants import Variant
 from edgecnn.report.junit import junit_report
+from edgecnn.results.crash import Crash
 from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import MEASURED, Check, Verdict
@@ -496,3 +497,26 @@ def test_int8_is_judged_against_fp16_by_the_interval() -> None:
         found = only(judge(Tolerances(int8_vs_fp16_ratio_max=1), rows))
         assert found.verdict == "INCONCLUSIVE"
         assert "no FP16 engine was timed in turn" in found.evidence
+
+
+def test_of_several_builds_each_check_is_the_worst_one() -> None:
+    limits = Tolerances(top1_drop_pp_max=1.0, size_mb_max=10.0)
+    builds = [
+        judge(limits, [measured(lost=lost, gained=10, size_mb=size)])
+        for lost, size in ((30, 9.0), (300, 8.0), (400, 9.5))
+    ]
+    assert [v.verdict for v in builds] == ["PASS", "FAIL", "FAIL"]
+    found = {check.tolerance: check for check in worst_of(builds).checks}
+    assert found["top1_drop_pp_max"].value == pytest.approx(3.9)
+    assert found["top1_drop_pp_max"].evidence.endswith("build 3, the worst of 3")
+    assert (found["size_mb_max"].verdict, found["size_mb_max"].value) == ("PASS", 9.5)
+    assert worst_of(builds).verdict == "FAIL"
+    assert worst_of(builds[:1]) == builds[0]
+
+
+def test_an_engine_that_took_its_process_down_fails() -> None:
+    verdict = judge(Tolerances(), [measured("fp32"), measurement(crash=Crash("bench", "SIGSEGV (segmentation fault)"))])
+    assert verdict.verdict == "FAIL"
+    (check,) = (c for c in verdict.checks if c.tolerance == "runs")
+    assert check.name == "int8"
+    assert "SIGSEGV" in check.evidence

@@ -11,6 +11,7 @@ from edgecnn.gate.judge import judge
 from edgecnn.recipe.schema import Tolerances
 from edgecnn.results.device import Device
 from edgecnn.results.latency import Clocks
+from edgecnn.results.rebuilds import Rebuilds
 from edgecnn.results.verdict import Check
 from tests.fakes.measurements import TENSORRT, engine, latency, measurement
 
@@ -128,3 +129,15 @@ def test_a_baseline_of_before_has_no_interval_and_is_read() -> None:
         new = measurement(latency=latency(**at(ms)))
         (check,) = judge(Tolerances(), [new], baseline=baseline, device=HERE).checks
         assert check.verdict == outcome
+
+
+@pytest.mark.parametrize(("ms", "outcome"), [(1.0, "PASS"), (1.15, "PASS"), (1.3, "INCONCLUSIVE"), (1.4, "FAIL")])
+def test_one_no_slower_than_the_slowest_accepted_build_did_not_become_slower(ms: float, outcome: str) -> None:
+    """Of three builds from 0.98 to 1.2 ms, whose median was kept."""
+    own = engine("int8")
+    old = measurement(engine=own, latency=latency(**at(1.0)), rebuilds=Rebuilds(3, 2, (0.98, 1.0, 1.2)))
+    new = measurement(engine=own, latency=latency(**at(ms)))
+    (check,) = judge(Tolerances(), [new], baseline=baseline_of([old], HERE), device=HERE).checks
+    assert check.verdict == outcome
+    assert "whose slowest build took 1.2" in check.evidence
+    assert judged(at(ms), at(1.0)).verdict == ("PASS" if ms == 1.0 else "FAIL"), "one build accepted: as ever"

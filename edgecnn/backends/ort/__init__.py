@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgecnn.backends.ort.backend import OrtBackend
 from edgecnn.backends.ort.provider import CPU
 
+NATIVE = False  # ONNX is data, and this runtime everybody's
 SUFFIXES = (".onnx",)
 NAME, PROVIDER, DEFAULT_TARGET = CPU.backend, CPU.name, CPU.default_target
 _backend = OrtBackend(CPU)

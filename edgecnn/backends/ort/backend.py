@@ -50,6 +50,8 @@ class OrtBackend:
         Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses, `DeviceError`
         where it would compute on another provider.
         """
+        if options.locked:
+            raise BackendError("ONNX Runtime times no kernels: there is nothing to lock", "leave --locked out")
         source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
         with self._open(graph, options.threads, source, options.batch) as session:
             shape = tuple(n or options.batch.max for n in session.input.shape)

@@ -11,6 +11,7 @@ NAME, PROVIDER, SUFFIXES, DEFAULT_TARGET = (
     TENSORRT.suffixes,
     TENSORRT.default_target,
 )
+NATIVE = True
 _backend = TrtBackend(TENSORRT)
 recognizes, engine_from_onnx, open_engine = _backend.recognizes, _backend.engine_from_onnx, _backend.open_engine
 device, tools, precision_of = _backend.device, _backend.tools, _backend.precision_of

@@ -32,12 +32,13 @@ from edgecnn.backends.trt.library import (
     recording,
     warnings_in,
 )
+from edgecnn.backends.trt.lock import EngineLock, locked_by, require_locked
 from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.no_kernel import no_kernel_error
 from edgecnn.backends.trt.profiles import add_profiles
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
 from edgecnn.backends.trt.rtx import set_compute_capabilities
-from edgecnn.backends.trt.timing import default_cache_path, load_timing_cache, merge_timing_cache
+from edgecnn.backends.trt.timing import BuildCache, unlocked_hint
 from edgecnn.contract import ServingContract
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.cpu import system_name
@@ -74,12 +75,14 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
     trt = load_tensorrt(flavor)
     require_implicit(trt, implicit)
     cuda, device = _device(flavor, trt, graph, options)
+    lock, options = require_locked(graph, output, source, device, options) if options.locked else (None, options)
     with recording(trt) as messages:
-        new = _new_plan(trt, flavor, cuda, device, graph, source, options, messages)
+        new = _new_plan(trt, flavor, cuda, device, graph, output, source, options, lock, messages)
         obtained, facts = "", dict[str, object](shares_by="compiled_at_load")
-        if flavor.needs_gpu:
+        if new.kept:
             layers = _read_back(trt, new.plan, options, graph, new.requested, new.macs_by_node, messages)
             _refuse_other_precision(graph, new.requested, layers)
+            new.kept.require_locked(layers)
             obtained, facts = obtained_precision(layers), {**share_facts(layers), "layers": layers_to_json(layers)}
         sidecar = dataclasses.replace(
             source,
@@ -98,7 +101,10 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
             device=device,
             facts={**_facts_of_graph(source), **new.facts, **facts, "warnings": warnings_in(messages)[:20]},
         )
-        return write_artifact(output, lambda temporary: _write(new.plan, temporary), sidecar)
+        done = write_artifact(output, lambda temporary: _write(new.plan, temporary), sidecar)
+        if new.kept:
+            new.kept.write_lock(graph, source, done.facts, layers)
+    return done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,7 @@ class _NewPlan:
     requested: str
     macs_by_node: MacsByNode
     facts: dict[str, object]
+    kept: BuildCache | None
 
 
 def _new_plan(
@@ -117,8 +124,10 @@ def _new_plan(
     cuda: Cuda | None,
     device: Device,
     graph: Path,
+    output: Path,
     source: Sidecar,
     options: BuildOptions,
+    lock: EngineLock | None,
     messages: Sequence[Message],
 ) -> _NewPlan:
     """Builder, network with its weights, parser and timing cache are gone when this returns: where GPU and host share
@@ -132,18 +141,18 @@ def _new_plan(
     config, notes = _config(trt, builder, cuda, options, messages)
     profile = add_profiles(builder, config, network, graph, options.batch, messages)
     calibrator = allow_int8(trt, config, network, profile, graph, implicit) if implicit else None
-    kept = _TimingCache(config, options.timing_cache or default_cache_path(device)) if flavor.needs_gpu else None
+    kept = BuildCache(trt, config, device, output, options, lock) if flavor.needs_gpu else None
     for note in [*notes, *([kept.said] if kept else [])]:
         say(note)
     plan = _built(trt, flavor, builder, network, config, graph, source, messages)
     del parser, calibrator  # both must outlive the build
-    facts = {
+    facts: dict[str, object] = {
         **_facts(trt, config, options, network),
         "macs_by_node": weighing,
-        **({"timing_cache": kept.merged()} if kept else {}),
+        **({"timing_cache": kept.merged(), "locked_by": locked_by(output)} if kept else {}),
         "notes": notes,
     }
-    return _NewPlan(plan, requested, weighing, facts)
+    return _NewPlan(plan, requested, weighing, facts, kept)
 
 
 def _refuse_options_of_the_other(flavor: Flavor, options: BuildOptions) -> None:
@@ -153,6 +162,7 @@ def _refuse_options_of_the_other(flavor: Flavor, options: BuildOptions) -> None:
         "version compatibility": options.version_compatible,
         "a timing cache": options.timing_cache is not None,
         "weak typing": options.implicit is not None,
+        "a lock": options.locked,
     }
     foreign = [what for what, asked in enterprise.items() if asked and not flavor.needs_gpu]
     foreign += ["compute capabilities"] if options.compute_capabilities and flavor.needs_gpu else []
@@ -177,18 +187,6 @@ def _device(flavor: Flavor, trt: Any, graph: Path, options: BuildOptions) -> tup
             "build on each kind of Jetson, without --hardware-compatibility",
         )
     return cuda, device
-
-
-class _TimingCache:
-    """The timing cache of one build; it must outlive the build."""
-
-    def __init__(self, config: Any, path: Path) -> None:
-        self._config, self._path = config, path
-        self._cache, self.said = load_timing_cache(config, path)
-
-    def merged(self) -> dict[str, object]:
-        """File and hash, after what the build measured was added."""
-        return {"file": self._path.name, "sha256": merge_timing_cache(self._config, self._path)}
 
 
 def make_builder(trt: Any, cuda: Cuda | None, messages: Sequence[Message]) -> Any:
@@ -295,7 +293,7 @@ def _config(
 def _workspace(cuda: Cuda | None, options: BuildOptions) -> tuple[int, str] | None:
     """The limit in bytes with its reason; None leaves it to the builder, where no GPU is there to be shared."""
     if options.workspace_mb is not None:
-        return options.workspace_mb * 1_000_000, "as asked"
+        return round(options.workspace_mb * 1e6), "as locked" if options.locked else "as asked"
     if cuda is None:
         return None
     free, total = cuda.memory_info()
@@ -326,7 +324,7 @@ def _built(
         what = f"{graph}: {flavor.product} cannot build it"
         if error := no_kernel_error(what, trt, network, graph, source, messages):
             raise error
-        raise failure(what, messages, "the message above is TensorRT's own")
+        raise failure(what, messages, unlocked_hint(trt, config) or "the message above is TensorRT's own")
     return plan
 
 

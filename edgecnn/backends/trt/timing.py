@@ -1,5 +1,6 @@
 """Timing caches: how long each kernel took, kept per (TensorRT, GPU, driver), so that the next build is faster and
-chooses the same. Builders that end at the same time merge into the file one after the other; it is replaced whole.
+mostly chooses the same; what promises the same is `lock.py`. Builders that end at the same time merge into the file one
+after the other; it is replaced whole.
 """
 
 from __future__ import annotations
@@ -9,13 +10,81 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_bytes
-from edgecnn.errors import WriteError
+from edgecnn.backends import BuildOptions
+from edgecnn.backends.trt.lock import ANEW, EngineLock, require_locked_kernels, require_locked_settings, write_lock
+from edgecnn.errors import BackendError, WriteError
 from edgecnn.results.device import Device
+from edgecnn.results.layers import EngineLayer
+
+
+class BuildCache:
+    """The timing cache of one build, which it must outlive, and the lock that is read or written with it.
+
+    It is that of a file, to which the build's timings are added; with `fresh_timings` an empty one that is added to
+    none; or with a `lock` the locked one, of which nothing may be missing and to which nothing is added. Each layer has
+    an entry of its own where TensorRT can do that (10.13 and later): two layers that look alike then have a tactic
+    each. Raises `BackendError` for a locked cache that TensorRT does not take, and for other settings than the lock's.
+    """
+
+    def __init__(
+        self, trt: Any, config: Any, device: Device, output: Path, options: BuildOptions, lock: EngineLock | None
+    ) -> None:
+        self._config, self._device, self._output, self._lock = config, device, output, lock
+        self._path = None if options.fresh_timings else options.timing_cache or default_cache_path(device)
+        self._timed = b""
+        if (editable := getattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE", None)) is not None:
+            config.set_flag(editable)
+        if self._path is None:
+            self._cache, self.said = config.create_timing_cache(b""), "every kernel is timed anew"
+            config.set_timing_cache(self._cache, False)
+        elif lock is None:
+            self._cache, self.said = load_timing_cache(config, self._path)
+        else:
+            require_locked_settings(output, lock, config.builder_optimization_level, options)
+            config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+            self._cache, self.said = _locked_cache(config, self._path), f"timing cache {self._path}: locked"
+
+    def require_locked(self, layers: Sequence[EngineLayer]) -> None:
+        """Raise `BackendError` where a locked build came to other layers than the lock's."""
+        if self._lock is not None:
+            require_locked_kernels(self._output, self._lock, layers)
+
+    def merged(self) -> dict[str, object]:
+        """File and hash, after what the build measured was added; a locked file is left as it is. TensorRT's objects
+        are given back: the plan is read back without them."""
+        config, cache, self._config, self._cache = self._config, self._cache, None, None
+        self._timed = bytes(cache.serialize())
+        if self._path is None:
+            return {"sha256": hashlib.sha256(self._timed).hexdigest()}
+        if self._lock is not None:
+            return {"file": self._path.name, "sha256": self._lock.timing_cache_sha256}
+        return {"file": self._path.name, "sha256": merge_timing_cache(config, self._path)}
+
+    def write_lock(self, graph: Path, source: Sidecar, facts: Mapping[str, Any], layers: Sequence[EngineLayer]) -> None:
+        """Keep what made the plan, which was just written with these `facts`; a lock that was kept stays as it is."""
+        if self._lock is None:
+            write_lock(self._output, self._timed, graph, source, self._device, facts, layers)
+
+
+def unlocked_hint(trt: Any, config: Any) -> str:
+    """What is to be done about a locked build that failed; "" of another one."""
+    flag = getattr(trt.BuilderFlag, "ERROR_ON_TIMING_CACHE_MISS", None)
+    if flag is None or not config.get_flag(flag):
+        return ""
+    return f"the locked timing cache may lack tactics of this graph: {ANEW}"
+
+
+def _locked_cache(config: Any, path: Path) -> Any:
+    cache = config.create_timing_cache(path.read_bytes())
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise BackendError(f"{path}: TensorRT does not take the locked timing cache", ANEW)
+    return cache
 
 
 def default_cache_path(device: Device, kind: str = "timing", of: str = "") -> Path:

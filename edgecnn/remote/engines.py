@@ -1,0 +1,101 @@
+"""Validate and bench engines: native ones in a child process, whose start is in no measured time; others here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgecnn.backends import backend_of
+from edgecnn.data.dataset import Dataset
+from edgecnn.errors import ArtifactError
+from edgecnn.recipe.schema import BenchSettings
+from edgecnn.records import record_from_mapping, to_plain
+from edgecnn.remote.child import Child
+from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.device import Device
+from edgecnn.results.latency import LatencyFile
+from edgecnn.steps import bench as latency
+from edgecnn.steps import validate as accuracy
+from edgecnn.steps._arguments import FilePath
+from edgecnn.steps._images import Progress
+from edgecnn.steps._sessions import CHECKPOINT
+
+
+def is_native(*engines: FilePath | None) -> bool:
+    """Whether one of them is code that may take its process down; what is no engine is none, and the step says so."""
+    paths = [Path(engine) for engine in engines if engine is not None]
+    return any(_is_native(path) for path in paths if path.suffix != CHECKPOINT)
+
+
+def _is_native(path: Path) -> bool:
+    with contextlib.suppress(ArtifactError):
+        return backend_of(path).NATIVE
+    return False
+
+
+def validate(
+    engine: FilePath,
+    reference: FilePath,
+    output: FilePath | None = None,
+    *,
+    images: str = "",
+    dataset: Callable[[], Dataset] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Accuracy:
+    """`steps.validate`; `dataset` opens the images where the caller has opened them already, and `images` names the
+    same for a process of its own. Raises `CrashError` where the engine takes that process down."""
+    if not is_native(engine):
+        opened = dataset() if dataset else None
+        return accuracy.validate(engine, reference, output, dataset=opened, progress=progress, **settings)
+    given = {"engine": engine, "reference": reference, "output": output, "images": images, **settings}
+    with Child() as child:
+        found = child.call(str(engine), "validate", _as_json(given), progress)
+    return record_from_mapping(Accuracy, found, str(engine), "report it")
+
+
+def bench(engine: FilePath, output: FilePath | None = None, **settings: Any) -> LatencyFile:
+    """`steps.bench`. Raises `CrashError` where an engine takes its process down."""
+    if not is_native(engine, settings.get("versus")):
+        return latency.bench(engine, output, **settings)
+    with Child() as child:
+        found = child.call(str(engine), "bench", _as_json({"engine": engine, "output": output, **settings}))
+    return record_from_mapping(LatencyFile, found, str(engine), "report it")
+
+
+def bench_all(
+    engines: Mapping[str, Path],
+    output: Path,
+    *,
+    checkpoint: Path,
+    settings: BenchSettings,
+    device: Device | None,
+    **more: Any,
+) -> LatencyFile:
+    """`steps.bench_all`. Raises `CrashError` where one of the engines takes their process down: which is not known."""
+    if not is_native(*engines.values()):
+        return latency.bench_all(engines, output, checkpoint=checkpoint, settings=settings, device=device, **more)
+    given = {
+        "engines": dict(engines),
+        "output": output,
+        "checkpoint": checkpoint,
+        "settings": dataclasses.asdict(settings),
+        "device": None if device is None else to_plain(device),
+        **more,
+    }
+    with Child() as child:
+        found = child.call(", ".join(engines), "bench_all", _as_json(given))
+    return record_from_mapping(LatencyFile, found, ", ".join(engines), "report it")
+
+
+def _as_json(value: Any) -> Any:
+    """Paths, from wherever the other process stands, and what holds them."""
+    if isinstance(value, Mapping):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(inner) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
