@@ -11,7 +11,8 @@ Each backend module offers
     free_memory_bytes() -> int | None                       what engines may take; None where that is the host's
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
     why_not() -> str                                        why its engines do not run here; "" where they do
-    check_graph(path) -> Opinion | None                     what the runtime says to a graph; None where it has no say
+    check_graph(path, build) -> Opinion | None              what the runtime says to a graph; None where it has no say
+    reproducing_script() -> str                             asks the same of graph.onnx beside it, without edgecnn
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
     NATIVE                                                  whether they are code that may take its process down
@@ -39,10 +40,14 @@ from edgecnn.session import Session
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a runtime says to a graph, and `by` whom: the part of it that was asked, with its version."""
+    """What a runtime says to a graph, and `by` whom: the part of it that was asked, with its version.
+
+    `failures` tell for each error how it fails: graphs that share one fail alike, whatever their names and sizes.
+    """
 
     by: str
     findings: tuple[Finding, ...]
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,9 @@ class Backend(Protocol):
 
     def free_memory_bytes(self) -> int | None: ...
 
-    def check_graph(self, path: Path) -> Opinion | None: ...
+    def check_graph(self, path: Path, build: bool = True) -> Opinion | None: ...
+
+    def reproducing_script(self) -> str: ...
 
 
 def backend_names() -> list[str]:

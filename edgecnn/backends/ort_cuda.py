@@ -13,4 +13,5 @@ recognizes, engine_from_onnx, open_engine = _backend.recognizes, _backend.engine
 device, tools, precision_of = _backend.device, _backend.tools, _backend.precision_of
 describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts, _backend.check_graph
 why_not = _backend.why_not
+reproducing_script = _backend.reproducing_script
 free_memory_bytes = _backend.free_memory_bytes

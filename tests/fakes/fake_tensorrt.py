@@ -339,6 +339,15 @@ class ParserError(Strict):
     def node_operator(self) -> str:
         return self._operator
 
+    def code(self) -> Any:
+        return self._module.ErrorCode.INVALID_NODE
+
+    def file(self) -> str:
+        return "/_src/parsers/onnx/ModelImporter.cpp"
+
+    def line(self) -> int:
+        return 140
+
 
 LAYER_TYPES = {
     "Conv": "CONVOLUTION",

@@ -113,8 +113,12 @@ class OrtBackend:
         """The graph: its inputs, outputs, operators and types."""
         return describe_graph(path)
 
-    def check_graph(self, path: Path) -> None:
+    def check_graph(self, path: Path, build: bool = True) -> None:
         """ONNX Runtime takes what is valid ONNX: there is nothing to warn of."""
+
+    def reproducing_script(self) -> str:
+        """Nothing to reproduce: it is never asked for an opinion."""
+        return ""
 
     def machine_facts(self) -> dict[str, str]:
         """Nothing beside the processor, the GPU and the packages, which are said anyway."""

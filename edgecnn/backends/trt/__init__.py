@@ -18,3 +18,4 @@ device, tools, precision_of = _backend.device, _backend.tools, _backend.precisio
 describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts, _backend.check_graph
 why_not = _backend.why_not
 free_memory_bytes = _backend.free_memory_bytes
+reproducing_script = _backend.reproducing_script

@@ -73,13 +73,17 @@ class TrtBackend:
 
         return describe_plan(path)
 
-    def check_graph(self, path: Path) -> Opinion | None:
-        """What NVIDIA's parser and builder say to a graph; None where this TensorRT is not installed."""
-        from edgecnn.backends import Opinion
-        from edgecnn.backends.trt.check import findings_of
+    def check_graph(self, path: Path, build: bool = True) -> Opinion | None:
+        """What NVIDIA's parser and, with `build`, builder say to a graph; raises as `load_tensorrt` does."""
+        from edgecnn.backends.trt.check import opinion_of
 
-        by, findings = findings_of(self._flavor, path)
-        return Opinion(by, tuple(findings))
+        return opinion_of(self._flavor, path, build)
+
+    def reproducing_script(self) -> str:
+        """A program with NVIDIA's package alone that asks of the graph.onnx beside it what `check_graph` asks."""
+        from edgecnn.backends.trt.script import reproducing_script
+
+        return reproducing_script(self._flavor)
 
     def free_memory_bytes(self) -> int | None:
         """Of the GPU; where it shares the host's, what Linux has left. The CUDA context is there afterwards."""
