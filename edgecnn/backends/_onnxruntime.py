@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError
 from edgecnn.machine.packages import missing_package
+from edgecnn.machine.threads import allowed_threads, may_spin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +29,14 @@ def open_session(
     threads: int | None = None,
     optimization: Optimization = "all",
     optimized: Path | None = None,
-    spinning: bool = False,
     config: dict[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session of `graph` on the CPU provider; with `outputs` these float32 tensors come out of it instead.
 
-    `threads` None is ONNX Runtime's choice; `optimized` is where it writes the graph that it made of this one; `config`
-    are further entries of its session configuration. Threads wait without `spinning`: that takes the cores that other
-    work between two runs needs, and stalls on a busy machine. Raises ONNX Runtime's own errors: call it within
-    `onnxruntime_errors`.
+    `threads` None are those allowed here; `optimized` is where it writes the graph that it made of this one; `config`
+    are further entries of its session configuration. Threads wait without spinning, but within `spin_while_waiting`:
+    that takes the cores that other work between two runs needs, and stalls on a busy machine. Raises ONNX Runtime's own
+    errors: call it within `onnxruntime_errors`.
     """
     runtime = load_onnxruntime()
     options = runtime.SessionOptions()
@@ -47,11 +47,10 @@ def open_session(
         "basic": levels.ORT_ENABLE_BASIC,
         "all": levels.ORT_ENABLE_ALL,
     }[optimization]
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or allowed_threads()
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    if not spinning:
+    if not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)

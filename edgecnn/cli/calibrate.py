@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import IMAGES, JSON, MOST_IMAGES, THREADS
+from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES
 from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
 from edgecnn.steps import CALIBRATION_IMAGES
@@ -24,7 +24,7 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges to write, X.calib.json.")] = None,
     images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
     batch: Annotated[int | None, typer.Option(min=1, help="Images that run at once.  [default: by their size]")] = None,
-    threads: Annotated[int | None, THREADS] = None,
+    threads: Annotated[int | None, MAKING_THREADS] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
     trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
     check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,

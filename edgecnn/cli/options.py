@@ -40,7 +40,10 @@ RECIPE_DATA = typer.Option(help="Where the recipe's images lie here: a folder, o
 CALIBRATION_DATA = typer.Option(help="Where the images to calibrate with lie, if not in --data.")
 SET = typer.Option("--set", help="Change a setting of the recipe, such as train.epochs=3; repeatable.")
 TARGETS = typer.Option("--target", help="Only this target of the recipe; repeatable.  [default: all]")
-THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: the runtime's choice]")
+THREADS = typer.Option(min=1, max=1024, help="CPU threads.  [default: one for each core that may be used]")
+MAKING_THREADS = typer.Option(
+    min=1, max=1024, help="CPU threads.  [default: one for each core that is idle, at least half of all]"
+)
 PROVIDER = typer.Option(help="What of ONNX Runtime computes.  [default: the engine's, or cpu]", show_default=False)
 PREPROCESS = typer.Option(
     help="How an own network's images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file."

@@ -28,7 +28,10 @@ def probe(
 
     A linear classifier is trained on the features of each stage.
     """
-    from edgecnn.pytorch.probe import probe as run_probe
+    from edgecnn.machine.threads import passive_openmp
+
+    with passive_openmp():
+        from edgecnn.pytorch.probe import probe as run_probe
     from edgecnn.pytorch.training.progress import Lines
     from edgecnn.records import to_plain
 

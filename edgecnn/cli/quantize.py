@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgecnn.cli.options import JSON, MOST_IMAGES
+from edgecnn.cli.options import JSON, MAKING_THREADS, MOST_IMAGES
 from edgecnn.cli.printing import print_json, print_rows, say
 from edgecnn.cli.progress import counter
 from edgecnn.recipe.schema import Around, RangeMethod
@@ -54,6 +54,7 @@ def quantize(
         RangeMethod | None,
         typer.Option(help="How ranges become scales.  [default: auto]"),
     ] = None,
+    threads: Annotated[int | None, MAKING_THREADS] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what every tensor got, and its share of the noise.")
     ] = False,
@@ -94,6 +95,7 @@ def quantize(
         ranges=ranges,
         data=data,
         images=images,
+        threads=threads,
         explain=explain,
         progress=counter("quantize", "images"),
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, RECIPE, SET, THREADS
+from edgecnn.cli.options import JSON, MAKING_THREADS, RECIPE, SET
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
@@ -31,7 +31,7 @@ def train(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Replace finished weights; they stay as .previous until then.")
     ] = False,
-    threads: Annotated[int | None, THREADS] = None,
+    threads: Annotated[int | None, MAKING_THREADS] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
     ] = False,

@@ -7,13 +7,13 @@ The same file is found by sha256; near-duplicates (another size, quality or smal
 from __future__ import annotations
 
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from edgecnn.data.dataset import Dataset
+from edgecnn.machine.threads import open_pool
 
 HASH_DISTANCE = 10  # of 64 bits: candidates
 SAME_PICTURE = 0.985  # correlation of 16 x 16 grey thumbnails, after removing the mean
@@ -55,7 +55,7 @@ def _thumbnails(dataset: Dataset) -> npt.NDArray[np.float32]:
         picture = dataset.image(index).convert("L").resize((18, 16), Image.Resampling.BOX)
         return np.asarray(picture, np.float32).reshape(-1)
 
-    with ThreadPoolExecutor(4) as pool:
+    with open_pool(4) as pool:
         return np.stack(list(pool.map(small, range(len(dataset)))))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgecnn.machine._files import ROOT, number_of, text_of
 from edgecnn.results.device import Device
@@ -67,9 +67,36 @@ def cpu_clock_locked(root: Path = ROOT) -> bool | None:
     return all(low == high for low, high in known) if known else None
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def available_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: those of its affinity, at most the whole ones of its quota; at least one."""
+    cores, quota = len(os.sched_getaffinity(0)), cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """How many cores' time the control groups of this process allow it (version 2: cpu.max; 1: cpu.cfs_quota_us), or
+    None.
+
+    Each group from its own up to that which is mounted can limit it. In a container its own may be mounted as the root
+    while /proc tells its path on the host.
+    """
+    found = []
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path.lstrip("/")) if ".." not in path else PurePosixPath()
+        for mount in ("cpu", controllers) if controllers else ("", "unified"):
+            found += [_quota_of(root / "sys/fs/cgroup" / mount / part) for part in (group, *group.parents)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    quota, _, period = text_of(group / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = (text_of(group / f"cpu.cfs_{what}_us") for what in ("quota", "period"))
+    known = quota.isdecimal() and period.isdecimal() and int(period) > 0  # "max", or -1: none
+    return int(quota) / int(period) if known else None
 
 
 def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:

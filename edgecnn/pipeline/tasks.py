@@ -179,6 +179,7 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
             ranges=ranges,
             dataset=shop.calibration_images(fp32) if precision == "int8" else None,
             targets=targets,
+            threads=shop.threads,
             progress=shop.progress("quantize"),
         ),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,17 +19,24 @@ from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.own import build_again, in_nchw
+from edgecnn.pytorch.threads import torch_threads
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 from edgecnn.zoo import ModelCard
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Reference(Session):
-    """A torch module in FP32, on the CPU."""
+    """A torch module in FP32, on the CPU; `threads` as `torch_threads` takes them, from entering it to leaving it."""
 
     SYNC = SessionInfo.sync
 
-    def __init__(self, network: nn.Module, input_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(
+        self, network: nn.Module, input_shape: tuple[int, int, int], classes: int, threads: int | None = None
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self._threads = torch_threads(threads)
         self._info = SessionInfo(
             inputs=(TensorSpec("input", (None, *input_shape), "float32"),),
             outputs=(TensorSpec("logits", (None, classes), "float32"),),
@@ -66,9 +73,14 @@ class Reference(Session):
                 "use the preprocessing in its sidecar",
             )
 
+    def __enter__(self) -> Self:
+        self._threads.__enter__()
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._threads.__exit__(None, None, None)
         del self.network
 
 
@@ -133,17 +145,14 @@ def open_cuda_reference(checkpoint: Path, *, trust_code: bool = False) -> CudaRe
 
 def open_reference(checkpoint: Path, threads: int | None = None, *, trust_code: bool = False) -> Reference:
     """The network in a checkpoint that this package wrote, on the CPU; raises `ArtifactError` when it is not one, and
-    without `trust_code` for a network that is made by a user's code."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return Reference(*_network_of(checkpoint, trust_code))
+    without `trust_code` for a network that is made by a user's code. PyTorch has `threads` while the session is
+    open."""
+    return Reference(*_network_of(checkpoint, trust_code), threads)
 
 
 def open_module(network: nn.Module, card: ModelCard, threads: int | None = None) -> Reference:
-    """A network with its weights, on the CPU."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return Reference(network, card.input_shape, card.classes)
+    """A network with its weights, on the CPU; PyTorch has `threads` while the session is open."""
+    return Reference(network, card.input_shape, card.classes, threads)
 
 
 def _network_of(checkpoint: Path, trust_code: bool) -> tuple[nn.Module, tuple[int, int, int], int]:

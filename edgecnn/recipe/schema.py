@@ -156,7 +156,7 @@ class TrainSettings:
     channels_last: bool = False
     sync_batchnorm: bool = False  # statistics over all processes; GPUs only
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Count | None = field(default=None, metadata=FREE)  # decoding threads; left out: one per core
+    workers: Count | None = field(default=None, metadata=FREE)  # decoding threads; left out: --threads
     seed: Count = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.machine.packages import missing_package
+from edgecnn.machine.threads import passive_openmp
 from edgecnn.steps import FACTS
 
 FilePath = str | os.PathLike[str]
@@ -52,10 +53,19 @@ def require_batches(batches: Iterable[Any]) -> None:
 
 
 def require_packages(step: str) -> None:
-    """Raise `MissingPackageError` for a package that `step` needs and that is not installed here."""
-    for package in next(facts.needs for facts in FACTS if facts.name == step):
+    """Raise `MissingPackageError` for a package that `step` needs and that is not installed here; PyTorch is loaded."""
+    needs = next(facts.needs for facts in FACTS if facts.name == step)
+    for package in needs:
         if importlib.util.find_spec(package) is None:
             raise missing_package(package, f"the step {step}", "cpu")
+    if "torch" in needs:
+        load_torch()
+
+
+def load_torch() -> None:
+    """Load PyTorch before anything else asks for it: so that its threads wait passively, but for a latency."""
+    with passive_openmp():
+        import edgecnn.pytorch.threads  # noqa: F401
 
 
 def _is_number(value: Any, whole: bool) -> bool:

@@ -13,6 +13,7 @@ from edgecnn.machine.packages import missing_package
 from edgecnn.recipe.schema import OrtProvider
 from edgecnn.results.engine import EngineInfo
 from edgecnn.session import Session
+from edgecnn.steps._arguments import load_torch
 
 CHECKPOINT, GRAPH = ".safetensors", ".onnx"
 VALIDATION_BATCH = 64
@@ -51,6 +52,7 @@ def open_checkpoint(source: Path, threads: int | None, *, trust_code: bool = Fal
     require_named(source)
     if importlib.util.find_spec("torch") is None:
         raise missing_package("torch", "running a checkpoint", "cpu")
+    load_torch()
     from edgecnn.pytorch.reference import open_reference
 
     return open_reference(source, threads, trust_code=trust_code)

@@ -18,6 +18,7 @@ from edgecnn.backends import backend_for
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import require_ready
 from edgecnn.machine.cpu import available_cores, cpu_device
+from edgecnn.machine.threads import spin_while_waiting, torch_is_passive
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
 from edgecnn.measure.latency import PLAIN, measure_latency, require_plain
 from edgecnn.measure.pipelined import mode_of
@@ -30,6 +31,7 @@ from edgecnn.results.startup import Startup
 from edgecnn.session import Array, PipelineOptions, Session
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_batches, require_one_of
+from edgecnn.steps._fresh import run_in_fresh_process
 from edgecnn.steps._layer_files import require_layers, write_layer_files
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
@@ -93,16 +95,44 @@ def bench(
     if output is not None:
         check_output(output, ".json", engine, versus)
     paths = [engine] if versus is None else [engine, versus]
+    options = PipelineOptions(streams, transfers, timed=not throughput)
+    how = _How(mode, options, path_or_none(export), threads, provider, trust, trust_code)
+    work = partial(_bench, paths, output, batches or (batch,), settings, how)
+    if torch_is_passive() and CHECKPOINT in {path.suffix for path in paths}:
+        return run_in_fresh_process(work)
+    return work()
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How engines are opened and queried."""
+
+    mode: Mode | None
+    options: PipelineOptions
+    export: Path | None
+    threads: int | None
+    provider: OrtProvider | None
+    trust: bool
+    trust_code: bool
+
+
+def _bench(
+    paths: Sequence[Path], output: Path | None, sizes: Sequence[int], settings: BenchSettings, how: _How
+) -> LatencyFile:
+    engine, *compared = paths
+    versus = next(iter(compared), None)
+    mode, options, export = how.mode, how.options, how.export
+    threads, provider = how.threads, how.provider
     sidecars = [sidecar_of(path) for path in paths]
-    options, sizes = PipelineOptions(streams, transfers, timed=not throughput), batches or (batch,)
     rows = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(spin_while_waiting())
 
         def first(path: Path, opened: Session) -> Array:
             _require_batch(path, opened, sizes[0])
             return input_for(opened, path, sizes[0])
 
-        opening = partial(open_any, threads=threads, trust=trust, trust_code=trust_code, provider=provider)
+        opening = partial(open_any, threads=threads, trust=how.trust, trust_code=how.trust_code, provider=provider)
         (session, startup), *others = [
             open_measured(stack, p, partial(opening, p), partial(first, p), provider) for p in paths
         ]
@@ -126,7 +156,7 @@ def bench(
             rows.append(row)
             if export is not None:
                 label = engine.stem if len(sizes) == 1 else f"{engine.stem}_batch{size}"
-                write_layer_files(Path(export), label, session, images)
+                write_layer_files(export, label, session, images)
     found = LatencyFile(
         device=_at_clocks(device_of(engine, threads, provider), rows),
         reference=None if versus is None else str(versus),
@@ -157,7 +187,11 @@ def bench_all(
     """
     settings = settings or BenchSettings()
     paths = list(engines.values())
+    if torch_is_passive() and not on_gpu and checkpoint is not None and checkpoint.exists():
+        again = partial(bench_all, engines, output, checkpoint=checkpoint, settings=settings, threads=threads)
+        return run_in_fresh_process(partial(again, device=device, facts=facts, trust_code=trust_code))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(spin_while_waiting())
         reference, first = _pytorch(checkpoint, on_gpu, threads, trust_code)
         sessions = {reference: stack.enter_context(first)} if first is not None else {}
         starts = dict[str, Startup]()

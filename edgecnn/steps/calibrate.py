@@ -15,6 +15,8 @@ from edgecnn.data.calibration_set import find_manifest, is_manifest, read_manife
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_duplicates
 from edgecnn.errors import DataError
+from edgecnn.machine.cpu import cpu_device
+from edgecnn.machine.threads import limit_threads, spare_threads
 from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
@@ -64,23 +66,21 @@ def calibrate(
     check_output(output, ".json", graph)
     source = sidecar_of(graph)
     chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
-    ranges = collect_shared(
-        graph,
-        chosen,
-        batch=batch,
-        threads=threads,
-        progress=progress,
-        resume=output.with_name(f".{output.name}.partial"),
-    )
-    if is_first():
-        fields = {"data.source": data, "data.calibration": calibration}
-        fields |= {"data.calibration_source": calibration_source} if calibration_source else {}
-        facts = {**(facts or {}), "data_sha256": ranges.data_sha256}
-        write_ranges(
-            ranges,
-            output,
-            derived(source, output, (graph,), step="calibrate", kind="ranges", fields=fields, facts=facts),
+    with limit_threads(spare_threads(threads)) as threads:
+        ranges = collect_shared(
+            graph,
+            chosen,
+            batch=batch,
+            threads=threads,
+            progress=progress,
+            resume=output.with_name(f".{output.name}.partial"),
         )
+        if is_first():
+            fields = {"data.source": data, "data.calibration": calibration}
+            fields |= {"data.calibration_source": calibration_source} if calibration_source else {}
+            facts = {**(facts or {}), "data_sha256": ranges.data_sha256}
+            made = derived(source, output, (graph,), step="calibrate", kind="ranges", fields=fields, facts=facts)
+            write_ranges(ranges, output, dataclasses.replace(made, device=cpu_device(threads)))
     return output
 
 

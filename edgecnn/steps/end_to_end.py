@@ -14,6 +14,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
 from edgecnn.artifact.write import check_output, write_json_artifact
 from edgecnn.errors import BackendError, EdgecnnError, MeasurementError, RecipeError
 from edgecnn.machine.clocks import require_ready
+from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.end_to_end import Frames, collect_frames, image_query, periodic, summarize
 from edgecnn.measure.latency import clock_reader
 from edgecnn.recipe.schema import BenchSettings
@@ -119,7 +120,10 @@ def _require_stream(fps: float, settings: EndToEndSettings) -> None:
 
 def _run(engine: Path, data: str, settings: EndToEndSettings, begin: Any) -> Frames:
     """One process's queries; `begin` returns when all may start."""
-    with open_any(engine, settings.threads, settings.trust, trust_code=settings.trust_code) as session:
+    with (
+        spin_while_waiting(),
+        open_any(engine, settings.threads, settings.trust, trust_code=settings.trust_code) as session,
+    ):
         frozen = session.input.shape[0]
         if frozen not in (None, settings.batch):
             raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")

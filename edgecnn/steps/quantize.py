@@ -12,6 +12,8 @@ from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import RecipeError
+from edgecnn.machine.cpu import cpu_device
+from edgecnn.machine.threads import allowed_threads, limit_threads, spare_threads
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod, fields_of
 from edgecnn.records import to_plain
 from edgecnn.results.engine import Scheme
@@ -67,6 +69,7 @@ def quantize(
     images: int = CALIBRATION_IMAGES,
     dataset: Dataset | None = None,
     targets: Sequence[Target] | None = None,
+    threads: int | None = None,
     explain: bool = False,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -88,7 +91,7 @@ def quantize(
     known, and where `exclude` matches nothing or everything.
     """
     graph, ranges = Path(graph), path_or_none(ranges)
-    _require_known(precision, scheme, method, around, images)
+    _require_known(precision, scheme, method, around, images, threads)
     output = path_or_none(output) or named(graph, f"{precision}.onnx" if precision == "fp16" else f"int8-{scheme}.onnx")
     check_output(output, ".onnx", graph, ranges)
     if data and dataset is None:
@@ -105,10 +108,12 @@ def quantize(
     simple = _simplified(graph)
     _require_clean(simple, known_targets)  # before any image is run
     excluded = _excluded(simple, settings, scheme)
-    if precision == "fp16":
-        model, made, report = *_fp16(graph, output, ranges, dataset, progress), None
-    else:
-        model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
+    with limit_threads(spare_threads(threads)) as threads:
+        if precision == "fp16":
+            model, made, report = *_fp16(graph, output, ranges, dataset, progress), None
+        else:
+            model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
+    made = dataclasses.replace(made, device=cpu_device(threads))
     warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme)
     import onnx
 
@@ -116,12 +121,12 @@ def quantize(
     return Quantized(output, sidecar, report, warnings)
 
 
-def _require_known(precision: str, scheme: str, method: str, around: str, images: int) -> None:
+def _require_known(precision: str, scheme: str, method: str, around: str, images: int, threads: int | None) -> None:
     require_one_of("precision", precision, Reduced)
     require_one_of("scheme", scheme, Literal["tensorrt", "ort-cpu"])
     require_one_of("method", method, RangeMethod)
     require_one_of("around", around, Around)
-    require_at_least(1, images=images)
+    require_at_least(1, images=images, threads=threads)
 
 
 def _fp16(
@@ -138,7 +143,7 @@ def _fp16(
             f"{ranges}: scales of a calibration cache say nothing about FP16", "leave --ranges out, or calibrate"
         )
     if known is None and dataset is not None:
-        known = collect_ranges(graph, dataset, progress=progress)
+        known = collect_ranges(graph, dataset, threads=allowed_threads(), progress=progress)
     model, kept = to_fp16(load_body(graph), known)
     add_ends(model, contract_of(graph))
     checked = "weights only: no calibration ranges were given" if known is None else "weights and activations"
@@ -175,7 +180,7 @@ def _int8(
             )
     else:
         assert dataset is not None
-        known = collect_ranges(graph, dataset, progress=progress)
+        known = collect_ranges(graph, dataset, threads=allowed_threads(), progress=progress)
     made = quantize_int8(
         load_body(graph),
         known,

@@ -20,7 +20,7 @@ from edgecnn.data.preprocess import first_difference
 from edgecnn.diagnose.stages import Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError, RecipeError
 from edgecnn.graph.decision import decision_threshold
-from edgecnn.machine.cpu import available_cores
+from edgecnn.machine.threads import allowed_threads
 from edgecnn.measure.classification import measure_accuracy, require_comparable
 from edgecnn.measure.decision import decision_thresholds
 from edgecnn.measure.geometry import measure_serving_loss
@@ -169,7 +169,7 @@ class _Runs:
             session,
             images,
             batch=batch_of(session, sidecar, settings.batch),
-            workers=settings.threads or available_cores(),
+            workers=settings.threads or allowed_threads(),
             progress=None if progress is None else lambda done, _: progress(before + done, self._total),
             strict=settings.strict,
             journal=journal,
@@ -197,7 +197,7 @@ def validate_ten_crop(
             "leave --tta out, or export with --output probabilities",
         )
     with open_engine(engine, settings.threads, settings.trust, provider=settings.provider) as session:
-        batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or available_cores()
+        batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or allowed_threads()
         threshold = decision_threshold(engine, sidecar, session.output)
         return measure_ten_crop(
             open_images(sidecar, data, "test"),

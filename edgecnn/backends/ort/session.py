@@ -10,7 +10,6 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.backends._onnxruntime import load_onnxruntime, onnxruntime_errors, open_session
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
-from edgecnn.machine.cpu import available_cores
 from edgecnn.machine.packages import missing_package
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, types_mismatch
 
@@ -31,7 +30,7 @@ class OrtSession(Session):
         graph = _rounding_fp16(path)
         config = {"session.disable_quant_qdq": "1"} if simulated else {}
         with onnxruntime_errors(path):
-            self._session = open_session(graph, threads=threads or available_cores(), spinning=True, config=config)
+            self._session = open_session(graph, threads=threads, config=config)
         self.path = path
         parts = ["INT8 as TensorRT rounds it"] * simulated + ["FP16 tensors rounded from FP32"] * (graph != path)
         self._info = SessionInfo(

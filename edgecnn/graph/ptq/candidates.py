@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,6 +24,7 @@ from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_laye
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
+from edgecnn.machine.threads import allowed_threads, open_pool
 from edgecnn.quantization import (
     Placement,
     QuantizedWeights,
@@ -143,7 +143,7 @@ def make_candidates(
     if placement.scheme == "tensorrt":
         made.append(round_candidate(model, placement, tensors, "mse", half, offsets=True, name="with offsets"))
     flat, factors = equalize_channels(model, placement, tensors, STRENGTH)
-    seen = collect_from_model(flat, "", reconstruction).tensors if factors else tensors
+    seen = collect_from_model(flat, "", reconstruction, threads=allowed_threads()).tensors if factors else tensors
     start = round_candidate(flat, placement, seen, "mse", half, offsets=True)
     start = replace(start, name="reconstructed" + (", equalized" if factors else ""), equalized=factors)
     tell = _split_progress(progress, 2)
@@ -156,7 +156,7 @@ def make_candidates(
             return f"{names[search]} (the images leave its equations without a solution: {exc})"
         return replace(made, name=names[search])
 
-    with ThreadPoolExecutor(2) as pool:
+    with open_pool(2) as pool:
         done = list(pool.map(attempted, names))
     made += [c for c in done if isinstance(c, Candidate)]
     for candidate in made:

@@ -74,7 +74,7 @@ def session_on(
         "session.disable_prepacking": "1",  # another copy of the weights
         "session.model_external_initializers_file_folder_path": str(path.parent),
     }
-    return open_session(mapped, spinning=True, config=config)
+    return open_session(mapped, config=config)
 
 
 def _tensor_head(name: str, array: npt.NDArray[Any]) -> bytes:

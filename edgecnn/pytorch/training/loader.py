@@ -7,7 +7,6 @@ processes.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import DataError
+from edgecnn.machine.threads import allowed_threads
 from edgecnn.pytorch.training.augment import Augmenter, color_components, crop_image_for_training, draw_crops, key
 from edgecnn.recipe.schema import AugmentSettings
 
@@ -85,7 +85,7 @@ class ImageLoader:
         self.dataset, self.augment, self.device, self.seed = dataset, augment, device, seed
         self.preprocessing, self.image = dataset.preprocessing, dataset.image
         self.labels = torch.from_numpy(np.ascontiguousarray(dataset.labels, np.int64)).to(device)
-        self.workers = len(os.sched_getaffinity(0)) if workers is None else max(1, workers)
+        self.workers = allowed_threads() if workers is None else max(1, workers)
         self.skip_corrupt, self.corrupt = skip_corrupt, dict[str, str]()
         self.memory: Tensor | None = None
         self.readable = np.arange(len(dataset), dtype=np.int64)

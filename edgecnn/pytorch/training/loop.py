@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.stale import TRAIN_IMAGES
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset, stratified
 from edgecnn.data.open import has_test_split, images_sha256, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import zoo_preprocessing
-from edgecnn.errors import DataError, RecipeError, TrainingError
+from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
+from edgecnn.machine.threads import allowed_threads, limit_threads, spare_threads
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
     can_resume,
@@ -37,6 +38,7 @@ from edgecnn.pytorch.checkpoint import (
     write_checkpoint,
     write_state,
 )
+from edgecnn.pytorch.threads import torch_threads
 from edgecnn.pytorch.training.epoch import DataSplits, Score, Trainer
 from edgecnn.pytorch.training.events import EventFile
 from edgecnn.pytorch.training.loader import ImageLoader
@@ -87,11 +89,11 @@ def train(
     """
     if recipe.train.epochs == 0:
         raise RecipeError(f"{recipe.path}: train.epochs is 0: there is nothing to train", "set train.epochs")
-    if threads is not None:
-        torch.set_num_threads(threads)
     started, progress = time.monotonic(), progress or Silent()
     with (
         contextlib.closing(progress),
+        limit_threads(_threads_of_the_run(output, resume, threads)),
+        torch_threads(threads),
         join_process_group(lambda local: training_device(recipe.train, local)) as processes,
         _batch_errors(recipe, processes),
     ):
@@ -102,6 +104,16 @@ def train(
             run.restore()
         run.to_the_end()
         return run.finish(time.monotonic() - started)
+
+
+def _threads_of_the_run(output: Path, resume: bool | None, threads: int | None) -> int:
+    """As many as were asked for; else where a run goes on, as many as it began with, for its weights depend on them;
+    else those that others leave."""
+    with contextlib.suppress(ArtifactError):
+        before = None if threads or resume is False else read_sidecar(output / "last.safetensors").device
+        if before is not None and before.threads:
+            return min(before.threads, allowed_threads())
+    return spare_threads(threads)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,22 @@
+"""PyTorch's threads, which are a setting of the whole process: changed for a block, and put back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from edgecnn.machine.threads import allowed_threads
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """PyTorch with so many threads within the block; None: those allowed here, but no more than the environment
+    (OMP_NUM_THREADS) or the caller gave it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or min(before, allowed_threads()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
