@@ -1,124 +1,229 @@
-"""What calibration costs: time beside the bare float graph and ONNX Runtime's Entropy, and memory at two set sizes.
+"""What calibration costs beside the network itself, and what its sampled counts cost in quality, on eight networks.
 
-    python benchmarks/ranges_cost.py GRAPH.onnx IMAGES.npz [--images 64] [--many 4096] [--alone] [-o F]
+    python benchmarks/ranges_cost.py cost [NETWORK...] [--images 256] [--rounds 3] [--shared DIR]
+    python benchmarks/ranges_cost.py quality [NETWORK...] [--images 64] [--held-out 64] [--shared DIR]
+    python benchmarks/ranges_cost.py table
 
-IMAGES.npz holds `input` (float32 NCHW). Printed, as JSON: the time of `collect_ranges` over that of running the float
-graph on the same decoded images (in this process, alternating); whole processes of `edgecnn calibrate` and of ONNX
-Runtime's Entropy quantiser on the first `--images`; and the peak memory with `--images` and with `--many` (the images
-repeated).
+`cost`: CPU seconds of whole processes in turn, with two threads each: `edgecnn calibrate`, and one that reads the same
+images and runs the same graph in ONNX Runtime; the ratio is the median over rounds. `quality`: SQNR of the logits on
+held-out images, 10 log10(sum f^2 / sum (f - q)^2), of every range method with the counts that calibration keeps and
+with every value counted; and whether the extremes of all channels are equal bit by bit. Graphs and images come from
+the shared folder, random weights are seeded. Each row replaces that of the same network and images in
+benchmarks/results/ranges_cost.json or ranges_quality.json, of which `table` makes the tables of docs/int8.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgecnn.backends._onnxruntime import open_session
-from edgecnn.data.dataset import Dataset
-from edgecnn.data.open import open_dataset
-from edgecnn.graph.calibration.collect import collect_ranges
-from edgecnn.graph.load import load_graph
-from edgecnn.graph.simplify import simplify_graph
-
-BATCH = 8
-
-
-def main() -> None:
-    """Measure and print one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("graph", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--many", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--alone", action="store_true", help="without Entropy, which keeps every activation")
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--one", choices=("calibrate", "entropy"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        _one(options.one, options.graph, options.data, options.images)
-        return
-    result: dict[str, Any] = {"graph": options.graph.name, "images": options.images, "cores": os.cpu_count()}
-    # processes come first: the peak memory of a child begins at that of its parent
-    result |= _process("calibrate", options.graph, options.data, options.images)
-    if not options.alone:
-        result |= _process("entropy", options.graph, options.data, options.images)
-        result["seconds_ratio"] = round(result["entropy_s"] / result["calibrate_s"], 2)
-        result["memory_ratio"] = round(result["entropy_peak_mb"] / result["calibrate_peak_mb"], 2)
-    if options.many > options.images:
-        many = _process("calibrate", options.graph, options.data, options.many)["calibrate_peak_mb"]
-        result["many"], result["many_peak_mb"] = options.many, many
-        result["growth_pct"] = round(100 * (many / result["calibrate_peak_mb"] - 1), 1)
-    result |= _beside_the_graph(options.graph, _images(options.data, options.images), options.repeats)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+RESULTS = Path(__file__).parent / "results"
+PUBLISHED = {"mobilenet_v2": "mobilenet_v2_1.0_224_fp32", "mobilenet_v1_x0_5": "mobilenet_v1_0.5_160_fp32"}
+COSTLY = ("mobilenet_v2", "squeezenet1_1", "resnet18", "resnet50", "shufflenet_v2_x1_0", "efficientnet_b0")
+ALL = (*COSTLY, "resnet20_cifar", "mobilenet_v1_x0_5")
+METHODS = ("minmax", "percentile", "entropy", "mse")
+THREADS = 2
+PLAIN = f"""
+import sys, numpy, onnxruntime
+graph, images, count = sys.argv[1], numpy.load(sys.argv[2])["input"], int(sys.argv[3])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.log_severity_level = {THREADS}, 4
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+batch = max(1, min(64, 8 * 224 * 224 // (images.shape[2] * images.shape[3])))
+for k in range(0, count, batch):
+    session.run(None, {{session.get_inputs()[0].name: images[k : min(count, k + batch)]}})
+"""
+Array = npt.NDArray[np.float32]
 
 
-def _images(path: Path, count: int) -> Dataset:
-    """The first `count`, repeated where there are fewer."""
-    whole = open_dataset(str(path), None, "train")
-    return whole.subset([i % len(whole) for i in range(count)])
-
-
-def _beside_the_graph(graph: Path, data: Dataset, repeats: int) -> dict[str, Any]:
-    batches = [
-        np.stack([data.tensor(i) for i in range(k, min(k + BATCH, len(data)))]) for k in range(0, len(data), BATCH)
-    ]
-    model = simplify_graph(load_graph(graph))
-    session = open_session(model)
-    name, floats, ranges = session.get_inputs()[0].name, [], []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        for batch in batches:
-            session.run(None, {name: batch})
-        floats.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        collect_ranges(graph, data)
-        ranges.append(time.perf_counter() - started)
-    ratio = float(np.median(np.array(ranges[1:]) / np.array(floats[1:])))
+def measure_cost(name: str, count: int, rounds: int, shared: Path, folder: Path) -> dict[str, Any]:
+    """CPU seconds and peak memory of both processes, in turn."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        graph = other.submit(_prepare, name, shared, count, folder).result()
+    images = folder / "images.npz"
+    plain = [sys.executable, "-c", PLAIN, str(graph), str(images), str(count)]
+    options = ["--data", str(images), "--images", str(count), "--threads", str(THREADS)]
+    calibrate = [sys.executable, "-m", "edgecnn", "calibrate", str(graph), *options, "-o", str(folder / "x.calib.json")]
+    runs = [(_run(plain), _run(calibrate)) for _ in range(rounds)]
     return {
-        "float_s": round(float(np.median(floats[1:])), 2),
-        "ranges_s": round(float(np.median(ranges[1:])), 2),
-        "ranges_over_float": round(ratio, 2),
+        "plain_cpu_s": [round(p[0], 2) for p, _ in runs],
+        "calibrate_cpu_s": [round(c[0], 2) for _, c in runs],
+        "ratio": round(statistics.median(c[0] / p[0] for p, c in runs), 2),
+        "plain_peak_mb": max(p[1] for p, _ in runs),
+        "calibrate_peak_mb": max(c[1] for _, c in runs),
     }
 
 
-def _process(name: str, graph: Path, data: Path, images: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, str(graph), str(data), "--images", str(images), "--one", name]
-    started = time.perf_counter()
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - started
-    return {f"{name}_s": round(seconds, 2), f"{name}_peak_mb": int(run.stdout.strip().splitlines()[-1])}
+def _prepare(name: str, shared: Path, count: int, folder: Path) -> Path:
+    """In a process of its own, for the peak memory of a child begins at that of its parent."""
+    np.savez(folder / "images.npz", input=read_images(name, shared, count, 0)[0])
+    return prepare_graph(name, shared, folder)
 
 
-def _one(name: str, graph: Path, data: Path, images: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        if name == "calibrate":
-            from edgecnn.artifact.sidecar import Sidecar
-            from edgecnn.graph.calibration.file import write_ranges
+def _run(command: list[str]) -> tuple[float, int]:
+    """(CPU seconds, peak MB) of a process that must succeed."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command[:5])}: {said[-500:]}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
 
-            write_ranges(
-                collect_ranges(graph, _images(data, images)), Path(folder, "calib.json"), Sidecar(kind="ranges")
-            )
-        else:
-            from int8_vs_peers import _onnxruntime
 
-            held = _images(data, images)
-            batch = np.stack([held.tensor(i) for i in range(images)])
-            _onnxruntime(graph, batch, Path(folder, "int8.onnx"), "Entropy")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+def measure_quality(name: str, count: int, held_out: int, shared: Path, folder: Path) -> dict[str, Any]:
+    """SQNR with sampled and with exact counts, of every method, for TensorRT's scheme."""
+    from int8_vs_peers import _dataset
+
+    from edgecnn.graph.calibration import watch
+    from edgecnn.graph.calibration.collect import collect_from_model
+    from edgecnn.graph.ptq.quantize import quantize_int8
+    from edgecnn.graph.serving import load_body
+    from edgecnn.graph.simplify import simplify_graph
+
+    model = simplify_graph(load_body(prepare_graph(name, shared, folder)))
+    calibration, test = read_images(name, shared, count, held_out)
+    expected = _logits(model, test)
+    sampled = collect_from_model(model, "", _dataset(calibration), threads=THREADS)
+    kept, watch.COUNTED = watch.COUNTED, 1 << 62
+    exact = collect_from_model(model, "", _dataset(calibration), threads=THREADS)
+    watch.COUNTED = kept
+    differing = [
+        n
+        for n, s in sampled.tensors.items()
+        for a, b in ((s.channel_low, exact.tensors[n].channel_low), (s.channel_high, exact.tensors[n].channel_high))
+        if not np.array_equal(a, b)
+    ]
+    row: dict[str, Any] = {
+        "tensors": len(sampled.tensors),
+        "sampled": sum(s.step > 1 for s in sampled.tensors.values()),
+        "largest_step": max(s.step for s in sampled.tensors.values()),
+        "extremes_differ": len(set(differing)),
+    }
+    for method in METHODS:
+        made = [quantize_int8(model, r, "tensorrt", method=method, around="fp32").model for r in (exact, sampled)]
+        before, after = (_sqnr_db(expected, _logits(m, test)) for m in made)
+        row |= {f"{method}_exact_db": round(before, 2), f"{method}_difference_db": round(after - before, 3)}
+    return row
+
+
+def _logits(model: Any, images: Array) -> Array:
+    from edgecnn.backends._onnxruntime import open_session
+
+    session = open_session(model, threads=THREADS)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: images[k : k + 8]})[0] for k in range(0, len(images), 8)])
+
+
+def _sqnr_db(exact: Array, made: Array) -> float:
+    noise = np.square(exact.astype(np.float64) - made).sum()
+    return 10 * float(np.log10(np.square(exact, dtype=np.float64).sum() / max(noise, 1e-30)))
+
+
+def prepare_graph(name: str, shared: Path, folder: Path) -> Path:
+    """The float32 graph of a network: published where the shared folder has it, else exported with seeded weights."""
+    if name in PUBLISHED:
+        return shared / "weights" / f"{PUBLISHED[name]}.onnx"
+    import zoo_int8
+
+    from edgecnn.zoo import find_model
+
+    card = find_model(name)
+    zoo_int8._export(card, folder / "net.onnx", shared, zoo_int8._images(card, shared))
+    return folder / "net.onnx"
+
+
+def read_images(name: str, shared: Path, count: int, held_out: int) -> tuple[Array, Array]:
+    """`count` images to calibrate with and `held_out` others, preprocessed, in a seeded order."""
+    from edgecnn.data.open import open_dataset
+    from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.zoo import find_model
+
+    card = find_model("mobilenet_v2" if name in PUBLISHED else name)
+    preprocessing = preprocessing_from_json(card.preprocessing)
+    small = preprocessing.crop <= 32
+    source = f"cifar10:{shared / 'data' / 'cifar10-jpeg'}" if small else str(shared / "data" / "imagenet-500")
+    data = open_dataset(source, preprocessing, "train" if small else "test")
+    order = np.random.default_rng(0).permutation(len(data))[: count + held_out]
+    images = np.stack([data.tensor(int(k)) for k in order])
+    if name in PUBLISHED:  # made for pixels from -1 to 1
+        mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+        size = 160 if "160" in PUBLISHED[name] else 224
+        first = (224 - size) // 2
+        images = ((images * std + mean) * 2 - 1)[:, :, first : first + size, first : first + size]
+    images = np.ascontiguousarray(images, np.float32)
+    return images[:count], images[count:]
+
+
+def tables() -> str:
+    """The filed rows in Markdown."""
+    lines = ["| network | images | plain, CPU s | calibrate, CPU s | ratio | plain, MB | calibrate, MB |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for r in json.loads((RESULTS / "ranges_cost.json").read_text()):
+        seconds = [f"{statistics.median(r[k]):.2f}" for k in ("plain_cpu_s", "calibrate_cpu_s")]
+        cells = [f"`{r['network']}`", r["images"], *seconds, r["ratio"], r["plain_peak_mb"], r["calibrate_peak_mb"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += [
+        "",
+        "| network | images | extremes that differ | " + " | ".join(METHODS[1:]) + " |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in json.loads((RESULTS / "ranges_quality.json").read_text()):
+        pairs = [f"{r[f'{m}_exact_db']:.2f} {r[f'{m}_difference_db']:+.2f}" for m in METHODS[1:]]
+        cells = [f"`{r['network']}`", r["images"], r["extremes_differ"], *pairs]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print and file one row for each network."""
+    from edgecnn.machine.cpu import cpu_device
+    from edgecnn.records import to_plain
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cost", "quality", "table"))
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--held-out", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", "../shared")))
+    options = parser.parse_args()
+    if options.what == "table":
+        print(tables())
+        return
+    count = options.images or (256 if options.what == "cost" else 64)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    path = RESULTS / f"ranges_{options.what}.json"
+    for name in options.networks or (COSTLY if options.what == "cost" else ALL):
+        shared = options.shared.resolve()
+        load = [round(os.getloadavg()[0], 1)]
+        command = f"python benchmarks/ranges_cost.py {options.what} {name} --images {count}"
+        with tempfile.TemporaryDirectory() as folder:
+            if options.what == "cost":
+                found = measure_cost(name, count, options.rounds, shared, Path(folder))
+            else:
+                command += f" --held-out {options.held_out}"
+                found = measure_quality(name, count, options.held_out, shared, Path(folder))
+        load.append(round(os.getloadavg()[0], 1))
+        row = {"network": name, "images": count, **found, "load_before_after": load, "command": command}
+        row |= {"commit": commit, "device": to_plain(cpu_device())}
+        print(json.dumps(row), flush=True)
+        rows = json.loads(path.read_text()) if path.exists() else []
+        rows = [r for r in rows if (r["network"], r["images"]) != (name, count)] + [row]
+        path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
 
 
 if __name__ == "__main__":

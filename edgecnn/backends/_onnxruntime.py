@@ -29,14 +29,16 @@ def open_session(
     threads: int | None = None,
     optimization: Optimization = "all",
     optimized: Path | None = None,
+    earliest_first: bool = False,
     config: dict[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session of `graph` on the CPU provider; with `outputs` these float32 tensors come out of it instead.
 
     `threads` None are those allowed here; `optimized` is where it writes the graph that it made of this one; `config`
     are further entries of its session configuration. Threads wait without spinning, but within `spin_while_waiting`:
-    that takes the cores that other work between two runs needs, and stalls on a busy machine. Raises ONNX Runtime's own
-    errors: call it within `onnxruntime_errors`.
+    that takes the cores that other work between two runs needs, and stalls on a busy machine. With `earliest_first` a
+    node runs as soon as its inputs are there, not when an output needs it: what only looks at a tensor then does not
+    keep it alive. Raises ONNX Runtime's own errors: call it within `onnxruntime_errors`.
     """
     runtime = load_onnxruntime()
     options = runtime.SessionOptions()
@@ -50,6 +52,8 @@ def open_session(
     options.intra_op_num_threads = threads or allowed_threads()
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if earliest_first:
+        options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
     if not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in (config or {}).items():

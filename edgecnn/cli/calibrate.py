@@ -62,13 +62,20 @@ def calibrate(
 
         write_tensorrt_cache(ranges, trt_cache, trt_cache_version)
     rows = [
-        {"name": s.name, "min": s.low, "max": s.high, "channels": len(s.channel_low), "values": s.count}
+        {
+            "name": s.name,
+            "min": s.low,
+            "max": s.high,
+            "channels": len(s.channel_low),
+            "counted": s.counted,
+            "step": s.step,
+        }
         for s in ranges.tensors.values()
     ]
     if as_json:
         print_json({"path": str(output), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
     else:
-        print_rows(rows, ["name", "min", "max", "channels", "values"])
+        print_rows(rows, ["name", "min", "max", "channels", "counted", "step"])
         say(f"{output}: {len(rows)} tensors over {ranges.images} images")
     return 0
 

@@ -81,7 +81,7 @@ def collect_shared(
     shown = _of_the_job(progress, size, len(dataset)) if progress is not None and rank == 0 else None
 
     def mine(part: Dataset) -> Ranges:
-        return collect_ranges(graph, part, batch=batch, threads=threads, progress=shown, resume=own)
+        return collect_ranges(graph, part, batch=batch, threads=threads, of=len(dataset), progress=shown, resume=own)
 
     first: Ranges
     first, *others = [

@@ -18,7 +18,9 @@ from edgecnn.graph.calibration import collect
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.file import read_ranges, write_ranges, write_tensorrt_cache
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, bin_edges, empty_statistics
+from edgecnn.graph.calibration.observe import Observer
 from edgecnn.graph.calibration.thresholds import divergences, interval, percentile, squared_errors, threshold
+from edgecnn.graph.onnx_graph import OnnxGraph
 from tests.fakes.graphs import build
 from tests.fakes.noise import NET, dataset_of, images
 
@@ -59,14 +61,13 @@ def statistics_of(values: np.ndarray) -> TensorStatistics:
     return made
 
 
-def test_extremes_means_and_percentiles_are_those_of_the_values() -> None:
+def test_extremes_and_percentiles_are_those_of_the_values() -> None:
     values = np.random.default_rng(0).standard_t(3, (64, 5, 40, 40)).astype(np.float32) * [[[[0.02]]]]
     made = statistics_of(values)
     values = values.astype(np.float32)
     np.testing.assert_array_equal(made.channel_low, values.min((0, 2, 3)))
     np.testing.assert_array_equal(made.channel_high, values.max((0, 2, 3)))
-    np.testing.assert_allclose(made.channel_mean, values.mean((0, 2, 3), dtype=np.float64), atol=1e-7)
-    assert made.count == values.size
+    assert made.counted == values.size
     for percent in (50, 99.9, 99.99):
         exact = float(np.percentile(np.abs(values), percent))
         assert percentile(made.magnitudes, percent, made.largest) == pytest.approx(exact, rel=0.008)
@@ -153,7 +154,7 @@ def test_two_processes_see_what_one_sees(net: Path) -> None:
     second.merge(first)
     assert whole.tensors.keys() == {"input", "r1", "p", "c2", "s", "g", "f", "logits"}
     assert all(same(whole.tensors[n], second.tensors[n]) for n in whole.tensors)
-    assert whole.tensors["r1"].count == 13 * 6 * 64
+    assert whole.tensors["r1"].counted == 13 * 6 * 64
     assert whole.tensors["r1"].negative is None
     assert whole.tensors["s"].negative is not None
 
@@ -170,23 +171,22 @@ def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int,
 
 
 def test_a_graph_with_many_tensors_runs_fewer_images_at_a_time(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, sizes, run = collect_ranges(net, images(23)), [], collect._run_again
+    whole, sizes, run = collect_ranges(net, images(23)), [], Observer.run
 
-    def watching(session: object, feeds: dict[str, np.ndarray], *rest: Any) -> list[np.ndarray]:
-        outputs = run(session, feeds, *rest)
-        sizes.append((len(feeds["input"]), sum(o.nbytes for o in outputs)))
-        return outputs
+    def watching(observer: Observer, images: np.ndarray) -> Callable[[], None]:
+        sizes.append(len(images))
+        return run(observer, images)
 
-    monkeypatch.setattr(collect, "_run_again", watching)
-    monkeypatch.setattr(collect, "WATCHED_BYTES", 15_000)
+    monkeypatch.setattr(Observer, "run", watching)
+    monkeypatch.setattr(collect, "WATCHED_BYTES", 20_000)
     made = collect_ranges(net, images(23))
-    assert 1 < max(n for n, _ in sizes) < 23
-    assert max(size for _, size in sizes) <= 15_000
-    assert sum(n for n, _ in sizes) == 23
+    per_image = 4 * (4 * 64 + 6 * (64 + 16 + 16 + 16 + 1 + 1) + 3)
+    assert max(sizes) == 20_000 // per_image < 23
+    assert sum(sizes) == 23
     for name, statistics in whole.tensors.items():
         assert (made.tensors[name].magnitudes == statistics.magnitudes).all(), name
     collect_ranges(net, images(23), batch=23)
-    assert sizes[-1][0] == 23, "what was asked for is what is run"
+    assert sizes[-1] == 23, "what was asked for is what is run"
 
 
 def test_a_concatenation_is_no_output_and_yet_has_its_own_statistics(
@@ -194,18 +194,18 @@ def test_a_concatenation_is_no_output_and_yet_has_its_own_statistics(
 ) -> None:
     path = tmp_path / "joined.onnx"
     onnx.save(build(JOINED), path)
-    watched: list[list[str]] = []
-    opening = collect.open_session
+    watched: list[set[str]] = []
+    choosing = collect.choose_steps
 
-    def spy(model: onnx.ModelProto, names: list[str], *, threads: int) -> object:
-        watched.append(list(names))
-        return opening(model, names, threads=threads)
+    def spy(graph: OnnxGraph, names: list[str], *rest: Any) -> dict[str, int]:
+        watched.append(set(names))
+        return choosing(graph, names, *rest)
 
-    monkeypatch.setattr(collect, "open_session", spy)
+    monkeypatch.setattr(collect, "choose_steps", spy)
     derived = collect_ranges(path, images(9))
-    monkeypatch.setattr(collect, "_find_joined", lambda index, names: {})
+    monkeypatch.setattr(collect, "find_derived", lambda graph, names: {})
     observed = collect_ranges(path, images(9))
-    assert set(watched[1]) - set(watched[0]) == {"j1", "j2"}
+    assert watched[1] - watched[0] == {"j1", "j2", "f"}
     assert derived.tensors.keys() == observed.tensors.keys()
     assert all(same(derived.tensors[n], observed.tensors[n]) for n in observed.tensors)
     assert derived.tensors["j2"].channel_low.shape == (6 + 6 + 5 + 4,)
@@ -225,10 +225,10 @@ def test_every_value_is_counted_in_its_bin() -> None:
 
 def test_negative_zero_is_a_zero_whatever_it_is_counted_with() -> None:
     made = statistics_of(np.array([[[[-0.0, 0.0, 1.0]]]]))
-    assert (made.count, int(made.positive[0]), made.negative) == (3, 2, None)
+    assert (made.counted, int(made.positive[0]), made.negative) == (3, 2, None)
     made = statistics_of(np.array([[[[-0.0, -2.0, 1.0]]]]))
     assert made.negative is not None
-    assert (made.count, int(made.positive[0]), int(made.negative.sum())) == (3, 1, 1)
+    assert (made.counted, int(made.positive[0]), int(made.negative.sum())) == (3, 1, 1)
 
 
 def test_an_interrupted_pass_goes_on_where_it_was_saved(net: Path, tmp_path: Path) -> None:

@@ -5,41 +5,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import threading
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import write_bytes
-from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
 from edgecnn.data.dataset import Batch, Dataset, batches
-from edgecnn.errors import DataError, GraphError
-from edgecnn.graph.calibration.histogram import (
-    Ranges,
-    TensorStatistics,
-    empty_statistics,
-    find_constant_tensors,
-    join_statistics,
-)
-from edgecnn.graph.onnx_graph import OnnxGraph, attribute
+from edgecnn.errors import DataError
+from edgecnn.graph.calibration.derive import find_derived, find_step_groups
+from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, find_constant_tensors
+from edgecnn.graph.calibration.observe import Observer
+from edgecnn.graph.calibration.watch import choose_steps
+from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
-from edgecnn.machine.cpu import available_cores
+from edgecnn.machine.threads import allowed_threads
 
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
-PIXELS = 2 * 224 * 224  # in one run of the graph
+PIXELS = 4 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
-_RUNS = 4  # of the graph at a time
 
 
 def collect_ranges(
@@ -48,13 +40,15 @@ def collect_ranges(
     *,
     batch: int | None = None,
     threads: int | None = None,
+    of: int | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Ranges:
     """Run `graph` once over `dataset` and keep statistics of every tensor that may be quantized.
 
-    Memory does not depend on the number of images; without `batch`, larger images come fewer at a time. With
-    `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
+    Memory does not depend on the number of images; without `batch`, larger images come fewer at a time. Where `dataset`
+    is a part of a set, `of` is how many images that has: what is counted of each image depends on it, so that parts add
+    up. With `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
     `GraphError` and `DataError`, which name the tensor or image.
     """
     digest = sha256_of(graph)
@@ -64,6 +58,7 @@ def collect_ranges(
         dataset,
         batch=batch,
         threads=threads,
+        of=of,
         progress=progress,
         resume=resume,
     )
@@ -76,6 +71,7 @@ def collect_from_model(
     *,
     batch: int | None = None,
     threads: int | None = None,
+    of: int | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Ranges:
@@ -83,42 +79,28 @@ def collect_from_model(
     graph = OnnxGraph(model)
     _require_images(graph, dataset)
     names = find_observed_tensors(graph)
-    joined = _find_joined(graph, names)
-    watched = [n for n in names if n not in joined]
-    at_once = batch or _images_within(WATCHED_BYTES, graph, watched)
-    batch = batch or images_at_once(dataset)
-    threads = threads or available_cores()
-    workers = min(threads, _RUNS)
-    with onnxruntime_errors("the graph", hint="check it with onnx.checker", error=GraphError):
-        session = open_session(model, watched, threads=threads // workers)
-
-    held = threading.local()
-
-    def taken(part: Batch) -> dict[str, TensorStatistics]:
-        made: dict[str, TensorStatistics] = {}
-        for start in range(0, len(part.input), at_once):
-            images = part.input[start : start + at_once]
-            outputs = _run_again(session, {graph.input: images}, watched, held.__dict__)
-            seen = zip([graph.input, *watched], [images, *outputs], strict=True)
-            _merge(made, {n: _measure_statistics(n, v) for n, v in seen})
-        return made
-
-    key = _resume_key(graph_sha256, dataset, batch)
-    done, digests, tensors = _read_resumed(resume, key, watched)
+    derived = find_derived(graph, names)
+    watched = [graph.input, *(n for n in names if n not in derived)]
+    steps = choose_steps(graph, watched, find_step_groups(derived), of or len(dataset))
+    threads = threads or allowed_threads()
+    batch = batch or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
+    key = _resume_key(graph_sha256, dataset, batch, steps)
+    done, digests, tensors = _read_resumed(resume, key, steps)
+    observer = Observer(graph, steps, tensors, threads)
     parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
-    with contextlib.closing(_side_by_side(taken, parts, workers)) as results:
-        for part, seen in results:
-            _merge(tensors, seen)
+    with contextlib.closing(_count_beside(observer, parts, threads)) as results:
+        for part in results:
             digests += [dataset.sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
             if progress is not None:
                 progress(done, len(dataset))
             if resume is not None and before // _SAVE_EVERY != done // _SAVE_EVERY and done < len(dataset):
-                _save(resume, key, digests, tensors)
+                _save(resume, key, digests, observer.statistics())
+    tensors = observer.statistics()
     if resume is not None:
         resume.unlink(missing_ok=True)
-    for name, sources in joined.items():
-        tensors[name] = join_statistics(name, [tensors[n] for n in sources])
+    for name, one in derived.items():
+        tensors[name] = one.statistics(name, tensors)
     if graph.input in find_constant_tensors(tensors):
         raise DataError(f"{dataset.name}: every pixel has the same value", "calibrate with real images")
     return Ranges(
@@ -137,18 +119,12 @@ def images_at_once(dataset: Dataset) -> int:
     return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 64))
 
 
-def _images_within(size: int, graph: OnnxGraph, watched: Sequence[str]) -> int:
+def _images_within(size: int, graph: OnnxGraph, steps: Mapping[str, int]) -> int:
     """How many images' watched tensors, float32, are within `size` bytes; at least one."""
-    values = sum(int(np.prod([n or 1 for n in graph.shapes[name][1:]])) for name in watched)
+    values = 0
+    for name, step in steps.items():
+        values += int(np.prod([n or 1 for n in graph.shapes[name][1:]])) // step**2
     return max(1, size // max(4 * values, 1))
-
-
-def _merge(tensors: dict[str, TensorStatistics], seen: dict[str, TensorStatistics]) -> None:
-    for name, statistics in seen.items():
-        if name in tensors:
-            tensors[name].merge(statistics)
-        else:
-            tensors[name] = statistics
 
 
 def find_observed_tensors(graph: OnnxGraph) -> list[str]:
@@ -163,68 +139,23 @@ def find_observed_tensors(graph: OnnxGraph) -> list[str]:
     return wanted
 
 
-def _find_joined(graph: OnnxGraph, names: Sequence[str]) -> dict[str, list[str]]:
-    """Those of `names` whose statistics follow from others': concatenations of channels, and what they are made of."""
-    known = {graph.input, *names}
-    return {
-        node.output[0]: list(node.input)
-        for node in graph.nodes
-        if node.op_type == "Concat"
-        and attribute(node, "axis", 0) == 1
-        and known.issuperset([*node.input, *node.output])
-    }
-
-
-def _run_again(
-    session: onnxruntime.InferenceSession,
-    feeds: dict[str, npt.NDArray[np.float32]],
-    names: Sequence[str],
-    held: dict[str, Any],
-) -> list[npt.NDArray[np.float32]]:
-    """All outputs of one run, in the arrays of the run before that `held` keeps when the shapes are the same.
-
-    Runs side by side that allocate their outputs anew leave holes in ONNX Runtime's memory, which then grows.
-    """
-    shape = [v.shape for v in feeds.values()]
-    if held.get("shape") != shape:
-        held.clear()
-        held |= {"outputs": run_session(session, feeds), "shape": shape}
-        return list(held["outputs"])
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    for name, value in zip(names, held["outputs"], strict=True):
-        binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
-    with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
-        session.run_with_iobinding(binding)
-    return list(held["outputs"])
-
-
-def _side_by_side(
-    work: Callable[[Batch], dict[str, TensorStatistics]], parts: Iterable[Batch], workers: int
-) -> Generator[tuple[Batch, dict[str, TensorStatistics]]]:
-    """Each of `parts` in order with what `work` makes of it; as many as there are `workers` are in work at a time."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: list[tuple[Batch, Future[dict[str, TensorStatistics]]]] = []
+def _count_beside(observer: Observer, parts: Iterable[Batch], threads: int) -> Generator[Batch]:
+    """Each of `parts` once it is counted, which with more than one thread happens while the next one runs."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: tuple[Batch, Future[None]] | None = None
         for part in parts:
-            pending.append((part, pool.submit(work, part)))
-            if len(pending) > workers:
-                first, future = pending.pop(0)
-                yield first, future.result()
-        for part, future in pending:
-            yield part, future.result()
-
-
-def _measure_statistics(name: str, value: npt.NDArray[np.float32]) -> TensorStatistics:
-    statistics = empty_statistics(name, value.shape[1])
-    try:
-        statistics.add(value)
-    except ValueError as exc:
-        raise GraphError(
-            f"tensor {name!r} is NaN or infinite on calibration images",
-            "check the weights and the preprocessing: the float graph itself overflows",
-        ) from exc
-    return statistics
+            counting = observer.run(part.input)
+            if threads == 1:
+                counting()
+                yield part
+                continue
+            if pending is not None:
+                pending[1].result()
+                yield pending[0]
+            pending = part, pool.submit(counting)
+        if pending is not None:
+            pending[1].result()
+            yield pending[0]
 
 
 def _require_images(graph: OnnxGraph, dataset: Dataset) -> None:
@@ -240,16 +171,17 @@ def _require_images(graph: OnnxGraph, dataset: Dataset) -> None:
         )
 
 
-def _resume_key(graph_sha256: str, dataset: Dataset, batch: int) -> str:
+def _resume_key(graph_sha256: str, dataset: Dataset, batch: int, steps: Mapping[str, int]) -> str:
     preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
-    return hashlib.sha256("\n".join([graph_sha256, preprocessing, str(batch), *dataset.ids]).encode()).hexdigest()
+    numbers = [str(batch), *map(str, steps.values())]
+    return hashlib.sha256("\n".join([graph_sha256, preprocessing, *numbers, *dataset.ids]).encode()).hexdigest()
 
 
 def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorStatistics]) -> None:
     content: dict[str, npt.NDArray[np.generic]] = {"key": np.array(key), "digests": np.array(digests)}
     for number, s in enumerate(tensors.values()):
         content[f"name{number}"] = np.array(s.name)
-        for field in ("positive", "channel_low", "channel_high", "channel_sum"):
+        for field in ("positive", "channel_low", "channel_high"):
             content[f"{field}{number}"] = getattr(s, field)
         if s.negative is not None:
             content[f"negative{number}"] = s.negative
@@ -259,7 +191,7 @@ def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorSta
 
 
 def _read_resumed(
-    path: Path | None, key: str, names: Sequence[str]
+    path: Path | None, key: str, steps: Mapping[str, int]
 ) -> tuple[int, list[str], dict[str, TensorStatistics]]:
     """What an interrupted run left in `path`; nothing when it was another run, or damaged."""
     if path is None or not path.is_file():
@@ -269,7 +201,7 @@ def _read_resumed(
         if str(held["key"]) != key:
             return 0, [], {}
         digests = [str(d) for d in held["digests"]]
-        for number in range(len(names) + 1):
+        for number in range(len(steps)):
             negative = f"negative{number}"
             name = str(held[f"name{number}"])
             tensors[name] = TensorStatistics(
@@ -278,8 +210,8 @@ def _read_resumed(
                 negative=held[negative] if negative in held.files else None,
                 channel_low=held[f"channel_low{number}"],
                 channel_high=held[f"channel_high{number}"],
-                channel_sum=held[f"channel_sum{number}"],
                 images=len(digests),
+                step=steps[name],
             )
         return len(digests), digests, tensors
     return 0, [], {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -19,6 +20,8 @@ from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStat
 from edgecnn.graph.calibration.thresholds import PERCENTILES, percentile, threshold
 
 KIND = "ranges"
+_Row = dict[str, Any]  # of one tensor
+_Key = tuple[bytes, float, float | None]  # counts, largest, the scale of a calibration cache
 
 
 def write_ranges(ranges: Ranges, path: Path, sidecar: Sidecar) -> None:
@@ -28,12 +31,13 @@ def write_ranges(ranges: Ranges, path: Path, sidecar: Sidecar) -> None:
     provenance = dataclasses.replace(
         sidecar, kind=KIND, facts=facts, tools=sidecar.tools or tool_versions("numpy", "onnx", "onnxruntime")
     )
+    known: dict[_Key, _Row] = {}
     content = {
         "graph_sha256": ranges.graph_sha256,
         "data": ranges.data,
         "data_sha256": ranges.data_sha256,
         "images": ranges.images,
-        "tensors": [_tensor_to_json(s) for s in ranges.tensors.values()],
+        "tensors": [_tensor_to_json(s, known) for s in ranges.tensors.values()],
     }
     write_json_artifact(path, content, provenance)
 
@@ -73,25 +77,36 @@ def implicit_scales(ranges: Ranges, method: str) -> dict[str, float]:
     return {s.name: threshold(s, method) / 127 for s in ranges.tensors.values()}
 
 
-def _tensor_to_json(statistics: TensorStatistics) -> dict[str, Any]:
-    made: dict[str, Any] = {
+def _tensor_to_json(statistics: TensorStatistics, known: dict[_Key, _Row]) -> _Row:
+    """One row of the file; `known` are the parts of rows that follow from counts, which moved tensors share."""
+    counts = (
+        statistics.positive if statistics.negative is None else np.stack([statistics.positive, statistics.negative])
+    )
+    key = hashlib.sha256(counts.tobytes()).digest(), statistics.largest, statistics.scale
+    if key not in known:
+        known[key] = _counts_to_json(statistics)
+    return {
         "name": statistics.name,
-        "count": statistics.count,
+        "counted": statistics.counted,
+        "step": statistics.step,
         "min": statistics.low,
         "max": statistics.high,
         "minmax": statistics.largest,
+        "channel_min": _packed(statistics.channel_low),
+        "channel_max": _packed(statistics.channel_high),
+        **known[key],
+        **({} if statistics.scale is None else {"scale": statistics.scale}),
     }
+
+
+def _counts_to_json(statistics: TensorStatistics) -> _Row:
+    made: _Row = {}
     for percent in PERCENTILES:
         made[f"percentile_{percent}"] = _short(percentile(statistics.magnitudes, percent, statistics.largest))
     for method in ("entropy", "mse"):
         made[method] = _short(threshold(statistics, method))
-    made["channel_min"] = _packed(statistics.channel_low)
-    made["channel_max"] = _packed(statistics.channel_high)
-    made["channel_sum"] = _packed(statistics.channel_sum)
     made["positive"] = _packed(statistics.positive)
     made["negative"] = None if statistics.negative is None else _packed(statistics.negative)
-    if statistics.scale is not None:
-        made["scale"] = statistics.scale
     return made
 
 
@@ -103,11 +118,12 @@ def _tensor_from_json(content: dict[str, Any], images: int) -> TensorStatistics:
         negative=None if negative is None else _bins(negative),
         channel_low=_unpacked(content["channel_min"], "<f4").astype(np.float32),
         channel_high=_unpacked(content["channel_max"], "<f4").astype(np.float32),
-        channel_sum=_unpacked(content["channel_sum"], "<i8").astype(np.int64),
         images=images,
         scale=float(content["scale"]) if "scale" in content else None,
+        step=int(content.get("step", 1)),
     )
-    if not math.isclose(made.high, content["max"]) or made.count != content["count"]:
+    counted = content["counted"] if "counted" in content else content["count"]  # as files of before call it
+    if not math.isclose(made.high, content["max"]) or made.counted != counted or made.step < 1:
         raise ValueError(f"tensor {made.name!r} contradicts itself")
     return made
 
@@ -122,7 +138,7 @@ def _bins(text: str) -> Counts:
 def _packed(array: np.typing.NDArray[Any]) -> str:
     """Little-endian, deflated, base64."""
     little = array.astype(array.dtype.newbyteorder("<"))
-    return base64.b64encode(zlib.compress(little.tobytes(), 6)).decode()
+    return base64.b64encode(zlib.compress(little.tobytes(), 1)).decode()
 
 
 def _unpacked(text: str, dtype: str) -> np.typing.NDArray[Any]:

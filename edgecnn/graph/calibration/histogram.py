@@ -1,28 +1,28 @@
-"""What one pass keeps of a tensor: counts in floating-point bins, and per-channel extremes and means.
+"""What one pass keeps of a tensor: counts in floating-point bins, and the extremes of every channel.
 
 A bin is the upper half of a float32: sign, exponent, seven bits of mantissa. So bins are everywhere at most 0.8 %
-wide, they never have to grow with the data, and counts of separate runs add up exactly, in any order. Channel sums
-are kept in fixed point for the same reason.
+wide, they never have to grow with the data, and counts of separate runs add up exactly, in any order.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.uint16]  # the upper halves of float32 values
 
 LOWEST = (127 - 30) << 7  # what is smaller than 2^-30 is counted with zero, in bin 0
 INFINITE = 255 << 7
 BINS = INFINITE - LOWEST
 _SIGN = 1 << 15
-SUM_UNIT = 2.0**-24  # of the fixed-point channel sums
-CHUNK = 1 << 18  # values taken at once: fewer stay in the nearest cache, but threads then fight for the interpreter
-_ZERO_BINS = np.arange(CHUNK, dtype=np.uint32) % 64
+CHUNK = 1 << 16  # values counted at once
+_ZERO_BINS = (np.arange(CHUNK) % 64).astype(np.uint16)
 
 
 def bin_edges() -> Floats:
@@ -36,7 +36,8 @@ def bin_edges() -> Floats:
 @dataclass
 class TensorStatistics:
     """One tensor over the calibration images. `positive` and `negative` count |x| in the bins of `bin_edges()`
-    (`negative` is None while no value was below zero); the channel arrays are [channels] of axis 1.
+    (`negative` is None while no value was below zero); the channel arrays are [channels] of axis 1. The extremes are
+    those of all values; counted is every `step`-th row and column of a map, which is every value where it is 1.
 
     `scale` is that of symmetric INT8 where a calibration cache gave it: the values themselves were not seen then, and
     the channel arrays are [1]."""
@@ -46,9 +47,9 @@ class TensorStatistics:
     negative: Counts | None
     channel_low: npt.NDArray[np.float32]
     channel_high: npt.NDArray[np.float32]
-    channel_sum: Counts  # of the mean over an image, in SUM_UNIT
     images: int = 0
     scale: float | None = None
+    step: int = 1
 
     @property
     def low(self) -> float:
@@ -66,51 +67,37 @@ class TensorStatistics:
         return max(abs(self.low), abs(self.high))
 
     @property
-    def channel_mean(self) -> Floats:
-        """Mean of each channel over positions and images."""
-        return np.asarray(self.channel_sum * (SUM_UNIT / max(self.images, 1)))
-
-    @property
     def magnitudes(self) -> Counts:
         """Counts of |x|."""
         return self.positive if self.negative is None else self.positive + self.negative
 
     @property
-    def count(self) -> int:
-        """How many values were seen."""
+    def counted(self) -> int:
+        """How many values are in the bins."""
         return int(self.magnitudes.sum())
 
     def add(self, batch: npt.NDArray[np.float32]) -> None:
-        """Take in a batch [N, C, ...]; raises `ValueError` when a value of it is NaN or infinite."""
-        images, channels = batch.shape[:2]
-        planes = batch.reshape(images, channels, -1)
-        low, high = np.empty((2, channels), np.float32)
-        means = np.empty((images, channels), np.float32)
-        step = max(1, CHUNK // (images * planes.shape[2]))
-        for first in range(0, channels, step):
-            some = slice(first, first + step)
-            part = planes[:, some]
-            low[some] = part.min(axis=0).min(axis=1)
-            high[some] = part.max(axis=0).max(axis=1)
-            if not (np.isfinite(low[some]).all() and np.isfinite(high[some]).all()):
-                raise ValueError("not finite")
-            part.mean(axis=2, dtype=np.float32, out=means[:, some])
-            self._count(part)
+        """Take in all values of a batch [N, C, ...]; raises `ValueError` when one of them is NaN or infinite."""
+        self.widen(*channel_extremes(batch), len(batch))
+        self.count(upper_halves(batch))
+
+    def widen(self, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32], images: int) -> None:
+        """Take in the extremes [channels] of `images` more; raises `ValueError` when one of them is NaN or infinite."""
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError("not finite")
         np.minimum(self.channel_low, low, out=self.channel_low)
         np.maximum(self.channel_high, high, out=self.channel_high)
-        self.channel_sum += np.rint(means.astype(np.float64) / SUM_UNIT).astype(np.int64).sum(axis=0)
         self.images += images
 
-    def _count(self, values: npt.NDArray[np.float32]) -> None:
-        """Count `values`, none of them NaN or infinite, by their upper 16 bits: those are sign and bin.
+    def count(self, halves: Halves) -> None:
+        """Count values, none of them NaN or infinite, by their upper halves: those are sign and bin.
 
         What ends in bin 0 (zero: half of all values after a Relu) is spread over patterns below `LOWEST` first, for
         counting in one place again and again waits each time for the store before. -0.0 is a zero, not a negative.
         """
-        halves = np.right_shift(values.view(np.uint32), 16).reshape(-1)
         for start in range(0, len(halves), CHUNK):
             piece = halves[start : start + CHUNK]
-            np.maximum(piece, _ZERO_BINS[: len(piece)], out=piece)
+            piece = np.maximum(piece, _ZERO_BINS[: len(piece)])
             found = np.bincount(piece.astype(np.intp))
             _add_bins(self.positive, found[:INFINITE])
             below = found[_SIGN:]
@@ -122,16 +109,23 @@ class TensorStatistics:
                 _add_bins(self.negative, below)
 
     def merge(self, other: TensorStatistics) -> None:
-        """Take in what another process saw; exact, whatever the order."""
+        """Take in what another process saw with the same step; exact, whatever the order."""
+        if other.step != self.step:
+            raise ValueError(f"{self.name!r} was counted with steps {self.step} and {other.step}")
         self.positive = self.positive + other.positive
         if other.negative is not None:
             self.negative = other.negative if self.negative is None else self.negative + other.negative
         self.channel_low = np.minimum(self.channel_low, other.channel_low)
         self.channel_high = np.maximum(self.channel_high, other.channel_high)
-        self.channel_sum = self.channel_sum + other.channel_sum
         self.images += other.images
         if self.scale is not None and other.scale is not None:
             self.scale = max(self.scale, other.scale)
+
+    def with_step_one(self) -> TensorStatistics:
+        """The same with each counted value standing for those around it: to be added to what was counted otherwise."""
+        weight = self.step**2
+        negative = None if self.negative is None else self.negative * weight
+        return replace(self, positive=self.positive * weight, negative=negative, step=1)
 
 
 @dataclass
@@ -158,7 +152,7 @@ class Ranges:
             self.tensors[name].merge(statistics)
 
 
-def empty_statistics(name: str, channels: int) -> TensorStatistics:
+def empty_statistics(name: str, channels: int, step: int = 1) -> TensorStatistics:
     """Statistics of no images."""
     return TensorStatistics(
         name=name,
@@ -166,12 +160,24 @@ def empty_statistics(name: str, channels: int) -> TensorStatistics:
         negative=None,
         channel_low=np.full(channels, np.inf, np.float32),
         channel_high=np.full(channels, -np.inf, np.float32),
-        channel_sum=np.zeros(channels, np.int64),
+        step=step,
     )
 
 
+def channel_extremes(batch: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The smallest and the largest value of each channel of a batch [N, C, ...]; zeros come without a sign."""
+    low, high = (f.reduce(batch, axis=0).reshape(batch.shape[1], -1) for f in (np.minimum, np.maximum))
+    return low.min(axis=1) + np.float32(0), high.max(axis=1) + np.float32(0)
+
+
+def upper_halves(values: npt.NDArray[np.float32]) -> Halves:
+    """Sign, exponent and seven bits of mantissa of each value, flat."""
+    words = np.ascontiguousarray(values).reshape(-1).view(np.uint16)
+    return words[1 if sys.byteorder == "little" else 0 :: 2]
+
+
 def join_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStatistics:
-    """Statistics of the tensor that holds the channels of all `parts` one after the other."""
+    """Statistics of the tensor that holds the channels of all `parts`, counted with one step, one after the other."""
     below = [p.negative for p in parts if p.negative is not None]
     return TensorStatistics(
         name=name,
@@ -179,8 +185,8 @@ def join_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStati
         negative=np.sum(below, axis=0) if below else None,
         channel_low=np.concatenate([p.channel_low for p in parts]),
         channel_high=np.concatenate([p.channel_high for p in parts]),
-        channel_sum=np.concatenate([p.channel_sum for p in parts]),
         images=parts[0].images,
+        step=parts[0].step,
     )
 
 

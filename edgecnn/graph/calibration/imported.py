@@ -45,6 +45,5 @@ def _statistics(name: str, scale: float) -> TensorStatistics:
         negative=np.zeros(BINS, np.int64),  # the sign is not known: room for both
         channel_low=-extreme,
         channel_high=extreme,
-        channel_sum=np.zeros(1, np.int64),
         scale=scale,
     )

@@ -45,7 +45,8 @@ def measure_range_moves(
     model = simplify_graph(load_body(graph))
     collected = []
     for k in range(parts):
-        collected.append(collect_from_model(model, "", calibration.subset(range(k, len(calibration), parts))))
+        part = calibration.subset(range(k, len(calibration), parts))
+        collected.append(collect_from_model(model, "", part, of=len(calibration)))
         if progress is not None:
             progress(k + 1, parts)
     draws = np.random.default_rng(0).integers(0, parts, (RESAMPLES, parts))

@@ -45,7 +45,7 @@ def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tu
     if method == "minmax":
         return low, high
     if method == "percentile":
-        tail = (1 - DEFAULT_PERCENTILE / 100) * statistics.count
+        tail = (1 - DEFAULT_PERCENTILE / 100) * statistics.counted
         return (
             -_tail_edge(statistics.negative, tail, -low),
             _tail_edge(statistics.positive, tail, high),
@@ -70,13 +70,17 @@ def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     weights = np.repeat(counts[used] / 8.0, 8)
     zero = np.repeat(used == 0, 8)
     points[zero] = 0.0
+    lost = int(np.searchsorted(points, 0.5 * thresholds.min() / levels))  # points that every threshold rounds to zero
+    below = _weighted_sum(weights[:lost], np.square(points[:lost]))
+    points, weights = points[lost:], weights[lost:]
     errors = np.empty(len(thresholds))
     for k, limit in enumerate(thresholds):
         step = max(float(limit), 1e-30) / levels
         rounded = points / step
         np.minimum(np.rint(rounded, out=rounded), levels, out=rounded)
         rounded *= step
-        errors[k] = float(weights @ np.square(np.subtract(points, rounded, out=rounded), out=rounded))
+        np.square(np.subtract(points, rounded, out=rounded), out=rounded)
+        errors[k] = below + _weighted_sum(weights, rounded)
     return errors
 
 
@@ -174,4 +178,9 @@ def _bin_middles(counts: Counts, largest: float) -> tuple[Floats, Floats]:
 def _interval_error(middle: Floats, counts: Floats, limit: float, step: float) -> float:
     clipped = np.maximum(middle - limit, 0.0)
     inside = np.minimum(middle**2, step**2 / 12)
-    return float(counts @ np.where(clipped > 0, clipped**2, inside))
+    return _weighted_sum(counts, np.where(clipped > 0, clipped**2, inside))
+
+
+def _weighted_sum(weights: Floats, values: Floats) -> float:
+    """Without BLAS, whose threads wait for each other at every one of many short sums."""
+    return float(np.einsum("i,i->", weights, values))

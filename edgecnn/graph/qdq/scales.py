@@ -17,9 +17,9 @@ def join_scale_groups(placement: Placement, tensors: Mapping[str, TensorStatisti
     """The statistics of every group of tensors that share a scale."""
     groups: dict[str, TensorStatistics] = {}
     for quantized in placement.activations:
-        one = tensors[quantized.tensor]
+        one = tensors[quantized.tensor].with_step_one()
         extremes = np.array([one.low], np.float32), np.array([one.high], np.float32)
-        one = replace(one, channel_low=extremes[0], channel_high=extremes[1], channel_sum=np.zeros(1, np.int64))
+        one = replace(one, channel_low=extremes[0], channel_high=extremes[1])
         if quantized.scale_group in groups:
             groups[quantized.scale_group].merge(one)
         else:

@@ -1,0 +1,142 @@
+"""Run a graph and keep statistics of what `watch` lets out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
+from edgecnn.errors import GraphError
+from edgecnn.graph.calibration.histogram import (
+    CHUNK,
+    Halves,
+    TensorStatistics,
+    channel_extremes,
+    empty_statistics,
+    upper_halves,
+)
+from edgecnn.graph.calibration.watch import LARGEST_VALUE, Watched, add_watches, lower_bound, outputs_of
+from edgecnn.graph.onnx_graph import OnnxGraph
+
+Array = npt.NDArray[np.float32]
+_REVIEWED = (2, 8)  # runs before which another session may be opened, which costs as much as a few images
+
+
+@dataclass
+class _Tally:
+    """One tensor's statistics, and the values that wait to be counted many at a time."""
+
+    held: TensorStatistics
+    waiting: list[Halves] = field(default_factory=list)
+    size: int = 0
+
+    def count(self, values: Array) -> None:
+        halves = upper_halves(values).copy()
+        self.waiting.append(halves)
+        self.size += len(halves)
+        if self.size >= CHUNK:
+            self.settle()
+
+    def settle(self) -> None:
+        if self.waiting:
+            self.held.count(np.concatenate(self.waiting))
+            self.waiting, self.size = [], 0
+
+
+class Observer:
+    """Statistics of the tensors of `steps`, counted with these steps; they go on from those `held` already."""
+
+    def __init__(
+        self, graph: OnnxGraph, steps: Mapping[str, int], held: Mapping[str, TensorStatistics], threads: int
+    ) -> None:
+        self._graph, self._steps, self._threads = graph, dict(steps), threads
+        self._tallies = {name: _Tally(statistics) for name, statistics in held.items()}
+        self._lowest = {name: lower_bound(graph, name) for name, step in steps.items() if step > 1}
+        self._settled = self._find_settled()
+        self._runs = 0
+        self._sessions: list[onnxruntime.InferenceSession] = []  # the one in use
+        self._open()
+
+    def run(self, images: Array) -> Callable[[], None]:
+        """Run `images` [N, C, H, W]; what is returned counts what came out, one call after the other, and raises
+        `GraphError` naming a tensor that is NaN or infinite."""
+        self._runs += 1
+        if self._runs in _REVIEWED and len(found := self._find_settled()) > len(self._settled):
+            self._settled = found
+            self._open()
+        names = outputs_of(self._watches)
+        with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
+            made = self._sessions[0].run(names, {self._graph.input: images})
+        return partial(self._count, images, self._watches, dict(zip(names, made, strict=True)))
+
+    def statistics(self) -> dict[str, TensorStatistics]:
+        """What was counted so far."""
+        for tally in self._tallies.values():
+            tally.settle()
+        return {name: self._tallies[name].held for name in self._steps if name in self._tallies}
+
+    def _open(self) -> None:
+        self._sessions.clear()  # before the next one takes memory
+        inner = {name: step for name, step in self._steps.items() if name != self._graph.input}
+        model, self._watches = add_watches(self._graph, inner, self._settled)
+        with onnxruntime_errors("the graph", hint="check it with onnx.checker", error=GraphError):
+            self._sessions.append(open_session(model, threads=self._threads, earliest_first=True))
+
+    def _find_settled(self) -> set[str]:
+        """The tensors that have reached in every channel the value that they cannot be below."""
+        seen = {name: self._tallies[name].held for name in self._lowest if name in self._tallies}
+        return {name for name, held in seen.items() if (held.channel_low == self._lowest[name]).all()}
+
+    def _count(self, images: Array, watches: list[Watched], outputs: dict[str, Array]) -> None:
+        step = self._steps[self._graph.input]
+        self._take(self._graph.input, *channel_extremes(images), images[:, :, ::step, ::step])
+        largest = 0.0
+        for w in watches:
+            if w.whole:
+                values = outputs[w.whole]
+                low, high = channel_extremes(values)
+            else:
+                values = outputs[w.sample]
+                high = outputs[w.high].reshape(len(images), -1).max(axis=0) + np.float32(0)
+                if w.low:
+                    low = np.float32(0) - outputs[w.low].reshape(len(images), -1).max(axis=0)
+                else:
+                    low = self._tallies[w.name].held.channel_low
+                if w.mean and not np.isfinite(outputs[w.mean]).all():
+                    high = np.full_like(high, np.nan)
+            self._take(w.name, low, high, values)
+            largest = max(largest, float(high.max()), -float(low.min()))
+        if largest > LARGEST_VALUE:
+            self._look_closer(images)
+
+    def _take(self, name: str, low: Array, high: Array, values: Array) -> None:
+        if name not in self._tallies:
+            self._tallies[name] = _Tally(empty_statistics(name, len(low), self._steps[name]))
+        tally = self._tallies[name]
+        try:
+            tally.held.widen(low, high, len(values))
+        except ValueError as exc:
+            raise _not_finite(name) from exc
+        tally.count(values)
+
+    def _look_closer(self, images: Array) -> None:
+        """Whether a NaN or an infinity hides among values that are this large."""
+        names = [w.name for w in self._watches]
+        with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
+            session = open_session(self._graph.model, names, threads=self._threads)
+            for image in images:
+                for name, values in zip(names, session.run(None, {self._graph.input: image[None]}), strict=True):
+                    if not np.isfinite(values).all():
+                        raise _not_finite(name)
+
+
+def _not_finite(name: str) -> GraphError:
+    return GraphError(
+        f"tensor {name!r} is NaN or infinite on calibration images",
+        "check the weights and the preprocessing: the float graph itself overflows",
+    )
