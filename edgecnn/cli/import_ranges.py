@@ -12,7 +12,6 @@ from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
 edgecnn import-ranges CalibrationTable --graph model.fp32.onnx -o model.calib.json  # needs a cache of TensorRT's
-edgecnn quantize model.fp32.onnx --precision int8 --ranges model.calib.json --method minmax  # needs the graph
 """
 
 

@@ -87,6 +87,12 @@ class Flow:
                 Image.fromarray((images[k] * 15.9).astype(np.uint8)).resize((32, 32)).save(path)
         return self.work / "pictures"
 
+    def cache(self) -> Path:
+        """A calibration cache of TensorRT's for the graph of the run."""
+        made = ("-o", self.work / "cached.calib.json", "--trt-cache", self.work / "CalibrationTable")
+        done("calibrate", self.run / "model.fp32.onnx", "--data", MANIFEST, *made)
+        return self.work / "CalibrationTable"
+
     def outputs(self) -> dict[str, Schema]:
         """call -> schema of the JSON that it printed."""
         return {name: schema_of(ask().json) for name, ask in self._json_calls().items()}
@@ -117,6 +123,7 @@ class Flow:
             "export": ask("export", "lenet5", "--checkpoint", checkpoint, "-o", work / "exported.onnx"),
             "gate": ask("gate", self.copied(), "--recipe", self.recipe),
             "import": ask("import", self.foreign(), "-o", work / "imported.onnx"),
+            "import-ranges": ask("import-ranges", self.cache(), "--graph", graph, "-o", work / "cache.calib.json"),
             "inspect CALIB.JSON": ask("inspect", ranges),
             "inspect NPZ": ask("inspect", reference),
             "inspect ONNX": ask("inspect", graph),

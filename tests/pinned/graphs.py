@@ -171,15 +171,13 @@ def range_by_formula(seen: dict[str, Any]) -> dict[str, Any]:
     sides: dict[str, Any] = {"positive": _counts(of, float(high.max()))}
     sides["negative"] = _counts(of, float(-low.min())) if signed else None
     total = sum(int(c.sum()) for c in sides.values() if c is not None)
-    means = np.asarray(2**20 * (1 + np.arange(channels) % 5), np.int64)
     return seen | {
-        "count": total,
+        "counted": total,
         "min": float(low.min()),
         "max": float(high.max()),
         "minmax": float(max(high.max(), -low.min())),
         "channel_min": _packed(low, "<f4"),
         "channel_max": _packed(high, "<f4"),
-        "channel_sum": _packed(means, "<i8"),
         **{side: None if c is None else _packed(c, "<i8") for side, c in sides.items()},
     }
 

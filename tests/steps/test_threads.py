@@ -18,6 +18,7 @@ from edgecnn.backends import _onnxruntime
 from edgecnn.errors import BackendError, MeasurementError
 from edgecnn.machine import threads as machine
 from edgecnn.machine.cpu import cpu_device
+from edgecnn.recipe.schema import BenchSettings
 from edgecnn.steps import bench as bench_module
 from edgecnn.steps import calibrate, quantize
 from edgecnn.steps._fresh import run_in_fresh_process
@@ -133,18 +134,9 @@ def test_pytorch_that_was_loaded_to_make_something_is_measured_elsewhere(
     assert not asked
     checkpoint = graph.with_name("model.safetensors")
     checkpoint.touch()
-    bench(checkpoint, versus=graph, batch=3, threads=2)
+    bench(checkpoint, versus=graph, batch=3, threads=2, mode="single-shot")
     bench_module.bench_all({"fp32": graph}, graph.with_name("latency.json"), checkpoint=checkpoint, threads=2)
-    assert [work.func.__name__ for work in asked] == ["bench", "bench_all"]
-    assert asked[0].args == (checkpoint, None)
-    assert asked[0].keywords == {
-        "versus": graph,
-        "batch": 3,
-        "batches": (),
-        "duration_s": 3.0,
-        "warmup_ms": 200.0,
-        "mode": "latency",
-        "threads": 2,
-        "trust": False,
-        "trust_code": False,
-    }
+    paths, output, sizes, settings, how = asked[0].args
+    assert (paths, output, sizes, settings) == ([checkpoint, graph], None, (3,), BenchSettings(batch=3))
+    assert (how.mode, how.threads, how.trust, how.trust_code) == ("single-shot", 2, False, False)
+    assert asked[1].func is bench_module.bench_all
