@@ -18,7 +18,7 @@ edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan  # needs a
 edgecnn build model.int8-tensorrt.onnx --target agx-orin -o int8.plan --locked  # needs a GPU with TensorRT
 edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU with onnxruntime-gpu
 edgecnn build model.int8-tensorrt.onnx --target gpu --profile 1:1:1 --profile 8:16:32  # needs a GPU with TensorRT
-edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges model.calib.json  # needs a GPU with TensorRT 10
+edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges m.calib.json  # needs a GPU with TensorRT 10
 edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
 """
 

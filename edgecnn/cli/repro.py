@@ -13,7 +13,7 @@ from edgecnn.cli.printing import print_json
 
 EXAMPLES = """
 edgecnn repro model.int8.onnx  # needs a graph, and a TensorRT that refuses it
-edgecnn repro model.int8.onnx --backend trt-rtx -o for-nvidia  # needs a graph, and a TensorRT that refuses it
+edgecnn repro model.int8.onnx --backend trt-rtx -o for-nvidia  # needs a TensorRT that refuses it
 """
 
 
