@@ -202,10 +202,15 @@ def _grouped(kind: Any, content: Any) -> Any:
     for name, hint in hints.items():
         kinds, value = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)], found.get(name)
         if kinds and isinstance(value, dict) and name in own:
-            found[name] = _grouped(kinds[0], value)
+            by_name = typing.get_origin(hint) in (dict, Mapping)
+            found[name] = _each_grouped(kinds[0], value) if by_name else _grouped(kinds[0], value)
         elif kinds and isinstance(value, list):
             found[name] = [_grouped(kinds[0], row) if isinstance(row, dict) else row for row in value]
     return {key: value for key, value in found.items() if key not in taken or key in own}
+
+
+def _each_grouped(kind: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _grouped(kind, row) if isinstance(row, dict) else row for name, row in rows.items()}
 
 
 def _keys_of(kind: Any) -> set[str]:

@@ -207,7 +207,8 @@ def _require_end_to_end(end_to_end: bool, data: str, other: bool, duration: floa
 
 def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: bool, strict: bool, **given: Any) -> None:
     from edgecnn.records import to_plain
-    from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
+    from edgecnn.remote.engines import bench_end_to_end
+    from edgecnn.steps.end_to_end import EndToEndSettings
 
     settings = EndToEndSettings(**{key: value for key, value in given.items() if value is not None})
     with stdout_kept():

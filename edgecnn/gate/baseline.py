@@ -61,12 +61,12 @@ def check_regressions(
 
 def _require_same(m: Measurement, old: BaselineRow) -> None:
     new = _row(m)
-    for fact in ("batch", "mode"):
+    for fact, again in (("batch", "measure with the same batch, or "), ("mode", "")):
         before, now = getattr(old, fact), getattr(new, fact)
         if before and now and before != now:
             raise MeasurementError(
                 f"{m.name}: the baseline has {fact} = {before}, this run has {now}",
-                "measure with the same batches, or record new numbers with `edgecnn gate --record`",
+                f"{again}record new numbers with `edgecnn gate --record`",
             )
 
 

@@ -53,7 +53,7 @@ def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
     checks = []
     for builds in found.values():
         k, worst = max(builds, key=lambda build: _badness(build[1]))
-        differ = any(check.evidence != worst.evidence for _, check in builds)
+        differ = len(builds) < len(verdicts) or any(check.evidence != worst.evidence for _, check in builds)
         told = f"{worst.evidence}; build {k}, the worst of {len(verdicts)}" if differ else worst.evidence
         checks.append(dataclasses.replace(worst, evidence=told))
     return Verdict(tuple(checks), verdicts[0].inconclusive)

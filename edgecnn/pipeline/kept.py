@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import LATENCY
+from edgecnn.bundle.manifest import RANGES
 from edgecnn.pipeline.workshop import Task, Workshop, validate_fields
 from edgecnn.recipe.variants import Variant
 from edgecnn.results.device import Device
@@ -27,14 +28,15 @@ def kept_tasks(
     predictions, latency = shop.folder / "reference.npz", shop.folder / target.name / LATENCY
     built = Device(tensorrt=device.tensorrt) if device and target.built_anywhere else device
     for variant, engine in engines.items():
-        graph, accuracy = shop.folder / variant.graph, engine.with_name(f"{variant.name}.accuracy.json")
+        accuracy = engine.with_name(f"{variant.name}.accuracy.json")
+        made_of = [shop.folder / variant.graph, *([shop.folder / RANGES] if variant.scheme == "implicit" else [])]
         yield Task(
             "bench",
             engine,
             "engine",
-            (graph, *(where / LATENCY for where in builds)),
+            (*made_of, *(where / LATENCY for where in builds)),
             {BUILT: len(builds)},
-            partial(keep_engine, builds, engine, variant.name, graph),
+            partial(keep_engine, builds, engine, variant.name, made_of),
             target.name,
             tools,
             built,

@@ -14,8 +14,16 @@ from typing import Any
 from edgecnn import errors
 from edgecnn.errors import CrashError, EdgecnnError
 
-# an empty entry of the path is the current folder, where a file may bear the name of a package
-PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from edgecnn.remote.worker import main; sys.exit(main())"
+# Ctrl-C ends it without a word, whatever it does: its parent says so. An empty entry of the path is the current folder,
+# where a file may bear the name of a package.
+PROGRAM = """
+import signal, sys
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path[:] = filter(None, sys.path)
+from edgecnn.remote.worker import main
+sys.exit(main())
+"""
 INTERRUPTED, BUG = 130, 101
 BY_THE_USER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MEANINGS = {signal.SIGKILL: "by Linux, perhaps, for want of memory"}
@@ -25,7 +33,8 @@ Progress = Callable[[int, int], None]
 
 class Child:
     """A process of `python` (left out: this interpreter, which finds its packages where this process does) that answers
-    calls of `Worker`'s methods; a context manager that ends it. One that has died is started anew by the next call."""
+    calls of `Worker`'s methods; a context manager that ends it. One of which it was told that it has died is started
+    anew by the next call."""
 
     def __init__(self, python: str = "") -> None:
         self._python = python
@@ -40,8 +49,9 @@ class Child:
             stdout=subprocess.PIPE,
             env={**os.environ, **own},
             encoding="utf-8",
+            errors="replace",  # what an interpreter prints while it starts; our lines are ASCII
         )
-        self._ready = False
+        self._ready = self._told = False
 
     def __enter__(self) -> Child:
         return self
@@ -60,6 +70,8 @@ class Child:
         where the user ended it.
         """
         if self._process.poll() is not None:
+            if not self._told:  # it ended between two calls, and what it held is gone
+                raise self._ended(what)
             self._process.communicate()
             self._start()
         assert self._process.stdin is not None
@@ -91,7 +103,7 @@ class Child:
         raise self._ended(what)
 
     def _ended(self, what: str) -> BaseException:
-        code = self._process.wait()
+        code, self._told = self._process.wait(), True
         if code == INTERRUPTED or -code in BY_THE_USER:
             return KeyboardInterrupt()
         if code == BUG:

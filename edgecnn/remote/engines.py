@@ -9,31 +9,34 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.backends import backend_of
+from edgecnn.backends import backend_for
 from edgecnn.data.dataset import Dataset
-from edgecnn.errors import ArtifactError
-from edgecnn.recipe.schema import BenchSettings
+from edgecnn.errors import ArtifactError, BackendError
+from edgecnn.recipe.schema import BenchSettings, OrtProvider
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.remote.child import Child
 from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.device import Device
+from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.latency import LatencyFile
 from edgecnn.steps import bench as latency
+from edgecnn.steps import end_to_end as served
 from edgecnn.steps import validate as accuracy
 from edgecnn.steps._arguments import FilePath
 from edgecnn.steps._images import Progress
 from edgecnn.steps._sessions import CHECKPOINT
 
 
-def is_native(*engines: FilePath | None) -> bool:
-    """Whether one of them is code that may take its process down; what is no engine is none, and the step says so."""
+def is_native(*engines: FilePath | None, provider: OrtProvider | None = None) -> bool:
+    """Whether one of them, a graph by the `provider`, is run by code that may take its process down; what is no engine
+    is none, and the step says so."""
     paths = [Path(engine) for engine in engines if engine is not None]
-    return any(_is_native(path) for path in paths if path.suffix != CHECKPOINT)
+    return any(_is_native(path, provider) for path in paths if path.suffix != CHECKPOINT)
 
 
-def _is_native(path: Path) -> bool:
-    with contextlib.suppress(ArtifactError):
-        return backend_of(path).NATIVE
+def _is_native(path: Path, provider: OrtProvider | None) -> bool:
+    with contextlib.suppress(ArtifactError, BackendError):
+        return backend_for(path, provider).NATIVE
     return False
 
 
@@ -49,7 +52,7 @@ def validate(
 ) -> Accuracy:
     """`steps.validate`; `dataset` opens the images where the caller has opened them already, and `images` names the
     same for a process of its own. Raises `CrashError` where the engine takes that process down."""
-    if not is_native(engine):
+    if not is_native(engine, provider=settings.get("provider")) and not is_native(reference):
         opened = dataset() if dataset else None
         return accuracy.validate(engine, reference, output, dataset=opened, progress=progress, **settings)
     given = {"engine": engine, "reference": reference, "output": output, "images": images, **settings}
@@ -60,11 +63,31 @@ def validate(
 
 def bench(engine: FilePath, output: FilePath | None = None, **settings: Any) -> LatencyFile:
     """`steps.bench`. Raises `CrashError` where an engine takes its process down."""
-    if not is_native(engine, settings.get("versus")):
+    if not is_native(engine, settings.get("versus"), provider=settings.get("provider")):
         return latency.bench(engine, output, **settings)
     with Child() as child:
         found = child.call(str(engine), "bench", _as_json({"engine": engine, "output": output, **settings}))
     return record_from_mapping(LatencyFile, found, str(engine), "report it")
+
+
+def bench_end_to_end(
+    engine: FilePath,
+    output: FilePath | None = None,
+    *,
+    data: str,
+    settings: served.EndToEndSettings,
+    strict: bool = False,
+) -> EndToEnd:
+    """`steps.bench_end_to_end`, whose several processes are others already. Raises `CrashError` where the engine takes
+    its process down."""
+    if settings.processes > 1 or not is_native(engine):
+        return served.bench_end_to_end(engine, output, data=data, settings=settings, strict=strict)
+    given = {"engine": engine, "output": output, "data": data, "strict": strict}
+    with Child() as child:
+        found = child.call(
+            str(engine), "bench_end_to_end", _as_json({**given, "settings": dataclasses.asdict(settings)})
+        )
+    return record_from_mapping(EndToEnd, found, str(engine), "report it")
 
 
 def bench_all(

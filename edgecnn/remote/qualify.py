@@ -12,6 +12,7 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import load_backend
+from edgecnn.bundle.manifest import RANGES
 from edgecnn.errors import ArtifactError, BackendError, CrashError, DeviceError, EdgecnnError, GraphError
 from edgecnn.gate.judge import judge
 from edgecnn.gate.latency_baseline import LATENCY_MAX
@@ -34,7 +35,13 @@ from edgecnn.steps.bench import engine_facts
 from edgecnn.targets import Target
 from edgecnn.version import __version__
 
-SAY_VERSION = "import sys; sys.path[:] = filter(None, sys.path); from edgecnn.version import __version__ as v; print(v)"
+SAY_VERSION = """
+import sys
+sys.path[:] = filter(None, sys.path)
+from edgecnn.version import __version__
+print(__version__, flush=True)
+import edgecnn.remote.worker
+"""
 PROBE_S = 120
 MARGIN = "top1_regression_pp_max"
 
@@ -60,7 +67,7 @@ def qualify_environment(question: Question, python: str, say: Say = lambda line:
     Accuracy is that under `python` against that here on the same images (McNemar's table, Tango's interval), latency
     the ratio of the two in turn, blocks of one and then of the other. Judged by the recipe's margin for a regression
     (`top1_regression_pp_max`, else `top1_drop_pp_max`), its `agreement_pct_min` and `int8_share_pct_min`, and by 1.10
-    times the latency. An engine that cannot be built there, or takes its process down there, fails.
+    times the latency. An engine that cannot be built or run there, or takes its process down there, fails.
 
     Raises `BackendError` where `python` is no interpreter with this edgecnn and the target's runtime, `DeviceError`
     where it runs on another device, and the errors of the steps here.
@@ -99,12 +106,15 @@ def require_edgecnn(python: str) -> None:
         raise BackendError(f"{where}: cannot be started: {exc.strerror}", "name a Python interpreter") from exc
     except subprocess.TimeoutExpired as exc:
         raise BackendError(f"{where}: no answer within {PROBE_S} s", "name a Python interpreter") from exc
+    found = ran.stdout.decode(errors="replace").strip()
+    if found not in ("", __version__):
+        raise BackendError(f"{where}: has edgecnn {found[:40]}, this is {__version__}", hint)
     said = [line for line in ran.stderr.decode(errors="replace").splitlines() if line.strip()]
     if ran.returncode:
         why = said[-1] if said and ran.returncode > 0 else f"it ended with {ran.returncode}"
         raise BackendError(f"{where}: edgecnn cannot be imported there: {why}", hint)
-    if (found := ran.stdout.decode(errors="replace").strip()) != __version__:
-        raise BackendError(f"{where}: has edgecnn {found[:40] or '(none)'}, this is {__version__}", hint)
+    if not found:
+        raise BackendError(f"{where}: has edgecnn (none), this is {__version__}", hint)
 
 
 def _environment(child: Child, python: str, question: Question) -> Environment:
@@ -137,7 +147,7 @@ def _require_same_device(before: Environment, after: Environment) -> None:
 def _compared(
     question: Question, variant: Variant, before: tuple[Child, str], after: tuple[Child, str]
 ) -> tuple[Measurement, str]:
-    """An engine there against the same graph's here, and why it could not be built there ("" where it could)."""
+    """An engine there against the same graph's here, and why it could not be built or run there ("" where it could)."""
     name, (here, label), (there, label_there) = variant.name, before, after
     suffix = load_backend(question.target.backend).SUFFIXES[0]
     ours, theirs = (question.scratch / side / f"{name}{suffix}" for side in ("before", "after"))
@@ -148,13 +158,15 @@ def _compared(
     except CrashError as exc:
         return dataclasses.replace(found, crash=Crash("build", exc.ended)), ""
     except (BackendError, GraphError, ArtifactError) as exc:
-        return found, f"{label_there}: {exc.message}"
+        return found, f"it cannot be built: {label_there}: {exc.message}"
     found = Measurement(name=name, engine=read_sidecar(theirs).engine, facts=engine_facts(theirs))
     expected = _predict(here, question, ours)
     try:
         given = _predict(there, question, theirs)
     except CrashError as exc:
         return dataclasses.replace(found, crash=Crash("predict", exc.ended)), ""
+    except BackendError as exc:
+        return found, f"it cannot be run: {label_there}: {exc.message}"
     accuracy = measure_accuracy(name, read_predictions(given), read_predictions(expected))
     found = dataclasses.replace(found, accuracy=accuracy)
     here.call(str(ours), "open", _timed(question, ours))
@@ -178,6 +190,9 @@ def _build(child: Child, question: Question, variant: Variant, output: Path) -> 
         "batch": dataclasses.asdict(question.recipe.batch),
         "threads": question.threads,
     }
+    if variant.scheme == "implicit":
+        ranges = str((question.folder / RANGES).absolute())
+        settings |= {"weakly_typed": True, "ranges": ranges, "method": question.recipe.quantize.method}
     child.call(str(output), "build", settings)
 
 
@@ -228,9 +243,9 @@ def _ratio(
 
 
 def _checks(recipe: Recipe, found: Measurement, why: str) -> list[Check]:
-    """What the recipe's margins say of an engine there; `why` it could not be built."""
+    """What the recipe's margins say of an engine there; `why` it could not be built or run."""
     if why:
-        return [Check(found.name, RUNS, None, None, None, "FAIL", f"it cannot be built: {why}")]
+        return [Check(found.name, RUNS, None, None, None, "FAIL", why)]
     own = recipe.tolerances
     margin = own.top1_regression_pp_max if own.top1_regression_pp_max is not None else own.top1_drop_pp_max
     limits = Tolerances(

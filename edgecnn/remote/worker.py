@@ -33,6 +33,7 @@ from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import batch_of, open_any
 from edgecnn.steps._shared import predict_shared
 from edgecnn.steps.build import build
+from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
 from edgecnn.steps.validate import validate
 
 BUG = 101
@@ -64,6 +65,10 @@ class Worker:
     def bench(self, engine: str, **settings: Any) -> Mapping[str, Any]:
         """`steps.bench`."""
         return _plain(latency.bench(engine, **settings))
+
+    def bench_end_to_end(self, engine: str, settings: Mapping[str, Any], **more: Any) -> Mapping[str, Any]:
+        """`steps.bench_end_to_end`."""
+        return _plain(bench_end_to_end(engine, settings=EndToEndSettings(**settings), **more))
 
     def bench_all(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgecnn.records import STRICT
+from edgecnn.results.latency import EARLIER_MODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class BaselineRow:
 
     __pydantic_config__ = STRICT
     SPARSE: ClassVar[bool] = True
-    RENAMED_VALUES: ClassVar[dict[str, dict[str, str]]] = {"mode": {"latency": "single-shot"}}
+    RENAMED_VALUES: ClassVar[dict[str, dict[str, str]]] = {"mode": EARLIER_MODES}
 
     batch: int | None = None
     mode: str = ""

@@ -93,9 +93,9 @@ class EndToEnd:
     clock: str
     latency_ms_mean: float
     latency_ms_p50: float
-    latency_ms_p90: float | None
-    latency_ms_p95: float | None
-    latency_ms_p99: float | None
+    latency_ms_p90: float | None = None
+    latency_ms_p95: float | None = None
+    latency_ms_p99: float | None = None
     latency_ms_max: float
     throughput_images_per_s: float
     stages: tuple[StageTime, ...]

@@ -180,7 +180,7 @@ def bench_all(
     trust_code: bool = False,
 ) -> LatencyFile:
     """Each engine, by its name in reports, alone; then all of them and PyTorch (where the `checkpoint` and it are here)
-    in turn on the same input. Without PyTorch the others are compared with the first engine.
+    in turn on the same input. Without PyTorch the others are compared with the first engine that is not INT8.
 
     On a GPU the reference is PyTorch with CUDA: a ratio against a CPU would flatter. Engines of TensorRT are pipelined
     alone, and in turn with PyTorch single-shot as PyTorch is.
@@ -203,18 +203,26 @@ def bench_all(
         rows = [
             _alone(name, path, sessions[name], inputs[name], settings, starts[name]) for name, path in engines.items()
         ]
+        compared_with = reference or _first_to_compare_with(engines)
         if len(sessions) > 1:
+            sessions = {compared_with: sessions[compared_with], **sessions}
             infos = {row.latency.name: row.engine for row in rows}
             rows = _with_ratios(rows, _compared(sessions, inputs, settings, infos))
     found = LatencyFile(
         device=_at_clocks(device or device_of(paths[0], threads), rows),
-        reference=reference or next(iter(engines)),
+        reference=compared_with,
         measurements=tuple(rows),
     )
     fields = {key: value for path in paths for key, value in sidecar_of(path).fields.items()}
     recipe = sidecar_of(paths[0]).recipe
     _write(output, found, paths, recipe, {**fields, **fields_of("bench", settings)}, device, facts)
     return found
+
+
+def _first_to_compare_with(engines: Mapping[str, Path]) -> str:
+    """An INT8 engine is held against an FP16 one, and what all are compared with has no ratio."""
+    others = (name for name, path in engines.items() if sidecar_of(path).precision_requested != "int8")
+    return next(others, next(iter(engines)))
 
 
 def device_of(engine: Path, threads: int | None, provider: OrtProvider | None = None) -> Device:

@@ -62,6 +62,8 @@ def build(
     require_one_of("hardware_compatibility", hardware_compatibility, HardwareCompatibility)
     require_at_least(1, threads=threads, workspace_mb=workspace_mb)
     require_at_least(0, optimization_level=optimization_level)
+    if locked and fresh_timings:
+        raise RecipeError("locked with fresh_timings: a locked build times nothing", "leave one of them out")
     if provider is not None:
         require_one_of("provider", provider, OrtProvider)
         backend = provider_backend(provider, backend)

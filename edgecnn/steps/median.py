@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.run_folder import CRASH, ResultFile, TargetRun, read_target_run
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar
+from edgecnn.artifact.run_folder import ACCURACY, CRASH, ResultFile, TargetRun, read_target_run
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path
 from edgecnn.artifact.write import write_artifact, write_bytes, write_json_artifact
 from edgecnn.errors import MeasurementError
 from edgecnn.records import to_plain
@@ -19,14 +19,16 @@ from edgecnn.results.rebuilds import Rebuilds
 BUILT = "build.rebuilds"
 
 
-def keep_engine(builds: Sequence[Path], output: Path, name: str, graph: Path) -> Path | None:
-    """Copy the engine `name` of the build that is kept to `output`, with what its sidecar says belongs to it; None
-    where it ran in no build, whose crash is copied in its place."""
+def keep_engine(builds: Sequence[Path], output: Path, name: str, made_of: Sequence[Path]) -> Path | None:
+    """Copy the engine `name`, `made_of` a graph and perhaps ranges, of the build that is kept to `output`, with what
+    its sidecar says belongs to it; None where it ran in no build, whose crash is copied in its place: then nothing is
+    left of one that did before."""
     runs = [read_target_run(folder) for folder in builds]
     output.with_name(CRASH.replace("*", name)).unlink(missing_ok=True)
     kept = median_build(runs, name)
     if kept is None:
         crash = next(c for run in runs for c in run.crashes if c.content.name == name)
+        _remove_engine(output)
         _write(output.with_name(crash.path.name), crash, {BUILT: len(builds)}, crash.path.parent / output.name)
         return None
     source = builds[kept] / output.name
@@ -37,12 +39,24 @@ def keep_engine(builds: Sequence[Path], output: Path, name: str, graph: Path) ->
         write_bytes(output.with_name(beside), source.with_name(beside).read_bytes())
     sidecar = dataclasses.replace(
         made,
-        parents=parents_of(output, graph, *(file.path for file in timed)),
+        parents=parents_of(output, *made_of, *(file.path for file in timed)),
         fields={**fields, **made.fields, BUILT: len(builds)},
         facts={**made.facts, "rebuild": kept + 1},
     )
     write_artifact(output, lambda temporary: shutil.copyfile(source, temporary), sidecar)
     return output
+
+
+def _remove_engine(engine: Path) -> None:
+    beside = sidecar_path(engine)
+    locked_by = read_sidecar(engine).facts.get("locked_by", ()) if beside.exists() else ()
+    for path in (
+        engine.with_name(ACCURACY.replace("*", engine.stem)),
+        *map(engine.with_name, locked_by),
+        engine,
+        beside,
+    ):
+        path.unlink(missing_ok=True)
 
 
 def keep_accuracy(builds: Sequence[Path], output: Path, name: str, engine: Path, reference: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar
-from edgecnn.backends import BuildOptions, load_backend
+from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend
 from edgecnn.backends.trt.lock import lock_path, locked_cache_path, read_lock
 from edgecnn.cli import main
-from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError
+from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, RecipeError
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.steps.build import build as steps_build
 from tests.fakes.fake_cuda import FakeDevice
 
 pytestmark = pytest.mark.onnx
@@ -44,7 +45,7 @@ def test_a_build_says_what_made_it(trt: Any, graph: Graph) -> None:
     assert len(lock.tensorrt.split(".")) == 4
     assert (lock.gpu_name, lock.compute_capability) == ("NVIDIA L4", "8.9")
     assert lock.workspace_bytes == read_sidecar(plan).facts["workspace_bytes"]
-    assert lock.batch == (1, 2, 4)
+    assert lock.profiles == ((1, 2, 4),)
     assert lock.timing_cache_sha256 == hashlib.sha256(locked_cache_path(plan).read_bytes()).hexdigest()
     assert ("EDITABLE_TIMING_CACHE" in trt._builds[-1]["flags"]) == (trt.__version__ != "10.3.0")
     assert "ERROR_ON_TIMING_CACHE_MISS" not in trt._builds[-1]["flags"]
@@ -142,6 +143,14 @@ def foreign(plan: Path) -> None:
     lock_path(plan).write_text('{"a": 1}')
 
 
+def no_workspace(plan: Path) -> None:
+    change_lock(plan, workspace_bytes=-5)
+
+
+def endless_workspace(plan: Path) -> None:
+    change_lock(plan, workspace_bytes=10**400)
+
+
 def of_another_tensorrt(plan: Path) -> None:
     locked_cache_path(plan).write_text('{"trt": "9.9.9", "entries": []}')
     change_lock(plan, timing_cache_sha256=hashlib.sha256(locked_cache_path(plan).read_bytes()).hexdigest())
@@ -160,6 +169,8 @@ def of_another_tensorrt(plan: Path) -> None:
         (other_cache, ArtifactError, "is not the timing cache of"),
         (damaged, ArtifactError, "engine.lock"),
         (foreign, ArtifactError, "not a lock of an engine"),
+        (no_workspace, ArtifactError, "workspace_bytes is no size"),
+        (endless_workspace, ArtifactError, "workspace_bytes is no size"),
         (of_another_tensorrt, BackendError, "does not take the locked timing cache"),
     ],
 )
@@ -180,8 +191,11 @@ def test_what_is_not_as_it_was_locked_is_refused_before_anything_is_built(
     ("changes", "words"),
     [
         ({"optimization_level": 5}, "locked with optimization_level = 3, asked for is 5"),
-        ({"batch": BatchSettings(1, 2, 8)}, r"locked with batch = \(1, 2, 4\), asked for is \(1, 2, 8\)"),
+        ({"batch": BatchSettings(1, 2, 8)}, r"locked with profiles = \(\(1, 2, 4\),\), asked for is \(\(1, 2, 8\),\)"),
+        ({"batch": BatchSettings(1, 1, 4, ((1, 1, 1), (2, 2, 4)))}, r"asked for is \(\(1, 1, 1\), \(2, 2, 4\)\)"),
         ({"hardware_compatibility": "ampere_plus"}, "locked with hardware_compatibility = none"),
+        ({"workspace_mb": 100}, "locked with a workspace of .* MB, asked for is 100"),
+        ({"implicit": ImplicitInt8({"input": 0.1}, Path("x.cache"))}, "locked is a strongly typed build"),
     ],
 )
 def test_other_settings_than_the_locked_ones_are_refused(one_trt: Any, graph: Graph, changes: dict, words: str) -> None:
@@ -189,6 +203,39 @@ def test_other_settings_than_the_locked_ones_are_refused(one_trt: Any, graph: Gr
     build(source)
     with pytest.raises(BackendError, match=words):
         build(source, locked=True, **changes)
+
+
+def test_each_of_several_profiles_is_locked(one_trt: Any, graph: Graph) -> None:
+    source, profiles = graph("int8"), ((1, 1, 1), (2, 2, 4))
+    plan = build(source, batch=BatchSettings(1, 1, 4, profiles))
+    assert read_lock(plan).profiles == profiles
+    build(source, batch=BatchSettings(1, 1, 4, profiles), locked=True)
+    for other in (((1, 1, 1), (2, 3, 4)), ((1, 1, 1), (2, 2, 4), (5, 5, 8))):
+        with pytest.raises(BackendError, match="locked with profiles") as caught:
+            build(source, batch=BatchSettings(1, 1, other[-1][2], other), locked=True)
+        assert "--profile 1:1:1 --profile 2:2:4" in caught.value.hint
+
+
+def test_the_scales_of_a_weakly_typed_build_are_locked(one_trt: Any, graph: Graph, tmp_path: Path) -> None:
+    source = graph("fp32")
+    for name, scale in (("a.cache", "3c010204"), ("b.cache", "3c010205")):
+        lines = [f"{tensor}: {scale}" for tensor in ("input", "conv", "relu", "pool", "flat", "logits")]
+        (tmp_path / name).write_text("\n".join(["TRT-8602-EntropyCalibration2", *lines, ""]))
+    command = ["build", str(source), "--target", "gpu", "-o", str(tmp_path / "x.plan")]
+    weak = [*command, "--weakly-typed", "--ranges"]
+    assert main([*weak, str(tmp_path / "a.cache")]) == 0
+    assert main([*weak, str(tmp_path / "a.cache"), "--locked"]) == 0
+    with pytest.raises(ArtifactError, match="its ranges [0-9a-f]{12} is not that of"):
+        steps_build(
+            source, tmp_path / "x.plan", target="gpu", weakly_typed=True, ranges=tmp_path / "b.cache", locked=True
+        )
+    with pytest.raises(BackendError, match="locked is a weakly typed build, and this is none"):
+        steps_build(source, tmp_path / "x.plan", target="gpu", locked=True)
+
+
+def test_a_locked_build_times_nothing(graph: Graph) -> None:
+    with pytest.raises(RecipeError, match="locked with fresh_timings"):
+        steps_build(graph("int8"), target="gpu", locked=True, fresh_timings=True)
 
 
 def test_on_the_command_line(one_trt: Any, graph: Graph, capsys: pytest.CaptureFixture[str]) -> None:

@@ -408,3 +408,13 @@ def test_providers_are_onnx_runtime_s(runtime: FakeRuntime, tmp_path: Path) -> N
     plan.write_bytes(b"ftrt" + bytes(28))
     with pytest.raises(ArtifactError, match="is an engine for TensorRT, not for --provider cuda"):
         bench(plan, provider="cuda")
+
+
+def test_what_is_tensorrt_s_alone_is_refused_and_not_ignored(
+    runtime: FakeRuntime, graph: Callable[..., Path], tmp_path: Path
+) -> None:
+    cache = tmp_path / "x.cache"
+    cache.write_text("TRT-8602-EntropyCalibration2\ninput: 3c010204\n")
+    with pytest.raises(BackendError, match="has no weak typing"):
+        build(graph("fp32"), tmp_path / "e.onnx", provider="cuda", weakly_typed=True, ranges=cache)
+    assert not (tmp_path / "e.onnx").exists()

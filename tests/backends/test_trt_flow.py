@@ -367,7 +367,7 @@ def test_a_plan_of_another_version_is_refused_before_it_is_loaded(
     with pytest.raises(BackendError) as caught:
         open_engine(plan)
     assert "built by TensorRT 10.3.0.26 (sidecar: Orin, SM 8.7); here are 11.4.0.106 and SM 8.9" in str(caught.value)
-    assert f"--backend trt --target gpu -o {plan}" in caught.value.hint
+    assert f"--backend trt --target gpu --profile 1:2:4 -o {plan}" in caught.value.hint
     assert not newer._live.get("ICudaEngine")
 
 

@@ -21,6 +21,7 @@ from edgecnn.backends import BuildOptions, load_backend, open_engine
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, MissingPackageError
 from edgecnn.measure.latency import measure_latency
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.session import PipelinedSession, PipelineOptions
 from tests.backends.conftest import TENSORRT_RTX
 from tests.fakes.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice
 from tests.fakes.fake_tensorrt import ACTIVATION_BYTES, COMPILE_S, injected
@@ -234,3 +235,33 @@ def test_the_real_bindings_take_our_calls(tensorrt_rtx: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tensorrt_rtx)}
     ran = subprocess.run(probe, capture_output=True, text=True, env=environment, timeout=50)
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+
+
+def test_pipelined_queries_have_blocks_graphs_and_results_of_their_own(
+    fake_rtx: Any, device: FakeDevice, graph: Callable[..., Path]
+) -> None:
+    source = graph("fp16")
+    path = source.with_suffix(".rtx.plan")
+    batches = BatchSettings(1, 1, 4, ((1, 1, 1), (2, 2, 4)))
+    load_backend("trt-rtx").engine_from_onnx(source, path, BuildOptions("rtx", batches))
+    before = device.live()
+    with open_engine(path) as session:
+        assert isinstance(session, PipelinedSession)
+        for n, profile in ((1, "1 of 2, batch 1..1..1"), (4, "2 of 2, batch 2..2..4")):
+            expected = session.run(images(n))
+            opened = device.live()
+            jit_ms = session.info.jit_ms
+            for options in (PipelineOptions(2), PipelineOptions(2, transfers=False), PipelineOptions(timed=False)):
+                with session.pipeline(images(n), options) as pipeline:
+                    queries = [query for _ in range(5) for query in pipeline.turn()] + pipeline.drain()
+                    assert len(queries) == 5 * options.streams
+                    assert (pipeline.info.graph, pipeline.info.graph_fallback) == (True, "")
+                    assert pipeline.info.profile == profile
+                    assert pipeline.info.jit_ms is not None
+                    assert jit_ms is not None
+                    assert pipeline.info.jit_ms > jit_ms
+                    for result in pipeline.results():
+                        np.testing.assert_array_equal(result["logits"], expected)
+                assert device.live() == opened
+    assert device.live() == before
+    assert {kind: len(live) for kind, live in fake_rtx._live.items() if live} == {}

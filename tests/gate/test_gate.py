@@ -512,6 +512,9 @@ def test_of_several_builds_each_check_is_the_worst_one() -> None:
     assert (found["size_mb_max"].verdict, found["size_mb_max"].value) == ("PASS", 9.5)
     assert worst_of(builds).verdict == "FAIL"
     assert worst_of(builds[:1]) == builds[0]
+    ran, crashed = measured(size_mb=9.0), replace(measured(size_mb=9.0), crash=Crash("bench", "SIGABRT (aborted)"))
+    found = {check.tolerance: check for check in worst_of([judge(limits, [m]) for m in (ran, crashed)]).checks}
+    assert found["runs"].evidence.endswith("in bench: SIGABRT (aborted); build 2, the worst of 2")
 
 
 def test_an_engine_that_took_its_process_down_fails() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,3 +132,120 @@ def test_what_is_no_native_code_stays_in_this_process(tmp_path: Path) -> None:
     graph.write_bytes(tiny_graph("fp32").SerializeToString())
     assert not is_native(graph)
     assert not is_native(tmp_path / "m.safetensors", None)
+
+
+def test_a_graph_that_a_provider_for_gpus_runs_is_native(plan: Path, tmp_path: Path) -> None:
+    """Whichever of the two that a validation opens it is."""
+    from tests.fakes.tiny import tiny_graph
+
+    graph = tmp_path / "m.onnx"
+    graph.write_bytes(tiny_graph("fp32").SerializeToString())
+    assert [is_native(graph, provider=p) for p in (None, "cpu", "cuda", "tensorrt", "rtx")] == [False] * 2 + [True] * 3
+    assert is_native(graph, plan)
+    assert not is_native(tmp_path / "absent.onnx", provider="cuda"), "the step says so"
+    with pytest.raises(BackendError) as caught:
+        bench(graph, provider="cuda", duration_s=0.05)
+    assert "Process" not in str(caught.value)
+
+
+@pytest.mark.parametrize("whom", ["the group", "the parent"])
+def test_ctrl_c_ends_both_without_a_word_too_many(plan: Path, whom: str) -> None:
+    command = [sys.executable, "-m", "edgecnn", "bench", "--engine", str(plan), "--duration", "60", "--warmup", "0"]
+    parent = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    child = _child_at_work(parent.pid)
+    os.kill(-parent.pid if whom == "the group" else parent.pid, signal.SIGINT)
+    out, err = parent.communicate(timeout=20)
+    assert (parent.returncode, out, err) == (130, "", "interrupted\n")
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _child_at_work(parent: int) -> int:
+    """The process that a process has started, once that computes."""
+    for _ in range(400):
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for child in children:
+            with contextlib.suppress(OSError):
+                if sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13])) > 150:
+                    return int(child)
+        time.sleep(0.05)
+    pytest.fail("no child")
+
+
+def test_every_option_of_bench_reaches_the_child(plan: Path, edgecnn: Callable[..., tuple[int, str, str]]) -> None:
+    graph, profiled = plan.with_name("model.int8.onnx"), plan.with_name("profiled.plan")
+    assert (
+        edgecnn("build", graph, "--target", "gpu", "--profile", "1:1:1", "--profile", "2:2:4", "-o", profiled)[0] == 0
+    )
+    where = plan.parent / "analysis"
+    command = ("bench", "--engine", profiled, "--duration", 0.05, "--warmup", 0, "--batch", "1,4", "--json")
+    code, out, err = edgecnn(
+        *command, "--vs", plan, "--mode", "pipelined", "--streams", 2, "--no-transfers", "--throughput",
+        "--export", where, "-o", plan.parent / "latency.json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)
+    rows = found["measurements"]
+    assert [(r["batch"], r["mode"], r["streams"], r["transfers"], r["clock"]) for r in rows] == [
+        (n, "pipelined", 2, False, "host") for n in (1, 4)
+    ]
+    assert [r["profile"] for r in rows] == ["1 of 2, batch 1..1..1", "2 of 2, batch 2..2..4"]
+    assert all(r["latency_reference"] == "int8" and r["load_s"] > 0 for r in rows)
+    assert json.loads((plan.parent / "latency.json").read_text())["measurements"] == rows
+    assert sorted(p.name for p in where.iterdir()) == [
+        f"{kind}_profiled_batch{n}.json" for kind in ("layers", "profile") for n in (1, 4)
+    ]
+    for refused, words in (
+        (("--batch", "5"), "the engine takes 1x3x8x8 or (2..4)x3x8x8"),
+        (("--strict",), "a strict bench looks at a Jetson"),
+        (("--mode", "single-shot", "--streams", "2"), "2 streams: single-shot"),
+        (("--provider", "cuda"), "is an engine for"),
+    ):
+        code, out, err = edgecnn("bench", "--engine", profiled, *refused)
+        assert (code, out) == (2, ""), err
+        assert words in err
+        assert err.count("error: ") == err.count("hint: ") == 1
+
+
+def test_end_to_end_runs_in_a_child_too(
+    trt_on_disk: Any, on_the_host: Path, tmp_path: Path, monkeypatch: Any, edgecnn: Callable[..., tuple[int, str, str]]
+) -> None:
+    made = tmp_path / "e.plan"
+    assert edgecnn("build", on_the_host / "run" / "model.fp32.onnx", "--target", "gpu", "-o", made)[0] == 0
+    command = ("bench", "--engine", made, "--end-to-end", "--data", on_the_host / "images", "--duration", 0.1)
+    code, out, err = edgecnn(*command, "--warmup", 0, "--fps", 20, "--json", "-o", tmp_path / "e.json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["clock"], found["stream"]["fps"]) == ("events", 20)
+    kept = json.loads((tmp_path / "e.json").read_text())
+    assert {key: kept[key] for key in found} == found
+    monkeypatch.setenv("FAKE_DIES", "SIGSEGV")
+    code, out, err = edgecnn(*command)
+    assert (code, out) == (2, "")
+    assert "took the process that ran it down: SIGSEGV" in err
+
+
+def test_what_an_interpreter_prints_while_it_starts_is_no_answer(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nos.write(1, b'\\xff\\xfe welcome\\n{\"result\": 1}\\n')\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Child() as child:
+        assert child.call("x", "facts", {"backend": "ort"})["tools"]
+
+
+def test_a_child_that_dies_between_two_calls_is_told_once() -> None:
+    """And is not silently another one, which holds nothing of what the first one held."""
+    with Child() as child:
+        child.call("x", "facts", {"backend": "ort"})
+        os.kill(child._process.pid, signal.SIGKILL)
+        child._process.wait()
+        with pytest.raises(CrashError, match="e.plan: took the process that ran it down: SIGKILL"):
+            child.call("e.plan", "query", {})
+        assert child.call("x", "facts", {"backend": "ort"})["tools"]

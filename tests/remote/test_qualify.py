@@ -99,12 +99,32 @@ def test_on_a_terminal_and_where_it_cannot_be_told(measured: Path, other: Callab
     assert out.splitlines()[-1].endswith("1 of 4 checks inconclusive: int8 top1_drop_pp_max")
 
 
+def test_an_engine_that_answers_with_an_error_fails(measured: Path, tmp_path: Path, edgecnn: Call) -> None:
+    from tests.fakes.on_disk import SITE
+
+    site = tmp_path / "refusing"
+    site.mkdir()
+    lines = ["import sys", "from tests.fakes.on_disk import tensorrt", "found = sys.modules[__name__] = tensorrt()"]
+    lines += ["found.IExecutionContext.execute_async_v3 = lambda context, stream: False", ""]
+    (site / "tensorrt.py").write_text("\n".join(lines))
+    python = other_python(tmp_path / "python", site=os.pathsep.join([str(site), str(SITE)]), FAKE_TENSORRT="10.3.0")
+    code, out, err = edgecnn("qualify", measured, "--python", python, "--json")
+    assert code == 1, err
+    (check,) = (c for c in json.loads(out)["checks"] if c["tolerance"] == "runs")
+    assert check["verdict"] == "FAIL"
+    assert check["evidence"].startswith("it cannot be run: tensorrt 10.3.0: ")
+
+
 def lacks_edgecnn(path: Path) -> Path:
     return other_python(path, "-I", "-S")
 
 
 def lacks_tensorrt(path: Path) -> Path:
     return other_python(path)
+
+
+def lacks_what_edgecnn_needs(path: Path) -> Path:
+    return other_python(path, "-S")
 
 
 def has_another_edgecnn(path: Path) -> Path:
@@ -154,6 +174,7 @@ def is_a_folder(path: Path) -> Path:
         (is_no_program, "cannot be started: Exec format error"),
         (is_another_program, f"has edgecnn (none), this is {__version__}"),
         (lacks_edgecnn, "No module named 'edgecnn'"),
+        (lacks_what_edgecnn_needs, "edgecnn cannot be imported there: ModuleNotFoundError"),
         (has_another_edgecnn, f"has edgecnn 0.0.1, this is {__version__}"),
         (crashes, "it ended with -11"),
         (lacks_tensorrt, "needs the package 'tensorrt'"),
@@ -189,3 +210,35 @@ def test_on_a_processor(on_the_host: Path, tmp_path: Path, short_blocks: None, e
     checks = {check["tolerance"]: check["verdict"] for check in found["checks"]}
     assert checks["top1_drop_pp_max"] == checks["agreement_pct_min"] == "PASS"
     assert found["measurements"][0]["latency_ratio"] > 0
+
+
+def test_implicit_int8_and_several_profiles_are_built_as_the_run_builds_them(
+    trt_on_disk: Any,
+    on_the_host: Path,
+    tmp_path: Path,
+    short_blocks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    other: Callable[..., Path],
+    edgecnn: Call,
+) -> None:
+    folder = shutil.copytree(on_the_host / "run", tmp_path / "run")
+    changes = ['precisions=["int8"]', "build.weakly_typed=true", "batch.max=8", "batch.profiles=[[1, 1, 1], [4, 8, 8]]"]
+    recipe = load_recipe(str(on_the_host / "tiny.toml"), changes)
+    with monkeypatch.context() as patch:
+        patch.setattr("edgecnn.backends.trt.NATIVE", False)
+        run_recipe(recipe, folder, lambda text: None, threads=1)
+    code, out, err = edgecnn("qualify", folder, "--python", other(FAKE_TENSORRT="10.3.0"), "--json")
+    assert code in (0, 1, 3), err
+    found = json.loads(out)
+    rows = {row["name"]: row for row in found["measurements"]}
+    assert {name: (row["scheme"], row["precision_obtained"]) for name, row in rows.items()} == {
+        "int8": ("tensorrt", "int8"),
+        "int8-implicit": ("implicit", "int8"),
+    }
+    assert all(row["n"] == 40 and row["latency_ratio"] for row in rows.values())
+    code, out, err = edgecnn("qualify", folder, "--python", other(FAKE_TENSORRT="11.4.0.106"), "--json")
+    assert code == 1, err
+    checks = {(c["name"], c["tolerance"]): c for c in json.loads(out)["checks"]}
+    assert checks["int8-implicit", "runs"]["verdict"] == "FAIL"
+    assert "11.4.0.106" in checks["int8-implicit", "runs"]["evidence"]
+    assert ("int8", "runs") not in checks

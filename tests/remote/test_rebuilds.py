@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from edgecnn.artifact.run_folder import read_target_run
 from edgecnn.artifact.sidecar import read_sidecar, sha256_of
+from edgecnn.backends.trt.plan import describe_plan
 from edgecnn.errors import CrashError
 from edgecnn.pipeline.run import Outcome, run_recipe
 from edgecnn.recipe.load import load_recipe
@@ -157,3 +159,52 @@ def test_which_engine_crashes_when_all_are_timed_in_turn_is_found(
     assert rows["fp32"].latency is not None
     monkeypatch.setattr(engines, "bench_all", bench_all)
     assert "runs" not in checks(run(folder), "int8")
+
+
+def test_nothing_is_left_of_an_engine_that_runs_in_no_build_any_more(
+    varying: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, edgecnn: Call
+) -> None:
+    """Built anew, by another TensorRT say, and then each build crashes."""
+    run(folder, "build.rebuilds=2")
+    assert (folder / "gpu" / "int8.plan").exists()
+    validate = engines.validate
+
+    def crashing(engine: Any, *arguments: Any, **settings: Any) -> Any:
+        if Path(engine).name == "int8.plan":
+            raise CrashError(str(engine), "SIGSEGV (segmentation fault)")
+        return validate(engine, *arguments, **settings)
+
+    monkeypatch.setattr(engines, "validate", crashing)
+    outcome = run(folder, "build.rebuilds=2", "batch.max=4")
+    assert outcome.exit_code == 1
+    assert "SIGSEGV" in checks(outcome, "int8")["runs"].evidence
+    rows = {m.name: m for m in outcome.reports[0].measurements}
+    assert rows["int8"].latency is rows["int8"].accuracy is None
+    assert rows["fp32"].rebuilds is not None
+    assert sorted(p.name for p in (folder / "gpu").glob("int8*")) == ["int8.crash.json"]
+    assert edgecnn("gate", folder)[0] == 1
+    monkeypatch.setattr(engines, "validate", validate)
+    again = run(folder, "build.rebuilds=2", "batch.max=4")
+    assert "runs" not in checks(again, "int8")
+    assert {m.name: m.rebuilds is not None for m in again.reports[0].measurements} == {"fp32": True, "int8": True}
+
+
+def test_implicit_int8_is_built_several_times_too(varying: Any, folder: Path) -> None:
+    changes = ("build.rebuilds=2", "build.weakly_typed=true", "batch.max=8", "batch.profiles=[[1, 1, 1], [4, 8, 8]]")
+    run(folder, *changes)
+    kept = folder / "gpu" / "int8-implicit.plan"
+    assert {"../model.fp32.onnx", "../model.calib.json"} <= read_sidecar(kept).parents.keys()
+    again = shlex.split(str(describe_plan(kept)["rebuild"]))
+    assert again[again.index("--profile") :] == [
+        "--profile", "1:1:1", "--profile", "4:8:8", "--weakly-typed", "--ranges", str(folder / "model.calib.json"),
+        "-o", str(kept),
+    ]  # fmt: skip
+    assert run(folder, *changes).done == 0
+
+
+def test_int8_is_held_against_fp16_whichever_stands_first(varying: Any, folder: Path) -> None:
+    """Without PyTorch one engine is what the others are compared with."""
+    outcome = run(folder, 'precisions=["int8", "fp16"]', "tolerances.int8_vs_fp16_ratio_max=1.5")
+    assert outcome.reports[0].reference == "fp16"
+    found = checks(outcome, "int8")["int8_vs_fp16_ratio_max"]
+    assert (found.value, found.verdict) == (pytest.approx(1.0), "PASS")

@@ -50,8 +50,7 @@ class OrtBackend:
         Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses, `DeviceError`
         where it would compute on another provider.
         """
-        if options.locked:
-            raise BackendError("ONNX Runtime times no kernels: there is nothing to lock", "leave --locked out")
+        _refuse_options_of_tensorrt(options)
         source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
         with self._open(graph, options.threads, source, options.batch) as session:
             shape = tuple(n or options.batch.max for n in session.input.shape)
@@ -169,6 +168,26 @@ class OrtBackend:
             if "int8_share_pct" in facts:
                 facts["graph_int8_share_pct"] = facts.pop("int8_share_pct")
         return {**facts, "cpu_nodes": session.info.cpu_nodes, "graph_nodes": session.info.graph_nodes, "tf32": False}
+
+
+def _refuse_options_of_tensorrt(options: BuildOptions) -> None:
+    """Raise `BackendError` for what would be ignored."""
+    if options.locked:
+        raise BackendError("ONNX Runtime times no kernels: there is nothing to lock", "leave --locked out")
+    asked = {
+        "workspace limit": options.workspace_mb is not None,
+        "optimization level": options.optimization_level is not None,
+        "hardware compatibility": options.hardware_compatibility != "none",
+        "version compatibility": options.version_compatible,
+        "timing cache": options.timing_cache is not None,
+        "choice of compute capabilities": bool(options.compute_capabilities),
+        "weak typing": options.implicit is not None,
+    }
+    if foreign := [what for what, given in asked.items() if given]:
+        raise BackendError(
+            f"an engine of ONNX Runtime has no {' or '.join(foreign)}",
+            "leave it out; or name TensorRT, which has: --backend trt, or a device with --target",
+        )
 
 
 def _backend_of(path: Path) -> str:

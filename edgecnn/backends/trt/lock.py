@@ -17,22 +17,27 @@ from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.artifact.write import write_bytes
-from edgecnn.backends import BuildOptions
+from edgecnn.backends import BuildOptions, ImplicitInt8
 from edgecnn.backends.trt.plan import read_plan_header
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
+from edgecnn.recipe.schema import BatchProfile
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping, to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.layers import EngineLayer
 
 OF_THE_DEVICE = ("board", "gpu_name", "compute_capability", "driver", "cuda", "power_mode")
-OF_THE_OPTIONS = ("batch", "optimization_level", "hardware_compatibility", "version_compatible")
+OF_THE_OPTIONS = ("optimization_level", "hardware_compatibility", "version_compatible")
+MOST_BYTES = 2**63
+AS_THEN = "give the options of then; or build without --locked, which writes a new lock"
 ANEW = "build it on this machine without --locked, which writes a new lock"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLock:
     """What a plan was made of and on: graph, ranges, the four numbers of TensorRT, GPU, driver and power mode, settings
-    of the builder, and by their sha256 the timing cache and the kernels that it led to."""
+    of the builder, and by their sha256 the timing cache and the kernels that it led to. `ranges_sha256` is of the file
+    that the graph was quantized by, of a weakly typed build of the scales themselves; `profiles` are (min, opt, max)
+    images."""
 
     __pydantic_config__ = STRICT
 
@@ -45,11 +50,12 @@ class EngineLock:
     driver: str
     cuda: str
     power_mode: str
-    batch: tuple[int, int, int]
+    profiles: tuple[BatchProfile, ...]
     workspace_bytes: int
     optimization_level: int
     hardware_compatibility: str
     version_compatible: bool
+    weakly_typed: bool
     timing_cache_sha256: str
     kernels_sha256: str
 
@@ -77,7 +83,10 @@ def read_lock(plan: Path) -> EngineLock:
     except OSError as exc:
         raise ArtifactError(f"{path}: no lock to build by: {exc.strerror}", ANEW) from exc
     mapping = mapping_from_json(content, str(path), ANEW)
-    return record_from_mapping(EngineLock, mapping, f"{path}: not a lock of an engine", ANEW)
+    lock: EngineLock = record_from_mapping(EngineLock, mapping, f"{path}: not a lock of an engine", ANEW)
+    if not 0 < lock.workspace_bytes < MOST_BYTES:
+        raise ArtifactError(f"{path}: not a lock of an engine: workspace_bytes is no size of memory", ANEW)
+    return lock
 
 
 def write_lock(
@@ -86,21 +95,22 @@ def write_lock(
     graph: Path,
     source: Sidecar,
     device: Device,
+    options: BuildOptions,
     facts: Mapping[str, Any],
     layers: Sequence[EngineLayer],
 ) -> None:
     """Keep what made a plan that was just written; `facts` are its sidecar's."""
-    (profile,) = facts["profiles"][:1]
     lock = EngineLock(
         graph_sha256=sha256_of(graph),
-        ranges_sha256=ranges_sha256(source),
+        ranges_sha256=ranges_sha256(source, options.implicit),
         tensorrt=read_plan_header(plan).tensorrt,
         **{key: getattr(device, key) for key in OF_THE_DEVICE},
-        batch=tuple(profile[k][0] for k in ("min", "opt", "max")),
+        profiles=_profiles(options),
         workspace_bytes=facts["workspace_bytes"],
         optimization_level=facts["optimization_level"],
         hardware_compatibility=facts["hardware_compatibility"],
         version_compatible=facts["version_compatible"],
+        weakly_typed=options.implicit is not None,
         timing_cache_sha256=hashlib.sha256(cache).hexdigest(),
         kernels_sha256=kernels_sha256(layers),
     )
@@ -108,8 +118,11 @@ def write_lock(
     write_bytes(lock_path(plan), (json.dumps(to_plain(lock), indent=1) + "\n").encode())
 
 
-def ranges_sha256(source: Sidecar) -> str:
-    """Of the calibration ranges that a graph was quantized by; "" without any."""
+def ranges_sha256(source: Sidecar, implicit: ImplicitInt8 | None) -> str:
+    """Of the calibration ranges that a graph was quantized by, or of the scales of a weakly typed build; "" without
+    any."""
+    if implicit:
+        return hashlib.sha256(json.dumps(sorted(implicit.scales.items())).encode()).hexdigest()
     return next((sha for name, sha in source.parents.items() if name.endswith(".calib.json")), "")
 
 
@@ -128,9 +141,10 @@ def require_locked(
     `BackendError` for other settings of the builder.
     """
     lock, where = read_lock(output), lock_path(output)
+    _require_locked_typing(where, lock, options)
     for what, locked, found in (
         ("graph", lock.graph_sha256, sha256_of(graph)),
-        ("ranges", lock.ranges_sha256, ranges_sha256(source)),
+        ("ranges", lock.ranges_sha256, ranges_sha256(source, options.implicit)),
     ):
         if locked != found:
             raise ArtifactError(f"{where}: its {what} {_short(locked)} is not that of {graph}: {_short(found)}", ANEW)
@@ -151,21 +165,37 @@ def require_locked(
     return lock, dataclasses.replace(options, timing_cache=cache, workspace_mb=lock.workspace_bytes / 1e6)
 
 
+def _require_locked_typing(where: Path, lock: EngineLock, options: BuildOptions) -> None:
+    """Raise `BackendError` for a weakly typed build of a lock that is none, or the other way round, and for a workspace
+    limit that is not the lock's: it would be ignored."""
+    if lock.weakly_typed != (options.implicit is not None):
+        kind = "a weakly typed build" if lock.weakly_typed else "a strongly typed build"
+        raise BackendError(f"{where}: locked is {kind}, and this is none", AS_THEN)
+    if options.workspace_mb is not None and round(options.workspace_mb * 1e6) != lock.workspace_bytes:
+        raise BackendError(
+            f"{where}: locked with a workspace of {lock.workspace_bytes / 1e6:g} MB, asked for is "
+            f"{options.workspace_mb:g}",
+            "leave --workspace-mb out: the lock says it",
+        )
+
+
 def require_locked_settings(output: Path, lock: EngineLock, optimization_level: int, options: BuildOptions) -> None:
     """Raise `BackendError` where the builder's settings are not those of the lock."""
-    batch = options.batch
     now = {
-        "batch": (batch.min, batch.opt, batch.max),
+        "profiles": _profiles(options),
         "optimization_level": optimization_level,
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
     }
+    if lock.profiles != now["profiles"]:
+        then = " ".join("--profile " + ":".join(map(str, sizes)) for sizes in lock.profiles)
+        raise BackendError(
+            f"{lock_path(output)}: locked with profiles = {lock.profiles}, asked for is {now['profiles']}",
+            f"give those of then: {then}; or build without --locked, which writes a new lock",
+        )
     for key in OF_THE_OPTIONS:
         if (locked := getattr(lock, key)) != now[key]:
-            raise BackendError(
-                f"{lock_path(output)}: locked with {key} = {locked}, asked for is {now[key]}",
-                "give the options of then; or build without --locked, which writes a new lock",
-            )
+            raise BackendError(f"{lock_path(output)}: locked with {key} = {locked}, asked for is {now[key]}", AS_THEN)
 
 
 def require_locked_kernels(output: Path, lock: EngineLock, layers: Sequence[EngineLayer]) -> None:
@@ -176,6 +206,10 @@ def require_locked_kernels(output: Path, lock: EngineLock, layers: Sequence[Engi
             f"({_short(found)}, locked {_short(lock.kernels_sha256)}); nothing was written",
             f"keep the plan that is there; or {ANEW}, and measure again",
         )
+
+
+def _profiles(options: BuildOptions) -> tuple[BatchProfile, ...]:
+    return tuple((least, best, most) for least, best, most in options.batch.all_profiles)
 
 
 def _short(sha256: str) -> str:

@@ -69,7 +69,7 @@ class TrtPipeline(Pipeline):
         options: PipelineOptions,
         rtx: RtxRuntime | None = None,
     ) -> None:
-        self._trt, self._cuda, self._engine, self._options, self._info = trt, cuda, engine, options, info
+        self._trt, self._cuda, self._options, self._info = trt, cuda, options, info
         self._rtx = rtx
         self._fallback = "" if cuda.captures or rtx else f"{cuda.name} cannot record them"
         self._lanes: list[_Lane] = []
@@ -80,7 +80,7 @@ class TrtPipeline(Pipeline):
             for _ in range(options.streams):
                 streams = (self._stream(opening), self._stream(opening), self._stream(opening))
                 lane = _Lane(streams, allocate_block(cuda, engine, opening))
-                lane.slots += [self._slot(opening, lane, batch, messages) for _ in range(IN_FLIGHT)]
+                lane.slots += [self._slot(opening, lane, engine, batch, messages) for _ in range(IN_FLIGHT)]
                 self._lanes.append(lane)
             opening.callback(self._lanes.clear)
             self.begin()
@@ -157,13 +157,15 @@ class TrtPipeline(Pipeline):
         opening.callback(self._cuda.free, device)
         return view, device
 
-    def _slot(self, opening: contextlib.ExitStack, lane: _Lane, batch: Array, messages: Sequence[Message]) -> _Slot:
+    def _slot(
+        self, opening: contextlib.ExitStack, lane: _Lane, engine: Any, batch: Array, messages: Sequence[Message]
+    ) -> _Slot:
         """A query's context, which has run once, and its buffers, with the input on the host and on the device."""
         taken, given = self._info.inputs[0], self._info.outputs
         with self._compiling():
             context = shaped_context(
                 self._trt,
-                self._engine,
+                engine,
                 taken.name,
                 tuple(batch.shape),
                 messages,

@@ -8,11 +8,13 @@ build of the TensorRT that built it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import shlex
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_p
 from edgecnn.backends.trt.flavor import FLAVORS, TENSORRT, Flavor, flavor_of
 from edgecnn.errors import ArtifactError
 from edgecnn.machine.cpu import system_name
+from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.layers import layers_from_json, shares_of
@@ -82,6 +85,9 @@ def read_plan_header(path: Path) -> PlanHeader:
     return PlanHeader(".".join(str(b) for b in start[24:28]), serialisation, size, offset, prefix, flavor)
 
 
+DEFAULT_LEVEL = 3  # of the builder's optimization
+
+
 def plan_mismatch(
     path: Path, header: PlanHeader, sidecar: Sidecar | None, tensorrt: str, device: Device
 ) -> tuple[str, str] | None:
@@ -126,11 +132,29 @@ def rebuild_command(path: Path, sidecar: Sidecar | None, flavor: Flavor = TENSOR
     graphs = [p for p in (sidecar.parents if sidecar else {}) if p.endswith(".onnx")]
     graph = os.path.normpath(path.parent / graphs[0]) if graphs else f"{path.stem}.onnx"
     target = (sidecar.target if sidecar else "") or flavor.default_target
-    asked = ["--backend", flavor.backend, "--target", target]
+    asked = ["--backend", flavor.backend, "--target", target, *_asked_for(sidecar.facts if sidecar else {})]
     if sidecar and sidecar.facts.get("weakly_typed"):
-        ranges = next((p for p in sidecar.parents if not p.endswith(".onnx")), "X.calib.json")
+        of_others = (".onnx", "/latency.json")  # of a plan that was chosen among several builds
+        ranges = next((p for p in sidecar.parents if not p.endswith(of_others)), "X.calib.json")
         asked += ["--weakly-typed", "--ranges", os.path.normpath(path.parent / ranges)]
     return shlex.join(["edgecnn", "build", graph, *asked, "-o", str(path)])
+
+
+def _asked_for(facts: Mapping[str, Any]) -> list[str]:
+    """The options of a build that were not the defaults, as far as a sidecar tells them."""
+    sizes = []
+    with contextlib.suppress(KeyError, IndexError, TypeError):
+        sizes = [tuple(profile[k][0] for k in ("min", "opt", "max")) for profile in facts.get("profiles", [])]
+    said = [] if tuple(sizes) == BatchSettings().all_profiles else sizes
+    asked = [part for profile in said for part in ("--profile", ":".join(map(str, profile)))]
+    if (level := facts.get("optimization_level", DEFAULT_LEVEL)) != DEFAULT_LEVEL:
+        asked += ["--optimization-level", str(level)]
+    if (reach := facts.get("hardware_compatibility", "none")) != "none":
+        asked += ["--hardware-compatibility", str(reach)]
+    asked += ["--version-compatible"] if facts.get("version_compatible") else []
+    if isinstance(capabilities := facts.get("compute_capabilities"), list):
+        asked += ["--sm", ",".join(str(c).replace(".", "") for c in capabilities)]
+    return asked
 
 
 def installed_tensorrt(flavor: Flavor = TENSORRT) -> str:

@@ -35,7 +35,7 @@ class BuildCache:
     def __init__(
         self, trt: Any, config: Any, device: Device, output: Path, options: BuildOptions, lock: EngineLock | None
     ) -> None:
-        self._config, self._device, self._output, self._lock = config, device, output, lock
+        self._config, self._device, self._output, self._options, self._lock = config, device, output, options, lock
         self._path = None if options.fresh_timings else options.timing_cache or default_cache_path(device)
         self._timed = b""
         if (editable := getattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE", None)) is not None:
@@ -69,7 +69,7 @@ class BuildCache:
     def write_lock(self, graph: Path, source: Sidecar, facts: Mapping[str, Any], layers: Sequence[EngineLayer]) -> None:
         """Keep what made the plan, which was just written with these `facts`; a lock that was kept stays as it is."""
         if self._lock is None:
-            write_lock(self._output, self._timed, graph, source, self._device, facts, layers)
+            write_lock(self._output, self._timed, graph, source, self._device, self._options, facts, layers)
 
 
 def unlocked_hint(trt: Any, config: Any) -> str:
