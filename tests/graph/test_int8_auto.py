@@ -163,6 +163,7 @@ def seen_by(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> C
     missed = (x - seen) @ weight[0].T
     made = [Moments.empty(1, weight.shape[1], 24) for _ in range(2)]
     for k, part in enumerate((slice(0, count // 2), slice(count // 2, count))):
+        made[k].pilot = made[0].pilot
         made[k].add(seen[:, part].astype(np.float32), missed[:, part].astype(np.float32))
     whole = made[0].plus(made[1]).centered()
     changed = 0.9 * weight  # the error of a change is that of the outputs

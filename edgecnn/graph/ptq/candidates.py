@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_laye
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
-from edgecnn.machine.threads import allowed_threads, open_pool
+from edgecnn.machine.threads import allowed_threads
 from edgecnn.quantization import (
     Placement,
     QuantizedWeights,
@@ -146,18 +145,8 @@ def make_candidates(
     seen = collect_from_model(flat, "", reconstruction, threads=allowed_threads()).tensors if factors else tensors
     start = round_candidate(flat, placement, seen, "mse", half, offsets=True)
     start = replace(start, name="reconstructed" + (", equalized" if factors else ""), equalized=factors)
-    tell = _split_progress(progress, 2)
-    names = {False: start.name, True: f"{start.name}, scales by output error"}
-
-    def attempted(search: bool) -> Candidate | str:
-        try:
-            made = _reconstruct_candidate(start, placement, half, reconstruction, tell[search], search=search)
-        except np.linalg.LinAlgError as exc:
-            return f"{names[search]} (the images leave its equations without a solution: {exc})"
-        return replace(made, name=names[search])
-
-    with open_pool(2) as pool:
-        done = list(pool.map(attempted, names))
+    finer = replace(start, name=f"{start.name}, scales by output error")
+    done = _reconstruct_candidates([start, finer], placement, half, reconstruction, progress)
     made += [c for c in done if isinstance(c, Candidate)]
     for candidate in made:
         _judge(candidate, placement, expected, held_out, half)
@@ -182,32 +171,40 @@ def _judge(
     candidate.agreement_pct = 100 * float((expected.argmax(1) == found.argmax(1)).mean())
 
 
-def _reconstruct_candidate(
-    start: Candidate,
+def _reconstruct_candidates(
+    starts: Sequence[Candidate],
     placement: Placement,
     half: bool,
     data: Dataset,
     progress: Progress | None,
-    *,
-    search: bool = False,
-) -> Candidate:
-    """`start` with weights and biases made up layer by layer; with `search`, scales by the error at layer outputs."""
-    flat, made, seen = start.model, start, start.tensors
-    caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if made.scales[n].zero_point else s.largest
-            for n, s in join_scale_groups(placement, seen).items()}  # fmt: skip
-    rounded = {n for n, weights in made.weights.items() if half and weights.in_fp16}
-    scales, layers = reconstruct_layers(
-        flat, placement, made.scales, caps, data, half, rounded, progress, search=search
+) -> list[Candidate | str]:
+    """Two candidates that start alike, with weights and biases made up layer by layer, the second with scales by the
+    error at layer outputs; or why that could not be."""
+    start = starts[0]
+    caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if start.scales[n].zero_point else s.largest
+            for n, s in join_scale_groups(placement, start.tensors).items()}  # fmt: skip
+    rounded = {n for n, weights in start.weights.items() if half and weights.in_fp16}
+    done = reconstruct_layers(
+        start.model, placement, start.scales, caps, data, half, rounded, progress, searches=(False, True)
     )
+    return [
+        f"{one.name} (the images leave its equations without a solution: {found})"
+        if isinstance(found, np.linalg.LinAlgError)
+        else _with_layers(one, *found)
+        for one, found in zip(starts, done, strict=True)
+    ]
+
+
+def _with_layers(start: Candidate, scales: dict[str, QuantParams], layers: dict[str, LayerResult]) -> Candidate:
     done = onnx.ModelProto()
-    done.CopyFrom(flat)
+    done.CopyFrom(start.model)
     held = {i.name: i for i in done.graph.initializer}
     nodes = {n.name: n for n in done.graph.node}
     for name, layer in layers.items():
         if layer.bias is not None:
             held[nodes[name].input[2]].CopyFrom(numpy_helper.from_array(layer.bias, nodes[name].input[2]))
-    weights = {**made.weights, **{nodes[name].input[1]: layer.weights for name, layer in layers.items()}}
-    return replace(made, model=done, float_model=flat, scales=scales, weights=weights, layers=layers)
+    weights = {**start.weights, **{nodes[name].input[1]: layer.weights for name, layer in layers.items()}}
+    return replace(start, model=done, float_model=start.model, scales=scales, weights=weights, layers=layers)
 
 
 def give_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -241,16 +238,3 @@ def compute_logits(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.floa
         session = open_session(model)
     name = session.get_inputs()[0].name
     return np.concatenate([run_session(session, {name: part.input})[0] for part in batches(data, 8)])
-
-
-def _split_progress(progress: Progress | None, parts: int) -> list[Progress | None]:
-    """The progress of each of `parts` equal parts, which may run at the same time."""
-    if progress is None:
-        return [None] * parts
-    tell, finished = progress, [0] * parts
-
-    def told(number: int, done: int, total: int) -> None:
-        finished[number] = done
-        tell(sum(finished), parts * total)
-
-    return [partial(told, number) for number in range(parts)]

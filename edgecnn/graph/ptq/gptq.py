@@ -25,11 +25,11 @@ LARGE = 1000  # columns from which on single precision is used, and fewer streng
 
 @dataclass
 class Moments:
-    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R; X less `pilot`, the mean of the first
-    samples, so that a large channel that hardly varies keeps its digits."""
+    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R; X less `pilot`, the mean of some
+    samples (of the first ones where none is given), so that a large channel that hardly varies keeps its digits."""
 
     count: int
-    pilot: npt.NDArray[np.float32]
+    pilot: npt.NDArray[np.float32] | None
     x: Floats
     r: Floats
     xx: Floats
@@ -42,7 +42,7 @@ class Moments:
         kind = np.float32 if columns >= LARGE else np.float64
         return Moments(
             count=0,
-            pilot=np.zeros((groups, columns), np.float32),
+            pilot=None,
             x=np.zeros((groups, columns)),
             r=np.zeros((groups, outputs)),
             xx=np.zeros((groups, columns, columns), kind),
@@ -52,7 +52,7 @@ class Moments:
 
     def add(self, x: npt.NDArray[np.float32], r: npt.NDArray[np.float32]) -> None:
         """Samples x [g, n, d] and r [g, n, o]."""
-        if self.count == 0:
+        if self.pilot is None:
             self.pilot = x.mean(axis=1, dtype=np.float64).astype(np.float32)
         x = x - self.pilot[:, None]
         self.count += x.shape[1]
@@ -63,31 +63,22 @@ class Moments:
         self.rr += np.square(r, dtype=np.float64).sum(axis=1)
 
     def plus(self, other: Moments) -> Moments:
-        """Of both sets of samples."""
-        if other.count == 0:
-            return self
-        moved = other.pilot.astype(np.float64) - self.pilot
-        tied = other.x[:, :, None] * moved[:, None]
-        xx = tied + tied.transpose(0, 2, 1) + other.count * moved[:, :, None] * moved[:, None]
-        return Moments(
-            self.count + other.count,
-            self.pilot,
-            self.x + other.x + other.count * moved,
-            self.r + other.r,
-            self.xx + other.xx + xx.astype(self.xx.dtype),
-            self.rx + other.rx + (other.r[:, :, None] * moved[:, None]).astype(self.rx.dtype),
-            self.rr + other.rr,
-        )
+        """Of both sets of samples, which were added less the same pilot."""
+        assert self.pilot is other.pilot or not other.count, "sums about different points do not add up"
+        sums = {k: getattr(self, k) + getattr(other, k) for k in ("count", "x", "r", "xx", "rx", "rr")}
+        return Moments(pilot=self.pilot, **sums)
 
     def centered(self) -> Covariance:
-        """Per sample, less the means."""
-        n = max(self.count, 1)
+        """Per sample, less the means; these moments are spent."""
+        assert self.pilot is not None, "no samples"
+        n = self.count
         x, r = self.x / n, self.r / n
-        xx, rx = self.xx / n, self.rx / n
-        doubt = DOUBT * xx.shape[1] ** 0.5 * np.einsum("gdd->gd", xx)
-        xx -= x[:, :, None].astype(xx.dtype) * x[:, None, :].astype(xx.dtype)
-        rx -= r[:, :, None].astype(rx.dtype) * x[:, None, :].astype(rx.dtype)
-        return Covariance(self.pilot + x, r, xx, rx, self.rr / n - r * r, doubt)
+        self.xx /= n
+        self.rx /= n
+        doubt = DOUBT * self.xx.shape[1] ** 0.5 * np.einsum("gdd->gd", self.xx)
+        self.xx -= x[:, :, None].astype(self.xx.dtype) * x[:, None, :].astype(self.xx.dtype)
+        self.rx -= r[:, :, None].astype(self.rx.dtype) * x[:, None, :].astype(self.rx.dtype)
+        return Covariance(self.pilot + x, r, self.xx, self.rx, self.rr / n - r * r, doubt)
 
 
 @dataclass(frozen=True)
@@ -109,8 +100,7 @@ class Covariance:
     def raised(self, strength: float) -> Floats:
         """The covariance of X plus `level(strength)` and the doubt on its diagonal; a copy."""
         made: Floats = self.xx.copy()
-        more = self.level(strength)[:, None] + self.doubt
-        made.reshape(len(made), -1)[:, :: made.shape[1] + 1] += more.astype(made.dtype)
+        raise_diagonal(made, self.level(strength)[:, None] + self.doubt)
         return made
 
     def offset(self, change: Floats) -> Floats:
@@ -125,9 +115,25 @@ class Covariance:
         return np.asarray(spread if offset is None else spread + np.square(self.offset(change) - offset))
 
 
+def raise_diagonal(matrix: Floats, more: Floats) -> None:
+    """Add `more` [g, d] to the diagonals of `matrix` [g, d, d], in place."""
+    matrix.reshape(len(matrix), -1)[:, :: matrix.shape[1] + 1] += more.astype(matrix.dtype)
+
+
 def solve_ridge(seen: Covariance, strength: float) -> Floats:
     """The change of the weights with the least squared error plus strength x mean variance x its squared size."""
-    return np.asarray(np.linalg.solve(seen.raised(strength), seen.rx.transpose(0, 2, 1)).transpose(0, 2, 1))
+    lower = _factor_cholesky(seen.raised(strength))
+    made: Floats = np.array(seen.rx.transpose(0, 2, 1), order="C")
+    starts = range(0, lower.shape[1], PANEL)
+    corners = [np.linalg.inv(lower[:, k : k + PANEL, k : k + PANEL]) for k in starts]
+    for k, corner in zip(starts, corners, strict=True):
+        left = made[:, k : k + PANEL] - np.matmul(lower[:, k : k + PANEL, :k], made[:, :k])
+        made[:, k : k + PANEL] = np.matmul(corner, left)
+    for k, corner in reversed(list(zip(starts, corners, strict=True))):
+        below = slice(k + PANEL, None)
+        left = made[:, k : k + PANEL] - np.matmul(lower[:, below, k : k + PANEL].transpose(0, 2, 1), made[:, below])
+        made[:, k : k + PANEL] = np.matmul(corner.transpose(0, 2, 1), left)
+    return np.asarray(made.transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,11 @@ class GptqRounding:
         that (e R)_j is least, given the e of the columns before (the same codes as GPTQ's, without an inverse)."""
         order = np.argsort(-np.einsum("gdd->gd", seen.xx), axis=1, kind="stable")
         back, groups = order[:, ::-1], np.arange(len(order))
-        turned = _factor_cholesky(seen.raised(DAMPING)[groups[:, None, None], back[:, :, None], back[:, None, :]])
-        shares = np.ascontiguousarray(turned[:, ::-1, ::-1].transpose(0, 2, 1))
-        return GptqRounding(order, shares / np.einsum("gdd->gd", shares)[:, :, None])
+        turned = seen.xx[groups[:, None, None], back[:, :, None], back[:, None, :]]
+        raise_diagonal(turned, seen.level(DAMPING)[:, None] + np.take_along_axis(seen.doubt, back, axis=1))
+        shares = np.ascontiguousarray(_factor_cholesky(turned)[:, ::-1, ::-1].transpose(0, 2, 1))
+        shares /= np.einsum("gdd->gd", shares)[:, :, None].copy()
+        return GptqRounding(order, shares)
 
     def rounded(self, weight: Floats, scale: Floats) -> npt.NDArray[np.float64]:
         """Codes [g, o, d] of `weight` for `scale` [g, o]."""
@@ -165,10 +173,10 @@ class GptqRounding:
         return np.asarray(np.take_along_axis(codes, back[:, :, None], axis=1).transpose(0, 2, 1), np.float64)
 
 
-def _factor_cholesky(matrix: Floats) -> Floats:
-    """The lower factor [g, d, d]; by blocks, most of it matrix products, which NumPy's LAPACK is slow without."""
-    made = matrix.copy()
-    for start in range(0, matrix.shape[1], PANEL):
+def _factor_cholesky(made: Floats) -> Floats:
+    """The lower factor [g, d, d], in the place of the matrix, whose blocks above the diagonal are left as they come;
+    by blocks, most of it matrix products, which NumPy's LAPACK is slow without."""
+    for start in range(0, made.shape[1], PANEL):
         stop = start + PANEL
         corner = np.linalg.cholesky(made[:, start:stop, start:stop])
         made[:, start:stop, start:stop] = corner
@@ -177,7 +185,7 @@ def _factor_cholesky(matrix: Floats) -> Floats:
         for k in range(0, below.shape[1], 4 * PANEL):
             right = below[:, k : k + 4 * PANEL].transpose(0, 2, 1)
             made[:, stop + k :, stop + k : stop + k + 4 * PANEL] -= np.matmul(below[:, k:], right)
-    return np.tril(made)
+    return made
 
 
 def search_row_scales(weight: Floats, seen: Covariance, half: bool) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import onnx
 
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
+from edgecnn.quantization import QuantParams
 
 Array = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Layer:
     pads: tuple[int, ...]  # before each axis, then behind each
     auto_pad: str
     transposed: bool  # the initializer is [columns, outputs]
+
+    def columns(self, graph: OnnxGraph) -> int:
+        """How many weights make one output."""
+        dims = list(graph.initializers[self.weight].dims)
+        return int(dims[-2] if self.transposed else np.prod(dims[1:]))
 
     def matrix(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The initializer's array as [groups, outputs, columns]."""
@@ -68,35 +76,72 @@ class Layer:
         padding = self.padding(shape[2:] or [None] * len(self.kernel))
         return padding is None or any(end for ends in padding for end in ends)
 
-    def sampled(self, value: Array, per_image: int, seed: int) -> Array:
+    def sampled(self, value: npt.NDArray[Any], per_image: int, seed: int, params: QuantParams | None = None) -> Array:
         """[groups, images x per_image, columns] of an input [N, C, ...], or [N, ..., C] of a Gemm or MatMul; the same
-        for the same seed."""
+        for the same seed. With `params` the input is given as codes."""
         if self.node.op_type == "Conv":
-            windows, places = self._windows(value), value.ndim - 2
-        else:
-            turned = value.T if attribute(self.node, "transA", 0) else value
-            if turned.ndim == 2:
-                return turned.reshape(1, *turned.shape)
-            windows, places = turned.reshape(len(turned), 1, -1, turned.shape[-1]), 1
-        images, sizes = windows.shape[0], windows.shape[2 : 2 + places]
-        total = int(np.prod(sizes))
-        count = min(per_image, total)
-        rng = np.random.default_rng(seed)
-        where = np.stack([rng.permutation(total)[:count] for _ in range(images)]).reshape(-1)
-        chosen: Any = (np.repeat(np.arange(images), count), slice(None), *np.unravel_index(where, sizes))
-        picked = windows[chosen]
-        rows = picked.reshape(len(where), self.groups, -1).transpose(1, 0, 2)
-        return np.ascontiguousarray(rows, np.float32)
+            images, where, inside = self._windows(value.shape, per_image, seed)
+            picked = value.reshape(*value.shape[:2], -1)[images[:, None], :, where]  # [samples, kernel, channels]
+            rows = _as_floats(picked, params)
+            if inside is not None:
+                rows *= inside[:, :, None]
+            split = rows.reshape(*rows.shape[:2], self.groups, -1).transpose(2, 0, 3, 1)
+            return np.ascontiguousarray(split).reshape(self.groups, len(rows), -1)
+        turned = value.T if attribute(self.node, "transA", 0) else value
+        if turned.ndim > 2:
+            places = turned.reshape(len(turned), -1, turned.shape[-1])
+            images, where = _sample_positions(places.shape[1], per_image, len(places), seed)
+            turned = places[images, where]
+        return _as_floats(turned, params)[None]
 
-    def _windows(self, value: Array) -> Array:
-        """[N, C, *positions, *kernel]: a view of what the convolution multiplies its weights with."""
-        padding = self.padding(value.shape[2:])
+    def _windows(
+        self, shape: tuple[int, ...], per_image: int, seed: int
+    ) -> tuple[Positions, Positions, npt.NDArray[np.bool_] | None]:
+        """Which images [samples] of an input of `shape`, where in it the kernel stands [samples, kernel], and whether
+        that is inside; None where all of it is."""
+        padding = self.padding(shape[2:])
         assert padding is not None, "sizes are known here"
-        padded = np.pad(value, [(0, 0), (0, 0), *padding]) if any(map(any, padding)) else value
-        reach = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, value.ndim)))
-        steps = (1, 1, *self.strides, *self.dilations)
-        return windows[tuple(slice(None, None, step) for step in steps)]
+        geometry = (self.kernel, self.strides, self.dilations, tuple(padding))
+        return _window_positions(shape[0], shape[2:], *geometry, per_image, seed)
+
+
+def _as_floats(picked: npt.NDArray[Any], params: QuantParams | None) -> Array:
+    return np.asarray(picked, np.float32) if params is None else params.dequantize(picked)
+
+
+@lru_cache(maxsize=1024)
+def _sample_positions(total: int, per_image: int, images: int, seed: int) -> tuple[Positions, Positions]:
+    """(image, position) of each sample."""
+    count, rng = min(per_image, total), np.random.default_rng(seed)
+    where = np.stack([rng.permutation(total)[:count] for _ in range(images)]).reshape(-1)
+    return np.repeat(np.arange(images), count), where
+
+
+@lru_cache(maxsize=64)
+def _window_positions(
+    images: int,
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    per_image: int,
+    seed: int,
+) -> tuple[Positions, Positions, npt.NDArray[np.bool_] | None]:
+    reaches = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    made = [
+        (size + sum(ends) - reach) // step + 1
+        for size, ends, reach, step in zip(sizes, padding, reaches, strides, strict=True)
+    ]
+    number, chosen = _sample_positions(int(np.prod(made)), per_image, images, seed)
+    where, inside = np.zeros((len(number), 1), np.int64), np.ones((len(number), 1), np.bool_)
+    axes = zip(np.unravel_index(chosen, made), sizes, kernel, strides, dilations, padding, strict=True)
+    for place, size, k, step, dilation, ends in axes:
+        at = place[:, None] * step - ends[0] + np.arange(k) * dilation
+        within = (at >= 0) & (at < size)
+        where = (where[:, :, None] * size + np.clip(at, 0, size - 1)[:, None]).reshape(len(number), -1)
+        inside = (inside[:, :, None] & within[:, None]).reshape(len(number), -1)
+    return number, where, None if inside.all() else inside
 
 
 def layer_from_node(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:

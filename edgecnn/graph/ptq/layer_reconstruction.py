@@ -1,89 +1,37 @@
 """Layer-wise reconstruction, in graph order: the scale of a layer's input, then weights and bias that make up for all
 that was quantized before it.
 
-Both graphs, the float one and the one quantized so far, are run only from the tensors that the layers before have
-read; those are kept on disk, for a fixed number of images.
+The float graph and the graphs quantized so far, one for each candidate, are run only from the tensors that the layers
+before have read; those are kept on disk, for a fixed number of images: codes as such, and floats that are only ever
+quantized in FP16, whose rounding is at most an eighth of a step of the codes. The float graph is run once for all.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq.gptq import LARGE, Floats, GptqRounding, Moments, search_row_scales, solve_ridge
+from edgecnn.graph.ptq.graph_sides import FloatSide, QuantizedSide, fits_half, forget, keep_images
 from edgecnn.graph.ptq.im2col import Layer, layer_from_node
-from edgecnn.graph.ptq.subgraph import SUFFIX, ActivationCache, Subgraph, trace_back
-from edgecnn.quantization import Placement, QuantizedWeights, QuantParams, round_params
+from edgecnn.graph.ptq.subgraph import ActivationCache, Subgraph
+from edgecnn.machine.threads import open_pool
+from edgecnn.quantization import Placement, QuantizedTensor, QuantizedWeights, QuantParams, round_params
 
 Array = npt.NDArray[np.float32]
 
-LAYER_IMAGES = 192
-BATCH = 16  # at most: there are four batches or more, so that one can be held out
+LAYER_IMAGES, SEARCH_IMAGES = 192, 32
 SCALE_SHARES = (1.0, 0.92, 0.85, 0.78, 0.71, 0.64, 0.57, 0.5, 0.42)
 STRENGTHS = (0.003, 0.03, 0.3)
-
-
-@dataclass
-class BothGraphs:
-    """The float graph and the graph quantized so far, over the same images."""
-
-    graph: OnnxGraph
-    placement: Placement
-    scales: dict[str, QuantParams]
-    weights: dict[str, Array]
-    float_cache: ActivationCache
-    quantized_cache: ActivationCache
-    images: int
-    fixed: set[str] = field(default_factory=set)
-
-    def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes of the graph quantized so far: pairs of the groups whose scale is fixed."""
-        paired = {
-            (e.node, e.index): q.tensor
-            for q in self.placement.activations
-            if q.scale_group in self.fixed
-            for e in q.edges
-        }
-        made = []
-        for node in self.graph.nodes:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            for k in range(len(copy.input)):
-                if (node.name, k) in paired:
-                    copy.input[k] = paired[node.name, k] + SUFFIX
-            made.append(copy)
-        for q in self.placement.activations:
-            if q.scale_group in self.fixed:
-                made += _pair_nodes(q.tensor)
-        return made
-
-    def constants(self) -> dict[str, npt.NDArray[Any]]:
-        """Scales and zero points of the pairs, and the weights as they are now."""
-        made: dict[str, npt.NDArray[Any]] = dict(self.weights)
-        for q in self.placement.activations:
-            if q.scale_group in self.fixed:
-                scale = self.scales[q.scale_group]
-                made[f"{q.tensor}_scale"] = np.float32(scale.scale)
-                made[f"{q.tensor}_zero"] = np.array(scale.zero_point, scale.dtype)
-        return made
-
-
-def _pair_nodes(tensor: str) -> list[onnx.NodeProto]:
-    names = [f"{tensor}_scale", f"{tensor}_zero"]
-    return [
-        helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}_codes"]),
-        helper.make_node("DequantizeLinear", [f"{tensor}_codes", *names], [tensor + SUFFIX]),
-    ]
 
 
 @dataclass(frozen=True)
@@ -98,6 +46,79 @@ class LayerResult:
     noise_after: float
 
 
+@dataclass(frozen=True)
+class Work:
+    """What all layers need: the float side, in how many batches how many images are kept, the largest values of groups,
+    and which scales are to be FP16 numbers."""
+
+    exact: FloatSide
+    batches: int
+    images: int
+    caps: Mapping[str, float]
+    half: bool
+    half_weights: Collection[str]
+
+
+@dataclass
+class Readers:
+    """The layers that read the tensor `quantized`, as one candidate has it; `kept` is its name on the float side, and
+    `whole` whether nothing reads it as floats."""
+
+    work: Work
+    side: QuantizedSide
+    quantized: QuantizedTensor
+    layers: Sequence[Layer]
+    kept: str
+    whole: bool
+    moments: list[tuple[Moments, Moments]] = field(default_factory=list)
+    part: Subgraph | None = None
+
+    def settle_scale(self) -> None:
+        """Fix the scale of the tensor, and open the part of the graph that makes it."""
+        work, side, tensor, group = self.work, self.side, self.quantized.tensor, self.quantized.scale_group
+        if group not in side.fixed:
+            share = min(SEARCH_IMAGES / work.images, 0.5)
+            count = max(1, round(share * work.batches))
+            some = np.linspace(0, work.batches, count, endpoint=False).astype(int).tolist()
+            part = side.part(tensor)
+            pairs = [(work.exact.cache.get(self.kept, b), part.run(side.cache, b)) for b in some]
+            params = _search_params(side.graph, side.scales[group], work.caps[group], self.layers, work.half, pairs)
+            side.scales[group] = params
+            side.fixed.add(group)
+        self.part = side.part(tensor, side.scales[group].dtype if self.whole else None)
+        self.moments = [_empty_moments(side.graph, layer) for layer in self.layers]
+
+    def gather(self, rows: Sequence[Array], batch: int) -> None:
+        """Add what the layers read in one batch, `rows` on the float side; and keep it for the layers to come."""
+        assert self.part is not None
+        params, cache = self.side.scales[self.quantized.scale_group], self.side.cache
+        value = self.part.run(cache, batch)
+        if self.part.session is not None:
+            cache.put(self.part.target, batch, value)
+        for layer, exact, (train, held) in zip(self.layers, rows, self.moments, strict=True):
+            seen = layer.sampled(value, _per_image(layer, self.work), batch, params if self.whole else None)
+            if not self.whole:
+                seen = params.fake_quantize(seen)
+            weight = layer.matrix(self.side.graph.array(layer.weight)).astype(np.float32)
+            held.pilot = train.pilot
+            missed = np.matmul(exact - seen, weight.transpose(0, 2, 1))
+            (held if batch % 4 == 3 else train).add(seen, missed)
+
+    def solve(self) -> dict[str, LayerResult] | np.linalg.LinAlgError:
+        """What became of the layers, which the graph quantized so far has from now on; or why that has no solution."""
+        made: dict[str, LayerResult] = {}
+        for layer, moments in zip(self.layers, self.moments, strict=True):
+            try:
+                done = _solve(self.side.graph, layer, moments, layer.weight in self.work.half_weights)
+            except np.linalg.LinAlgError as exc:
+                return exc
+            made[layer.node.name] = done
+            self.side.weights[layer.weight] = done.weights.dequantize()
+            if layer.bias and done.bias is not None:
+                self.side.weights[layer.bias] = done.bias
+        return made
+
+
 def reconstruct_layers(
     model: onnx.ModelProto,
     placement: Placement,
@@ -108,36 +129,66 @@ def reconstruct_layers(
     half_weights: Collection[str],
     progress: Callable[[int, int], None] | None = None,
     *,
-    search: bool = False,
-) -> tuple[dict[str, QuantParams], dict[str, LayerResult]]:
-    """Scales and weights, layer by layer. `scales` are the first guess; `caps` the largest value of each group.
+    searches: Sequence[bool] = (False,),
+) -> list[tuple[dict[str, QuantParams], dict[str, LayerResult]] | np.linalg.LinAlgError]:
+    """For each of `searches`, scales and weights, layer by layer, with True with the scales of activations by the error
+    at layer outputs; or why its equations have no solution.
 
-    With `half` scales of activations are FP16 numbers if they can be, and those of the initializers `half_weights` are.
+    `scales` are the first guess; `caps` the largest value of each group. With `half` scales of activations are FP16
+    numbers if they can be, and those of the initializers `half_weights` are.
     """
     graph = OnnxGraph(model)
     images = _choose_images(data)
-    with tempfile.TemporaryDirectory() as folder:
-        caches = [ActivationCache(Path(folder) / name) for name in ("float", "quantized")]
-        for cache in caches:
-            cache.folder.mkdir()
-        sides = BothGraphs(graph, placement, dict(scales), {}, caches[0], caches[1], len(images))
-        batches, size = 0, min(BATCH, max(1, len(images) // 4))
-        for start in range(0, len(images), size):
-            batch = np.stack([data.tensor(i) for i in images[start : start + size]])
-            for cache in caches:
-                cache.put(graph.input, batches, batch)
-            batches += 1
-        inputs = _layer_inputs(graph, placement)
-        weighted = {graph.node[w.node].input[0] for w in placement.weights}
-        searched = {q.scale_group for q in placement.activations if q.tensor in weighted and search}
-        sides.fixed = {q.scale_group for q in placement.activations} - searched
-        results: dict[str, LayerResult] = {}
+    inputs = _layer_inputs(graph, placement)
+    groups = {q.scale_group for q in placement.activations}
+    weighted = {graph.node[w.node].input[0] for w in placement.weights}
+    searched = {q.scale_group for q in placement.activations if q.tensor in weighted}
+    results: list[dict[str, LayerResult] | np.linalg.LinAlgError] = [{} for _ in searches]
+    with tempfile.TemporaryDirectory() as folder, open_pool(len(searches)) as pool:
+        caches = [ActivationCache(Path(folder, str(k))) for k in range(1 + len(searches))]
+        work = Work(
+            FloatSide(graph, caches[0]), keep_images(graph, caches, data, images), len(images), caps, half, half_weights
+        )
+        sides = [
+            QuantizedSide(graph, placement, dict(scales), cache, groups - searched if search else set(groups))
+            for search, cache in zip(searches, caches[1:], strict=True)
+        ]
         for number, (tensor, layers) in enumerate(inputs):
-            results.update(_reconstruct_readers(sides, placement, tensor, layers, caps, batches, half, half_weights))
-            _forget(sides, [t for t, _ in inputs[number + 1 :]])
+            live = [k for k, found in enumerate(results) if isinstance(found, dict)]
+            made = _reconstruct_readers(work, [sides[k] for k in live], tensor, layers, pool)
+            for k, one in zip(live, made, strict=True):
+                before = results[k]
+                results[k] = {**before, **one} if isinstance(one, dict) and isinstance(before, dict) else one
+            remaining = [t for t, _ in inputs[number + 1 :]]
+            forget(work.exact, remaining)
+            for k in live:
+                forget(sides[k], remaining)
             if progress is not None:
                 progress(number + 1, len(inputs))
-        return sides.scales, results
+    return [(side.scales, r) if isinstance(r, dict) else r for side, r in zip(sides, results, strict=True)]
+
+
+def _reconstruct_readers(
+    work: Work, sides: Sequence[QuantizedSide], tensor: str, layers: Sequence[Layer], pool: Executor
+) -> list[dict[str, LayerResult] | np.linalg.LinAlgError]:
+    """What became of the `layers`, which read `tensor`, on each of `sides`."""
+    if not sides:
+        return []
+    graph, exact = work.exact.graph, work.exact
+    paired = {(e.node, e.index): q for q in sides[0].placement.activations for e in q.edges}
+    quantized = paired[layers[0].node.name, 0]
+    whole, group = all((n.name, k) in paired for n, k in graph.readers[tensor]), quantized.scale_group
+    part = exact.part(tensor, whole and fits_half(sides[0].scales[group], work.caps[group]))
+    if part.session is not None:
+        for batch in range(work.batches):
+            exact.cache.put(part.target, batch, part.run(exact.cache, batch))
+    readers = [Readers(work, side, quantized, layers, part.target, whole) for side in sides]
+    list(pool.map(Readers.settle_scale, readers))
+    for batch in range(work.batches):
+        x = exact.cache.get(part.target, batch)
+        rows = [layer.sampled(x, _per_image(layer, work), batch) for layer in layers]
+        list(pool.map(lambda one, rows=rows, batch=batch: one.gather(rows, batch), readers))
+    return list(pool.map(Readers.solve, readers))
 
 
 def _choose_images(data: Dataset) -> list[int]:
@@ -158,66 +209,8 @@ def _layer_inputs(graph: OnnxGraph, placement: Placement) -> list[tuple[str, lis
     return list(found.items())
 
 
-def _reconstruct_readers(
-    sides: BothGraphs,
-    placement: Placement,
-    tensor: str,
-    layers: list[Layer],
-    caps: Mapping[str, float],
-    batches: int,
-    half: bool,
-    half_weights: Collection[str],
-) -> dict[str, LayerResult]:
-    graph = sides.graph
-    paired = {(e.node, e.index): q for q in placement.activations for e in q.edges}
-    quantized = paired[layers[0].node.name, 0]
-    float_part = Subgraph(graph, graph.nodes, {}, set(sides.float_cache.params), tensor)
-    quantized_part = Subgraph(graph, sides.nodes(), sides.constants(), set(sides.quantized_cache.params), tensor)
-    if quantized.scale_group not in sides.fixed:
-        some = list(range(0, batches, max(1, batches // 2)))[:2]
-        pairs = [(float_part.run(sides.float_cache, b), quantized_part.run(sides.quantized_cache, b)) for b in some]
-        guess, cap = sides.scales[quantized.scale_group], caps[quantized.scale_group]
-        sides.scales[quantized.scale_group] = _search_params(graph, guess, cap, layers, half, pairs)
-        sides.fixed.add(quantized.scale_group)
-    scale = sides.scales[quantized.scale_group]
-    whole = all((n.name, k) in paired for n, k in graph.readers[tensor])
-    moments = {layer.node.name: _empty_moments(graph, layer) for layer in layers}
-    for batch in range(batches):
-        x, seen = float_part.run(sides.float_cache, batch), quantized_part.run(sides.quantized_cache, batch)
-        _gather(graph, layers, moments, x, scale.fake_quantize(seen), batch, sides.images)
-        if tensor not in sides.float_cache.params or batch:
-            sides.float_cache.put(tensor, batch, x)
-        sides.quantized_cache.put(*((tensor + SUFFIX, batch, seen, scale) if whole else (tensor, batch, seen)))
-    results = {}
-    for layer in layers:
-        done = _solve(graph, layer, moments[layer.node.name], layer.weight in half_weights)
-        results[layer.node.name] = done
-        sides.weights[layer.weight] = done.weights.dequantize()
-        if layer.bias and done.bias is not None:
-            sides.weights[layer.bias] = done.bias
-    return results
-
-
-def _samples_wanted(columns: int) -> int:
-    return int(np.clip(6 * columns, 4096, 8192))
-
-
-def _gather(
-    graph: OnnxGraph,
-    layers: Sequence[Layer],
-    moments: Mapping[str, tuple[Moments, Moments]],
-    x: Array,
-    quantized: Array,
-    batch: int,
-    images: int,
-) -> None:
-    for layer in layers:
-        train, held = moments[layer.node.name]
-        weight = layer.matrix(graph.array(layer.weight)).astype(np.float32)
-        per_image = -(-_samples_wanted(weight.shape[2]) // images)
-        rows, seen = (layer.sampled(v, per_image, batch) for v in (x, quantized))
-        missed = np.matmul(rows - seen, weight.transpose(0, 2, 1))
-        (held if batch % 4 == 3 else train).add(seen, missed)
+def _per_image(layer: Layer, work: Work) -> int:
+    return -(-int(np.clip(6 * layer.columns(work.exact.graph), 4096, 8192)) // work.images)
 
 
 def _empty_moments(graph: OnnxGraph, layer: Layer) -> tuple[Moments, Moments]:
@@ -292,14 +285,3 @@ def _solve(graph: OnnxGraph, layer: Layer, moments: tuple[Moments, Moments], hal
         noise_before=noise["nearest"] / signal,
         noise_after=noise[chosen] / signal,
     )
-
-
-def _forget(sides: BothGraphs, remaining: Sequence[str]) -> None:
-    """Drop what no layer to come is computed from."""
-    for cache, nodes in ((sides.float_cache, sides.graph.nodes), (sides.quantized_cache, sides.nodes())):
-        producer = {o: n for n in nodes for o in n.output if o}
-        needed: set[str] = set()
-        for target in remaining:
-            needed.update(trace_back(producer, set(cache.params), target)[0])
-        for tensor in set(cache.params) - needed:
-            cache.drop(tensor)

@@ -14,73 +14,70 @@ from onnx import helper, numpy_helper
 
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.quantization import QuantParams
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
-SUFFIX = "_dequantized"
+CODES, SUFFIX = "_codes", "_dequantized"  # of a pair's codes, and of what they stand for
+HALF, WIDENED = "_in_fp16", "_from_fp16"  # of what is kept in half the space, and of what is read of it
 
 
 @dataclass
 class ActivationCache:
-    """Tensors of all images on disk, in batches: as floats, or as codes where `params` has some.
+    """Tensors of all images on disk, in batches, of the type that they are given in: `types[tensor]`.
 
     As bare bytes: `np.load` parses a header by `ast.literal_eval`, which fails in Python 3.11 where two threads do so
     at once ("AST constructor recursion depth mismatch").
     """
 
     folder: Path
-    params: dict[str, QuantParams | None] = field(default_factory=dict)
+    types: dict[str, np.dtype[Any]] = field(default_factory=dict)
     _number: dict[str, int] = field(default_factory=dict)
     _shape: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
-    def put(self, tensor: str, batch: int, value: Array, params: QuantParams | None = None) -> None:
+    def put(self, tensor: str, batch: int, value: Array) -> None:
         """Keep one batch of `tensor`."""
-        self.params[tensor] = params
+        self.types[tensor] = value.dtype
         number = self._number.setdefault(tensor, len(self._number))
-        held = value.astype(np.float32) if params is None else params.quantize(value).astype(params.dtype)
-        self._shape[tensor, batch] = held.shape
-        held.tofile(self.folder / f"{number}-{batch}")
+        self._shape[tensor, batch] = value.shape
+        value.tofile(self.folder / f"{number}-{batch}")
 
     def get(self, tensor: str, batch: int) -> Array:
-        """One batch back, as floats."""
-        params = self.params[tensor]
-        dtype = np.dtype(np.float32) if params is None else np.dtype(params.dtype)
-        flat = np.fromfile(self.folder / f"{self._number[tensor]}-{batch}", dtype)
-        held = flat.reshape(self._shape[tensor, batch])
-        return held if params is None else params.dequantize(held)
+        """One batch back."""
+        flat = np.fromfile(self.folder / f"{self._number[tensor]}-{batch}", self.types[tensor])
+        return flat.reshape(self._shape[tensor, batch])
 
     def drop(self, tensor: str) -> None:
         """Free the disk space of `tensor`."""
         for path in self.folder.glob(f"{self._number[tensor]}-*"):
             path.unlink()
-        del self.params[tensor]
+        del self.types[tensor]
 
 
 class Subgraph:
-    """The part of a graph between tensors that are known and one that is wanted, as a session."""
+    """The part of a graph between tensors that are known, with their types, and one that is wanted, as a session."""
 
     def __init__(
         self,
         graph: OnnxGraph,
         nodes: Sequence[onnx.NodeProto],
-        constants: Mapping[str, npt.NDArray[Any]],
-        known: set[str],
+        constants: Mapping[str, Array],
+        known: Mapping[str, np.dtype[Any]],
         target: str,
+        target_type: npt.DTypeLike,
     ) -> None:
         producer = {o: n for n in nodes for o in n.output if o}
-        self.inputs, used = trace_back(producer, known, target)
+        self.inputs, used = trace_back(producer, set(known), target)
         self.target = target
         self.session = None
         if target in known:
             return
-        ordered = _order_nodes(producer, used, known)
+        ordered = _order_nodes(producer, used, set(known))
         held = {i for n in ordered for i in n.input if i in constants or i in graph.initializers}
         part = helper.make_graph(
             ordered,
             "segment",
-            [_value(graph, name) for name in self.inputs],
-            [helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, None)],
+            [_value(graph, name, known[name]) for name in self.inputs],
+            [helper.make_tensor_value_info(target, helper.np_dtype_to_tensor_dtype(np.dtype(target_type)), None)],
             [
                 numpy_helper.from_array(np.asarray(constants[n]), n) if n in constants else graph.initializers[n]
                 for n in sorted(held)
@@ -88,7 +85,7 @@ class Subgraph:
         )
         made = helper.make_model(part, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
         with onnxruntime_errors(f"the part of the graph that makes {target!r}"):
-            self.session = open_session(made)
+            self.session = open_session(made, config={"session.disable_quant_qdq": "1"})  # sums and means stay floats
 
     def run(self, cache: ActivationCache, batch: int) -> Array:
         """The wanted tensor of one batch."""
@@ -131,7 +128,7 @@ def _order_nodes(producer: Mapping[str, onnx.NodeProto], used: set[str], known: 
     return ordered
 
 
-def _value(graph: OnnxGraph, name: str) -> onnx.ValueInfoProto:
-    shape = list(graph.shapes[name.removesuffix(SUFFIX)])
+def _value(graph: OnnxGraph, name: str, kind: np.dtype[Any]) -> onnx.ValueInfoProto:
+    shape = list(graph.shapes[name.removesuffix(CODES).removesuffix(HALF)])
     dims = [f"axis{k}" if d is None or k == 0 else d for k, d in enumerate(shape)]
-    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(kind), dims)
