@@ -7,7 +7,7 @@ EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
 
-.PHONY: demo test test-slow test-gpu test-nvidia test-core-310 quick lint format clean
+.PHONY: demo test test-slow test-gpu test-nvidia test-core-310 quick bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -37,6 +37,10 @@ test-core-310:
 	$(VENV)/core-3.10/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(VENV)/core-3.10/bin/python -m pip install --quiet --editable . --group test-core
 	$(VENV)/core-3.10/bin/python -m pytest -q -m "$(CORE)"
+
+# Beside other tools and plain loops, into benchmarks/results and the documents' tables; BENCH=--short takes a quarter of an hour.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

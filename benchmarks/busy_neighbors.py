@@ -1,6 +1,6 @@
 """What neighbors cost: the processor time of steps without and beside two busy loops, in turn, in one sitting.
 
-    python benchmarks/busy_neighbors.py [--rounds 5] [--only STEP ...] [--tree CHECKOUT] [--json F]
+    python benchmarks/busy_neighbors.py [--rounds 5] [--only STEP ...] [--tree CHECKOUT]
 
 Each step is a process of its own. `growth` is the median, over the rounds, of a step's processor time beside the loops
 over that without them; `growth_over_loop` divides it by the growth of a one-thread ONNX Runtime loop over the same
@@ -13,27 +13,17 @@ checkout.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _result import ROOT, Recorder, measure_process, neighbors
 
-from edgecnn.machine.cpu import cpu_device
-from edgecnn.machine.load import other_load_cores, read_cpu_time
-from edgecnn.records import to_plain
-
-ROOT = Path(__file__).resolve().parents[1]
-NEIGHBORS, LONGEST_S = 2, 900
-SPIN = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
+NEIGHBORS = 2
 LOOP = """
 import sys, numpy as np, onnxruntime
 options = onnxruntime.SessionOptions()
@@ -77,41 +67,27 @@ train = { epochs = 20, batch = 32, learning_rate = 0.05, validation = 0 }
 
 
 def main() -> None:
-    """Measure and print one JSON document."""
+    """Measure, print and file one row for each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = ("calibrate", "quantize", "train", "run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=steps, action="append")
     parser.add_argument("--tree", type=Path, default=ROOT)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     only = options.only or steps
-    before = read_cpu_time()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.tree.resolve(), options.rounds)
-        rows = [getattr(bench, name)() for name in steps if name in only]
-    result = {
-        "command": f"python benchmarks/busy_neighbors.py --rounds {options.rounds}"
-        + "".join(f" --only {name}" for name in options.only or ()),
-        "commit": _commit(options.tree),
-        "machine": to_plain(cpu_device()),
-        "load_1_min": round(os.getloadavg()[0], 2),
-        "others_busy_cores": round(other_load_cores(before, read_cpu_time()) or 0.0, 2),
-        "neighbors": NEIGHBORS,
-        "measured": rows,
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+        for name in (n for n in steps if n in only):
+            command = f"python benchmarks/busy_neighbors.py --rounds {options.rounds} --only {name}"
+            recorder = Recorder("busy_neighbors", command, tree=bench.tree, tools=("onnxruntime", "torch"))
+            recorder.add({"name": name}, getattr(bench, name)(), neighbors=NEIGHBORS)
 
 
 class Bench:
     """The steps of one checkout, in one folder."""
 
     def __init__(self, folder: Path, tree: Path, rounds: int) -> None:
-        self.folder, self.rounds = folder, rounds
-        self.environment = {**os.environ, "PYTHONPATH": str(tree)}
+        self.folder, self.tree, self.rounds = folder, tree, rounds
         self.graph, self.images, self.ranges = (folder / n for n in ("r20.onnx", "images.npz", "r20.calib.json"))
         rng = np.random.default_rng(0)
         coarse = rng.standard_normal((500, 3, 8, 8), np.float32)
@@ -134,15 +110,15 @@ class Bench:
     def calibrate(self) -> dict[str, Any]:
         """ResNet-20, 500 images."""
         self.prepare()
-        return self.beside_the_loop("calibrate", self.of_calibrate(self.folder / "made.calib.json"))
+        return self.beside_the_loop(self.of_calibrate(self.folder / "made.calib.json"))
 
     def quantize(self) -> dict[str, Any]:
         """ResNet-20 by `mse`, from ranges."""
         self.prepare()
         made = ("--ranges", self.ranges, "--method", "mse", "--precision", "int8", "-o", self.folder / "int8.onnx")
-        return self.beside_the_loop("quantize", self.edgecnn("quantize", self.graph, *made))
+        return self.beside_the_loop(self.edgecnn("quantize", self.graph, *made))
 
-    def beside_the_loop(self, name: str, command: list[str]) -> dict[str, Any]:
+    def beside_the_loop(self, command: list[str]) -> dict[str, Any]:
         """Processor seconds of `command` and of the loop, without and beside the neighbors, in turn."""
         loop = [sys.executable, "-c", LOOP, str(self.graph), str(self.images)]
         seconds: dict[str, list[float]] = {
@@ -159,7 +135,6 @@ class Bench:
             for k in ("step", "loop")
         )
         return {
-            "name": name,
             "growth": round(growth, 3),
             "loop_growth": round(of_loop, 3),
             "growth_over_loop": round(growth / of_loop, 3),
@@ -180,7 +155,6 @@ class Bench:
         ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
         rates = {"images_per_s": ours, "plain_loop_images_per_s": plain}
         return {
-            "name": "train",
             "rate_over_plain_loop": round(ratio, 3),
             "at_least": 0.5,
             **{k: [round(v) for v in values] for k, values in rates.items()},
@@ -194,7 +168,6 @@ class Bench:
             with neighbors():
                 beside.append(self.measure(self.edgecnn("run", "lenet5-digits", "--out", self.folder / f"busy{k}")))
         return {
-            "name": "run",
             "clock_s": [round(clock, 1) for _, clock, _ in alone],
             "cpu_s": [round(spent, 1) for spent, _, _ in alone],
             "clock_s_at_most": 45,
@@ -204,43 +177,9 @@ class Bench:
         }
 
     def measure(self, command: list[str]) -> tuple[float, float, str]:
-        """(processor seconds, seconds by the clock, standard output) of a process and its children."""
-        before, started = os.times(), time.monotonic()
-        ended = subprocess.run(
-            command,
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_S,
-            check=False,
-        )
-        clock, after = time.monotonic() - started, os.times()
-        if ended.returncode:
-            sys.exit(f"{' '.join(command[:6])}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
-        spent = after.children_user - before.children_user + after.children_system - before.children_system
-        return spent, clock, ended.stdout
-
-
-@contextlib.contextmanager
-def neighbors() -> Iterator[None]:
-    """Beside the block processes run that never rest; they end with it, or of themselves."""
-    running = [subprocess.Popen([sys.executable, "-c", SPIN, str(LONGEST_S)]) for _ in range(NEIGHBORS)]
-    try:
-        time.sleep(0.5)
-        yield
-    finally:
-        for process in running:
-            process.kill()
-        for process in running:
-            process.wait()
-
-
-def _commit(tree: Path) -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=tree, capture_output=True, text=True
-    )
-    return told.stdout.strip()
+        """(processor seconds, seconds by the clock, output) of a process and its children."""
+        ended = measure_process(command, tree=self.tree, folder=self.folder)
+        return ended.cpu_s, ended.clock_s, ended.said
 
 
 if __name__ == "__main__":

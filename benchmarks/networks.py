@@ -1,12 +1,10 @@
-"""Export every network of the zoo: nodes, seconds, difference from PyTorch; and what torch.onnx makes of the same.
+"""Export every network of the zoo: nodes, seconds, difference from PyTorch.
 
     python benchmarks/networks.py [NETWORK...] [--json F] [--table docs/networks.md]
-    python benchmarks/networks.py --against-torch mobilenet_v2 resnet50 [--json F] [--table docs/networks.md]
 
 Weights are `--weights none`: seeded, with BN statistics. Seconds are of CPU time, from building the network to the
-compared graph (batch 1, 2 and 3), in one process for all networks. `--against-torch` exports each network twice, each
-time in a fresh process, and gives CPU seconds and the peak memory above that of a process with
-torch imported.
+compared graph (batch 1, 2 and 3), in one process for all networks. What torch.onnx makes of the same networks measures
+export_speed.py.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -91,16 +88,6 @@ def export_alone(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def measure_against_torch(name: str) -> dict[str, Any]:
-    """Both exporters on one network, each in a process of its own."""
-    row: dict[str, Any] = {"name": name}
-    for exporter in ("edgecnn", "torch"):
-        command = [sys.executable, __file__, "--alone", exporter, name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        row |= {f"{exporter}_{k}": v for k, v in json.loads(done.stdout.splitlines()[-1]).items()}
-    return row
-
-
 def _peak_bytes() -> int:
     """The largest resident set of this process so far (VmHWM), on Linux."""
     status = Path("/proc/self/status").read_text()
@@ -125,30 +112,6 @@ def table_of_exports(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| `{r['name']}` | {r['params']:,} | {r['nodes']} | {r['size_mb']:.1f} | {r['cpu_s']:.1f} "
             f"| {r['max_difference']:.1e} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def table_against_torch(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    from edgecnn.artifact.sidecar import tool_versions
-
-    torch = tool_versions("torch")["torch"]
-    command = (
-        f"python benchmarks/networks.py --table docs/networks.md --against-torch {' '.join(r['name'] for r in rows)}"
-    )
-    lines = [
-        f"Made by `{command}`: `torch.onnx.export(dynamo=True)` of torch {torch} on the same networks, each export in"
-        " a fresh process. Ours includes the checker, shape inference and the comparison in ONNX Runtime; torch's does"
-        " not. Seconds are of CPU time; peak memory is above that of a process with torch imported.",
-        "",
-        "| network | nodes: ours | torch | s: ours | torch | weights MB | peak MB: ours | torch |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for r in rows:
-        pairs = {k: f"{r[f'edgecnn_{k}']} | {r[f'torch_{k}']}" for k in ("nodes", "cpu_s", "peak_mb")}
-        lines.append(
-            f"| `{r['name']}` | {pairs['nodes']} | {pairs['cpu_s']} | {r['edgecnn_weights_mb']} | {pairs['peak_mb']} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -182,25 +145,20 @@ def main() -> None:
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--table", type=Path)
-    parser.add_argument("--against-torch", action="store_true")
     parser.add_argument("--alone", choices=("edgecnn", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.alone:
             print(json.dumps(export_alone(options.networks[0], options.alone, Path(folder))))
             return
-        if options.against_torch:
-            rows = [_said(measure_against_torch(name)) for name in options.networks]
-            text, mark, title = table_against_torch(rows), "AGAINST-TORCH", "Beside torch.onnx"
-        else:
-            from edgecnn.zoo import cards
+        from edgecnn.zoo import cards
 
-            rows = [_said(measure_export(name, Path(folder))) for name in options.networks or cards()]
-            text, mark, title = table_of_exports(rows), "EXPORT", "FP32 graphs"
+        rows = [_said(measure_export(name, Path(folder))) for name in options.networks or cards()]
+    text = table_of_exports(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.table:
-        put_table(text, options.table, mark, title)
+        put_table(text, options.table, "EXPORT", "FP32 graphs")
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Training throughput beside a plain torchvision-style loop, and what bounds the loader.
 
-    python benchmarks/train_speed.py --out train_speed.json [--threads N] [--rounds N] [--cifar DIR] [--jpegs DIR]
+    python benchmarks/train_speed.py [--threads N] [--rounds N] [--cifar DIR] [--jpegs DIR]
 
 Both sides train the same network with the same settings on the same images, one epoch of each in turn; the first round
 warms up and is dropped. The figure is the median of the rounds' ratios. On a GPU both sides use AMP (bf16) and
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from _result import Recorder
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -43,7 +43,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cifar", type=Path, help="the folder of the CIFAR-10 binary version")
@@ -54,13 +53,13 @@ def main() -> None:
     parser.add_argument("--jpeg-batch", type=int, default=32)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = [resnet20(options, Path(scratch)), resnet18(options, Path(scratch))]
+    command = f"python benchmarks/train_speed.py --rounds {options.rounds}"
+    recorder = Recorder("train_speed", command, tools=("torch", "torchvision"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result = {"device": device, "threads": options.threads, "torch": torch.__version__, "measurements": rows}
-    print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        for measure in (resnet20, resnet18):
+            row = measure(options, Path(scratch))
+            recorder.add({"name": row["name"], "device": device, "threads": options.threads}, row)
 
 
 def resnet20(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -96,10 +97,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def parents_of(path: Path, *parents: Path) -> dict[str, str]:
-    """The `parents` entry of the sidecar of `path`: relative path -> sha256."""
-    base = path.absolute().parent
-    return {os.path.relpath(p.absolute(), base): sha256_of(p) for p in parents}
+def parents_of(path: Path, *parents: Path, known: Mapping[Path, str] | None = None) -> dict[str, str]:
+    """The `parents` entry of the sidecar of `path`: relative path -> sha256, where that is not `known` already."""
+    base, known = path.absolute().parent, known or {}
+    return {os.path.relpath(p.absolute(), base): known.get(p) or sha256_of(p) for p in parents}
 
 
 def tool_versions(*packages: str) -> dict[str, str]:

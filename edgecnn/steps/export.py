@@ -87,7 +87,7 @@ def export(
     check_output(path, ".onnx", checkpoint)
     require_packages("export")
     from edgecnn.pytorch.export.exporter import resize_card
-    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.models import build_model, build_model_to_fill
     from edgecnn.pytorch.weights import load_weights
 
     source = weights if checkpoint is None else str(checkpoint)
@@ -98,12 +98,12 @@ def export(
         card = resize_card(card, size)
     wanted = classes or own.facts.get("classes") or card.classes
     names, wnids = _labels_of(card, own, wanted, labels)
-    network = build_model(card.name, wanted)
+    network = (build_model if source == "none" else build_model_to_fill)(card.name, wanted)
     info = load_weights(network, card, source, ema=ema)
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn export {card.name}",
-        parents=parents_of(path, file) if file.is_file() else {},
+        parents=parents_of(path, file, known={file: info.weights_sha256 or ""}) if file.is_file() else {},
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
         labels=names,
         wnids=wnids,
@@ -204,14 +204,14 @@ def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason:
 
     from edgecnn.backends._onnxruntime import open_session
     from edgecnn.graph.importing.importer import import_graph
-    from edgecnn.pytorch.export.exporter import compare_logits, compute_logits, make_probe_images
+    from edgecnn.pytorch.export.exporter import PROBES, compare_logits, compute_logits, make_probe_images
     from edgecnn.pytorch.export.torch_onnx import export_by_torch
 
     started = time.perf_counter()
     export_by_torch(network, card, path, reason)
     made = import_graph(path, preprocessing_from_json(card.preprocessing), keep_head=True)
     onnx.save(made.model, path)
-    images = make_probe_images(card.input_shape, max(2, max_batch))
+    images = make_probe_images(card.input_shape, PROBES)
     logits = compute_logits(network, card, images)
     return ExportFacts(
         model=card.name,

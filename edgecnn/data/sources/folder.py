@@ -238,8 +238,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if image.mode in ("I", "F") and not sixteen:
         raise ValueError(f"pixels of 32 bits, mode {image.mode}: their white is not known; save 8 or 16 bits")
+    image.load()  # JPEG's draft mode, which decodes at half the size or less, would be another antialiasing
     if not sixteen:
-        return image.copy()
+        return image
     pixels = np.asarray(image).astype(np.int64)
     return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
 

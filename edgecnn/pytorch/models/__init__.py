@@ -17,8 +17,11 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from edgecnn.zoo import find_model
 
@@ -45,3 +48,23 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
     """
     card = find_model(name)
     return variants()[card.name](card.classes if classes is None else classes)
+
+
+def build_model_to_fill(name: str, classes: int | None = None) -> nn.Module:
+    """The network of `build_model` for weights that replace all of its own: random numbers are not drawn, and what they
+    would fill holds anything."""
+    with _WithoutDraws():
+        return build_model(name, classes)
+
+
+_DRAWS = {Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_}
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Within it, tensors are not filled with random numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _DRAWS:
+            return func(*args, **kwargs)
+        return args[0] if args else kwargs["tensor"]

@@ -1,0 +1,216 @@
+"""The documents' tables, made of `results/*.json`.
+
+    python benchmarks/tables.py [--check]
+
+A document has a table between `<!-- table: NAME -->` and `<!-- /table -->`; NAME is one of `TABLES` below. Everything
+between the marks is written anew; with --check nothing is, and what would change is named, with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from _result import RESULTS, ROOT, Row, read_rows
+
+MARK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+Cell = Callable[[Row], str]
+
+
+class Table(NamedTuple):
+    """One table: which rows of which benchmark, the title and text of each column, and a sentence above it."""
+
+    benchmark: str
+    sentence: str
+    columns: Mapping[str, Cell]
+    rows: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
+
+
+def key(name: str) -> Cell:
+    """What was measured, as code."""
+    return lambda row: f"`{row[name]}`"
+
+
+def value(name: str, digits: int = 2) -> Cell:
+    """One number, or the median of several; "-" where the row has none."""
+
+    def text(row: Row) -> str:
+        found = row.get(name)
+        if found is None:
+            return "-"
+        return f"{statistics.median(found) if isinstance(found, list) else found:.{digits}f}"
+
+    return text
+
+
+def either(name: str, yes: str, no: str) -> Cell:
+    """Which of two the row is."""
+    return lambda row: yes if row.get(name) else no
+
+
+def by_tool(rows: Sequence[Row]) -> list[Row]:
+    """One row for each network and number of images: every tool's multiple of the plain forward, and its memory."""
+    made: dict[tuple[str, int, bool], Row] = {}
+    for row in rows:
+        key = (row["network"], row["images"], row["busy"])
+        whole = made.setdefault(key, {k: row[k] for k in ("network", "images", "busy")})
+        whole[row["tool"]] = row
+    return list(made.values())
+
+
+def tool(name: str) -> Cell:
+    """Multiples and megabytes of one tool."""
+
+    def text(row: Row) -> str:
+        found = row.get(name)
+        if found is None or "left_out" in found:
+            return "-"
+        return f"{found['cpu_ratio']:.1f} / {found['peak_mb']}" if "cpu_ratio" in found else "fails"
+
+    return text
+
+
+TABLES = {
+    "validate-speed": Table(
+        "validate_speed",
+        "Whole processes in turn, two threads each: `edgecnn validate`, and a plain loop of PIL and ONNX Runtime over"
+        " the same JPEGs. Ratio: `validate` / plain loop.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "neighbors": either("busy", "two busy loops", "none"),
+            "CPU ratio": value("cpu_ratio"),
+            "clock ratio": value("clock_ratio"),
+            "CPU s": value("validate_cpu_s", 1),
+            "plain CPU s": value("plain_cpu_s", 1),
+            "MB": value("validate_peak_mb", 0),
+            "plain MB": value("plain_peak_mb", 0),
+        },
+    ),
+    "export-speed": Table(
+        "export_speed",
+        "Whole processes in turn, from weights to the file: `edgecnn export`, checked and compared with PyTorch in ONNX"
+        " Runtime at batch 1, 2 and 8, and `torch.onnx.export(dynamo=True)`, which compares nothing. Ratio: `edgecnn` /"
+        " torch.onnx.",
+        {
+            "network": key("network"),
+            "neighbors": either("busy", "two busy loops", "none"),
+            "CPU ratio": value("cpu_ratio"),
+            "CPU s": value("edgecnn_cpu_s", 1),
+            "torch.onnx CPU s": value("torch_cpu_s", 1),
+            "MB": value("edgecnn_peak_mb", 0),
+            "torch.onnx MB": value("torch_peak_mb", 0),
+            "weights MB": value("weights_mb", 0),
+            "nodes": value("edgecnn_nodes", 0),
+            "torch.onnx nodes": value("torch_nodes", 0),
+        },
+    ),
+    "quantize-cost": Table(
+        "quantize_cost",
+        "CPU time of whole processes as multiples of one that reads the same images and runs the plain graph in ONNX"
+        " Runtime with two threads / peak memory in MB.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "neighbors": either("busy", "two busy loops", "none"),
+            "`calibrate`, all methods": tool("calibrate"),
+            "`quantize` by mse, from ranges": tool("quantize"),
+            "ONNX Runtime MinMax": tool("ort-MinMax"),
+            "ONNX Runtime Entropy": tool("ort-Entropy"),
+            "ONNX Runtime Percentile": tool("ort-Percentile"),
+            "NNCF": tool("nncf"),
+            "ModelOpt max": tool("modelopt-max"),
+            "ModelOpt entropy": tool("modelopt-entropy"),
+        },
+        by_tool,
+    ),
+    "busy-neighbors": Table(
+        "busy_neighbors",
+        "What two busy loops on two cores cost: growth of a step's CPU time, divided by that of a one-thread ONNX"
+        " Runtime loop; for `train` its rate beside them over that of a plain one-thread loop there; for `run` seconds"
+        " by the clock.",
+        {
+            "step": key("name"),
+            "growth / loop's growth": value("growth_over_loop"),
+            "rate / plain loop's rate": value("rate_over_plain_loop"),
+            "s without": value("clock_s", 0),
+            "s beside": value("busy_clock_s", 0),
+        },
+    ),
+    "train-speed": Table(
+        "train_speed",
+        "One epoch with edgecnn and one with a plain torchvision-style loop (DataLoader workers, transforms,"
+        " `loss.item()`) in turn: the same network, images and settings. Ratio: images per second, edgecnn / plain.",
+        {
+            "network": key("name"),
+            "batch": value("batch", 0),
+            "images": value("images_per_round", 0),
+            "rate ratio": value("ratio"),
+            "images/s": value("images_per_s", 0),
+            "plain images/s": value("plain_images_per_s", 0),
+        },
+    ),
+}
+
+
+def made_of(rows: Sequence[Row]) -> str:
+    """Where and how rows were measured, as sentences."""
+    made = [row["made"] for row in rows]
+    commands = sorted({re.sub(r"\.py (?!-)\S+", ".py", m["command"]) for m in made})
+    machines = sorted({f"{m['machine']['cpu']}, {m['cores']} cores" for m in made})
+    commits = sorted({m["commit"][:10] + "-dirty" * m["commit"].endswith("-dirty") for m in made})
+    others = [m["others_busy_cores"] for m in made if m["others_busy_cores"] is not None]
+    tools = sorted({f"{name} {version}" for m in made for name, version in m.get("tools", {}).items()})
+    said = f"Made by {' and '.join(f'`{c}`' for c in commands)} at {', '.join(commits)} on {', '.join(machines)}"
+    said += f", {', '.join(tools)}" if tools else ""
+    if others:
+        said += f"; other work took {min(others):.1f} to {max(others):.1f} cores meanwhile"
+    absent = sorted({row["tool"] for row in rows if "left_out" in row})
+    return said + "." + (f" Not installed there: {', '.join(absent)}." if absent else "")
+
+
+def markdown(table: Table, results: Path = RESULTS) -> str:
+    """The sentences and the table."""
+    rows = read_rows(results / f"{table.benchmark}.json")
+    if not rows:
+        return f"{table.sentence} Not measured yet.\n"
+    lines = [f"{table.sentence} {made_of(rows)}", ""]
+    lines += ["| " + " | ".join(table.columns) + " |", "|---" + "|--:" * (len(table.columns) - 1) + "|"]
+    lines += ["| " + " | ".join(cell(row) for cell in table.columns.values()) + " |" for row in table.rows(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def with_tables(text: str, results: Path = RESULTS) -> str:
+    """A document with its tables made anew; raises `KeyError` for the mark of a table that is not there."""
+    return MARK.sub(lambda mark: mark[1] + markdown(TABLES[mark["name"]], results) + mark[4], text)
+
+
+def documents() -> list[Path]:
+    """Every document that may have tables."""
+    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    """Rewrite the documents, or say which would change."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    changed = []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if (made := with_tables(text)) != text:
+            changed.append(str(path.relative_to(ROOT)))
+            if not options.check:
+                path.write_text(made, encoding="utf-8")
+    print("\n".join(changed) or "nothing changes")
+    if options.check and changed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
