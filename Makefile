@@ -7,7 +7,7 @@ EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
 
-.PHONY: demo test test-slow test-gpu test-nvidia test-core-310 quick bench lint format clean
+.PHONY: demo test test-slow test-gpu test-nvidia first-contact test-core-310 quick bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -30,6 +30,10 @@ test-gpu: $(STAMP)
 # NVIDIA's own parser and builder, which need no GPU; pip fetches them once per machine.
 test-nvidia: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "nvidia and not slow and not gpu"
+
+# Every open question of docs/tensorrt.md, asked of an NVIDIA GPU in ten minutes: EXTRA=gpu, rtx or ort-rtx beside cpu.
+first-contact: $(STAMP)
+	$(BIN)/python -m benchmarks.first_contact $(ARGS)
 
 # The core on the oldest Python that it supports, without torch, ONNX or ONNX Runtime.
 test-core-310:

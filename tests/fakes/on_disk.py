@@ -14,7 +14,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.fake_cuda import FakeDevice, runtime_module
+from tests.fakes.fake_cuda import FakeDevice, driver_module, runtime_module
 from tests.fakes.fake_tensorrt import fake_tensorrt
 
 SITE = Path(__file__).parent / "site"
@@ -24,6 +24,11 @@ DEVICE = FakeDevice(os.environ.get("FAKE_GPU", "NVIDIA L4"))
 def cuda_runtime() -> Any:
     """`cuda.bindings.runtime`."""
     return runtime_module(DEVICE)
+
+
+def cuda_driver() -> Any:
+    """`cuda.bindings.driver`."""
+    return driver_module(DEVICE)
 
 
 def tensorrt() -> Any:

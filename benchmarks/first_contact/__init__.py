@@ -1,0 +1,1 @@
+"""Every open question of docs/tensorrt.md, asked of a machine with an NVIDIA GPU."""
