@@ -1,14 +1,15 @@
 """What calibration costs beside the network itself, and what its sampled counts cost in quality, on eight networks.
 
     python benchmarks/ranges_cost.py cost [NETWORK...] [--images 256] [--rounds 3] [--shared DIR]
-    python benchmarks/ranges_cost.py quality [NETWORK...] [--images 64] [--held-out 64] [--shared DIR]
+    python benchmarks/ranges_cost.py quality [NETWORK...] [--images 64] [--held-out 64] [--draws 3] [--shared DIR]
     python benchmarks/ranges_cost.py table
 
 `cost`: CPU seconds of whole processes in turn, with two threads each: `edgecnn calibrate`, and one that reads the same
 images and runs the same graph in ONNX Runtime; the ratio is the median over rounds. `quality`: SQNR of the logits on
 held-out images, 10 log10(sum f^2 / sum (f - q)^2), of every range method with the counts that calibration keeps and
-with every value counted; and whether the extremes of all channels are equal bit by bit. Graphs and images come from
-the shared folder, random weights are seeded. Each row replaces that of the same network and images in
+with every value counted, over several draws of images: thresholds that differ by a thousandth round other values, which
+alone moves the SQNR by some tenths of a dB; and whether the extremes of all channels are equal bit by bit. Graphs and
+images come from the shared folder, random weights are seeded. Each row replaces that of the same network and images in
 benchmarks/results/ranges_cost.json or ranges_quality.json, of which `table` makes the tables of docs/int8.md.
 """
 
@@ -84,40 +85,62 @@ def _run(command: list[str]) -> tuple[float, int]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
 
 
-def measure_quality(name: str, count: int, held_out: int, shared: Path, folder: Path) -> dict[str, Any]:
-    """SQNR with sampled and with exact counts, of every method, for TensorRT's scheme."""
+def measure_quality(name: str, count: int, held_out: int, draws: int, shared: Path, folder: Path) -> dict[str, Any]:
+    """SQNR with exact counts and what sampled ones add to it, of every method, for TensorRT's scheme: means over
+    `draws`, and the standard error of the difference."""
+    from edgecnn.graph.serving import load_body
+    from edgecnn.graph.simplify import simplify_graph
+
+    model = simplify_graph(load_body(prepare_graph(name, shared, folder)))
+    found = [_compare_counts(model, *read_images(name, shared, count, held_out, seed)) for seed in range(draws)]
+    row: dict[str, Any] = {
+        "draws": draws,
+        **found[0][0],
+        "extremes_differ": sum(f[0]["extremes_differ"] for f in found),
+    }
+    for method in METHODS:
+        exact, sampled = np.array([f[1][method] for f in found]).T
+        row[f"{method}_exact_db"] = round(float(exact.mean()), 2)
+        row[f"{method}_difference_db"] = round(float((sampled - exact).mean()), 3)
+        spread = float((sampled - exact).std(ddof=1)) if draws > 1 else None
+        row[f"{method}_difference_se_db"] = None if spread is None else round(spread / draws**0.5, 3)
+    return row
+
+
+def _compare_counts(
+    model: Any, calibration: Array, test: Array
+) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
+    """What was sampled; and the SQNR by method with exact and with sampled counts."""
     from int8_vs_peers import _dataset
 
     from edgecnn.graph.calibration import watch
     from edgecnn.graph.calibration.collect import collect_from_model
     from edgecnn.graph.ptq.quantize import quantize_int8
-    from edgecnn.graph.serving import load_body
-    from edgecnn.graph.simplify import simplify_graph
 
-    model = simplify_graph(load_body(prepare_graph(name, shared, folder)))
-    calibration, test = read_images(name, shared, count, held_out)
     expected = _logits(model, test)
     sampled = collect_from_model(model, "", _dataset(calibration), threads=THREADS)
     kept, watch.COUNTED = watch.COUNTED, 1 << 62
     exact = collect_from_model(model, "", _dataset(calibration), threads=THREADS)
     watch.COUNTED = kept
-    differing = [
+    differing = {
         n
         for n, s in sampled.tensors.items()
         for a, b in ((s.channel_low, exact.tensors[n].channel_low), (s.channel_high, exact.tensors[n].channel_high))
         if not np.array_equal(a, b)
-    ]
-    row: dict[str, Any] = {
+    }
+    facts = {
         "tensors": len(sampled.tensors),
         "sampled": sum(s.step > 1 for s in sampled.tensors.values()),
         "largest_step": max(s.step for s in sampled.tensors.values()),
-        "extremes_differ": len(set(differing)),
+        "extremes_differ": len(differing),
     }
+    decibels = {}
     for method in METHODS:
-        made = [quantize_int8(model, r, "tensorrt", method=method, around="fp32").model for r in (exact, sampled)]
-        before, after = (_sqnr_db(expected, _logits(m, test)) for m in made)
-        row |= {f"{method}_exact_db": round(before, 2), f"{method}_difference_db": round(after - before, 3)}
-    return row
+        compared = (exact,) if method == "minmax" and not differing else (exact, sampled)  # the same ranges
+        made = [quantize_int8(model, r, "tensorrt", method=method, around="fp32").model for r in compared]
+        reached = [_sqnr_db(expected, _logits(m, test)) for m in made]
+        decibels[method] = reached[0], reached[-1]
+    return facts, decibels
 
 
 def _logits(model: Any, images: Array) -> Array:
@@ -146,7 +169,7 @@ def prepare_graph(name: str, shared: Path, folder: Path) -> Path:
     return folder / "net.onnx"
 
 
-def read_images(name: str, shared: Path, count: int, held_out: int) -> tuple[Array, Array]:
+def read_images(name: str, shared: Path, count: int, held_out: int, seed: int = 0) -> tuple[Array, Array]:
     """`count` images to calibrate with and `held_out` others, preprocessed, in a seeded order."""
     from edgecnn.data.open import open_dataset
     from edgecnn.data.preprocess import preprocessing_from_json
@@ -157,7 +180,7 @@ def read_images(name: str, shared: Path, count: int, held_out: int) -> tuple[Arr
     small = preprocessing.crop <= 32
     source = f"cifar10:{shared / 'data' / 'cifar10-jpeg'}" if small else str(shared / "data" / "imagenet-500")
     data = open_dataset(source, preprocessing, "train" if small else "test")
-    order = np.random.default_rng(0).permutation(len(data))[: count + held_out]
+    order = np.random.default_rng(seed).permutation(len(data))[: count + held_out]
     images = np.stack([data.tensor(int(k)) for k in order])
     if name in PUBLISHED:  # made for pixels from -1 to 1
         mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
@@ -178,14 +201,20 @@ def tables() -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += [
         "",
-        "| network | images | extremes that differ | " + " | ".join(METHODS[1:]) + " |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| network | images | draws | extremes that differ | " + " | ".join(METHODS[1:]) + " |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for r in json.loads((RESULTS / "ranges_quality.json").read_text()):
-        pairs = [f"{r[f'{m}_exact_db']:.2f} {r[f'{m}_difference_db']:+.2f}" for m in METHODS[1:]]
-        cells = [f"`{r['network']}`", r["images"], r["extremes_differ"], *pairs]
+        pairs = [_pair(r, m) for m in METHODS[1:]]
+        cells = [f"`{r['network']}`", r["images"], r.get("draws", 1), r["extremes_differ"], *pairs]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def _pair(row: dict[str, Any], method: str) -> str:
+    error = row.get(f"{method}_difference_se_db")
+    said = f"{row[f'{method}_exact_db']:.2f} {row[f'{method}_difference_db']:+.2f}"
+    return said if error is None else f"{said} ± {error:.2f}"
 
 
 def main() -> None:
@@ -199,6 +228,7 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", "../shared")))
     options = parser.parse_args()
     if options.what == "table":
@@ -215,8 +245,8 @@ def main() -> None:
             if options.what == "cost":
                 found = measure_cost(name, count, options.rounds, shared, Path(folder))
             else:
-                command += f" --held-out {options.held_out}"
-                found = measure_quality(name, count, options.held_out, shared, Path(folder))
+                command += f" --held-out {options.held_out} --draws {options.draws}"
+                found = measure_quality(name, count, options.held_out, options.draws, shared, Path(folder))
         load.append(round(os.getloadavg()[0], 1))
         row = {"network": name, "images": count, **found, "load_before_after": load, "command": command}
         row |= {"commit": commit, "device": to_plain(cpu_device())}

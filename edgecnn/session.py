@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from edgecnn.contract import TOP_CLASSES, TOP_PROBABILITIES, OutputForm, ServingContract
 from edgecnn.errors import BackendError
-from edgecnn.results.accuracy import Task
-from edgecnn.results.layers import EngineLayer, LayerTimes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from edgecnn.results.accuracy import Task
+    from edgecnn.results.layers import EngineLayer, LayerTimes
 
 Array = npt.NDArray[np.float32]
 

@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     click_exception: type[typer.BadParameter] = next(  # really its base class
         c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
     )
+    arguments = sys.argv[1:] if arguments is None else [*arguments]
     try:
-        result = application()(
-            args=sys.argv[1:] if arguments is None else [*arguments], prog_name="edgecnn", standalone_mode=False
-        )
+        run = application(*arguments[:1])
+        result = run(args=arguments, prog_name="edgecnn", standalone_mode=False)
     except EdgecnnError as exc:
         return _fail(exc.message, exc.hint, exc.exit_code)
     except click_exception as exc:

@@ -29,10 +29,11 @@ _VANISHING = {"Identity", "Dropout", "Cast"}
 def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` in the form described above, equal in what it computes; raises `GraphError`."""
     require_float_classifier(model)
+    aside = _find_weights_left_alone(model)
+    bare = _set_aside(model, aside)
     with onnx_errors("the graph", f"cannot be converted to opset {OPSET}", "check it with onnx.checker"):
-        raised = version_converter.convert_version(model, OPSET) if opset_of(model) < OPSET else model
-    aside = _find_weights_left_alone(raised)
-    simple = _fold_constants(_set_aside(raised, aside))
+        raised = version_converter.convert_version(bare, OPSET) if opset_of(bare) < OPSET else bare
+    simple = _fold_constants(raised)
     used = {n.domain for n in simple.graph.node}
     kept = [o for o in simple.opset_import if o.domain in used | {"", "ai.onnx"}]
     del simple.opset_import[:]

@@ -30,6 +30,20 @@ def commands() -> Iterator[list[str]]:
     yield from walk(typer.main.get_command(application()), [])
 
 
+@pytest.mark.parametrize("name", ["calibrate", "recipe"])
+def test_one_command_alone_says_what_it_says_among_the_others(name: str) -> None:
+    alone, among = (typer.main.get_command(application(first)) for first in (name, ""))
+    assert list(alone.commands) == [name]  # type: ignore[attr-defined]
+    texts = []
+    for command in (alone, among):
+        context = command.make_context("edgecnn", [name], resilient_parsing=True)
+        inner = command.commands[name]  # type: ignore[attr-defined]
+        texts.append(inner.get_help(inner.make_context(name, [], parent=context, resilient_parsing=True)))
+    assert texts[0] == texts[1]
+    assert "Usage: edgecnn" in texts[0]
+    assert len(typer.main.get_command(application("no-such-command")).commands) == len(ORDER)  # type: ignore[attr-defined]
+
+
 def test_help_imports_nothing_heavy_and_covers_every_command() -> None:
     script = (
         "import sys, json, io, contextlib\n"

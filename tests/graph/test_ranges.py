@@ -19,7 +19,7 @@ from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.file import read_ranges, write_ranges, write_tensorrt_cache
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, bin_edges, empty_statistics
 from edgecnn.graph.calibration.observe import Observer
-from edgecnn.graph.calibration.thresholds import divergences, interval, percentile, squared_errors, threshold
+from edgecnn.graph.calibration.thresholds import divergences, interval, percentiles, squared_errors, threshold
 from edgecnn.graph.onnx_graph import OnnxGraph
 from tests.fakes.graphs import build
 from tests.fakes.noise import NET, dataset_of, images
@@ -68,9 +68,24 @@ def test_extremes_and_percentiles_are_those_of_the_values() -> None:
     np.testing.assert_array_equal(made.channel_low, values.min((0, 2, 3)))
     np.testing.assert_array_equal(made.channel_high, values.max((0, 2, 3)))
     assert made.counted == values.size
-    for percent in (50, 99.9, 99.99):
-        exact = float(np.percentile(np.abs(values), percent))
-        assert percentile(made.magnitudes, percent, made.largest) == pytest.approx(exact, rel=0.008)
+    percents = (50, 99.9, 99.99)
+    exact = [float(np.percentile(np.abs(values), percent)) for percent in percents]
+    assert percentiles(made, percents) == pytest.approx(exact, rel=0.008)
+
+
+def test_squared_errors_are_those_of_eight_points_in_each_bin() -> None:
+    made = statistics_of(np.random.default_rng(0).laplace(0, 1, (2, 4, 32, 32)).astype(np.float32))
+    made.positive[0] += 1000  # zeros
+    counts, edges = made.magnitudes, np.minimum(bin_edges(), made.largest)
+    used = np.flatnonzero(counts)
+    points = edges[used, None] + (edges[used + 1] - edges[used])[:, None] * ((np.arange(8) + 0.5) / 8)
+    points[0] = 0.0
+    thresholds = made.largest * np.array([1.0, 0.61, 0.2, 1e-3])
+    for levels in (3, 127):
+        steps = thresholds[:, None, None] / levels
+        errors = points - steps * np.minimum(np.rint(points / steps), levels)
+        expected = (errors**2 * (counts[used, None] / 8)).sum(axis=(1, 2))
+        np.testing.assert_allclose(squared_errors(counts, thresholds, levels), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("levels", [127, 255])

@@ -19,7 +19,7 @@ from edgecnn.graph.calibration import watch
 from edgecnn.graph.calibration.collect import collect_from_model, find_observed_tensors
 from edgecnn.graph.calibration.derive import find_derived
 from edgecnn.graph.calibration.file import read_ranges, write_ranges
-from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, empty_statistics
+from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, empty_statistics, upper_halves
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.simplify import simplify_graph
 from tests.fakes.graphs import build
@@ -289,3 +289,30 @@ def test_tensors_of_one_scale_weigh_as_much_as_their_values(model: onnx.ModelPro
     weighed = made.with_step_one()
     assert weighed.step == 1
     assert weighed.counted == made.counted * made.step**2 == 9 * 16 * SIZE * SIZE
+
+
+def test_of_small_maps_a_part_is_counted_that_holds_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "COUNTED", 300)
+    batch = np.random.default_rng(3).normal(0, 1, (11, 4, 7, 7)).astype(np.float32)
+    model = simplify_graph(build(NET, 7))
+    made = collect_from_model(model, "", dataset_of(batch)).tensors
+    assert {name: s.step for name, s in made.items() if s.step > 1} == dict.fromkeys(
+        ["input", "r1", "c2", "s2", "m2", "a"], 2
+    )
+    (values,) = values_of(model, ["m2"], batch).values()
+    expected = empty_statistics("m2", 16, 2)
+    expected.count(upper_halves(values.reshape(11, -1)[:, ::4]))
+    np.testing.assert_array_equal(made["m2"].magnitudes, expected.magnitudes)
+    np.testing.assert_array_equal(made["m2"].channel_low, values.min((0, 2, 3)))
+    counted = np.zeros(16 * 49, bool)
+    counted[::4] = True
+    assert counted.reshape(16, 49).any(axis=0).all()
+    assert counted.reshape(16, 49).sum(axis=1).min() >= watch.FEWEST_VALUES
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "steps"),
+    [(4, 4, [1]), (6, 6, [1]), (5, 5, [1]), (7, 7, [1, 2]), (14, 14, [1, 2, 3]), (8, 7, [1])],
+)
+def test_which_steps_leave_enough_of_a_map(height: int, width: int, steps: list[int]) -> None:
+    assert [*watch.allowed_steps(height, width)] == steps

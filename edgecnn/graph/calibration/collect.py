@@ -21,7 +21,7 @@ from edgecnn.errors import DataError
 from edgecnn.graph.calibration.derive import find_derived, find_step_groups
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, find_constant_tensors
 from edgecnn.graph.calibration.observe import Observer
-from edgecnn.graph.calibration.watch import choose_steps
+from edgecnn.graph.calibration.watch import choose_steps, is_pooled
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
@@ -86,7 +86,7 @@ def collect_from_model(
     batch = batch or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
     done, digests, tensors = _read_resumed(resume, key, steps)
-    observer = Observer(graph, steps, tensors, threads)
+    observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads)
     parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
     with contextlib.closing(_count_beside(observer, parts, threads)) as results:
         for part in results:
@@ -123,7 +123,8 @@ def _images_within(size: int, graph: OnnxGraph, steps: Mapping[str, int]) -> int
     """How many images' watched tensors, float32, are within `size` bytes; at least one."""
     values = 0
     for name, step in steps.items():
-        values += int(np.prod([n or 1 for n in graph.shapes[name][1:]])) // step**2
+        whole = int(np.prod([n or 1 for n in graph.shapes[name][1:]]))
+        values += whole // step**2 if is_pooled(graph.shapes[name], step) else whole
     return max(1, size // max(4 * values, 1))
 
 

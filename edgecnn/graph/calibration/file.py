@@ -17,7 +17,7 @@ from edgecnn.artifact.sidecar import Sidecar, read_json, tool_versions
 from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import ArtifactError
 from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStatistics
-from edgecnn.graph.calibration.thresholds import PERCENTILES, percentile, threshold
+from edgecnn.graph.calibration.thresholds import PERCENTILES, percentiles, threshold
 
 KIND = "ranges"
 _Row = dict[str, Any]  # of one tensor
@@ -101,8 +101,8 @@ def _tensor_to_json(statistics: TensorStatistics, known: dict[_Key, _Row]) -> _R
 
 def _counts_to_json(statistics: TensorStatistics) -> _Row:
     made: _Row = {}
-    for percent in PERCENTILES:
-        made[f"percentile_{percent}"] = _short(percentile(statistics.magnitudes, percent, statistics.largest))
+    for percent, value in zip(PERCENTILES, percentiles(statistics), strict=True):
+        made[f"percentile_{percent}"] = _short(value)
     for method in ("entropy", "mse"):
         made[method] = _short(threshold(statistics, method))
     made["positive"] = _packed(statistics.positive)

@@ -37,7 +37,7 @@ def bin_edges() -> Floats:
 class TensorStatistics:
     """One tensor over the calibration images. `positive` and `negative` count |x| in the bins of `bin_edges()`
     (`negative` is None while no value was below zero); the channel arrays are [channels] of axis 1. The extremes are
-    those of all values; counted is every `step`-th row and column of a map, which is every value where it is 1.
+    those of all values; counted is every `step`-th row and column of a map, or of a small one every `step`^2-th value.
 
     `scale` is that of symmetric INT8 where a calibration cache gave it: the values themselves were not seen then, and
     the channel arrays are [1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +21,20 @@ from edgecnn.graph.calibration.histogram import (
     empty_statistics,
     upper_halves,
 )
-from edgecnn.graph.calibration.watch import LARGEST_VALUE, Watched, add_watches, lower_bound, outputs_of
+from edgecnn.graph.calibration.watch import (
+    LARGEST_VALUE,
+    Watched,
+    add_watches,
+    is_pooled,
+    lower_bound,
+    outputs_of,
+    take_counted,
+)
 from edgecnn.graph.onnx_graph import OnnxGraph
 
 Array = npt.NDArray[np.float32]
-_REVIEWED = (2, 8)  # runs before which another session may be opened, which costs as much as a few images
+_REVIEWED = (2, 8)  # runs before which another session may be opened
+_WORTH = 1 << 25  # values that need not be looked at for their minimum, for which that pays
 
 
 @dataclass
@@ -49,16 +59,24 @@ class _Tally:
 
 
 class Observer:
-    """Statistics of the tensors of `steps`, counted with these steps; they go on from those `held` already."""
+    """Statistics of the tensors of `steps`, counted with these steps over so many `images`; they go on from what is
+    `held` already."""
 
     def __init__(
-        self, graph: OnnxGraph, steps: Mapping[str, int], held: Mapping[str, TensorStatistics], threads: int
+        self,
+        graph: OnnxGraph,
+        steps: Mapping[str, int],
+        held: Mapping[str, TensorStatistics],
+        *,
+        images: int,
+        threads: int,
     ) -> None:
         self._graph, self._steps, self._threads = graph, dict(steps), threads
         self._tallies = {name: _Tally(statistics) for name, statistics in held.items()}
-        self._lowest = {name: lower_bound(graph, name) for name, step in steps.items() if step > 1}
+        pooled = [name for name, step in steps.items() if is_pooled(graph.shapes[name], step)]
+        self._lowest = {name: lower_bound(graph, name) for name in pooled}
         self._settled = self._find_settled()
-        self._runs = 0
+        self._runs, self._left = 0, images
         self._sessions: list[onnxruntime.InferenceSession] = []  # the one in use
         self._open()
 
@@ -66,9 +84,9 @@ class Observer:
         """Run `images` [N, C, H, W]; what is returned counts what came out, one call after the other, and raises
         `GraphError` naming a tensor that is NaN or infinite."""
         self._runs += 1
-        if self._runs in _REVIEWED and len(found := self._find_settled()) > len(self._settled):
-            self._settled = found
-            self._open()
+        if self._runs in _REVIEWED:
+            self._review()
+        self._left -= len(images)
         names = outputs_of(self._watches)
         with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
             made = self._sessions[0].run(names, {self._graph.input: images})
@@ -79,6 +97,14 @@ class Observer:
         for tally in self._tallies.values():
             tally.settle()
         return {name: self._tallies[name].held for name in self._steps if name in self._tallies}
+
+    def _review(self) -> None:
+        """Another session where enough need no longer be looked at."""
+        found = self._find_settled()
+        spared = sum(math.prod(n or 1 for n in self._graph.shapes[name][1:]) for name in found - self._settled)
+        if spared * self._left >= _WORTH:
+            self._settled = found
+            self._open()
 
     def _open(self) -> None:
         self._sessions.clear()  # before the next one takes memory
@@ -94,12 +120,12 @@ class Observer:
 
     def _count(self, images: Array, watches: list[Watched], outputs: dict[str, Array]) -> None:
         step = self._steps[self._graph.input]
-        self._take(self._graph.input, *channel_extremes(images), images[:, :, ::step, ::step])
+        self._take(self._graph.input, *channel_extremes(images), take_counted(images, step))
         largest = 0.0
         for w in watches:
             if w.whole:
-                values = outputs[w.whole]
-                low, high = channel_extremes(values)
+                low, high = channel_extremes(outputs[w.whole])
+                values = take_counted(outputs[w.whole], w.step)
             else:
                 values = outputs[w.sample]
                 high = outputs[w.high].reshape(len(images), -1).max(axis=0) + np.float32(0)

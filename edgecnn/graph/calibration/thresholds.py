@@ -6,6 +6,7 @@ Percentiles; the threshold of least squared error; and the one of least Kullback
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ PERCENTILES = (99.9, 99.99, 99.999)
 METHODS = ("minmax", "percentile", "entropy", "mse")
 DEFAULT_PERCENTILE = 99.99
 _ENTROPY_BINS = 2048
+_POINTS = 8  # that stand for the values of a bin
 _SHRINK = np.linspace(1.0, 0.2, 81)  # thresholds tried, as a share of the largest value
 
 
@@ -28,7 +30,7 @@ def threshold(statistics: TensorStatistics, method: str, levels: int = 127) -> f
     if method == "minmax":
         return statistics.largest
     if method == "percentile":
-        return percentile(statistics.magnitudes, DEFAULT_PERCENTILE, statistics.largest)
+        return percentiles(statistics, (DEFAULT_PERCENTILE,))[0]
     if method == "entropy":
         return entropy_threshold(statistics.magnitudes, statistics.largest, levels)
     if method == "mse":
@@ -47,8 +49,8 @@ def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tu
     if method == "percentile":
         tail = (1 - DEFAULT_PERCENTILE / 100) * statistics.counted
         return (
-            -_tail_edge(statistics.negative, tail, -low),
-            _tail_edge(statistics.positive, tail, high),
+            -_tail_edge(_count_above(statistics.negative), tail, -low),
+            _tail_edge(_count_above(statistics.positive), tail, high),
         )
     if method == "entropy":
         kept = threshold(statistics, method, levels // 2) / statistics.largest
@@ -56,31 +58,30 @@ def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tu
     return _least_squares_interval(statistics, levels)
 
 
-def percentile(counts: Counts, percent: float, largest: float) -> float:
-    """The value below which `percent` of the counted magnitudes lie; within a bin, linear."""
-    return _tail_edge(counts, (1 - percent / 100) * float(counts.sum()), largest)
+def percentiles(statistics: TensorStatistics, percents: Sequence[float] = PERCENTILES) -> list[float]:
+    """The values below which so many per cent of the counted magnitudes lie; within a bin, linear."""
+    above = _count_above(statistics.magnitudes)
+    return [_tail_edge(above, (1 - p / 100) * float(above[0]), statistics.largest) for p in percents]
 
 
 def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     """Sum of squared rounding and clipping errors for each threshold, values spread evenly over their bin."""
     used = np.flatnonzero(counts)
-    low, high = _edges()[used], np.minimum(_edges()[used + 1], thresholds.max())
-    high = np.maximum(high, low)
-    points = (low[:, None] + (high - low)[:, None] * ((np.arange(8) + 0.5) / 8)).reshape(-1)
-    weights = np.repeat(counts[used] / 8.0, 8)
-    zero = np.repeat(used == 0, 8)
-    points[zero] = 0.0
-    lost = int(np.searchsorted(points, 0.5 * thresholds.min() / levels))  # points that every threshold rounds to zero
-    below = _weighted_sum(weights[:lost], np.square(points[:lost]))
-    points, weights = points[lost:], weights[lost:]
-    errors = np.empty(len(thresholds))
-    for k, limit in enumerate(thresholds):
-        step = max(float(limit), 1e-30) / levels
-        rounded = points / step
-        np.minimum(np.rint(rounded, out=rounded), levels, out=rounded)
-        rounded *= step
-        np.square(np.subtract(points, rounded, out=rounded), out=rounded)
-        errors[k] = below + _weighted_sum(weights, rounded)
+    weights = counts[used] / float(_POINTS)
+    low = _edges()[used]
+    width = np.maximum(np.minimum(_edges()[used + 1], thresholds.max()) - low, 0.0)
+    width[used == 0] = 0.0
+    middles = low + width / 2
+    squares = float((weights * (_POINTS * middles**2 + width**2 * (_POINTS - 1 / _POINTS) / 12)).sum())
+    steps = np.maximum(thresholds, 1e-30)[:, None] / levels
+    seen = low + width > steps.min() / 2  # the bins that not every threshold rounds to zero
+    points = (low[seen, None] + width[seen, None] * ((np.arange(_POINTS) + 0.5) / _POINTS)).reshape(-1)
+    weights = np.repeat(weights[seen], _POINTS)
+    cells = np.searchsorted(points, steps * (np.arange(levels) + 0.5))  # where each rounded value ends
+    ends = np.pad(cells, ((0, 0), (1, 1)), constant_values=(0, len(points)))
+    mass, first = (np.diff(_cumulated(w)[ends]) for w in (weights, weights * points))
+    rounded = steps * np.arange(levels + 1)  # sum w (p - r)^2 is sum w p^2 - r (2 sum w p - r sum w) of each of them
+    errors: Floats = np.maximum(squares - (rounded * (2 * first - rounded * mass)).sum(axis=1), 0.0)
     return errors
 
 
@@ -102,13 +103,17 @@ def _edges() -> Floats:
     return bin_edges()
 
 
-def _tail_edge(counts: Counts, tail: float, largest: float) -> float:
-    above = np.cumsum(counts[::-1])[::-1]  # values in this bin or a higher one
-    k = int(np.searchsorted(-above, -tail, side="left"))
+def _count_above(counts: Counts) -> Counts:
+    """How many values are in each bin or a higher one."""
+    return np.cumsum(counts[::-1])[::-1]
+
+
+def _tail_edge(above: Counts, tail: float, largest: float) -> float:
+    k = len(above) - int(np.searchsorted(above[::-1], tail, side="right"))
     if k == 0:
         return largest
     k -= 1  # the bin in which the tail begins
-    inside = (above[k] - tail) / max(int(counts[k]), 1)
+    inside = (above[k] - tail) / max(int(above[k] - (above[k + 1] if k + 1 < len(above) else 0)), 1)
     low, high = _edges()[k], min(float(_edges()[k + 1]), largest)
     return float(min(low + (high - low) * min(max(inside, 0.0), 1.0), largest))
 

@@ -3,7 +3,8 @@
 ONNX Runtime keeps the maps of convolutions in a blocked layout, in which pooling runs where they lie; to fetch the maps
 and look at them costs more than the network. So of a large map come the extremes of each channel (GlobalMaxPool of it,
 and of its negative made by a depthwise convolution), exact to the bit, and every step-th row and column (MaxPool with
-a 1x1 kernel). Everything else comes whole.
+a 1x1 kernel). Everything else comes whole; of a map of few rows and columns every step^2-th value is counted, which is
+another place in each channel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -21,6 +23,7 @@ from edgecnn.graph.onnx_graph import OnnxGraph, attribute, clip_bounds
 
 COUNTED = 1 << 20  # values of a large tensor that are counted over all images, about
 FEWEST = 4  # rows and columns of a map that are counted
+FEWEST_VALUES = 12  # of one channel of a map that comes whole
 # With constants up to LARGEST_CONSTANT and sums of up to 2^20 terms, what the operators below make of finite values up
 # to LARGEST_VALUE is finite: GlobalMaxPool, which passes over a NaN, has passed over none.
 LARGEST_CONSTANT, LARGEST_VALUE = 2.0**40, 2.0**50
@@ -64,13 +67,25 @@ def choose_steps(
         if None not in shape[1:]:
             channels, height, width = (n or 1 for n in shape[1:])
             wanted = round(math.sqrt(channels * height * width * images / COUNTED))
-            steps[name] = max(1, min(wanted, height // FEWEST, width // FEWEST))
+            steps[name] = max(s for s in allowed_steps(height, width) if s <= max(wanted, 1))
     before = None
     while steps != before:
         before = dict(steps)
         for group in groups:
             steps.update(dict.fromkeys(group, min(steps[name] for name in group)))
     return steps
+
+
+def is_pooled(shape: Sequence[int | None], step: int) -> bool:
+    """Whether a tensor of this shape does not leave the graph whole."""
+    return step > 1 and _is_large(*(n or 1 for n in shape[2:]))
+
+
+def take_counted(values: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
+    """Those of a whole batch [N, C, ...] that are counted."""
+    if is_pooled(values.shape, step):
+        return values[:, :, ::step, ::step]
+    return values.reshape(len(values), -1)[:, :: step**2]
 
 
 def add_watches(
@@ -92,8 +107,8 @@ def add_watches(
     watches = []
     for name, step in reversed(list(steps.items())):  # what is looked at first comes last: see `earliest_first`
         channels = graph.shapes[name][1] or 0
-        if step == 1:
-            watches.append(Watched(name, whole=name))
+        if not is_pooled(graph.shapes[name], step):
+            watches.append(Watched(name, step, whole=name))
             continue
         low, minus = "", f"{mark}_minus_{channels}"
         if name not in settled:
@@ -124,6 +139,19 @@ def lower_bound(graph: OnnxGraph, name: str) -> float:
     if node is not None and node.op_type in ("Relu", "Clip"):
         return clip_bounds(graph, node)[0]
     return lower_bound(graph, node.input[0]) if node is not None and node.op_type in _KEEPS_BOUND else -np.inf
+
+
+def _is_large(height: int, width: int) -> bool:
+    return min(height, width) >= 2 * FEWEST
+
+
+def allowed_steps(height: int, width: int) -> Sequence[int]:
+    """The steps with which enough of a map is counted, in ascending order; where every step^2-th value is, all places
+    of the map must take their turn."""
+    if _is_large(height, width):
+        return range(1, min(height, width) // FEWEST + 1)
+    largest = math.isqrt(max(height * width // FEWEST_VALUES, 1))
+    return [s for s in range(1, largest + 1) if math.gcd(s, height * width) == 1]
 
 
 def _find_maps(graph: OnnxGraph) -> set[str]:
