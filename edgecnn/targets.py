@@ -46,6 +46,16 @@ class Target:
     unsupported: str = ""
     unverified: tuple[str, ...] = ()
 
+    @property
+    def has_implicit_int8(self) -> bool:
+        """Whether its engines are plans of TensorRT, which up to 10 places INT8 by itself when asked to."""
+        return self.backend == "trt"
+
+    @property
+    def has_profiles(self) -> bool:
+        """Whether its engines are plans, of TensorRT or TensorRT-RTX, which may have several optimization profiles."""
+        return self.backend in ("trt", "trt-rtx")
+
 
 @dataclass(frozen=True)
 class JetPack:

@@ -47,22 +47,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_output(path: Path, suffix: str, *inputs: Path | None) -> None:
+def check_output(path: Path, suffix: str, *inputs: Path | None, option: str = "-o") -> None:
     """Refuse an output before the work for it is done: one that is read from, is a folder, lies where nothing may be
     written, or does not end in `suffix`, by which later steps know it. Raises `WriteError`."""
     for source in inputs:
         if source is not None and path.resolve() in (source.resolve(), sidecar_path(source).resolve()):
             what = "it is read from" if path.resolve() == source.resolve() else f"it is the sidecar of {source}"
-            raise WriteError(f"{path}: would be overwritten: {what}", "choose another file with -o")
+            raise WriteError(f"{path}: would be overwritten: {what}", f"choose another file with {option}")
     if path.is_dir():
-        raise WriteError(f"{path}: cannot be written: it is a folder", "name a file in it with -o")
+        raise WriteError(f"{path}: cannot be written: it is a folder", f"name a file in it with {option}")
     if path.suffix != suffix:
         raise WriteError(f"{path}: does not end in {suffix}", f"name it, for example, {path.stem}{suffix}")
     folder = next(f for f in path.absolute().parents if f.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise WriteError(
             f"{path}: cannot be written: {folder} is {'not writable' if folder.is_dir() else 'not a folder'}",
-            "choose a folder that you may write to with -o",
+            f"choose a folder that you may write to with {option}",
         )
 
 

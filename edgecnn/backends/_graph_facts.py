@@ -23,7 +23,8 @@ def describe_graph(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not a whole ONNX graph ({exc})", "copy it again, or export it again") from exc
     if not model.graph.node:
         raise ArtifactError(f"{path}: an ONNX graph without nodes", "copy it again, or export it again")
-    types = Counter(onnx.TensorProto.DataType.Name(t.data_type) for t in model.graph.initializer)
+    names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    types = Counter(names.get(t.data_type, f"type {t.data_type}") for t in model.graph.initializer)
     return {
         "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
         "ir_version": model.ir_version,

@@ -26,7 +26,10 @@ def calibrate(
     batch: Annotated[int | None, typer.Option(min=1, help="Images that run at once.  [default: by their size]")] = None,
     threads: Annotated[int | None, MAKING_THREADS] = None,
     trt_cache: Annotated[Path | None, typer.Option(help="Also write a calibration cache for TensorRT <= 10.")] = None,
-    trt_cache_version: Annotated[int, typer.Option(help="The TensorRT version in its header.")] = 100300,
+    trt_cache_version: Annotated[
+        int | None,
+        typer.Option(min=4000, max=109999, help="The TensorRT version in its header.  [default: 100300, for 10.3.0]"),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Examine the images instead; 1 if test images leak.")] = False,
     test: Annotated[str, typer.Option(help="Test images, for --check.  [default: the test split of --data]")] = "",
     as_json: Annotated[bool, JSON] = False,
@@ -36,15 +39,27 @@ def calibrate(
     Interrupted, the same command goes on where it stopped.
     """
     from edgecnn.artifact.sidecar import sha256_of
+    from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.steps import calibrate as step
     from edgecnn.steps._shared import is_first
 
+    if check and (output or trt_cache):
+        named = "-o" if output else "--trt-cache"
+        raise RecipeError(
+            f"calibrate --check writes nothing, and {named} names a file", f"leave {named} or --check out"
+        )
+    if test and not check:
+        raise RecipeError("calibrate --test: test images are for --check, nothing else looks at them", "add --check")
+    if trt_cache_version is not None and trt_cache is None:
+        raise RecipeError("calibrate --trt-cache-version: there is no cache to write", "name it: --trt-cache X.cache")
     if check:
         return _check(graph, data, images, test, as_json)
     if output is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
+    if trt_cache is not None:
+        check_output(trt_cache, trt_cache.suffix, graph, output, option="--trt-cache")
     step.calibrate(
         graph,
         output,
@@ -60,7 +75,7 @@ def calibrate(
     if trt_cache is not None:
         from edgecnn.graph.calibration.file import write_tensorrt_cache
 
-        write_tensorrt_cache(ranges, trt_cache, trt_cache_version)
+        write_tensorrt_cache(ranges, trt_cache, trt_cache_version or 100300)
     rows = [
         {
             "name": s.name,

@@ -44,8 +44,11 @@ def lint(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Fin
         graph = flat_graph(model)
     except GraphError as exc:
         return [Finding("error", "graph", exc.message, exc.hint)]
+    if lacking := list(_arities(model, graph)):
+        return lacking
     if target.kind == "cpu":
         rules: list[Callable[[], Iterator[Finding]]] = [
+            lambda: _ends(model),
             lambda: _batch(model, graph),
             lambda: _integer_kernel_types(graph),
             lambda: _values(graph),
@@ -54,9 +57,11 @@ def lint(model: onnx.ModelProto, target: Target, tensorrt: str = "") -> list[Fin
     else:
         version = tensorrt or target.tensorrt_min or "10.3"
         rules = [
+            lambda: _ends(model),
+            lambda: _sparse(model),
             lambda: _opset(model, version),
             lambda: _batch(model, graph),
-            lambda: _operators(graph),
+            lambda: _operators(model, graph),
             lambda: _pairs(model, graph),
             lambda: _doubles(graph),
             lambda: _values(graph),
@@ -92,6 +97,36 @@ def _opset(model: onnx.ModelProto, tensorrt: str) -> Iterator[Finding]:
             )
 
 
+def _arities(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
+    for node in graph.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, max(opset_of(model), OLDEST_OPSET))
+        except onnx.defs.SchemaError:  # no such operator: `_operators` says it
+            continue
+        for what, least, given in (("input", schema.min_input, node.input), ("output", schema.min_output, node.output)):
+            if len(given) < least or (least and not any(given)):
+                found = f"{node.op_type} has {len([name for name in given if name])} {what}s of {least}"
+                yield Finding("error", node.name, found, "the file is damaged: export it again")
+
+
+def _ends(model: onnx.ModelProto) -> Iterator[Finding]:
+    if not model.graph.node or not model.graph.output:
+        what = "output" if model.graph.node else "node"
+        yield Finding("error", "graph", f"it has no {what}", "the file is damaged: export it again")
+
+
+def _sparse(model: onnx.ModelProto) -> Iterator[Finding]:
+    for sparse in model.graph.sparse_initializer:
+        yield Finding(
+            "error",
+            sparse.values.name,
+            "these weights are stored as a sparse tensor, which no parser of TensorRT reads",
+            "store them as an ordinary initializer, zeros included",
+        )
+
+
 def _batch(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
     dynamic = True
     for value in model.graph.input:
@@ -117,10 +152,13 @@ def _batch(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
                 )
 
 
-def _operators(graph: OnnxGraph) -> Iterator[Finding]:
+def _operators(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
+    functions = {(function.domain, function.name) for function in model.functions}
     for node in graph.nodes:
         if node.domain not in ("", "ai.onnx"):
             what, hint = f"{node.domain}.{node.op_type} is no standard operator", "a plugin would be needed"
+            if (node.domain, node.op_type) in functions:
+                hint = "`edgecnn import` writes the file's own functions out as the operators within"
             yield Finding("error", node.name, what, hint)
         elif node.op_type not in PARSED:
             yield Finding(
@@ -139,7 +177,7 @@ def _operators(graph: OnnxGraph) -> Iterator[Finding]:
 def _pairs(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
     opset = opset_of(model)
     for node in graph.nodes:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
             continue
         scale = graph.initializers.get(node.input[1])
         if scale is None:
@@ -155,7 +193,7 @@ def _pairs(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
         yield from _zero_point(graph, node)
         if steps.size > 1:
             yield from _axis(graph, node)
-    for node in graph.weighted():
+    for node in (node for node in graph.weighted() if node.domain in ("", "ai.onnx")):
         sides = [find_dequantized(graph, tensor) is not None for tensor in node.input[:2]]
         if sides[0] != sides[1]:
             missing = "weight" if sides[0] else "activation"
@@ -240,7 +278,7 @@ def _types(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
         return
     try:
         onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as exc:
+    except (onnx.shape_inference.InferenceError, ValueError) as exc:  # ValueError: of sizes that no tensor has
         yield Finding("error", "graph", f"its types or shapes do not fit: {_first_line(exc)}", "export it again")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import checker, helper, shape_inference, version_converter
+from onnx import checker, helper, numpy_helper, shape_inference, version_converter
 
 from edgecnn.backends._onnxruntime import one_line
 from edgecnn.backends._training_mode import require_inference
@@ -18,6 +19,11 @@ from edgecnn.graph.onnx_graph import node_label
 
 LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+_PACKED = {
+    kind
+    for name, kind in onnx.TensorProto.DataType.items()
+    if name in ("STRING", "COMPLEX64", "COMPLEX128") or name.endswith(("INT4", "INT2")) or name.startswith("FLOAT4")
+}  # whose values are not one element of the file each
 _ONNX_ERRORS = (
     DecodeError,
     checker.ValidationError,
@@ -63,13 +69,21 @@ def naming(source: Path) -> Iterator[None]:
 def load_structure(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` without its external data; raises `GraphError` when it is missing or damaged."""
     with onnx_errors(path):
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    texts = (t for n in graph.node for t in (n.op_type, n.domain, n.name, *n.input, *n.output))
+    named = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    for text in (*texts, *named):
+        if not isinstance(text, str):  # protobuf hands out bytes where they are not UTF-8
+            raise GraphError(f"{path}: the name {text!r} is not UTF-8 text", "the file is damaged: export it again")
+    return model
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` with its external data; raises `GraphError` when it is missing, damaged or over 2 GB."""
     model = load_structure(path)
-    external = [i for i in model.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+    held = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
+    external = [i for i in held if i.data_location == onnx.TensorProto.EXTERNAL]
     for initializer in external:
         location = next((e.value for e in initializer.external_data if e.key == "location"), "")
         if not (path.parent / location).is_file():
@@ -77,6 +91,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
                 f"{path}: the weights of {initializer.name!r} are in {location!r}, which is not beside it",
                 "copy that file along with the graph, or export with the weights inside",
             )
+    _require_known_types(path, held)
     total = sum(bytes_of(i) for i in model.graph.initializer)
     if total > LARGEST_BYTES:
         raise GraphError(
@@ -86,7 +101,39 @@ def load_graph(path: Path) -> onnx.ModelProto:
     if external:
         with onnx_errors(path, "its external data cannot be read"):
             onnx.load_external_data_for_model(model, str(path.parent))
+    _require_all_values(path, held)
     return model
+
+
+def _require_known_types(path: Path, held: Iterable[onnx.TensorProto]) -> None:
+    for tensor in held:
+        known = tensor.data_type in onnx.TensorProto.DataType.values() and tensor.data_type
+        if not known or min(tensor.dims, default=0) < 0:
+            raise GraphError(
+                f"{path}: the weights {tensor.name!r} are of type {tensor.data_type} and shape {list(tensor.dims)}, "
+                "which ONNX does not have",
+                "the file is damaged: export it again",
+            )
+
+
+def _require_all_values(path: Path, held: Iterable[onnx.TensorProto]) -> None:
+    """Raise `GraphError` for a tensor that holds fewer or more values than its shape says."""
+    for tensor in held:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue
+        if tensor.data_type in _PACKED:
+            with onnx_errors(path, f"the weights {tensor.name!r} are not what their shape and type say"):
+                numpy_helper.to_array(tensor)
+            continue
+        if tensor.HasField("raw_data"):
+            found = len(tensor.raw_data) // helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        else:
+            found = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+        if found != math.prod(tensor.dims):
+            raise GraphError(
+                f"{path}: the weights {tensor.name!r} hold {found} values, and their shape is {list(tensor.dims)}",
+                "the file is damaged: export it again",
+            )
 
 
 def external_files(path: Path) -> list[Path]:

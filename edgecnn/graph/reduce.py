@@ -23,6 +23,7 @@ Infos = Mapping[str, onnx.ValueInfoProto]
 Positions = tuple[int, ...]  # of nodes, in the order of the graph
 
 _STRUCTURE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)  # shapes, axes, indices
+_SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 
 
 def reduce_nodes(model: onnx.ModelProto, fails: Fails, near: str = "") -> onnx.ModelProto:
@@ -87,11 +88,15 @@ def replace_names(model: onnx.ModelProto, fails: Fails) -> tuple[onnx.ModelProto
     for kind, values in (("input", made.graph.input), ("output", made.graph.output)):
         renamed |= {value.name: f"{kind}{k}" for k, value in enumerate(values)}
     axes: dict[str, str] = {}
-    for value in (*made.graph.input, *made.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = axes.setdefault(dim.dim_param, f"n{len(axes)}")
-    _rename(made.graph, renamed, [0])
+    for graph in (made.graph, *_inner_graphs(made)):
+        for value in (*graph.input, *graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_param = axes.setdefault(dim.dim_param, f"n{len(axes)}")
+    count = [0]
+    _rename(made.graph, renamed, count)
+    for function in made.functions:
+        _rename_function(function, count)
     return (made, True) if fails(made) else (model, False)
 
 
@@ -156,16 +161,15 @@ def _part(model: onnx.ModelProto, kept: Positions, infos: Infos) -> onnx.ModelPr
     part.opset_import.extend(o for o in model.opset_import if ("" if o.domain == "ai.onnx" else o.domain) in used)
     _forget(part.graph)
     for function in part.functions:
-        function.doc_string = ""
-        for node in function.node:
-            node.doc_string = ""
+        _forget(function)
     return part
 
 
 def _with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose Constant nodes hold their numbers as tensors, which are replaced with the weights."""
     made = _copied(model)
-    for node in made.graph.node:
+    held = (made.graph, *made.functions, *_inner_graphs(made))
+    for node in (node for graph in held for node in graph.node):
         for a in node.attribute if node.op_type == "Constant" else ():
             if a.name in ("value_float", "value_floats"):
                 values = np.array(helper.get_attribute_value(a), np.float32)
@@ -173,20 +177,28 @@ def _with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def _forget(graph: onnx.GraphProto) -> None:
-    """Without what exporters write beside the graph: stack traces and paths among it."""
-    for message in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+def _forget(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Without what exporters write beside the nodes: stack traces, paths and types of tensors among it."""
+    for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
+        if field in graph.DESCRIPTOR.fields_by_name:
+            graph.ClearField(field)
+    held = () if isinstance(graph, onnx.FunctionProto) else (*graph.initializer, *graph.input, *graph.output)
+    for message in (*graph.node, *held):
         message.doc_string = ""
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
             del message.metadata_props[:]
-    for node in graph.node:
-        for a in node.attribute:
-            a.doc_string = ""
-            for tensor in (a.t, *a.tensors) if a.type in (AttributeProto.TENSOR, AttributeProto.TENSORS) else ():
-                tensor.name = tensor.doc_string = ""
-            for inner in _graphs(a):
-                inner.doc_string = ""
-                _forget(inner)
+        if isinstance(message, onnx.ValueInfoProto):
+            message.type.ClearField("denotation")
+            for dim in message.type.tensor_type.shape.dim:
+                dim.ClearField("denotation")
+    for a in (a for node in graph.node for a in node.attribute):
+        a.doc_string = ""
+        for tensor in (a.t, *a.tensors) if a.type in (AttributeProto.TENSOR, AttributeProto.TENSORS) else ():
+            tensor.name = tensor.doc_string = ""
+        for sparse in (a.sparse_tensor, *a.sparse_tensors) if a.type in _SPARSE else ():
+            sparse.values.name = sparse.indices.name = ""
+        for inner in _graphs(a):
+            _forget(inner)
 
 
 def _pass_by(model: onnx.ModelProto, infos: Infos, fails: Fails) -> onnx.ModelProto:
@@ -234,6 +246,18 @@ def _read(node: onnx.NodeProto) -> Iterator[str]:
         yield from (value.name for value in graph.output if value.name not in own)
 
 
+def _inner_graphs(holder: onnx.ModelProto | onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs within nodes, at every depth."""
+    nodes = (
+        [*holder.graph.node, *(n for f in holder.functions for n in f.node)]
+        if isinstance(holder, onnx.ModelProto)
+        else holder.node
+    )
+    for graph in (g for node in nodes for a in node.attribute for g in _graphs(a)):
+        yield graph
+        yield from _inner_graphs(graph)
+
+
 def _graphs(a: AttributeProto) -> Iterator[onnx.GraphProto]:
     if a.type == AttributeProto.GRAPH:
         yield a.g
@@ -250,6 +274,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
 
 def _tensors_of(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
     yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    yield from ((sparse.values.name, sparse.values) for sparse in graph.sparse_initializer)
     for node in graph.node:
         yield from _tensors_of_node(node)
 
@@ -260,6 +285,8 @@ def _tensors_of_node(node: onnx.NodeProto) -> Iterator[tuple[str, TensorProto]]:
         if a.type == AttributeProto.TENSOR:
             yield name, a.t
         yield from ((name, tensor) for tensor in a.tensors)
+        if a.type in _SPARSE:
+            yield from ((name, sparse.values) for sparse in (a.sparse_tensor, *a.sparse_tensors))
         for graph in _graphs(a):
             yield from _tensors_of(graph)
 
@@ -306,7 +333,8 @@ def _rename(graph: onnx.GraphProto, renamed: dict[str, str], count: list[int] | 
             renamed[name] = f"t{count[0]}"
         return renamed.get(name, name)
 
-    for value in (*graph.input, *graph.output, *graph.initializer):
+    sparse = (tensor.values for tensor in graph.sparse_initializer)
+    for value in (*graph.input, *graph.output, *graph.initializer, *sparse):
         value.name = new(value.name)
     for number, node in enumerate(graph.node):
         node.input[:] = [new(name) for name in node.input]
@@ -317,6 +345,17 @@ def _rename(graph: onnx.GraphProto, renamed: dict[str, str], count: list[int] | 
             if count is not None:
                 inner.name = "graph"
             _rename(inner, renamed, count)
+
+
+def _rename_function(function: onnx.FunctionProto, count: list[int]) -> None:
+    """Rename what stands within a function, in place; what its inputs and outputs are is told by their order."""
+    body = onnx.GraphProto(node=function.node)
+    renamed = {name: f"{kind}{k}" for kind in ("input", "output") for k, name in enumerate(getattr(function, kind))}
+    _rename(body, renamed, count)
+    del function.node[:]
+    function.node.extend(body.node)
+    for names in (function.input, function.output):
+        names[:] = [renamed[name] for name in names]
 
 
 def operators_of(nodes: Sequence[onnx.NodeProto]) -> tuple[str, ...]:

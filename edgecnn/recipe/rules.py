@@ -31,7 +31,7 @@ def find_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"bench.batch = {recipe.bench.batch} is not within batch.min {batch.min} .. max {batch.max}")
     elif not any(least <= recipe.bench.batch <= most for least, *_, most in batch.all_profiles):
         problems.append(f"bench.batch = {recipe.bench.batch} is within none of batch.profiles")
-    problems += _find_build_contradictions(recipe)
+    problems += _find_build_contradictions(recipe) + _find_profile_contradictions(recipe)
     problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
     if recipe.tolerances.serving_drop_pp_max is not None and recipe.input.geometry is None:
         problems.append("tolerances.serving_drop_pp_max needs input.geometry: what does the serving side do?")
@@ -44,9 +44,20 @@ def _find_build_contradictions(recipe: Recipe) -> list[str]:
     problems = [] if "int8" in recipe.precisions else ["build.weakly_typed is of INT8: precisions has no 'int8'"]
     known = targets()
     for name in recipe.targets:
-        if name in known and known[name].built_anywhere:
+        if name in known and known[name].kind == "gpu" and not known[name].has_implicit_int8:
             problems.append(f"build.weakly_typed: only TensorRT 10 has implicit INT8, and target {name!r} is another's")
     return problems
+
+
+def _find_profile_contradictions(recipe: Recipe) -> list[str]:
+    """On a CPU any batch is served; whoever else has no profiles would build for one range in their place."""
+    known = targets()
+    others = [known[name] for name in recipe.targets if name in known] if recipe.batch.profiles else []
+    return [
+        f"batch.profiles: only TensorRT and TensorRT-RTX have profiles, and target {target.name!r} is another's"
+        for target in others
+        if target.kind == "gpu" and not target.has_profiles
+    ]
 
 
 def _find_decision_contradictions(recipe: Recipe) -> list[str]:

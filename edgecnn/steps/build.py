@@ -79,7 +79,7 @@ def build(
         )
     implicit = _implicit(graph, weakly_typed, path_or_none(ranges), method)
     source = sidecar_of(graph)
-    if implicit and (device.kind == "cpu" or device.built_anywhere):
+    if implicit and not device.has_implicit_int8:
         raise BackendError(
             f"a weakly typed build is TensorRT 10's alone, and target {device.name} is built by {module.PROVIDER}",
             "name --target gpu, or a device; or leave --weakly-typed out",
@@ -90,6 +90,9 @@ def build(
         raise DeviceError(mismatch, "build on the device itself, or name the target that this machine is")
     engine = path_or_none(output) or _engine_path(graph, module.SUFFIXES[0])
     check_output(engine, engine.suffix if engine.suffix in module.SUFFIXES else module.SUFFIXES[0], graph)
+    if timing_cache is not None:
+        cache = Path(timing_cache)
+        check_output(cache, cache.suffix, graph, engine, path_or_none(ranges), option="--timing-cache")
     options = BuildOptions(
         target=device.name,
         batch=batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from edgecnn.artifact.write import check_output
@@ -37,5 +38,5 @@ def import_ranges(cache: FilePath, graph: FilePath, output: FilePath | None = No
         kind="ranges",
         facts={"data_sha256": ranges.data_sha256, "calibration_cache": cache.name},
     )
-    write_ranges(ranges, output, made)
+    write_ranges(ranges, output, dataclasses.replace(made, made_by="edgecnn import-ranges"))
     return output

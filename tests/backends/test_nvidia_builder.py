@@ -66,8 +66,18 @@ def exported(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     path = folder / "model.fp32.onnx"
     card = dataclasses.replace(card, input_shape=(channels, size, size))
-    export_network(build_model(name).eval(), card, path, Sidecar(kind="graph", precision_requested="fp32"), max_batch=2)
+    export_network(
+        narrow(build_model(name)).eval(), card, path, Sidecar(kind="graph", precision_requested="fp32"), max_batch=2
+    )
     return path
+
+
+def narrow(network: torch.nn.Module) -> torch.nn.Module:
+    """`network`, but a classifier of 4096 hidden features with 512: the same layers, and a tenth of the bytes."""
+    if hasattr(network, "fc7"):
+        network.fc6, network.fc7 = torch.nn.Linear(256 * 6 * 6, 512), torch.nn.Linear(512, 512)
+        network.fc8 = torch.nn.Linear(512, 1000)
+    return network
 
 
 @pytest.mark.cpu_s(60)
@@ -276,6 +286,13 @@ def test_check_asks_parser_and_builder(tmp_path: Path, capsys: pytest.CaptureFix
     theirs = next(line for line in said.splitlines() if "TensorRT-RTX" in line and line.startswith("error"))
     assert "quantize" in theirs  # the node, by NVIDIA's parser
     assert "zero point" in theirs.lower()
+
+
+def test_names_that_are_no_text_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(convolution().SerializeToString().replace(b"Conv", b"Co\x8cv"))
+    assert cli.main(["check", str(path)]) == 2
+    assert "Co\ufffdv" in capsys.readouterr().out
 
 
 def test_a_recipe_stops_before_what_needs_the_gpu(

@@ -174,6 +174,51 @@ def test_names_and_what_exporters_write_beside_the_graph_go() -> None:
     assert [n.name for n in small.graph.node] == ["Conv0", "Gemm1"]
 
 
+def acme_constant(name: str, value: float) -> onnx.NodeProto:
+    """Stored as a sparse tensor, which ordinary ones are not replaced with."""
+    values = numpy_helper.from_array(np.array([value], np.float32), "acme_values")
+    indices = numpy_helper.from_array(np.array([2], np.int64), "acme_indices")
+    return helper.make_node("Constant", [], [name], sparse_value=helper.make_sparse_tensor(values, indices, [4, 1, 1]))
+
+
+def acme_function() -> onnx.FunctionProto:
+    value = numpy_helper.from_array(np.full((4, 1, 1), 1.2345, np.float32), "acme_tensor")
+    nodes = [
+        helper.make_node("Constant", [], ["acme_k"], "acme_constant", value=value),
+        helper.make_node("Constant", [], ["acme_e"], value_float=1.2345),
+        helper.make_node("Mul", ["acme_x", "acme_k"], ["acme_xk"], "acme_node"),
+        helper.make_node("Mul", ["acme_xk", "acme_e"], ["acme_y"], doc_string="acme"),
+    ]
+    made = helper.make_function("local", "Scale", ["acme_x"], ["acme_y"], nodes, [helper.make_opsetid("", 19)])
+    made.value_info.append(helper.make_tensor_value_info("acme_xk", onnx.TensorProto.FLOAT, ["acme_n", 4, 8, 8]))
+    return made
+
+
+def acme_branch(factor: float) -> onnx.GraphProto:
+    nodes = [acme_constant("acme_c", factor), helper.make_node("Mul", ["a", "acme_c"], ["acme_z"], "acme_mul")]
+    output = helper.make_tensor_value_info("acme_z", onnx.TensorProto.FLOAT, ["acme_batch", 4, 8, 8])
+    made = helper.make_graph(nodes, "acme_graph", [], [output])
+    made.value_info.append(helper.make_tensor_value_info("acme_c", onnx.TensorProto.FLOAT, [4, 1, 1]))
+    return made
+
+
+def test_names_and_values_within_functions_and_inner_graphs_go_too() -> None:
+    model = build("a = Relu(input)\nb = Relu(a)")
+    branches = {"then_branch": acme_branch(1.2345), "else_branch": acme_branch(1.2345)}
+    model.graph.node[1].CopyFrom(helper.make_node("If", ["acme_if"], ["acme_b"], "acme", **branches))
+    model.graph.node.append(helper.make_node("Scale", ["acme_b"], ["b"], "acme_scale", domain="local"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "acme_if"))
+    model.functions.append(acme_function())
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    fails = Asked(holds("If", "Scale"))
+    small, anonymous = replace_names(reduce_nodes(model, fails), fails)
+    small, kept = replace_values(small, fails)
+    content = small.SerializeToString()
+    assert (anonymous, kept) == (True, ())
+    assert b"acme" not in content
+    assert np.float32(1.2345).tobytes() not in content
+
+
 def test_names_that_the_failure_needs_are_kept_and_said() -> None:
     model = build(NET)
     small, anonymous = replace_names(model, lambda m: any(n.name == "c1/Conv" for n in m.graph.node))

@@ -50,7 +50,7 @@ class OrtBackend:
         Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses, `DeviceError`
         where it would compute on another provider.
         """
-        _refuse_options_of_tensorrt(options)
+        _refuse_options_of_tensorrt(self._provider, options)
         source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
         with self._open(graph, options.threads, source, options.batch) as session:
             shape = tuple(n or options.batch.max for n in session.input.shape)
@@ -170,23 +170,25 @@ class OrtBackend:
         return {**facts, "cpu_nodes": session.info.cpu_nodes, "graph_nodes": session.info.graph_nodes, "tf32": False}
 
 
-def _refuse_options_of_tensorrt(options: BuildOptions) -> None:
-    """Raise `BackendError` for what would be ignored."""
+def _refuse_options_of_tensorrt(provider: Provider, options: BuildOptions) -> None:
+    """Raise `BackendError` for options that ONNX Runtime does not have: they would be ignored. On a CPU, whatever the
+    profiles of a recipe's other targets are, every batch is served."""
     if options.locked:
         raise BackendError("ONNX Runtime times no kernels: there is nothing to lock", "leave --locked out")
-    asked = {
-        "workspace limit": options.workspace_mb is not None,
-        "optimization level": options.optimization_level is not None,
-        "hardware compatibility": options.hardware_compatibility != "none",
-        "version compatibility": options.version_compatible,
-        "timing cache": options.timing_cache is not None,
-        "choice of compute capabilities": bool(options.compute_capabilities),
-        "weak typing": options.implicit is not None,
+    theirs = {
+        "--profile": options.batch.profiles is not None and provider is not CPU,
+        "--workspace-mb": options.workspace_mb is not None,
+        "--optimization-level": options.optimization_level is not None,
+        "--hardware-compatibility": options.hardware_compatibility != "none",
+        "--version-compatible": options.version_compatible,
+        "--timing-cache": options.timing_cache is not None,
+        "--sm": bool(options.compute_capabilities),
+        "--weakly-typed": options.implicit is not None,
     }
-    if foreign := [what for what, given in asked.items() if given]:
+    if asked := [option for option, given in theirs.items() if given]:
         raise BackendError(
-            f"an engine of ONNX Runtime has no {' or '.join(foreign)}",
-            "leave it out; or name TensorRT, which has: --backend trt, or a device with --target",
+            f"{' and '.join(asked)}: only builders of plans have that choice, and this engine is ONNX Runtime's",
+            f"leave {' and '.join(asked)} out, or build a plan: --backend trt or trt-rtx",
         )
 
 

@@ -30,6 +30,7 @@ from edgecnn.backends.trt.library import (
     load_tensorrt,
     logger_for,
     recording,
+    text_of,
     warnings_in,
 )
 from edgecnn.backends.trt.lock import EngineLock, locked_by, require_locked
@@ -252,8 +253,9 @@ def _require_contract(network: Any, graph: Path, contract: ServingContract) -> N
 
 
 def _parser_error(error: Any) -> str:
-    where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
-    return where + " ".join(str(error.desc()).split())
+    name = text_of(error.node_name)
+    where = f"node {name!r} ({text_of(error.node_operator)}): " if name else ""
+    return where + " ".join(text_of(error.desc).split())
 
 
 def _config(

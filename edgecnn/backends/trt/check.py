@@ -14,7 +14,15 @@ from typing import Any
 from edgecnn.backends import Opinion
 from edgecnn.backends.trt.build import make_builder, make_network
 from edgecnn.backends.trt.flavor import Flavor
-from edgecnn.backends.trt.library import Message, errors_in, load_tensorrt, logger_for, recording, warnings_in
+from edgecnn.backends.trt.library import (
+    Message,
+    errors_in,
+    load_tensorrt,
+    logger_for,
+    recording,
+    text_of,
+    warnings_in,
+)
 from edgecnn.results.finding import Finding
 
 HINT = "these are NVIDIA's words; `edgecnn inspect` shows what is in the graph"
@@ -53,16 +61,17 @@ def opinion_of(flavor: Flavor, graph: Path, build: bool = True) -> Opinion:
 
 def _refused(errors: Sequence[Any], messages: Sequence[Message]) -> Iterator[Finding]:
     for error in errors:
-        operator = f"{error.node_operator()}: " if error.node_operator() else ""
-        said = [line for line in str(error.desc()).splitlines() if _WITHOUT_DRIVER not in line]
-        yield Finding("error", error.node_name() or "graph", operator + " ".join(" ".join(said).split()), HINT)
+        kind = text_of(error.node_operator)
+        operator = f"{kind}: " if kind else ""
+        said = [line for line in text_of(error.desc).splitlines() if _WITHOUT_DRIVER not in line]
+        yield Finding("error", text_of(error.node_name) or "graph", operator + " ".join(" ".join(said).split()), HINT)
     if not errors:
         yield Finding("error", "graph", errors_in(messages) or "the parser refuses it", HINT)
 
 
 def _parser_failure(error: Any) -> str:
-    place = _place(str(error.desc())) or f"{Path(error.file()).name}:{error.line()}"
-    return ", ".join(filter(None, ("parser", error.code().name, error.node_operator(), place)))
+    place = _place(text_of(error.desc)) or f"{Path(error.file()).name}:{error.line()}"
+    return ", ".join(filter(None, ("parser", error.code().name, text_of(error.node_operator), place)))
 
 
 def _builder_failure(network: Any, messages: Sequence[Message]) -> str:

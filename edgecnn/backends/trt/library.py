@@ -9,7 +9,7 @@ import contextlib
 import functools
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,14 @@ def recording(trt: Any) -> Iterator[list[Message]]:
         yield logger.kept
     finally:
         logger.kept = outer
+
+
+def text_of(read: Callable[[], str]) -> str:
+    """What a getter of the bindings gives; names that a damaged file has as no text are shown as far as they are."""
+    try:
+        return str(read())
+    except UnicodeDecodeError as exc:
+        return bytes(exc.object).decode("utf-8", "replace")
 
 
 def errors_in(messages: Sequence[Message], most: int = 3) -> str:
