@@ -2,7 +2,7 @@
 
     python benchmarks/auto_cost.py [NETWORK ...] [--base CHECKOUT] [--images 128] [--rounds 2] [--shared DIR] [--json F]
 
-Each `edgecnn quantize` by `auto` (TensorRT's scheme around FP32, ranges made before) is a process of its own; the
+Each `edgecnn quantize` by `auto` (TensorRT's scheme around FP32, its ranges included) is a process of its own; the
 checkouts take turns. `cpu_s` is its processor time and that of its children, `peak_mb` its largest resident memory; of
 several rounds the median. `forward_cpu_s` is a process that reads the same images and runs the float graph once in
 ONNX Runtime. `sqnr_db` = 10 log10(sum f^2 / sum (f - q)^2) over the logits of images that no step has seen,
@@ -78,13 +78,12 @@ def _compare(options: argparse.Namespace, shared: Path) -> None:
 def _measure(
     network: str, folder: Path, trees: dict[str, Path], images: int, rounds: int, shared: Path
 ) -> dict[str, Any]:
-    graph, ranges, made = folder / "net.fp32.onnx", folder / "net.calib.json", folder / "net.int8.onnx"
+    graph, made = folder / "net.fp32.onnx", folder / "net.int8.onnx"
     _child([HERE, "--shared", shared, "--prepare", network, folder], ROOT)
     data = _calibration(network, folder, shared)
     edgecnn, feed = ["-m", "edgecnn"], ["--data", data, "--images", images]
-    _child([*edgecnn, "calibrate", graph, *feed, "-o", ranges], ROOT)
     forward = [HERE, "--images", images, "--forward", network, graph, data]
-    words = ["--precision", "int8", "--method", "auto", "--around", "fp32", "--ranges", ranges, *feed]
+    words = ["--precision", "int8", "--method", "auto", "--around", "fp32", *feed]
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in (*trees, "forward")}
     scores: dict[str, Any] = {}
     for _ in range(rounds):
