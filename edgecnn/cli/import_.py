@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import GIVES, JSON, TAKES
+from edgecnn.cli.options import GIVES, JSON
 from edgecnn.cli.printing import print_json, print_rows, say
 
 EXAMPLES = """
 edgecnn import runs/lenet5-digits/model.fp32.onnx -o ours.fp32.onnx
 edgecnn import theirs.onnx --preprocess imagenet-224 -o ours.fp32.onnx  # needs a graph
+edgecnn import theirs.onnx --output-name logits --to-float32            # needs a graph
 """
 
 
@@ -22,8 +23,17 @@ def import_(
         str, typer.Option(help="How its images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file.")
     ] = "",
     labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
-    takes: Annotated[Literal["normalised", "raw-nchw", "uint8-nhwc"], TAKES] = "normalised",
+    takes: Annotated[
+        Literal["normalised", "raw-nchw", "uint8-nhwc"] | None,
+        typer.Option(
+            "--input", help="As in `export`.  [default: uint8-nhwc for a graph of uint8 pixels, else normalised]"
+        ),
+    ] = None,
     gives: Annotated[Literal["logits", "probabilities", "top-k"], GIVES] = "logits",
+    output_name: Annotated[
+        str, typer.Option(help="The tensor that holds the logits, where the graph has several outputs or an ArgMax.")
+    ] = "",
+    to_float32: Annotated[bool, typer.Option("--to-float32", help="Lift a graph in FP16, BF16 or double.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: FILE.fp32.onnx]")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -35,7 +45,16 @@ def import_(
     from edgecnn.data.preprocess import doubt_of, preprocessing_from_json
     from edgecnn.steps.import_ import import_onnx
 
-    path = import_onnx(file, output, preprocess=preprocess, labels=labels, takes=takes, gives=gives)
+    path = import_onnx(
+        file,
+        output,
+        preprocess=preprocess,
+        labels=labels,
+        takes=takes,
+        gives=gives,
+        output_name=output_name,
+        to_float32=to_float32,
+    )
     made = read_sidecar(path)
     for change in made.facts["changes"]:
         say(f"{file}: {change}")

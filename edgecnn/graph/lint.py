@@ -136,9 +136,9 @@ def _batch(model: onnx.ModelProto, graph: OnnxGraph) -> Iterator[Finding]:
         fixed = [d.HasField("dim_value") for d in dims]
         if fixed and fixed[0]:
             dynamic = False
-            yield Finding(
-                "error", value.name, f"its batch is frozen to {dims[0].dim_value}", "export with a dynamic batch axis"
-            )
+            size = dims[0].dim_value
+            what = f"its batch is frozen to {size}: an engine of it serves {size} at a time, no more and no fewer"
+            yield Finding("warning", value.name, what, "export with a dynamic batch axis")
         for axis, known in enumerate(fixed[1:], start=1):
             if not known:
                 yield Finding("error", value.name, f"its axis {axis} is not fixed", "fix channels, height and width")

@@ -24,8 +24,10 @@ def import_onnx(
     *,
     preprocess: FilePath = "",
     labels: FilePath = "",
-    takes: InputForm = ExportSettings.input,
+    takes: InputForm | None = None,
     gives: OutputForm = ExportSettings.output,
+    output_name: str = "",
+    to_float32: bool = False,
 ) -> Path:
     """Bring a graph from elsewhere to edgecnn's contract; returns the graph, whose sidecar names what was changed.
 
@@ -35,11 +37,14 @@ def import_onnx(
 
     `preprocess` is a preset or a JSON file, `labels` is "imagenet" or a file; without them those of the source's
     sidecar or metadata are taken. What comes out takes float32 images [N, C, H, W] and gives logits [N, classes], or
-    what `takes` and `gives` say, as in `export`; without an `output` it lies beside the source as SOURCE.fp32.onnx.
+    what `takes` and `gives` say, as in `export`; a source of uint8 pixels keeps taking them, as "uint8-nhwc". Of
+    several outputs, or in front of an ArgMax, `output_name` names the tensor that holds the logits. `to_float32` lifts
+    a source in FP16, BF16 or double. Without an `output` the graph lies beside the source as SOURCE.fp32.onnx.
     Raises `GraphError` for a graph that cannot be used, `DataError` for preprocessing or labels that contradict it.
     """
     require_packages("calibrate")  # what any step on a graph needs
-    require_one_of("takes", takes, InputForm)
+    if takes is not None:
+        require_one_of("takes", takes, InputForm)
     require_one_of("gives", gives, OutputForm)
     from edgecnn.graph.importing.importer import import_graph
     from edgecnn.graph.importing.labels import read_named_labels
@@ -52,8 +57,8 @@ def import_onnx(
     known = read_named_preprocessing(os.fspath(preprocess)) if preprocess else None
     names = read_named_labels(os.fspath(labels)) if labels else None
     with naming(source):
-        made = import_graph(source, known, names)
-    write_imported(made, source, path, served=ExportSettings(takes, gives))
+        made = import_graph(source, known, names, output_name=output_name, to_float32=to_float32)
+    write_imported(made, source, path, served=ExportSettings(takes or made.takes, gives))
     return path
 
 

@@ -160,7 +160,11 @@ def test_channels_last_with_and_without_the_transpose_of_tf2onnx(tmp_path: Path)
     assert any("the Transpose behind it removed" in c for c in changes)
     first = [node("Mul", ["x", "two"], "m"), node("Transpose", ["m"], "t", perm=[0, 3, 1, 2]), *after]
     ours, changes = imported(graph_of(first, {**CONV, "two": np.float32(2)}, given=("n", 8, 8, 3)), tmp_path)
-    assert [n.op_type for n in ours.graph.node][:2] == ["Transpose", "Mul"]
+    assert [n.op_type for n in ours.graph.node][:2] == ["Mul", "Conv"]
+    assert any("the Transpose behind its arithmetic removed" in c for c in changes)
+    bent = [node("Sigmoid", ["x"], "m"), *first[1:]]
+    ours, changes = imported(graph_of(bent, CONV, given=("n", 8, 8, 3)), tmp_path)
+    assert [n.op_type for n in ours.graph.node][:2] == ["Transpose", "Sigmoid"]
     assert any("a Transpose added" in c for c in changes)
     assert dims(ours.graph.input[0]) == ["batch", 3, 8, 8]
 

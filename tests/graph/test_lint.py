@@ -178,7 +178,6 @@ FAULTS: list[tuple[Callable[[onnx.ModelProto], None], str, str]] = [
     (wrong_axis, "logits.WDQ", "scales along axis 1, not 0"),
     (half_a_pair, "c0/Conv", "a pair is missing on its activation"),
     (integer_bias, "c0.BDQ", "int32 instead of int8"),
-    (frozen_batch, "input", "its batch is frozen to 1"),
     (free_height, "input", "its axis 2 is not fixed"),
     (baked_batch, "f/Flatten", "a batch of 2 is baked into this Reshape"),
     (high_opset, "graph", "opset 21; the parser of TensorRT 10.3 reads 9 to 20"),
@@ -199,6 +198,15 @@ def test_every_fault_is_named(damage: Callable[[onnx.ModelProto], None], where: 
     assert all(f.hint for f in found)
     with pytest.raises(GraphError, match="orin-nx-16gb would refuse this graph"):
         require_clean(model, ORIN)
+
+
+def test_a_frozen_batch_is_served_as_it_is() -> None:
+    model = quantised()
+    frozen_batch(model)
+    found = [f for f in lint(model, ORIN, "10.3") if f.where == "input"]
+    assert [f.severity for f in found] == ["warning"]
+    assert "its batch is frozen to 1: an engine of it serves 1 at a time" in found[0].what
+    require_clean(model, ORIN)
 
 
 def test_the_ceiling_is_that_of_the_version_named() -> None:

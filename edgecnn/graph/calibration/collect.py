@@ -17,7 +17,7 @@ import onnx
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import write_bytes
 from edgecnn.data.dataset import Batch, Dataset, batches
-from edgecnn.errors import DataError
+from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.calibration.derive import find_derived, find_step_groups
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, find_constant_tensors
 from edgecnn.graph.calibration.observe import Observer
@@ -83,7 +83,7 @@ def collect_from_model(
     watched = [graph.input, *(n for n in names if n not in derived)]
     steps = choose_steps(graph, watched, find_step_groups(derived), of or len(dataset))
     threads = threads or allowed_threads()
-    batch = batch or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
+    batch = _frozen_batch(graph, batch) or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
     done, digests, tensors = _read_resumed(resume, key, steps)
     observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads)
@@ -157,6 +157,14 @@ def _count_beside(observer: Observer, parts: Iterable[Batch], threads: int) -> G
         if pending is not None:
             pending[1].result()
             yield pending[0]
+
+
+def _frozen_batch(graph: OnnxGraph, batch: int | None) -> int | None:
+    """`batch`, or the one that is frozen in the graph; raises `GraphError` for more than that."""
+    frozen = graph.shapes[graph.input][0]
+    if frozen is not None and batch is not None and batch > frozen:
+        raise GraphError(f"its batch is frozen at {frozen}, asked for are {batch}", f"calibrate with --batch {frozen}")
+    return batch or frozen
 
 
 def _require_images(graph: OnnxGraph, dataset: Dataset) -> None:

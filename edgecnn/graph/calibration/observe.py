@@ -89,7 +89,8 @@ class Observer:
         self._left -= len(images)
         names = outputs_of(self._watches)
         with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
-            made = self._sessions[0].run(names, {self._graph.input: images})
+            filled = fill_batch(self._graph, images)
+            made = [m[: len(images)] for m in self._sessions[0].run(names, {self._graph.input: filled})]
         return partial(self._count, images, self._watches, dict(zip(names, made, strict=True)))
 
     def statistics(self) -> dict[str, TensorStatistics]:
@@ -156,9 +157,16 @@ class Observer:
         with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
             session = open_session(self._graph.model, names, threads=self._threads)
             for image in images:
-                for name, values in zip(names, session.run(None, {self._graph.input: image[None]}), strict=True):
+                given = fill_batch(self._graph, image[None])
+                for name, values in zip(names, session.run(None, {self._graph.input: given}), strict=True):
                     if not np.isfinite(values).all():
                         raise _not_finite(name)
+
+
+def fill_batch(graph: OnnxGraph, images: Array) -> Array:
+    """`images` as often as a graph of a frozen batch takes them; as they are for a dynamic one."""
+    frozen = graph.shapes[graph.input][0]
+    return images if frozen is None else np.resize(images, (frozen, *images.shape[1:]))
 
 
 def _not_finite(name: str) -> GraphError:

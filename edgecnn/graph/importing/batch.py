@@ -27,19 +27,17 @@ class BatchOutcome:
     changes: tuple[str, ...]
 
 
-def make_batch_dynamic(
-    model: onnx.ModelProto, images: Array, expected: Array, frozen: int | None, probabilities: bool
-) -> BatchOutcome:
+def make_batch_dynamic(model: onnx.ModelProto, images: Array, expected: Array, frozen: int | None) -> BatchOutcome:
     """Make the batch dynamic if the graph can be, proven on `images`; raises `GraphError` for a graph that is not equal
     to the original even at its own batch."""
     axis = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     set_batch(model.graph, BATCH, expected)
     said = [f"batch {frozen} made dynamic"] if frozen else [f"batch axis {axis!r} named {BATCH!r}"] * (axis != BATCH)
-    difference, why = find_difference(model, images, expected, BATCHES, probabilities)
+    difference, why = find_difference(model, images, expected, BATCHES)
     if why:
         reshapes = free_reshapes(model.graph, frozen or 1)
         if reshapes:
-            difference, why = find_difference(model, images, expected, BATCHES, probabilities)
+            difference, why = find_difference(model, images, expected, BATCHES)
             said.append(f"the batch taken out of {len(reshapes)} Reshape constants ({', '.join(reshapes[:3])})")
     if not why:
         return BatchOutcome(None, difference, tuple(said))
@@ -47,7 +45,7 @@ def make_batch_dynamic(
     set_batch(model.graph, only, expected)
     copies = np.resize(images, (only, *images.shape[1:]))
     rows = np.resize(expected, (only, *expected.shape[1:]))
-    difference, refused = find_difference(model, copies, rows, (only,), probabilities)
+    difference, refused = find_difference(model, copies, rows, (only,))
     if refused:
         raise GraphError(f"the normalized graph is not equal to the original: {refused}", "export it again")
     return BatchOutcome(only, difference, (f"the batch stays frozen at {only}: {why}",))

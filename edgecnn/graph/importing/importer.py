@@ -8,47 +8,65 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 from onnx import TensorProto, checker
 
 from edgecnn.artifact.sidecar import sidecar_path, verified_sidecar
-from edgecnn.contract import INPUT, OPSET, OUTPUT
+from edgecnn.contract import INPUT, OPSET, OUTPUT, InputForm
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.importing.batch import BATCHES, make_batch_dynamic
+from edgecnn.graph.importing.floats import compare_lifted, fold_weight_casts, lift_to_float32, require_float32
 from edgecnn.graph.importing.head import flatten_output, remove_sigmoid, remove_softmax
 from edgecnn.graph.importing.labels import Labels
 from edgecnn.graph.importing.layout import Layout, move_channels_first, read_layout
 from edgecnn.graph.importing.names import name_nodes, rename_tensor
-from edgecnn.graph.importing.opset import convert_opset, make_bounds_scalar, make_readable
+from edgecnn.graph.importing.opset import (
+    convert_opset,
+    drop_unread_inputs,
+    make_bounds_scalar,
+    make_readable,
+    write_squeeze_axes,
+)
+from edgecnn.graph.importing.outputs import choose_output
+from edgecnn.graph.importing.pixels import Pixels, absorb_pixels
 from edgecnn.graph.importing.preprocessing import find_preprocessing_inside
-from edgecnn.graph.importing.proof import run_original
+from edgecnn.graph.importing.proof import require_distinct, run_original
 from edgecnn.graph.load import load_graph, onnx_errors, require_float_classifier
+from edgecnn.graph.onnx_graph import copy_model
 from edgecnn.results.imported import ImportFacts
 from edgecnn.session import Array
-
-_OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
 class ImportedGraph:
-    """The graph that keeps the contract, what is known of it, and the preprocessing and labels that go with it."""
+    """The graph that keeps the contract, what is known of it, the preprocessing and labels that go with it, and what
+    the original takes."""
 
     model: onnx.ModelProto
     facts: ImportFacts
     preprocessing: Preprocessing | None
     labels: Labels | None
+    takes: InputForm = "normalised"
 
 
 def import_graph(
-    source: Path, preprocessing: Preprocessing | None = None, labels: Labels | None = None, *, keep_head: bool = False
+    source: Path,
+    preprocessing: Preprocessing | None = None,
+    labels: Labels | None = None,
+    *,
+    keep_head: bool = False,
+    output_name: str = "",
+    to_float32: bool = False,
 ) -> ImportedGraph:
     """Normalize the graph `source` to the contract; the facts' `changes` say how.
 
     Without `preprocessing` and `labels` those of the source's sidecar or metadata are taken; with `keep_head` a Softmax
-    or Sigmoid at the end stays. Raises `GraphError` for
+    or Sigmoid at the end stays. `output_name` is the tensor that holds the classes where the graph has several outputs,
+    or decides at its end; `to_float32` lifts a graph in FP16, BF16 or double. Raises `GraphError` for
     a graph that cannot be used, `DataError` when preprocessing or labels contradict it.
     """
     model = load_graph(source)
@@ -62,21 +80,37 @@ def import_graph(
         preprocessing = find_preprocessing_inside(model, own)
     if labels is None and own is not None and own.labels is not None:
         labels = Labels(tuple(own.labels), None if own.wnids is None else tuple(own.wnids))
-    original = onnx.ModelProto()
-    original.CopyFrom(model)
-    changes = make_readable(model)
+    original = copy_model(model)
+    drop_unread_inputs(original)
+    name_nodes(original.graph)  # ONNX Runtime refuses two nodes of one name
+    changes = [*make_readable(model), *choose_output(model, output_name), *fold_weight_casts(model)]
+    if to_float32:
+        half = copy_model(model)
+        changes += lift_to_float32(model)
+        original = copy_model(model)
+    else:
+        require_float32(model)
+    pixels = absorb_pixels(model)
     require_float_classifier(model)
-    _require_float32(model)
     layout, frozen = read_layout(model, preprocessing)
-    images = np.random.default_rng(0).standard_normal((max(BATCHES), *layout.shape), np.float32)
-    expected = run_original(original, layout.arrange(images), frozen or 1, str(source))
-    ends = [] if keep_head else [*remove_softmax(model), *remove_sigmoid(model, expected)]
-    changes += [*ends, *_rewrite(model, layout, expected)]
-    batch = make_batch_dynamic(model, images, expected, frozen, probabilities=bool(ends))
+    if pixels is not None:
+        preprocessing = pixels.complete(preprocessing, layout.shape)
+        changes += pixels.changes
+    images, given = _make_probe(layout, pixels, preprocessing)
+    if to_float32:
+        changes += compare_lifted(half, original, np.resize(given, (frozen or len(given), *given.shape[1:])))
+    output = model.graph.output[0].name
+    expected = logits = run_original(original, given, frozen or 1, output, str(source))
+    end = None if keep_head else remove_softmax(model) or remove_sigmoid(model, expected[0].size != 1)
+    if end is not None:
+        logits = run_original(original, given, frozen or 1, end.logits, str(source))
+        end.require_equal(logits, expected)
+        changes += end.changes
+    require_distinct(logits, str(source))
+    changes += _rewrite(model, layout, expected)
+    batch = make_batch_dynamic(model, images, logits, frozen)
     outputs = int(np.prod(expected.shape[1:]))
-    if labels is not None and len(labels.names) != max(2, outputs):
-        wanted = f"{outputs} classes" if outputs > 1 else "the two classes that one logit decides between"
-        raise DataError(f"{source}: {len(labels.names)} labels for {wanted}", "give one label for each class")
+    _require_labels(labels, outputs, source)
     with onnx_errors("the normalized graph", "is not valid", "export it again"):
         checker.check_model(model, full_check=True)
     facts = ImportFacts(
@@ -89,7 +123,25 @@ def import_graph(
         max_difference=batch.max_difference,
         changes=(*changes, *batch.changes),
     )
-    return ImportedGraph(model, facts, preprocessing, labels)
+    return ImportedGraph(model, facts, preprocessing, labels, "normalised" if pixels is None else "uint8-nhwc")
+
+
+def _make_probe(layout: Layout, pixels: Pixels | None, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
+    """Seeded images as the normalized graph takes them, and as the original does."""
+    rng, (channels, height, width) = np.random.default_rng(0), layout.shape
+    if pixels is None or preprocessing is None:
+        noise = rng.standard_normal((max(BATCHES), *layout.shape), np.float32)
+        return noise, layout.arrange(noise)
+    shots = rng.integers(0, 256, (max(BATCHES), height, width, channels), np.uint8)
+    images = np.stack([preprocessing.normalize(shot) for shot in shots])
+    given = shots if pixels.channels_last else np.ascontiguousarray(shots.transpose(0, 3, 1, 2))
+    return images, cast(Array, given)
+
+
+def _require_labels(labels: Labels | None, outputs: int, source: Path) -> None:
+    if labels is not None and len(labels.names) != max(2, outputs):
+        wanted = f"{outputs} classes" if outputs > 1 else "the two classes that one logit decides between"
+        raise DataError(f"{source}: {len(labels.names)} labels for {wanted}", "give one label for each class")
 
 
 def _rewrite(model: onnx.ModelProto, layout: Layout, expected: Array) -> list[str]:
@@ -100,16 +152,9 @@ def _rewrite(model: onnx.ModelProto, layout: Layout, expected: Array) -> list[st
     changes += [*move_channels_first(graph, layout), *flatten_output(graph, expected)]
     changes += rename_tensor(graph, graph.input[0].name, INPUT)
     changes += rename_tensor(graph, graph.output[0].name, OUTPUT)
-    changes += make_bounds_scalar(graph)
+    changes += [*make_bounds_scalar(graph), *write_squeeze_axes(model)]
     changes += name_nodes(graph)
     return changes
-
-
-def _require_float32(model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.data_type in _OTHER_FLOATS:
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
-            raise GraphError(f"initializer {tensor.name!r} is {kind}", "import the float32 graph it was made from")
 
 
 def _count_parameters(model: onnx.ModelProto) -> int:

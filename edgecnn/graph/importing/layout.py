@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, GraphError
@@ -66,7 +66,40 @@ def move_channels_first(graph: onnx.GraphProto, layout: Layout) -> list[str]:
             graph.node.remove(node)
             replace_tensor(graph, node.output[0], given.name)
         return ["input NHWC -> NCHW: the Transpose behind it removed"]
+    if _move_transpose_up(graph, given.name):
+        return ["input NHWC -> NCHW: the Transpose behind its arithmetic removed, the constants turned"]
     inner = free_name(graph, "input_channels_last")
     replace_tensor(graph, given.name, inner)
     graph.node.insert(0, helper.make_node("Transpose", [given.name], [inner], name=inner, perm=[0, 2, 3, 1]))
     return ["input NHWC -> NCHW: a Transpose added behind it, which costs time; better export it as NCHW"]
+
+
+def _move_transpose_up(graph: onnx.GraphProto, name: str) -> bool:
+    """Remove the Transpose to channels first behind arithmetic with constants alone, whose constants are turned in its
+    place; False where there is none such."""
+    constants = {i.name: i for i in graph.initializer}
+    turned: list[tuple[onnx.NodeProto, int]] = []
+    while True:
+        readers = [n for n in graph.node if name in n.input]
+        if len(readers) != 1:
+            return False
+        node = readers[0]
+        if node.op_type == "Transpose" and attribute(node, "perm", (0, 0, 0, 0)) == (0, 3, 1, 2):
+            break
+        other = [k for k, given in enumerate(node.input) if given != name]
+        if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(other) != 1 or node.input[other[0]] not in constants:
+            return False
+        turned.append((node, other[0]))
+        name = node.output[0]
+    if node.output[0] in {o.name for o in graph.output}:
+        return False
+    for reader, k in turned:
+        value = numpy_helper.to_array(constants[reader.input[k]])
+        if value.size > 1:
+            made = free_name(graph, f"{reader.input[k]}_nchw")
+            wide = value.reshape((1,) * (4 - value.ndim) + value.shape).transpose(0, 3, 1, 2)
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(wide), made))
+            reader.input[k] = made
+    graph.node.remove(node)
+    replace_tensor(graph, node.output[0], name)
+    return True

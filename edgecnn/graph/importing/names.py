@@ -21,7 +21,7 @@ def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> list[str]:
 
 def replace_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Rename a tensor wherever a node or an initializer of the graph, or of a graph inside it, names it."""
-    for inner in _graphs_in(graph):
+    for inner in graphs_in(graph):
         for node in inner.node:
             for names in (node.input, node.output):
                 names[:] = [new if name == old else name for name in names]
@@ -48,15 +48,15 @@ def free_name(graph: onnx.GraphProto, stem: str) -> str:
     return next(n for k in range(len(taken) + 2) if (n := f"{stem}_{k}" if k else stem) not in taken)
 
 
-def _graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """`graph` and every graph inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs_in(inner)
+                yield from graphs_in(inner)
 
 
 def _names_of(graph: onnx.GraphProto) -> set[str]:
-    used: Iterable[str] = (n for g in _graphs_in(graph) for node in g.node for n in (*node.input, *node.output))
+    used: Iterable[str] = (n for g in graphs_in(graph) for node in g.node for n in (*node.input, *node.output))
     return {*used, *(i.name for i in graph.initializer)}

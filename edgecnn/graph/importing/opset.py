@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import helper, inliner, version_converter
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from edgecnn.contract import IR_VERSION, OPSET
+from edgecnn.graph.importing.downgrade import downgrade_opset
+from edgecnn.graph.importing.names import free_name, graphs_in
 from edgecnn.graph.load import onnx_errors
-from edgecnn.graph.onnx_graph import opset_of
+from edgecnn.graph.onnx_graph import infer_shapes, opset_of
+
+_OWN_INITIALIZERS_SINCE = 4  # IR version: before it every initializer was an input too
 
 
 def make_readable(model: onnx.ModelProto) -> list[str]:
-    """Inline functions and take initializers from the inputs: what must happen before the graph can be looked at."""
+    """Inline functions, take initializers and what nothing reads from the inputs, and axes written as -1 as not fixed:
+    what must happen before the graph can be looked at."""
     changes = []
     if model.functions:
         names = ", ".join(sorted({f.name for f in model.functions})[:4])
@@ -23,22 +29,39 @@ def make_readable(model: onnx.ModelProto) -> list[str]:
         changes.append(f"{len(model.graph.input) - len(inputs)} initializers no longer declared as inputs")
         del model.graph.input[:]
         model.graph.input.extend(inputs)
-    return changes
+    return [*changes, *drop_unread_inputs(model), *_free_negative_axes(model.graph)]
+
+
+def drop_unread_inputs(model: onnx.ModelProto) -> list[str]:
+    """Remove the inputs that no node reads, but never all."""
+    graph = model.graph
+    constants = {i.name for i in graph.initializer}
+    read = {name for g in graphs_in(graph) for node in g.node for name in node.input}
+    unread = [i for i in graph.input if i.name not in read | constants]
+    if len(unread) == len([i for i in graph.input if i.name not in constants]):
+        return []
+    for value in unread:
+        graph.input.remove(value)
+    return [f"input {value.name!r} dropped: nothing reads it" for value in unread]
 
 
 def convert_opset(model: onnx.ModelProto) -> list[str]:
     """Bring the operators to opset 19 and the file to IR version 9; raises `GraphError`."""
-    old = opset_of(model)
+    old, ir_version = opset_of(model), model.ir_version
     changes = []
-    if old != OPSET:
+    if old > OPSET:
+        changes += downgrade_opset(model)
+    elif old < OPSET:
+        model.ir_version = max(ir_version, _OWN_INITIALIZERS_SINCE)  # the converter looks for them among the inputs
         with onnx_errors(f"opset {old}", f"cannot be converted to {OPSET}", f"export it again at opset {OPSET}"):
             model.CopyFrom(version_converter.convert_version(model, OPSET))
+    if old != OPSET:
         changes.append(f"opset {old} -> {OPSET}")
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
-    if model.ir_version != IR_VERSION:
-        changes.append(f"IR version {model.ir_version} -> {IR_VERSION}")
-        model.ir_version = IR_VERSION
+    if ir_version != IR_VERSION:
+        changes.append(f"IR version {ir_version} -> {IR_VERSION}")
+    model.ir_version = IR_VERSION
     return changes
 
 
@@ -49,3 +72,34 @@ def make_bounds_scalar(graph: onnx.GraphProto) -> list[str]:
     for initializer in changed:
         del initializer.dims[:]
     return [f"{len(changed)} Clip bounds of shape [1] made scalars"] if changed else []
+
+
+def write_squeeze_axes(model: onnx.ModelProto) -> list[str]:
+    """A Squeeze without axes gets those of size 1, but for the batch, which it would take too where one image comes."""
+    graph = model.graph
+    if graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1:
+        return []
+    written = 0
+    for node in graph.node:
+        if node.op_type != "Squeeze" or len(node.input) != 1:
+            continue
+        sizes = infer_shapes(model).get(node.input[0], ())[1:]
+        if not sizes or None in sizes:
+            continue
+        axes = free_name(graph, f"{node.output[0]}_axes")
+        values = np.array([k for k, size in enumerate(sizes, 1) if size == 1], np.int64)
+        graph.initializer.append(numpy_helper.from_array(values, axes))
+        node.input.append(axes)
+        written += 1
+    return [f"{written} Squeezes without axes got theirs, so that they leave the batch"] if written else []
+
+
+def _free_negative_axes(graph: onnx.GraphProto) -> list[str]:
+    """An axis of -1 is one that is not fixed: Paddle writes the batch so."""
+    freed = 0
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.Clear()
+                freed += value.name in {i.name for i in graph.input}
+    return [f"{freed} axes of the input written as -1 taken as dynamic"] if freed else []

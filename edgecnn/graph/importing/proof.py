@@ -10,29 +10,31 @@ import onnx
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.contract import INPUT, MAX_DIFFERENCE
 from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.decision import LOGIT
-from edgecnn.session import Array, class_probabilities
+from edgecnn.session import Array
 
 
-def run_original(original: onnx.ModelProto, images: Array, batch: int, where: str) -> Array:
-    """What the original gives for each image, `batch` copies at a time; raises `GraphError`."""
+def run_original(original: onnx.ModelProto, images: Array, batch: int, tensor: str, where: str) -> Array:
+    """What the original gives in `tensor`, an output or one inside it, for each image, `batch` copies at a time; raises
+    `GraphError`."""
+    if tensor not in {o.name for o in original.graph.output}:
+        original.graph.output.append(onnx.ValueInfoProto(name=tensor))
     with onnxruntime_errors(where, "cannot run it", "check it with onnx.checker", GraphError):
         session = open_session(original)
         name = session.get_inputs()[0].name
-        rows = [session.run(None, {name: np.repeat(image[None], batch, 0)})[0][:1] for image in images]
-    found: Array = np.concatenate(rows)
+        rows = [session.run([tensor], {name: np.repeat(image[None], batch, 0)})[0][:1] for image in images]
+    return np.concatenate(rows)
+
+
+def require_distinct(found: Array, where: str) -> None:
+    """Raise `GraphError` for outputs that are infinite, or the same for all images."""
     if not np.isfinite(found).all() or all(np.array_equal(found[0], row) for row in found[1:]):
         raise GraphError(f"{where}: gives the same or infinite outputs for different images", "export it again")
-    return found
 
 
 def find_difference(
-    model: onnx.ModelProto, images: Array, expected: Array, batches: Sequence[int], probabilities: bool
+    model: onnx.ModelProto, images: Array, expected: Array, batches: Sequence[int]
 ) -> tuple[float, str]:
-    """Largest difference from the original as a share of its largest output, and why the graph is not equal ("").
-
-    With `probabilities` the original gives those, and `model` the logits of them.
-    """
+    """Largest difference from the original as a share of its largest output, and why the graph is not equal ("")."""
     worst = 0.0
     flat = expected.reshape(len(expected), -1)
     for batch in batches:
@@ -41,8 +43,6 @@ def find_difference(
                 found = open_session(model).run(None, {INPUT: images[:batch]})[0]
         except BackendError as exc:
             return worst, exc.message
-        if probabilities:
-            found = class_probabilities(found, LOGIT)[:, -flat.shape[1] :]
         if found.shape != (batch, flat.shape[1]):
             return worst, f"at batch {batch} the output is {list(found.shape)}"
         worst = max(worst, float(np.abs(found - flat[:batch]).max() / max(np.abs(flat).max(), 1e-30)))
