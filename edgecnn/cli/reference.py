@@ -50,5 +50,7 @@ def reference(
         return
     made = read_predictions(output)
     say(f"{output}: {len(made.ids)} predictions of {source}")
+    if made.unreadable:
+        say(f"{len(made.unreadable)} unreadable images left out, the first is {min(made.unreadable)}")
     if as_json:
         print_json({"output": str(output), "n": len(made.ids), "classes": made.classes})

@@ -22,6 +22,7 @@ from edgecnn.artifact.write import write_bytes
 from edgecnn.data.dataset import Dataset, Split, spread
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.sources.folder import how_to_sort
 from edgecnn.errors import DataError, nearest
 from edgecnn.recipe.load import packaged_folders
 
@@ -69,7 +70,9 @@ class Manifest:
 def make_manifest(dataset: Dataset, source: str, split: Split, count: int, seed: int = 0) -> Manifest:
     """`count` images of `dataset`, spread over its classes; raises `DataError` when it has fewer."""
     if len(dataset) < count:
-        raise DataError(f"{source}: {len(dataset)} images, {count} were asked for", "ask for fewer images")
+        raise DataError(
+            f"{source}: {len(dataset)} images, {count} were asked for", f"--images {len(dataset)} takes them all"
+        )
     positions = spread(dataset, count, seed)
     return Manifest(
         source=source,
@@ -127,7 +130,9 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", "name a calibration manifest") from exc
     if lines[0] not in (HEADER, TEST_HEADER):
-        raise DataError(f"{path}: not a manifest", f"its first line must be {HEADER!r} or {TEST_HEADER!r}")
+        raise DataError(
+            f"{path}: not a manifest: its first line is neither {HEADER!r} nor {TEST_HEADER!r}", how_to_sort(path)
+        )
     facts = dict(line[2:].split(": ", 1) for line in lines[1:] if line.startswith("# ") and ": " in line)
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):

@@ -20,14 +20,17 @@ _NUMBERED = (
     re.compile(r"(?P<name>(?=.*?[^\d\s]).*?\S)(?P<by>\t\s*|\s*[,;:=|]\s*)(?P<number>\d+)"),
 )
 _MAYBE_IN_A_NAME = {"", ".", ",", ":"}  # what parts a number from a name, and may stand in a name: 5 rupees, ratio 4:3
+_CELL = r'"?(?:(?:class|label)[ _]?(?:id|index|name)?|id|idx|index|number|name|category)"?'
+_HEADING = re.compile(rf"{_CELL}\s*[,;\t]\s*{_CELL}", re.IGNORECASE)  # of a table of numbers and names
 _SYNSET = re.compile(r"(n\d{8})[\s,;:]\s*(\S.*)")
 
 
 def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """(names, wnids or None) of the classes by output: UTF-8 text with one a line, or JSON.
 
-    Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`) or their wnid (`n01440764 tench`); JSON is a list, an
-    object of numbers to names, or of names to numbers. Raises `DataError` for what could be read in two ways, and for
+    Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`; in a table below `index,name` or the like) or their
+    wnid (`n01440764 tench`); JSON is a list, an object of numbers to names, or of names to numbers. Raises `DataError`
+    for what could be read in two ways, and for
     two classes of one name or wnid (of the 1 000 names of ImageNet some are alike).
     """
     names, wnids = _read(path)
@@ -87,6 +90,8 @@ def _without_numbers(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
             raise DataError(
                 f"{path}: its lines are numbered from 1, outputs from 0", f"remove the numbers, or {JSON_LIST}"
             )
+        if found and 0 not in found and _HEADING.fullmatch(lines[0]):
+            return _without_numbers(path, lines[1:])
         if found and 0 not in found and sorted(numbers.values()) == list(range(len(lines) - 1)):
             raise DataError(f"{path}:1: {lines[0][:60]!r} may be a heading or a class", f"remove it, or {JSON_LIST}")
         surely = any("\t" in pair["by"] or pair["by"].strip() not in _MAYBE_IN_A_NAME for pair in found.values())

@@ -22,6 +22,7 @@ from edgecnn.data.sources.archive import npz
 from edgecnn.data.sources.folder import (
     decode,
     has_test_folder,
+    how_to_sort,
     image_files,
     image_folder,
     listing_each_folder_once,
@@ -82,6 +83,8 @@ def open_dataset(
             nearest(name, named)
             or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, an image folder, a manifest or an .npz",
         )
+    if Path(source).suffix.lower() in (".csv", ".tsv"):
+        raise DataError(f"{source}: a table, not a data set", how_to_sort(Path(source)))
     raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
 
 

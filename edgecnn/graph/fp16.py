@@ -28,6 +28,7 @@ LIMIT = 65504.0
 MARGIN = 2.0  # calibration sees some images, not all of them
 NORMAL = 2.0**-14  # below it FP16 loses digits
 LARGEST_CODE = 128.0  # of int8: times its scale it must be an FP16 number too
+_WITHOUT_FP16 = "build the FP32 graph, or INT8 with --around fp32"
 
 _F32, _F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 # Inputs that are float32 whatever the node computes in: (operator, input).
@@ -326,7 +327,7 @@ def _assert_types(model: onnx.ModelProto, planned: Mapping[str, int]) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True).graph
     except onnx.shape_inference.InferenceError as exc:
-        raise GraphError(f"the types of the FP16 graph do not fit: {exc}", "this is a bug in edgecnn") from exc
+        raise GraphError(f"the types of the FP16 graph do not fit: {exc}", _WITHOUT_FP16) from exc
     infos = (*inferred.input, *inferred.value_info, *inferred.output)
     found = {info.name: info.type.tensor_type.elem_type for info in infos}
     for name, kind in planned.items():
@@ -334,5 +335,5 @@ def _assert_types(model: onnx.ModelProto, planned: Mapping[str, int]) -> None:
             got = TensorProto.DataType.Name(found.get(name, 0)).lower()
             raise GraphError(
                 f"tensor {name!r} should be {TensorProto.DataType.Name(kind).lower()} in the FP16 graph, found {got}",
-                "this is a bug in edgecnn",
+                _WITHOUT_FP16,
             )

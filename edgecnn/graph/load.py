@@ -85,12 +85,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
     held = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
     external = [i for i in held if i.data_location == onnx.TensorProto.EXTERNAL]
     for initializer in external:
-        location = next((e.value for e in initializer.external_data if e.key == "location"), "")
-        if not (path.parent / location).is_file():
-            raise GraphError(
-                f"{path}: the weights of {initializer.name!r} are in {location!r}, which is not beside it",
-                "copy that file along with the graph, or export with the weights inside",
-            )
+        _require_data_beside(path, initializer)
     _require_known_types(path, held)
     total = sum(bytes_of(i) for i in model.graph.initializer)
     if total > LARGEST_BYTES:
@@ -134,6 +129,35 @@ def _require_all_values(path: Path, held: Iterable[onnx.TensorProto]) -> None:
                 f"{path}: the weights {tensor.name!r} hold {found} values, and their shape is {list(tensor.dims)}",
                 "the file is damaged: export it again",
             )
+
+
+def _require_data_beside(path: Path, initializer: onnx.TensorProto) -> None:
+    """Raise `GraphError` unless the external data of `initializer` is whole in a file below the graph's folder: onnx
+    follows no links (its rules for external data), which the caches of model hubs are made of."""
+    entries = {e.key: e.value for e in initializer.external_data}
+    location, name = entries.get("location", ""), initializer.name
+    data = path.parent / location
+    if Path(location).is_absolute() or ".." in Path(location).parts:
+        raise GraphError(
+            f"{path}: the weights of {name!r} are in {location!r}, outside of the graph's folder",
+            "export it with the weights inside, or in a file beside it",
+        )
+    if not data.is_file():
+        raise GraphError(
+            f"{path}: the weights of {name!r} are in {location!r}, which is not beside it",
+            "copy that file along with the graph, or export with the weights inside",
+        )
+    if data.is_symlink():
+        raise GraphError(
+            f"{path}: the weights of {name!r} are in {location!r}, which is a symbolic link: onnx follows none",
+            f"copy what the links point to, mkdir FOLDER && cp -L {path} {data} FOLDER, and give FOLDER/{path.name}",
+        )
+    needed = int(entries.get("offset") or 0) + int(entries.get("length") or bytes_of(initializer))
+    if data.stat().st_size < needed:
+        raise GraphError(
+            f"{path}: {location!r} is truncated: {data.stat().st_size} bytes, and {name!r} ends at {needed}",
+            "copy or download that file again",
+        )
 
 
 def external_files(path: Path) -> list[Path]:

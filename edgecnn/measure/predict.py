@@ -105,7 +105,8 @@ def predict(
         position = {name: k for k, name in enumerate(dataset.ids)}
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
-        for part in batches(rest, batch, workers, skip, hashed=True):
+        step = min(batch, session.input.shape[0] or batch)  # of a frozen batch the whole is run, `_run` fills it up
+        for part in batches(rest, step, workers, skip, hashed=True):
             require_same_images(part.ids, part.sha256s, before)
             logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract), part.sha256s)
             if progress is not None:

@@ -316,13 +316,16 @@ def test_renaming_reaches_inner_graphs_and_avoids_names_that_are_taken(tmp_path:
         made = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         return helper.make_graph([node("Mul", ["x", factor], name)], name, [], [made])
 
-    nodes = [
+    nodes = [  # images take both ways, which are the same: the If stays
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "zero"], "yes"),
         helper.make_node("If", ["yes"], ["input"], then_branch=branch("two", "b1"), else_branch=branch("three", "b2")),
         node("Conv", ["input", "logits"], "c"),
         *HEAD,
     ]
-    constants = {"logits": CONV["w"], "yes": np.array(True), "two": np.float32(2), "three": np.float32(3)}
+    constants = {"logits": CONV["w"], "zero": np.float32(0), "two": np.float32(2), "three": np.float32(2)}
     ours, _ = imported(graph_of(nodes, constants), tmp_path)
+    assert "If" in [made.op_type for made in ours.graph.node]
     assert len({i.name for i in ours.graph.initializer}) == 4
     assert "logits" not in [i.name for i in ours.graph.initializer]
 

@@ -29,6 +29,13 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
     try:
         archive = zipfile.ZipFile(path)
         held = archive.namelist()
+        if "input.npy" not in held:
+            names = ", ".join(repr(name.removesuffix(".npy")) for name in held[:4]) or "nothing"
+            raise DataError(
+                f"{path}: holds {names} and no `input`",
+                "numpy.savez(FILE, input=IMAGES, label=CLASSES) with images as the network takes them, float32 NCHW; "
+                "pixels that are still to be preprocessed lie best in an image folder",
+            )
         member = archive.open("input.npy")
         shape, order, dtype = npy_header(member)
         labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None

@@ -126,6 +126,15 @@ def has_class_folders(folder: Path) -> bool:
     return any(e.is_folder and not is_hidden(e.path.name) for e in _entries(folder))
 
 
+def how_to_sort(listed: Path) -> str:
+    """The line that makes class folders of a list of pictures and their classes."""
+    rows = f"tail -n +2 {listed} | tr -d '\\r' | tr , ' ' |" if listed.suffix.lower() == ".csv" else f"cat {listed} |"
+    return (
+        "a list of pictures and classes becomes class folders by links, with PICTURES as the folder it counts from: "
+        f'{rows} while read f c; do mkdir -p "sorted/$c" && ln -s "$(realpath "PICTURES/$f")" "sorted/$c/"; done'
+    )
+
+
 def nfc(name: str) -> str:
     """A name as it is compared: some file systems and archives take letters and their accents apart."""
     return unicodedata.normalize("NFC", name)

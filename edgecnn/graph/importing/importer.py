@@ -7,6 +7,7 @@ did. At the end the rewritten graph must give, at batch 1, 2 and 3, the rows tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from edgecnn.contract import INPUT, OPSET, OUTPUT, InputForm
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.importing.batch import BATCHES, make_batch_dynamic
+from edgecnn.graph.importing.branches import take_branches
 from edgecnn.graph.importing.floats import compare_lifted, fold_weight_casts, lift_to_float32, require_float32
 from edgecnn.graph.importing.head import flatten_output, remove_sigmoid, remove_softmax
 from edgecnn.graph.importing.labels import Labels
@@ -99,6 +101,8 @@ def import_graph(
     images, given = _make_probe(layout, pixels, preprocessing)
     if to_float32:
         changes += compare_lifted(half, original, np.resize(given, (frozen or len(given), *given.shape[1:])))
+    run = partial(_run_output, given, frozen or 1, str(source))
+    changes += take_branches(model, original, run)
     output = model.graph.output[0].name
     expected = logits = run_original(original, given, frozen or 1, output, str(source))
     end = None if keep_head else remove_softmax(model) or remove_sigmoid(model, expected[0].size != 1)
@@ -124,6 +128,10 @@ def import_graph(
         changes=(*changes, *batch.changes),
     )
     return ImportedGraph(model, facts, preprocessing, labels, "normalised" if pixels is None else "uint8-nhwc")
+
+
+def _run_output(given: Array, batch: int, where: str, model: onnx.ModelProto) -> Array:
+    return run_original(model, given, batch, model.graph.output[0].name, where)
 
 
 def _make_probe(layout: Layout, pixels: Pixels | None, preprocessing: Preprocessing | None) -> tuple[Array, Array]:

@@ -33,7 +33,9 @@ def assert_placed(model: onnx.ModelProto, placement: Placement) -> None:
         for edge in pair.edges:
             asked[edge.node, edge.index] = pair.tensor
             if edge.node not in nodes:
-                raise GraphError(f"node {edge.node!r} is gone from the quantized graph", "this is a bug in edgecnn")
+                raise GraphError(
+                    f"node {edge.node!r} is gone from the quantized graph", f"leave it out with --exclude {edge.node}"
+                )
             scale = _scale(graph, nodes[edge.node].input[edge.index])
             first, where = scale_of_group.setdefault(pair.scale_group, (scale, edge.node))
             if scale != first:
