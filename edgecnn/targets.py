@@ -21,8 +21,8 @@ class Target:
     """A device to build for, and the `backend` that its engines are for.
 
     Versions are strings ("10.3"), `tensorrt_max` "" is no bound; memory in GB as sold. `unsupported` says why this
-    project cannot build for it; `built_anywhere` that a build needs no such device; `unverified` names the fields that
-    nobody checked.
+    project cannot build for it; `engine` whether its engines are plans or ONNX graphs, `built_anywhere` that a build
+    needs no such device; `unverified` names the fields that nobody checked.
     """
 
     __pydantic_config__ = STRICT
@@ -42,6 +42,7 @@ class Target:
     jetpack: tuple[str, ...] = ()
     match: tuple[str, ...] = ()
     unified_memory: bool = False
+    engine: Literal["plan", "graph"] = "plan"
     built_anywhere: bool = False
     unsupported: str = ""
     unverified: tuple[str, ...] = ()
@@ -49,12 +50,12 @@ class Target:
     @property
     def has_implicit_int8(self) -> bool:
         """Whether its engines are plans of TensorRT, which up to 10 places INT8 by itself when asked to."""
-        return self.backend == "trt"
+        return self.engine == "plan" and not self.built_anywhere
 
     @property
     def has_profiles(self) -> bool:
         """Whether its engines are plans, of TensorRT or TensorRT-RTX, which may have several optimization profiles."""
-        return self.backend in ("trt", "trt-rtx")
+        return self.engine == "plan"
 
 
 @dataclass(frozen=True)
