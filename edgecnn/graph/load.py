@@ -84,8 +84,6 @@ def load_graph(path: Path) -> onnx.ModelProto:
     model = load_structure(path)
     held = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
     external = [i for i in held if i.data_location == onnx.TensorProto.EXTERNAL]
-    for initializer in external:
-        _require_data_beside(path, initializer)
     _require_known_types(path, held)
     total = sum(bytes_of(i) for i in model.graph.initializer)
     if total > LARGEST_BYTES:
@@ -93,6 +91,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
             f"{path}: {total / 2**30:.1f} GiB of weights, more than the 2 GiB that one ONNX file can hold",
             "use a smaller variant of the network",
         )
+    for initializer in external:
+        _require_data_beside(path, initializer)
     if external:
         with onnx_errors(path, "its external data cannot be read"):
             onnx.load_external_data_for_model(model, str(path.parent))
