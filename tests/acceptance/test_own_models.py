@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.acceptance.channel_pictures import RED, Result, class_model
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]  # whole flows, with PyTorch in two processes
 
 Command = Callable[..., Result]
 NAMES = ("ant", "bee", "cat")
@@ -161,7 +161,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.cpu_s(20)  # the whole flow, with PyTorch in two processes
 def test_a_rectangle_of_bgr_in_nhwc_goes_to_a_pass(edgecnn: Command, here: Path) -> None:
     done = edgecnn("run", "mine.toml", "--trust-code", "--until", "validate", "--json")
     assert done.code == 0, done.said

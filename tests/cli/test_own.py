@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]  # whole flows, with PyTorch in two processes
 
 Call = Callable[..., Any]
 NET = """from pathlib import Path

@@ -19,7 +19,7 @@ import pytest
 from edgecnn.artifact.sidecar import read_json, read_sidecar, sha256_of, sidecar_path
 from edgecnn.machine.cpu import available_cores
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]  # whole flows, with PyTorch in two processes
 
 VARIANTS = ("fp32", "fp16", "int8", "int8-tensorrt")
 
