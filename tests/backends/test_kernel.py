@@ -93,5 +93,11 @@ def test_why_tensorrt_does_not_work_here(one_trt: Any, device: FakeDevice, monke
     rtx.__version__ = "1.7.1.116"
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
     assert TrtBackend(RTX).why_not().startswith("plans are built here, and not run: the GPU did not run a kernel")
+    device.runs_kernels, device.capability = True, (8, 9)
+    assert TrtBackend(RTX).why_not() == ""
+    device.capability = (9, 0)
+    reason = "plans are built here, and not run: it takes no GPU of compute capability 9.0"
+    assert TrtBackend(RTX).why_not() == reason
+    assert TrtBackend(TENSORRT).why_not() == ""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert "needs the package 'tensorrt'" in TrtBackend(TENSORRT).why_not()

@@ -170,3 +170,34 @@ def test_a_prefix_nested_too_deep_is_no_prefix(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<I", len(deep)) + deep + b"ftrt" + bytes(64))
     with pytest.raises(ArtifactError):
         read_plan_header(path)
+
+
+@pytest.mark.parametrize(
+    ("built_for", "here", "said", "hint"),
+    [
+        ([], "8.6", "", ""),
+        ([], "12.5", "", ""),
+        ([], "", "", ""),
+        (["8.9"], "8.6", "for SM 8.9", "--target rtx -o"),  # rebuilt for this GPU, not for the same others again
+        ([], "7.5", "for SM 8.0 and later", "--target rtx -o"),
+        ([], "9.0", "here is 9.0", "--provider cuda"),  # an H200's words: "does not support this compute capability"
+        (["9.0"], "9.0", "here is 9.0", "--backend trt"),
+        ([], "8.7", "here is 8.7", "--backend trt"),
+        ([], "10.0", "here is 10.0", "--backend trt"),
+    ],
+)
+def test_gpus_that_a_plan_of_tensorrt_rtx_runs_on(
+    tmp_path: Path, built_for: list[str], here: str, said: str, hint: str
+) -> None:
+    path = plan_with_sidecar(tmp_path, **({"compute_capabilities": built_for} if built_for else {}))
+    path.write_bytes(b"vtrt" + path.read_bytes()[4:])
+    header = read_plan_header(path)
+    sidecar = dataclasses.replace(read_sidecar(path), device=Device(), target="rtx")
+    found = plan_mismatch(path, header, sidecar, header.tensorrt, Device(compute_capability=here))
+    if not said:
+        assert found is None
+        return
+    assert found is not None
+    assert said in found[0]
+    assert hint in found[1]
+    assert "--sm" not in found[1]

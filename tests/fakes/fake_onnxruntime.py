@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class FakeRuntime:
     options: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     config: list[dict[str, str]] = field(default_factory=list)
     sessions: int = 0
+    severity: int = 2  # of the log that belongs to no session
+    logs_while_running: str = ""  # an error in that log, at each run
 
     def module(self) -> types.ModuleType:
         """What `import onnxruntime` finds."""
@@ -61,6 +64,7 @@ class FakeRuntime:
             "InferenceSession": type("InferenceSession", (_Session,), {"fake": self, **self._told()}),
             "get_ep_devices": lambda: [types.SimpleNamespace(ep_name=name) for name in self.offers],
             "preload_dlls": lambda: print("Failed to load libcublasLt.so.13"),
+            "set_default_logger_severity": lambda severity: setattr(self, "severity", severity),
         }
         vars(module).update(fakes)
         return module
@@ -140,6 +144,8 @@ class _Session:
 
     def run(self, names: Any, feeds: Any) -> Any:
         assert not (self._asked != CPU and self._stream.queue), "the stream is to be idle"
+        if self._asked != CPU and self.fake.severity <= 3:
+            os.write(2, self.fake.logs_while_running.encode())
         return self._real.run(names, feeds)
 
     def end_profiling(self) -> str:

@@ -40,6 +40,7 @@ from edgecnn.recipe.schema import BatchSettings
 
 UNLOADED = re.compile(r"with error: (.+)")
 COLOR = re.compile(r"\x1b\[[\d;]*m")
+WARNING, FATAL = 2, 4  # severities of ONNX Runtime's log
 PLACEMENT = "session.record_ep_graph_assignment_info"
 NOT_ON_A_JETSON = (
     "the package index has no onnxruntime-gpu for a Jetson: build the engine with its own TensorRT, --backend trt"
@@ -78,7 +79,7 @@ def open_gpu_session(
     """
     runtime = load_provider(provider)
     options = runtime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = FATAL
     options.add_session_config_entry(PLACEMENT, "1")
     if exact:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -97,6 +98,7 @@ def open_gpu_session(
             )
         options.add_provider_for_devices(devices[:1], of_provider)
     providers = None if provider is RTX else [(provider.name, of_provider)]
+    runtime.set_default_logger_severity(WARNING)  # what could not be loaded is said in its log alone
     try:
         with (
             native_stderr() as said,
@@ -114,6 +116,7 @@ def open_gpu_session(
             f"{', '.join(found)} instead: {why}",
             _hint(provider),
         )
+    runtime.set_default_logger_severity(FATAL)  # cuDNN logs an error for each plan that it tries in vain
     return session
 
 

@@ -111,8 +111,11 @@ class TrtBackend:
             return exc.reason
         try:
             _kernel()
+            capability = load_cuda().properties().compute_capability
             if self._flavor.needs_gpu:
-                builder_resource(load_cuda().properties().compute_capability)
+                builder_resource(capability)
+            elif not self._flavor.runs_on(capability):
+                return f"plans are built here, and not run: it takes no GPU of compute capability {capability}"
         except EdgecnnError as exc:
             builds = "" if self._flavor.needs_gpu else "plans are built here, and not run: "
             return builds + exc.reason

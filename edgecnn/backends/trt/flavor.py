@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgecnn.targets import version_tuple
+
 
 @dataclass(frozen=True)
 class Flavor:
@@ -16,7 +18,7 @@ class Flavor:
 
     `needs_gpu` is about building; what needs none cannot time kernels, and keeps no timing cache. `compiles_at_load`
     says that the GPU which loads a plan compiles it: that has a time of its own, a cache of its own, and CUDA graphs
-    that the runtime records.
+    that the runtime records. `gpus` are the compute capabilities that it runs on, and whatever is newer than the last.
     """
 
     backend: str
@@ -31,6 +33,12 @@ class Flavor:
     newest_major: int
     needs_gpu: bool
     compiles_at_load: bool
+    gpus: tuple[str, ...] = ()
+
+    def runs_on(self, capability: str) -> bool:
+        """Whether it runs on GPUs of a compute capability at all; one that is unknown ("") is not refused."""
+        newest = self.gpus[-1:] or ("0",)
+        return capability in ("", *self.gpus) or version_tuple(capability) > version_tuple(newest[0])
 
     @property
     def supported(self) -> str:
@@ -65,6 +73,7 @@ RTX = Flavor(
     newest_major=1,
     needs_gpu=False,
     compiles_at_load=True,
+    gpus=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),  # 1.7.1 on an H200: it "does not support" 9.0
 )
 FLAVORS = (TENSORRT, RTX)
 

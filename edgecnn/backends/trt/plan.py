@@ -9,6 +9,7 @@ build of the TensorRT that built it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -117,7 +118,14 @@ def plan_mismatch(
         origin = f" (sidecar: {built_on.board or built_on.gpu_name or 'GPU'}, SM {there})" if there else ""
     else:
         capabilities = facts.get("compute_capabilities") or []
+        if not header.flavor.runs_on(this):
+            takes = ", ".join(header.flavor.gpus)
+            return (
+                f"{path}: {header.flavor.product} runs on GPUs of compute capability {takes} and later; here is {this}",
+                "run its graph by TensorRT (edgecnn build X.onnx --backend trt) or by ONNX Runtime (--provider cuda)",
+            )
         fits = not this or this in capabilities or (not capabilities and version_tuple(this) >= (8, 0))
+        again = f"rebuild it here: {rebuild_command(path, _for_this_gpu(sidecar), header.flavor)}"
         origin = f" for SM {', '.join(capabilities) or '8.0 and later'}"
     if same and fits:
         return None
@@ -125,6 +133,14 @@ def plan_mismatch(
     message = f"{path}: built by {product} {header.tensorrt}{origin}; here are {tensorrt or f'no {product}'}"
     message += f" and SM {this}" if this else ""
     return message, f"a plan runs where it was built; {again}"
+
+
+def _for_this_gpu(sidecar: Sidecar | None) -> Sidecar | None:
+    """Without the GPUs that it was built for: this one is not among them."""
+    if sidecar is None:
+        return None
+    facts = {key: value for key, value in sidecar.facts.items() if key != "compute_capabilities"}
+    return dataclasses.replace(sidecar, facts=facts)
 
 
 def rebuild_command(path: Path, sidecar: Sidecar | None, flavor: Flavor = TENSORRT) -> str:
