@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_contact.answer import ANSWERED, NOT_ASKED, Question
+from benchmarks.first_contact.answer import ABSENT, ANSWERED, NOT_ASKED, Question
 from benchmarks.first_contact.questions import QUESTIONS
 
+LONGEST = 80  # characters of a reason
 MARKS = "<!-- CONTACT -->", "<!-- /CONTACT -->"
 
 
@@ -19,8 +20,20 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return [one for one in found if one["gpu"]]
 
 
+def by_gpu(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One document for each GPU: what is absent in one environment may have been answered in another."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in results:
+        told = found.setdefault(one["gpu"], {**one, "questions": {}})["questions"]
+        for key, row in one["questions"].items():
+            if key not in told or told[key]["state"] in (ABSENT, NOT_ASKED):
+                told[key] = row
+    return list(found.values())
+
+
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The questions in Markdown, with what each GPU answered."""
+    results = by_gpu(results)
     names = [f"{one['gpu']} ({one['compute_capability']})" for one in results] or ["answers"]
     lines = ["| key | what is asked | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for question in QUESTIONS:
@@ -33,7 +46,8 @@ def _cell(question: Question, row: Mapping[str, Any] | None) -> str:
     if row is None:
         return NOT_ASKED
     if row["state"] != ANSWERED:
-        return f"{row['state']}: {row['why']}".replace("|", "/").replace("\n", " ")[:120]
+        why = f"{row['state']}: {row['why']}".replace("|", "/").replace("\n", " ")
+        return why if len(why) <= LONGEST else f"{why[: LONGEST - 4]} ..."
     figures = [(figure, _at(row.get("answer", {}), figure)) for figure in question.figures]
     shown = [f"{figure} {_short(value)}" for figure, value in figures if value is not None]
     shown += [f"refused: {', '.join(row['refused'])}"] if row.get("refused") else []

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from benchmarks.first_contact.answer import Answer, Work, failed_parts
+from benchmarks.first_contact.answer import ABSENT, ANSWERED, Answer, Work, failed_parts
 from benchmarks.first_contact.questions import QUESTIONS
+from benchmarks.first_contact.table import by_gpu, table
 
 if TYPE_CHECKING:
     from tests.fakes.fake_onnxruntime import FakeRuntime
@@ -173,3 +174,16 @@ def test_graphs_are_made_where_pytorch_is(work: Work, tmp_path: Path) -> None:
     reason = OF["small_graphs"].ask(elsewhere, Answer(tmp_path / "answer.json"))
     assert reason is not None
     assert "--make-graphs" in reason
+
+
+def test_what_one_environment_lacks_another_answers() -> None:
+    """A GPU has one column, from the files of all its environments."""
+    absent = {"state": ABSENT, "why": "not installed"}
+    answered = {"state": ANSWERED, "why": "", "answer": {"ran": True}}
+    of_rtx = {"gpu": "A", "compute_capability": "9.0", "questions": {"kernel": absent, "gpu": answered}}
+    of_ort = {"gpu": "A", "compute_capability": "9.0", "questions": {"kernel": answered, "gpu": absent}}
+    (merged,) = by_gpu([of_rtx, of_ort])
+    assert {key: row["state"] for key, row in merged["questions"].items()} == {"kernel": ANSWERED, "gpu": ANSWERED}
+    assert of_rtx["questions"]["kernel"] == absent
+    assert len(by_gpu([of_rtx, {**of_ort, "gpu": "B"}])) == 2
+    assert table([of_rtx, of_ort]).startswith("| key | what is asked | A (9.0) |\n")
