@@ -6,7 +6,6 @@ import dataclasses
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -169,10 +168,10 @@ def _compared(
         return found, f"it cannot be run: {label_there}: {exc.message}"
     accuracy = measure_accuracy(name, read_predictions(given), read_predictions(expected))
     found = dataclasses.replace(found, accuracy=accuracy)
-    here.call(str(ours), "open", _timed(question, ours))
+    one = _opened(here, ours, question)
     try:
-        there.call(str(theirs), "open", _timed(question, theirs))
-        found = dataclasses.replace(found, ratio=_ratio(question, name, label, (here, ours), (there, theirs)))
+        other = _opened(there, theirs, question)
+        found = dataclasses.replace(found, ratio=_ratio(question, name, label, one, other))
         there.call(str(theirs), "close", {})
     except CrashError as exc:
         if exc.message.startswith(str(ours)):
@@ -209,21 +208,17 @@ def _predict(child: Child, question: Question, engine: Path) -> Path:
     return output
 
 
-def _timed(question: Question, engine: Path) -> Mapping[str, Any]:
-    return {"engine": str(engine), "batch": question.recipe.bench.batch, "threads": question.threads}
-
-
 class _InItsProcess(Session):
     """An engine that is open in another process, which times its queries: what lies between is in none of them."""
 
-    def __init__(self, child: Child, engine: Path) -> None:
-        self._child, self._engine = child, engine
+    def __init__(self, child: Child, engine: Path, pci_bus_id: str) -> None:
+        self._child, self._engine, self._pci_bus_id = child, engine, pci_bus_id
 
     @property
     def info(self) -> SessionInfo:
-        """Nothing of it is known here."""
+        """The GPU that computes, whose clocks are read here; nothing else of it is known."""
         spec = TensorSpec("", (None,), "float32")
-        return SessionInfo((spec,), (spec,))
+        return SessionInfo((spec,), (spec,), pci_bus_id=self._pci_bus_id)
 
     def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Not from here."""
@@ -234,11 +229,14 @@ class _InItsProcess(Session):
         return Timing(**self._child.call(str(self._engine), "query", {}))
 
 
-def _ratio(
-    question: Question, name: str, label: str, ours: tuple[Child, Path], theirs: tuple[Child, Path]
-) -> LatencyRatio:
+def _opened(child: Child, engine: Path, question: Question) -> _InItsProcess:
+    settings = {"engine": str(engine), "batch": question.recipe.bench.batch, "threads": question.threads}
+    return _InItsProcess(child, engine, **child.call(str(engine), "open", settings))
+
+
+def _ratio(question: Question, name: str, label: str, ours: _InItsProcess, theirs: _InItsProcess) -> LatencyRatio:
     bench, nothing = question.recipe.bench, np.zeros(1, np.float32)
-    sessions: dict[str, Session] = {label: _InItsProcess(*ours), name: _InItsProcess(*theirs)}
+    sessions: dict[str, Session] = {label: ours, name: theirs}
     return compare_latency(sessions, nothing, warmup_ms=bench.warmup_ms, duration_s=bench.duration_s)[name]
 
 

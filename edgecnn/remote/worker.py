@@ -104,13 +104,15 @@ class Worker:
             )
         write_predictions(Path(output), found, Sidecar(kind="predictions", made_by="edgecnn qualify"))
 
-    def open(self, engine: str, batch: int, threads: int | None = None) -> None:
-        """Open an engine to be timed, in place of the one before, on the input that `bench` gives it."""
+    def open(self, engine: str, batch: int, threads: int | None = None) -> Mapping[str, Any]:
+        """Open an engine to be timed, in place of the one before, on the input that `bench` gives it; tells the PCI bus
+        id of the GPU that computes, "" on a CPU."""
         self.close()
         session = self._held.enter_context(open_any(Path(engine), threads))
         own = latency.input_for(session, Path(engine), batch)
         one = query_of(session)
         self._query = lambda: one(own)
+        return {"pci_bus_id": session.info.pci_bus_id}
 
     def close(self) -> None:
         """Close the engine that is timed."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgecnn.measure import comparison
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.load import load_recipe
 from edgecnn.version import __version__
@@ -50,7 +51,12 @@ def measured(trt_on_disk: Any, on_the_host: Path, tmp_path: Path, short_blocks: 
     return folder
 
 
-def test_a_newer_tensorrt_that_does_the_same(measured: Path, other: Callable[..., Path], edgecnn: Call) -> None:
+def test_a_newer_tensorrt_that_does_the_same(
+    measured: Path, other: Callable[..., Path], edgecnn: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buses: list[str] = []
+    read_clocks = comparison.clock_reader
+    monkeypatch.setattr(comparison, "clock_reader", lambda bus: buses.append(bus) or read_clocks(bus))
     before = {p: p.read_bytes() for p in measured.rglob("*") if p.is_file()}
     code, out, err = edgecnn("qualify", measured, "--python", other(FAKE_TENSORRT="11.4.0.106"), "--json")
     assert code == 0, err
@@ -63,6 +69,7 @@ def test_a_newer_tensorrt_that_does_the_same(measured: Path, other: Callable[...
     (row,) = found["measurements"]
     assert (row["agreement_pct"], row["top1_lost"], row["top1_gained"], row["n"]) == (100, 0, 0, 40)
     assert row["latency_ratio"] == pytest.approx(1.0), "timed in the processes, to the clock of their devices"
+    assert buses == ["0000:41:00.0"], "the clocks of the GPU that computes there are read here"
     assert row["latency_reference"] == "tensorrt 10.16.1.11"
     judged = {check["tolerance"]: check["verdict"] for check in found["checks"]}
     assert {"precision_obtained", "top1_drop_pp_max", "agreement_pct_min", "latency_ratio_max"} <= judged.keys()
