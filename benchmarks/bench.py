@@ -1,10 +1,11 @@
 """Every benchmark that holds edgecnn against something else, one after the other, and the documents' tables from them.
 
-    python benchmarks/bench.py [--short] [--busy] [--only NAME ...] [--list]
+    python benchmarks/bench.py [--short] [--busy] [--only NAME ...] [--nncf PYTHON] [--modelopt PYTHON] [--list]
 
 Each writes its rows into `results/`. `--short` measures one small network of each, once: within a quarter of an hour
-on two cores; its rows replace those of the same key, the others stay. `--busy` also measures beside two busy loops. One
-that fails or lacks something is said at the end, and the exit code is then 1.
+on two cores; its rows replace those of the same key, the others stay. `--busy` also measures beside two busy loops.
+NNCF and ModelOpt are measured where this Python has them, or the one that is named, of an environment of their own.
+One that fails or lacks something is said at the end, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -50,10 +51,14 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--only", choices=WHOLE, action="append")
+    parser.add_argument("--nncf")
+    parser.add_argument("--modelopt")
     parser.add_argument("--list", action="store_true", help="print the commands alone")
     options = parser.parse_args()
+    peers = [f"--{name}={python}" for name in ("nncf", "modelopt") if (python := getattr(options, name))]
     failed = []
     for words in commands(options.short, options.busy, options.only):
+        words += peers if words[1] == "benchmarks/quantize_cost.py" else []
         print(" ".join(words), flush=True)
         if options.list:
             continue

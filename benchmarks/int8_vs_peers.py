@@ -1,15 +1,19 @@
-"""INT8 graphs beside those of other quantisers, on the same cases, each tool in a process of its own.
+"""INT8 graphs beside those of other quantizers at an equal share of INT8, each tool in a process of its own.
 
     python benchmarks/int8_vs_peers.py CASES [--case NAME ...] [--scheme tensorrt|ort-cpu] [--tools TOOL,...]
-                                       [--modelopt PYTHON] [--nncf PYTHON] [-o F.json] [--table F.md]
+                                       [--modelopt PYTHON] [--nncf PYTHON]
 
 CASES holds NAME.onnx (float32, input `input`, output `logits`) and NAME.npz (`cal`, `x`: preprocessed images, `y`:
-labels). Tools: edgecnn-METHOD, edgecnn-candidates (what `auto` chooses from, a row each; seconds are those of all),
-ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run
-when the Python of an environment that has them is named. SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits of
-`x`, agreement = same top-1 as the float graph, all under ONNX Runtime's CPU provider. Seconds and peak memory are those
-of the whole process. NNCF's uint8 activations are refused by TensorRT: it is comparable with `--scheme ort-cpu`
-only.
+labels). Tools: ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run when the Python of
+an environment that has them is named. All are given the float graph as `simplify_graph` leaves it, so that a node has
+one name everywhere. What a tool leaves out of INT8 is read in its graph, and edgecnn makes one by `mse` and one by
+`auto` without the same nodes: all three have the same share of multiply-adds between Q/DQ pairs, counted in each. A
+tool edgecnn-METHOD is a row of its own without peer, edgecnn-candidates what `auto` chooses from, a row each (printed
+alone).
+
+SQNR = 10 log10(sum f^2 / sum (f - q)^2) over all logits of `x`, agreement = same top-1 as the float graph, all under
+ONNX Runtime's CPU provider. Seconds and peak memory are those of the whole process. NNCF's uint8 activations are
+refused by TensorRT: it is comparable with `--scheme ort-cpu` only.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +37,14 @@ if TYPE_CHECKING:
     from edgecnn.recipe.schema import RangeMethod
     from edgecnn.results.engine import Scheme
 
-TOOLS = "edgecnn-mse,edgecnn-auto,ort-MinMax,ort-Percentile"
+TOOLS = "ort-MinMax,ort-Percentile"
+METHODS = ("mse", "auto")
+PACKAGES = {"ort": "onnxruntime", "modelopt": "nvidia-modelopt", "nncf": "nncf"}
 BATCH = 8
 
 
 def main() -> None:
-    """Measure, print a table, write JSON and Markdown."""
+    """Measure, print and file one row for each case and tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
     parser.add_argument("--case", action="append")
@@ -44,68 +52,105 @@ def main() -> None:
     parser.add_argument("--tools", default=TOOLS)
     parser.add_argument("--modelopt")
     parser.add_argument("--nncf")
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--table", type=Path)
     parser.add_argument("--one", nargs=4, metavar=("TOOL", "GRAPH", "NPZ", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--without", default="[]", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        quantise_one(options.one[0], Path(options.one[1]), Path(options.one[2]), Path(options.one[3]), options.scheme)
+        tool, *files = options.one
+        quantise_one(tool, *map(Path, files), options.scheme, json.loads(options.without))
         return
-    tools = options.tools.split(",")
+    from _result import Recorder
+
+    tools = [tool for tool in options.tools.split(",") if tool]
     tools += ["modelopt-max", "modelopt-entropy"] if options.modelopt else []
     tools += ["nncf"] if options.nncf else []
     pythons = {"modelopt": options.modelopt, "nncf": options.nncf}
+    asked = f"--scheme {options.scheme} --tools '{options.tools}'"
+    asked += "".join(f" --{name} PYTHON" for name, python in pythons.items() if python)
+    recorder = Recorder("int8_vs_peers", f"python benchmarks/int8_vs_peers.py CASES {asked}", tools=("onnxruntime",))
     names = options.case or sorted(p.stem for p in options.cases.glob("*.onnx") if p.with_suffix(".npz").exists())
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            rows += _case(options.cases / name, tools, pythons, options.scheme, Path(folder))
-    if options.output:
-        options.output.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.table:
-        options.table.write_text(table(rows))
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case(options.cases / name, options.scheme, Path(folder), pythons)
+            for tool in tools:
+                found = case.measure(tool)
+                if tool == "edgecnn-candidates":
+                    print(
+                        "\n".join(json.dumps({"case": name, "tool": k} | row) for k, row in found.items()), flush=True
+                    )
+                else:
+                    recorder.add({"network": name, "scheme": options.scheme, "tool": tool}, found)
 
 
-def _case(
-    case: Path, tools: list[str], pythons: dict[str, str | None], scheme: Scheme, folder: Path
-) -> list[dict[str, Any]]:
-    graph, images = case.with_suffix(".onnx"), case.with_suffix(".npz")
-    with np.load(images) as held:
-        x, y = held["x"], held["y"]
-    exact = logits(graph, x)
-    rows = []
-    for tool in tools:
-        made = folder / f"{case.name}.{tool}.onnx"
-        python = pythons.get(tool.split("-")[0]) or sys.executable
-        command = [
-            python,
-            __file__,
-            str(case.parent),
-            "--scheme",
-            scheme,
-            "--one",
-            tool,
-            str(graph),
-            str(images),
-            str(made),
-        ]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        row: dict[str, Any] = {"case": case.name, "tool": tool, "n": len(y)}
+class Case:
+    """One network's float graph and images, and what its INT8 graphs are compared with."""
+
+    def __init__(self, path: Path, scheme: Scheme, folder: Path, pythons: dict[str, str | None]) -> None:
+        import onnx
+
+        from edgecnn.graph.load import load_graph
+        from edgecnn.graph.onnx_graph import flat_graph
+        from edgecnn.graph.simplify import simplify_graph
+
+        self.images, self.scheme, self.folder, self.pythons = path.with_suffix(".npz"), scheme, folder, pythons
+        self.graph = folder / path.with_suffix(".onnx").name
+        simple = simplify_graph(load_graph(path.with_suffix(".onnx")))
+        onnx.save(simple, self.graph)
+        self.weighted = [node.name for node in flat_graph(simple).weighted()]
+        with np.load(self.images) as held:
+            self.x, self.y = held["x"], held["y"]
+        self.exact = logits(path.with_suffix(".onnx"), self.x)
+        self._made: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+
+    def measure(self, tool: str) -> dict[str, Any]:
+        """One tool's graph; of a peer beside ours by each method with the same nodes in float."""
+        found = self._quantise(tool, ())
+        if tool.startswith("edgecnn") or "failed" in found:
+            return found
+        ours = {method: self._quantise(f"edgecnn-{method}", tuple(found["float_nodes"])) for method in METHODS}
+        for row in ours.values():
+            if row.get("float_nodes") != found["float_nodes"]:
+                sys.exit(f"{self.graph.stem}, {tool}: not at the same share: {row} beside {found}")
+        return found | {"edgecnn": ours}
+
+    def _quantise(self, tool: str, without: tuple[str, ...]) -> dict[str, Any]:
+        if (tool, without) not in self._made:
+            self._made[tool, without] = self._quantise_anew(tool, without)
+        return self._made[tool, without]
+
+    def _quantise_anew(self, tool: str, without: tuple[str, ...]) -> dict[str, Any]:
+        python, made = self.pythons.get(tool.split("-")[0]) or sys.executable, self.folder / f"{tool}.made.onnx"
+        own = self.folder / "own.onnx"
+        own.write_bytes(self.graph.read_bytes())  # ModelOpt rewrites the file that it is given
+        command = [python, __file__, self.folder, "--scheme", self.scheme, "--without", json.dumps(without)]
+        run = subprocess.run(
+            [*command, "--one", tool, own, self.images, made], capture_output=True, text=True, check=False
+        )
         if run.returncode:
-            row["failed"] = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1][:200]
-        else:
-            facts = json.loads(run.stdout.strip().splitlines()[-1])
-            graphs = {
-                f"edgecnn: {n}": made.with_suffix(f".{k}.onnx") for k, n in enumerate(facts.pop("candidates", ()))
-            }
-            for name, file in (graphs or {tool: made}).items():
-                rows.append(row | {"tool": name} | facts | score(exact, logits(file, x), y))
-                rows[-1]["int8_share_pct"] = _share(file)
-                print(json.dumps(rows[-1]), flush=True)
-            continue
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+            return {"failed": (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1][:200]}
+        facts = json.loads(run.stdout.strip().splitlines()[-1])
+        if (names := facts.pop("candidates", None)) is not None:
+            files = {name: made.with_suffix(f".{k}.onnx") for k, name in enumerate(names)}
+            return {name: facts | self._score(file) for name, file in files.items()}
+        return facts | self._score(made)
+
+    def _score(self, file: Path) -> dict[str, Any]:
+        return {"n": len(self.y)} | self._shares(file) | score(self.exact, logits(file, self.x), self.y)
+
+    def _shares(self, file: Path) -> dict[str, Any]:
+        """Share of multiply-adds between Q/DQ pairs in this graph, and the nodes of the float graph that are not."""
+        import onnx
+
+        from edgecnn.graph.onnx_graph import flat_graph
+        from edgecnn.graph.qdq.verify import find_dequantized, measure_int8_share_pct
+
+        model = onnx.load(file)
+        graph = flat_graph(model)
+        held = {n.name: all(find_dequantized(graph, t) is not None for t in n.input[:2]) for n in graph.weighted()}
+        if held.keys() != set(self.weighted):
+            sys.exit(f"{file.name}: other nodes than in the float graph: {sorted(held.keys() ^ set(self.weighted))}")
+        left = [name for name in self.weighted if not held[name]]
+        return {"int8_share_pct": round(measure_int8_share_pct(model), 2), "float_nodes": left}
 
 
 def logits(graph: Path, images: np.ndarray) -> np.ndarray:
@@ -114,6 +159,7 @@ def logits(graph: Path, images: np.ndarray) -> np.ndarray:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: images[k : k + 50]})[0] for k in range(0, len(images), 50)])
@@ -134,21 +180,9 @@ def score(exact: np.ndarray, made: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def _share(graph: Path) -> float | None:
-    """Share of multiply-adds between Q/DQ pairs; None when the shapes in the file cannot be inferred."""
-    import onnx
-
-    from edgecnn.errors import GraphError
-    from edgecnn.graph.qdq.verify import measure_int8_share_pct
-
-    try:
-        return round(measure_int8_share_pct(onnx.load(graph)), 1)
-    except GraphError:
-        return None
-
-
-def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme) -> None:
-    """Quantise with one tool, in this process; prints seconds and peak memory."""
+def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme, without: Sequence[str] = ()) -> None:
+    """Quantise with one tool, in this process, but for the nodes `without`, which only ours heeds; prints version,
+    seconds and peak memory."""
     with np.load(images) as held:
         calibration = held["cal"].astype(np.float32)
     started = time.perf_counter()
@@ -157,7 +191,7 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme
     if tool == "edgecnn-candidates":
         facts["candidates"] = _candidates(graph, calibration, out, scheme)
     elif kind == "edgecnn":
-        _edgecnn(graph, calibration, out, scheme, method)
+        _edgecnn(graph, calibration, out, scheme, method, without)
     elif kind == "ort":
         _onnxruntime(graph, calibration, out, method)
     elif kind == "modelopt":
@@ -176,17 +210,24 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme
             onnx.load(graph), nncf.Dataset(parts, lambda part: {"input": part}), subset_size=len(parts),
             preset=nncf.QuantizationPreset.PERFORMANCE, target_device=nncf.TargetDevice.ANY,
         )  # fmt: skip
-        onnx.save(made.model, out)
+        onnx.save(made, out)
     else:
         raise SystemExit(f"no tool {tool!r}")
+    if kind in PACKAGES:
+        facts["version"] = version(PACKAGES[kind])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(facts | {"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak}))
 
 
-def _edgecnn(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme, method: RangeMethod) -> None:
+def _edgecnn(
+    graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme, method: RangeMethod, without: Sequence[str]
+) -> None:
     from edgecnn.steps.quantize import quantize
 
-    quantize(graph, out, precision="int8", scheme=scheme, method=method, around="fp32", dataset=_dataset(calibration))
+    data = _dataset(calibration)
+    quantize(
+        graph, out, precision="int8", scheme=scheme, method=method, around="fp32", dataset=data, exclude=without
+    )  # fmt: skip
 
 
 def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme) -> list[str]:
@@ -244,32 +285,6 @@ def _onnxruntime(graph: Path, calibration: np.ndarray, out: Path, method: str) -
         activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )  # fmt: skip
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, one table for each case."""
-    columns = (
-        "tool",
-        "sqnr_db",
-        "agreement_pct",
-        "top1_drop_pp",
-        "top1_drop_ci_pp",
-        "int8_share_pct",
-        "seconds",
-        "peak_mb",
-    )
-    lines = []
-    for case in dict.fromkeys(r["case"] for r in rows):
-        mine = [r for r in rows if r["case"] == case]
-        lines += [
-            "",
-            f"**{case}** (n = {mine[0]['n']})",
-            "",
-            "| " + " | ".join(columns) + " |",
-            "|---" * len(columns) + "|",
-        ]
-        lines += ["| " + " | ".join(str(r.get(c, r.get("failed", "-"))) for c in columns) + " |" for r in mine]
-    return "\n".join(lines).strip() + "\n"
 
 
 if __name__ == "__main__":

@@ -75,7 +75,33 @@ def tool(name: str) -> Cell:
     return text
 
 
+def quality(method: str | None = None) -> Cell:
+    """SQNR and agreement of a tool's graph, or of ours by a method at the same share."""
+
+    def text(row: Row) -> str:
+        found = row if method is None else row.get("edgecnn", {}).get(method, {})
+        return f"{found['sqnr_db']:.2f} / {found['agreement_pct']:.1f}" if "sqnr_db" in found else "fails"
+
+    return text
+
+
 TABLES = {
+    "int8-peers": Table(
+        "int8_vs_peers",
+        "SQNR in dB / agreement in %; both of edgecnn's graphs leave out what the tool left out.",
+        {
+            "network": key("network"),
+            "scheme": key("scheme"),
+            "tool": lambda row: f"{row['tool']} {row.get('version', '')}".strip(),
+            "images": value("n", 0),
+            "INT8, % of multiply-adds": value("int8_share_pct"),
+            "left in float": lambda row: f"{len(row['float_nodes'])}" if "float_nodes" in row else "-",
+            "the tool": quality(),
+            "edgecnn mse": quality("mse"),
+            "edgecnn auto": quality("auto"),
+        },
+        lambda rows: sorted(rows, key=lambda row: (row["scheme"] == "ort-cpu", row["network"])),
+    ),
     "validate-speed": Table(
         "validate_speed",
         "Whole processes in turn, two threads each: `edgecnn validate`, and a plain loop of PIL and ONNX Runtime over"

@@ -89,6 +89,17 @@ def test_peers_that_are_not_installed_are_left_out_and_named(tables: Any, tmp_pa
     assert said.splitlines()[-1] == "| `net` | 8 | none | 1.9 / 300 | - | - | fails | - | - | - | - |"
 
 
+def test_other_quantizers_are_compared_at_an_equal_share_of_int8(root: Path) -> None:
+    rows = rows_of(root / "benchmarks" / "results" / "int8_vs_peers.json")
+    measured = [row for row in rows if "failed" not in row]
+    assert {row["tool"] for row in measured} >= {"ort-MinMax", "modelopt-max", "nncf"}
+    for row in measured:
+        for ours in row["edgecnn"].values():
+            assert [ours[k] for k in ("int8_share_pct", "float_nodes", "n")] == [
+                row[k] for k in ("int8_share_pct", "float_nodes", "n")
+            ]
+
+
 def test_the_benchmarks_that_are_run_are_there_and_described(root: Path) -> None:
     said = [
         subprocess.run(

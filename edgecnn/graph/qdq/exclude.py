@@ -1,8 +1,8 @@
 """What stays out of INT8: nodes by name or pattern, and rules on layers that INT8 does not make faster.
 
-The rules are those by which NVIDIA's ModelOpt leaves layers out of INT8 for TensorRT (`graph_utils.py` of
-`modelopt.onnx.quantization`): kernels on Tensor Cores want 16 channels. They are asked for by name; nothing is left out
-by itself.
+The rules are those by which NVIDIA's ModelOpt leaves layers out of INT8 for TensorRT on a GPU, since kernels on Tensor
+Cores want 16 channels; a test holds them against what it did on a grid of layers (`tests/fakes/modelopt_grid.py`). They
+are asked for by name; nothing is left out by itself.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ def _odd_depthwise(graph: OnnxGraph, node: onnx.NodeProto, shapes: Shapes) -> bo
 
 
 def _gemv(graph: OnnxGraph, node: onnx.NodeProto, shapes: Shapes) -> bool:
-    """A Gemm or MatMul that has one row at batch 1 or one column, or fewer than 16 rows or columns of weights."""
+    """A Gemm or MatMul whose result is a matrix of one row at batch 1, or with fewer than 16 rows or columns of
+    weights."""
     if node.op_type not in ("Gemm", "MatMul"):
         return False
     weight, made = graph.initializers[node.input[1]].dims, shapes.get(node.output[0], ())
-    rows = made[-2] if len(made) > 1 else None  # None: the batch
-    return rows in (None, 1) or len(weight) < 2 or min(weight[-2:]) < FEW
+    one = len(made) < 3 and any(size in (None, 1) for size in made)  # None: the batch
+    return one or min(weight[-2:]) < FEW
 
 
 RULES: dict[str, Callable[[OnnxGraph, onnx.NodeProto, Shapes], bool]] = {
