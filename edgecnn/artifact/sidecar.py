@@ -9,11 +9,14 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from edgecnn.artifact.external import external_files
+from edgecnn.artifact.signature import check_signature, require_signature
 from edgecnn.contract import InputForm, OutputForm, ServingContract
 from edgecnn.errors import ArtifactError
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
@@ -22,6 +25,7 @@ from edgecnn.results.engine import EngineInfo, Role, Scheme
 from edgecnn.version import __version__
 
 SCHEMA = 1
+_CREATED = re.compile(rb'"created": "[0-9T:+-]*"')
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,31 @@ class Sidecar:
         return ServingContract(asked[0], asked[1], classes if isinstance(classes, int) else 0)
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+def sha256_of(path: Path, *, graph: bool | None = None) -> str:
+    """Hex sha256 of an artifact's content: what its sidecar promises, and what those made of it name as their parent.
+
+    It is the file's own (`file_sha256`) but in two cases. An artifact that is JSON carries the moment of its making,
+    which is left out: what was made twice of the same is the same. And that of a graph (told by its name, where `graph`
+    does not say it) whose weights lie in files beside it is that of what `sha256sum - FILE ... < GRAPH` prints of graph
+    and files, those in the order of their names. Raises `ArtifactError`, as `external_files` does.
+    """
+    own = file_sha256(path, path.suffix == ".json")
+    if not (path.suffix == ".onnx" if graph is None else graph):
+        return own
+    beside = external_files(path)
+    if not beside:
+        return own
+    lines = [f"{own}  -\n", *(f"{file_sha256(file)}  {location}\n" for location, file in beside.items())]
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+
+
+def file_sha256(path: Path, undated: bool = False) -> str:
+    """Hex sha256 of the bytes of a file, `undated` as if no moment stood behind `"created": `."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
+            if undated:
+                digest.update(_CREATED.sub(b'"created": ""', file.read()))
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as exc:
@@ -113,14 +137,15 @@ def tool_versions(*packages: str) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, or holds a key
-    twice."""
+    """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, holds a key
+    twice, or has a signature that is not one of it."""
     try:
         text = path.read_bytes()
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
+    check_signature(path, text)
     return mapping_from_json(text, str(path), "the file is damaged: make it again")
 
 
@@ -130,7 +155,8 @@ def sidecar_path(path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """The sidecar of `path` (or the provenance of a JSON artifact); raises `ArtifactError` when missing or damaged."""
+    """The sidecar of `path` (or the provenance of a JSON artifact); raises `ArtifactError` when missing or damaged, and
+    where a signature is demanded and it has none."""
     if path.suffix == ".json":
         where, content = path, read_json(path).get("provenance")
     else:
@@ -141,6 +167,7 @@ def read_sidecar(path: Path) -> Sidecar:
                 "copy the sidecar along, or make the artifact again",
             )
         content = read_json(where)
+    require_signature(where)
     return sidecar_from_json(where, content)
 
 

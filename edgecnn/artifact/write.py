@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.signature import signature_path
 from edgecnn.errors import WriteError
 from edgecnn.records import to_plain
 
@@ -80,8 +81,9 @@ def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar
     """
     with atomic_path(path) as temporary:
         write(temporary)
-        done = dataclasses.replace(sidecar, sha256=sha256_of(temporary), created=_now())
+        done = dataclasses.replace(sidecar, sha256=sha256_of(temporary, graph=path.suffix == ".onnx"), created=_now())
         sidecar_path(path).unlink(missing_ok=True)
+        signature_path(sidecar_path(path)).unlink(missing_ok=True)
     write_bytes(sidecar_path(path), _dump(to_plain(done)))
     return done
 
@@ -89,6 +91,7 @@ def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar
 def write_json_artifact(path: Path, content: Mapping[str, Any], provenance: Sidecar) -> None:
     """Write an artifact that is JSON itself: `content` with the sidecar's facts under `provenance`."""
     done = dataclasses.replace(provenance, created=_now())
+    signature_path(path).unlink(missing_ok=True)
     write_bytes(path, _dump({**content, "provenance": to_plain(done)}))
 
 

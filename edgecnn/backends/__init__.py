@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
+from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
 from edgecnn.results.device import Device
@@ -191,8 +192,10 @@ def open_engine(
 ) -> Session:
     """Open an engine with the backend that recognizes it, or a graph with that of a `provider`.
 
-    Raises `ArtifactError` for another file, `GraphError` for a graph that was exported in training mode.
+    Raises `ArtifactError` for another file, and for one without a sidecar where signatures are demanded; `GraphError`
+    for a graph that was exported in training mode.
     """
+    require_signature(sidecar_path(path))
     return backend_for(path, provider).open_engine(path, threads, trust)
 
 

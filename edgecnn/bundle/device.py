@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import sidecar_path, verified_sidecar
+from edgecnn.artifact.signature import signature_path
 from edgecnn.bundle.manifest import (
     BASELINES,
     IMAGE_FILES,
@@ -50,17 +51,18 @@ def pack_for_device(
 
 
 def artifacts_for(recipe: Recipe, target: Target, folder: Path) -> dict[str, Opened]:
-    """Graphs and reference of a run, each with its sidecar; raises `ArtifactError` for one that is not whole."""
+    """Graphs and reference of a run, each with its sidecar and signature; raises `ArtifactError` for one that is not
+    whole."""
     variants = variants_of(recipe, on_cpu=target.kind == "cpu")
     graphs = sorted({variant.graph for variant in variants})
     found = dict[str, Opened]()
     if any(variant.scheme == "implicit" for variant in variants):
         verified_sidecar(folder / RANGES)
-        found[RANGES] = opened_path(folder / RANGES)
+        found |= _with_signature(folder / RANGES)
     for name in [*graphs, REFERENCE]:
         verified_sidecar(folder / name)
         found[name] = opened_path(folder / name)
-        found[sidecar_path(folder / name).name] = opened_path(sidecar_path(folder / name))
+        found |= _with_signature(sidecar_path(folder / name))
     return found
 
 
@@ -90,6 +92,11 @@ def image_files(dataset: Dataset, reference: Predictions) -> dict[str, Opened]:
 def opened_path(path: Path) -> Opened:
     """How a file is opened."""
     return lambda: path.open("rb")
+
+
+def _with_signature(described: Path) -> dict[str, Opened]:
+    """A sidecar, or an artifact that is JSON, with the signature that it may have."""
+    return {p.name: opened_path(p) for p in (described, signature_path(described)) if p.is_file()}
 
 
 def _files(dataset: Dataset) -> Iterator[tuple[str, Opened]]:

@@ -136,6 +136,9 @@ def _belongs(path: str, recipe: str, others: set[str]) -> bool:
         return _BASELINE.fullmatch(path) is not None
     if path.startswith(".") or path == RANGES:
         return path == RANGES
+    if path.endswith(".json.sig"):
+        path = path.removesuffix(".sig")
+        return path in others and _belongs(path, recipe, others)
     if path.endswith(".json"):
         return path.removesuffix(".json") in others and not path.endswith(".json.json")
     return path in (recipe, REFERENCE, PACKED_IMAGES, TEST_SET) or path.endswith(".onnx")

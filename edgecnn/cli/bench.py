@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import JSON, PROVIDER, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 from edgecnn.recipe.schema import OrtProvider
 
@@ -66,6 +66,8 @@ def bench(
         typer.Option("--strict", help="On a Jetson: refuse unless its clocks are locked and not throttled."),
     ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure latency and throughput, end to end too.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.completion import complete_target
-from edgecnn.cli.options import JSON, PROVIDER, THREADS
+from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS
 from edgecnn.cli.printing import print_json, say
 from edgecnn.recipe.schema import BatchProfile, BatchSettings, HardwareCompatibility, OrtProvider
 
@@ -85,6 +85,8 @@ def build(
     ranges: Annotated[
         Path | None, typer.Option(help="Its scales: X.calib.json, or a calibration cache of TensorRT's.")
     ] = None,
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Build an engine for a target, and check that it runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +49,7 @@ def export(
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.steps.export import export as step
 
+    started = time.perf_counter()
     with stdout_kept():
         path = step(
             model,
@@ -63,14 +65,14 @@ def export(
             takes=takes,
             gives=gives,
         )
-    made = read_sidecar(path)
+    seconds, made = round(time.perf_counter() - started, 3), read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)
     for note in made.facts.get("weights_notes", []):
         say(f"{source}: {note}")
     for change in made.facts.get("changes", []):
         say(f"{model}: {change}")
-    keys = ("classes", "params", "nodes", "max_difference", "seconds", "weights")
-    row = {"path": str(path), "name": made.facts["model"], **{k: made.facts[k] for k in keys}}
+    keys = ("classes", "params", "nodes", "max_difference", "weights")
+    row = {"path": str(path), "name": made.facts["model"], **{k: made.facts[k] for k in keys}, "seconds": seconds}
     row |= {"input_shape": made.facts["input_shape"], "size_mb": path.stat().st_size / 1e6, "sha256": made.sha256}
     if as_json:
         print_json(row)

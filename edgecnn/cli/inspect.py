@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON
+from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE
 from edgecnn.cli.printing import print_facts, print_json
 
 EXAMPLES = """
@@ -18,6 +18,8 @@ edgecnn inspect runs/lenet5-digits/cpu/int8.accuracy.json
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .onnx, .plan, .npz or .json.")],
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Say what a file is, from its header and its sidecar."""

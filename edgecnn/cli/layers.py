@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, TRUST
+from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, TRUST
 from edgecnn.cli.printing import print_json, print_rows
 
 EXAMPLES = """
@@ -21,6 +21,8 @@ def layers(
     batch: Annotated[int, typer.Option(min=1, help="Batch size to time.")] = 1,
     queries: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 50,
     trust: Annotated[bool, TRUST] = False,
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List an engine's layers, their precision and their time."""

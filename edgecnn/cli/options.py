@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from edgecnn.cli.completion import complete_model, complete_recipe
@@ -50,6 +52,26 @@ PREPROCESS = typer.Option(
 )
 TRUST_CODE = typer.Option("--trust-code", help="Run the Python file that the network is made by.")
 TRUST = typer.Option("--trust", help="Load a plan that has no sidecar, though it is native code.")
+ALLOWED_SIGNERS, REQUIRED = "EDGECNN_ALLOWED_SIGNERS", "EDGECNN_REQUIRE_SIGNATURE"  # read by artifact/signature.py
+REQUIRE_SIGNATURE = typer.Option(
+    "--require-signature",
+    help="Refuse what nobody that is allowed has signed (`edgecnn sign`).",
+    callback=lambda context, value: _for_this_command(context, REQUIRED, "1") if value else value,
+)
+ALLOWED = typer.Option(
+    "--allowed-signers",
+    help="Whose signatures count, as for ssh-keygen.  [default: $EDGECNN_ALLOWED_SIGNERS, or ~/.ssh/allowed_signers]",
+    callback=lambda context, value: _for_this_command(context, ALLOWED_SIGNERS, value) if value else value,
+    show_default=False,
+)
+
+
+def _for_this_command(context: typer.Context, name: str, value: object) -> object:
+    """Let a value stand in the environment, which processes that the command starts inherit, until it ends."""
+    before = os.environ.get(name)
+    os.environ[name] = str(value)
+    context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+    return value
 
 
 def epilog(examples: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, THREADS, TRUST
+from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
 from edgecnn.cli.printing import print_json
 
 EXAMPLES = """
@@ -20,6 +20,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Classify images: the five most probable classes of each."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import DATA, JSON, PROVIDER, THREADS, TRUST, TRUST_CODE
+from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
 from edgecnn.recipe.schema import OrtProvider
@@ -54,6 +54,8 @@ def validate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write X.accuracy.json, and be resumable.")
     ] = None,
+    require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
+    allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure an engine's accuracy against its reference.

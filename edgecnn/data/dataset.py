@@ -90,6 +90,10 @@ class Dataset:
         """Identity of one image: that of the file or the pixels it comes from, wherever they lie now."""
         if self.sha256s is not None:
             return self.sha256s[index]
+        return self.content_sha256(index)
+
+    def content_sha256(self, index: int) -> str:
+        """Of the bytes that are read for one image now."""
         return hashlib.sha256(self.content(index)).hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Dataset:

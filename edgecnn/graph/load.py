@@ -12,12 +12,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import checker, helper, numpy_helper, shape_inference, version_converter
 
+from edgecnn.artifact.external import external_files, require_size
 from edgecnn.backends._onnxruntime import one_line
 from edgecnn.backends._training_mode import require_inference
-from edgecnn.errors import EdgecnnError, GraphError
+from edgecnn.errors import ArtifactError, EdgecnnError, GraphError
 from edgecnn.graph.onnx_graph import node_label
 
-LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 _PACKED = {
     kind
@@ -66,9 +66,19 @@ def naming(source: Path) -> Iterator[None]:
         raise type(exc)(f"{source}: {exc.message}", exc.hint) from exc
 
 
+@contextlib.contextmanager
+def artifact_errors() -> Iterator[None]:
+    """An `ArtifactError` raised inside is one of the graph."""
+    try:
+        yield
+    except ArtifactError as exc:
+        raise GraphError(exc.message, exc.hint) from exc
+
+
 def load_structure(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` without its external data; raises `GraphError` when it is missing or damaged."""
-    with onnx_errors(path):
+    with onnx_errors(path), artifact_errors():
+        require_size(path)
         model = onnx.load(path, load_external_data=False)
     graph = model.graph
     texts = (t for n in graph.node for t in (n.op_type, n.domain, n.name, *n.input, *n.output))
@@ -85,14 +95,9 @@ def load_graph(path: Path) -> onnx.ModelProto:
     held = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
     external = [i for i in held if i.data_location == onnx.TensorProto.EXTERNAL]
     _require_known_types(path, held)
-    total = sum(bytes_of(i) for i in model.graph.initializer)
-    if total > LARGEST_BYTES:
-        raise GraphError(
-            f"{path}: {total / 2**30:.1f} GiB of weights, more than the 2 GiB that one ONNX file can hold",
-            "use a smaller variant of the network",
-        )
-    for initializer in external:
-        _require_data_beside(path, initializer)
+    with artifact_errors():
+        require_size(path, sum(bytes_of(i) for i in external))
+        external_files(path)
     if external:
         with onnx_errors(path, "its external data cannot be read"):
             onnx.load_external_data_for_model(model, str(path.parent))
@@ -129,43 +134,6 @@ def _require_all_values(path: Path, held: Iterable[onnx.TensorProto]) -> None:
                 f"{path}: the weights {tensor.name!r} hold {found} values, and their shape is {list(tensor.dims)}",
                 "the file is damaged: export it again",
             )
-
-
-def _require_data_beside(path: Path, initializer: onnx.TensorProto) -> None:
-    """Raise `GraphError` unless the external data of `initializer` is whole in a file below the graph's folder: onnx
-    follows no links (its rules for external data), which the caches of model hubs are made of."""
-    entries = {e.key: e.value for e in initializer.external_data}
-    location, name = entries.get("location", ""), initializer.name
-    data = path.parent / location
-    if Path(location).is_absolute() or ".." in Path(location).parts:
-        raise GraphError(
-            f"{path}: the weights of {name!r} are in {location!r}, outside of the graph's folder",
-            "export it with the weights inside, or in a file beside it",
-        )
-    if not data.is_file():
-        raise GraphError(
-            f"{path}: the weights of {name!r} are in {location!r}, which is not beside it",
-            "copy that file along with the graph, or export with the weights inside",
-        )
-    if data.is_symlink():
-        raise GraphError(
-            f"{path}: the weights of {name!r} are in {location!r}, which is a symbolic link: onnx follows none",
-            f"copy what the links point to, mkdir FOLDER && cp -L {path} {data} FOLDER, and give FOLDER/{path.name}",
-        )
-    needed = int(entries.get("offset") or 0) + int(entries.get("length") or bytes_of(initializer))
-    if data.stat().st_size < needed:
-        raise GraphError(
-            f"{path}: {location!r} is truncated: {data.stat().st_size} bytes, and {name!r} ends at {needed}",
-            "copy or download that file again",
-        )
-
-
-def external_files(path: Path) -> list[Path]:
-    """The files beside a graph that hold weights of it; raises `GraphError` as `load_graph` does."""
-    with onnx_errors(path):
-        model = onnx.load(path, load_external_data=False)
-    entries = [e for i in model.graph.initializer for e in i.external_data if e.key == "location"]
-    return [path.parent / name for name in sorted({e.value for e in entries})]
 
 
 def require_float_classifier(model: onnx.ModelProto) -> None:

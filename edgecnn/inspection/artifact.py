@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
+from edgecnn.artifact.signature import require_signature
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
 from edgecnn.records import parse_json, to_plain
@@ -29,6 +30,7 @@ def describe(path: Path) -> dict[str, object]:
         raise ArtifactError(f"{path}: {path.suffix or 'no suffix'} is no artifact of edgecnn", "see --help")
     facts: dict[str, object] = {"file": str(path), "size_mb": round(path.stat().st_size / 1e6, 3)}
     facts.update(read(path))
+    require_signature(path if path.suffix == ".json" else sidecar_path(path))
     if path.suffix == ".json":
         return facts
     if not sidecar_path(path).exists():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.contract import OutputForm, ServingContract
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.measure.logits import Logits
 from edgecnn.measure.served import scores_of
 from edgecnn.results.accuracy import Task
 from edgecnn.session import Array, Session, task_of
@@ -89,7 +89,8 @@ def predict(
 
     `progress(done, total)` is called after every batch. An unreadable image is left out and listed, or with `strict`
     raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes on
-    where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data. `threshold`
+    where it stopped; the journal is resumed only for the same `identity` (of the engine) and the same data: what is
+    finished counts up to the first row that is damaged, or whose image is another one by now. `threshold`
     is what one output has to exceed for class 1, `contract` what the session takes and gives. Raises `MeasurementError`
     when the data do not fit the session, and at the first image that is another one than the image of that name in the
     `known` predictions.
@@ -99,16 +100,20 @@ def predict(
     contract = contract or ServingContract()
     dataset = dataset.in_form(contract.input)
     before = dict(zip(known.ids, known.sha256s, strict=True)) if known is not None and known.sha256s else {}
-    with _Logits(journal, _key(session, dataset, identity, before)) as logits:
+    step = min(batch, session.input.shape[0] or batch)  # of a frozen batch the whole is run, `_run` fills it up
+    with Logits(journal, _key(session, dataset, identity, before)) as logits:
+        same = _unchanged(dataset, logits, workers, strict)
+        if same < len(dataset):
+            logits.cut(same // step * step)
         unreadable = {dataset.ids[k] for k in set(range(logits.next)) - set(logits.positions)}
         done = logits.next
         position = {name: k for k, name in enumerate(dataset.ids)}
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
-        step = min(batch, session.input.shape[0] or batch)  # of a frozen batch the whole is run, `_run` fills it up
         for part in batches(rest, step, workers, skip, hashed=True):
             require_same_images(part.ids, part.sha256s, before)
-            logits.add([position[name] for name in part.ids], _run(session, part, dataset, contract), part.sha256s)
+            places, rows = [position[name] for name in part.ids], _run(session, part, dataset, contract)
+            logits.add(places, rows, part.sha256s, _contents(dataset, places, part.sha256s))
             if progress is not None:
                 progress(logits.next, len(dataset))
         if not logits.positions:
@@ -140,6 +145,37 @@ def require_same_images(ids: Sequence[str], sha256s: Sequence[str], known: Mappi
                 f"in the reference {known[name][:12]}",
                 "name the images of the reference, or make it again on these with `edgecnn reference`",
             )
+
+
+def _unchanged(dataset: Dataset, logits: Logits, workers: int, strict: bool) -> int:
+    """Up to which position the images are what a journal says of them. One that could not be read must still be so, and
+    with `strict` not be there."""
+
+    def readable(index: int) -> bool:
+        try:
+            dataset.tensor(index)
+        except DataError:
+            return strict
+        return True
+
+    def changed(index: int) -> bool:
+        known = finished.get(index)
+        if known is None:
+            return readable(index)
+        try:
+            return known != dataset.content_sha256(index)
+        except DataError:
+            return True
+
+    finished = dict(zip(logits.positions, logits.contents, strict=True))
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        judged = pool.map(changed, range(logits.next))
+        return next((index for index, found in enumerate(judged) if found), logits.next)
+
+
+def _contents(dataset: Dataset, positions: Sequence[int], sha256s: Sequence[str]) -> Sequence[str]:
+    """The sha256 of what was read for each image, which for packed ones is not that of the image they come from."""
+    return sha256s if dataset.sha256s is None else [dataset.content_sha256(k) for k in positions]
 
 
 def _run(session: Session, part: Batch, dataset: Dataset, contract: ServingContract) -> Array:
@@ -175,110 +211,6 @@ def _key(session: Session, dataset: Dataset, identity: str, known: Mapping[str, 
     images = hashlib.sha256("\n".join(f"{name} {known.get(name, '')}" for name in dataset.ids).encode()).hexdigest()
     facts = [identity, dataset.name, images, preprocessing]
     return json.dumps([*facts, list(session.input.shape), list(session.output.shape)])
-
-
-class _Logits:
-    """Rows of logits with the position of their image: in memory, or appended to a journal file.
-
-    The journal is a line of JSON (the key and the record's form) and then one record per image. One process at a time
-    has it: raises `MeasurementError` for another.
-    """
-
-    def __init__(self, journal: Path | None, key: str) -> None:
-        self.key = key
-        self.positions: list[int] = []
-        self._rows: list[Array] = []
-        self._sha256s: list[str] = []
-        self._offset, self._classes = 0, 0
-        self._file = None if journal is None else _locked(journal)
-        if self._file is not None:
-            self._resume(self._file)
-
-    @property
-    def next(self) -> int:
-        """The position after the last one that is there."""
-        return self.positions[-1] + 1 if self.positions else 0
-
-    def add(self, positions: list[int], rows: Array, sha256s: Sequence[str]) -> None:
-        """Append the logits of one batch and the identities of its images."""
-        self.positions += positions
-        self._sha256s += sha256s
-        if self._file is None:
-            self._rows.append(rows)
-            return
-        if not self._classes:
-            self._begin(self._file, rows.shape[1])
-        records = np.empty(len(rows), self._record())
-        records["position"], records["logits"], records["sha256"] = positions, rows, sha256s
-        self._file.write(records.tobytes())
-        self._file.flush()
-
-    def array(self) -> Array:
-        """All rows, in order; read from the journal through the page cache."""
-        if self._file is None:
-            return np.concatenate(self._rows)
-        records = np.memmap(self._file, self._record(), "r", self._offset, (len(self.positions),))
-        return records["logits"]
-
-    def sha256s(self) -> tuple[str, ...]:
-        """The identity of each row's image."""
-        return tuple(self._sha256s)
-
-    def __enter__(self) -> _Logits:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._rows = []
-        if self._file is not None:
-            if not self.positions:
-                Path(self._file.name).unlink(missing_ok=True)
-            self._file.close()
-
-    def _record(self) -> np.dtype[np.void]:
-        return np.dtype([("position", np.int64), ("sha256", "S64"), ("logits", np.float32, (self._classes,))])
-
-    def _header(self, classes: int) -> bytes:
-        return (json.dumps({"key": self.key, "classes": classes, "sha256": True}) + "\n").encode()
-
-    def _begin(self, file: BinaryIO, classes: int) -> None:
-        self._classes = classes
-        header = self._header(classes)
-        self._offset = len(header)
-        file.truncate(0)
-        file.write(header)
-
-    def _resume(self, file: BinaryIO) -> None:
-        """Take over the whole records of an earlier run with the same key; anything else is overwritten."""
-        file.seek(0)
-        header = file.readline()
-        try:
-            classes = json.loads(header)["classes"]
-        except (ValueError, KeyError, TypeError):
-            return
-        if header != self._header(classes):
-            return
-        self._classes, self._offset = classes, len(header)
-        record = self._record()
-        whole = (os.fstat(file.fileno()).st_size - self._offset) // record.itemsize
-        file.truncate(self._offset + whole * record.itemsize)
-        if whole:
-            records = np.memmap(file, record, "r", self._offset, (whole,))
-            self.positions = [int(p) for p in records["position"]]
-            self._sha256s = [digest.decode() for digest in records["sha256"].tolist()]
-
-
-def _locked(journal: Path) -> BinaryIO:
-    """The journal, open for this process alone; what is written goes to its end."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    file = journal.open("a+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        file.close()
-        raise MeasurementError(
-            f"{journal}: another process is measuring into it", "wait for it, or name another output with -o"
-        ) from exc
-    return file
 
 
 def write_predictions(path: Path, predictions: Predictions, sidecar: Sidecar) -> Sidecar:

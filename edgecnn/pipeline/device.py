@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.artifact.hold import LOCK, held
-from edgecnn.artifact.sidecar import read_sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.sidecar import file_sha256, read_sidecar, sidecar_path
 from edgecnn.artifact.write import check_output, write_bytes
 from edgecnn.bundle.device import (
     artifacts_for,
@@ -190,14 +190,14 @@ def _folder_of(bundle: Bundle, out: Path | None) -> Path:
 
 
 def _is_there(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
+    return path.is_file() and file_sha256(path) == sha256
 
 
 def _recorded_here(folder: Path, path: str, before: Bundle | None) -> bool:
     """Whether a file is a baseline that this device has recorded since the bundle `before`: that is nobody else's."""
     brought = {file.path: file.sha256 for file in before.files} if before else {}
     here = folder / path
-    return Path(BASELINES) in Path(path).parents and here.is_file() and sha256_of(here) != brought.get(path)
+    return Path(BASELINES) in Path(path).parents and here.is_file() and file_sha256(here) != brought.get(path)
 
 
 def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None, say: Say) -> None:

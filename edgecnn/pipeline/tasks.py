@@ -146,8 +146,8 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
 
 
 def _with_those_found(made: Path, named: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Those `named` that are here, and what `made` was made of besides: code that they import, external data, and what
-    stayed behind on another machine. One that only lies elsewhere by now, as seen from `made`, is what it was."""
+    """Those `named` that are here, and what `made` was made of besides: code that they import, and what stayed
+    behind on another machine. One that only lies elsewhere by now, as seen from `made`, is what it was."""
     named = tuple(p for p in named if p.is_file())
     with contextlib.suppress(ArtifactError):
         found = {made.parent / name: digest for name, digest in read_sidecar(made).parents.items()}

@@ -26,5 +26,4 @@ class ExportFacts:
     nodes: int
     opset: int
     max_difference: float
-    seconds: float
     changes: tuple[str, ...] = ()

@@ -6,18 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
+from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError
 from edgecnn.steps import TOOLS
 
 
-def sidecar_of(path: Path) -> Sidecar:
+def sidecar_of(path: Path, *, verified: bool = False) -> Sidecar:
     """The sidecar of an artifact (of one that is JSON, its provenance), or an empty one for a file that came from
-    elsewhere; raises `ArtifactError` where there is no such file."""
+    elsewhere; `verified` that it is of this content. Raises `ArtifactError` where there is no such file, or none that
+    is signed although that is demanded."""
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path")
     known = path.suffix == ".json" or sidecar_path(path).exists()
-    return read_sidecar(path) if known else Sidecar(kind="graph")
+    if not known:
+        require_signature(sidecar_path(path))
+        return Sidecar(kind="graph")
+    return verified_sidecar(path) if verified else read_sidecar(path)
 
 
 def derived(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.calibration_cache import read_calibration_cache
+from edgecnn.artifact.external import external_files
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import check_output
 from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend, provider_backend, require_inference_graph
@@ -70,6 +71,7 @@ def build(
     module = load_backend(backend or find_target(target or CPU).backend)
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
+    external_files(graph)
     require_inference_graph(graph)
     device = find_target(target or module.DEFAULT_TARGET)
     if device.backend != module.NAME:

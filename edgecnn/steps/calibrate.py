@@ -64,7 +64,7 @@ def calibrate(
     output = path_or_none(output) or named(graph, "calib.json")
     require_at_least(1, images=images, batch=batch, threads=threads)
     check_output(output, ".json", graph)
-    source = sidecar_of(graph)
+    source = sidecar_of(graph, verified=True)
     chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
     with limit_threads(spare_threads(threads)) as threads:
         ranges = collect_shared(

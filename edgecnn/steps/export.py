@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,7 +206,6 @@ def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason:
     from edgecnn.pytorch.export.exporter import PROBES, compare_logits, compute_logits, make_probe_images
     from edgecnn.pytorch.export.torch_onnx import export_by_torch
 
-    started = time.perf_counter()
     export_by_torch(network, card, path, reason)
     made = import_graph(path, preprocessing_from_json(card.preprocessing), keep_head=True)
     onnx.save(made.model, path)
@@ -221,7 +219,6 @@ def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason:
         nodes=made.facts.nodes,
         opset=made.facts.opset,
         max_difference=compare_logits(open_session(made.model), images, logits, max_batch),
-        seconds=round(time.perf_counter() - started, 3),
         changes=(f"exported by torch.onnx: {reason}", *made.facts.changes),
     )
 

@@ -71,11 +71,10 @@ def write_imported(
     fields: Mapping[str, Any] | None = None,
     served: ExportSettings | None = None,
 ) -> Sidecar:
-    """Write what was made of the graph `source`, which with its external data and `others` is the parent, with the
-    serving contract that `served` says."""
+    """Write what was made of the graph `source`, which with `others` is the parent, with the serving contract that
+    `served` says."""
     import onnx
 
-    from edgecnn.graph.load import external_files
     from edgecnn.graph.serving import fold_contract
 
     served = served or ExportSettings()
@@ -87,7 +86,7 @@ def write_imported(
         made_by=f"edgecnn import {source.name}",
         precision_requested="fp32",
         precision_obtained="fp32",
-        parents=parents_of(path, source, *external_files(source), *others),
+        parents=parents_of(path, source, *others),
         recipe=recipe,
         fields=dict(fields or {}),
         preprocessing=None if made.preprocessing is None else made.preprocessing.to_json(),

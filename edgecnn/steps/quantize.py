@@ -94,6 +94,7 @@ def quantize(
     _require_known(precision, scheme, method, around, images, threads)
     output = path_or_none(output) or named(graph, f"{precision}.onnx" if precision == "fp16" else f"int8-{scheme}.onnx")
     check_output(output, ".onnx", graph, ranges)
+    sidecar_of(graph, verified=True)
     if data and dataset is None:
         dataset = images_named(graph, os.fspath(data), images)
     settings = QuantizeSettings(method, around, tuple(exclude) or None, global_pool)

@@ -284,6 +284,8 @@ def hostile(bundle: Path, output: Path, more: dict[str, bytes], less: str = "", 
         ({}, "", {"target": "cpu\nerror: owned"}),
         ({}, "", {"target": "toaster"}),
         ({"latency.json": b"{}"}, "", {}),
+        ({"latency.json.sig": b""}, "", {}),
+        ({"model.fp32.onnx.json.sig.sig": b""}, "", {}),
         ({"fp32.accuracy.json": b"{}"}, "", {}),
         ({"other.toml": b"", "other.toml.json": b"{}"}, "", {}),
         ({"other.npz": b""}, "", {}),
@@ -327,7 +329,7 @@ def test_a_killed_validation_is_not_taken_up_on_other_images(
     host: Path, device: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its journal holds what was predicted on the pictures of before; the new reference knows the new ones."""
-    from edgecnn.measure import predict
+    from edgecnn.measure.logits import Logits
 
     shutil.copytree(host, device / "host")
     monkeypatch.chdir(device / "host")
@@ -348,13 +350,13 @@ def test_a_killed_validation_is_not_taken_up_on_other_images(
     class Killed(BaseException):
         pass
 
-    def killed(self: Any, positions: list[int], *rest: Any, add: Any = predict._Logits.add) -> None:
+    def killed(self: Any, positions: list[int], *rest: Any, add: Any = Logits.add) -> None:
         if positions[0] >= 12:
             raise Killed
         add(self, positions, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict._Logits, "add", killed)
+        patch.setattr(Logits, "add", killed)
         with pytest.raises(Killed):
             edgecnn(*validate)
     assert list(Path().glob(".a.json*.partial"))
@@ -363,3 +365,17 @@ def test_a_killed_validation_is_not_taken_up_on_other_images(
     assert edgecnn(*reference).code == 0
     result = edgecnn(*validate)
     assert result.code == 0, result.said
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH's ssh-keygen is not installed")
+def test_signatures_travel_with_what_they_sign(host: Path, device: Path, edgecnn: Command) -> None:
+    shutil.copytree(host, device / "host")
+    os.chdir(device / "host")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", "key"], check=True)
+    Path("signers").write_text(f"host {Path('key.pub').read_text()}")
+    assert edgecnn("sign", "run", "--key", "key").code == 0
+    assert edgecnn("bundle", "run", "--for", "cpu", "--images", "none", "-o", "signed.tar").code == 0
+    assert edgecnn("run", "signed.tar", "--out", "there", "--threads", "1", "--until", "build").code == 0
+    for name in ("model.fp32.onnx", "reference.npz"):
+        assert edgecnn("verify", f"there/{name}", "--allowed-signers", "signers").code == 0
+    edgecnn("verify", "there", "--allowed-signers", "signers").refused("blue.toml", "not signed")

@@ -10,20 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecnn.artifact.external import external_files, external_tensors
 from edgecnn.artifact.sidecar import (
     Sidecar,
     parents_of,
     read_sidecar,
+    sha256_of,
     sidecar_path,
     tool_versions,
     verified_sidecar,
 )
-from edgecnn.artifact.write import write_artifact
+from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
 from edgecnn.backends.ort.session import OrtSession, require_classifier
-from edgecnn.errors import ArtifactError, BackendError, EdgecnnError
+from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, WriteError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.results.device import Device
@@ -45,12 +47,14 @@ class OrtBackend:
         return path.suffix == ".onnx" and _backend_of(path) == self._provider.backend
 
     def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar:
-        """Copy `graph` to the engine `output` after loading it once and running it at the largest batch.
+        """Copy `graph`, with the files of its weights, to the engine `output` after loading it once and running it at
+        the largest batch.
 
         Raises `ArtifactError` for a damaged graph, `BackendError` for one that ONNX Runtime refuses, `DeviceError`
-        where it would compute on another provider.
+        where it would compute on another provider, `WriteError` where other weights lie in the way.
         """
         _refuse_options_of_tensorrt(self._provider, options)
+        weights = _weights_to_copy(graph, output)
         source = verified_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
         with self._open(graph, options.threads, source, options.batch) as session:
             shape = tuple(n or options.batch.max for n in session.input.shape)
@@ -76,6 +80,9 @@ class OrtBackend:
             target=options.target,
             facts={**found, "threads": options.threads} if self._provider is CPU else found,
         )
+        for target, file in weights.items():
+            with atomic_path(target) as temporary:
+                _copy(file, temporary)
         return write_artifact(output, lambda temporary: _copy(graph, temporary), sidecar)
 
     def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session:
@@ -85,6 +92,7 @@ class OrtBackend:
         `GraphError` for a graph that was exported in training mode, `BackendError` for a graph of any batch where the
         provider compiles it for some, and `DeviceError` where ONNX Runtime would compute on another provider.
         """
+        external_files(path)
         require_inference_graph(path)
         sidecar = verified_sidecar(path) if sidecar_path(path).exists() else Sidecar(kind="graph")
         session = self._open(path, threads or sidecar.facts.get("threads"), sidecar, _batches_of(sidecar))
@@ -109,8 +117,9 @@ class OrtBackend:
         return precision_of_graph(path)
 
     def describe(self, path: Path) -> dict[str, object]:
-        """The graph: its inputs, outputs, operators and types."""
-        return describe_graph(path)
+        """The graph: its inputs, outputs, operators and types, and the files that hold weights of it."""
+        beside = {location: f"{file.stat().st_size} bytes" for location, file in external_files(path).items()}
+        return describe_graph(path) | ({"external_data": beside} if beside else {})
 
     def check_graph(self, path: Path, build: bool = True) -> None:
         """ONNX Runtime takes what is valid ONNX: there is nothing to warn of."""
@@ -208,5 +217,23 @@ def _batches_of(sidecar: Sidecar) -> BatchSettings | None:
     return BatchSettings(min=profile["min"][0], opt=profile["opt"][0], max=profile["max"][0])
 
 
-def _copy(graph: Path, temporary: Path) -> None:
-    shutil.copyfile(graph, temporary)
+def _weights_to_copy(graph: Path, output: Path) -> dict[Path, Path]:
+    """Where beside `output` each file of weights of `graph` is to lie, but for those that lie there; raises
+    `WriteError` for one that is there with other content, and not of the engine that is replaced."""
+    replaced = {t.location for t in external_tensors(output)} if output.is_file() else set()
+    found = dict[Path, Path]()
+    for location, file in external_files(graph).items():
+        target = output.parent / location
+        if target.exists() and (target.samefile(file) or sha256_of(target) == sha256_of(file)):
+            continue
+        if target.exists() and location not in replaced:
+            raise WriteError(
+                f"{target}: would be overwritten: {graph} keeps its weights in a file of this name",
+                "choose another folder with -o",
+            )
+        found[target] = file
+    return found
+
+
+def _copy(source: Path, temporary: Path) -> None:
+    shutil.copyfile(source, temporary)

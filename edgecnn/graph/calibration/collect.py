@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import zipfile
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgecnn.artifact.journal import Journal
 from edgecnn.artifact.sidecar import sha256_of
-from edgecnn.artifact.write import write_bytes
 from edgecnn.data.dataset import Batch, Dataset, batches
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.calibration.derive import find_derived, find_step_groups
@@ -51,10 +50,10 @@ def collect_ranges(
     up. With `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
     `GraphError` and `DataError`, which name the tensor or image.
     """
-    digest = sha256_of(graph)
+    model = simplify_graph(load_body(graph))
     return collect_from_model(
-        simplify_graph(load_body(graph)),
-        digest,
+        model,
+        sha256_of(graph),
         dataset,
         batch=batch,
         threads=threads,
@@ -85,20 +84,22 @@ def collect_from_model(
     threads = threads or allowed_threads()
     batch = _frozen_batch(graph, batch) or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
-    done, digests, tensors = _read_resumed(resume, key, steps)
-    observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads)
-    parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
-    with contextlib.closing(_count_beside(observer, parts, threads)) as results:
-        for part in results:
-            digests += [dataset.sha256(k) for k in range(done, done + len(part.input))]
+    with contextlib.ExitStack() as opened:
+        journal = None if resume is None else opened.enter_context(Journal(resume, key))
+        contents, tensors = _read_resumed(journal, dataset, steps)
+        done = len(contents)
+        observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads)
+        parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
+        for part in opened.enter_context(contextlib.closing(_count_beside(observer, parts, threads))):
+            contents += [dataset.content_sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
             if progress is not None:
                 progress(done, len(dataset))
-            if resume is not None and before // _SAVE_EVERY != done // _SAVE_EVERY and done < len(dataset):
-                _save(resume, key, digests, observer.statistics())
-    tensors = observer.statistics()
-    if resume is not None:
-        resume.unlink(missing_ok=True)
+            if journal is not None and before // _SAVE_EVERY != done // _SAVE_EVERY and done < len(dataset):
+                journal.append(_saved(contents, observer.statistics()))
+        tensors = observer.statistics()
+        if journal is not None:
+            journal.remove()
     for name, one in derived.items():
         tensors[name] = one.statistics(name, tensors)
     if graph.input in find_constant_tensors(tensors):
@@ -106,7 +107,7 @@ def collect_from_model(
     return Ranges(
         graph_sha256=graph_sha256,
         data=dataset.name,
-        data_sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        data_sha256=hashlib.sha256("\n".join(dataset.sha256s or contents).encode()).hexdigest(),
         images=len(dataset),
         tensors={n: tensors[n] for n in [graph.input, *names]},
     )
@@ -186,8 +187,9 @@ def _resume_key(graph_sha256: str, dataset: Dataset, batch: int, steps: Mapping[
     return hashlib.sha256("\n".join([graph_sha256, preprocessing, *numbers, *dataset.ids]).encode()).hexdigest()
 
 
-def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorStatistics]) -> None:
-    content: dict[str, npt.NDArray[np.generic]] = {"key": np.array(key), "digests": np.array(digests)}
+def _saved(contents: Sequence[str], tensors: dict[str, TensorStatistics]) -> bytes:
+    """What was counted of the images with these hashes, as a block of a journal."""
+    content: dict[str, npt.NDArray[np.generic]] = {"images": np.array(len(contents)), "hash": np.array(_hash(contents))}
     for number, s in enumerate(tensors.values()):
         content[f"name{number}"] = np.array(s.name)
         for field in ("positive", "channel_low", "channel_high"):
@@ -196,20 +198,31 @@ def _save(path: Path, key: str, digests: list[str], tensors: dict[str, TensorSta
             content[f"negative{number}"] = s.negative
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _hash(contents: Sequence[str]) -> str:
+    return hashlib.sha256("".join(contents).encode()).hexdigest()
 
 
 def _read_resumed(
-    path: Path | None, key: str, steps: Mapping[str, int]
-) -> tuple[int, list[str], dict[str, TensorStatistics]]:
-    """What an interrupted run left in `path`; nothing when it was another run, or damaged."""
-    if path is None or not path.is_file():
-        return 0, [], {}
+    journal: Journal | None, dataset: Dataset, steps: Mapping[str, int]
+) -> tuple[list[str], dict[str, TensorStatistics]]:
+    """What an interrupted run has counted, and the hashes of its images: as far as it is whole, and these are still
+    the same."""
+    contents, last, kept = list[str](), b"", 0
+    for block in [] if journal is None else journal.blocks():
+        with np.load(io.BytesIO(block)) as held:
+            count, known = int(held["images"]), str(held["hash"])
+        more = [*contents, *(dataset.content_sha256(k) for k in range(len(contents), count))]
+        if _hash(more) != known:
+            break
+        contents, last, kept = more, block, kept + 1
+    if journal is None or not last:
+        return [], {}
+    journal.keep(kept)
     tensors: dict[str, TensorStatistics] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as held:
-        if str(held["key"]) != key:
-            return 0, [], {}
-        digests = [str(d) for d in held["digests"]]
+    with np.load(io.BytesIO(last)) as held:
         for number in range(len(steps)):
             negative = f"negative{number}"
             name = str(held[f"name{number}"])
@@ -219,8 +232,7 @@ def _read_resumed(
                 negative=held[negative] if negative in held.files else None,
                 channel_low=held[f"channel_low{number}"],
                 channel_high=held[f"channel_high{number}"],
-                images=len(digests),
+                images=len(contents),
                 step=steps[name],
             )
-        return len(digests), digests, tensors
-    return 0, [], {}
+    return contents, tensors

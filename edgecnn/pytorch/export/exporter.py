@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ class ExportedGraph:
     images: Array
     logits: Array
     max_batch: int
-    started: float
 
     def write(self, path: Path) -> ExportFacts:
         """Write the graph to `path` and compare its logits in ONNX Runtime with the network's, at batch 1, 2 and
@@ -66,7 +64,6 @@ class ExportedGraph:
             nodes=len(self.model.graph.node),
             opset=OPSET,
             max_difference=compare_logits(session, self.images, self.logits, self.max_batch),
-            seconds=round(time.perf_counter() - self.started, 3),
         )
 
 
@@ -76,7 +73,6 @@ def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> Ex
     Raises `ModelError` when the network cannot take `card.input_shape`, `UntranslatedError` when it has an operator
     without translation.
     """
-    started = time.perf_counter()
     was_training = network.training
     network.eval()
     try:
@@ -96,7 +92,6 @@ def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> Ex
         images=images,
         logits=logits,
         max_batch=max_batch,
-        started=started,
     )
 
 

@@ -52,6 +52,7 @@ from edgecnn.results.training import Epoch, TrainResult
 from edgecnn.version import __version__
 
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
+TIMES = ("images_per_s", "seconds")  # which say nothing of the weights, and are others each time
 RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
 
 
@@ -331,7 +332,7 @@ class TrainingRun:
             corrupt_images=trainer.splits.corrupt(trainer.processes),
         )
         if trainer.processes.writes:
-            facts = {k: v for k, v in to_plain(result).items() if k != "checkpoint"}
+            facts = {k: v for k, v in to_plain(result).items() if k not in ("checkpoint", *TIMES)}
             if images := images_sha256(self.recipe.data.source, "train"):
                 facts[TRAIN_IMAGES] = images
 
