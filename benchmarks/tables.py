@@ -85,6 +85,12 @@ def quality(method: str | None = None) -> Cell:
     return text
 
 
+def gain(row: Row) -> str:
+    """Decibels won, and the standard error where there is one."""
+    won, error = row.get("sqnr_gain_db"), row.get("sqnr_gain_error_db")
+    return "-" if won is None else f"{won:+.2f}" if error is None else f"{won:+.2f} ± {error:.2f}"
+
+
 TABLES = {
     "int8-peers": Table(
         "int8_vs_peers",
@@ -154,6 +160,25 @@ TABLES = {
             "ModelOpt entropy": tool("modelopt-entropy"),
         },
         by_tool,
+    ),
+    "auto-cost": Table(
+        "auto_cost",
+        "`quantize --method auto` as a whole, in turn with the checkout of before and with a process that runs the"
+        " float graph once over the same images; every round has other images. SQNR of the logits on images not seen,"
+        " gain: mean over the rounds and its standard error.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "neighbors": either("busy", "two busy loops", "none"),
+            "rounds": lambda row: str(len(row["made_sqnr_db"])),
+            "CPU / before": value("cpu_ratio"),
+            "memory / before": value("memory_ratio"),
+            "SQNR gain dB": gain,
+            "CPU / forward": value("made_over_forward", 1),
+            "before / forward": value("base_over_forward", 1),
+            "MB": value("made_peak_mb", 0),
+            "MB before": value("base_peak_mb", 0),
+        },
     ),
     "busy-neighbors": Table(
         "busy_neighbors",

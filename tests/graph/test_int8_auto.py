@@ -21,7 +21,7 @@ from edgecnn.graph.ptq import layer_reconstruction as sequential
 from edgecnn.graph.ptq.candidates import insert_candidate, round_candidate
 from edgecnn.graph.ptq.channel_ties import tie_channels
 from edgecnn.graph.ptq.equalization import equalize_channels, find_streams
-from edgecnn.graph.ptq.gptq import Covariance, GptqRounding, Moments, search_row_scales, solve_ridge
+from edgecnn.graph.ptq.gptq import Covariance, GptqRounding, Moments, Samples, search_row_scales, solve_ridge
 from edgecnn.graph.ptq.im2col import layer_from_node
 from edgecnn.graph.ptq.quantize import quantize_int8
 from edgecnn.graph.ptq.subgraph import ActivationCache
@@ -161,11 +161,11 @@ def seen_by(weight: np.ndarray, noise: float, seed: int, count: int = 4000) -> C
     x = rng.normal(0, 1, (1, count, 24)) @ mixing
     seen = x + noise * rng.normal(0, 1, x.shape) + 0.1
     missed = (x - seen) @ weight[0].T
-    made = [Moments.empty(1, weight.shape[1], 24) for _ in range(2)]
-    for k, part in enumerate((slice(0, count // 2), slice(count // 2, count))):
-        made[k].pilot = made[0].pilot
-        made[k].add(seen[:, part].astype(np.float32), missed[:, part].astype(np.float32))
-    whole = made[0].plus(made[1]).centered()
+    summed, held = Moments.empty(1, weight.shape[1], 24), Samples()
+    summed.add(seen[:, : count // 2].astype(np.float32), missed[:, : count // 2].astype(np.float32))
+    for part in (slice(count // 2, count // 2 + 9), slice(count // 2 + 9, count)):
+        held.add(seen[:, part].astype(np.float32), missed[:, part].astype(np.float32))
+    whole = summed.centered().plus(held)
     changed = 0.9 * weight  # the error of a change is that of the outputs
     lost = np.square(x[0] @ weight[0].T - seen[0] @ changed[0].T - whole.offset(changed - weight)[0]).mean(axis=0)
     np.testing.assert_allclose(whole.error(changed - weight)[0], lost, rtol=1e-3)
@@ -267,7 +267,7 @@ def test_a_part_is_held_out_of_the_regression_however_few_images_there_are(
 ) -> None:
     model, shares, solved = uneven(RESIDUAL), [], sequential._solve
 
-    def watching(index: OnnxGraph, layer: Any, moments: tuple[Moments, Moments], half: bool) -> object:
+    def watching(index: OnnxGraph, layer: Any, moments: tuple[Moments, Samples], half: bool) -> object:
         shares.append(moments[1].count / (moments[0].count + moments[1].count))
         return solved(index, layer, moments, half)
 

@@ -8,7 +8,8 @@ surgeon). All arrays carry a leading axis for the groups of a convolution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from edgecnn.quantization import HARMLESS, round_scales
 
 Floats = npt.NDArray[np.floating[Any]]
-BLOCK, PANEL = 64, 192  # columns at a time, of the rounding and of the factor
+BLOCK, PANEL, SPAN = 64, 192, 768  # columns at a time, of the rounding, of the factor and of sums
+SAMPLES = 2048  # that wait to be summed up together
 DAMPING = 0.01  # of the mean diagonal, for the rounding
 DOUBT = 4 * float(np.finfo(np.float32).eps)  # of a sum of squares, for one column; errors add up as their squares do
 LARGE = 1000  # columns from which on single precision is used, and fewer strengths are tried
@@ -25,8 +27,8 @@ LARGE = 1000  # columns from which on single precision is used, and fewer streng
 
 @dataclass
 class Moments:
-    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R; X less `pilot`, the mean of some
-    samples (of the first ones where none is given), so that a large channel that hardly varies keeps its digits."""
+    """Sums over samples: X [g, d] and R [g, o], X'X, R'X and the squares of R; X less `pilot`, the mean of the first
+    samples, so that a large channel that hardly varies keeps its digits."""
 
     count: int
     pilot: npt.NDArray[np.float32] | None
@@ -35,6 +37,7 @@ class Moments:
     xx: Floats
     rx: Floats
     rr: Floats
+    _waiting: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = field(default_factory=list)
 
     @staticmethod
     def empty(groups: int, outputs: int, columns: int) -> Moments:
@@ -58,40 +61,117 @@ class Moments:
         self.count += x.shape[1]
         self.x += x.sum(axis=1, dtype=np.float64)
         self.r += r.sum(axis=1, dtype=np.float64)
-        self.xx += np.matmul(x.transpose(0, 2, 1), x)
-        self.rx += np.matmul(r.transpose(0, 2, 1), x)
         self.rr += np.square(r, dtype=np.float64).sum(axis=1)
+        self._waiting.append((x, r))
+        if sum(one.shape[1] for one, _ in self._waiting) >= min(x.shape[2], SAMPLES):
+            self._settle()
 
-    def plus(self, other: Moments) -> Moments:
-        """Of both sets of samples, which were added less the same pilot."""
-        assert self.pilot is other.pilot or not other.count, "sums about different points do not add up"
-        sums = {k: getattr(self, k) + getattr(other, k) for k in ("count", "x", "r", "xx", "rx", "rr")}
-        return Moments(pilot=self.pilot, **sums)
+    def _settle(self) -> None:
+        if self._waiting:
+            x, r = (np.concatenate(parts, axis=1) for parts in zip(*self._waiting, strict=True))
+            self._waiting = []
+            _add_gram(self.xx, x)
+            self.rx += np.matmul(r.transpose(0, 2, 1), x)
 
     def centered(self) -> Covariance:
         """Per sample, less the means; these moments are spent."""
         assert self.pilot is not None, "no samples"
+        self._settle()
         n = self.count
         x, r = self.x / n, self.r / n
         self.xx /= n
         self.rx /= n
         doubt = DOUBT * self.xx.shape[1] ** 0.5 * np.einsum("gdd->gd", self.xx)
-        self.xx -= x[:, :, None].astype(self.xx.dtype) * x[:, None, :].astype(self.xx.dtype)
-        self.rx -= r[:, :, None].astype(self.rx.dtype) * x[:, None, :].astype(self.rx.dtype)
-        return Covariance(self.pilot + x, r, self.xx, self.rx, self.rr / n - r * r, doubt)
+        narrow = x.astype(self.xx.dtype)
+        for rows, left in _spans(self.xx):
+            self.xx[:, rows, left] -= narrow[:, rows, None] * narrow[:, None, left]
+        _mirror(self.xx)
+        self.rx -= r[:, :, None].astype(self.rx.dtype) * narrow[:, None, :]
+        return Covariance(n, self.pilot + x, r, self.xx, self.rx, self.rr / n - r * r, doubt)
+
+
+@dataclass
+class Samples:
+    """Samples X [g, n, d] and R [g, n, o] themselves, X less `pilot`: few enough to be kept, an error over them costs
+    less than one over their moments, and they leave no second matrix of all columns."""
+
+    pilot: npt.NDArray[np.float32] | None = None
+    _parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = field(default_factory=list)
+
+    def add(self, x: npt.NDArray[np.float32], r: npt.NDArray[np.float32]) -> None:
+        """Samples x [g, n, d] and r [g, n, o]."""
+        if self.pilot is None:
+            self.pilot = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+        self._parts.append((x - self.pilot[:, None], r))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(x.shape[1] for x, _ in self._parts)
+
+    def joined(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """X and R."""
+        if len(self._parts) > 1:
+            x, r = (np.concatenate(parts, axis=1) for parts in zip(*self._parts, strict=True))
+            self._parts = [(x, r)]
+        return self._parts[0]
+
+    def error(self, change: Floats, offset: Floats | None = None) -> Floats:
+        """[g, o]: mean squared error of the outputs with weights moved by `change`; with the best bias, if no `offset`
+        is given."""
+        assert self.pilot is not None, "no samples"
+        x, r = self.joined()
+        left = r - np.matmul(x, change.astype(np.float32).transpose(0, 2, 1))
+        spread = left.var(axis=1, dtype=np.float64)
+        if offset is None:
+            return np.asarray(spread)
+        mean = left.mean(axis=1, dtype=np.float64) - np.matmul(change, self.pilot[:, :, None])[:, :, 0]
+        return np.asarray(spread + np.square(mean - offset))
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """Means of X and R; covariance of X, and of R with X; variance of R; and how little of the variance of X [g, d] is
-    known, where it is a small difference of large sums in single precision (a channel that is nearly constant)."""
+    """Means of X and R over `count` samples; covariance of X, and of R with X; variance of R; and how little of the
+    variance of X [g, d] is known, where it is a small difference of large sums in single precision (a channel that is
+    nearly constant)."""
 
+    count: int
     x: Floats
     r: Floats
     xx: Floats
     rx: Floats
     rr: Floats
     doubt: Floats
+
+    def plus(self, other: Samples) -> Covariance:
+        """With the `other` samples too (T. Chan et al., "Updating formulae", 1982); this one is spent."""
+        assert other.pilot is not None, "no samples"
+        x, r = other.joined()
+        share = x.shape[1] / (self.count + x.shape[1])
+        means = x.mean(axis=1, dtype=np.float64), r.mean(axis=1, dtype=np.float64)
+        apart = means[0] + other.pilot - self.x, means[1] - self.r
+        doubt = DOUBT * x.shape[2] ** 0.5 * np.square(x, dtype=np.float64).mean(axis=1)
+        x, r = (
+            np.concatenate(
+                [(v - m[:, None]) * (share / v.shape[1]) ** 0.5, d[:, None] * (share - share**2) ** 0.5], axis=1
+            ).astype(np.float32)
+            for v, m, d in zip((x, r), means, apart, strict=True)
+        )
+        xx, rx = self.xx, self.rx
+        xx *= 1 - share
+        _add_gram(xx, x)
+        _mirror(xx)
+        rx *= 1 - share
+        rx += np.matmul(r.transpose(0, 2, 1), x)
+        return Covariance(
+            count=self.count + other.count,
+            x=self.x + share * apart[0],
+            r=self.r + share * apart[1],
+            xx=xx,
+            rx=rx,
+            rr=(1 - share) * self.rr + np.square(r, dtype=np.float64).sum(axis=1),
+            doubt=(1 - share) * self.doubt + share * doubt,
+        )
 
     def level(self, strength: float) -> Floats:
         """[g]: `strength` times the mean variance of X."""
@@ -113,6 +193,26 @@ class Covariance:
         moved = np.matmul(change, self.xx) - 2 * self.rx
         spread = np.maximum(self.rr + np.einsum("god,god->go", moved, change, dtype=np.float64), 0.0)
         return np.asarray(spread if offset is None else spread + np.square(self.offset(change) - offset))
+
+
+def _spans(square: Floats) -> Iterator[tuple[slice, slice]]:
+    """Rows of `square` [g, d, d], some at a time, and the columns up to their diagonal."""
+    for start in range(0, square.shape[1], SPAN):
+        yield slice(start, start + SPAN), slice(0, start + SPAN)
+
+
+def _add_gram(total: Floats, x: npt.NDArray[np.float32]) -> None:
+    """Add X'X of x [g, n, d] to `total` [g, d, d], in place, on and left of the diagonal."""
+    turned = x.transpose(0, 2, 1)
+    for rows, left in _spans(total):
+        total[:, rows, left] += np.matmul(turned[:, rows], x[:, :, left])
+
+
+def _mirror(total: Floats) -> None:
+    """Make `total` [g, d, d] symmetric: what is left of the diagonal counts."""
+    for rows, _ in _spans(total):
+        behind = slice(0, rows.start)
+        total[:, behind, rows] = total[:, rows, behind].transpose(0, 2, 1)
 
 
 def raise_diagonal(matrix: Floats, more: Floats) -> None:
@@ -138,10 +238,11 @@ def solve_ridge(seen: Covariance, strength: float) -> Floats:
 
 @dataclass(frozen=True)
 class GptqRounding:
-    """The order in which columns are rounded, those of large variance first, and what each gets from those before."""
+    """The order in which columns are rounded, those of large variance first, and the lower Cholesky factor of their
+    covariance in the reverse of it."""
 
     order: npt.NDArray[np.intp]
-    shares: Floats
+    factor: Floats
 
     @staticmethod
     def of(seen: Covariance) -> GptqRounding:
@@ -151,22 +252,27 @@ class GptqRounding:
         back, groups = order[:, ::-1], np.arange(len(order))
         turned = seen.xx[groups[:, None, None], back[:, :, None], back[:, None, :]]
         raise_diagonal(turned, seen.level(DAMPING)[:, None] + np.take_along_axis(seen.doubt, back, axis=1))
-        shares = np.ascontiguousarray(_factor_cholesky(turned)[:, ::-1, ::-1].transpose(0, 2, 1))
-        shares /= np.einsum("gdd->gd", shares)[:, :, None].copy()
-        return GptqRounding(order, shares)
+        return GptqRounding(order, _factor_cholesky(turned))
+
+    def shares(self, start: int, stop: int) -> Floats:
+        """[g, stop - start, stop]: what each of these columns gets from those before."""
+        size = self.factor.shape[1]
+        block = self.factor[:, size - stop :, size - stop : size - start][:, ::-1, ::-1].transpose(0, 2, 1)
+        return np.ascontiguousarray(block / np.einsum("gjj->gj", block[:, :, start:])[:, :, None])
 
     def rounded(self, weight: Floats, scale: Floats) -> npt.NDArray[np.float64]:
         """Codes [g, o, d] of `weight` for `scale` [g, o]."""
-        kind = self.shares.dtype
+        kind = self.factor.dtype
         work = np.take_along_axis(weight, self.order[:, None, :], axis=2).transpose(0, 2, 1).astype(kind, order="C")
         steps = scale.astype(kind)
         codes, lost = np.empty_like(work), np.empty_like(work)
         for start in range(0, work.shape[1], BLOCK):
             stop = min(start + BLOCK, work.shape[1])
-            wanted = work[:, start:stop] + np.matmul(self.shares[:, start:stop, :start], lost[:, :start])
+            shares = self.shares(start, stop)
+            wanted = work[:, start:stop] + np.matmul(shares[:, :, :start], lost[:, :start])
             for j in range(start, stop):
                 column = wanted[:, j - start]
-                column = column + np.matmul(self.shares[:, j, None, start:j], lost[:, start:j])[:, 0]
+                column = column + np.matmul(shares[:, j - start, None, start:j], lost[:, start:j])[:, 0]
                 codes[:, j] = np.clip(np.rint(column / steps), -127, 127)
                 lost[:, j] = work[:, j] - codes[:, j] * steps
         back = np.argsort(self.order, axis=1, kind="stable")

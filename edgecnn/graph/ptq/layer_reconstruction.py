@@ -20,7 +20,7 @@ import onnx
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.graph.ptq.gptq import LARGE, Floats, GptqRounding, Moments, search_row_scales, solve_ridge
+from edgecnn.graph.ptq.gptq import LARGE, Floats, GptqRounding, Moments, Samples, search_row_scales, solve_ridge
 from edgecnn.graph.ptq.graph_sides import FloatSide, QuantizedSide, fits_half, forget, keep_images
 from edgecnn.graph.ptq.im2col import Layer, layer_from_node
 from edgecnn.graph.ptq.subgraph import ActivationCache, Subgraph
@@ -70,7 +70,7 @@ class Readers:
     layers: Sequence[Layer]
     kept: str
     whole: bool
-    moments: list[tuple[Moments, Moments]] = field(default_factory=list)
+    moments: list[tuple[Moments, Samples]] = field(default_factory=list)
     part: Subgraph | None = None
 
     def settle_scale(self) -> None:
@@ -86,7 +86,8 @@ class Readers:
             side.scales[group] = params
             side.fixed.add(group)
         self.part = side.part(tensor, side.scales[group].dtype if self.whole else None)
-        self.moments = [_empty_moments(side.graph, layer) for layer in self.layers]
+        shapes = [layer.matrix(side.graph.array(layer.weight)).shape for layer in self.layers]
+        self.moments = [(Moments.empty(*shape), Samples()) for shape in shapes]
 
     def gather(self, rows: Sequence[Array], batch: int) -> None:
         """Add what the layers read in one batch, `rows` on the float side; and keep it for the layers to come."""
@@ -213,11 +214,6 @@ def _per_image(layer: Layer, work: Work) -> int:
     return -(-int(np.clip(6 * layer.columns(work.exact.graph), 4096, 8192)) // work.images)
 
 
-def _empty_moments(graph: OnnxGraph, layer: Layer) -> tuple[Moments, Moments]:
-    shape = layer.matrix(graph.array(layer.weight)).shape
-    return Moments.empty(*shape), Moments.empty(*shape)
-
-
 def _search_params(
     graph: OnnxGraph,
     guess: QuantParams,
@@ -245,20 +241,21 @@ def _search_params(
     return tried[int(np.argmin(errors))]
 
 
-def _solve(graph: OnnxGraph, layer: Layer, moments: tuple[Moments, Moments], half: bool) -> LayerResult:
+def _solve(graph: OnnxGraph, layer: Layer, moments: tuple[Moments, Samples], half: bool) -> LayerResult:
     """Weights and bias of one layer. How far the regression may go is settled on a quarter of the images, which it
     does not see; then everything is fitted to all of them."""
     original = graph.array(layer.weight)
     weight = layer.matrix(original)
-    both = moments[0].plus(moments[1]).centered()
     train = moments[0].centered()
-    held = moments[1].centered() if moments[1].count else train
+    held = moments[1] if moments[1].count else train
     wide = weight.shape[2] >= LARGE
     changes = {strength: solve_ridge(train, strength) for strength in (STRENGTHS[1:2] if wide else STRENGTHS)}
     errors = {k: float(held.error(change, train.offset(change)).sum()) for k, change in changes.items()}
     best = min(errors, key=lambda k: errors[k])
     name, aim = "feedback", weight
-    if errors[best] < float((held.rr + np.square(held.r - train.r)).sum()):
+    kept = float(held.error(np.zeros_like(weight), train.r).sum())
+    both = train.plus(moments[1]) if moments[1].count else train
+    if errors[best] < kept:
         name, aim = f"ridge {best}", weight + (changes[best] if wide else solve_ridge(both, best))
     tried: dict[str, tuple[Floats, Floats]] = {}
     scale = search_row_scales(weight, both, half)
