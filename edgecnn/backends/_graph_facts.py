@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.errors import ArtifactError
+from edgecnn.results.engine import Scheme
 
 
 def describe_graph(path: Path) -> dict[str, Any]:
@@ -47,6 +48,28 @@ def precision_of_graph(path: Path) -> str:
     if any("QuantizeLinear" in name or name.startswith("QLinear") or name.endswith("Integer") for name in operators):
         return "int8"
     return "fp16" if "FLOAT16" in weights else "fp32"
+
+
+def scheme_of_graph(path: Path) -> Scheme:
+    """tensorrt where every Q/DQ pair is one that TensorRT takes (int8, zero point 0, no integer bias), ort-cpu for
+    other integers, "" without any or where onnx is not installed."""
+    if precision_of_graph(path) != "int8":
+        return ""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    pairs = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    others = any(n.op_type.startswith("QLinear") or n.op_type.endswith("Integer") for n in graph.node)
+    constants = {i.name: i for i in graph.initializer}
+    zeros = [constants.get(n.input[2]) if len(n.input) > 2 else None for n in pairs]
+    symmetric = all(z is not None and z.data_type == onnx.TensorProto.INT8 and _is_zero(z) for z in zeros)
+    return "tensorrt" if symmetric and not others else "ort-cpu"
+
+
+def _is_zero(tensor: Any) -> bool:
+    from onnx import TensorProto, numpy_helper
+
+    return tensor.data_location != TensorProto.EXTERNAL and not numpy_helper.to_array(tensor).any()
 
 
 def _value(value: Any) -> str:

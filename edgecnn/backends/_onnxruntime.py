@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,8 +97,29 @@ def onnxruntime_errors(
 
 
 def one_line(exc: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters."""
-    return " ".join(str(exc).split())[:300] or type(exc).__name__
+    """What an exception says, in one line of at most 300 characters, without the places and the conditions in C++ from
+    which ONNX Runtime and onnx throw."""
+    text = _STATUS.sub("", " ".join(str(exc).split()))
+    before, *thrown = _PLACE.split(text)
+    said = [before, *(_without_function(part) for part in thrown)]
+    return " ".join(part.strip() for part in said if part.strip())[:300] or "it does not say why"
+
+
+_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_PLACE = re.compile(r"/\S+\.(?:cc|cpp|cxx|cu|cuh|h|hpp|inc):\d+:? ?")
+_CONDITION = re.compile(r".*?(?:Assertion `.*?` failed[:.]?|\bwas false\.) ?")
+
+
+def _without_function(thrown: str) -> str:
+    """What stands behind a function's signature, and behind the condition that failed in it."""
+    if condition := _CONDITION.match(thrown):
+        return thrown[condition.end() :]
+    depth = 0
+    for k, letter in enumerate(thrown):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == ")" and depth == 0:
+            return re.sub(r"^ ?const\b|^ ?\[with [^\]]*\]", "", thrown[k + 1 :])
+    return "" if "::" in thrown else thrown
 
 
 def _serialized(model: onnx.ModelProto, outputs: Sequence[str] | None) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from edgecnn.errors import EdgecnnError
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     click_exception: type[typer.BadParameter] = next(  # really its base class
         c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
     )
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is counted, or refused with its name
     arguments = sys.argv[1:] if arguments is None else [*arguments]
     try:
         run = application(*arguments[:1])

@@ -22,7 +22,10 @@ def import_(
     preprocess: Annotated[
         str, typer.Option(help="How its images are preprocessed: a preset (imagenet-224, half-224 ...) or a JSON file.")
     ] = "",
-    labels: Annotated[str, typer.Option(help="`imagenet`, or a file of class names: one a line, or JSON.")] = "",
+    labels: Annotated[
+        str,
+        typer.Option(help="`imagenet`, `imagenet-background` (1001), or a file: one a line, JSON, CSV."),
+    ] = "",
     takes: Annotated[
         Literal["normalised", "raw-nchw", "uint8-nhwc"] | None,
         typer.Option(

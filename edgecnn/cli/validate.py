@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, stdout_kept
+from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
 from edgecnn.cli.progress import counter
 from edgecnn.recipe.schema import OrtProvider
 
@@ -20,6 +20,7 @@ EXAMPLES = """
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
+edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
 """
 
 
@@ -64,9 +65,12 @@ def validate(
     """
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import validate as step
+    from edgecnn.steps._foreign import is_foreign
     from edgecnn.steps._shared import is_first
     from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop
 
+    if is_foreign(engine) and not is_foreign(reference) and is_first():
+        say(f"{engine}: has no sidecar: preprocessing and labels are those of {reference}")
     progress = counter("validate", "images")
     with stdout_kept():
         found = step(
@@ -86,7 +90,7 @@ def validate(
             progress=progress,
         )
     settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
-    crops = validate_ten_crop(engine, data=data, settings=settings, progress=progress) if tta else None
+    crops = validate_ten_crop(engine, reference, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
     if not is_first():
         return

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecnn.artifact.write import write_bytes
-from edgecnn.data.dataset import Dataset, Split, spread
+from edgecnn.data.dataset import Dataset, Split, nfc, spread
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.folder import how_to_sort
@@ -141,7 +141,7 @@ def read_manifest(path: Path) -> Manifest:
         image, separator, digest = line.rpartition(" ")
         if not separator or (len(digest) != 64 and digest != NO_HASH):
             raise DataError(f"{path}:{number}: {line[:60]!r} is not `id sha256`", "make the manifest again")
-        rows.append((image, digest))
+        rows.append((nfc(image), digest))
     if not rows:
         raise DataError(f"{path}: no images", "make the manifest again")
     if twice := next((image for image, count in Counter(image for image, _ in rows).items() if count > 1), None):

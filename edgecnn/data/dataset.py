@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -188,6 +189,11 @@ def _batch(
         tensors, sha256s = zip(*read, strict=True)
         ids = tuple(dataset.ids[p] for p in positions)
         yield Batch(np.stack(tensors), labels, ids, sha256s if sha256s[0] else ())
+
+
+def nfc(name: str) -> str:
+    """A name as it is compared: some file systems and archives take letters and their accents apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def spread(dataset: Dataset, count: int, seed: int = 0) -> list[int]:

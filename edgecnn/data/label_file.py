@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecnn.data.label_table import read_label_table
 from edgecnn.errors import DataError
 from edgecnn.records import parse_json
 
@@ -29,9 +30,10 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """(names, wnids or None) of the classes by output: UTF-8 text with one a line, or JSON.
 
     Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`; in a table below `index,name` or the like) or their
-    wnid (`n01440764 tench`); JSON is a list, an object of numbers to names, or of names to numbers. Raises `DataError`
-    for what could be read in two ways, and for
-    two classes of one name or wnid (of the 1 000 names of ImageNet some are alike).
+    wnid (`n01440764 tench`); a .csv or .tsv with a heading that it knows, or with quotes, is read as
+    `read_label_table` says; JSON is a list, an object of numbers to names, or of names to numbers. Raises `DataError`
+    for what could be read in two ways, and for two classes of one name or wnid (of the 1 000 names of ImageNet some
+    are alike).
     """
     names, wnids = _read(path)
     told_apart = wnids or (names if len(names) != IMAGENET_CLASSES else ())
@@ -47,7 +49,9 @@ def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc
     if path.suffix == ".json" or text.lstrip().startswith(("[", "{")):
-        return _from_json(path, text), None
+        return labels_from_json(text, str(path)), None
+    if path.suffix.lower() in (".csv", ".tsv") and (table := read_label_table(text, str(path))) is not None:
+        return table
     lines = _lines(path, text)
     names = _without_numbers(path, lines)
     pairs = [_SYNSET.fullmatch(name) for name in names]
@@ -118,21 +122,27 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) < 10 else 10**10
 
 
-def _from_json(path: Path, text: str) -> tuple[str, ...]:
+def labels_from_json(text: str, where: str) -> tuple[str, ...]:
+    """The names of a JSON list, or of an object that numbers them; raises `DataError` that begins with `where`."""
     try:
         content: Any = parse_json(text)
     except ValueError as exc:
-        raise DataError(f"{path}: labels are not valid JSON ({exc})", JSON_LIST) from exc
+        raise DataError(f"{where}: labels are not valid JSON ({exc})", JSON_LIST) from exc
+    return labels_from_object(content, where)
+
+
+def labels_from_object(content: Any, where: str) -> tuple[str, ...]:
+    """The names of a list, or of a mapping of numbers to names or names to numbers; raises `DataError`."""
     if isinstance(content, dict):
         content = _by_number(content)
     if not isinstance(content, list) or not content or not all(isinstance(n, str) and n.strip() for n in content):
         raise DataError(
-            f"{path}: neither a JSON list of class names nor an object that numbers them 0, 1, ...", JSON_LIST
+            f"{where}: neither a JSON list of class names nor an object that numbers them 0, 1, ...", JSON_LIST
         )
     return tuple(name.strip() for name in content)
 
 
-def _by_number(content: dict[str, Any]) -> list[Any] | None:
+def _by_number(content: dict[Any, Any]) -> list[Any] | None:
     """The names in order where keys or values are 0, 1, ... without a gap."""
     for pairs in (list(content.items()), [(number, key) for key, number in content.items()]):
         named = {str(number): name for number, name in pairs if not isinstance(number, bool)}

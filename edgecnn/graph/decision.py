@@ -97,6 +97,19 @@ def final_sigmoid(model: onnx.ModelProto, where: str, several: bool) -> onnx.Nod
     return None
 
 
+def ends_in_probabilities(model: onnx.ModelProto) -> bool:
+    """Whether a Softmax or a Sigmoid, also of a quantized graph, makes the only output."""
+    from edgecnn.graph.onnx_graph import OnnxGraph
+
+    graph = OnnxGraph(model)
+    if len(graph.outputs) != 1:
+        return False
+    node = graph.producer.get(graph.output)
+    while node is not None and node.op_type in _KEEPS_VALUES:
+        node = graph.producer.get(node.input[0])
+    return node is not None and node.op_type.removeprefix("QLinear") in ("Softmax", "Sigmoid")
+
+
 class _End(NamedTuple):
     """The node from which arithmetic with constants leads to the output, and the operators of that arithmetic."""
 

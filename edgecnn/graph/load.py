@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from edgecnn.backends._training_mode import require_inference
 from edgecnn.errors import ArtifactError, EdgecnnError, GraphError
 from edgecnn.graph.onnx_graph import node_label
 
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+_QUANTIZED = re.compile(r"(Dynamic)?(Deq|Q)uantizeLinear|QLinear\w+|QGemm|\w+Integer(ToFloat)?")  # also com.microsoft's
 _PACKED = {
     kind
     for name, kind in onnx.TensorProto.DataType.items()
@@ -136,9 +137,21 @@ def _require_all_values(path: Path, held: Iterable[onnx.TensorProto]) -> None:
             )
 
 
+def require_unquantized(model: onnx.ModelProto, source: Path | str = "FILE") -> None:
+    """Raise `GraphError` for a graph that holds quantized values; the hint tells how the file `source` is measured."""
+    node = next((n for n in model.graph.node if _QUANTIZED.fullmatch(n.op_type)), None)
+    if node is not None:
+        raise GraphError(
+            f"node {node_label(node)}: the graph is already quantized",
+            "give the float32 graph that it was made from; as it is, "
+            f"`edgecnn validate {source} --reference REFERENCE.npz --data D` measures it",
+        )
+
+
 def require_float_classifier(model: onnx.ModelProto) -> None:
     """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantized operators, as
     for inference."""
+    require_unquantized(model)
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -160,8 +173,6 @@ def require_float_classifier(model: onnx.ModelProto) -> None:
                 f"node {node_label(node)}: operator {node.domain}.{node.op_type} is not a standard ONNX operator",
                 "export the network with standard operators alone",
             )
-        if node.op_type in _QUANTIZED:
-            raise GraphError(f"node {node_label(node)}: the graph is already quantized", "give the float32 graph")
     require_inference(model)
 
 

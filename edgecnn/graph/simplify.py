@@ -23,6 +23,7 @@ from edgecnn.graph.onnx_graph import OnnxGraph, attribute, copy_model, opset_of
 
 _LARGE_BYTES = 1 << 16
 _FOLDED = {"BatchNormalization", "Add", "Sub", "Mul", "Div"}  # with constants, into the layer before them
+IMPORT_IT = "`edgecnn import` makes a foreign graph fit, or says what is wrong with it"
 _VANISHING = {"Identity", "Dropout", "Cast"}
 
 
@@ -31,7 +32,7 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     require_float_classifier(model)
     aside = _find_weights_left_alone(model)
     bare = _set_aside(model, aside)
-    with onnx_errors("the graph", f"cannot be converted to opset {OPSET}", "check it with onnx.checker"):
+    with onnx_errors("the graph", f"cannot be converted to opset {OPSET}", IMPORT_IT):
         raised = version_converter.convert_version(bare, OPSET) if opset_of(bare) < OPSET else bare
     simple = _fold_constants(raised)
     used = {n.domain for n in simple.graph.node}
@@ -41,7 +42,7 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     simple.ir_version = max(simple.ir_version, IR_VERSION)
     _drop_identities(simple.graph)
     _name_nodes(simple.graph)
-    with onnx_errors("the simplified graph", "is not valid", "check the graph with onnx.checker"):
+    with onnx_errors("the simplified graph", "is not valid", IMPORT_IT):
         inferred = shape_inference.infer_shapes(simple)
         checker.check_model(inferred)
     _put_back(inferred.graph, aside)
@@ -53,7 +54,7 @@ def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """ONNX Runtime's basic level: constants, BatchNormalization into Conv, no-ops; standard operators come out."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "simple.onnx"
-        with onnxruntime_errors("the graph", "cannot read it", "check it with onnx.checker", GraphError):
+        with onnxruntime_errors("the graph", "cannot read it", IMPORT_IT, GraphError):
             open_session(model, threads=1, optimization="basic", optimized=made)
         return onnx.load(made)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from edgecnn.data.dataset import nfc
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.measure.predict import Predictions
 from edgecnn.recipe.schema import DecisionSettings
@@ -73,7 +74,8 @@ def decision_thresholds(decision: DecisionSettings, names: Sequence[str], classe
                 "set decision.reject = true, or a threshold for some classes by name",
             )
         return np.array([wanted if decision.reject else math.nan, *[wanted] * (classes - 1)])
-    known = {names[k] if k < len(names) else str(k): k for k in range(classes)}
+    known = {nfc(names[k]) if k < len(names) else str(k): k for k in range(classes)}
+    wanted = {nfc(name): value for name, value in wanted.items()}
     for name in wanted:
         if name not in known:
             raise RecipeError(

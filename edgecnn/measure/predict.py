@@ -16,7 +16,7 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.contract import OutputForm, ServingContract
-from edgecnn.data.dataset import Batch, Dataset, Labels, batches
+from edgecnn.data.dataset import Batch, Dataset, Labels, batches, nfc
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
 from edgecnn.measure.logits import Logits
 from edgecnn.measure.served import scores_of
@@ -248,13 +248,13 @@ def read_predictions(path: Path) -> Predictions:
     try:
         with np.load(path, allow_pickle=False) as content:
             predictions = Predictions(
-                ids=_strings(content["ids"]),
+                ids=tuple(nfc(name) for name in _strings(content["ids"])),
                 labels=content["labels"].astype(np.int64),
                 logits=content["logits"].astype(np.float32),
                 preprocessing_sha256=str(content["preprocessing_sha256"]),
                 dataset=str(content["dataset"]),
-                label_names=_strings(content["label_names"]),
-                unreadable=_strings(content["unreadable"]),
+                label_names=tuple(nfc(name) for name in _strings(content["label_names"])),
+                unreadable=tuple(nfc(name) for name in _strings(content["unreadable"])),
                 threshold=float(content["threshold"]) if "threshold" in content else 0.0,
                 output=_output_form(content["output"]) if "output" in content else "logits",
                 sha256s=tuple(s.decode() for s in content["sha256"].tolist()) if "sha256" in content else (),

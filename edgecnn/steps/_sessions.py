@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path
 from edgecnn.backends import backend_for, open_engine
+from edgecnn.backends._graph_facts import scheme_of_graph
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.machine.packages import missing_package
 from edgecnn.recipe.schema import OrtProvider
@@ -80,6 +81,7 @@ def engine_info(path: Path, sidecar: Sidecar, provider: OrtProvider | None = Non
         backend=backend.NAME,
         provider=backend.PROVIDER,
         precision_requested=known.precision_requested or backend.precision_of(path),
+        scheme=known.scheme if sidecar.sha256 or path.suffix != GRAPH else scheme_of_graph(path),
         target=backend.DEFAULT_TARGET,
     )
 
@@ -89,5 +91,5 @@ def batch_of(session: Session, sidecar: Sidecar, wanted: int | None) -> int:
     frozen = session.input.shape[0]
     if frozen is not None:
         return frozen
-    profiles = sidecar.facts.get("profiles") or []
-    return wanted or min(VALIDATION_BATCH, max((p["max"][0] for p in profiles), default=VALIDATION_BATCH))
+    served = [p["max"][0] for p in sidecar.facts.get("profiles") or []] or [most for _, most in session.info.batches]
+    return wanted or min(VALIDATION_BATCH, max(served, default=VALIDATION_BATCH))

@@ -245,10 +245,12 @@ def _idle_rules(exclude: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
 
 
 def _simplified(graph: Path) -> onnx.ModelProto:
+    from edgecnn.graph.load import naming
     from edgecnn.graph.serving import load_body
     from edgecnn.graph.simplify import simplify_graph
 
-    return simplify_graph(load_body(graph))
+    with naming(graph):
+        return simplify_graph(load_body(graph))
 
 
 def _require_clean(model: onnx.ModelProto, targets: Sequence[Target]) -> tuple[str, ...]:

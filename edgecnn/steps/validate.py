@@ -12,7 +12,6 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import check_output, write_json_artifact
-from edgecnn.backends import open_engine
 from edgecnn.contract import TOP_K, Geometry
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.geometry import serve_as
@@ -31,9 +30,10 @@ from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.session import Session
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
+from edgecnn.steps._foreign import open_compared, sidecar_beside
 from edgecnn.steps._images import open_images
 from edgecnn.steps._provenance import derived, sidecar_of
-from edgecnn.steps._sessions import batch_of, engine_info, open_reference_source
+from edgecnn.steps._sessions import CHECKPOINT, GRAPH, batch_of, engine_info, open_reference_source
 from edgecnn.steps._shared import is_first, predict_shared
 
 STAGE_IMAGES = 512
@@ -79,11 +79,12 @@ def validate(
         found = ec.validate("m.int8.plan", "m.reference.npz", data="imgs/val")
         found.top1.drop_pp, found.top1.drop_ci_pp, found.agreement_pct
 
-    The `reference` is saved predictions, a graph or a checkpoint. Shares are in per cent, drops in percentage points
-    with 95 % intervals (Newcombe 1998). At most `batch` images [N, C, H, W] run at once (left out: what the engine
-    serves, up to 64), which changes no result; `provider` is what of ONNX Runtime runs a graph (cpu or cuda; an
-    engine has its own), `strict` stops at an unreadable image, `trust` loads a plan that has no
-    sidecar, `trust_code` runs the Python file that the reference's network is made by. `name` is the engine's in
+    The `reference` is saved predictions, a graph or a checkpoint; an engine without a sidecar, which another tool made,
+    is fed by its preprocessing, channels last where its input has them so, and judged by its labels. Shares are in per
+    cent, drops in percentage points with 95 % intervals (Newcombe 1998). At most `batch` images [N, C, H, W] run at
+    once (left out: what the engine serves, up to 64), which changes no result; `provider` is what of ONNX Runtime runs
+    a graph (cpu or cuda; an engine has its own), `strict` stops at an unreadable image, `trust` loads a plan that has
+    no sidecar, `trust_code` runs the Python file that the reference's network is made by. `name` is the engine's in
     reports (left out: its file's stem), `dataset` are the images where the caller has opened them. A `threshold`, or
     one by class name, is the probability at which a class is decided, and `reject` says that below it nothing is:
     decisions are then compared too. With a `geometry` the engine also sees the images resized and cropped as the
@@ -107,13 +108,13 @@ def validate(
     settings, data = ValidateSettings(batch, threads, strict, trust, trust_code, provider), os.fspath(data)
     if output is not None:
         check_output(output, ".json", engine, reference)
-    sidecar = sidecar_of(engine)
+    sidecar = sidecar_beside(engine, reference)
     chosen = dataset or open_images(sidecar, data, "test")
     served = None if geometry is None else serve_as(chosen, geometry)
     expected = _reference_predictions(reference, sidecar, chosen, settings)
     decision_thresholds(decision, chosen.label_names or (), expected.classes)
     run = _Runs(engine, sidecar, settings, output, expected, len(chosen) * (1 if served is None else 2), progress)
-    with open_engine(engine, settings.threads, settings.trust, provider=provider) as session:
+    with open_compared(engine, settings.threads, settings.trust, provider=provider) as session:
         found = run(session, chosen)
         accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
         if served is not None and geometry is not None and not accuracy.nan_count:
@@ -186,17 +187,23 @@ class _Runs:
 
 
 def validate_ten_crop(
-    engine: Path, *, data: str, settings: ValidateSettings | None = None, progress: Progress | None = None
+    engine: Path,
+    reference: Path,
+    *,
+    data: str,
+    settings: ValidateSettings | None = None,
+    progress: Progress | None = None,
 ) -> TenCrop:
-    """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does."""
-    settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
+    """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does. What a
+    foreign engine does not say of itself, the `reference` does."""
+    settings, sidecar = settings or ValidateSettings(), sidecar_beside(engine, reference)
     contract = sidecar.contract
     if contract.output == "top-k":
         raise MeasurementError(
             f"{engine}: names its {TOP_K} best classes alone, and ten crops are averaged over all",
             "leave --tta out, or export with --output probabilities",
         )
-    with open_engine(engine, settings.threads, settings.trust, provider=settings.provider) as session:
+    with open_compared(engine, settings.threads, settings.trust, provider=settings.provider) as session:
         batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or allowed_threads()
         threshold = decision_threshold(engine, sidecar, session.output)
         return measure_ten_crop(
@@ -220,7 +227,7 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
     The graphs are found by the parents in the sidecars. Raises `MeasurementError` when there is nothing in between to
     look at.
     """
-    settings, sidecar = settings or ValidateSettings(), sidecar_of(engine)
+    settings, sidecar = settings or ValidateSettings(), sidecar_beside(engine, reference)
     contract = sidecar.contract
     if contract.output != "logits":
         raise MeasurementError(
@@ -235,9 +242,9 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
     for path in _stages(engine):
         if path.resolve() == reference.resolve():
             continue
-        own = sidecar_of(path)
+        own = sidecar if path == engine else sidecar_of(path)
         provider = settings.provider if path == engine else None
-        with open_engine(path, settings.threads, settings.trust, provider=provider) as session:
+        with open_compared(path, settings.threads, settings.trust, provider=provider) as session:
             threshold = decision_threshold(path, own, session.output)
             batch = batch_of(session, own, settings.batch)
             found = predict(
@@ -265,6 +272,11 @@ def _reference_predictions(
     if not reference.is_file():
         raise ArtifactError(
             f"{reference}: no such file", "make it with `edgecnn reference SOURCE --data D -o reference.npz`"
+        )
+    if reference.suffix not in (".npz", GRAPH, CHECKPOINT):
+        raise ArtifactError(
+            f"{reference}: neither saved predictions nor a graph or a checkpoint",
+            "name an .npz, .onnx or .safetensors; `edgecnn reference SOURCE --data D -o reference.npz` makes one",
         )
     known = sidecar_of(reference)
     if engine.preprocessing and known.preprocessing:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgecnn import cli
-from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, _cuda, load_backend, open_engine
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.backends.trt.library import errors_in, load_tensorrt, logger_for, recording
@@ -25,6 +27,8 @@ from edgecnn.measure.predict import predict
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.results.layers import layers_from_json, mean_times, shares_of
 from edgecnn.session import TimedSession
+from edgecnn.steps.reference import reference as make_reference
+from edgecnn.steps.validate import validate
 from tests.backends.conftest import install
 from tests.fakes.fake_cuda import COMPUTE_MS, COPY_MS, FakeDevice, pycuda_module
 from tests.fakes.fake_tensorrt import injected
@@ -320,6 +324,27 @@ def test_a_plan_without_a_sidecar_needs_trust(one_trt: Any, graph: Graph) -> Non
         open_engine(plan)
     with open_engine(plan, trust=True) as session:
         assert session.run(images(1)).shape == (1, 5)
+
+
+def test_a_plan_of_another_tool_is_measured_with_the_preprocessing_of_the_reference(
+    one_trt: Any, graph: Graph, tmp_path: Path
+) -> None:
+    source = graph()
+    plan = build(source)
+    sidecar_path(plan).unlink()
+    preprocessing = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
+    content, known = source.read_bytes(), Sidecar(kind="graph", preprocessing=preprocessing, labels=list("abcde"))
+    write_artifact(source, lambda path: path.write_bytes(content) and None, known)
+    rng = np.random.default_rng(0)
+    for k in range(10):
+        picture = tmp_path / "data" / "abcde"[k % 5] / f"{k}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(picture)
+    saved = make_reference(source, tmp_path / "r.npz", data=str(tmp_path / "data"))
+    found = validate(plan, saved, data=str(tmp_path / "data"), trust=True)
+    assert (found.n, found.n_labelled, found.agreement_pct) == (10, 10, 100)
+    with pytest.raises(ArtifactError, match="native code"):
+        validate(plan, saved, data=str(tmp_path / "data"))
 
 
 def test_a_changed_plan_is_refused_trusted_or_not(one_trt: Any, graph: Graph) -> None:

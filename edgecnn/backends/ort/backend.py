@@ -22,7 +22,7 @@ from edgecnn.artifact.sidecar import (
 )
 from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
-from edgecnn.backends._graph_facts import describe_graph, precision_of_graph
+from edgecnn.backends._graph_facts import describe_graph, precision_of_graph, scheme_of_graph
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
 from edgecnn.backends.ort.session import OrtSession, require_classifier
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, WriteError
@@ -152,7 +152,8 @@ class OrtBackend:
 
     def _open(self, path: Path, threads: int | None, sidecar: Sidecar, batch: BatchSettings | None) -> Session:
         if self._provider is CPU:
-            session: Session = OrtSession(path, threads, simulated=sidecar.scheme == "tensorrt")
+            scheme = sidecar.scheme if sidecar.sha256 else scheme_of_graph(path)
+            session: Session = OrtSession(path, threads, simulated=scheme == "tensorrt")
         else:
             from edgecnn.backends.ort.gpu_session import GpuSession
 

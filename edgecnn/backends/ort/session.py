@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.backends._graph_facts import precision_of_graph
 from edgecnn.backends._onnxruntime import load_onnxruntime, onnxruntime_errors, open_session
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.packages import missing_package
@@ -109,14 +110,14 @@ def require_classifier(path: Path, info: SessionInfo, sidecar: Sidecar) -> None:
         raise ArtifactError(f"{path}: {mismatch}", "its sidecar is of another file: copy both again, or export again")
     if not wanted.is_plain:
         return
+    hint = "`edgecnn import` makes a foreign graph fit"
+    if len(inputs) != 1 or len(outputs) != 1 or {inputs[0].dtype, outputs[0].dtype} != {"float32"}:
+        quantized = precision_of_graph(path) == "int8"
+        hint = "quantize it again with one float32 input and one float32 output" if quantized else hint
     if len(inputs) != 1 or len(outputs) != 1:
         raise ArtifactError(
-            f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each",
-            "`edgecnn import` makes a foreign graph fit",
+            f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each", hint
         )
     if {inputs[0].dtype, outputs[0].dtype} != {"float32"}:
         kinds = [f"{spec.name} is tensor({ONNX_TYPES.get(spec.dtype, spec.dtype)})" for spec in (*inputs, *outputs)]
-        raise ArtifactError(
-            f"{path}: {', '.join(kinds)}; both must be tensor(float)",
-            "`edgecnn import` makes a foreign graph fit",
-        )
+        raise ArtifactError(f"{path}: {', '.join(kinds)}; both must be tensor(float)", hint)

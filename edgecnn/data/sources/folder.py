@@ -6,23 +6,47 @@ import contextlib
 import functools
 import os
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from edgecnn.data.dataset import Dataset, Split
+from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, nearest
 
 IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pnm", ".pbm", ".gif", ".avif",
 }  # fmt: skip
-OTHER_PICTURES = {".heic", ".heif", ".jxl", ".jp2", ".tga", ".svg", ".pcx", ".dcm", ".npy", ".raw", ".dng"}
+OTHER_PICTURES = {
+    "",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".j2k",
+    ".tga",
+    ".svg",
+    ".pcx",
+    ".psd",
+    ".ico",
+    ".exr",
+    ".hdr",
+    ".dds",
+    ".dcm",
+    ".npy",
+    ".raw",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".arw",
+    ".part",
+    ".crdownload",
+}  # fmt: skip; "" is a name without an ending
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
@@ -86,10 +110,10 @@ def image_folder(
     shown = [e for e in _entries(folder) if not is_hidden(e.path.name)]
     classes = sorted((e.path for e in shown if e.is_folder), key=lambda p: nfc(p.name))
     left_out = [e.path for e in set(_entries(folder)) - set(shown) if e.is_folder or _is_image(e.path.name)]
-    paths = sorted(e.path for e in shown if _is_image(e.path.name) and not e.is_folder)
+    paths = _in_order(e.path for e in shown if _is_image(e.path.name) and not e.is_folder)
     if classes and paths:
         raise DataError(f"{folder}: {paths[0].name} lies beside class folders", "move it into the folder of its class")
-    left_out += [e.path for e in shown if e.path.suffix.lower() in OTHER_PICTURES]
+    left_out += [e.path for e in shown if e.path.suffix.lower() in OTHER_PICTURES and not e.is_folder]
     if not classes and not paths:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: no images ({kinds})", "put images there, in one folder for each class")
@@ -106,7 +130,7 @@ def image_folder(
     _say_left_out(folder, tuple(sorted(str(p.relative_to(folder)) for p in left_out)))
     return Dataset(
         name=f"{root.name}-{split}" if folder != root else root.name,
-        ids=tuple(str(p.relative_to(folder)) for p in paths),
+        ids=ids_below(folder, paths),
         labels=np.array(targets, np.int64) if classes else None,
         label_names=tuple(labels or wnids or names) or None,
         preprocessing=preprocessing,
@@ -121,6 +145,16 @@ def image_files(folder: Path) -> list[Path]:
     return _listing(folder)[0]
 
 
+def ids_below(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    """The ids of images: their paths in `folder`, in NFC; raises `DataError` for two of one id."""
+    ids = tuple(nfc(str(p.relative_to(folder))) for p in paths)
+    if twice := next((name for name, count in Counter(ids).items() if count > 1), None):
+        raise DataError(
+            f"{folder}: two images are called {twice!r}, one with its accents taken apart (NFD)", "rename one of them"
+        )
+    return ids
+
+
 def has_class_folders(folder: Path) -> bool:
     """Whether a folder has folders in it that may be classes."""
     return any(e.is_folder and not is_hidden(e.path.name) for e in _entries(folder))
@@ -133,11 +167,6 @@ def how_to_sort(listed: Path) -> str:
         "a list of pictures and classes becomes class folders by links, with PICTURES as the folder it counts from: "
         f'{rows} while read f c; do mkdir -p "sorted/$c" && ln -s "$(realpath "PICTURES/$f")" "sorted/$c/"; done'
     )
-
-
-def nfc(name: str) -> str:
-    """A name as it is compared: some file systems and archives take letters and their accents apart."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _is_image(name: str) -> bool:
@@ -158,7 +187,12 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
             (left_out if hidden else images).append(path)
         elif path.suffix.lower() in OTHER_PICTURES and not hidden:
             left_out.append(path)
-    return sorted(images), left_out
+    return _in_order(images), left_out
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    """By name, the same whether letters and accents are together or apart."""
+    return sorted(paths, key=lambda p: [nfc(part) for part in p.parts])
 
 
 class _Entry(NamedTuple):

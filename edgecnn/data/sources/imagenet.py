@@ -16,6 +16,7 @@ from edgecnn.data.sources.folder import (
     decode,
     file_bytes,
     has_class_folders,
+    ids_below,
     image_files,
     image_folder,
 )
@@ -47,7 +48,7 @@ def imagenet(
     position = class_positions(folder, classes, labels, wnids)
     return Dataset(
         name=f"{root.name}-{split}",
-        ids=tuple(str(p.relative_to(folder)) for p in images),
+        ids=ids_below(folder, images),
         labels=np.array([position[wnid] for wnid in found], np.int64),
         label_names=tuple(labels or wnids or classes),
         preprocessing=preprocessing,

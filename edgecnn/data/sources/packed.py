@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.data.dataset import Dataset, Split
+from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.archive import npy_header, read_member
 from edgecnn.errors import ArtifactError, DataError
@@ -118,7 +118,7 @@ def packed(path: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
 
     return Dataset(
         name=facts.dataset,
-        ids=tuple(ids.tolist()),
+        ids=tuple(nfc(name) for name in ids.tolist()),
         labels=None if labels is None else labels.astype(np.int64),
         label_names=facts.label_names or None,
         preprocessing=preprocessing,

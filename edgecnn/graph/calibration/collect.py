@@ -21,6 +21,7 @@ from edgecnn.graph.calibration.derive import find_derived, find_step_groups
 from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, find_constant_tensors
 from edgecnn.graph.calibration.observe import Observer
 from edgecnn.graph.calibration.watch import choose_steps, is_pooled
+from edgecnn.graph.load import naming
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
@@ -50,10 +51,12 @@ def collect_ranges(
     up. With `resume`, what was counted is saved there now and then, and an interrupted run goes on from it. Raises
     `GraphError` and `DataError`, which name the tensor or image.
     """
-    model = simplify_graph(load_body(graph))
+    digest = sha256_of(graph)
+    with naming(graph):
+        simple = simplify_graph(load_body(graph))
     return collect_from_model(
-        model,
-        sha256_of(graph),
+        simple,
+        digest,
         dataset,
         batch=batch,
         threads=threads,

@@ -31,6 +31,7 @@ from edgecnn.graph.calibration.watch import (
     take_counted,
 )
 from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.simplify import IMPORT_IT
 
 Array = npt.NDArray[np.float32]
 _REVIEWED = (2, 8)  # runs before which another session may be opened
@@ -111,7 +112,7 @@ class Observer:
         self._sessions.clear()  # before the next one takes memory
         inner = {name: step for name, step in self._steps.items() if name != self._graph.input}
         model, self._watches = add_watches(self._graph, inner, self._settled)
-        with onnxruntime_errors("the graph", hint="check it with onnx.checker", error=GraphError):
+        with onnxruntime_errors("the graph", hint=IMPORT_IT, error=GraphError):
             self._sessions.append(open_session(model, threads=self._threads, earliest_first=True))
 
     def _find_settled(self) -> set[str]:

@@ -18,12 +18,12 @@ from onnx import TensorProto, checker
 from edgecnn.artifact.sidecar import sidecar_path, verified_sidecar
 from edgecnn.contract import INPUT, OPSET, OUTPUT, InputForm
 from edgecnn.data.preprocess import Preprocessing
-from edgecnn.errors import DataError, GraphError
+from edgecnn.errors import GraphError
 from edgecnn.graph.importing.batch import BATCHES, make_batch_dynamic
 from edgecnn.graph.importing.branches import take_branches
 from edgecnn.graph.importing.floats import compare_lifted, fold_weight_casts, lift_to_float32, require_float32
 from edgecnn.graph.importing.head import flatten_output, remove_sigmoid, remove_softmax
-from edgecnn.graph.importing.labels import Labels
+from edgecnn.graph.importing.labels import Labels, settle_labels
 from edgecnn.graph.importing.layout import Layout, move_channels_first, read_layout
 from edgecnn.graph.importing.names import name_nodes, rename_tensor
 from edgecnn.graph.importing.opset import (
@@ -35,9 +35,9 @@ from edgecnn.graph.importing.opset import (
 )
 from edgecnn.graph.importing.outputs import choose_output
 from edgecnn.graph.importing.pixels import Pixels, absorb_pixels
-from edgecnn.graph.importing.preprocessing import find_preprocessing_inside
+from edgecnn.graph.importing.preprocessing import doubt_colors, find_preprocessing_inside
 from edgecnn.graph.importing.proof import require_distinct, run_original
-from edgecnn.graph.load import load_graph, onnx_errors, require_float_classifier
+from edgecnn.graph.load import load_graph, onnx_errors, require_float_classifier, require_unquantized
 from edgecnn.graph.onnx_graph import copy_model
 from edgecnn.results.imported import ImportFacts
 from edgecnn.session import Array
@@ -72,6 +72,7 @@ def import_graph(
     a graph that cannot be used, `DataError` when preprocessing or labels contradict it.
     """
     model = load_graph(source)
+    require_unquantized(model, source)
     own = verified_sidecar(source) if sidecar_path(source).exists() else None
     if own is not None and not (contract := own.contract).is_plain:
         raise GraphError(
@@ -114,7 +115,8 @@ def import_graph(
     changes += _rewrite(model, layout, expected)
     batch = make_batch_dynamic(model, images, logits, frozen)
     outputs = int(np.prod(expected.shape[1:]))
-    _require_labels(labels, outputs, source)
+    labels, said = settle_labels(labels, original, outputs, source)
+    changes += [*said, *doubt_colors(original, preprocessing)]
     with onnx_errors("the normalized graph", "is not valid", "export it again"):
         checker.check_model(model, full_check=True)
     facts = ImportFacts(
@@ -146,12 +148,6 @@ def _make_probe(layout: Layout, pixels: Pixels | None, preprocessing: Preprocess
     return images, cast(Array, given)
 
 
-def _require_labels(labels: Labels | None, outputs: int, source: Path) -> None:
-    if labels is not None and len(labels.names) != max(2, outputs):
-        wanted = f"{outputs} classes" if outputs > 1 else "the two classes that one logit decides between"
-        raise DataError(f"{source}: {len(labels.names)} labels for {wanted}", "give one label for each class")
-
-
 def _rewrite(model: onnx.ModelProto, layout: Layout, expected: Array) -> list[str]:
     """Everything but the head's activation and the batch, in an order in which no step undoes another."""
     changes = convert_opset(model)
@@ -166,4 +162,7 @@ def _rewrite(model: onnx.ModelProto, layout: Layout, expected: Array) -> list[st
 
 
 def _count_parameters(model: onnx.ModelProto) -> int:
-    return sum(int(np.prod(i.dims)) for i in model.graph.initializer if i.data_type == TensorProto.FLOAT and i.dims)
+    """Values of float32 weights, which Paddle keeps in Constant nodes."""
+    inside = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")]
+    weights = [t for t in (*model.graph.initializer, *inside) if t.data_type == TensorProto.FLOAT and t.dims]
+    return sum(int(np.prod(tensor.dims)) for tensor in weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,14 @@ def read_layout(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> 
     shape = (channels, height, width)
     if preprocessing is not None and preprocessing.input_shape != shape:
         made, wanted = ("x".join(map(str, s)) for s in (preprocessing.input_shape, shape))
-        raise DataError(f"the preprocessing makes {made}, the graph takes {wanted}", "give one of that crop")
+        resize = round(preprocessing.resize * max(height, width) / max(preprocessing.size))
+        fitting = {**preprocessing.to_json(), "resize": resize, "crop": [height, width]}
+        raise DataError(
+            f"the preprocessing makes {made}, the graph takes {wanted}",
+            f"give one of that crop: --preprocess P.json, in it for example {json.dumps(fitting)}"
+            if preprocessing.channels == channels
+            else f"give one of {channels} channels and that crop with --preprocess P.json",
+        )
     return Layout(shape, last), dims[0]
 
 

@@ -14,6 +14,10 @@ from edgecnn.errors import DataError, nearest
 from edgecnn.records import parse_json
 from edgecnn.zoo import presets
 
+_LARGEST = {  # between which a picture's largest value must lie, also less a mean
+    "NominalRange_0_255": (64.0, 256.0), "NominalRange_16_235": (64.0, 256.0), "Normalized_0_1": (0.4, 4.0),
+    "Normalized_1_1": (0.4, 4.0),
+}  # fmt: skip
 _OF_A_SIDECAR = {"kind", "sha256", "schema"}
 
 
@@ -61,3 +65,24 @@ def find_preprocessing_inside(model: onnx.ModelProto, own: Sidecar | None) -> Pr
             f"the graph's metadata entry 'preprocessing' is not valid JSON ({exc})", "correct it, or use --preprocess"
         ) from exc
     return preprocessing_from_json(content)
+
+
+def doubt_colors(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> list[str]:
+    """Where the metadata that ONNX defines for images (MetadataProps.md) says other pixels than `preprocessing` makes:
+    another order of the channels, or another range."""
+    told = {p.key: p.value for p in model.metadata_props}
+    order, span = told.get("Image.BitmapPixelFormat", ""), told.get("Image.NominalPixelRange", "")
+    if preprocessing is None:
+        return [f"metadata: images are {' '.join(filter(None, (order, span)))}"] if order or span else []
+    doubts = []
+    if (
+        preprocessing.channels == 3
+        and order.startswith(("Bgr", "Rgb"))
+        and preprocessing.bgr != order.startswith("Bgr")
+    ):
+        wanted = str(order.startswith("Bgr")).lower()
+        doubts.append(f'warning: the metadata says {order}, the preprocessing does not: write "bgr": {wanted}')
+    largest = max((1 - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
+    if span in _LARGEST and not _LARGEST[span][0] <= largest <= _LARGEST[span][1]:
+        doubts.append(f"warning: the metadata says {span}, and the preprocessing makes values up to {largest:.3g}")
+    return doubts

@@ -12,13 +12,15 @@ from edgecnn.contract import INPUT, MAX_DIFFERENCE
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.session import Array
 
+MEND = "mend that node, or export the network again; `onnx.checker` finds more of the kind"
+
 
 def run_original(original: onnx.ModelProto, images: Array, batch: int, tensor: str, where: str) -> Array:
     """What the original gives in `tensor`, an output or one inside it, for each image, `batch` copies at a time; raises
     `GraphError`."""
     if tensor not in {o.name for o in original.graph.output}:
         original.graph.output.append(onnx.ValueInfoProto(name=tensor))
-    with onnxruntime_errors(where, "cannot run it", "check it with onnx.checker", GraphError):
+    with onnxruntime_errors(where, "cannot run it", f"the graph is not valid as it is: {MEND}", GraphError):
         session = open_session(original)
         name = session.get_inputs()[0].name
         rows = [session.run([tensor], {name: np.repeat(image[None], batch, 0)})[0][:1] for image in images]
