@@ -9,11 +9,13 @@ import typer
 
 from edgecnn.cli.options import GIVES, JSON
 from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.contract import MAX_DIFFERENCE
 
 EXAMPLES = """
 edgecnn import runs/lenet5-digits/model.fp32.onnx -o ours.fp32.onnx
 edgecnn import theirs.onnx --preprocess imagenet-224 -o ours.fp32.onnx  # needs a graph
 edgecnn import theirs.onnx --output-name logits --to-float32            # needs a graph
+edgecnn import theirs.onnx --max-difference 2e-4 --simplify             # needs a graph
 """
 
 
@@ -37,6 +39,12 @@ def import_(
         str, typer.Option(help="The tensor that holds the logits, where the graph has several outputs or an ArgMax.")
     ] = "",
     to_float32: Annotated[bool, typer.Option("--to-float32", help="Lift a graph in FP16, BF16 or double.")] = False,
+    max_difference: Annotated[
+        float, typer.Option(min=0, help="From the original, as a share of its largest logit.")
+    ] = MAX_DIFFERENCE,
+    simplify: Annotated[
+        bool, typer.Option("--simplify", help="Let onnxslim simplify a graph that would be refused, and try again.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: FILE.fp32.onnx]")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -57,10 +65,14 @@ def import_(
         gives=gives,
         output_name=output_name,
         to_float32=to_float32,
+        max_difference=max_difference,
+        simplify=simplify,
     )
     made = read_sidecar(path)
     for change in made.facts["changes"]:
         say(f"{file}: {change}")
+    for warning in made.facts["warnings"]:
+        say(f"{file}: warning: {warning}")
     if made.preprocessing is None:
         say(f"{file}: how its images are preprocessed is not known; --preprocess says it")
     elif doubt := doubt_of(preprocessing_from_json(made.preprocessing)):

@@ -76,7 +76,7 @@ class Preprocessing:
         """The picture with the channels that the network takes, in their order, turned upright where that is asked."""
         turn = _TURNS.get(orientation_of(image)) if self.exif_orientation else None
         image = image if turn is None else image.transpose(turn)
-        mode = "L" if self.channels == 1 else "RGB"
+        mode = {1: "L", 4: "RGBA"}.get(self.channels, "RGB")
         image = image if image.mode == mode else image.convert(mode)  # which copies where the mode is the same
         return Image.merge("RGB", image.split()[::-1]) if self.bgr else image
 
@@ -201,7 +201,7 @@ def preprocessing_from_json(content: Mapping[str, Any]) -> Preprocessing:
         problem = f"crop {made.crop} must be between 1 and resize {made.resize}"
     elif made.bgr and made.channels != 3:
         problem = f"bgr is an order of 3 channels, not of {made.channels}"
-    elif made.channels not in (1, 3) or not len(made.mean) == len(made.std) == made.channels:
+    elif made.channels not in (1, 3, 4) or not len(made.mean) == len(made.std) == made.channels:
         problem = f"{made.channels} channels with {len(made.mean)} means and {len(made.std)} deviations"
     elif min(made.std) <= 0:
         problem = "a standard deviation must be positive"

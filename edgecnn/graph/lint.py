@@ -26,13 +26,15 @@ FP16_SCALES_OPSET = 19
 
 # Operators of classifiers that every parser from 10.3 on takes.
 _PARSED = (
-    "Abs Add ArgMax AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose "
-    "DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather Gemm GlobalAveragePool "
-    "GlobalMaxPool Greater HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu "
-    "Less Log LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mul Neg Not PRelu Pad Pow QuantizeLinear Range "
-    "Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize "
-    "Round Selu Shape Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum "
-    "Tanh Tile TopK Transpose Trilu Unsqueeze Where"
+    "Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Celu Clip Concat Constant ConstantOfShape "
+    "Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten "
+    "Floor Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual "
+    "GridSample HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less "
+    "LessOrEqual Log LogSoftmax LpNormalization LRN MatMul Max MaxPool Mean Min Mod Mul Neg Not Or Pad Pow "
+    "PRelu QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean "
+    "ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape "
+    "Shrink Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh "
+    "Tile TopK Transpose Trilu Unsqueeze Where Xor"
 )
 PARSED = frozenset(_PARSED.split())
 

@@ -137,21 +137,26 @@ def _require_all_values(path: Path, held: Iterable[onnx.TensorProto]) -> None:
             )
 
 
+def as_it_is(source: Path | str) -> str:
+    """How a graph that another tool quantized is measured, for a hint."""
+    return f"as it is, `edgecnn validate {source} --reference REFERENCE.npz --data D` measures it"
+
+
 def require_unquantized(model: onnx.ModelProto, source: Path | str = "FILE") -> None:
     """Raise `GraphError` for a graph that holds quantized values; the hint tells how the file `source` is measured."""
     node = next((n for n in model.graph.node if _QUANTIZED.fullmatch(n.op_type)), None)
     if node is not None:
         raise GraphError(
             f"node {node_label(node)}: the graph is already quantized",
-            "give the float32 graph that it was made from; as it is, "
-            f"`edgecnn validate {source} --reference REFERENCE.npz --data D` measures it",
+            f"give the float32 graph that it was made from; {as_it_is(source)}",
         )
 
 
-def require_float_classifier(model: onnx.ModelProto) -> None:
+def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> None:
     """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantized operators, as
-    for inference."""
-    require_unquantized(model)
+    for inference; with `pairs` Q/DQ pairs are allowed."""
+    if not pairs:
+        require_unquantized(model)
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from edgecnn.errors import GraphError
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+PRODUCTS = WEIGHTED | {"ConvTranspose"}
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 Shape = tuple[int | None, ...]  # None for an axis that is not fixed
@@ -83,12 +84,16 @@ class OnnxGraph:
         """The inputs of `node` that depend on the image: (index, tensor)."""
         return [(i, name) for i, name in enumerate(node.input) if name and not self.is_constant(name)]
 
-    def weighted(self) -> Iterator[onnx.NodeProto]:
-        """Every Conv, Gemm and MatMul, but a MatMul of two activations."""
-        return (n for n in self.nodes if n.op_type in WEIGHTED and not (n.op_type == "MatMul" and self._both_vary(n)))
+    def products(self) -> Iterator[onnx.NodeProto]:
+        """Every node that multiplies and adds: Conv, ConvTranspose, Gemm and MatMul, of weights or of activations."""
+        return (n for n in self.nodes if n.op_type in PRODUCTS)
 
-    def _both_vary(self, node: onnx.NodeProto) -> bool:
-        return {0, 1} <= {i for i, name in self.varying(node) if self._source(name) is None}
+    def weighted(self) -> Iterator[onnx.NodeProto]:
+        """The Conv, Gemm and MatMul that can be INT8: an activation first, then a constant weight."""
+        return (n for n in self.products() if n.op_type in WEIGHTED and self._has_weight(n))
+
+    def _has_weight(self, node: onnx.NodeProto) -> bool:
+        return self._source(node.input[1]) is not None and self._source(node.input[0]) is None
 
     def _source(self, tensor: str) -> str | None:
         """The initializer that `tensor` holds, directly or through Q/DQ nodes; None when it is computed."""
@@ -182,23 +187,26 @@ def infer_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
 
 def count_multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-adds of one image in every Conv, Gemm and MatMul, by the name of the node's first output.
+    """Multiply-adds of one image in every Conv, ConvTranspose, Gemm and MatMul, of weights or of activations, by the
+    name of the node's first output.
 
     Raises `GraphError` naming the node whose shapes cannot be inferred.
     """
     shapes = infer_shapes(model)
     counts = {}
-    for node in flat_graph(model).weighted():
-        weight, out = shapes.get(node.input[1]), shapes.get(node.output[0])
-        if weight is None or out is None or None in out[1:] or None in weight:
+    for node in flat_graph(model).products():
+        given, weight, out = (shapes.get(name) for name in (*node.input[:2], node.output[0]))
+        if node.op_type == "ConvTranspose":
+            made, factors = given, None if weight is None else weight[1:]
+        elif node.op_type == "Conv":
+            made, factors = out, None if weight is None else weight[1:]
+        else:
+            made, factors = out, None if weight is None else weight[-1 if attribute(node, "transB", 0) else -2 :][:1]
+        sizes = None if made is None or factors is None else (*made[1:], *factors)
+        if sizes is None or any(size is None for size in sizes):
             raise GraphError(
                 f"node {node.name!r}: the shapes around this {node.op_type} cannot be inferred",
                 "export the network with a fixed height and width (only the batch may be dynamic)",
             )
-        size = math.prod(d for d in out[1:] if d is not None)
-        if node.op_type == "Conv":
-            inner = math.prod(d for d in weight[1:] if d is not None)
-        else:
-            inner = weight[1 if attribute(node, "transB", 0) else 0] or 0
-        counts[node.output[0]] = size * inner
+        counts[node.output[0]] = math.prod(size for size in sizes if size is not None)
     return counts

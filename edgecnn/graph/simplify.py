@@ -19,7 +19,9 @@ from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.contract import IR_VERSION, OPSET
 from edgecnn.errors import GraphError
 from edgecnn.graph.load import bytes_of, onnx_errors, require_float_classifier
+from edgecnn.graph.measured_shapes import write_measured_shapes
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute, copy_model, opset_of
+from edgecnn.graph.shape_arithmetic import READS_SHAPE, fold_shape_arithmetic
 
 _LARGE_BYTES = 1 << 16
 _FOLDED = {"BatchNormalization", "Add", "Sub", "Mul", "Div"}  # with constants, into the layer before them
@@ -30,6 +32,9 @@ _VANISHING = {"Identity", "Dropout", "Cast"}
 def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` in the form described above, equal in what it computes; raises `GraphError`."""
     require_float_classifier(model)
+    if any(node.op_type in READS_SHAPE for node in model.graph.node):
+        model = copy_model(model)
+        fold_shape_arithmetic(model)
     aside = _find_weights_left_alone(model)
     bare = _set_aside(model, aside)
     with onnx_errors("the graph", f"cannot be converted to opset {OPSET}", IMPORT_IT):
@@ -47,6 +52,8 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         checker.check_model(inferred)
     _put_back(inferred.graph, aside)
     _fold_gemm_factors(inferred.graph)
+    write_measured_shapes(inferred)
+    _drop_leading_ones(inferred)
     return inferred
 
 
@@ -128,6 +135,19 @@ def _fold_gemm_factors(graph: onnx.GraphProto) -> None:
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta") or a.name in factors]
         del node.attribute[:]
         node.attribute.extend(kept)
+
+
+def _drop_leading_ones(model: onnx.ModelProto) -> None:
+    """A MatMul's weight [1, K, N] as [K, N], where what it multiplies has as many axes anyway."""
+    index = OnnxGraph(model)
+
+    def is_product(node: onnx.NodeProto, k: int, axes: int) -> bool:
+        return node.op_type == "MatMul" and k == 1 and len(index.shapes.get(node.input[0], ())) >= axes
+
+    for name, tensor in index.initializers.items():
+        readers, axes = index.readers.get(name, []), len(tensor.dims)
+        if axes > 2 and set(tensor.dims[:-2]) == {1} and all(is_product(n, k, axes) for n, k in readers):
+            del tensor.dims[:-2]
 
 
 def _give_own(

@@ -396,8 +396,8 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
     "float16": (lambda: halved(TensorProto.FLOAT16, False), "input 'x' is float16", "--to-float32"),
     "float16-inside": (lambda: halved(TensorProto.FLOAT16, True), "is float16", "--to-float32"),
     "new-operator": (
-        lambda: network(middle=[N("RMSNormalization", ["c1", "k"], ["m"])], opset=23, ir=10, k=np.ones(8, np.float32)),
-        "RMSNormalization of opset 23",
+        lambda: network(middle=[N("TensorScatter", ["c1", "c1"], ["m"])], opset=24, ir=10),
+        "TensorScatter of opset 24",
         "export it at opset 19",
     ),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx
 import pytest
+from onnx import helper
 
 from edgecnn.errors import GraphError
 from edgecnn.graph.importing.names import name_nodes
@@ -306,8 +307,12 @@ def test_nodes_need_names_and_weights_need_initialisers() -> None:
     name_nodes(model.graph)
     assert [n.name for n in model.graph.node] == ["c/Conv", "c/Conv_0"]
     assert shown(place(model, "tensorrt")) == ["input -> c:0", "c -> c:0"]
-    model.graph.node[1].input[1] = "c"
-    with pytest.raises(GraphError, match="'c/Conv_0': the weight 'c' of this Conv is not an initializer"):
+    model.graph.node[1].input[1] = "c"  # computed: it stays in float
+    assert shown(place(model, "tensorrt")) == ["input -> c:0"]
+    held = next(i for i in model.graph.initializer if i.name == model.graph.node[0].input[1])
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["fixed"], "fixed", value=held))
+    model.graph.node[1].input[1] = "fixed"
+    with pytest.raises(GraphError, match="'c/Conv': the weight 'fixed' of this Conv is not an initializer"):
         place(model, "tensorrt")
 
 

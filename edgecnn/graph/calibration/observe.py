@@ -91,7 +91,9 @@ class Observer:
         names = outputs_of(self._watches)
         with onnxruntime_errors("the graph", "failed while running it", "check the graph's input"):
             filled = fill_batch(self._graph, images)
-            made = [m[: len(images)] for m in self._sessions[0].run(names, {self._graph.input: filled})]
+            made = self._sessions[0].run(names, {self._graph.input: filled})
+        if len(filled) > len(images):
+            made = [m[: len(m) * len(images) // len(filled)] for m in made]
         return partial(self._count, images, self._watches, dict(zip(names, made, strict=True)))
 
     def statistics(self) -> dict[str, TensorStatistics]:
@@ -122,7 +124,7 @@ class Observer:
 
     def _count(self, images: Array, watches: list[Watched], outputs: dict[str, Array]) -> None:
         step = self._steps[self._graph.input]
-        self._take(self._graph.input, *channel_extremes(images), take_counted(images, step))
+        self._take(self._graph.input, *channel_extremes(images), take_counted(images, step), len(images))
         largest = 0.0
         for w in watches:
             if w.whole:
@@ -130,24 +132,24 @@ class Observer:
                 values = take_counted(outputs[w.whole], w.step)
             else:
                 values = outputs[w.sample]
-                high = outputs[w.high].reshape(len(images), -1).max(axis=0) + np.float32(0)
+                high = _largest_of_channels(outputs[w.high])
                 if w.low:
-                    low = np.float32(0) - outputs[w.low].reshape(len(images), -1).max(axis=0)
+                    low = np.float32(0) - _largest_of_channels(outputs[w.low])
                 else:
                     low = self._tallies[w.name].held.channel_low
                 if w.mean and not np.isfinite(outputs[w.mean]).all():
                     high = np.full_like(high, np.nan)
-            self._take(w.name, low, high, values)
+            self._take(w.name, low, high, values, len(images))
             largest = max(largest, float(high.max()), -float(low.min()))
         if largest > LARGEST_VALUE:
             self._look_closer(images)
 
-    def _take(self, name: str, low: Array, high: Array, values: Array) -> None:
+    def _take(self, name: str, low: Array, high: Array, values: Array, images: int) -> None:
         if name not in self._tallies:
             self._tallies[name] = _Tally(empty_statistics(name, len(low), self._steps[name]))
         tally = self._tallies[name]
         try:
-            tally.held.widen(low, high, len(values))
+            tally.held.widen(low, high, images)
         except ValueError as exc:
             raise _not_finite(name) from exc
         tally.count(values)
@@ -166,8 +168,18 @@ class Observer:
 
 def fill_batch(graph: OnnxGraph, images: Array) -> Array:
     """`images` as often as a graph of a frozen batch takes them; as they are for a dynamic one."""
-    frozen = graph.shapes[graph.input][0]
+    frozen = frozen_batch(graph)
     return images if frozen is None else np.resize(images, (frozen, *images.shape[1:]))
+
+
+def _largest_of_channels(pooled: Array) -> Array:
+    largest: Array = pooled.reshape(len(pooled), -1).max(axis=0) + np.float32(0)
+    return largest
+
+
+def frozen_batch(graph: OnnxGraph) -> int | None:
+    """The batch that the graph's input is fixed to; None for a dynamic one."""
+    return graph.shapes[graph.input][0]
 
 
 def _not_finite(name: str) -> GraphError:

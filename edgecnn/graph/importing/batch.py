@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecnn.contract import BATCH, OUTPUT
+from edgecnn.contract import BATCH, MAX_DIFFERENCE, OUTPUT
 from edgecnn.errors import GraphError
 from edgecnn.graph.importing.names import free_name
-from edgecnn.graph.importing.proof import find_difference
+from edgecnn.graph.importing.proof import find_difference, require_close_or_far
+from edgecnn.graph.shape_arithmetic import fold_shape_arithmetic
 from edgecnn.session import Array
 
 BATCHES = (1, 2, 3)
@@ -27,28 +28,41 @@ class BatchOutcome:
     changes: tuple[str, ...]
 
 
-def make_batch_dynamic(model: onnx.ModelProto, images: Array, expected: Array, frozen: int | None) -> BatchOutcome:
-    """Make the batch dynamic if the graph can be, proven on `images`; raises `GraphError` for a graph that is not equal
-    to the original even at its own batch."""
+def make_batch_dynamic(
+    model: onnx.ModelProto, images: Array, expected: Array, frozen: int | None, allowed: float = MAX_DIFFERENCE
+) -> BatchOutcome:
+    """Make the batch dynamic if the graph can be, proven on `images` to differ by `allowed` of the largest logit at
+    most, and write in the sizes that the graph computes of fixed shapes; raises `GraphError` for a graph that is not
+    equal to the original even at its own batch."""
     axis = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     set_batch(model.graph, BATCH, expected)
     said = [f"batch {frozen} made dynamic"] if frozen else [f"batch axis {axis!r} named {BATCH!r}"] * (axis != BATCH)
-    difference, why = find_difference(model, images, expected, BATCHES)
+    folded = fold_shape_arithmetic(model)
+    difference, why = find_difference(model, images, expected, BATCHES, allowed)
+    if frozen is None:
+        require_close_or_far(difference, allowed)
     if why:
         reshapes = free_reshapes(model.graph, frozen or 1)
         if reshapes:
-            difference, why = find_difference(model, images, expected, BATCHES)
+            folded += fold_shape_arithmetic(model)
+            difference, why = find_difference(model, images, expected, BATCHES, allowed)
             said.append(f"the batch taken out of {len(reshapes)} Reshape constants ({', '.join(reshapes[:3])})")
     if not why:
-        return BatchOutcome(None, difference, tuple(said))
+        return BatchOutcome(None, difference, (*said, *_sizes_written(folded)))
     only = frozen or 1
     set_batch(model.graph, only, expected)
+    folded += fold_shape_arithmetic(model)
     copies = np.resize(images, (only, *images.shape[1:]))
     rows = np.resize(expected, (only, *expected.shape[1:]))
-    difference, refused = find_difference(model, copies, rows, (only,))
+    difference, refused = find_difference(model, copies, rows, (only,), allowed)
     if refused:
+        require_close_or_far(difference, allowed)
         raise GraphError(f"the normalized graph is not equal to the original: {refused}", "export it again")
-    return BatchOutcome(only, difference, (f"the batch stays frozen at {only}: {why}",))
+    return BatchOutcome(only, difference, (f"the batch stays frozen at {only}: {why}", *_sizes_written(folded)))
+
+
+def _sizes_written(count: int) -> list[str]:
+    return [f"{count} sizes that the graph computed of fixed shapes written in"] if count else []
 
 
 def free_reshapes(graph: onnx.GraphProto, batch: int) -> list[str]:

@@ -15,6 +15,7 @@ from onnx import defs, helper, numpy_helper
 
 from edgecnn.contract import OPSET
 from edgecnn.errors import GraphError
+from edgecnn.graph.importing.functions import is_function, write_out_functions
 from edgecnn.graph.importing.names import free_name, graphs_in
 from edgecnn.graph.onnx_graph import Shape, attribute, infer_shapes, node_label, opset_of
 
@@ -93,6 +94,9 @@ def downgrade_opset(model: onnx.ModelProto) -> list[str]:
     """Write the operators that opset 19 lacks in those that it has, in place; raises `GraphError` for one that is not
     known here."""
     old = opset_of(model)
+    nodes_of_all = [n for g in graphs_in(model.graph) for n in g.node if n.domain in ("", "ai.onnx")]
+    new = {n.op_type for n in nodes_of_all if n.op_type not in _WRITTEN and not _stays(n, old)}
+    said = write_out_functions(model, {kind for kind in new if is_function(kind, old)})
     written: set[str] = set()
     shapes: dict[str, Shape] | None = None
     for graph in graphs_in(model.graph):
@@ -115,7 +119,7 @@ def downgrade_opset(model: onnx.ModelProto) -> list[str]:
         graph.node.extend(nodes)
     for opset in model.opset_import:
         opset.version = OPSET if opset.domain in ("", "ai.onnx") else opset.version
-    return [f"{kind} of opset {old} written in older operators" for kind in sorted(written)]
+    return [*said, *(f"{kind} of opset {old} written in older operators" for kind in sorted(written))]
 
 
 def _stays(node: onnx.NodeProto, opset: int) -> bool:

@@ -15,6 +15,8 @@ from edgecnn.graph.importing.names import free_name, replace_tensor
 from edgecnn.graph.onnx_graph import attribute
 from edgecnn.session import Array
 
+CHANNELS = (1, 3, 4)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -35,12 +37,12 @@ def read_layout(model: onnx.ModelProto, preprocessing: Preprocessing | None) -> 
     """
     given = model.graph.input[0]
     dims = [d.dim_value or None for d in given.type.tensor_type.shape.dim]
-    if dims[1] not in (1, 3) and dims[3] not in (1, 3):
+    if dims[1] not in CHANNELS and dims[3] not in CHANNELS:
         raise GraphError(
-            f"input {given.name!r} is {dims}: neither NCHW nor NHWC of 1 or 3 channels",
+            f"input {given.name!r} is {dims}: neither NCHW nor NHWC of 1, 3 or 4 channels",
             "export it with its channels fixed, as [batch, channels, height, width]",
         )
-    last = dims[1] not in (1, 3)
+    last = dims[1] not in CHANNELS
     channels, height, width = (dims[3], dims[1], dims[2]) if last else (dims[1], dims[2], dims[3])
     if preprocessing is not None:
         height, width = height or preprocessing.size[0], width or preprocessing.size[1]

@@ -8,10 +8,12 @@ from onnx import helper, inliner, numpy_helper, version_converter
 
 from edgecnn.contract import IR_VERSION, OPSET
 from edgecnn.graph.importing.downgrade import downgrade_opset
+from edgecnn.graph.importing.functions import write_out_functions
 from edgecnn.graph.importing.names import free_name, graphs_in
 from edgecnn.graph.load import onnx_errors
 from edgecnn.graph.onnx_graph import infer_shapes, opset_of
 
+_MORE_OUTPUTS = frozenset({"Dropout", "LayerNormalization", "MaxPool"})
 _OWN_INITIALIZERS_SINCE = 4  # IR version: before it every initializer was an input too
 
 
@@ -23,6 +25,7 @@ def make_readable(model: onnx.ModelProto) -> list[str]:
         names = ", ".join(sorted({f.name for f in model.functions})[:4])
         model.CopyFrom(inliner.inline_local_functions(model))
         changes.append(f"local functions inlined: {names}")
+    name_unread_outputs(model.graph)
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) < len(model.graph.input):
@@ -45,13 +48,25 @@ def drop_unread_inputs(model: onnx.ModelProto) -> list[str]:
     return [f"input {value.name!r} dropped: nothing reads it" for value in unread]
 
 
+def name_unread_outputs(graph: onnx.GraphProto) -> None:
+    """Drop optional outputs that nothing reads, and name those of a Split that have no name: ONNX Runtime's process
+    ends where it runs such a Split."""
+    read = {name for g in graphs_in(graph) for n in g.node for name in n.input} | {o.name for o in graph.output}
+    for node in graph.node:
+        if node.op_type in _MORE_OUTPUTS:
+            while len(node.output) > 1 and node.output[-1] not in read:
+                node.output.pop()
+        for k, name in enumerate(node.output):
+            if node.op_type == "Split" and not name:
+                node.output[k] = free_name(graph, f"{node.name or node.input[0]}_unread")
+
+
 def convert_opset(model: onnx.ModelProto) -> list[str]:
     """Bring the operators to opset 19 and the file to IR version 9; raises `GraphError`."""
     old, ir_version = opset_of(model), model.ir_version
-    changes = []
-    if old > OPSET:
-        changes += downgrade_opset(model)
-    elif old < OPSET:
+    changes = list[str]()
+    changes += downgrade_opset(model) if old > OPSET else write_out_functions(model)
+    if old < OPSET:
         model.ir_version = max(ir_version, _OWN_INITIALIZERS_SINCE)  # the converter looks for them among the inputs
         with onnx_errors(f"opset {old}", f"cannot be converted to {OPSET}", f"export it again at opset {OPSET}"):
             model.CopyFrom(version_converter.convert_version(model, OPSET))

@@ -15,6 +15,7 @@ from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_
 from edgecnn.data.dataset import Dataset, batches
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.histogram import TensorStatistics
+from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_tolerance import find_tolerated_shares
@@ -236,5 +237,10 @@ def compute_logits(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.floa
     """Logits [N, classes] of all images under ONNX Runtime."""
     with onnxruntime_errors("the graph"):
         session = open_session(model)
-    name = session.get_inputs()[0].name
-    return np.concatenate([run_session(session, {name: part.input})[0] for part in batches(data, 8)])
+    graph = OnnxGraph(model)
+    return np.concatenate(
+        [
+            run_session(session, {graph.input: fill_batch(graph, part.input)})[0][: len(part.input)]
+            for part in batches(data, frozen_batch(graph) or 8)
+        ]
+    )

@@ -32,6 +32,8 @@ def find_tolerated_shares(
     fused with it, and beside a step of the INT8 tensor that this becomes, if all that read it read that.
     """
     node = graph.node[weight.node]
+    if node.op_type == "MatMul" and len(graph.shapes.get(node.output[0], ())) != 2:
+        return NOTICED  # its channels are the last axis, and those of the statistics the second
     bias = _bias_of(graph, node)
     behind = _observed_behind(graph, node.output[0], tensors)
     if not behind or np.size(bias) not in (1, len(tensors[behind[0]].channel_high)):

@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from edgecnn.data.dataset import Dataset
+from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq.subgraph import CODES, HALF, SUFFIX, WIDENED, ActivationCache, Subgraph, trace_back
 from edgecnn.quantization import Placement, QuantParams
@@ -115,9 +116,9 @@ def keep_images(graph: OnnxGraph, caches: Sequence[ActivationCache], data: Datas
     for cache in caches:
         cache.folder.mkdir()
     pixels = max(1, data.tensor(images[0])[0].size)
-    size = int(max(1, min(BATCH, len(images) // 4, max(2, PIXELS // pixels))))
+    size = frozen_batch(graph) or int(max(1, min(BATCH, len(images) // 4, max(2, PIXELS // pixels))))
     for batch, start in enumerate(range(0, len(images), size)):
-        value = np.stack([data.tensor(i) for i in images[start : start + size]])
+        value = fill_batch(graph, np.stack([data.tensor(i) for i in images[start : start + size]]))
         for cache in caches:
             cache.put(graph.input, batch, value)
     return -(-len(images) // size)

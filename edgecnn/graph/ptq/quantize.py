@@ -26,6 +26,7 @@ from edgecnn.graph.ptq.candidates import (
 )
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult
 from edgecnn.graph.qdq.exclude import find_by_rules, find_float_convolutions, with_own_weights
+from edgecnn.graph.qdq.float_products import describe_float_products
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.qdq.verify import assert_placed, count_integer_kernels, measure_int8_share_pct
 from edgecnn.graph.simplify import simplify_graph
@@ -67,10 +68,11 @@ def quantize_int8(
     ready = give_own_constants(simplify_graph(model)) if method == "auto" else simplify_graph(model)
     ready = with_own_weights(ready, excluded)
     placement = place(ready, scheme, excluded, pools=pools)
-    count_multiply_adds(ready)  # the share of INT8 is counted at the end: shapes not known are refused at once
+    if not placement.weights:
+        raise GraphError("no Conv, Gemm or MatMul of it can be INT8", "take the FP16 graph (--precision fp16)")
     around = "fp32" if scheme == "ort-cpu" else around
     half = around == "fp16"
-    left_out = _find_dead(ready, placement, ranges)
+    left_out = [*describe_float_products(ready), *_find_dead(ready, placement, ranges)]
     compared: list[CandidateRow] = []
     data = None if data is None else distinct_images(data)
     if method != "auto":
@@ -85,7 +87,9 @@ def quantize_int8(
     made = insert_candidate(chosen, placement)
     assert_placed(made, placement)
     lost = find_float_convolutions(ready, placement) if scheme == "ort-cpu" else ()
-    share = round(measure_int8_share_pct(made, lost), 2)
+    counts = count_multiply_adds(ready)  # inference in `made` would have to find again what was measured
+    by_node = {node.name: counts[node.output[0]] for node in flat_graph(ready).products()}
+    share = round(measure_int8_share_pct(made, lost, by_node), 2)
     kernels, weighted = _count_kernels(made) if scheme == "ort-cpu" else (None, _count_weighted(made))
     kept: tuple[str, ...] = ()
     if half:
@@ -153,7 +157,7 @@ def _find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> 
 
 
 def _count_weighted(model: onnx.ModelProto) -> int:
-    return sum(1 for _ in flat_graph(model).weighted())
+    return sum(1 for _ in flat_graph(model).products())
 
 
 def _find_little_gain(model: onnx.ModelProto, placement: Placement) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -73,20 +73,25 @@ def find_dequantized(graph: OnnxGraph, tensor: str) -> str | None:
     return str(cast.input[0] if cast is not None and cast.op_type == "Cast" else source.input[0])
 
 
-def measure_int8_share_pct(model: onnx.ModelProto, without: Collection[str] = ()) -> float:
-    """Share of the multiply-adds that stand in a Conv, Gemm or MatMul whose inputs both come from DequantizeLinear, but
-    for the nodes in `without`."""
+def measure_int8_share_pct(
+    model: onnx.ModelProto, without: Collection[str] = (), counts: Mapping[str, int] | None = None
+) -> float:
+    """Share of all multiply-adds that stand in a Conv, Gemm or MatMul whose activation and weight both come from
+    DequantizeLinear, but for the nodes in `without`; `counts` are the multiply-adds by node, where they
+    are known."""
     graph = flat_graph(model)
-    counts = count_multiply_adds(model)
+    if counts is None:
+        made_by = count_multiply_adds(model)
+        counts = {node.name: made_by[node.output[0]] for node in graph.products()}
     total = sum(counts.values())
     if total == 0:
         raise GraphError("the graph has no Conv, Gemm or MatMul", "is this the right file?")
     made = [node for node in graph.weighted() if node.name not in without and _is_int8(graph, node)]
-    return 100 * sum(counts[node.output[0]] for node in made) / total
+    return 100 * sum(counts[node.name] for node in made) / total
 
 
 def count_integer_kernels(path: Path) -> tuple[int, int]:
-    """(k, n): of the n weighted nodes of `path`, ONNX Runtime's CPU provider computes k in integers.
+    """(k, n): of the n nodes of `path` that multiply and add, ONNX Runtime's CPU provider computes k in integers.
 
     Counted in the graph as ONNX Runtime optimized it for this machine. Raises `BackendError` when it does not load.
     """
@@ -95,8 +100,8 @@ def count_integer_kernels(path: Path) -> tuple[int, int]:
         with onnxruntime_errors(str(path), "cannot load it", "is the file whole?"):
             open_session(path, threads=1, optimized=optimized)
         kinds = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
-    weighted = sum(1 for _ in flat_graph(onnx.load(path)).weighted())
-    return sum(kind in INTEGER_KERNELS for kind in kinds), weighted
+    products = sum(1 for _ in flat_graph(onnx.load(path)).products())
+    return sum(kind in INTEGER_KERNELS for kind in kinds), products
 
 
 def require_loads(model: onnx.ModelProto) -> None:
