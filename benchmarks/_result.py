@@ -96,6 +96,7 @@ def measure_process(command: Sequence[object], *, tree: Path = ROOT, folder: Pat
     The peak memory of a child begins at that of its parent: measure from a process that loads little.
     """
     env = {**os.environ, "PYTHONPATH": str(tree)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
     words, started = [str(word) for word in command], time.monotonic()
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(words, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=complaints, text=True)

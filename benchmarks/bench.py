@@ -22,6 +22,7 @@ WHOLE = {
     "export_speed": "mobilenet_v2 resnet50 vgg16",
     "quantize_cost": "mobilenet_v2 squeezenet1_1 resnet18 --images 256",
     "auto_cost": "",
+    "ranges_cost": "cost",
     "train_speed": "",
     "busy_neighbors": "",
 }
@@ -30,10 +31,11 @@ SHORT = {
     "export_speed": "mobilenet_v2 --rounds 1",
     "quantize_cost": "squeezenet1_1 --images 32",
     "auto_cost": "squeezenet1_1 --images 32 --rounds 1",
+    "ranges_cost": "cost squeezenet1_1 --images 64 --rounds 1",
     "train_speed": "--rounds 1 --cifar-images 640 --jpeg-images 32 --jpeg-batch 16",
     "busy_neighbors": "--rounds 1",
 }
-CAN_BE_BUSY = ("validate_speed", "export_speed", "quantize_cost", "auto_cost")
+CAN_BE_BUSY = ("validate_speed", "export_speed", "quantize_cost", "auto_cost", "ranges_cost")
 
 
 def commands(short: bool, busy: bool, only: list[str] | None) -> list[list[str]]:

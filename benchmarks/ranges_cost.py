@@ -1,26 +1,23 @@
 """What calibration costs beside the network itself, and what its sampled counts cost in quality, on eight networks.
 
-    python benchmarks/ranges_cost.py cost [NETWORK...] [--images 256] [--rounds 3] [--shared DIR]
+    python benchmarks/ranges_cost.py cost [NETWORK...] [--images 256] [--rounds 3] [--busy] [--shared DIR]
     python benchmarks/ranges_cost.py quality [NETWORK...] [--images 64] [--held-out 64] [--draws 3] [--shared DIR]
-    python benchmarks/ranges_cost.py table
 
 `cost`: CPU seconds of whole processes in turn, with two threads each: `edgecnn calibrate`, and one that reads the same
 images and runs the same graph in ONNX Runtime; the ratio is the median over rounds. `quality`: SQNR of the logits on
 held-out images, 10 log10(sum f^2 / sum (f - q)^2), of every range method with the counts that calibration keeps and
 with every value counted, over several draws of images: thresholds that differ by a thousandth round other values, which
 alone moves the SQNR by some tenths of a dB; and whether the extremes of all channels are equal bit by bit. Graphs and
-images come from the shared folder, random weights are seeded. Each row replaces that of the same network and images in
-benchmarks/results/ranges_cost.json or ranges_quality.json, of which `table` makes the tables of docs/int8.md.
+images come from the shared folder, random weights are seeded. The rows are in benchmarks/results/ranges_cost.json and
+ranges_quality.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -29,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from _result import Recorder, measure_process, neighbors
 
-RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"mobilenet_v2": "mobilenet_v2_1.0_224_fp32", "mobilenet_v1_x0_5": "mobilenet_v1_0.5_160_fp32"}
 COSTLY = ("mobilenet_v2", "squeezenet1_1", "resnet18", "resnet50", "shufflenet_v2_x1_0", "efficientnet_b0")
 ALL = (*COSTLY, "resnet20_cifar", "mobilenet_v1_x0_5")
 METHODS = ("minmax", "percentile", "entropy", "mse")
-THREADS = 2
+THREADS, BUSY = 2, 2
 PLAIN = f"""
 import sys, numpy, onnxruntime
 graph, images, count = sys.argv[1], numpy.load(sys.argv[2])["input"], int(sys.argv[3])
@@ -58,13 +55,14 @@ def measure_cost(name: str, count: int, rounds: int, shared: Path, folder: Path)
     plain = [sys.executable, "-c", PLAIN, str(graph), str(images), str(count)]
     options = ["--data", str(images), "--images", str(count), "--threads", str(THREADS)]
     calibrate = [sys.executable, "-m", "edgecnn", "calibrate", str(graph), *options, "-o", str(folder / "x.calib.json")]
-    runs = [(_run(plain), _run(calibrate)) for _ in range(rounds)]
+    measure_process([*calibrate, "--images", 2])  # what is measured finds bytecode, as one that is installed does
+    runs = [(measure_process(plain), measure_process(calibrate)) for _ in range(rounds)]
     return {
-        "plain_cpu_s": [round(p[0], 2) for p, _ in runs],
-        "calibrate_cpu_s": [round(c[0], 2) for _, c in runs],
-        "ratio": round(statistics.median(c[0] / p[0] for p, c in runs), 2),
-        "plain_peak_mb": max(p[1] for p, _ in runs),
-        "calibrate_peak_mb": max(c[1] for _, c in runs),
+        "cpu_ratio": round(statistics.median(c.cpu_s / p.cpu_s for p, c in runs), 2),
+        "plain_cpu_s": [round(p.cpu_s, 2) for p, _ in runs],
+        "calibrate_cpu_s": [round(c.cpu_s, 2) for _, c in runs],
+        "plain_peak_mb": max(p.peak_mb for p, _ in runs),
+        "calibrate_peak_mb": max(c.peak_mb for _, c in runs),
     }
 
 
@@ -72,17 +70,6 @@ def _prepare(name: str, shared: Path, count: int, folder: Path) -> Path:
     """In a process of its own, for the peak memory of a child begins at that of its parent."""
     np.savez(folder / "images.npz", input=read_images(name, shared, count, 0)[0])
     return prepare_graph(name, shared, folder)
-
-
-def _run(command: list[str]) -> tuple[float, int]:
-    """(CPU seconds, peak MB) of a process that must succeed."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command[:5])}: {said[-500:]}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
 
 
 def measure_quality(name: str, count: int, held_out: int, draws: int, shared: Path, folder: Path) -> dict[str, Any]:
@@ -191,69 +178,31 @@ def read_images(name: str, shared: Path, count: int, held_out: int, seed: int = 
     return images[:count], images[count:]
 
 
-def tables() -> str:
-    """The filed rows in Markdown."""
-    lines = ["| network | images | plain, CPU s | calibrate, CPU s | ratio | plain, MB | calibrate, MB |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
-    for r in json.loads((RESULTS / "ranges_cost.json").read_text()):
-        seconds = [f"{statistics.median(r[k]):.2f}" for k in ("plain_cpu_s", "calibrate_cpu_s")]
-        cells = [f"`{r['network']}`", r["images"], *seconds, r["ratio"], r["plain_peak_mb"], r["calibrate_peak_mb"]]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
-        "| network | images | draws | extremes that differ | " + " | ".join(METHODS[1:]) + " |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for r in json.loads((RESULTS / "ranges_quality.json").read_text()):
-        pairs = [_pair(r, m) for m in METHODS[1:]]
-        cells = [f"`{r['network']}`", r["images"], r.get("draws", 1), r["extremes_differ"], *pairs]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _pair(row: dict[str, Any], method: str) -> str:
-    error = row.get(f"{method}_difference_se_db")
-    said = f"{row[f'{method}_exact_db']:.2f} {row[f'{method}_difference_db']:+.2f}"
-    return said if error is None else f"{said} ± {error:.2f}"
-
-
 def main() -> None:
     """Measure, print and file one row for each network."""
-    from edgecnn.machine.cpu import cpu_device
-    from edgecnn.records import to_plain
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "quality", "table"))
+    parser.add_argument("what", choices=("cost", "quality"))
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--images", type=int)
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--busy", action="store_true", help="beside two busy loops")
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", "../shared")))
     options = parser.parse_args()
-    if options.what == "table":
-        print(tables())
-        return
-    count = options.images or (256 if options.what == "cost" else 64)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    path = RESULTS / f"ranges_{options.what}.json"
-    for name in options.networks or (COSTLY if options.what == "cost" else ALL):
-        shared = options.shared.resolve()
-        load = [round(os.getloadavg()[0], 1)]
+    count, cost = options.images or (256 if options.what == "cost" else 64), options.what == "cost"
+    shared, beside = options.shared.resolve(), BUSY * options.busy
+    for name in options.networks or (COSTLY if cost else ALL):
         command = f"python benchmarks/ranges_cost.py {options.what} {name} --images {count}"
-        with tempfile.TemporaryDirectory() as folder:
-            if options.what == "cost":
-                found = measure_cost(name, count, options.rounds, shared, Path(folder))
+        command += f" --rounds {options.rounds}" if cost else f" --held-out {options.held_out} --draws {options.draws}"
+        recorder = Recorder(f"ranges_{options.what}", command + " --busy" * options.busy, tools=("onnxruntime",))
+        with tempfile.TemporaryDirectory() as made, neighbors(beside):
+            folder = Path(made)
+            if cost:
+                found = measure_cost(name, count, options.rounds, shared, folder)
             else:
-                command += f" --held-out {options.held_out} --draws {options.draws}"
-                found = measure_quality(name, count, options.held_out, options.draws, shared, Path(folder))
-        load.append(round(os.getloadavg()[0], 1))
-        row = {"network": name, "images": count, **found, "load_before_after": load, "command": command}
-        row |= {"commit": commit, "device": to_plain(cpu_device())}
-        print(json.dumps(row), flush=True)
-        rows = json.loads(path.read_text()) if path.exists() else []
-        rows = [r for r in rows if (r["network"], r["images"]) != (name, count)] + [row]
-        path.write_text("[\n" + ",\n".join(" " + json.dumps(r) for r in rows) + "\n]\n")
+                found = measure_quality(name, count, options.held_out, options.draws, shared, folder)
+            recorder.add({"network": name, "images": count, "busy": options.busy}, found, neighbors=beside)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from _result import RESULTS, ROOT, Row, read_rows
 
 MARK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
 Cell = Callable[[Row], str]
+MOST_COMMANDS = 4
 
 
 class Table(NamedTuple):
@@ -85,6 +86,17 @@ def quality(method: str | None = None) -> Cell:
     return text
 
 
+def with_error(method: str) -> Cell:
+    """SQNR with every value counted, and what counting a part adds, with the standard error where there is one."""
+
+    def text(row: Row) -> str:
+        said = f"{row[f'{method}_exact_db']:.2f} {row[f'{method}_difference_db']:+.2f}"
+        error = row.get(f"{method}_difference_se_db")
+        return said if error is None else f"{said} ± {error:.2f}"
+
+    return text
+
+
 def gain(row: Row) -> str:
     """Decibels won, and the standard error where there is one."""
     won, error = row.get("sqnr_gain_db"), row.get("sqnr_gain_error_db")
@@ -107,6 +119,35 @@ TABLES = {
             "edgecnn auto": quality("auto"),
         },
         lambda rows: sorted(rows, key=lambda row: (row["scheme"] == "ort-cpu", row["network"])),
+    ),
+    "ranges-cost": Table(
+        "ranges_cost",
+        "CPU seconds and peak memory of whole processes in turn, two threads each: `edgecnn calibrate`, and one that"
+        " reads the same decoded images and runs the same graph in ONNX Runtime. Ratio: `calibrate` / plain.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "neighbors": either("busy", "two busy loops", "none"),
+            "CPU ratio": value("cpu_ratio"),
+            "CPU s": value("calibrate_cpu_s"),
+            "plain CPU s": value("plain_cpu_s"),
+            "MB": value("calibrate_peak_mb", 0),
+            "plain MB": value("plain_peak_mb", 0),
+        },
+        lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"], row["busy"])),
+    ),
+    "ranges-quality": Table(
+        "ranges_quality",
+        "SQNR of the logits on held-out images in dB with every value counted, and the difference with a part counted,"
+        " with the standard error of its mean over the draws of images.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "draws": value("draws", 0),
+            "extremes that differ": value("extremes_differ", 0),
+            **{method: with_error(method) for method in ("percentile", "entropy", "mse")},
+        },
+        lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"])),
     ),
     "validate-speed": Table(
         "validate_speed",
@@ -212,12 +253,15 @@ TABLES = {
 def made_of(rows: Sequence[Row]) -> str:
     """Where and how rows were measured, as sentences."""
     made = [row["made"] for row in rows]
-    commands = sorted({re.sub(r"\.py (?!-)\S+", ".py", m["command"]) for m in made})
+    commands = sorted({re.sub(r"\.py((?: cost| quality)?) (?!-)\S+", r".py\1", m["command"]) for m in made})
+    commands = [f"`{c}`" for c in commands]
+    if len(commands) > MOST_COMMANDS:
+        commands = [commands[0], f"{len(commands) - 1} others, which the file of results names"]
     machines = sorted({f"{m['machine']['cpu']}, {m['cores']} cores" for m in made})
     commits = sorted({m["commit"][:10] + "-dirty" * m["commit"].endswith("-dirty") for m in made})
     others = [m["others_busy_cores"] for m in made if m["others_busy_cores"] is not None]
     tools = sorted({f"{name} {version}" for m in made for name, version in m.get("tools", {}).items()})
-    said = f"Made by {' and '.join(f'`{c}`' for c in commands)} at {', '.join(commits)} on {', '.join(machines)}"
+    said = f"Made by {' and '.join(commands)} at {', '.join(commits)} on {', '.join(machines)}"
     said += f", {', '.join(tools)}" if tools else ""
     if others:
         said += f"; other work took {min(others):.1f} to {max(others):.1f} cores meanwhile"

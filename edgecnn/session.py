@@ -102,7 +102,8 @@ class SessionInfo:
     is not; `sync` is how the host waits, `simulated` in words what is only imitated. `batches` are the ranges of sizes
     that a dynamic batch may have (none: any), `profile` which of several optimization profiles served the last one.
     `cpu_nodes` of `graph_nodes` are left to the CPU by a runtime that is to compute on a GPU. `pci_bus_id` is that of
-    the GPU which computes ("0000:01:00.0"), `jit_ms` what compiling for it has taken, which is in no latency.
+    the GPU which computes ("0000:01:00.0"), `jit_ms` what compiling for it has taken, which is in no latency. A query
+    takes so many `threads` of this processor; 0 where it computes elsewhere.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -117,6 +118,7 @@ class SessionInfo:
     jit_ms: float | None = None
     batches: tuple[tuple[int, int], ...] = ()
     profile: str = ""
+    threads: int = 0
 
     def fitting_batch(self, images: int) -> int:
         """The smallest batch that is served and holds `images`; `images` themselves where none does."""

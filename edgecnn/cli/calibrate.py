@@ -41,7 +41,7 @@ def calibrate(
     from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError
-    from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.calibration.file import describe_ranges, read_ranges, write_tensorrt_cache
     from edgecnn.steps import calibrate as step
     from edgecnn.steps._shared import is_first
 
@@ -71,27 +71,14 @@ def calibrate(
     )
     if not is_first():
         return 0
-    ranges = read_ranges(output, sha256_of(graph))
     if trt_cache is not None:
-        from edgecnn.graph.calibration.file import write_tensorrt_cache
-
-        write_tensorrt_cache(ranges, trt_cache, trt_cache_version or 100300)
-    rows = [
-        {
-            "name": s.name,
-            "min": s.low,
-            "max": s.high,
-            "channels": len(s.channel_low),
-            "counted": s.counted,
-            "step": s.step,
-        }
-        for s in ranges.tensors.values()
-    ]
+        write_tensorrt_cache(read_ranges(output, sha256_of(graph)), trt_cache, trt_cache_version or 100300)
+    made = describe_ranges(output)
     if as_json:
-        print_json({"path": str(output), "n": ranges.images, "data_sha256": ranges.data_sha256, "tensors": rows})
+        print_json({"path": str(output), **made})
     else:
-        print_rows(rows, ["name", "min", "max", "channels", "counted", "step"])
-        say(f"{output}: {len(rows)} tensors over {ranges.images} images")
+        print_rows(made["tensors"], list(made["tensors"][0]))
+        say(f"{output}: {len(made['tensors'])} tensors over {made['n']} images")
     return 0
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from edgecnn.contract import InputForm
 from edgecnn.data.preprocess import Preprocessing, orientation_of
 from edgecnn.errors import DataError
+from edgecnn.machine.threads import Seats
 from edgecnn.session import Array
 
 Split = Literal["train", "test"]
@@ -120,13 +121,15 @@ def batches(
     unreadable: Callable[[str, DataError], None] | None = None,
     *,
     hashed: bool = False,
+    seats: Seats | None = None,
 ) -> Iterator[Batch]:
     """The data set in order, `size` images at a time (the last may be smaller), decoded by `workers` threads ahead.
 
     At most three batches are held at once. An image that cannot be read raises `DataError`, or goes to `unreadable`
-    and is left out. With `hashed` each image comes with its identity.
+    and is left out. With `hashed` each image comes with its identity. Each thread takes one of the `seats` that it
+    shares with what runs the images.
     """
-    read = partial(_read, dataset, hashed)
+    read = partial(_read, dataset, hashed, seats or Seats(max(workers, 1)))
     starts = range(0, len(dataset), size)
     if workers <= 0 or dataset.image is None:
         for start in starts:
@@ -165,8 +168,9 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _read(dataset: Dataset, hashed: bool, index: int) -> tuple[Array, str]:
-    return dataset.tensor(index), dataset.sha256(index) if hashed else ""
+def _read(dataset: Dataset, hashed: bool, seats: Seats, index: int) -> tuple[Array, str]:
+    with seats.take(1):
+        return dataset.tensor(index), dataset.sha256(index) if hashed else ""
 
 
 def _batch(

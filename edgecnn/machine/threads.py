@@ -3,8 +3,9 @@
 A process may use the cores of its affinity, at most the quota of its control groups, shared with the processes of its
 job on this machine (torchrun). `--threads` sets another number. A pool divides among its threads what it was allowed,
 a session of ONNX Runtime takes what is allowed where it is opened, PyTorch likewise, and BLAS gets one thread: so their
-product stays within the number. What trains, calibrates or quantizes leaves alone what others keep busy when it starts;
-what measures does not, for its figures are compared.
+product stays within the number; and pictures are decoded ahead in `Seats` that a query does not need just then. What
+trains, calibrates or quantizes leaves alone what others keep busy when it starts; what measures does not, for its
+figures are compared.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +69,30 @@ def open_pool(most: int) -> Iterator[ThreadPoolExecutor]:
     workers = min(most, allowed)
     with ThreadPoolExecutor(workers, initializer=_allowed.set, initargs=(allowed // workers,)) as pool:
         yield pool
+
+
+class Seats:
+    """So many threads that work of several kinds shares: what decodes ahead takes one at a time, and makes room for a
+    query that waits for its own."""
+
+    def __init__(self, threads: int) -> None:
+        self._free, self._waiting = threads, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, threads: int, *, first: bool = False) -> Iterator[None]:
+        """So many of them within the block, once they are free; before those who are not `first`."""
+        with self._changed:
+            self._waiting += first
+            self._changed.wait_for(lambda: threads <= self._free and (first or not self._waiting))
+            self._waiting -= first
+            self._free -= threads
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += threads
+                self._changed.notify_all()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.contract import OutputForm, ServingContract
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches, nfc
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.machine.threads import Seats
 from edgecnn.measure.logits import Logits
 from edgecnn.measure.served import scores_of
 from edgecnn.results.accuracy import Task
@@ -85,7 +86,8 @@ def predict(
     contract: ServingContract | None = None,
     known: Predictions | None = None,
 ) -> Predictions:
-    """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session.
+    """Logits of every image, `batch` at a time, with `workers` threads decoding ahead of the session, while it does not
+    need them itself.
 
     `progress(done, total)` is called after every batch. An unreadable image is left out and listed, or with `strict`
     raises `DataError`. With a `journal` file the logits go to disk and not to memory, and a run that was killed goes on
@@ -110,9 +112,13 @@ def predict(
         position = {name: k for k, name in enumerate(dataset.ids)}
         rest = dataset.subset(range(done, len(dataset))) if done else dataset
         skip = None if strict else lambda name, error: unreadable.add(name)
-        for part in batches(rest, step, workers, skip, hashed=True):
+        threads = session.info.threads
+        seats = Seats(max(workers, threads, 1))
+        for part in batches(rest, step, workers, skip, hashed=True, seats=seats):
             require_same_images(part.ids, part.sha256s, before)
-            places, rows = [position[name] for name in part.ids], _run(session, part, dataset, contract)
+            with seats.take(threads, first=True):
+                rows = _run(session, part, dataset, contract)
+            places = [position[name] for name in part.ids]
             logits.add(places, rows, part.sha256s, _contents(dataset, places, part.sha256s))
             if progress is not None:
                 progress(logits.next, len(dataset))

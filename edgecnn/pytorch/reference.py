@@ -19,7 +19,7 @@ from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.own import build_again, in_nchw
-from edgecnn.pytorch.threads import torch_threads
+from edgecnn.pytorch.threads import count_torch_threads, torch_threads
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 from edgecnn.zoo import ModelCard
 
@@ -41,6 +41,7 @@ class Reference(Session):
             inputs=(TensorSpec("input", (None, *input_shape), "float32"),),
             outputs=(TensorSpec("logits", (None, classes), "float32"),),
             sync=self.SYNC,
+            threads=count_torch_threads(threads),
         )
 
     @property
@@ -95,7 +96,7 @@ class CudaReference(Reference):
         super().__init__(network.to("cuda"), input_shape, classes)
         gpu: Any = torch.cuda.get_device_properties(torch.cuda.current_device())  # its PCI fields are untyped
         bus = f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
-        self._info = replace(self._info, pci_bus_id=bus)
+        self._info = replace(self._info, pci_bus_id=bus, threads=0)
 
     def _logits(self, batch: Array) -> Array:
         return self._query(batch)[0]

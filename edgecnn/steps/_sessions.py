@@ -10,8 +10,10 @@ from edgecnn.artifact.sidecar import Sidecar, sidecar_path
 from edgecnn.backends import backend_for, open_engine
 from edgecnn.backends._graph_facts import scheme_of_graph
 from edgecnn.errors import ArtifactError, BackendError
+from edgecnn.machine.cpu import cpu_device
 from edgecnn.machine.packages import missing_package
 from edgecnn.recipe.schema import OrtProvider
+from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineInfo
 from edgecnn.session import Session
 from edgecnn.steps._arguments import load_torch
@@ -37,6 +39,11 @@ def open_any(
             )
         return open_checkpoint(path, threads, trust_code=trust_code)
     return open_engine(path, threads, trust, provider=provider)
+
+
+def device_of_session(session: Session) -> Device | None:
+    """This processor with the threads of a session's queries, as it stands in a sidecar; None for another device."""
+    return cpu_device(session.info.threads) if session.info.threads else None
 
 
 def open_reference_source(source: Path, threads: int | None, *, trust_code: bool = False) -> Session:

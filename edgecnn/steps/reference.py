@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from edgecnn.artifact.write import check_output
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, ModelError, WriteError
 from edgecnn.graph.decision import LOGIT, decision_threshold
+from edgecnn.machine.threads import allowed_threads
 from edgecnn.measure.predict import write_predictions
 from edgecnn.recipe.factory import names_factory
 from edgecnn.recipe.schema import DataSettings, ModelSettings, Recipe
@@ -19,7 +21,13 @@ from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_l
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._own import OwnSource, open_own, sidecar_of_own, stem_of
 from edgecnn.steps._provenance import derived
-from edgecnn.steps._sessions import CHECKPOINT, VALIDATION_BATCH, open_reference_source, require_named
+from edgecnn.steps._sessions import (
+    CHECKPOINT,
+    VALIDATION_BATCH,
+    device_of_session,
+    open_reference_source,
+    require_named,
+)
 from edgecnn.steps._shared import is_first, predict_shared
 from edgecnn.steps.train import take_weights
 from edgecnn.zoo import find_model
@@ -80,14 +88,16 @@ def reference(
             session,
             chosen,
             batch=VALIDATION_BATCH,
+            workers=threads or allowed_threads(),
             progress=progress,
             threshold=threshold,
             contract=sidecar.contract,
         )
+        device = device_of_session(session)
     if is_first():
         fields = {"data.source": data}
         made = derived(sidecar, output, (source,), step="reference", kind="predictions", fields=fields, facts=facts)
-        write_predictions(output, predictions, made)
+        write_predictions(output, predictions, replace(made, device=device))
     return output
 
 
@@ -103,12 +113,19 @@ def _own_reference(
     sidecar = sidecar_of_own(made, output, labels)
     images = open_images(sidecar, data, "test")
     with open_module(made.network, made.card, threads) as session:
-        predictions = predict_shared(session, images, batch=VALIDATION_BATCH, progress=progress, threshold=LOGIT)
+        predictions = predict_shared(
+            session,
+            images,
+            batch=VALIDATION_BATCH,
+            workers=threads or allowed_threads(),
+            progress=progress,
+            threshold=LOGIT,
+        )
+        device = device_of_session(session)
     if is_first():
         parents, fields = (*made.files, *source.given), {"data.source": data}
-        write_predictions(
-            output, predictions, derived(sidecar, output, parents, step="reference", kind="predictions", fields=fields)
-        )
+        told = derived(sidecar, output, parents, step="reference", kind="predictions", fields=fields)
+        write_predictions(output, predictions, replace(told, device=device))
     return output
 
 

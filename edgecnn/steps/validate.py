@@ -33,7 +33,7 @@ from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, r
 from edgecnn.steps._foreign import open_compared, sidecar_beside
 from edgecnn.steps._images import open_images
 from edgecnn.steps._provenance import derived, sidecar_of
-from edgecnn.steps._sessions import CHECKPOINT, GRAPH, batch_of, engine_info, open_reference_source
+from edgecnn.steps._sessions import CHECKPOINT, GRAPH, batch_of, device_of_session, engine_info, open_reference_source
 from edgecnn.steps._shared import is_first, predict_shared
 
 STAGE_IMAGES = 512
@@ -120,6 +120,7 @@ def validate(
         if served is not None and geometry is not None and not accuracy.nan_count:
             loss = measure_serving_loss(geometry, run(session, served, f".{geometry}"), found)
             accuracy = dataclasses.replace(accuracy, serving=loss)
+        device = device_of_session(session)
     if output is not None and is_first():
         made = derived(
             sidecar,
@@ -134,6 +135,7 @@ def validate(
             },
             facts=facts,
         )
+        made = dataclasses.replace(made, device=device)
         write_json_artifact(
             output, to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar, provider))), made
         )

@@ -99,6 +99,17 @@ def test_extremes_are_those_of_all_values_and_counts_those_of_the_grid(model: on
         assert statistics.images == 11
 
 
+def test_extremes_of_channels_that_are_no_whole_blocks() -> None:
+    batch, model = noise(80), simplify_graph(build(NET.replace("out=16", "out=20"), SIZE))
+    made = collect_from_model(model, "", dataset_of(batch), batch=4).tensors
+    found = values_of(model, [n for n in made if n != "input"], batch) | {"input": batch}
+    assert sum(s.step > 1 for s in made.values()) == 7
+    for name, statistics in made.items():
+        values = found[name]
+        np.testing.assert_array_equal(statistics.channel_low, values.min((0, *range(2, values.ndim))), name)
+        np.testing.assert_array_equal(statistics.channel_high, values.max((0, *range(2, values.ndim))), name)
+
+
 def test_little_is_counted_whole(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "COUNTED", 1 << 20)
     made = collect_from_model(model, "", images(3, (4, SIZE, SIZE))).tensors
@@ -217,8 +228,9 @@ def test_maps_whose_channels_come_last_are_counted_whole() -> None:
     assert made["r"].counted == 9 * 16 * SIZE * SIZE
 
 
-def with_weight(change: Callable[[np.ndarray], None]) -> onnx.ModelProto:
-    model = build(NET.replace("m2 = Mul(c2, s2)", "m2 = LeakyRelu(c2)").replace("s2 = Sigmoid(c2)", ""), SIZE)
+def with_weight(change: Callable[[np.ndarray], None], channels: int) -> onnx.ModelProto:
+    net = NET.replace("m2 = Mul(c2, s2)", "m2 = LeakyRelu(c2)").replace("s2 = Sigmoid(c2)", "")
+    model = build(net.replace("out=16", f"out={channels}"), SIZE)
     (weight,) = [i for i in model.graph.initializer if i.name == "c2.weight"]
     values = numpy_helper.to_array(weight).copy()
     change(values)
@@ -235,11 +247,12 @@ def undefined(w: np.ndarray) -> None:
     w[5, 3, 1, 1] = np.nan
 
 
+@pytest.mark.parametrize("channels", [16, 20])
 @pytest.mark.parametrize("change", [overflowing, undefined])
-def test_a_nan_is_named_although_pooling_passes_over_it(change: Callable[[np.ndarray], None]) -> None:
+def test_a_nan_is_named_although_pooling_passes_over_it(change: Callable[[np.ndarray], None], channels: int) -> None:
     batch = noise(20) * np.float32(1e3)
     with pytest.raises(GraphError, match="'c2' is NaN or infinite"):
-        collect_from_model(with_weight(change), "", dataset_of(batch))
+        collect_from_model(with_weight(change, channels), "", dataset_of(batch))
 
 
 def test_a_nan_between_the_points_of_the_grid_is_named() -> None:

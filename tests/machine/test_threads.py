@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -63,6 +66,34 @@ def test_pools_divide_what_is_allowed(cores: Callable[..., None]) -> None:
             assert pool._max_workers * own <= limit
             assert pool._max_workers * workers * each <= limit
     assert threads.allowed_threads() == 8
+
+
+def test_seats_go_first_to_who_needs_many() -> None:
+    seats, order = threads.Seats(2), list[str]()
+    begun, free = threading.Event(), threading.Event()
+
+    def small(name: str) -> None:
+        with seats.take(1):
+            begun.set()
+            free.wait(5)
+            order.append(name)
+
+    def large() -> None:
+        with seats.take(2, first=True):
+            order.append("large")
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(small, "one")
+        begun.wait(5)
+        waiting = pool.submit(large)
+        while not seats._waiting:
+            time.sleep(0.001)
+        late = pool.submit(small, "late")
+        time.sleep(0.02)
+        free.set()
+        waiting.result(5)
+        late.result(5)
+    assert order == ["one", "large", "late"]
 
 
 def test_the_processes_of_a_job_share_the_machine(cores: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

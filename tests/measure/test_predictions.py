@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -69,6 +70,42 @@ def test_logits_are_in_the_order_of_the_data_whatever_the_batch(dataset: Dataset
     assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
     assert found.preprocessing_sha256 == PREPROCESSING.sha256
     assert steps == [(4, 11), (8, 11), (11, 11)]
+
+
+@pytest.mark.parametrize("queries", [3, 0])
+def test_decoding_and_queries_share_the_threads(
+    dataset: Dataset, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a query takes threads of this processor; one that computes elsewhere does not wait for the decoders."""
+    lock, busy, most = threading.Lock(), {"decoder": 0, "query": 0}, [0, 0]
+
+    def count(kind: str, change: int) -> None:
+        with lock:
+            busy[kind] += change
+            most[0] = max(most[0], sum(busy.values()))
+            most[1] = max(most[1], busy["decoder"] if busy["query"] else 0)
+
+    plain = Dataset.tensor
+
+    def decode(self: Dataset, index: int) -> Array:
+        count("decoder", 1)
+        time.sleep(0.01)
+        count("decoder", -1)
+        return plain(self, index)
+
+    class Queries(Means):
+        def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            count("query", 3)
+            time.sleep(0.03)
+            count("query", -3)
+            return super().run_all(inputs)
+
+    session = Queries()
+    session.facts = replace(session.facts, threads=queries)
+    monkeypatch.setattr(Dataset, "tensor", decode)
+    found = predict(session, dataset, batch=2, workers=3)
+    assert found.ids == dataset.ids
+    assert most[0] == 3 if queries else most[1] >= 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -140,3 +140,38 @@ def test_two_and_three_processes_give_the_results_of_one(tmp_path: Path, root: P
     for what, (one, *others) in found.items():
         for other in others:
             assert other == one, what
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_count_maps_in_part_as_one_does(tmp_path: Path, root: Path) -> None:
+    import onnx
+
+    from tests.fakes.graphs import build
+
+    net = """
+    c1 = Conv(input, out=16, k=3)
+    r1 = Relu(c1)
+    c2 = Conv(r1, out=20, k=3)
+    s2 = Sigmoid(c2)
+    m2 = Mul(c2, s2)
+    g = GlobalAveragePool(m2)
+    f = Flatten(g)
+    logits = Gemm(f, out=3)
+    """
+    onnx.save(build(net, 64), tmp_path / "m.onnx")
+    images = np.random.default_rng(0).standard_normal((101, 4, 64, 64), np.float32)
+    np.savez(tmp_path / "images.npz", input=images)
+    given = ["-m", "edgecnn", "calibrate", "m.onnx", "--data", "images.npz", "--images", "101", "--threads", "1"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    made = []
+    for before, output in (([], "one"), (launch, "two")):
+        command = [sys.executable, *before, *given, "-o", f"{output}.calib.json"]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        made.append(json.loads((tmp_path / f"{output}.calib.json").read_text()))
+        del made[-1]["provenance"]
+    assert made[0] == made[1]
+    steps = {t["name"]: t["step"] for t in made[0]["tensors"]}
+    assert steps == {"input": 1, "r1": 3, "c2": 3, "s2": 3, "m2": 3, "g": 1, "f": 1, "logits": 1}

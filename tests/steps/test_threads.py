@@ -23,6 +23,8 @@ from edgecnn.steps import bench as bench_module
 from edgecnn.steps import calibrate, quantize
 from edgecnn.steps._fresh import run_in_fresh_process
 from edgecnn.steps.bench import bench, device_of
+from edgecnn.steps.reference import reference
+from edgecnn.steps.validate import validate
 from tests.fakes.graphs import build
 
 pytestmark = pytest.mark.onnx
@@ -80,6 +82,19 @@ def test_what_is_made_tells_its_threads_and_is_the_same_with_others(graph: Path)
             assert stale_reason(path, asked, parents) is None
         made[count] = int8.path.read_bytes()
     assert made[1] == made[2]
+
+
+def test_predictions_and_accuracies_tell_their_threads_and_are_fresh_with_others(graph: Path) -> None:
+    data = graph.with_name("images.npz")
+    for count in (1, 2):
+        predicted = reference(graph, graph.with_name("r.npz"), data=data, threads=count)
+        judged = graph.with_name("accuracy.json")
+        validate(graph, predicted, judged, data=data, threads=count)
+        for path, parents in ((predicted, (graph,)), (judged, (graph, predicted))):
+            sidecar = read_sidecar(path)
+            assert sidecar.device == cpu_device(count)
+            asked = dataclasses.replace(sidecar, device=None, tools={}, facts={})
+            assert stale_reason(path, asked, parents) is None
 
 
 def test_the_load_lowers_what_makes_and_not_what_measures(

@@ -12,6 +12,7 @@ from edgecnn.backends._graph_facts import precision_of_graph
 from edgecnn.backends._onnxruntime import load_onnxruntime, onnxruntime_errors, open_session
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.packages import missing_package
+from edgecnn.machine.threads import allowed_threads
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, types_mismatch
 
 DTYPES = {"float": "float32", "double": "float64"}  # the others bear numpy's names
@@ -38,6 +39,7 @@ class OrtSession(Session):
             inputs=tuple(spec_of(value) for value in self._session.get_inputs()),
             outputs=tuple(spec_of(value) for value in self._session.get_outputs()),
             simulated=", ".join(parts),
+            threads=threads or allowed_threads(),
         )
 
     @property

@@ -25,12 +25,12 @@ from edgecnn.graph.load import naming
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
-from edgecnn.machine.threads import allowed_threads
+from edgecnn.machine.threads import Seats, allowed_threads
 
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
-PIXELS = 4 * 224 * 224  # in one run of the graph
+PIXELS = 2 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
 
 
@@ -87,13 +87,15 @@ def collect_from_model(
     threads = threads or allowed_threads()
     batch = _frozen_batch(graph, batch) or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
+    seats, running = Seats(threads), threads - 1 if threads > 2 else threads  # one counts beside, where there are many
     with contextlib.ExitStack() as opened:
         journal = None if resume is None else opened.enter_context(Journal(resume, key))
         contents, tensors = _read_resumed(journal, dataset, steps)
         done = len(contents)
-        observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads)
-        parts = batches(dataset.subset(range(done, len(dataset))), batch, threads)
-        for part in opened.enter_context(contextlib.closing(_count_beside(observer, parts, threads))):
+        observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=running)
+        parts = batches(dataset.subset(range(done, len(dataset))), batch, threads, seats=seats)
+        counted = _count_beside(observer, parts, seats, running, threads - running)
+        for part in opened.enter_context(contextlib.closing(counted)):
             contents += [dataset.content_sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
             if progress is not None:
@@ -120,7 +122,7 @@ def images_at_once(dataset: Dataset) -> int:
     """How many images to run together so that memory is bounded and small ones do not come one by one."""
     if len(dataset) == 0:
         return 1
-    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 64))
+    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 16))
 
 
 def _images_within(size: int, graph: OnnxGraph, steps: Mapping[str, int]) -> int:
@@ -144,20 +146,28 @@ def find_observed_tensors(graph: OnnxGraph) -> list[str]:
     return wanted
 
 
-def _count_beside(observer: Observer, parts: Iterable[Batch], threads: int) -> Generator[Batch]:
-    """Each of `parts` once it is counted, which with more than one thread happens while the next one runs."""
+def _count_beside(
+    observer: Observer, parts: Iterable[Batch], seats: Seats, running: int, beside: int
+) -> Generator[Batch]:
+    """Each of `parts`, run in so many of the `seats`, once it is counted; with one `beside` while the next one runs."""
+
+    def count(action: Callable[[], None]) -> None:
+        with seats.take(1):
+            action()
+
     with ThreadPoolExecutor(1) as pool:
         pending: tuple[Batch, Future[None]] | None = None
         for part in parts:
-            counting = observer.run(part.input)
-            if threads == 1:
-                counting()
+            with seats.take(running, first=True):
+                counting = observer.run(part.input)
+            if not beside:
+                count(counting)
                 yield part
                 continue
             if pending is not None:
                 pending[1].result()
                 yield pending[0]
-            pending = part, pool.submit(counting)
+            pending = part, pool.submit(count, counting)
         if pending is not None:
             pending[1].result()
             yield pending[0]

@@ -20,7 +20,7 @@ from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStat
 from edgecnn.graph.calibration.thresholds import PERCENTILES, percentiles, threshold
 
 KIND = "ranges"
-_Row = dict[str, Any]  # of one tensor
+_Row = dict[str, Any]  # of one tensor, or of all
 _Key = tuple[bytes, float, float | None]  # counts, largest, the scale of a calibration cache
 
 
@@ -62,6 +62,15 @@ def read_ranges(path: Path, graph_sha256: str | None = None) -> Ranges:
             "calibrate this graph, or give the graph that the ranges were made from",
         )
     return ranges
+
+
+def describe_ranges(path: Path) -> _Row:
+    """What `edgecnn calibrate` prints of a file that it has just written, for which no counts are read."""
+    content = read_json(path)
+    kept = ("name", "min", "max", "channels", "counted", "step")
+    rows = [{**t, "channels": len(_unpacked(t["channel_min"], "<f4"))} for t in content["tensors"]]
+    rows = [{key: row[key] for key in kept} for row in rows]
+    return {"n": content["images"], "data_sha256": content["data_sha256"], "tensors": rows}
 
 
 def write_tensorrt_cache(ranges: Ranges, path: Path, version: int, method: str = "entropy") -> None:

@@ -33,6 +33,12 @@ def bin_edges() -> Floats:
     return edges
 
 
+def find_bins(magnitudes: Floats) -> npt.NDArray[np.int64]:
+    """The bin of each |x| below the largest float32, rounded to float32."""
+    bits = magnitudes.astype(np.float32).view(np.uint32) >> 16
+    return np.maximum(bits.astype(np.int64) - LOWEST, 0)
+
+
 @dataclass
 class TensorStatistics:
     """One tensor over the calibration images. `positive` and `negative` count |x| in the bins of `bin_edges()`

@@ -17,7 +17,6 @@ from edgecnn.graph.calibration.histogram import (
     CHUNK,
     Halves,
     TensorStatistics,
-    channel_extremes,
     empty_statistics,
     upper_halves,
 )
@@ -35,25 +34,54 @@ from edgecnn.graph.simplify import IMPORT_IT
 
 Array = npt.NDArray[np.float32]
 _REVIEWED = (2, 8)  # runs before which another session may be opened
-_WORTH = 1 << 25  # values that need not be looked at for their minimum, for which that pays
+_WORTH = 1 << 26  # values that need not be looked at for their minimum, for which that pays
+_MANY_PLACES = 256  # of a map whose extremes are sought at once; those of a small one are sought once, at the end
 
 
 @dataclass
 class _Tally:
-    """One tensor's statistics, and the values that wait to be counted many at a time."""
+    """One tensor's statistics; and what is not in them yet: the extremes of `images` more, [channels, places] of a
+    small map, and values that wait to be counted many at a time."""
 
     held: TensorStatistics
+    low: Array
+    high: Array
+    images: int = 0
     waiting: list[Halves] = field(default_factory=list)
     size: int = 0
+
+    @classmethod
+    def of(cls, held: TensorStatistics, places: int) -> _Tally:
+        """A tally of maps with so many places."""
+        places = places if places < _MANY_PLACES else 1
+        low, high = (np.repeat(e[:, None], places, axis=1) for e in (held.channel_low, held.channel_high))
+        return cls(held, low, high)
+
+    def widen(self, low: Array | None, high: Array, images: int) -> float:
+        """Take in extremes [N, channels, ...] of `images`; the largest magnitude, NaN where one of them is. `low`
+        is None where no value can be below those seen."""
+        most = _widen(self.high, np.maximum, high)
+        least = -most if low is None else _widen(self.low, np.minimum, low)
+        self.images += images
+        return max(most, -least) if least == least else least
 
     def count(self, values: Array) -> None:
         halves = upper_halves(values).copy()
         self.waiting.append(halves)
         self.size += len(halves)
         if self.size >= CHUNK:
-            self.settle()
+            self._count_waiting()
 
-    def settle(self) -> None:
+    def settle(self) -> TensorStatistics:
+        """The statistics, with all that was taken in."""
+        if self.images:
+            low, high = self.low.min(axis=1), self.high.max(axis=1)
+            self.held.widen(low + np.float32(0), high + np.float32(0), self.images)  # zeros without a sign
+            self.images = 0
+        self._count_waiting()
+        return self.held
+
+    def _count_waiting(self) -> None:
         if self.waiting:
             self.held.count(np.concatenate(self.waiting))
             self.waiting, self.size = [], 0
@@ -73,7 +101,7 @@ class Observer:
         threads: int,
     ) -> None:
         self._graph, self._steps, self._threads = graph, dict(steps), threads
-        self._tallies = {name: _Tally(statistics) for name, statistics in held.items()}
+        self._tallies = {name: _Tally.of(statistics, 1) for name, statistics in held.items()}
         pooled = [name for name, step in steps.items() if is_pooled(graph.shapes[name], step)]
         self._lowest = {name: lower_bound(graph, name) for name in pooled}
         self._settled = self._find_settled()
@@ -98,9 +126,7 @@ class Observer:
 
     def statistics(self) -> dict[str, TensorStatistics]:
         """What was counted so far."""
-        for tally in self._tallies.values():
-            tally.settle()
-        return {name: self._tallies[name].held for name in self._steps if name in self._tallies}
+        return {name: self._tallies[name].settle() for name in self._steps if name in self._tallies}
 
     def _review(self) -> None:
         """Another session where enough need no longer be looked at."""
@@ -119,40 +145,36 @@ class Observer:
 
     def _find_settled(self) -> set[str]:
         """The tensors that have reached in every channel the value that they cannot be below."""
-        seen = {name: self._tallies[name].held for name in self._lowest if name in self._tallies}
-        return {name for name, held in seen.items() if (held.channel_low == self._lowest[name]).all()}
+        seen = {name: self._tallies[name].low for name in self._lowest if name in self._tallies}
+        return {name for name, low in seen.items() if (low == self._lowest[name]).all()}
 
     def _count(self, images: Array, watches: list[Watched], outputs: dict[str, Array]) -> None:
-        step = self._steps[self._graph.input]
-        self._take(self._graph.input, *channel_extremes(images), take_counted(images, step), len(images))
+        self._take(self._graph.input, images, images, take_counted(images, self._steps[self._graph.input]), len(images))
         largest = 0.0
         for w in watches:
+            low: Array | None
             if w.whole:
-                low, high = channel_extremes(outputs[w.whole])
-                values = take_counted(outputs[w.whole], w.step)
+                low = high = outputs[w.whole]
+                values = take_counted(high, w.step)
             else:
-                values = outputs[w.sample]
-                high = _largest_of_channels(outputs[w.high])
-                if w.low:
-                    low = np.float32(0) - _largest_of_channels(outputs[w.low])
-                else:
-                    low = self._tallies[w.name].held.channel_low
+                values, high = outputs[w.sample], outputs[w.high]
+                low = np.negative(outputs[w.low]) if w.low else None
                 if w.mean and not np.isfinite(outputs[w.mean]).all():
                     high = np.full_like(high, np.nan)
-            self._take(w.name, low, high, values, len(images))
-            largest = max(largest, float(high.max()), -float(low.min()))
+            largest = max(largest, self._take(w.name, low, high, values, len(images)))
         if largest > LARGEST_VALUE:
             self._look_closer(images)
 
-    def _take(self, name: str, low: Array, high: Array, values: Array, images: int) -> None:
+    def _take(self, name: str, low: Array | None, high: Array, values: Array, images: int) -> float:
+        """Count `values` of a tensor of `images`, and widen its range by the others; the largest magnitude."""
         if name not in self._tallies:
-            self._tallies[name] = _Tally(empty_statistics(name, len(low), self._steps[name]))
+            empty = empty_statistics(name, high.shape[1], self._steps[name])
+            self._tallies[name] = _Tally.of(empty, math.prod(high.shape[2:]))
         tally = self._tallies[name]
-        try:
-            tally.held.widen(low, high, images)
-        except ValueError as exc:
-            raise _not_finite(name) from exc
+        if not math.isfinite(largest := tally.widen(low, high, images)):
+            raise _not_finite(name)
         tally.count(values)
+        return largest
 
     def _look_closer(self, images: Array) -> None:
         """Whether a NaN or an infinity hides among values that are this large."""
@@ -166,15 +188,19 @@ class Observer:
                         raise _not_finite(name)
 
 
+def _widen(held: Array, update: np.ufunc, values: Array) -> float:
+    """Take values [N, channels, ...] into extremes [channels, places]; the extreme of the values alone."""
+    if held.shape[1] == 1:
+        values = update.reduce(values.reshape(len(values), len(held), -1), axis=2)
+    each = values[0] if len(values) == 1 else update.reduce(values, axis=0)
+    update(held, each.reshape(held.shape), out=held)
+    return float(update.reduce(each, axis=None))
+
+
 def fill_batch(graph: OnnxGraph, images: Array) -> Array:
     """`images` as often as a graph of a frozen batch takes them; as they are for a dynamic one."""
     frozen = frozen_batch(graph)
     return images if frozen is None else np.resize(images, (frozen, *images.shape[1:]))
-
-
-def _largest_of_channels(pooled: Array) -> Array:
-    largest: Array = pooled.reshape(len(pooled), -1).max(axis=0) + np.float32(0)
-    return largest
 
 
 def frozen_batch(graph: OnnxGraph) -> int | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.graph.calibration.histogram import Counts, Floats, TensorStatistics, bin_edges
+from edgecnn.graph.calibration.histogram import Counts, Floats, TensorStatistics, bin_edges, find_bins
 
 PERCENTILES = (99.9, 99.99, 99.999)
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -66,20 +66,21 @@ def percentiles(statistics: TensorStatistics, percents: Sequence[float] = PERCEN
 
 def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     """Sum of squared rounding and clipping errors for each threshold, values spread evenly over their bin."""
-    used = np.flatnonzero(counts)
-    weights = counts[used] / float(_POINTS)
-    low = _edges()[used]
-    width = np.maximum(np.minimum(_edges()[used + 1], thresholds.max()) - low, 0.0)
-    width[used == 0] = 0.0
+    top = max(len(np.trim_zeros(counts, "b")), 1)
+    weights, low = counts[:top].astype(np.float64), _edges()[:top]
+    width = np.maximum(np.minimum(_edges()[1 : top + 1], thresholds.max()) - low, 0.0)
+    width[:1] = 0.0
     middles = low + width / 2
-    squares = float((weights * (_POINTS * middles**2 + width**2 * (_POINTS - 1 / _POINTS) / 12)).sum())
+    squares = float((weights * (middles**2 + width**2 * (1 - _POINTS**-2) / 12)).sum())
     steps = np.maximum(thresholds, 1e-30)[:, None] / levels
-    seen = low + width > steps.min() / 2  # the bins that not every threshold rounds to zero
-    points = (low[seen, None] + width[seen, None] * ((np.arange(_POINTS) + 0.5) / _POINTS)).reshape(-1)
-    weights = np.repeat(weights[seen], _POINTS)
-    cells = np.searchsorted(points, steps * (np.arange(levels) + 0.5))  # where each rounded value ends
-    ends = np.pad(cells, ((0, 0), (1, 1)), constant_values=(0, len(points)))
-    mass, first = (np.diff(_cumulated(w)[ends]) for w in (weights, weights * points))
+    ends = steps * (np.arange(levels) + 0.5)  # where each rounded value ends
+    bins = np.minimum(find_bins(ends), top - 1)
+    share = np.ceil((ends - low[bins]) / np.maximum(width, 1e-300)[bins] * _POINTS - 0.5)
+    share = np.clip(share, 0, _POINTS) / _POINTS  # of the points of that bin that are before it
+    mass, first = _cumulated(weights), _cumulated(weights * middles)
+    partly = weights[bins] * share
+    mass = _between(mass[bins] + partly, mass[-1])
+    first = _between(first[bins] + partly * (low[bins] + share * width[bins] / 2), first[-1])
     rounded = steps * np.arange(levels + 1)  # sum w (p - r)^2 is sum w p^2 - r (2 sum w p - r sum w) of each of them
     errors: Floats = np.maximum(squares - (rounded * (2 * first - rounded * mass)).sum(axis=1), 0.0)
     return errors
@@ -149,6 +150,12 @@ def divergences(histogram: Floats, stops: npt.NDArray[np.int64], groups: int) ->
 
 def _cumulated(values: Floats) -> Floats:
     return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _between(below: Floats, total: float) -> Floats:
+    """What lies between the ends of each row, from what is below each of them, and of all."""
+    made: Floats = np.diff(below, prepend=0.0, append=total)
+    return made
 
 
 def _x_log_x(x: Floats) -> Floats:

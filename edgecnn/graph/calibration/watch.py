@@ -1,10 +1,11 @@
 """What leaves the graph while its ranges are collected.
 
 ONNX Runtime keeps the maps of convolutions in a blocked layout, in which pooling runs where they lie; to fetch the maps
-and look at them costs more than the network. So of a large map come the extremes of each channel (GlobalMaxPool of it,
-and of its negative made by a depthwise convolution), exact to the bit, and every step-th row and column (MaxPool with
-a 1x1 kernel). Everything else comes whole; of a map of few rows and columns every step^2-th value is counted, which is
-another place in each channel.
+and look at them costs more than the network. So of a large map come the extremes of each channel, exact to the bit, and
+every step-th row and column (MaxPool with a 1x1 kernel). The extremes are GlobalMaxPool of it, and of its negative made
+by a depthwise convolution; or reductions, where the channels are no whole blocks and the map is in no such layout.
+Everything else comes whole; of a map of few rows and columns every step^2-th value is counted, which is another place
+in each channel.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnx import helper, numpy_helper
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute, clip_bounds
 
 COUNTED = 1 << 20  # values of a large tensor that are counted over all images, about
+BLOCK = 16  # channels in the blocked layout with AVX-512
 FEWEST = 4  # rows and columns of a map that are counted
 FEWEST_VALUES = 12  # of one channel of a map that comes whole
 # With constants up to LARGEST_CONSTANT and sums of up to 2^20 terms, what the operators below make of finite values up
@@ -110,14 +112,19 @@ def add_watches(
         if not is_pooled(graph.shapes[name], step):
             watches.append(Watched(name, step, whole=name))
             continue
-        low, minus = "", f"{mark}_minus_{channels}"
-        if name not in settled:
-            if all(i.name != minus for i in extra.graph.initializer):
-                ones = np.full((channels, 1, 1, 1), -1, np.float32)
-                extra.graph.initializer.append(numpy_helper.from_array(ones, minus))
-            negative = emit("Conv", [name, minus], "negative", group=channels, kernel_shape=[1, 1])
-            low = emit("GlobalMaxPool", [negative], "high")
-        high = emit("GlobalMaxPool", [name], "high")
+        blocked = channels % BLOCK == 0
+        low, needed = "", f"{mark}_minus_{channels}" if blocked else f"{mark}_axes"
+        if all(i.name != needed for i in extra.graph.initializer):
+            constant = np.full((channels, 1, 1, 1), -1, np.float32) if blocked else np.array([2, 3])
+            extra.graph.initializer.append(numpy_helper.from_array(constant, needed))
+        if blocked:
+            high = emit("GlobalMaxPool", [name], "high")
+            if name not in settled:
+                negative = emit("Conv", [name, needed], "negative", group=channels, kernel_shape=[1, 1])
+                low = emit("GlobalMaxPool", [negative], "high")
+        else:
+            high = emit("ReduceMax", [name, needed], "high")
+            low = "" if name in settled else emit("Neg", [emit("ReduceMin", [name, needed], "low")], "negative")
         sample = emit("MaxPool", [name], "sample", kernel_shape=[1, 1], strides=[step, step])
         mean = emit("GlobalAveragePool", [name], "mean") if name in hiding else ""
         watches.append(Watched(name, step, "", high, low, sample, mean))
