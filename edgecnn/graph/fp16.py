@@ -2,11 +2,11 @@
 
 Initializers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
 stays float32 and is named: tensors whose calibrated values come near its limit or are all below its normal numbers,
-weights beyond or below it, scales that are no normal FP16 numbers, an epsilon that would be 0, and operators whose sums
-inside may come to more than FP16 holds. A layer that reads an INT8 tensor in float32 gets a DequantizeLinear of its
-own, with a float32 scale, since a Cast between the two would end the INT8 computation. Without ranges only the weights
-can be checked. BatchNormalization becomes Mul and Add: its variance and epsilon lose their digits in FP16, the
-quotients do not.
+weights beyond or below it, scales that are no normal FP16 numbers, an epsilon that would be 0, operators whose sums
+inside may come to more than FP16 holds, and those that ONNX has in float32 alone. A layer that reads an INT8 tensor in
+float32 gets a DequantizeLinear of its own, with a float32 scale, since a Cast between the two would end the INT8
+computation. Without ranges only the weights can be checked. BatchNormalization becomes Mul and Add: its variance and
+epsilon lose their digits in FP16, the quotients do not.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _F32, _F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 _ALWAYS_F32 = frozenset({("Resize", 1), ("Resize", 2), ("Dropout", 1)})
 # Bounds and fillers may be cut to the largest FP16 number: no FP16 value lies beyond.
 _BOUNDS = frozenset({("Clip", 1), ("Clip", 2), ("Pad", 2)})
+_F32_ALONE = frozenset({"Celu"})  # operators that ONNX defines for no other type
 
 
 class Observed(Protocol):
@@ -69,6 +70,7 @@ def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tu
     types = _find_float_tensors(ready)
     wide = _find_wide(graph, types, {} if ranges is None else ranges.tensors)
     sums = {} if ranges is None else _sums(graph, infer_shapes(ready), ranges.tensors)
+    sums |= {node.output[0]: None for node in graph.nodes if node.op_type in _F32_ALONE}
     writer = _Writer(graph, types, wide, sums)
     made = writer.written(ready)
     _assert_types(made, writer.planned)

@@ -28,13 +28,13 @@ FP16_SCALES_OPSET = 19
 _PARSED = (
     "Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Celu Clip Concat Constant ConstantOfShape "
     "Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand Flatten "
-    "Floor Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual "
+    "Floor Gather GatherElements GatherND Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual "
     "GridSample HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less "
-    "LessOrEqual Log LogSoftmax LpNormalization LRN MatMul Max MaxPool Mean Min Mod Mul Neg Not Or Pad Pow "
+    "LessOrEqual Log LogSoftmax LpNormalization LpPool LRN MatMul Max MaxPool Mean Min Mod Mul Neg Not Or Pad Pow "
     "PRelu QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean "
     "ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape "
     "Shrink Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh "
-    "Tile TopK Transpose Trilu Unsqueeze Where Xor"
+    "ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor"
 )
 PARSED = frozenset(_PARSED.split())
 

@@ -353,6 +353,16 @@ def test_a_wide_tensor_with_a_pair_stays_float32_on_both_sides() -> None:
     assert types["r"] == "float16"
 
 
+def test_an_operator_that_onnx_has_in_float32_alone_stays_so_and_is_named() -> None:
+    model = build(
+        "c = Conv(input, k=3)\na = Celu(c, alpha=0.5)\ng = GlobalAveragePool(a)\nf = Flatten(g)\nlogits = Gemm(f)"
+    )
+    made, kept = to_fp16(model)
+    assert kept == ("a",)
+    kinds = types_of(made)
+    assert (kinds["c"], kinds["a"], kinds["g"]) == ("float16", "float", "float16")
+
+
 def test_an_fp16_graph_is_refused() -> None:
     made, _ = to_fp16(build(RESIDUAL))
     with pytest.raises(GraphError, match="the graph is FP16 already"):
