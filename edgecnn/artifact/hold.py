@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgecnn.artifact.temporary import disk_errors, refused, required_lock
 from edgecnn.errors import WriteError
 
 LOCK = ".lock"
@@ -23,7 +24,8 @@ LOCK = ".lock"
 def held(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; the system lets go of it when the process ends, however it does.
 
-    A folder that cannot be written to is not held: nothing can happen in it. Raises `WriteError` that names the holder.
+    A folder that cannot be written to is not held: nothing can happen in it. Raises `WriteError` that names the holder,
+    or that says that the file system has no locks.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     descriptor = _acquire(folder)
@@ -31,8 +33,11 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (folder / LOCK).unlink(missing_ok=True)
-            os.close(descriptor)
+            try:
+                with contextlib.suppress(OSError):  # a lock file that stays holds nothing
+                    (folder / LOCK).unlink()
+            finally:
+                os.close(descriptor)
         with contextlib.suppress(OSError):  # nothing was written after all
             for path in made:
                 path.rmdir()
@@ -48,7 +53,7 @@ def _acquire(folder: Path) -> int | None:
         except OSError as exc:
             if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and folder.is_dir():
                 return None
-            raise
+            raise refused(path, exc) from exc
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -57,12 +62,20 @@ def _acquire(folder: Path) -> int | None:
             raise WriteError(
                 f"{folder}: another run is at work in it: {holder}", "wait for it, or choose another folder with --out"
             ) from exc
-        except OSError:  # a file system without locks
-            pass
+        except OSError as exc:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise required_lock(exc, path) from exc
         with contextlib.suppress(FileNotFoundError):  # its holder may remove it at any moment
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, _who(), 0)
+                try:
+                    with disk_errors(path):
+                        os.truncate(descriptor, 0)
+                        os.pwrite(descriptor, _who(), 0)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
                 return descriptor
         os.close(descriptor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -12,27 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from edgecnn.errors import MeasurementError, WriteError
+from edgecnn.artifact.temporary import disk_errors
+from edgecnn.errors import MeasurementError
 
 _FRAME = struct.Struct("<Q32s")  # the length of a block, and its sha256
-
-
-@contextlib.contextmanager
-def journal_errors(path: Path) -> Iterator[None]:
-    """What the system refuses inside is a `WriteError`."""
-    try:
-        yield
-    except OSError as exc:
-        raise WriteError(
-            f"{path}: cannot be written: {exc.strerror or exc}",
-            "free some space, or choose a folder that you may write to with --out or -o",
-        ) from exc
 
 
 def open_journal(path: Path) -> BinaryIO:
     """The file of a journal, for this process alone; what is written goes to its end. Raises `MeasurementError` where
     another process has it, `WriteError` where it cannot be written."""
-    with journal_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
         try:
@@ -42,6 +30,9 @@ def open_journal(path: Path) -> BinaryIO:
             raise MeasurementError(
                 f"{path}: another process is measuring into it", "wait for it, or name another output with -o"
             ) from exc
+        except OSError:
+            file.close()
+            raise
     return file
 
 
@@ -82,7 +73,7 @@ class Journal:
 
     def append(self, block: bytes) -> None:
         """Write one more block; raises `WriteError`."""
-        with journal_errors(self._path):
+        with disk_errors(self._path, len(block)):
             self._file.truncate(self._ends[-1])
             if not self._ends[0]:
                 self._file.write(self._header)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edgecnn.artifact.external import external_files
+from edgecnn.artifact.pair import settle
+from edgecnn.artifact.pair import sidecar_path as sidecar_path
 from edgecnn.artifact.signature import check_signature, require_signature
 from edgecnn.contract import InputForm, OutputForm, ServingContract
 from edgecnn.errors import ArtifactError
@@ -149,11 +151,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return mapping_from_json(text, str(path), "the file is damaged: make it again")
 
 
-def sidecar_path(path: Path) -> Path:
-    """Where the sidecar of `path` stands."""
-    return path.with_name(path.name + ".json")
-
-
 def read_sidecar(path: Path) -> Sidecar:
     """The sidecar of `path` (or the provenance of a JSON artifact); raises `ArtifactError` when missing or damaged, and
     where a signature is demanded and it has none."""
@@ -161,6 +158,8 @@ def read_sidecar(path: Path) -> Sidecar:
         where, content = path, read_json(path).get("provenance")
     else:
         where = sidecar_path(path)
+        with contextlib.suppress(OSError):  # in a folder that is read-only the hash tells
+            settle(path)
         if path.exists() and not where.exists():
             raise ArtifactError(
                 f"{path}: has no sidecar {where.name}",

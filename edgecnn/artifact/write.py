@@ -7,45 +7,42 @@ import dataclasses
 import datetime
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgecnn.artifact.pair import replace_pair, sync_file
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.signature import signature_path
+from edgecnn.artifact.temporary import refused, temporary_file
 from edgecnn.errors import WriteError
 from edgecnn.records import to_plain
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; flushed and renamed to `path` on success, removed on any failure.
+def atomic_path(path: Path, size: int = 0) -> Iterator[Path]:
+    """A temporary file beside `path` to write to, of `size` bytes where that is known; renamed to `path` when it is
+    whole on disk, removed on any failure. Raises `WriteError` when the folder or the disk refuses."""
+    with _whole_file(path, size) as temporary:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
 
-    Raises `WriteError` when the folder or the disk refuses.
-    """
-    temporary: Path | None = None
+
+@contextlib.contextmanager
+def _whole_file(path: Path, size: int) -> Iterator[Path]:
+    written = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-        temporary = None
+        with temporary_file(path) as temporary:
+            try:
+                yield temporary
+            except OSError:
+                with contextlib.suppress(OSError):
+                    written = temporary.stat().st_size
+                raise
     except OSError as exc:
-        raise WriteError(
-            f"{path}: cannot be written: {exc.strerror or exc}",
-            "free some space, or choose a folder that you may write to with --out or -o",
-        ) from exc
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise refused(path, exc, size, written) from exc
 
 
 def check_output(path: Path, suffix: str, *inputs: Path | None, option: str = "-o") -> None:
@@ -59,32 +56,33 @@ def check_output(path: Path, suffix: str, *inputs: Path | None, option: str = "-
         raise WriteError(f"{path}: cannot be written: it is a folder", f"name a file in it with {option}")
     if path.suffix != suffix:
         raise WriteError(f"{path}: does not end in {suffix}", f"name it, for example, {path.stem}{suffix}")
-    folder = next(f for f in path.absolute().parents if f.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    require_writable(path.parent, path, option)
+
+
+def require_writable(folder: Path, path: Path | None = None, option: str = "--out") -> None:
+    """Raise `WriteError` where a folder (or where it is to be made) takes no file, such as `path`."""
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise WriteError(
-            f"{path}: cannot be written: {folder} is {'not writable' if folder.is_dir() else 'not a folder'}",
+            f"{path or folder}: cannot be written: {there} is {'not writable' if there.is_dir() else 'not a folder'}",
             f"choose a folder that you may write to with {option}",
         )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, len(content)) as temporary:
         temporary.write_bytes(content)
 
 
-def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar) -> Sidecar:
-    """Make the artifact `path` by `write(temporary_path)`, with its sidecar; returns the sidecar as written.
-
-    The old sidecar goes first and the new one comes last, so that a sidecar never stands beside a file it does not
-    describe.
-    """
-    with atomic_path(path) as temporary:
+def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar, size: int = 0) -> Sidecar:
+    """Make the artifact `path` by `write(temporary_path)`, of `size` bytes where that is known, with its sidecar;
+    returns the sidecar as written. Both are whole on disk before either replaces an old one, and whatever else `write`
+    puts beside `temporary_path`."""
+    with _whole_file(path, size) as temporary:
         write(temporary)
         done = dataclasses.replace(sidecar, sha256=sha256_of(temporary, graph=path.suffix == ".onnx"), created=_now())
-        sidecar_path(path).unlink(missing_ok=True)
-        signature_path(sidecar_path(path)).unlink(missing_ok=True)
-    write_bytes(sidecar_path(path), _dump(to_plain(done)))
+        replace_pair(temporary, _dump(to_plain(done)), path)
     return done
 
 

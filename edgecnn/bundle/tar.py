@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from edgecnn.artifact.temporary import disk_errors
 from edgecnn.artifact.write import atomic_path
 from edgecnn.bundle.manifest import MANIFEST, Bundle, BundledFile, bundle_from_json, require_safe
 from edgecnn.errors import ArtifactError, WriteError
@@ -54,7 +55,8 @@ def bundled_file(path: str, opened: Opened) -> BundledFile:
 def write_tar(output: Path, manifest: bytes, files: Mapping[str, tuple[int, Opened]]) -> None:
     """Write the manifest and each file, of its size in bytes, whole or not at all; the same content gives the same
     archive. Raises `WriteError`."""
-    with atomic_path(output) as temporary, temporary.open("wb") as archive:
+    whole = len(manifest) + sum(size for size, _ in files.values())
+    with atomic_path(output, whole) as temporary, temporary.open("wb") as archive:
         archive.write(_header(MANIFEST, len(manifest), output) + manifest + _padding(len(manifest)))
         for name, (size, opened) in files.items():
             archive.write(_header(name, size, output))
@@ -85,7 +87,7 @@ def read_bundle(path: Path) -> Bundle:
     return bundle
 
 
-def extract_bundle(path: Path, bundle: Bundle, folder: Path) -> None:
+def extract_bundle(path: Path, bundle: Bundle, scratch: Path) -> None:
     """Write every file of a bundle that was read into an empty folder; raises `ArtifactError` where the archive is not
     that `bundle` any more, and `OSError`."""
     with _open(path) as archive:
@@ -93,9 +95,9 @@ def extract_bundle(path: Path, bundle: Bundle, folder: Path) -> None:
         if found != bundle:
             raise ArtifactError(f"{path}: was changed while it was read", "run it again")
         for file in bundle.files:
-            target, digest = folder / file.path, hashlib.sha256()
+            target, digest = scratch / file.path, hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as written:
+            with disk_errors(target, file.size, full_alone=True), target.open("xb") as written:
                 for chunk in _content(path, archive, members[file.path]):
                     digest.update(chunk)
                     written.write(chunk)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
 
 from edgecnn.errors import EdgecnnError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 BUG = 101
 OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"}  # absent on a device
 
@@ -28,6 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is counted, or refused with its name
     arguments = sys.argv[1:] if arguments is None else [*arguments]
+    with Termination() as termination:
+        code = _run(arguments, application, click_exception, typer.Abort)
+    if code == INTERRUPTED:
+        print("terminated" if termination.asked else "interrupted", file=sys.stderr)
+        return TERMINATED if termination.asked else INTERRUPTED
+    return code
+
+
+def _run(
+    arguments: list[str],
+    application: Callable[..., Any],
+    click_exception: Any,
+    abort: type[BaseException],
+) -> int:
     try:
         run = application(*arguments[:1])
         result = run(args=arguments, prog_name="edgecnn", standalone_mode=False)
@@ -41,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = context.command_path if context is not None else "edgecnn"
         message = exc.format_message().replace("Value error, ", "")  # pydantic's prefix, through Typer
         return _fail(message, f"`{command} --help` shows what is allowed", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, abort):
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,9 +83,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)
         print("hint: report it with the traceback above and the output of `edgecnn doctor`", file=sys.stderr)
         return BUG
-    if result == INTERRUPTED:  # Typer makes an exit of KeyboardInterrupt by itself, and says nothing
-        print("interrupted", file=sys.stderr)
-    return result if isinstance(result, int) else 0
+    return result if isinstance(result, int) else 0  # Typer makes INTERRUPTED of KeyboardInterrupt by itself
+
+
+class Termination:
+    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; a second one kills. Under
+    torchrun it kills at once: the others may wait for this process."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._taken = False
+
+    def __enter__(self) -> Termination:
+        alone = os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread()
+        if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._handle)
+            self._taken = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._taken:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
 
 
 def _fail(message: str, hint: str, code: int) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecnn.artifact.pair import sync_file
+from edgecnn.artifact.temporary import disk_errors, scratch_folder, temporary_folder
 from edgecnn.backends import Opinion, load_backend, load_backends
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.diagnose.trials import Trials
@@ -55,10 +55,10 @@ def reduce_failure(
 
     model = load_graph(path)
     say = progress or (lambda text: None)
-    with tempfile.TemporaryDirectory() as scratch, Trials() as trials, naming(path):
+    with scratch_folder() as scratch, Trials() as trials, naming(path):
         name, whole = _refusal(trials, path, backend)
         say(f"{whole.by}: {whole.failures[0]}")
-        search = _Search(trials, name, whole.failures[0], Path(scratch) / GRAPH, say)
+        search = _Search(trials, name, whole.failures[0], scratch / GRAPH, say)
         small = reduce_nodes(model, search.fails, whole.findings[0].where)
         minimal = not search.late
         search.begin()
@@ -181,23 +181,14 @@ def _write(folder: Path, model: onnx.ModelProto, found: Reproduction, script: st
     """All files or none."""
     import onnx
 
-    part: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        onnx.save(model, part / GRAPH)
-        (part / SCRIPT).write_text(script, encoding="utf-8")
-        (part / REPORT).write_text(_report(model, found), encoding="utf-8")
-        part.chmod(0o755)
-        part.rename(folder)
-        part = None
-    except OSError as exc:
-        raise WriteError(
-            f"{folder}: cannot be written: {exc.strerror or exc}", "choose another folder with -o"
-        ) from exc
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+    with disk_errors(folder), temporary_folder(folder) as temporary:
+        onnx.save(model, temporary / GRAPH)
+        (temporary / SCRIPT).write_text(script, encoding="utf-8")
+        (temporary / REPORT).write_text(_report(model, found), encoding="utf-8")
+        for file in temporary.iterdir():
+            sync_file(file)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
 
 
 def _report(model: onnx.ModelProto, found: Reproduction) -> str:

@@ -6,15 +6,14 @@ Constants folded, BatchNormalization folded into Conv, Gemm without alpha and be
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import checker, helper, numpy_helper, shape_inference, version_converter
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.contract import IR_VERSION, OPSET
 from edgecnn.errors import GraphError
@@ -59,8 +58,8 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """ONNX Runtime's basic level: constants, BatchNormalization into Conv, no-ops; standard operators come out."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "simple.onnx"
+    with scratch_folder() as scratch:
+        made = scratch / "simple.onnx"
         with onnxruntime_errors("the graph", "cannot read it", IMPORT_IT, GraphError):
             open_session(model, threads=1, optimization="basic", optimized=made)
         return onnx.load(made)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.artifact.hold import LOCK, held
 from edgecnn.artifact.sidecar import file_sha256, read_sidecar, sidecar_path
+from edgecnn.artifact.temporary import disk_errors, remove_leftovers, temporary_folder
 from edgecnn.artifact.write import check_output, write_bytes
 from edgecnn.bundle.device import (
     artifacts_for,
@@ -88,15 +88,14 @@ def bundle(recipe: Recipe, folder: Path, output: Path, *, target: str, images: I
         raise ArtifactError(
             f"{task.output}: {reason}", f"bring the run up to date first: `edgecnn run {folder} --until reference`"
         )
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent) as made:
-        copy = keep_recipe(own, Path(made), alone=True)
+    with temporary_folder(output) as made:
+        copy = keep_recipe(own, made, alone=True)
         files = {name.name: opened_path(name) for name in (copy, sidecar_path(copy))}
         files |= artifacts_for(own, device, folder) | baselines_for(recipe)
         if chosen := test_set_of(recipe, folder):
-            write_manifest(Path(made) / TEST_SET, read_manifest(chosen))
-            files[TEST_SET] = opened_path(Path(made) / TEST_SET)
-        found, images_at = _images(recipe, folder, there, images, Path(made))
+            write_manifest(made / TEST_SET, read_manifest(chosen))
+            files[TEST_SET] = opened_path(made / TEST_SET)
+        found, images_at = _images(recipe, folder, there, images, made)
         return pack_for_device(output, own, device, files | found, images, images_at)
 
 
@@ -131,13 +130,16 @@ def unpack(archive: Path, out: Path | None, say: Say) -> Path:
     folder = _folder_of(found, out)
     if folder.exists() and not folder.is_dir():
         raise WriteError(f"{folder}: is not a folder", "choose another one with --out")
+    remove_leftovers(folder)
     before = installed_bundle(folder) if folder.is_dir() else None
     if before is None and folder.is_dir() and any(p.name not in (LOCK, SCRATCH) for p in folder.iterdir()):
         raise WriteError(
             f"{folder}: holds files that no bundle brought", "choose another folder with --out, or remove it"
         )
-    if before == found and all(
-        _is_there(folder / f.path, f.sha256) or _recorded_here(folder, f.path, found) for f in found.files
+    if (
+        before == found
+        and not (folder / SCRATCH).exists()
+        and all(_is_there(folder / f.path, f.sha256) or _recorded_here(folder, f.path, found) for f in found.files)
     ):
         say(f"{folder}: holds {archive.name} already")
         return folder
@@ -150,9 +152,11 @@ def unpack(archive: Path, out: Path | None, say: Say) -> Path:
             f"{disk}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free",
             "free some space, or choose another folder with --out",
         )
-    with held(folder), _emptied(folder / SCRATCH) as made:
-        extract_bundle(archive, found, made)
-        _put_in_place(made, folder, found, before, say)
+    with held(folder), disk_errors(folder, needed):
+        with _half_unpacked(folder / SCRATCH) as scratch:
+            extract_bundle(archive, found, scratch)
+        _put_in_place(scratch, folder, found, before, say)
+        shutil.rmtree(scratch)
     say(f"{folder}: unpacked {archive.name}, {len(found.files)} files for {found.target}")
     return folder
 
@@ -166,14 +170,24 @@ def require_whole(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _emptied(path: Path) -> Iterator[Path]:
-    """A folder of this name without what was left in it, which goes when it is left."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
+def _half_unpacked(path: Path) -> Iterator[Path]:
+    """A folder of this name without what was left in it. Where the block fails it goes, unless it was there before: the
+    files beside it are of two bundles then, and it says so."""
+    before = path.exists()
+    path.mkdir(exist_ok=True)
+    _empty(path)
     try:
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    except BaseException:
+        _empty(path)
+        if not before:
+            path.rmdir()
+        raise
+
+
+def _empty(path: Path) -> None:
+    for inner in path.iterdir():
+        shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
 
 
 def unpacked(archive: Path, out: Path | None) -> Path:
@@ -200,7 +214,7 @@ def _recorded_here(folder: Path, path: str, before: Bundle | None) -> bool:
     return Path(BASELINES) in Path(path).parents and here.is_file() and file_sha256(here) != brought.get(path)
 
 
-def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None, say: Say) -> None:
+def _put_in_place(scratch: Path, folder: Path, found: Bundle, before: Bundle | None, say: Say) -> None:
     """Move the files into the run folder, but for baselines that were recorded in it. The manifest comes before them: a
     folder that was left in between lacks files that it names, and is unpacked again."""
     known = {f.path for f in (*(before.files if before else ()), *found.files)}
@@ -217,4 +231,4 @@ def _put_in_place(made: Path, folder: Path, found: Bundle, before: Bundle | None
     for file in found.files:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         if file.path not in kept:
-            (made / file.path).replace(folder / file.path)
+            (scratch / file.path).replace(folder / file.path)

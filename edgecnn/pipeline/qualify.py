@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.temporary import temporary_folder
 from edgecnn.bundle.manifest import PACKED_IMAGES, REFERENCE
 from edgecnn.data.open import images_sha256
 from edgecnn.data.sources.packed import write_packed
@@ -43,8 +43,7 @@ def qualify(
             f"{Path(run)}: several targets were measured there", f"name one: {', '.join(str(r.folder) for r in runs)}"
         )
     folder = runs[0].folder.absolute().parent
-    with tempfile.TemporaryDirectory(prefix=".qualify-", dir=folder) as made:
-        scratch = Path(made)
+    with temporary_folder(folder / "qualify") as scratch:
         images = _same_pixels(loaded, folder, scratch)
         question = Question(loaded, folder, find_target(runs[0].target), images, scratch, threads)
         return qualify_environment(question, os.fspath(python), say)

@@ -15,6 +15,7 @@ from edgecnn.artifact.hold import held
 from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.artifact.stale import stale_reason
+from edgecnn.artifact.write import require_writable
 from edgecnn.backends import load_backend
 from edgecnn.bundle.manifest import installed_bundle
 from edgecnn.data.open import listing_each_folder_once
@@ -184,6 +185,8 @@ def _run(shop: Workshop, whole: Recipe, until: StepName, say: Say) -> Outcome:
     due = stale_tasks(tasks)
     _require_allowed(due, shop)
     _require_images(due, shop)
+    for folder_of in {task.output.parent for task, _ in due}:
+        require_writable(folder_of)
     require_implicit(recipe, {t.target for t, _ in due if t.step == "build"}, shop.threads)
     if any(task.target == HOST for task, _ in due):
         check_recipe(recipe, trust_code=shop.trust_code)

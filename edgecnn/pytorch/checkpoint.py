@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.temporary import free_bytes, require_space
 from edgecnn.artifact.write import atomic_path, write_artifact
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import input_fields
@@ -23,6 +28,7 @@ from edgecnn.zoo import find_model, imagenet_classes
 
 STATE_NAME = "training-state.pt"
 STATE_SCHEMA = 2
+SPARE_BYTES = 48 << 10  # beside the tensors of a file: their names, its sidecar, the blocks of the disk
 
 Weights = Mapping[str, Tensor]
 
@@ -64,7 +70,13 @@ def checkpoint_sidecar(
 def write_checkpoint(path: Path, weights: Weights, sidecar: Sidecar) -> Sidecar:
     """Write weights as safetensors, atomically, with their sidecar."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
-    return write_artifact(path, lambda temporary: safetensors.torch.save_file(plain, temporary), sidecar)
+    size = bytes_of(plain.values())
+
+    def write(temporary: Path) -> None:
+        with _disk_errors(temporary, size):
+            safetensors.torch.save_file(plain, temporary)
+
+    return write_artifact(path, write, sidecar, size)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -75,8 +87,45 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the training state, atomically; tensors and plain values only, so that `weights_only` loads it."""
-    with atomic_path(folder / STATE_NAME) as temporary:
+    size = bytes_of(_tensors_in(state))
+    with atomic_path(folder / STATE_NAME, size) as temporary, _disk_errors(temporary, size):
         torch.save({"schema": STATE_SCHEMA, **state}, temporary)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """What tensors take in a file, which has some kB of names beside them."""
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors_in(inner)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path, size: int) -> Iterator[None]:
+    """What PyTorch and safetensors say of a file that cannot be written, as the `OSError` that they hide."""
+    try:
+        yield
+    except (RuntimeError, safetensors.SafetensorError) as exc:
+        room = free_bytes(path)
+        full = room is not None and room < size + SPARE_BYTES
+        raise OSError(errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(exc)) from exc
+
+
+def require_space_for_epoch(folder: Path, weights: int, state: int) -> None:
+    """Raise `WriteError` where the files of an epoch do not fit on the disk, of so many bytes of weights and of
+    training state: best and last weights, the state, and once all is done the result. Each replaces an older one, which
+    is there until the new one is whole."""
+    held = most = 0
+    for name, size in (("best.safetensors", weights), ("last.safetensors", weights), (STATE_NAME, state)):
+        path = folder / name
+        most = max(most, held + size + SPARE_BYTES)
+        held += size + SPARE_BYTES - (path.stat().st_size if path.is_file() else 0)
+    require_space(folder / STATE_NAME, max(most, held + weights + SPARE_BYTES))
 
 
 def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.sidecar import sha256_of
-from edgecnn.errors import ModelError, WriteError
+from edgecnn.artifact.temporary import refused, required_lock
+from edgecnn.errors import ModelError
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 18
@@ -56,7 +57,7 @@ def fetch(url: str, sha256: str = "") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two processes that want the same file take turns
+            _take_turn(file, part)
             if not path.exists():
                 if not expected:
                     file.truncate(0)  # without a hash nothing proves that two halves belong together
@@ -66,11 +67,17 @@ def fetch(url: str, sha256: str = "") -> Path:
                 _verify(part, url, expected)
                 part.replace(path)
     except OSError as exc:
-        raise WriteError(
-            f"{path.parent}: the download cannot be kept there: {exc.strerror or exc}",
-            "free some space, or set EDGECNN_CACHE to a folder that you may write to",
-        ) from exc
+        hint = "free some space, or set EDGECNN_CACHE to a folder that you may write to"
+        raise refused(path, exc, written=part.stat().st_size if part.exists() else 0, hint=hint) from exc
     return path
+
+
+def _take_turn(file: Any, part: Path) -> None:
+    """Two processes that want the same file follow each other; raises `WriteError` where there are no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as exc:
+        raise required_lock(exc, part) from exc
 
 
 def _download(url: str, file: Any, path: Path) -> None:

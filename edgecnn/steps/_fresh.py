@@ -11,11 +11,10 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.errors import BackendError, EdgecnnError
 
 Result = TypeVar("Result")
@@ -23,8 +22,8 @@ Result = TypeVar("Result")
 
 def run_in_fresh_process(work: Callable[[], Result]) -> Result:
     """What `work` gives, which like its result is pickled; its `EdgecnnError` is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer"
+    with scratch_folder() as scratch:
+        answer = scratch / "answer"
         ended = subprocess.run(
             [sys.executable, "-c", "from edgecnn.steps._fresh import answer; answer()"],
             input=pickle.dumps((work, answer)),

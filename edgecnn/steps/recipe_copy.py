@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgecnn.artifact.pair import remove_pair
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path, verified_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.bundle.manifest import MANIFEST
@@ -32,8 +33,7 @@ def keep_recipe(recipe: Recipe, folder: Path, *, alone: bool = False) -> Path:
         write_artifact(here, lambda temporary: temporary.write_bytes(content), sidecar)
         for other in kept:
             if other != here:
-                sidecar_path(other).unlink()
-                other.unlink()
+                remove_pair(other)
     return here
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
+from edgecnn.artifact.pair import move_pair, remove_pair
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.stale import stale_reason
 from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
@@ -86,13 +87,12 @@ def make_way(checkpoint: Path, retrain: bool, reason: str = "finished weights ar
             "or choose another folder with --out",
         )
     if is_first():
-        _rename(checkpoint, _previous(checkpoint))
+        move_pair(checkpoint, _previous(checkpoint))
 
 
 def drop_previous(checkpoint: Path) -> None:
     """Remove what was put aside, now that the new weights are whole."""
-    for path in (_previous(checkpoint), sidecar_path(_previous(checkpoint))):
-        path.unlink(missing_ok=True)
+    remove_pair(_previous(checkpoint))
 
 
 def take_back(checkpoint: Path, expected: Sidecar, parents: Iterable[Path]) -> bool:
@@ -100,19 +100,12 @@ def take_back(checkpoint: Path, expected: Sidecar, parents: Iterable[Path]) -> b
     previous = _previous(checkpoint)
     if checkpoint.exists() or not previous.exists() or stale_reason(previous, expected, parents) is not None:
         return False
-    _rename(previous, checkpoint)
+    move_pair(previous, checkpoint)
     return True
 
 
 def _previous(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.previous")
-
-
-def _rename(before: Path, after: Path) -> None:
-    """Both files of a pair; killed in between, weights without a sidecar are left, and are not replaced unasked."""
-    if sidecar_path(before).exists():
-        sidecar_path(before).replace(sidecar_path(after))
-    before.replace(after)
 
 
 def take_weights(recipe: Recipe, output: Path, *, trust_code: bool = False) -> Sidecar:

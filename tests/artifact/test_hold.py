@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -95,3 +96,15 @@ def test_a_folder_that_cannot_be_written_to_is_not_held(tmp_path: Path, root: Pa
     while (done := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert done == (pid, 0)
+
+
+def test_a_disk_that_refuses_the_lock_file_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(WriteError, match=r"\.lock: cannot be written: No space left on device"), held(tmp_path):
+            pass
+    with held(tmp_path):
+        pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from edgecnn.artifact.sidecar import (
     tool_versions,
     verified_sidecar,
 )
-from edgecnn.artifact.write import atomic_path, write_artifact
+from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph, scheme_of_graph
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
@@ -80,10 +80,7 @@ class OrtBackend:
             target=options.target,
             facts={**found, "threads": options.threads} if self._provider is CPU else found,
         )
-        for target, file in weights.items():
-            with atomic_path(target) as temporary:
-                _copy(file, temporary)
-        return write_artifact(output, lambda temporary: _copy(graph, temporary), sidecar)
+        return write_artifact(output, lambda temporary: _copy(graph, weights, temporary, output), sidecar)
 
     def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session:
         """Load an engine, or a plain graph (ONNX is data, not code: it needs no sidecar to be loaded).
@@ -218,23 +215,34 @@ def _batches_of(sidecar: Sidecar) -> BatchSettings | None:
     return BatchSettings(min=profile["min"][0], opt=profile["opt"][0], max=profile["max"][0])
 
 
-def _weights_to_copy(graph: Path, output: Path) -> dict[Path, Path]:
-    """Where beside `output` each file of weights of `graph` is to lie, but for those that lie there; raises
-    `WriteError` for one that is there with other content, and not of the engine that is replaced."""
+def _weights_to_copy(graph: Path, output: Path) -> dict[str, Path]:
+    """The files of weights of `graph`, by where each is to lie beside `output`; raises `WriteError` for one that is
+    there with other content, and not of the engine that is replaced."""
     replaced = {t.location for t in external_tensors(output)} if output.is_file() else set()
-    found = dict[Path, Path]()
-    for location, file in external_files(graph).items():
+    found = external_files(graph)
+    for location, file in found.items():
         target = output.parent / location
-        if target.exists() and (target.samefile(file) or sha256_of(target) == sha256_of(file)):
-            continue
-        if target.exists() and location not in replaced:
+        if target.exists() and location not in replaced and not _are_equal(target, file):
             raise WriteError(
                 f"{target}: would be overwritten: {graph} keeps its weights in a file of this name",
                 "choose another folder with -o",
             )
-        found[target] = file
     return found
 
 
-def _copy(source: Path, temporary: Path) -> None:
-    shutil.copyfile(source, temporary)
+def _are_equal(one: Path, other: Path) -> bool:
+    return one.samefile(other) or sha256_of(one) == sha256_of(other)
+
+
+def _copy(graph: Path, weights: Mapping[str, Path], temporary: Path, output: Path) -> None:
+    """The graph, with its files of weights beside it; one that lies beside `output` already is linked."""
+    shutil.copyfile(graph, temporary)
+    for location, file in weights.items():
+        beside = temporary.parent / location
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        target = output.parent / location
+        if target.exists() and target.samefile(file):
+            with contextlib.suppress(OSError):  # a file system without links
+                beside.hardlink_to(file)
+                continue
+        shutil.copyfile(file, beside)

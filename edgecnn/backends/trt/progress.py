@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 SECONDS_BETWEEN_LINES = 10.0
+ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 def say(message: str) -> None:
@@ -27,24 +28,25 @@ def say(message: str) -> None:
 
 
 class Interruption:
-    """Whether the user has pressed Ctrl-C since the block was entered."""
+    """Whether the user has pressed Ctrl-C, or ended the process by SIGTERM, since the block was entered."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._reader = -1
+        self._previous: dict[int, Any] = {}
 
     @property
     def asked(self) -> bool:
-        """True from the first SIGINT on."""
+        """True from the first signal on."""
         if not self._asked.is_set() and self._reader >= 0:
             with contextlib.suppress(BlockingIOError):
-                if signal.SIGINT in os.read(self._reader, 64):
+                if not ENDING.isdisjoint(os.read(self._reader, 64)):
                     self._asked.set()
         return self._asked.is_set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Take SIGINT over for the block; without effect outside the main thread, where Python forbids it."""
+        """Take both signals over for the block; without effect outside the main thread, where Python forbids it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -52,11 +54,12 @@ class Interruption:
         os.set_blocking(self._reader, False)
         os.set_blocking(writer, False)
         previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        previous = signal.signal(signal.SIGINT, self._handle)
+        self._previous = {number: signal.signal(number, self._handle) for number in ENDING}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
             signal.set_wakeup_fd(previous_fd)
             os.close(self._reader)
             os.close(writer)
@@ -64,6 +67,11 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
+        previous = self._previous[number]
+        if number == signal.SIGTERM and callable(previous):
+            with contextlib.suppress(KeyboardInterrupt):  # raised when the build has ended
+                previous(number, frame)
+            self._previous[number] = signal.SIG_DFL
 
 
 class BuildProgress:

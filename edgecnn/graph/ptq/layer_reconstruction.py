@@ -8,16 +8,15 @@ quantized in FP16, whose rounding is at most an eighth of a step of the codes. T
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.data.dataset import Dataset
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq.gptq import LARGE, Floats, GptqRounding, Moments, Samples, search_row_scales, solve_ridge
@@ -145,8 +144,8 @@ def reconstruct_layers(
     weighted = {graph.node[w.node].input[0] for w in placement.weights}
     searched = {q.scale_group for q in placement.activations if q.tensor in weighted}
     results: list[dict[str, LayerResult] | np.linalg.LinAlgError] = [{} for _ in searches]
-    with tempfile.TemporaryDirectory() as folder, open_pool(len(searches)) as pool:
-        caches = [ActivationCache(Path(folder, str(k))) for k in range(1 + len(searches))]
+    with scratch_folder() as scratch, open_pool(len(searches)) as pool:
+        caches = [ActivationCache(scratch / str(k)) for k in range(1 + len(searches))]
         work = Work(
             FloatSide(graph, caches[0]), keep_images(graph, caches, data, images), len(images), caps, half, half_weights
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.histogram import Ranges
@@ -167,10 +166,9 @@ def _find_little_gain(model: onnx.ModelProto, placement: Placement) -> tuple[str
 
 
 def _count_kernels(made: onnx.ModelProto) -> tuple[int, int]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        onnx.save(made, str(path))
-        return count_integer_kernels(path)
+    with scratch_folder() as scratch:
+        onnx.save(made, str(scratch / "int8.onnx"))
+        return count_integer_kernels(scratch / "int8.onnx")
 
 
 def _describe(quantized: QuantizedTensor, chosen: Candidate) -> TensorRow:

@@ -39,7 +39,8 @@ class ActivationCache:
         self.types[tensor] = value.dtype
         number = self._number.setdefault(tensor, len(self._number))
         self._shape[tensor, batch] = value.shape
-        value.tofile(self.folder / f"{number}-{batch}")
+        flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        (self.folder / f"{number}-{batch}").write_bytes(flat.data)  # of a full disk `tofile` does not say that it is
 
     def get(self, tensor: str, batch: int) -> Array:
         """One batch back."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.errors import GraphError
 from edgecnn.graph.onnx_graph import OnnxGraph, count_multiply_adds, flat_graph
@@ -95,8 +95,8 @@ def count_integer_kernels(path: Path) -> tuple[int, int]:
 
     Counted in the graph as ONNX Runtime optimized it for this machine. Raises `BackendError` when it does not load.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder, "optimized.onnx")
+    with scratch_folder() as scratch:
+        optimized = scratch / "optimized.onnx"
         with onnxruntime_errors(str(path), "cannot load it", "is the file whole?"):
             open_session(path, threads=1, optimized=optimized)
         kinds = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]

@@ -51,7 +51,7 @@ def write_onnx(path: Path, model: onnx.ModelProto, initializers: Mapping[str, np
             file.write(heads[name])
             file.flush()
             positions[name] = file.tell()
-            np.ascontiguousarray(array).tofile(file)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return positions
 
 

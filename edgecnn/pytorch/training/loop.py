@@ -30,11 +30,13 @@ from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
 from edgecnn.machine.threads import allowed_threads, limit_threads, spare_threads
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
+    bytes_of,
     can_resume,
     checkpoint_fields,
     checkpoint_sidecar,
     read_state,
     read_weights,
+    require_space_for_epoch,
     write_checkpoint,
     write_state,
 )
@@ -283,6 +285,7 @@ class TrainingRun:
             if settings.early_stop and epoch - self.best.epoch >= settings.early_stop:
                 trainer.progress.note(f"stopped early: no better validation top-1 since epoch {self.best.epoch}")
                 break
+            self._require_space()
             started = time.monotonic()
             loss, top1_pct, images_per_s = trainer.train_epoch(epoch)
             held_out = trainer.splits.validation
@@ -305,8 +308,6 @@ class TrainingRun:
             if events is not None:
                 events.add(_scalars(done), epoch + 1)
             trainer.progress.epoch(done)
-        if events is not None:
-            events.close()
 
     def finish(self, seconds: float) -> TrainResult:
         """Make the best epoch's weights the result, and measure them once on the test split."""
@@ -342,6 +343,16 @@ class TrainingRun:
             sidecar = self._sidecar(result.checkpoint, facts)
             write_artifact(result.checkpoint, copy_best, sidecar)
         return result
+
+    def _require_space(self) -> None:
+        """Refuse an epoch that could not be saved; raises `WriteError` on every rank."""
+        trainer, settings = self.trainer, self.recipe.train
+        weights, learned = (bytes_of(t) for t in (trainer.network.state_dict().values(), trainer.network.parameters()))
+        slots = 2 if settings.optimizer == "adamw" else int(settings.momentum > 0)
+        state = weights * (2 if trainer.average else 1) + slots * learned
+        trainer.processes.on_first_rank(
+            "look for space on the disk", lambda: require_space_for_epoch(self.output, weights, state)
+        )
 
     def _write(self, epoch: int, score: Score | None) -> None:
         trainer = self.trainer
