@@ -92,6 +92,6 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if len(self._ends) == 1:
-            self.remove()
-        self._file.close()
+        with self._file:
+            if len(self._ends) == 1:
+                self.remove()

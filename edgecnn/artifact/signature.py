@@ -12,10 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.errors import ArtifactError
 
 NAMESPACE = "edgecnn"
@@ -97,8 +97,8 @@ def sign(contents: Sequence[bytes], key: Path) -> list[bytes]:
     a passphrase is asked for once. Raises `ArtifactError` for a key that cannot be used."""
     if not key.is_file():
         raise ArtifactError(f"{key}: no such key", "name yours with --key FILE; `ssh-keygen -t ed25519` makes one")
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{k}.json" for k in range(len(contents))]
+    with scratch_folder() as scratch:
+        files = [scratch / f"{k}.json" for k in range(len(contents))]
         for file, content in zip(files, contents, strict=True):
             file.write_bytes(content)
         done = _run("sign", "-f", str(key), *map(str, files), timeout_s=None)

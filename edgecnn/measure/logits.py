@@ -79,9 +79,9 @@ class Logits:
     def __exit__(self, *unused: object) -> None:
         self._rows = []
         if self._file is not None:
-            if not self.positions:
-                Path(self._file.name).unlink(missing_ok=True)
-            self._file.close()
+            with self._file:
+                if not self.positions:
+                    Path(self._file.name).unlink(missing_ok=True)
 
     def _record(self) -> np.dtype[np.void]:
         fields = [("position", "<i8"), ("sha256", "S64"), ("content", "S64"), ("logits", "<f4", (self._classes,))]

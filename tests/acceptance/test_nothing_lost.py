@@ -144,7 +144,7 @@ def test_a_stale_run_on_a_read_only_folder_fails_before_it_measures(
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **more: access(path, mode) and not (
         mode & os.W_OK and str(path).startswith(str(run))))  # fmt: skip
-    monkeypatch.setattr("edgecnn.steps.validate.open_engine", lambda *a, **k: pytest.fail("it measures"))
+    monkeypatch.setattr("edgecnn.steps.validate.open_compared", lambda *a, **k: pytest.fail("it measures"))
     assert main(["run", str(run)]) == 2
     said = capfd.readouterr().err
     assert f"error: {run}/cpu: cannot be written: {run}/cpu is not writable\n" in said

@@ -15,7 +15,6 @@ FUNCTIONS = {
 GIVEN = {"temporary", "scratch"}  # by atomic_path, write_artifact, temporary_folder and scratch_folder
 ALLOWED = {
     "edgecnn/cli/__init__.py: os.open": "a closed standard output",
-    "edgecnn/measure/predict.py: journal.open": "a journal is appended to, and its rows are checked when it is resumed",
     "edgecnn/pytorch/download.py: part.open": "a download goes on where it ended, and is checked by its hash",
     "edgecnn/pytorch/download.py: part.replace": "the same",
     "edgecnn/pytorch/download.py: path.replace": "the same, of one whose hash is another",

@@ -358,8 +358,7 @@ def test_what_gate_has_judged_is_not_judged_again(edgecnn: Callable[..., Any], c
     assert edgecnn("gate", copied).code == 0
     again = edgecnn("run", "lenet5-digits", "--out", copied)
     assert again.code == 0
-    assert "report     cpu/report.json: verdict.json changed" in again.err
-    assert steps(again.err) == {"report"}
+    assert steps(again.err) == set(), "the verdict is the one that was there"
 
 
 @pytest.mark.parametrize("name", ["cpu/int8-tensorrt.onnx", "model.safetensors", "reference.npz", "cpu/latency.json"])

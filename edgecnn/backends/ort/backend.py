@@ -238,11 +238,10 @@ def _copy(graph: Path, weights: Mapping[str, Path], temporary: Path, output: Pat
     """The graph, with its files of weights beside it; one that lies beside `output` already is linked."""
     shutil.copyfile(graph, temporary)
     for location, file in weights.items():
-        beside = temporary.parent / location
-        beside.parent.mkdir(parents=True, exist_ok=True)
+        (temporary.parent / location).parent.mkdir(parents=True, exist_ok=True)
         target = output.parent / location
         if target.exists() and target.samefile(file):
             with contextlib.suppress(OSError):  # a file system without links
-                beside.hardlink_to(file)
+                (temporary.parent / location).hardlink_to(file)
                 continue
-        shutil.copyfile(file, beside)
+        shutil.copyfile(file, temporary.parent / location)

@@ -6,12 +6,14 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnx
+from typing import TYPE_CHECKING
 
 from edgecnn.data.label_file import labels_from_json, labels_from_object, read_labels
 from edgecnn.errors import DataError
 from edgecnn.zoo import imagenet_classes
+
+if TYPE_CHECKING:
+    import onnx
 
 BACKGROUND = "background"
 _WITH_BACKGROUND = "imagenet-background"
