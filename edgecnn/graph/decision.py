@@ -121,7 +121,7 @@ class _End(NamedTuple):
         """Also 1 / (1 + exp(-x)), and (1 + tanh(x)) / 2."""
         kind = self.node.op_type if self.node else ""
         return (
-            kind in ("Sigmoid", "HardSigmoid")
+            kind.removeprefix("QLinear") in ("Sigmoid", "HardSigmoid")
             or (kind == "Exp" and {"Add", "Reciprocal"} <= self.passed)
             or (kind == "Tanh" and not self.passed.isdisjoint(("Add", "Sub", "Sum")))
         )

@@ -14,12 +14,13 @@ from edgecnn.errors import BackendError
 from edgecnn.graph.importing.names import free_name
 from edgecnn.graph.onnx_graph import OnnxGraph, Shape, copy_model
 
-BATCHES = (2, 3)
+BATCHES, SCALES = (2, 3), (0, 3)  # of the images of two runs
 
 
 def write_measured_shapes(model: onnx.ModelProto) -> None:
-    """State, in place, the shapes of float tensors that the graph does not, as a run at two batches has them; axes that
-    follow the batch stay open. A graph that does not run there is left as it is."""
+    """State, in place, the shapes of float tensors that the graph does not, as two runs have them, of another batch and
+    of other images: axes that follow the batch stay open, and a tensor whose sizes depend on the image is left as it
+    is. So is a graph that does not run there."""
     graph = OnnxGraph(model)
     made = [name for node in graph.nodes for name in node.output if name and name not in graph.outputs]
     missing = [n for n in made if graph.types.get(n) == TensorProto.FLOAT and _is_open(graph.shapes.get(n))]
@@ -51,13 +52,18 @@ def _measure(graph: OnnxGraph, names: Sequence[str]) -> dict[str, Shape]:
     try:
         with onnxruntime_errors("the graph"):
             session = open_session(part)
-            for count in (batch,) if batch else BATCHES:
-                image = np.zeros((count, *(n or 1 for n in sizes)), np.float32)
-                seen.append([value.tolist() for value in session.run([*marks.values()], {graph.input: image})])
+            for count, scale in zip((batch, batch) if batch else BATCHES, SCALES, strict=True):
+                images = scale * np.random.default_rng(0).standard_normal((count, *(n or 1 for n in sizes)), np.float32)
+                seen.append([value.tolist() for value in session.run([*marks.values()], {graph.input: images})])
     except BackendError:
         return {}
     return {
         name: tuple(a if a == b else None for a, b in zip(first, second, strict=True))
-        for name, first, second in zip(names, seen[0], seen[-1], strict=True)
-        if len(first) == len(second)
+        for name, first, second in zip(names, *seen, strict=True)
+        if len(first) == len(second) and all(_is_explained(a, b, batch) for a, b in zip(first, second, strict=True))
     }
+
+
+def _is_explained(first: int, second: int, frozen: int | None) -> bool:
+    """Whether a size is the same in both runs, or as many times the batch."""
+    return first == second or (not frozen and first * BATCHES[1] == second * BATCHES[0])

@@ -93,7 +93,8 @@ class OnnxGraph:
         return (n for n in self.products() if n.op_type in WEIGHTED and self._has_weight(n))
 
     def _has_weight(self, node: onnx.NodeProto) -> bool:
-        return self._source(node.input[1]) is not None and self._source(node.input[0]) is None
+        first, second = [*node.input, "", ""][:2]  # a damaged node may have fewer
+        return self._source(second) is not None and self._source(first) is None
 
     def _source(self, tensor: str) -> str | None:
         """The initializer that `tensor` holds, directly or through Q/DQ nodes; None when it is computed."""

@@ -25,7 +25,8 @@ def is_foreign(path: Path) -> bool:
 
 def sidecar_beside(engine: Path, reference: Path) -> Sidecar:
     """The sidecar of `engine`; of a foreign one preprocessing, labels and wnids of `reference`, and whether it gives
-    logits or probabilities. Raises `ArtifactError` where one of the two is missing."""
+    logits or probabilities. Raises `ArtifactError` where one of the two is missing, `GraphError` for a sigmoid for each
+    of several classes."""
     own = sidecar_of(engine)
     if not is_foreign(engine):
         return own
@@ -84,7 +85,12 @@ def _flat(rows: Array) -> Array:
 def _gives_probabilities(path: Path) -> bool:
     if path.suffix != ".onnx" or importlib.util.find_spec("onnx") is None:
         return False
-    from edgecnn.graph.decision import ends_in_probabilities
+    from edgecnn.graph.decision import ends_in_probabilities, final_sigmoid
     from edgecnn.graph.load import load_structure
 
-    return ends_in_probabilities(load_structure(path))
+    model = load_structure(path)
+    if not ends_in_probabilities(model):
+        return False
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    final_sigmoid(model, str(path), len(dims) > 1 and dims[1].dim_value != 1)
+    return True

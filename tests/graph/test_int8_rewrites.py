@@ -258,7 +258,7 @@ def test_auto_makes_up_for_every_form_of_layer(form: str) -> None:
 
 
 def test_padding_by_unknown_sizes_is_refused_before_the_work() -> None:
-    text = "s = ReduceMax(input, keepdims=0)\nn = Cast(s, to=7)\nz = Mul(n, i(0))\nu = Add(z, i(4))\n"
+    text = "s = ReduceMax(input, keepdims=0)\nn = Cast(s, to=7)\nz = Max(n, i(0))\nu = Add(z, i(4))\n"
     text += "e = Unsqueeze(u, i[0])\n"
     text += "k = Slice(input, i[0], e, i[2])\nc = Conv(k, w[8,4,3,3], w[8], auto_pad='SAME_UPPER', strides=[2,2])\n"
     model = graph(f"{text}r = Relu(c)\nlast = Conv(r, w[6,8,3,3], w[6], auto_pad='SAME_UPPER', strides=[2,2]){END}")

@@ -60,6 +60,8 @@ class _Tally:
     def widen(self, low: Array | None, high: Array, images: int) -> float:
         """Take in extremes [N, channels, ...] of `images`; the largest magnitude, NaN where one of them is. `low`
         is None where no value can be below those seen."""
+        if self.high.shape[1] > 1 and high[0].size != self.high.size:  # the batch is not the first axis
+            self.low, self.high = self.low.min(axis=1, keepdims=True), self.high.max(axis=1, keepdims=True)
         most = _widen(self.high, np.maximum, high)
         least = -most if low is None else _widen(self.low, np.minimum, low)
         self.images += images
