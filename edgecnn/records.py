@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from edgecnn.errors import ArtifactError, EdgecnnError, nearest
+from edgecnn.limits import require_depth
 
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 FLAT: Mapping[str, Any] = {"flat": True}
@@ -102,6 +103,7 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text, object_pairs_hook=_once)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
+    require_depth(found)
     if _SURROGATE.search(text):
         try:
             json.dumps(found, ensure_ascii=False).encode()
@@ -117,9 +119,11 @@ def parse_toml(text: str) -> dict[str, Toml]:
     else:
         import tomli as toml
     try:
-        return dict(toml.loads(text))
+        found = dict(toml.loads(text))
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
+    require_depth(found)
+    return found
 
 
 def name_tables(tables: Toml) -> Toml:

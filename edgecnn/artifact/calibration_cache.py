@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import read_file
 
 ALGORITHMS = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration")
 AGAIN = "take the cache as TensorRT wrote it, or make one: edgecnn calibrate X.fp32.onnx --data DIR --trt-cache X.cache"
@@ -37,7 +38,7 @@ def read_calibration_cache(path: Path) -> CalibrationCache:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise ArtifactError(f"{path}: {path.stat().st_size} bytes are no calibration cache", AGAIN)
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode().splitlines()
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
     except OSError as exc:

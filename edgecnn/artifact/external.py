@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import require_regular
 
 LARGEST_BYTES = 2 * 10**9  # of a graph with its weights; a protobuf message ends at 2^31 - 1
 _EXTERNAL = 1
@@ -76,11 +76,10 @@ def external_tensors(path: Path) -> list[ExternalTensor]:
     """The tensors of a graph whose values lie in other files; none where the file is no protobuf message: whoever
     loads it says what is wrong."""
     try:
-        with path.open("rb") as file:
-            if not (mode := path.stat()).st_size or not stat.S_ISREG(mode.st_mode):
-                return []
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return list(_tensors(content, "model", 0, len(content), 0))
+        if not require_regular(path):
+            return []
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return list(_tensors(content, "model", 0, len(content), 0))
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
     except ValueError:

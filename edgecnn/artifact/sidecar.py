@@ -21,6 +21,7 @@ from edgecnn.artifact.pair import sidecar_path as sidecar_path
 from edgecnn.artifact.signature import check_signature, require_signature
 from edgecnn.contract import InputForm, OutputForm, ServingContract
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import read_file, require_regular
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
 from edgecnn.results.device import Device
 from edgecnn.results.engine import EngineInfo, Role, Scheme
@@ -113,6 +114,7 @@ def file_sha256(path: Path, undated: bool = False) -> str:
     """Hex sha256 of the bytes of a file, `undated` as if no moment stood behind `"created": `."""
     digest = hashlib.sha256()
     try:
+        require_regular(path)
         with path.open("rb") as file:
             if undated:
                 digest.update(_CREATED.sub(b'"created": ""', file.read()))
@@ -142,7 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, holds a key
     twice, or has a signature that is not one of it."""
     try:
-        text = path.read_bytes()
+        text = read_file(path)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: no such file", "make it first, or check the path") from exc
     except OSError as exc:

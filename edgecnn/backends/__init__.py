@@ -33,6 +33,7 @@ from typing import Protocol, cast
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError, BackendError, nearest
+from edgecnn.limits import require_regular
 from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
 from edgecnn.results.device import Device
 from edgecnn.results.finding import Finding
@@ -142,6 +143,7 @@ def load_backends() -> list[Backend]:
 def recognizing_backend(path: Path) -> Backend | None:
     """The backend that recognizes a file as an engine, if one does; raises `ArtifactError` for what cannot be read."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             first_bytes = file.read(16)
     except FileNotFoundError as exc:

@@ -28,6 +28,7 @@ from edgecnn.data.calibration_set import (
 from edgecnn.data.dataset import Dataset, Split
 from edgecnn.data.open import open_dataset
 from edgecnn.errors import DataError
+from edgecnn.limits import read_file
 from edgecnn.recipe.location import kind_of
 from edgecnn.recipe.schema import Count, PositiveCount
 from edgecnn.records import STRICT, parse_toml, record_and_problems
@@ -56,7 +57,7 @@ def read_rule(path: Path) -> CalibrationRule:
     """A rule from its file; raises `DataError` that lists every problem."""
     hint = "it needs source and images, and may have split, seed and balanced"
     try:
-        content = parse_toml(path.read_text(encoding="utf-8"))
+        content = parse_toml(read_file(path).decode())
     except (OSError, ValueError) as exc:
         raise DataError(f"{path}: not a calibration rule: {exc}", hint) from exc
     rule, problems = record_and_problems(CalibrationRule, content)

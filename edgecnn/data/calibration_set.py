@@ -24,6 +24,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.folder import how_to_sort
 from edgecnn.errors import DataError, nearest
+from edgecnn.limits import read_file
 from edgecnn.recipe.load import packaged_folders
 
 HEADER = "# edgecnn calibration set 1"
@@ -126,7 +127,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest:
     """A manifest from its file; raises `DataError` that names the line."""
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # other separators may be in a name
+        lines = read_file(path).decode().removesuffix("\n").split("\n")  # other separators may be in a name
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", "name a calibration manifest") from exc
     if lines[0] not in (HEADER, TEST_HEADER):

@@ -77,7 +77,10 @@ class Dataset:
         picture = self.image(index)
         if orientation_of(picture) != 1:
             self.oriented.add(self.ids[index])
-        return self.preprocessing.tensor(picture, self.form)
+        try:
+            return self.preprocessing.tensor(picture, self.form)
+        except DataError as exc:
+            raise DataError(f"{self.ids[index]}: {exc.message}", exc.hint) from exc
 
     def in_form(self, form: InputForm) -> Dataset:
         """The same images as a serving contract takes them; raises `DataError` where only normalised ones are here."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecnn.data.label_table import read_label_table
 from edgecnn.errors import DataError
+from edgecnn.limits import read_file
 from edgecnn.records import parse_json
 
 IMAGENET_CLASSES = 1000
@@ -45,7 +46,7 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
 
 def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc
     if path.suffix == ".json" or text.lstrip().startswith(("[", "{")):

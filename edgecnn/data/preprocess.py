@@ -15,6 +15,7 @@ from PIL import Image
 
 from edgecnn.contract import InputForm
 from edgecnn.errors import DataError
+from edgecnn.limits import RESIZED_PIXELS
 from edgecnn.session import Array
 
 _RESAMPLING = {
@@ -84,6 +85,7 @@ class Preprocessing:
         """Convert the mode and bring the short side to `resize` pixels, or the picture to the crop's size."""
         image = self.convert(image)
         size = self.resized_size(image.width, image.height)
+        _require_room(image, *size)
         return image if size == image.size else image.resize(size, _RESAMPLING[self.interpolation])
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
@@ -105,6 +107,8 @@ class Preprocessing:
         width, height = self.resized_size(image.width, image.height)
         (tall, wide), kind = self.size, _RESAMPLING[self.interpolation]
         left, top = _before(width, wide), _before(height, tall)
+        _require_room(image, width, image.height)
+        _require_room(image, wide, height)
         if width != image.width:
             image = image.resize((width, image.height), kind)
         image = image.crop((left, 0, left + wide, image.height))
@@ -152,6 +156,14 @@ class Preprocessing:
     def sha256(self) -> str:
         """The identity of this preprocessing, for comparing artifacts."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _require_room(image: Image.Image, width: int, height: int) -> None:
+    if width * height > RESIZED_PIXELS:
+        raise DataError(
+            f"a picture of {image.width} x {image.height} pixels would be resized to {width} x {height}",
+            "cut it to what the network is to see, or remove it",
+        )
 
 
 def orientation_of(image: Image.Image) -> int:

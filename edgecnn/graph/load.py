@@ -18,6 +18,7 @@ from edgecnn.backends._onnxruntime import one_line
 from edgecnn.backends._training_mode import require_inference
 from edgecnn.errors import ArtifactError, EdgecnnError, GraphError
 from edgecnn.graph.onnx_graph import node_label
+from edgecnn.limits import GRAPH_NODES
 
 _QUANTIZED = re.compile(r"(Dynamic)?(Deq|Q)uantizeLinear|QLinear\w+|QGemm|\w+Integer(ToFloat)?")  # also com.microsoft's
 _PACKED = {
@@ -82,6 +83,8 @@ def load_structure(path: Path) -> onnx.ModelProto:
         require_size(path)
         model = onnx.load(path, load_external_data=False)
     graph = model.graph
+    if len(graph.node) > GRAPH_NODES:
+        raise GraphError(f"{path}: {len(graph.node)} nodes, more than {GRAPH_NODES}", "classifiers have some thousand")
     texts = (t for n in graph.node for t in (n.op_type, n.domain, n.name, *n.input, *n.output))
     named = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
     for text in (*texts, *named):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections import Counter
@@ -13,6 +14,7 @@ from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.artifact.signature import require_signature
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import require_regular
 from edgecnn.records import parse_json, to_plain
 
 
@@ -44,22 +46,27 @@ def describe(path: Path) -> dict[str, object]:
 def _safetensors(path: Path) -> dict[str, object]:
     """The header: 8 bytes of length, then JSON with dtype, shape and offsets of each tensor."""
     try:
+        size = require_regular(path)
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = parse_json(file.read(length)) if length < path.stat().st_size else {}
+            header = parse_json(file.read(length)) if length < size else {}
     except (OSError, ValueError, struct.error) as exc:
         raise ArtifactError(f"{path}: not a safetensors file ({exc})", "copy it again, or make it again") from exc
     if not isinstance(header, dict):
         raise ArtifactError(f"{path}: not a safetensors file: its header is no object", "copy it again")
     tensors = {k: v for k, v in header.items() if k != "__metadata__"}
-    end = max((t["data_offsets"][1] for t in tensors.values()), default=-1)
-    if end + 8 + length != path.stat().st_size:
+    try:
+        end = max((t["data_offsets"][1] for t in tensors.values()), default=-1)
+        found: dict[str, object] = {
+            "tensors": len(tensors),
+            "parameters": sum(math.prod(t["shape"]) for t in tensors.values()),
+            "types": dict(Counter(t["dtype"] for t in tensors.values())),
+        }
+    except (TypeError, KeyError, IndexError) as exc:
+        raise ArtifactError(f"{path}: not a safetensors file: its header says no tensors", "copy it again") from exc
+    if end + 8 + length != size:
         raise ArtifactError(f"{path}: truncated, or not a safetensors file", "copy it again, or make it again")
-    return {
-        "tensors": len(tensors),
-        "parameters": int(sum(np.prod(t["shape"], dtype=np.int64) for t in tensors.values())),
-        "types": dict(Counter(t["dtype"] for t in tensors.values())),
-    }
+    return found
 
 
 def _npz(path: Path) -> dict[str, object]:

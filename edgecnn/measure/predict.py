@@ -18,6 +18,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.contract import OutputForm, ServingContract
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches, nfc
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.limits import require_arrays
 from edgecnn.machine.threads import Seats
 from edgecnn.measure.logits import Logits
 from edgecnn.measure.served import scores_of
@@ -252,6 +253,7 @@ def read_predictions(path: Path) -> Predictions:
     """Predictions from their file, after checking it against its sidecar; raises `ArtifactError`."""
     verified_sidecar(path)
     try:
+        require_arrays(path)
         with np.load(path, allow_pickle=False) as content:
             predictions = Predictions(
                 ids=tuple(nfc(name) for name in _strings(content["ids"])),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import require_regular
 
 State = dict[str, torch.Tensor]
 LONGEST_SHOWN = 120  # characters of a name
@@ -125,9 +126,13 @@ def _copies(content: Any, place: str, plain: str, seen: set[int]) -> Iterator[Co
 
 def _is_safetensors(path: Path) -> bool:
     """By name or content: eight bytes of header length, then JSON."""
+    try:
+        size = require_regular(path)
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path and its permissions") from exc
     with path.open("rb") as file:
         head = file.read(9)
-    by_content = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
+    by_content = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size
     return by_content or path.suffix == ".safetensors"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgecnn.errors import RecipeError, nearest
+from edgecnn.limits import read_file
 from edgecnn.recipe.location import locate
 from edgecnn.recipe.rules import find_contradictions
 from edgecnn.recipe.schema import RENAMED, Precision, Recipe
@@ -149,7 +150,7 @@ def _rename_keys(content: dict[str, Toml]) -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise RecipeError(f"{path}: cannot be read: {exc}", "a recipe is a UTF-8 TOML file") from exc
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,7 +129,7 @@ def test_settings_from_the_command_line(tmp_path: Path) -> None:
         ('train = "3"\n[batch]\nmax = 0\n', "batch.max = 0: must be at least 1"),
         ("[transfer]\ntrain = 2020-01-01\n", "transfer.train = {'date': '2020-01-01'}: must be a string"),
         (f"[train]\nseed = 0x{'f' * 5000}\n", "cannot be read"),
-        (f"{'a.' * 5000}b = 1\n", "cannot be read" if sys.version_info >= (3, 11) else "nested too deep"),  # tomli's
+        (f"{'a.' * 5000}b = 1\n", "nested too deep"),
         ('targets = ["cpu", 3]\n', "targets.1 = 3: must be a string"),
         ("[quantize]\nmethod = 'entropie'\n", "did you mean 'entropy'"),
         ("[quantize]\nexclude = []\n", "quantize.exclude = []: must be a list with at least one entry"),

@@ -23,6 +23,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.backends.trt.flavor import FLAVORS, TENSORRT, Flavor, flavor_of
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import require_regular
 from edgecnn.machine.cpu import system_name
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import to_plain
@@ -58,7 +59,7 @@ class PlanHeader:
 def read_plan_header(path: Path) -> PlanHeader:
     """The header of a plan file; raises `ArtifactError` that says what the file is instead, as far as can be told."""
     try:
-        size = path.stat().st_size
+        size = require_regular(path)
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
             offset, prefix = _json_prefix(path, file.read, start) if not start.startswith(MAGICS) else (0, "")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.errors import DataError
+from edgecnn.limits import require_arrays
 from edgecnn.records import parse_json
 
 
@@ -27,6 +28,7 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
     Where it carries its `preprocessing` (JSON, as in a sidecar), that must be the model's.
     """
     try:
+        require_arrays(path)
         archive = zipfile.ZipFile(path)
         held = archive.namelist()
         if "input.npy" not in held:

@@ -17,6 +17,7 @@ from PIL import Image
 from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError, nearest
+from edgecnn.limits import read_file, require_pixels, require_regular
 
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -47,6 +48,7 @@ OTHER_PICTURES = {
     ".part",
     ".crdownload",
 }  # fmt: skip; "" is a name without an ending
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF")  # EPS would start Ghostscript
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
@@ -269,10 +271,19 @@ def class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], w
 def decode(path: Path) -> Image.Image:
     """One image file, decoded, of 8 bits a channel; raises `DataError` that names it."""
     try:
-        with Image.open(path) as image:
+        require_regular(path)
+        with Image.open(path, formats=_formats()) as image:
+            require_pixels(*image.size)
             return _eight_bit(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -291,6 +302,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def file_bytes(path: Path) -> bytes:
     """What an image's sha256 is of; raises `DataError` that names it."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as exc:
         raise DataError(f"{path}: cannot be read: {exc.strerror}", "check the data set's folder") from exc

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgecnn.data.sources.devkit import FILES, class_order
 from edgecnn.errors import DataError
+from edgecnn.limits import read_file
 from edgecnn.zoo import imagenet_classes
 
 NAMES = (
@@ -49,7 +50,7 @@ def ground_truth_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 def _wnids(path: Path, images: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read ({exc})", _FORMS) from exc
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -21,6 +21,7 @@ from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.archive import npy_header, read_member
 from edgecnn.errors import ArtifactError, DataError
+from edgecnn.limits import require_regular
 from edgecnn.records import STRICT, record_from_json, to_plain
 
 FORMAT = 1
@@ -46,6 +47,7 @@ class PackedFacts:
 def is_packed(path: Path) -> bool:
     """Whether a file holds packed images."""
     try:
+        require_regular(path)
         with zipfile.ZipFile(path) as archive:
             return "pixels.npy" in archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from edgecnn.data.dataset import Dataset, Labels, Split, stratified
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
+from edgecnn.limits import read_file, require_expansion, require_regular
 from edgecnn.machine.packages import missing_package
 
 
@@ -73,14 +76,14 @@ def cifar10(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
     found = cifar10_files(root, split)
     rows = []
     for path in found:
-        content = np.fromfile(path, np.uint8)
+        content = np.frombuffer(_content(path), np.uint8)
         if content.size == 0 or content.size % 3073:
             raise DataError(f"{path}: {content.size} bytes are not whole rows of 3073", "fetch the file again")
         rows.append(content.reshape(-1, 3073))
     table = np.concatenate(rows)
     pixels = np.ascontiguousarray(table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     meta = found[0].with_name("batches.meta.txt")
-    classes = meta.read_text().split() if meta.is_file() else [str(k) for k in range(10)]
+    classes = _names(meta) if meta.exists() else [str(k) for k in range(10)]
     return _pixels(f"cifar10-{split}", pixels, table[:, 0].astype(np.int64), classes, preprocessing)
 
 
@@ -106,12 +109,29 @@ def _plain_or_gzipped(path: Path) -> Path:
     raise DataError(f"{path}[.gz]: no such file", "mnist:DIR needs the folder with the four IDX files")
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read: {exc.strerror}", "fetch the file again") from exc
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return _content(path).decode().split()
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not UTF-8 text ({exc})", "fetch the file again") from exc
+
+
 def _idx(path: Path) -> npt.NDArray[np.uint8]:
     """An array in the IDX format of the MNIST files."""
     try:
+        size = require_regular(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            content = file.read()
-        shape = [int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(content[3])]
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as exc:
+            magic = file.read(4)
+            shape = [int.from_bytes(file.read(4), "big") for _ in range(magic[3])]
+            require_expansion(size, math.prod(shape))
+            content = file.read(math.prod(shape) + 1)
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as exc:
         raise DataError(f"{path}: not a whole IDX file ({exc})", "fetch the file again") from exc

@@ -1,0 +1,90 @@
+"""What a small file may ask for: limits that hold before memory is taken, and the files that are read at all.
+
+A reader turns the `OSError` or `ValueError` raised here into its own error, as it does those of a damaged file.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+IMAGE_PIXELS = 1 << 27  # of a picture: 400 MB as RGB
+RESIZED_PIXELS = 1 << 26  # of what is made of it on the way to the crop
+TEXT_BYTES = 1 << 29  # of JSON and TOML
+TEXT_DEPTH = 100  # objects within each other
+EXPANSION = 300  # of what is compressed: numbers that are all alike come to a thousand
+SMALL = 1 << 24  # bytes that may be unpacked, whatever they come from
+GRAPH_NODES = 100_000
+
+
+def require_regular(path: Path) -> int:
+    """The size of a file, in bytes; raises `OSError` unless it is a plain one: a pipe would be waited for, a device
+    read without end."""
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file (a pipe, a device or a socket)", str(path))
+    return found.st_size
+
+
+def read_file(path: Path, largest: int = TEXT_BYTES) -> bytes:
+    """The content of a plain file; raises `OSError`, also for more than `largest` bytes."""
+    if (size := require_regular(path)) > largest:
+        raise OSError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than {largest / 1e6:.0f} MB", str(path))
+    return path.read_bytes()
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Raise `ValueError` for a picture of more than `IMAGE_PIXELS`."""
+    if width * height > IMAGE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {IMAGE_PIXELS / 1e6:.0f} million")
+
+
+def require_depth(content: Any) -> None:
+    """Raise `ValueError` for lists and tables more than `TEXT_DEPTH` deep."""
+    level: list[Any] = [content]
+    for _ in range(TEXT_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError("nested too deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [inner for inner in held if isinstance(inner, (dict, list))]
+
+
+def require_expansion(packed: int, unpacked: int) -> None:
+    """Raise `ValueError` where so many bytes come of so few."""
+    if unpacked > max(SMALL, EXPANSION * packed):
+        raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB, more than {EXPANSION} times its size")
+
+
+def require_arrays(path: Path) -> None:
+    """Raise `ValueError` for an `.npz` whose members unpack beyond `require_expansion`, or hold another number of bytes
+    than their headers say; `OSError` and `zipfile.BadZipFile` for what is none."""
+    size = require_regular(path)
+    with zipfile.ZipFile(path) as archive:
+        require_expansion(size, sum(info.file_size for info in archive.infolist()))
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                require_array(member, info.file_size, info.filename)
+
+
+def require_array(member: IO[bytes], size: int, name: str) -> None:
+    """Raise `ValueError` unless the array in the file `member` of `size` bytes has the bytes that its header tells."""
+    import numpy as np
+
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    if member.tell() + math.prod(shape) * dtype.itemsize != size or min(shape, default=0) < 0:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, in {size} bytes")
