@@ -7,7 +7,7 @@ EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
 
-.PHONY: demo test test-slow test-gpu test-nvidia first-contact test-core-310 quick faults bench lint format clean
+.PHONY: demo test test-slow test-gpu test-nvidia first-contact test-core-310 quick faults fuzz bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -28,6 +28,10 @@ test-slow: $(STAMP)
 # of 0.1 to 12 MB: docs/reliability.md.
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/artifact/test_pairs.py tests/acceptance/test_nothing_lost.py tests/acceptance/test_small_disks.py
+
+# Every reader with damaged files, within two hours; goes on where it was stopped: docs/reliability.md.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 test-gpu: $(STAMP)
 	EDGECNN_REQUIRE_GPU=$${EDGECNN_REQUIRE_GPU:-0} $(BIN)/python -m pytest -m gpu

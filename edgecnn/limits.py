@@ -9,11 +9,24 @@ import errno
 import math
 import os
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+DAMAGED_ZIP = (
+    OSError,
+    KeyError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip; what zipfile and numpy raise for an archive that is damaged, encrypted, or of another kind
 IMAGE_PIXELS = 1 << 27  # of a picture: 400 MB as RGB
 RESIZED_PIXELS = 1 << 26  # of what is made of it on the way to the crop
 TEXT_BYTES = 1 << 29  # of JSON and TOML
@@ -70,7 +83,7 @@ def require_expansion(packed: int, unpacked: int) -> None:
 
 def require_arrays(path: Path) -> None:
     """Raise `ValueError` for an `.npz` whose members unpack beyond `require_expansion`, or hold another number of bytes
-    than their headers say; `OSError` and `zipfile.BadZipFile` for what is none."""
+    than their headers say; others of `DAMAGED_ZIP` for what is none."""
     size = require_regular(path)
     with zipfile.ZipFile(path) as archive:
         require_expansion(size, sum(info.file_size for info in archive.infolist()))

@@ -14,7 +14,7 @@ from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.artifact.signature import require_signature
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import require_regular
+from edgecnn.limits import DAMAGED_ZIP, require_regular
 from edgecnn.records import parse_json, to_plain
 
 
@@ -79,7 +79,7 @@ def _npz(path: Path) -> dict[str, object]:
                     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
                     shape, _, dtype = read(member)
                     arrays[name.removesuffix(".npy")] = f"{dtype} {list(shape)}"
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGED_ZIP as exc:
         raise ArtifactError(f"{path}: not a whole .npz ({exc})", "copy it again, or make it again") from exc
     return {"arrays": arrays}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.contract import OutputForm, ServingContract
 from edgecnn.data.dataset import Batch, Dataset, Labels, batches, nfc
 from edgecnn.errors import ArtifactError, DataError, MeasurementError
-from edgecnn.limits import require_arrays
+from edgecnn.limits import DAMAGED_ZIP, require_arrays
 from edgecnn.machine.threads import Seats
 from edgecnn.measure.logits import Logits
 from edgecnn.measure.served import scores_of
@@ -267,7 +266,7 @@ def read_predictions(path: Path) -> Predictions:
                 output=_output_form(content["output"]) if "output" in content else "logits",
                 sha256s=tuple(s.decode() for s in content["sha256"].tolist()) if "sha256" in content else (),
             )
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as exc:
+    except (AttributeError, TypeError, *DAMAGED_ZIP) as exc:
         raise ArtifactError(
             f"{path}: not a file of predictions ({exc})", "make it with `edgecnn reference SOURCE --data D -o F`"
         ) from exc

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.errors import DataError
-from edgecnn.limits import require_arrays
+from edgecnn.limits import DAMAGED_ZIP, require_arrays
 from edgecnn.records import parse_json
 
 
@@ -42,7 +42,7 @@ def npz(path: Path, expected: Preprocessing | None) -> Dataset:
         shape, order, dtype = npy_header(member)
         labels = _npy_whole(archive, "label.npy") if "label.npy" in held else None
         made_by = parse_json(str(_npy_whole(archive, "preprocessing.npy"))) if "preprocessing.npy" in held else None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGED_ZIP as exc:
         raise DataError(f"{path}: not an .npz with an array `input` ({exc})", "save it with numpy.savez") from exc
     if len(shape) != 4 or dtype != np.float32 or order:
         raise DataError(

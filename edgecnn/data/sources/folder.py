@@ -275,7 +275,7 @@ def decode(path: Path) -> Image.Image:
         with Image.open(path, formats=_formats()) as image:
             require_pixels(*image.size)
             return _eight_bit(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+    except Exception as exc:
         raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
 
 

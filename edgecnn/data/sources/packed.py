@@ -21,7 +21,7 @@ from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.archive import npy_header, read_member
 from edgecnn.errors import ArtifactError, DataError
-from edgecnn.limits import require_regular
+from edgecnn.limits import DAMAGED_ZIP, require_regular
 from edgecnn.records import STRICT, record_from_json, to_plain
 
 FORMAT = 1
@@ -50,7 +50,7 @@ def is_packed(path: Path) -> bool:
         require_regular(path)
         with zipfile.ZipFile(path) as archive:
             return "pixels.npy" in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except DAMAGED_ZIP:
         return False
 
 
@@ -86,7 +86,7 @@ def packed_facts(path: Path) -> PackedFacts:
     try:
         with zipfile.ZipFile(path) as archive:
             return _facts(path, archive)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGED_ZIP as exc:
         raise DataError(f"{path}: not a whole file of packed images ({exc})", AGAIN) from exc
 
 
@@ -105,7 +105,7 @@ def packed(path: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
         ids, sha256s = _whole(path, archive, "ids", "U"), _whole(path, archive, "sha256", "S")
         labels = _whole(path, archive, "label", "i") if "label.npy" in archive.namelist() else None
         digests = tuple(s.decode("ascii") for s in sha256s.tolist())
-    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as exc:
+    except (AttributeError, *DAMAGED_ZIP) as exc:
         raise DataError(f"{path}: not a whole file of packed images ({exc})", AGAIN) from exc
     if len(shape) != 4 or dtype != np.uint8 or {len(ids), len(digests)} != {shape[0]}:
         raise DataError(f"{path}: `pixels` is {dtype} {list(shape)}, not uint8 [{len(ids)}, H, W, C]", AGAIN)

@@ -55,7 +55,7 @@ def mnist_files(root: Path, split: Split) -> list[Path]:
 
 def mnist(root: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
     """The four IDX files of MNIST in `root`."""
-    pixels, labels = map(_idx, mnist_files(root, split))
+    pixels, labels = map(_idx, mnist_files(root, split), (3, 1))
     if len(pixels) != len(labels):
         raise DataError(f"{root}: {len(pixels)} images but {len(labels)} labels", "fetch both files again")
     return _pixels(f"mnist-{split}", pixels, labels.astype(np.int64), [str(d) for d in range(10)], preprocessing)
@@ -123,13 +123,15 @@ def _names(path: Path) -> list[str]:
         raise DataError(f"{path}: not UTF-8 text ({exc})", "fetch the file again") from exc
 
 
-def _idx(path: Path) -> npt.NDArray[np.uint8]:
-    """An array in the IDX format of the MNIST files."""
+def _idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
+    """An array of so many axes in the IDX format of the MNIST files."""
     try:
         size = require_regular(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             magic = file.read(4)
             shape = [int.from_bytes(file.read(4), "big") for _ in range(magic[3])]
+            if magic[:3] != b"\0\0\x08" or len(shape) != axes or 0 in shape:
+                raise ValueError(f"{list(magic)} and {shape[:4]} in front, not bytes of {axes} axes")
             require_expansion(size, math.prod(shape))
             content = file.read(math.prod(shape) + 1)
         return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,0 +1,243 @@
+"""The readers that are fed, each with good files to damage; they may raise an `EdgecnnError`, and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
+from edgecnn.artifact.write import write_artifact
+from tests.fuzz.mutate import damaged_bytes, damaged_json
+
+Mutator = Callable[[random.Random, bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader of the file `name`: `seeds` are good contents, `mutate` damages one, `read` is what is tried."""
+
+    name: str
+    seeds: tuple[bytes, ...]
+    read: Callable[[Path], object]
+    mutate: Mutator = damaged_bytes
+
+
+PREPROCESS = {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+
+
+def strangers(folder: Path) -> Mapping[str, Target]:
+    """Readers of what others made; `folder` is for the files that are made as seeds."""
+    from edgecnn.backends.trt.plan import read_plan_header
+    from edgecnn.data.sources.archive import npz
+    from edgecnn.data.sources.folder import decode
+    from edgecnn.graph.load import load_graph
+    from edgecnn.inspection.artifact import describe as inspect
+    from tests.fakes.tiny import tiny_graph
+
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    plan = b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(40)
+    graphs = tuple(tiny_graph(precision).SerializeToString() for precision in ("fp32", "int8"))
+    return {
+        "images": Target(
+            "x.png",
+            tuple(_picture(pixels, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")),
+            decode,
+        ),
+        "npz": Target("x.npz", (_npz(),), lambda path: _rows(npz(path, None))),
+        "inspect npz": Target("x.npz", (_npz(),), inspect),
+        "plan header": Target("x.plan", (plan, plan[:30]), read_plan_header),
+        "onnx": Target("x.onnx", graphs, load_graph),
+        "inspect onnx": Target("x.onnx", graphs, inspect),
+        "inspect safetensors": Target("x.safetensors", (_safetensors(),), inspect),
+        **_small_sets(),
+    }
+
+
+def strangers_of_torch(folder: Path) -> Mapping[str, Target]:
+    """Checkpoints."""
+    import torch
+    from safetensors.torch import save
+
+    from edgecnn.pytorch.checkpoint_file import read_copies
+
+    state = {"conv.weight": torch.ones(2, 3), "fc.bias": torch.zeros(4)}
+    plain = io.BytesIO()
+    torch.save({"state_dict": state, "epoch": 3}, plain)
+    old = io.BytesIO()
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    return {
+        "pth": Target("x.pth", (plain.getvalue(), old.getvalue()), read_copies),
+        "safetensors": Target("x.safetensors", (save(state),), read_copies),
+    }
+
+
+def slow_strangers(folder: Path) -> Mapping[str, Target]:
+    """Whole steps on damaged graphs."""
+    from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.graph.importing.importer import import_graph
+    from tests.fakes.tiny import tiny_graph
+
+    preprocessing = preprocessing_from_json(PREPROCESS)
+    seeds = (tiny_graph("fp32").SerializeToString(),)
+    return {"import": Target("x.onnx", seeds, lambda path: import_graph(path, preprocessing))}
+
+
+def ours(folder: Path) -> Mapping[str, Target]:
+    """Readers of our own JSON, TOML and predictions."""
+    from edgecnn.artifact.calibration_cache import read_calibration_cache
+    from edgecnn.artifact.run_folder import read_latency, read_report
+    from edgecnn.artifact.sidecar import read_sidecar
+    from edgecnn.data.calibration_rule import read_rule
+    from edgecnn.data.calibration_set import HEADER, read_manifest
+    from edgecnn.data.label_file import read_labels
+    from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.recipe.load import load_recipe
+    from edgecnn.records import parse_json
+    from edgecnn.steps.calibrate import calibrate
+    from edgecnn.steps.gate import read_baseline
+    from tests.fakes.tiny import tiny_graph
+
+    (folder / "net.onnx").write_bytes(tiny_graph("fp32").SerializeToString())
+    np.savez(folder / "images.npz", input=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    calibrate(folder / "net.onnx", folder / "net.calib.json", data=str(folder / "images.npz"))
+    write_artifact(folder / "a.onnx", lambda path: path.write_bytes(b"x"), Sidecar(kind="graph", labels=["a", "b"]))
+    recipe = (
+        b'title = "t"\n[model]\nname = "lenet5"\n[data]\nsource = "digits"\n[train]\nepochs = 2\n[batch]\nmax = 8\n'
+    )
+    cache = b"TRT-100300-EntropyCalibration2\ninput: 3c010a14\nx: 3f800000\n"
+    digest = b"0" * 64
+    manifest = (
+        HEADER.encode()
+        + b"\n# source: digits\n# split: train\n# seed: 3\na/1.png "
+        + digest
+        + b"\nb 2.png "
+        + digest
+        + b"\n"
+    )
+    golden = Path(__file__).parents[1] / "pinned" / "old_run"
+    found = {
+        "recipe": Target("r.toml", (recipe,), lambda path: load_recipe(str(path))),
+        "set": Target("s.txt", (b"train.epochs=3", b'data.source="digits"'), _with_set(folder, recipe)),
+        "sidecar": Target(
+            "a.onnx.json", (sidecar_path(folder / "a.onnx").read_bytes(),),
+            lambda path: read_sidecar(path.with_name("a.onnx")), damaged_json,
+        ),
+        "ranges": Target("x.calib.json", ((folder / "net.calib.json").read_bytes(),), read_ranges, damaged_json),
+        "calibration cache": Target("x.cache", (cache,), read_calibration_cache),
+        "manifest": Target("m.txt", (manifest,), read_manifest),
+        "calibration rule": Target("rule.toml", (b'source = "digits"\nimages = 4\nseed = 1\n',), read_rule),
+        "labels": Target("l.csv", (b"index,name\n0,a\n1,b\n", b'["a", "b"]', b'{"0": "a"}', b"a\nb\n"), read_labels),
+        "preprocess": Target(
+            "p.json", (json.dumps(PREPROCESS).encode(),),
+            lambda path: preprocessing_from_json(_object(parse_json, path)), damaged_json,
+        ),
+        "predictions": Target("p.npz", (_predictions(folder),), _predictions_again),
+    }  # fmt: skip
+    for name, read in (("report", read_report), ("latency", read_latency)):
+        if seeds := tuple(path.read_bytes() for path in sorted(golden.rglob(f"{name}.json"))):
+            found[name] = Target(f"{name}.json", seeds, read, damaged_json)
+    baseline = json.dumps({"device_key": "a", "engines": {}}).encode()
+    found["baseline"] = Target("b.json", (baseline,), read_baseline, damaged_json)
+    return found
+
+
+def _object(parse: Callable[[bytes], object], path: Path) -> dict[str, object]:
+    from edgecnn.errors import DataError
+
+    try:
+        content = parse(path.read_bytes())
+    except ValueError as exc:
+        raise DataError(str(exc), "") from exc
+    if not isinstance(content, dict):
+        raise DataError("no object", "")
+    return content
+
+
+def _with_set(folder: Path, recipe: bytes) -> Callable[[Path], object]:
+    from edgecnn.recipe.load import load_recipe
+
+    plain = folder / "plain.toml"
+    plain.write_bytes(recipe)
+    return lambda path: load_recipe(str(plain), [path.read_bytes().decode(errors="replace")])
+
+
+def _picture(pixels: np.ndarray, kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def _npz() -> bytes:
+    out = io.BytesIO()
+    np.savez(out, input=np.zeros((2, 3, 4, 4), np.float32), label=np.array([0, 1]))
+    return out.getvalue()
+
+
+def _rows(dataset: object) -> list[object]:
+    return [dataset.tensor(k) for k in range(min(len(dataset), 8))]  # type: ignore[attr-defined, arg-type]
+
+
+def _safetensors() -> bytes:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(24)
+
+
+def _small_sets() -> Mapping[str, Target]:
+    from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.data.sources.pixels import cifar10, mnist
+
+    gray = preprocessing_from_json({"resize": 8, "crop": 8, "mean": [0.5], "std": [0.5], "channels": 1})
+    color = preprocessing_from_json(PREPROCESS)
+    images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(range(32))
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1])
+
+    def idx(path: Path) -> object:
+        path.with_name("t10k-labels-idx1-ubyte").write_bytes(labels)
+        return _rows(mnist(path.parent, gray, "test"))
+
+    return {
+        "idx": Target("t10k-images-idx3-ubyte", (images,), idx),
+        "gzipped idx": Target("t10k-images-idx3-ubyte.gz", (gzip.compress(images, mtime=0),), idx),
+        "cifar": Target("test_batch.bin", (bytes(3073 * 2),), lambda path: _rows(cifar10(path.parent, color, "test"))),
+        "cifar names": Target("batches.meta.txt", (b"cat\ndog\n",), lambda path: _with_batch(path, color)),
+    }
+
+
+def _with_batch(path: Path, preprocessing: object) -> object:
+    from edgecnn.data.sources.pixels import cifar10
+
+    path.with_name("test_batch.bin").write_bytes(bytes(3073))
+    return cifar10(path.parent, preprocessing, "test")  # type: ignore[arg-type]
+
+
+def _predictions(folder: Path) -> bytes:
+    from edgecnn.measure.predict import Predictions, write_predictions
+
+    made = Predictions(
+        ids=("a", "b"), labels=np.array([0, 1]), logits=np.ones((2, 3), np.float32), preprocessing_sha256="",
+        dataset="d",
+        label_names=("x", "y", "z"), unreadable=(), threshold=0.0, output="logits", sha256s=("0" * 64, "1" * 64),
+    )  # fmt: skip
+    write_predictions(folder / "p.npz", made, Sidecar(kind="predictions"))
+    return (folder / "p.npz").read_bytes()
+
+
+def _predictions_again(path: Path) -> object:
+    """With a sidecar that fits: a hash of other bytes would be all that is refused."""
+    import dataclasses
+
+    from edgecnn.measure.predict import read_predictions
+    from edgecnn.records import to_plain
+
+    sidecar = dataclasses.replace(Sidecar(kind="predictions"), sha256=sha256_of(path))
+    sidecar_path(path).write_text(json.dumps(to_plain(sidecar)))
+    return read_predictions(path)
