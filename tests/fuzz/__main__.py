@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_NPROC, resource.getrlimit(resource.RLIMIT_NPROC))
-    totals = {name: Total(**row) for name, row in _earlier(options.output).items()}
+    totals = _earlier(options.output)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         groups = [
@@ -78,8 +78,9 @@ def main() -> int:
     return 1 if any(total.faults for total in totals.values()) else 0
 
 
-def _earlier(path: Path) -> dict[str, dict[str, object]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _earlier(path: Path) -> dict[str, Total]:
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: Total(**row) for name, row in rows.items()}
 
 
 if __name__ == "__main__":
