@@ -6,12 +6,14 @@ their numbers in onnx.proto) that lead to a tensor, and of a tensor where its va
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecnn.artifact.pair import settle
 from edgecnn.errors import ArtifactError
 from edgecnn.limits import require_regular
 
@@ -47,6 +49,8 @@ def external_files(path: Path) -> dict[str, Path]:
     Raises `ArtifactError` for weights that are not whole in a plain file below the graph's folder (onnx follows no
     links, which the caches of model hubs are made of), and for more than `LARGEST_BYTES` of graph and weights.
     """
+    with contextlib.suppress(OSError):  # of a graph that was being replaced, some files may be the new one's
+        settle(path)
     tensors = external_tensors(path)
     files = {t.location: _file_of(path, t) for t in sorted(tensors, key=lambda t: t.location)}
     sizes = {location: file.stat().st_size for location, file in files.items()}

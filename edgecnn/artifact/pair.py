@@ -44,6 +44,18 @@ def replace_pair(temporary: Path, sidecar: bytes, path: Path) -> None:
         if file != sidecar_path(temporary):
             sync_file(file)
     sync_folder(folder)
+    _replace(folder, path)
+
+
+def replace_json(temporary: Path, path: Path) -> None:
+    """Make `temporary` the new `path`, an artifact that is JSON, and take the signature of the old one away; raises
+    `OSError`, after which the old file with its signature or the new one counts."""
+    sync_file(temporary)
+    sync_folder(temporary.parent)
+    _replace(temporary.parent, path)
+
+
+def _replace(folder: Path, path: Path) -> None:
     with _turn(path.parent):
         whole = len(_files_in(folder))
         while True:
@@ -54,12 +66,14 @@ def replace_pair(temporary: Path, sidecar: bytes, path: Path) -> None:
             except OSError as exc:
                 if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # of a process that did not wait for its turn
                     raise
+        signature = signature_path(_described(path))
+        signed = signature.exists()
         try:
             sync_folder(path.parent)
             settle(path)
         except OSError:
-            with contextlib.suppress(OSError):
-                if len(_files_in(next_folder(path))) == whole:  # none was moved: the old ones are kept
+            with contextlib.suppress(OSError):  # none was moved or removed: the old ones are kept
+                if len(_files_in(next_folder(path))) == whole and signature.exists() == signed:
                     next_folder(path).rename(folder)
             raise
 
@@ -70,15 +84,20 @@ def settle(path: Path) -> None:
     if not folder.exists():
         return
     with contextlib.suppress(FileNotFoundError):  # another process completes it at this moment
-        described = folder / sidecar_path(path).name
+        described = folder / _described(path).name
         if described.exists():
-            signature_path(sidecar_path(path)).unlink(missing_ok=True)  # of the old one
-        last = (described, folder / path.name, signature_path(described))
+            signature_path(_described(path)).unlink(missing_ok=True)  # of the old one
+        last = tuple(dict.fromkeys((described, folder / path.name, signature_path(described))))
         for file in (*(f for f in _files_in(folder) if f not in last), *(f for f in last if f.exists())):
             target = path.parent / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
         shutil.rmtree(folder)
+
+
+def _described(path: Path) -> Path:
+    """What is signed of an artifact."""
+    return path if path.suffix == ".json" else sidecar_path(path)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -108,7 +127,8 @@ def move_pair(before: Path, after: Path) -> None:
 
 def remove_pair(path: Path) -> None:
     """Remove an artifact and then its sidecar, which without it says nothing."""
-    shutil.rmtree(next_folder(path), ignore_errors=True)
+    with contextlib.suppress(OSError):  # half of what would replace it may not come back
+        settle(path)
     path.unlink(missing_ok=True)
     sidecar_path(path).unlink(missing_ok=True)
     signature_path(sidecar_path(path)).unlink(missing_ok=True)
@@ -119,7 +139,8 @@ def sync_file(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mode & (wanted := 0o666 & ~mask) != wanted:
+        known = os.fstat(file.fileno())
+        if known.st_nlink == 1 and known.st_mode & (wanted := 0o666 & ~mask) != wanted:  # a link is somebody's file
             path.chmod(wanted)
         os.fsync(file.fileno())
 

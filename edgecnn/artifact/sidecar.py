@@ -143,6 +143,8 @@ def tool_versions(*packages: str) -> dict[str, str]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; raises `ArtifactError` when it is missing, truncated, not an object, holds a key
     twice, or has a signature that is not one of it."""
+    with contextlib.suppress(OSError):  # in a folder that is read-only its signature tells
+        settle(path)
     try:
         text = read_file(path)
     except FileNotFoundError as exc:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.pair import replace_pair, sync_file
+from edgecnn.artifact.pair import next_folder, replace_json, replace_pair, sync_file
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.signature import signature_path
 from edgecnn.artifact.temporary import refused, temporary_file
@@ -89,8 +89,13 @@ def write_artifact(path: Path, write: Callable[[Path], object], sidecar: Sidecar
 def write_json_artifact(path: Path, content: Mapping[str, Any], provenance: Sidecar) -> None:
     """Write an artifact that is JSON itself: `content` with the sidecar's facts under `provenance`."""
     done = dataclasses.replace(provenance, created=_now())
-    signature_path(path).unlink(missing_ok=True)
-    write_bytes(path, _dump({**content, "provenance": to_plain(done)}))
+    dumped = _dump({**content, "provenance": to_plain(done)})
+    if not signature_path(path).exists() and not next_folder(path).exists():
+        write_bytes(path, dumped)
+        return
+    with _whole_file(path, len(dumped)) as temporary:
+        temporary.write_bytes(dumped)
+        replace_json(temporary, path)
 
 
 def _now() -> str:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from edgecnn.artifact.journal import open_journal
 from edgecnn.session import Array
 
+_MOST_CLASSES = 1 << 24
+
 
 class Logits:
     """Rows of logits with the position of their image: in memory, or appended to a journal file.
@@ -106,7 +108,7 @@ class Logits:
             classes = json.loads(header)["classes"]
         except (ValueError, KeyError, TypeError):
             return
-        if header != self._header(classes):
+        if type(classes) is not int or not 0 < classes <= _MOST_CLASSES or header != self._header(classes):
             return
         self._classes, self._offset = classes, len(header)
         record = self._record()
@@ -119,6 +121,8 @@ class Logits:
             self._sha256s = [digest.decode() for digest in records["sha256"][:whole].tolist()]
             self.contents = [digest.decode() for digest in records["content"][:whole].tolist()]
         file.truncate(self._offset + whole * record.itemsize)
+        if not whole:  # nothing says that the number of classes is not what is damaged
+            self._classes = 0
 
 
 def _checked(records: npt.NDArray[np.void]) -> Iterable[memoryview]:

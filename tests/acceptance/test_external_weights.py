@@ -163,3 +163,42 @@ def test_a_graph_that_is_not_the_one_of_its_sidecar_is_made_into_nothing(
     more = ("--precision", "fp16") if command == "quantize" else ("--data", tmp_path / "images")
     output = tmp_path / ("x.onnx" if command == "quantize" else "x.calib.json")
     edgecnn(command, graph, *more, "-o", output).refused("ours.onnx", "sha256")
+
+
+def test_an_engine_whose_replacement_died_halfway_is_the_new_one(edgecnn: Command, tmp_path: Path) -> None:
+    """The shorter weights of the new one lie there already, its graph not yet."""
+    new, old = tmp_path / "new" / "e.onnx", tmp_path / "old" / "e.onnx"
+    for engine, gain, more in ((new, 40.0, b""), (old, 3.0, b"\0" * 4096)):
+        graph = put(engine.parent / "in" / "red.onnx", gain=gain)
+        if more:
+            model = onnx.load(str(graph))
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(4096, np.float32), "a_spare"))
+            onnx.save(model, str(graph), save_as_external_data=True, location="weights.bin", size_threshold=0)
+        assert edgecnn("build", graph, "-o", engine, "--threads", "1").code == 0
+    assert (new.parent / "weights.bin").stat().st_size < (old.parent / "weights.bin").stat().st_size
+    half = old.parent / ".e.onnx.edgecnn-next"
+    half.mkdir()
+    shutil.copyfile(new, half / "e.onnx")
+    shutil.copyfile(new.with_name("e.onnx.json"), half / "e.onnx.json")
+    shutil.copyfile(new.parent / "weights.bin", old.parent / "weights.bin")
+    assert (result := look(edgecnn, "bench", old)).code == 0, result.said
+    assert old.read_bytes() == new.read_bytes()
+    assert not half.exists()
+
+
+def test_weights_of_another_engine_are_not_replaced(edgecnn: Command, tmp_path: Path) -> None:
+    """Two engines share one file of weights: neither is built anew over the other's."""
+    graph = put(tmp_path / "theirs" / "red.onnx")
+    for name in ("a.onnx", "b.onnx"):
+        assert edgecnn("build", graph, "-o", tmp_path / "cpu" / name, "--threads", "1").code == 0
+    put(graph, gain=3.0)
+    look(edgecnn, "build", graph, "-o", tmp_path / "cpu" / "a.onnx").refused("cpu/weights.bin", "would be overwritten")
+    for name in ("a.onnx", "b.onnx"):
+        assert edgecnn("inspect", tmp_path / "cpu" / name).code == 0
+
+
+def test_weights_that_are_private_stay_so(edgecnn: Command, tmp_path: Path) -> None:
+    graph = put(tmp_path / "red.onnx")
+    (tmp_path / "weights.bin").chmod(0o600)
+    assert edgecnn("build", graph, "--threads", "1").code == 0
+    assert (tmp_path / "weights.bin").stat().st_mode & 0o777 == 0o600

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgecnn.artifact import signature
+from edgecnn.artifact.sidecar import Sidecar, read_json
+from edgecnn.artifact.write import write_json_artifact
 
 if TYPE_CHECKING:
     from tests.acceptance.channel_pictures import Result
@@ -251,3 +253,34 @@ def test_without_openssh_it_is_said(
     result = validate(edgecnn, board)
     assert result.code == 0
     assert "not checked" in result.err
+
+
+def test_a_signed_file_that_cannot_be_replaced_stays_signed(
+    edgecnn: Command, board: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever operation fails, JSON and signature are as before, or the new JSON is there; the next one is whole."""
+    from tests.fakes.faulty_disk import every_fault
+
+    accuracy = board / "cpu" / "a.accuracy.json"
+    assert edgecnn("sign", board, "--key", keys / "ada").code == 0
+    monkeypatch.setenv("EDGECNN_ALLOWED_SIGNERS", str(keys / "allowed"))
+    kept = board.with_name("kept")
+    shutil.copytree(board, kept)
+
+    def prepare() -> None:
+        shutil.rmtree(board)
+        shutil.copytree(kept, board)
+
+    def action() -> None:
+        write_json_artifact(accuracy, {"a": 1}, Sidecar(kind="accuracy"))
+
+    before, signed = accuracy.read_bytes(), signature.signature_path(accuracy)
+    count = 0
+    for disk, _ in every_fault(board, prepare, action):
+        count += 1
+        assert read_json(accuracy), disk.seen
+        assert (accuracy.read_bytes() == before) == signed.exists(), disk.seen[disk.at]
+        action()
+        assert (read_json(accuracy)["a"], signed.exists()) == (1, False)
+        assert not list(board.rglob(".*edgecnn-*")), disk.seen
+    assert count > 10

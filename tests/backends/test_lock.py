@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend
 from edgecnn.backends.trt.lock import lock_path, locked_cache_path, read_lock
 from edgecnn.cli import main
-from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, RecipeError
+from edgecnn.errors import ArtifactError, BackendError, DeviceError, EdgecnnError, RecipeError, WriteError
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.steps.build import build as steps_build
 from tests.fakes.fake_cuda import FakeDevice
@@ -269,3 +270,23 @@ def test_several_builds_lie_beside_the_first_each_with_its_lock(
     locks = [read_lock(Path(path)).kernels_sha256 for path in made]
     assert len(set(locks)) == 3, "each is timed anew"
     assert main(["build", str(source), "--target", "gpu", "--rebuilds", "0"]) == 2
+
+
+def test_a_plan_that_cannot_be_replaced_keeps_its_lock(trt: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = graph("int8")
+    plan = build(source)
+    files = (plan, lock_path(plan), locked_cache_path(plan))
+    before = [file.read_bytes() for file in files]
+
+    def fails(*unused: object, **more: object) -> None:
+        assert [file.read_bytes() for file in files] == before
+        raise OSError(errno.EIO, "no")
+
+    for operation in ("replace_pair", "sha256_of"):
+        with monkeypatch.context() as patch, pytest.raises(WriteError):
+            patch.setattr(f"edgecnn.artifact.write.{operation}", fails)
+            build(source, optimization_level=1)
+        assert [file.read_bytes() for file in files] == before
+    build(source, optimization_level=1)
+    assert read_lock(plan).optimization_level == 1
+    assert not list(plan.parent.glob(".*edgecnn-*"))

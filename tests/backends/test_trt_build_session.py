@@ -222,3 +222,15 @@ def test_builders_that_end_together_lose_nothing(tmp_path: Path) -> None:
         worker.join()
     assert [w.exitcode for w in workers] == [0] * 6
     assert json.loads(path.read_bytes())["entries"] == [f"kernel {n}" for n in range(6)]
+
+
+def test_a_terminated_build_is_exit_code_143(
+    one_trt: Any, graph: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, before = graph(), signal.getsignal(signal.SIGTERM)
+    one_trt._on_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 0 else time.sleep(0.05)
+    assert cli.main(["build", str(source), "--backend", "trt"]) == 143
+    assert capsys.readouterr().err.splitlines().count("terminated") == 1
+    assert not list(tmp_path.rglob("*.plan*"))
+    assert not list(tmp_path.rglob(".*edgecnn-*"))
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -180,3 +180,18 @@ def test_images_are_hashed_on_several_threads_and_in_order(folder: Path, tmp_pat
     found = predict(Means(), replace(dataset, content=content), batch=BATCH, workers=3, journal=journal, identity="e")
     require_equal(found, dataset)
     assert sorted(read) == list(range(COUNT)), "each finished image once, and each of the rest once"
+
+
+@pytest.mark.parametrize("classes", [b"9", b"0", b"-1", b'"3"', b"true", b"1000000000000", b"1e9", b"[3]", b"null"])
+def test_a_damaged_head_of_a_journal_is_a_journal_that_is_not_there(
+    folder: Path, tmp_path: Path, classes: bytes
+) -> None:
+    """The number of classes is not what the rows are of."""
+    journal = tmp_path / "j"
+    kill(opened(folder), journal)
+    before = journal.read_bytes()
+    assert b'"classes": 3' in before
+    journal.write_bytes(before.replace(b'"classes": 3', b'"classes": ' + classes, 1))
+    found, done = resume(opened(folder), journal)
+    require_equal(found, opened(folder))
+    assert done == COUNT

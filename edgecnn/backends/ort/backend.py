@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.artifact.external import external_files, external_tensors
+from edgecnn.artifact.pair import settle
 from edgecnn.artifact.sidecar import (
     Sidecar,
     parents_of,
@@ -218,7 +219,12 @@ def _batches_of(sidecar: Sidecar) -> BatchSettings | None:
 def _weights_to_copy(graph: Path, output: Path) -> dict[str, Path]:
     """The files of weights of `graph`, by where each is to lie beside `output`; raises `WriteError` for one that is
     there with other content, and not of the engine that is replaced."""
+    with contextlib.suppress(OSError):  # what cannot be completed is refused when it is written
+        settle(output)
     replaced = {t.location for t in external_tensors(output)} if output.is_file() else set()
+    for other in output.parent.glob("*.onnx"):
+        if replaced and not (other.name == output.name or other.samefile(graph)):
+            replaced -= {t.location for t in external_tensors(other)}
     found = external_files(graph)
     for location, file in found.items():
         target = output.parent / location

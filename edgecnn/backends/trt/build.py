@@ -102,10 +102,13 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
             device=device,
             facts={**_facts_of_graph(source), **new.facts, **facts, "warnings": warnings_in(messages)[:20]},
         )
-        done = write_artifact(output, lambda temporary: _write(new.plan, temporary), sidecar)
-        if new.kept:
-            new.kept.write_lock(graph, source, done.facts, layers)
-    return done
+
+        def write(temporary: Path) -> None:
+            _write(new.plan, temporary)
+            if new.kept:
+                new.kept.write_lock(temporary, graph, source, sidecar.facts, layers)
+
+        return write_artifact(output, write, sidecar)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of
-from edgecnn.artifact.write import write_bytes
 from edgecnn.backends import BuildOptions, ImplicitInt8
 from edgecnn.backends.trt.plan import read_plan_header
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
@@ -90,7 +89,7 @@ def read_lock(plan: Path) -> EngineLock:
 
 
 def write_lock(
-    plan: Path,
+    temporary: Path,
     cache: bytes,
     graph: Path,
     source: Sidecar,
@@ -99,11 +98,11 @@ def write_lock(
     facts: Mapping[str, Any],
     layers: Sequence[EngineLayer],
 ) -> None:
-    """Keep what made a plan that was just written; `facts` are its sidecar's."""
+    """Keep what made the plan `temporary`, beside it; `facts` are its sidecar's."""
     lock = EngineLock(
         graph_sha256=sha256_of(graph),
         ranges_sha256=ranges_sha256(source, options.implicit),
-        tensorrt=read_plan_header(plan).tensorrt,
+        tensorrt=read_plan_header(temporary).tensorrt,
         **{key: getattr(device, key) for key in OF_THE_DEVICE},
         profiles=_profiles(options),
         workspace_bytes=facts["workspace_bytes"],
@@ -114,8 +113,8 @@ def write_lock(
         timing_cache_sha256=hashlib.sha256(cache).hexdigest(),
         kernels_sha256=kernels_sha256(layers),
     )
-    write_bytes(locked_cache_path(plan), cache)
-    write_bytes(lock_path(plan), (json.dumps(to_plain(lock), indent=1) + "\n").encode())
+    locked_cache_path(temporary).write_bytes(cache)
+    lock_path(temporary).write_bytes((json.dumps(to_plain(lock), indent=1) + "\n").encode())
 
 
 def ranges_sha256(source: Sidecar, implicit: ImplicitInt8 | None) -> str:

@@ -66,10 +66,13 @@ class BuildCache:
             return {"file": self._path.name, "sha256": self._lock.timing_cache_sha256}
         return {"file": self._path.name, "sha256": merge_timing_cache(config, self._path)}
 
-    def write_lock(self, graph: Path, source: Sidecar, facts: Mapping[str, Any], layers: Sequence[EngineLayer]) -> None:
-        """Keep what made the plan, which was just written with these `facts`; a lock that was kept stays as it is."""
+    def write_lock(
+        self, temporary: Path, graph: Path, source: Sidecar, facts: Mapping[str, Any], layers: Sequence[EngineLayer]
+    ) -> None:
+        """Keep what made the plan `temporary`, written with these `facts`, beside it: they take their places together.
+        A lock that was kept stays as it is."""
         if self._lock is None:
-            write_lock(self._output, self._timed, graph, source, self._device, self._options, facts, layers)
+            write_lock(temporary, self._timed, graph, source, self._device, self._options, facts, layers)
 
 
 def unlocked_hint(trt: Any, config: Any) -> str:
