@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -133,6 +134,22 @@ def one_core_each() -> Iterator[None]:
         if "PYTEST_XDIST_WORKER" in os.environ:
             patch.setattr(os, "sched_getaffinity", lambda pid: {0})
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine answers: local servers stand for others in tests. What a child process opens is not seen."""
+    if any(request.node.get_closest_marker(name) for name in ("nvidia", "browser", "sshd")):
+        return
+    connect = socket.socket.connect
+
+    def local(self: socket.socket, address: object) -> None:
+        host = str(address[0]) if isinstance(address, tuple) else ""
+        if self.family != socket.AF_UNIX and not (host.startswith("127.") or host in ("localhost", "::1")):
+            pytest.fail(f"the test opens a connection to {address}: mark it nvidia, browser or sshd", pytrace=False)
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", local)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ def fetch(url: str, sha256: str = "") -> Path:
             if not path.exists():
                 if not expected:
                     file.truncate(0)  # without a hash nothing proves that two halves belong together
+                _say_what_is_unproven(path.name, expected)
                 _download(url, file, path)
                 file.flush()
                 os.fsync(file.fileno())
@@ -132,6 +133,12 @@ def _verify(path: Path, url: str, expected: str) -> None:
         f"{url}: the file has sha256 {found[:12]}, its publisher says {expected[:12]}; it was moved to {aside}",
         "run the command again to download it anew; if it comes out the same, do not trust the source",
     )
+
+
+def _say_what_is_unproven(name: str, expected: str) -> None:
+    if len(expected) < 64:
+        known = f"only {len(expected)} of 64 digits of its sha256 are known" if expected else "its sha256 is not known"
+        print(f"{name}: unverified: {known}", file=sys.stderr, flush=True)
 
 
 def _hash_in_name(url: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -88,6 +89,21 @@ def test_a_download_is_kept_and_not_repeated(server: Server) -> None:
     assert fetch(server.url, SHA256) == path
     assert server.asked == [None]
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("known", "said"), [(64, ""), (8, "only 8 of 64"), (0, "sha256 is not known")])
+def test_what_no_whole_hash_proves_is_called_unverified(
+    server: Server, capsys: pytest.CaptureFixture[str], known: int, said: str
+) -> None:
+    fetch(server.url, SHA256[:known])
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("unverified" in err) == bool(said)
+
+
+def test_only_this_machine_answers() -> None:
+    with socket.socket() as outside, pytest.raises(pytest.fail.Exception, match="opens a connection"):
+        outside.connect(("192.0.2.1", 80))
 
 
 @pytest.mark.parametrize("ranges", [True, False])
