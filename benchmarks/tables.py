@@ -304,6 +304,25 @@ TABLES = {
             "s beside": value("busy_clock_s", 0),
         },
     ),
+    "scale": Table(
+        "scale",
+        "`list`: empty files in 1 000 class folders opened as both splits, identified and sampled in one process;"
+        " a predicted row is the slope between the others. `validate`: pictures of 8 x 8 pixels; resumed: the rest of a"
+        " process killed when nine tenths were done, every finished image hashed again.",
+        {
+            "what": key("what"),
+            "files": value("count", 0),
+            "measured": either("predicted", "predicted", "yes"),
+            "CPU s": value("cpu_s", 1),
+            "MB": value("peak_mb", 0),
+            "us a file": value("us_per_file", 1),
+            "bytes a file": value("bytes_per_file", 0),
+            "done before": value("finished_before", 0),
+            "resumed CPU s": value("resumed_cpu_s", 1),
+            "resumed MB": value("resumed_peak_mb", 0),
+        },
+        lambda rows: sorted(rows, key=lambda row: (row["what"], row["count"])),
+    ),
     "train-speed": Table(
         "train_speed",
         "One epoch with edgecnn and one with a plain torchvision-style loop (DataLoader workers, transforms,"

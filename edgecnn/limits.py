@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 DAMAGED_ZIP = (
     OSError,
@@ -39,19 +39,34 @@ GRAPH_NODES = 100_000
 def require_regular(path: Path) -> int:
     """The size of a file, in bytes; raises `OSError` unless it is a plain one: a pipe would be waited for, a device
     read without end."""
-    found = path.stat()
+    return _regular(path, path.stat())
+
+
+def read_file(path: Path, largest: int = TEXT_BYTES) -> bytes:
+    """The content of a plain file; raises `OSError`, also for more than `largest` bytes."""
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > largest:
+            raise OSError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than {largest / 1e6:.0f} MB", str(path))
+        return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A plain file, to read; raises `OSError`, as `require_regular` does."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _regular(path, os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _regular(path: Path, found: os.stat_result) -> int:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file (a pipe, a device or a socket)", str(path))
     return found.st_size
-
-
-def read_file(path: Path, largest: int = TEXT_BYTES) -> bytes:
-    """The content of a plain file; raises `OSError`, also for more than `largest` bytes."""
-    if (size := require_regular(path)) > largest:
-        raise OSError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than {largest / 1e6:.0f} MB", str(path))
-    return path.read_bytes()
 
 
 def require_pixels(width: int, height: int) -> None:

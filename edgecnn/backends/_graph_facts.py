@@ -74,6 +74,6 @@ def _is_zero(tensor: Any) -> bool:
 
 def _value(value: Any) -> str:
     tensor = value.type.tensor_type
-    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    dims = [str(d.dim_param) or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
     names = {1: "float32", 10: "float16", 3: "int8", 2: "uint8", 6: "int32", 7: "int64"}
     return f"{value.name} {names.get(tensor.elem_type, tensor.elem_type)} [{', '.join(dims)}]"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+from edgecnn.data.sources.listing import listing_each_folder_once
 from edgecnn.errors import EdgecnnError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is counted, or refused with its name
     arguments = sys.argv[1:] if arguments is None else [*arguments]
-    with Termination() as termination:
+    with Termination() as termination, listing_each_folder_once():
         code = _run(arguments, application, click_exception, typer.Abort)
     if code == INTERRUPTED:
         print("terminated" if termination.asked else "interrupted", file=sys.stderr)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
-from edgecnn.cli.printing import print_json
+from edgecnn.cli.printing import print_json, say
+from edgecnn.errors import EdgecnnError
 
 EXAMPLES = """
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx three.png seven.png  # needs images
@@ -20,6 +21,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
+    ] = False,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -27,7 +31,14 @@ def predict(
     """Classify images: the five most probable classes of each."""
     from edgecnn.inspection.predict import classify
 
-    rows = classify(engine, images, threads, trust)
+    left_out = dict[Path, str]()
+
+    def leave_out(path: Path, error: EdgecnnError) -> None:
+        left_out[path] = error.message
+
+    rows = classify(engine, images, threads, trust, leave_out if skip_corrupt else None)
+    if left_out:
+        say(f"{len(left_out)} of {len(images)} images left out, the first: {next(iter(left_out.values()))}")
     if as_json:
         print_json(rows)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import heapq
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -211,9 +212,8 @@ def spread(dataset: Dataset, count: int, seed: int = 0) -> list[int]:
 
 def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) -> list[int]:
     """`count` positions, spread over the classes as evenly as they allow; the same for the same ids and seed."""
-    rank = [hashlib.sha256(f"{seed}:{i}".encode()).digest() for i in ids]
     by_class: dict[int, list[int]] = {}
-    for position in sorted(range(len(ids)), key=lambda i: rank[i]):
+    for position in sorted(range(len(ids)), key=lambda i: hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest()):
         by_class.setdefault(int(labels[position]), []).append(position)
-    turns = [(turn, label, p) for label, members in by_class.items() for turn, p in enumerate(members)]
-    return sorted(p for _, _, p in sorted(turns)[:count])
+    turns = ((turn, label, p) for label, members in by_class.items() for turn, p in enumerate(members))
+    return sorted(p for _, _, p in heapq.nsmallest(count, turns))

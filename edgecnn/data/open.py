@@ -8,7 +8,7 @@ for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from edgecnn.data.sources.folder import (
     decode,
     has_test_folder,
     how_to_sort,
-    image_files,
     image_folder,
-    listing_each_folder_once,
+    image_marks,
     split_folder,
 )
 from edgecnn.data.sources.imagenet import has_validation_images, imagenet, imagenet_marks
+from edgecnn.data.sources.listing import listing_each_folder_once, once
 from edgecnn.data.sources.packed import is_packed, packed, packed_facts
 from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
@@ -111,6 +111,11 @@ def images_sha256(source: str, split: Split) -> str | None:
     """What changes when the images of a split do, wherever they lie, without decoding any: names and sizes in an image
     folder, content of the other files; of packed images what those had that they come from. None for what is not
     there."""
+    return once(("images_sha256", source, split), lambda: _images_sha256(source, split))
+
+
+def _images_sha256(source: str, split: Split) -> str | None:
+    marks: Iterable[str]
     name, _, root = source.partition(":")
     named = {"mnist": mnist_files, "cifar10": cifar10_files}
     try:
@@ -125,13 +130,16 @@ def images_sha256(source: str, split: Split) -> str | None:
         elif Path(source).is_file():
             marks = [sha256_of(Path(source))]
         elif Path(source).is_dir():
-            folder = split_folder(Path(source), split)
-            marks = [f"{p.relative_to(folder)} {p.stat().st_size}" for p in image_files(folder)]
+            marks = image_marks(split_folder(Path(source), split))
         else:
             return None
     except DataError:
         return None
-    return hashlib.sha256("\n".join(marks).encode()).hexdigest()
+    digest, separator = hashlib.sha256(), ""
+    for mark in marks:
+        digest.update(f"{separator}{mark}".encode())
+        separator = "\n"
+    return digest.hexdigest()
 
 
 def _matched(dataset: Dataset, split: Split, labels: Sequence[str]) -> Dataset:

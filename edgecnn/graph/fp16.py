@@ -20,7 +20,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.errors import GraphError
 from edgecnn.graph.inner_sums import largest_sum
-from edgecnn.graph.onnx_graph import QDQ, OnnxGraph, Shape, attribute, flat_graph, infer_shapes, without_weights
+from edgecnn.graph.onnx_graph import (
+    QDQ,
+    OnnxGraph,
+    Shape,
+    attribute,
+    flat_graph,
+    infer_shapes,
+    type_name,
+    without_weights,
+)
 from edgecnn.graph.qdq.pairs import MOVES
 from edgecnn.graph.simplify import simplify_graph
 
@@ -334,8 +343,8 @@ def _assert_types(model: onnx.ModelProto, planned: Mapping[str, int]) -> None:
     found = {info.name: info.type.tensor_type.elem_type for info in infos}
     for name, kind in planned.items():
         if found.get(name) != kind:
-            got = TensorProto.DataType.Name(found.get(name, 0)).lower()
+            got = type_name(found.get(name, 0))
             raise GraphError(
-                f"tensor {name!r} should be {TensorProto.DataType.Name(kind).lower()} in the FP16 graph, found {got}",
+                f"tensor {name!r} should be {type_name(kind)} in the FP16 graph, found {got}",
                 _WITHOUT_FP16,
             )

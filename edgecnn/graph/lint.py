@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgecnn.errors import BackendError, GraphError
-from edgecnn.graph.onnx_graph import OnnxGraph, attribute, flat_graph, opset_of, without_weights
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute, flat_graph, opset_of, type_name, without_weights
 from edgecnn.graph.qdq.verify import find_dequantized, require_loads
 from edgecnn.results.finding import Finding
 from edgecnn.targets import Target
@@ -214,7 +214,7 @@ def _zero_point(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
         if node.op_type == "QuantizeLinear":
             yield Finding("error", node.name, "no zero point, which means uint8", "quantize with --scheme tensorrt")
         elif codes is not None and codes.data_type != TensorProto.INT8:
-            kind = TensorProto.DataType.Name(codes.data_type).lower()
+            kind = type_name(codes.data_type)
             yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
         return
     zero = graph.initializers.get(name)
@@ -223,7 +223,7 @@ def _zero_point(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
             "error", node.name, f"its zero point {name!r} is not a constant", "quantize with --scheme tensorrt"
         )
     elif zero.data_type != TensorProto.INT8:
-        kind = TensorProto.DataType.Name(zero.data_type).lower()
+        kind = type_name(zero.data_type)
         yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
     elif numpy_helper.to_array(zero).any():
         yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantize with --scheme tensorrt")
@@ -292,7 +292,7 @@ def _integer_kernel_types(graph: OnnxGraph) -> Iterator[Finding]:
             graph.initializers.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
         )
         if zero is not None:
-            kinds.setdefault(TensorProto.DataType.Name(zero.data_type).lower(), node.name)
+            kinds.setdefault(type_name(zero.data_type), node.name)
     if len(kinds) > 1:
         names = " and ".join(f"{kind} ({name})" for kind, name in kinds.items())
         yield Finding(

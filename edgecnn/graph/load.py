@@ -17,7 +17,7 @@ from edgecnn.artifact.external import external_files, require_size
 from edgecnn.backends._onnxruntime import one_line
 from edgecnn.backends._training_mode import require_inference
 from edgecnn.errors import ArtifactError, EdgecnnError, GraphError
-from edgecnn.graph.onnx_graph import node_label
+from edgecnn.graph.onnx_graph import node_label, type_name
 from edgecnn.limits import GRAPH_NODES
 
 _QUANTIZED = re.compile(r"(Dynamic)?(Deq|Q)uantizeLinear|QLinear\w+|QGemm|\w+Integer(ToFloat)?")  # also com.microsoft's
@@ -87,7 +87,8 @@ def load_structure(path: Path) -> onnx.ModelProto:
         raise GraphError(f"{path}: {len(graph.node)} nodes, more than {GRAPH_NODES}", "classifiers have some thousand")
     texts = (t for n in graph.node for t in (n.op_type, n.domain, n.name, *n.input, *n.output))
     named = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
-    for text in (*texts, *named):
+    about = (model.producer_name, model.producer_version, model.domain, model.doc_string, graph.name, graph.doc_string)
+    for text in (*about, *texts, *named):
         if not isinstance(text, str):  # protobuf hands out bytes where they are not UTF-8
             raise GraphError(f"{path}: the name {text!r} is not UTF-8 text", "the file is damaged: export it again")
     return model
@@ -170,7 +171,7 @@ def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> 
     tensor = inputs[0].type.tensor_type
     rank = len(tensor.shape.dim) if tensor.HasField("shape") else 0
     if tensor.elem_type != onnx.TensorProto.FLOAT or rank != 4:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        kind = type_name(tensor.elem_type)
         raise GraphError(
             f"input {inputs[0].name!r} is {kind} of rank {rank}, not float32 NCHW",
             "export the network with a float32 input [batch, channels, height, width]",

@@ -146,6 +146,12 @@ def clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
+def type_name(kind: int) -> str:
+    """The name of an element type, also of one that is none ("type 127"), as in a damaged file."""
+    known = TensorProto.DataType.values()
+    return TensorProto.DataType.Name(kind).lower() if kind in known else f"type {kind}"
+
+
 def copy_model(model: onnx.ModelProto, without: Container[str] = ()) -> onnx.ModelProto:
     """A copy of `model` but for the initializers named in `without`, which are not copied even once."""
     made = onnx.ModelProto()

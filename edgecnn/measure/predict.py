@@ -25,6 +25,7 @@ from edgecnn.results.accuracy import Task
 from edgecnn.session import Array, Session, task_of
 
 Progress = Callable[[int, int], None]
+HASHED_AHEAD = 1024  # images of a journal at a time: what waits for a thread is in memory
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,11 @@ def _unchanged(dataset: Dataset, logits: Logits, workers: int, strict: bool) -> 
 
     finished = dict(zip(logits.positions, logits.contents, strict=True))
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        judged = pool.map(changed, range(logits.next))
-        return next((index for index, found in enumerate(judged) if found), logits.next)
+        for start in range(0, logits.next, HASHED_AHEAD):
+            judged = pool.map(changed, range(start, min(start + HASHED_AHEAD, logits.next)))
+            if (first := next((index for index, found in enumerate(judged, start) if found), None)) is not None:
+                return first
+    return logits.next
 
 
 def _contents(dataset: Dataset, positions: Sequence[int], sha256s: Sequence[str]) -> Sequence[str]:

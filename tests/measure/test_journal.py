@@ -3,7 +3,9 @@ checksum."""
 
 from __future__ import annotations
 
+import gc
 import os
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -195,3 +197,27 @@ def test_a_damaged_head_of_a_journal_is_a_journal_that_is_not_there(
     found, done = resume(opened(folder), journal)
     require_equal(found, opened(folder))
     assert done == COUNT
+
+
+def test_memory_does_not_grow_with_the_images_that_are_finished(tmp_path: Path) -> None:
+    """But for their names, hashes and positions: not by images, logits or what waits for a thread."""
+    pixels = np.random.default_rng(0).random((3, 8, 8), np.float32)
+
+    def peak_bytes(count: int) -> int:
+        names = tuple(f"{k:06d}" for k in range(count))
+        dataset = Dataset(
+            name="many", ids=names, labels=None, label_names=None, preprocessing=PREPROCESSING,
+            content=lambda i: names[i].encode(), image=None, array=lambda i: pixels,
+        )  # fmt: skip
+        kill(dataset, tmp_path / f"{count}", after=count - 2 * BATCH)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            assert resume(dataset, tmp_path / f"{count}")[1] <= 2 * BATCH
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(200)
+    few, many = 1500, 4500
+    assert (peak_bytes(many) - peak_bytes(few)) / (many - few) < 900

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
+from edgecnn.data.sources.listing import entries
 from edgecnn.errors import DataError, nearest
-from edgecnn.limits import read_file, require_pixels, require_regular
+from edgecnn.limits import open_regular, read_file, require_pixels
 
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -76,19 +74,17 @@ def has_test_folder(root: Path) -> bool:
 def _split_folders(root: Path) -> tuple[dict[str, Path], list[Path]]:
     """(folders of splits by name, the other folders): one with images in it, beside others, is a class called after a
     split. Raises `DataError` where either may be meant."""
-    folders = sorted(e.path for e in _entries(root) if e.is_folder and not is_hidden(e.path.name))
+    folders = sorted(root / e.name for e in entries(root) if e.is_folder and not is_hidden(e.name))
     names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     found = {p.name: p for p in folders if p.name in names}
     others = [p for p in folders if p.name not in names]
     if not found or not others:
         return found, others
-    loose = [
-        p for p in found.values() if any(_is_image(e.path.name) and not is_hidden(e.path.name) for e in _entries(p))
-    ]
+    loose = [p for p in found.values() if any(_is_image(e.name) and not is_hidden(e.name) for e in entries(p))]
     if loose and len(found) == 1:
         return {}, folders
     both = {names[name] for name in found} == set(SPLIT_FOLDERS)
-    if loose or (not both and any(image_files(p) for p in others)):
+    if loose or (not both and any(image_names(p) for p in others)):
         raise DataError(
             f"{root}: {', '.join(found)} beside {others[0].name}: splits, or classes called so",
             "move the other folders away, or put the folders of all classes into one called train or test",
@@ -109,48 +105,54 @@ def image_folder(
     Classes are matched by name, in Unicode's composed form (NFC).
     """
     folder = split_folder(root, split)
-    shown = [e for e in _entries(folder) if not is_hidden(e.path.name)]
-    classes = sorted((e.path for e in shown if e.is_folder), key=lambda p: nfc(p.name))
-    left_out = [e.path for e in set(_entries(folder)) - set(shown) if e.is_folder or _is_image(e.path.name)]
-    paths = _in_order(e.path for e in shown if _is_image(e.path.name) and not e.is_folder)
-    if classes and paths:
-        raise DataError(f"{folder}: {paths[0].name} lies beside class folders", "move it into the folder of its class")
-    left_out += [e.path for e in shown if e.path.suffix.lower() in OTHER_PICTURES and not e.is_folder]
-    if not classes and not paths:
+    shown = [e for e in entries(folder) if not is_hidden(e.name)]
+    classes = sorted((e.name for e in shown if e.is_folder), key=nfc)
+    left_out = [e.name for e in entries(folder) if is_hidden(e.name) and (e.is_folder or _is_image(e.name))]
+    images = _in_order(e.name for e in shown if _is_image(e.name) and not e.is_folder)
+    if classes and images:
+        raise DataError(f"{folder}: {images[0]} lies beside class folders", "move it into the folder of its class")
+    left_out += [e.name for e in shown if _is_other_picture(e.name) and not e.is_folder]
+    if not classes and not images:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: no images ({kinds})", "put images there, in one folder for each class")
-    names = [nfc(c.name) for c in classes]
+    names = [nfc(c) for c in classes]
     position = class_positions(folder, names, labels, wnids)
     targets: list[int] = []
     for c in classes:
-        images, others = _listing(c)
-        if not images:
-            raise DataError(f"{c}: a class without images", "add images to it, or remove the folder")
-        paths += images
-        targets += [position[nfc(c.name)]] * len(images)
-        left_out += others
-    _say_left_out(folder, tuple(sorted(str(p.relative_to(folder)) for p in left_out)))
+        found, others = _listing(folder / c)
+        if not found:
+            raise DataError(f"{folder / c}: a class without images", "add images to it, or remove the folder")
+        images += [f"{c}/{name}" for name in found]
+        targets += [position[nfc(c)]] * len(found)
+        left_out += [f"{c}/{name}" for name in others]
+    _say_left_out(folder, tuple(sorted(left_out)))
     return Dataset(
         name=f"{root.name}-{split}" if folder != root else root.name,
-        ids=ids_below(folder, paths),
+        ids=ids_of(folder, images),
         labels=np.array(targets, np.int64) if classes else None,
         label_names=tuple(labels or wnids or names) or None,
         preprocessing=preprocessing,
-        content=lambda i: file_bytes(paths[i]),
-        image=lambda i: decode(paths[i]),
+        content=lambda i: file_bytes(folder / images[i]),
+        image=lambda i: decode(folder / images[i]),
         by_position=bool(classes) and not labels and not wnids,
     )
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every image below `folder` that is not hidden."""
+def image_names(folder: Path) -> list[str]:
+    """Every image below `folder` that is not hidden, by its path there."""
     return _listing(folder)[0]
 
 
-def ids_below(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+def image_marks(folder: Path) -> Iterator[str]:
+    """What changes when the images below `folder` do: their paths there and their sizes."""
+    return (f"{name} {(folder / name).stat().st_size}" for name in image_names(folder))
+
+
+def ids_of(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     """The ids of images: their paths in `folder`, in NFC; raises `DataError` for two of one id."""
-    ids = tuple(nfc(str(p.relative_to(folder))) for p in paths)
-    if twice := next((name for name, count in Counter(ids).items() if count > 1), None):
+    ids = tuple(map(nfc, names))
+    if len(set(ids)) != len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise DataError(
             f"{folder}: two images are called {twice!r}, one with its accents taken apart (NFD)", "rename one of them"
         )
@@ -159,7 +161,7 @@ def ids_below(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
 
 def has_class_folders(folder: Path) -> bool:
     """Whether a folder has folders in it that may be classes."""
-    return any(e.is_folder and not is_hidden(e.path.name) for e in _entries(folder))
+    return any(e.is_folder and not is_hidden(e.name) for e in entries(folder))
 
 
 def how_to_sort(listed: Path) -> str:
@@ -171,63 +173,40 @@ def how_to_sort(listed: Path) -> str:
     )
 
 
+def _suffix(name: str) -> str:
+    """As `Path.suffix`, which would keep every name a second time: paths intern their parts."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return _suffix(name) in IMAGE_SUFFIXES
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(images, hidden images and folders and pictures of other kinds) below `folder`."""
-    images: list[Path] = []
-    left_out: list[Path] = []
-    for path, is_folder, is_link in _entries(folder):
-        hidden = is_hidden(path.name)
+def _is_other_picture(name: str) -> bool:
+    return _suffix(name) in OTHER_PICTURES
+
+
+def _listing(folder: Path) -> tuple[list[str], list[str]]:
+    """(images, hidden images and folders and pictures of other kinds) below `folder`, by their paths there."""
+    images: list[str] = []
+    left_out: list[str] = []
+    for name, is_folder, is_link in entries(folder):
+        hidden = is_hidden(name)
         if is_folder and not is_link:
-            found = ([], [path]) if hidden else _listing(path)
-            images += found[0]
-            left_out += found[1]
-        elif _is_image(path.name):
-            (left_out if hidden else images).append(path)
-        elif path.suffix.lower() in OTHER_PICTURES and not hidden:
-            left_out.append(path)
+            found = ([], [""]) if hidden else _listing(folder / name)
+            images += [f"{name}/{below}" for below in found[0]]
+            left_out += [f"{name}/{below}".removesuffix("/") for below in found[1]]
+        elif _is_image(name):
+            (left_out if hidden else images).append(name)
+        elif _is_other_picture(name) and not hidden:
+            left_out.append(name)
     return _in_order(images), left_out
 
 
-def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """By name, the same whether letters and accents are together or apart."""
-    return sorted(paths, key=lambda p: [nfc(part) for part in p.parts])
-
-
-class _Entry(NamedTuple):
-    """What lies in a folder; a link to a folder is one."""
-
-    path: Path
-    is_folder: bool
-    is_link: bool
-
-
-_kept: dict[Path, tuple[_Entry, ...]] | None = None
-
-
-@contextlib.contextmanager
-def listing_each_folder_once() -> Iterator[None]:
-    """Within, a folder is what it was when it was listed first: a run's steps see the same images, and a share on the
-    network is not walked by each of them."""
-    global _kept
-    before, _kept = _kept, {}
-    try:
-        yield
-    finally:
-        _kept = before
-
-
-def _entries(folder: Path) -> tuple[_Entry, ...]:
-    if _kept is not None and folder in _kept:
-        return _kept[folder]
-    with os.scandir(folder) as entries:
-        found = tuple(_Entry(Path(e.path), e.is_dir(), e.is_symlink()) for e in entries)
-    if _kept is not None:
-        _kept[folder] = found
-    return found
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Folder by folder by name, the same whether letters and accents are together or apart."""
+    return sorted(names, key=lambda name: nfc(name).replace("/", "\0"))
 
 
 @functools.cache
@@ -271,8 +250,7 @@ def class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], w
 def decode(path: Path) -> Image.Image:
     """One image file, decoded, of 8 bits a channel; raises `DataError` that names it."""
     try:
-        require_regular(path)
-        with Image.open(path, formats=_formats()) as image:
+        with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             require_pixels(*image.size)
             return _eight_bit(image)
     except Exception as exc:

@@ -16,9 +16,10 @@ from edgecnn.data.sources.folder import (
     decode,
     file_bytes,
     has_class_folders,
-    ids_below,
-    image_files,
+    ids_of,
     image_folder,
+    image_marks,
+    image_names,
 )
 from edgecnn.data.sources.ground_truth import ground_truth_files, ground_truth_of
 from edgecnn.errors import DataError
@@ -35,20 +36,21 @@ def imagenet(
     folder = _split_folder(root, split)
     if has_class_folders(folder):
         return image_folder(folder, preprocessing, split, labels, wnids)
-    images = image_files(folder)
-    if not images:
+    names = image_names(folder)
+    if not names:
         raise DataError(f"{folder}: no images", "imagenet:DIR needs DIR/val, and DIR/train to calibrate with")
     if split == "train":
         raise DataError(
             f"{folder}: training images lie in one folder for each wnid",
             "unpack ILSVRC2012_img_train.tar and the tars in it",
         )
+    images = [folder / name for name in names]
     found = ground_truth_of(images, _folders_of_facts(root, folder))
     classes = sorted(set(found))
     position = class_positions(folder, classes, labels, wnids)
     return Dataset(
         name=f"{root.name}-{split}",
-        ids=ids_below(folder, images),
+        ids=ids_of(folder, names),
         labels=np.array([position[wnid] for wnid in found], np.int64),
         label_names=tuple(labels or wnids or classes),
         preprocessing=preprocessing,
@@ -66,9 +68,8 @@ def has_validation_images(root: Path) -> bool:
 def imagenet_marks(root: Path, split: Split) -> list[str]:
     """What changes when the images of a split or their classes do: names and sizes, and the ground truth's content."""
     folder = _split_folder(root, split)
-    marks = [f"{p.relative_to(folder)} {p.stat().st_size}" for p in image_files(folder)]
     flat = split == "test" and not has_class_folders(folder)
-    return marks + [sha256_of(p) for p in ground_truth_files(_folders_of_facts(root, folder)) if flat]
+    return [*image_marks(folder)] + [sha256_of(p) for p in ground_truth_files(_folders_of_facts(root, folder)) if flat]
 
 
 def _split_folder(root: Path, split: Split) -> Path:

@@ -53,7 +53,7 @@ def read_ranges(path: Path, graph_sha256: str | None = None) -> Ranges:
             images=int(content["images"]),
             tensors={t["name"]: _tensor_from_json(t, int(content["images"])) for t in content["tensors"]},
         )
-    except (KeyError, TypeError, ValueError, zlib.error) as exc:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, zlib.error) as exc:
         raise ArtifactError(f"{path}: not calibration ranges ({exc!r})", "make them with `edgecnn calibrate`") from exc
     if graph_sha256 is not None and ranges.graph_sha256 != graph_sha256:
         raise ArtifactError(

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.importing.names import graphs_in, replace_tensor
-from edgecnn.graph.onnx_graph import attribute
+from edgecnn.graph.onnx_graph import attribute, type_name
 from edgecnn.session import Array
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -45,7 +45,7 @@ def require_float32(model: onnx.ModelProto) -> None:
     for what, kind in held:
         if kind in _OTHERS:
             raise GraphError(
-                f"{what} is {TensorProto.DataType.Name(kind).lower()}",
+                f"{what} is {type_name(kind)}",
                 "import the float32 graph it was made from, or lift this one: --to-float32",
             )
 
@@ -55,7 +55,7 @@ def lift_to_float32(model: onnx.ModelProto) -> list[str]:
     `GraphError` for a double that float32 cannot hold."""
     found = {i.data_type for i in _constants(model.graph).values()}
     found |= {i.type.tensor_type.elem_type for i in model.graph.input}
-    kinds = [TensorProto.DataType.Name(k).lower() for k in sorted(found.intersection(_OTHERS))]
+    kinds = [type_name(k) for k in sorted(found.intersection(_OTHERS))]
     floats = {name for name, kind in _types(model).items() if kind in (*_OTHERS, TensorProto.FLOAT)}
     for graph in graphs_in(model.graph):
         for tensor in graph.initializer:

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from edgecnn.errors import GraphError
 from edgecnn.graph.importing.constants import hold_constants
 from edgecnn.graph.load import as_it_is
-from edgecnn.graph.onnx_graph import OnnxGraph, node_label
+from edgecnn.graph.onnx_graph import OnnxGraph, node_label, type_name
 from edgecnn.graph.qdq.verify import measure_int8_share_pct
 from edgecnn.results.engine import Scheme
 
@@ -54,7 +54,7 @@ def take_pairs(model: onnx.ModelProto, source: Path | str) -> bool:
             )
         if node.op_type in PAIR and (kind := _code_type(graph, node)) not in _CODES[node.op_type]:
             raise GraphError(
-                f"node {node_label(node)}: {TensorProto.DataType.Name(kind).lower()} codes, not int8 or uint8",
+                f"node {node_label(node)}: {type_name(kind)} codes, not int8 or uint8",
                 "quantize it to 8 bits there, or import the float32 graph",
             )
     return any(node.op_type in PAIR for node in graph.nodes)
