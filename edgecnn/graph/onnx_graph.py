@@ -148,8 +148,8 @@ def clip_bounds(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[float, float]:
 
 def type_name(kind: int) -> str:
     """The name of an element type, also of one that is none ("type 127"), as in a damaged file."""
-    known = TensorProto.DataType.values()
-    return TensorProto.DataType.Name(kind).lower() if kind in known else f"type {kind}"
+    known = onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(kind).lower() if kind in known else f"type {kind}"
 
 
 def copy_model(model: onnx.ModelProto, without: Container[str] = ()) -> onnx.ModelProto:
