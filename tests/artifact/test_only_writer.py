@@ -26,8 +26,6 @@ ALLOWED = {
     "edgecnn/data/sources/packed.py: zipfile.ZipFile": "the same",
     "edgecnn/data/sources/packed.py: archive.open": "the same",
     "edgecnn/backends/trt/build.py: path.open": "a temporary file, given by write_artifact",
-    "edgecnn/backends/ort/backend.py: beside.hardlink_to": "the same folder",
-    "edgecnn/backends/ort/backend.py: shutil.copyfile": "the same",
     "edgecnn/pytorch/export/onnx_writer.py: path.open": "the same",
     "edgecnn/measure/predict.py: np.savez": "the same",
     "edgecnn/steps/export.py: onnx.save": "the same",
