@@ -58,12 +58,19 @@ def _held_folder(path: Path) -> Iterator[Path]:
         name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
         temporary = path.with_name(f".{name}.edgecnn-{secrets.token_hex(4)}.tmp")
         temporary.mkdir(mode=0o700)
-        held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: nothing there is ever taken for dead
+            held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another process took it for a dead one's, before it was held
+            continue
+        try:
+            try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(held).st_nlink:
-                continue  # another process took it for a dead one's, before it was held
+            except BlockingIOError:  # it is about to
+                continue
+            except OSError:  # a file system without locks: nothing there is ever taken for dead
+                pass
+            if not temporary.exists():
+                continue
             try:
                 yield temporary
             finally:
