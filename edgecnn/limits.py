@@ -14,19 +14,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-DAMAGED_ZIP = (
-    OSError,
-    KeyError,
-    ValueError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip; what zipfile and numpy raise for an archive that is damaged, encrypted, or of another kind
+if TYPE_CHECKING:
+    import numpy as np
+
+# What zipfile and numpy raise for an archive that is damaged, encrypted or packed in a way that they do not know (both
+# a RuntimeError).
+DAMAGED_ZIP = (OSError, KeyError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
 IMAGE_PIXELS = 1 << 27  # of a picture: 400 MB as RGB
 RESIZED_PIXELS = 1 << 26  # of what is made of it on the way to the crop
 TEXT_BYTES = 1 << 29  # of JSON and TOML
@@ -34,6 +29,8 @@ TEXT_DEPTH = 100  # objects within each other
 EXPANSION = 300  # of what is compressed: numbers that are all alike come to a thousand
 SMALL = 1 << 24  # bytes that may be unpacked, whatever they come from
 GRAPH_NODES = 100_000
+GRAPH_BYTES = 2 * 10**9  # with its weights; a protobuf message ends at 2^31 - 1
+WEIGHTS_EXPANSION = 4  # of a checkpoint, which is a zip archive: weights hardly compress
 
 
 def require_regular(path: Path) -> int:
@@ -107,12 +104,18 @@ def require_arrays(path: Path) -> None:
                 require_array(member, info.file_size, info.filename)
 
 
-def require_array(member: IO[bytes], size: int, name: str) -> None:
-    """Raise `ValueError` unless the array in the file `member` of `size` bytes has the bytes that its header tells."""
+def npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """(shape, whether in Fortran's order, type) of the array that a member holds; raises `ValueError`."""
     import numpy as np
 
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(member)
+    return read(member)
+
+
+def require_array(member: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """The header of the array in the file `member` of `size` bytes; raises `ValueError` unless it tells these."""
+    shape, fortran, dtype = npy_header(member)
     if member.tell() + math.prod(shape) * dtype.itemsize != size or min(shape, default=0) < 0:
         raise ValueError(f"{name} is {dtype} {list(shape)}, in {size} bytes")
+    return shape, fortran, dtype

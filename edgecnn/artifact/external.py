@@ -15,9 +15,8 @@ from pathlib import Path
 
 from edgecnn.artifact.pair import settle
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import require_regular
+from edgecnn.limits import GRAPH_BYTES, require_regular
 
-LARGEST_BYTES = 2 * 10**9  # of a graph with its weights; a protobuf message ends at 2^31 - 1
 _EXTERNAL = 1
 _VARINT, _FIXED64, _BYTES, _GROUP, _END, _FIXED32 = range(6)
 _DEEPEST = 100  # messages within each other, as protobuf has it
@@ -47,7 +46,7 @@ def external_files(path: Path) -> dict[str, Path]:
     """The files of a graph's weights, by the locations that the graph names; empty where they are inside.
 
     Raises `ArtifactError` for weights that are not whole in a plain file below the graph's folder (onnx follows no
-    links, which the caches of model hubs are made of), and for more than `LARGEST_BYTES` of graph and weights.
+    links, which the caches of model hubs are made of), and for more than `GRAPH_BYTES` of graph and weights.
     """
     with contextlib.suppress(OSError):  # of a graph that was being replaced, some files may be the new one's
         settle(path)
@@ -66,11 +65,11 @@ def external_files(path: Path) -> dict[str, Path]:
 
 
 def require_size(path: Path, beside: int = 0) -> None:
-    """Raise `ArtifactError` for a graph that with so many bytes `beside` it is larger than `LARGEST_BYTES`."""
+    """Raise `ArtifactError` for a graph that with so many bytes `beside` it is larger than `GRAPH_BYTES`."""
     total = (path.stat().st_size if path.is_file() else 0) + beside
-    if total > LARGEST_BYTES:
+    if total > GRAPH_BYTES:
         raise ArtifactError(
-            f"{path}: {total / 1e9:.1f} GB with its weights, more than the {LARGEST_BYTES / 1e9:.0f} GB that one ONNX "
+            f"{path}: {total / 1e9:.1f} GB with its weights, more than the {GRAPH_BYTES / 1e9:.0f} GB that one ONNX "
             "file can hold",
             "use a smaller variant of the network",
         )

@@ -8,13 +8,11 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.artifact.signature import require_signature
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import DAMAGED_ZIP, require_regular
+from edgecnn.limits import DAMAGED_ZIP, npy_header, require_regular
 from edgecnn.records import parse_json, to_plain
 
 
@@ -75,16 +73,11 @@ def _npz(path: Path) -> dict[str, object]:
             arrays = {}
             for name in archive.namelist():
                 with archive.open(name) as member:
-                    version = np.lib.format.read_magic(member)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
-                    shape, _, dtype = read(member)
+                    shape, _, dtype = npy_header(member)
                     arrays[name.removesuffix(".npy")] = f"{dtype} {list(shape)}"
     except DAMAGED_ZIP as exc:
         raise ArtifactError(f"{path}: not a whole .npz ({exc})", "copy it again, or make it again") from exc
     return {"arrays": arrays}
-
-
-_header_2 = np.lib.format.read_array_header_2_0
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import require_regular
+from edgecnn.limits import WEIGHTS_EXPANSION, require_regular
 
 State = dict[str, torch.Tensor]
 LONGEST_SHOWN = 120  # characters of a name
-LARGEST_EXPANSION = 4  # of a zip archive: weights hardly compress
 DEPTH = 3  # how deep a script nests its weights: checkpoint["ema"]["model"]
 AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?)([._]|$)")
 # DenseNet as published: keys from before a PyTorch that refused dots in a module's name.
@@ -177,9 +176,9 @@ def _refuse_other_kinds(path: Path) -> None:
             unpacked = sum(info.file_size for info in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
         return  # PyTorch says what is wrong with it
-    if unpacked > LARGEST_EXPANSION * path.stat().st_size:
+    if unpacked > WEIGHTS_EXPANSION * path.stat().st_size:
         raise ArtifactError(
-            f"{path}: unpacks to {unpacked / 1e6:.0f} MB, more than {LARGEST_EXPANSION} times its size: no weights",
+            f"{path}: unpacks to {unpacked / 1e6:.0f} MB, more than {WEIGHTS_EXPANSION} times its size: no weights",
             "weights are a .safetensors or a .pth, saved with torch.save(net.state_dict())",
         )
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):

@@ -367,6 +367,7 @@ def test_a_killed_validation_is_not_taken_up_on_other_images(
     assert result.code == 0, result.said
 
 
+@pytest.mark.sshd
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH's ssh-keygen is not installed")
 def test_signatures_travel_with_what_they_sign(host: Path, device: Path, edgecnn: Command) -> None:
     shutil.copytree(host, device / "host")

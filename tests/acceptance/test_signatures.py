@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.torch,
+    pytest.mark.sshd,  # EDGECNN_REQUIRE_SSHD=1 insists on OpenSSH
     pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH's ssh-keygen is not installed"),
 ]
 

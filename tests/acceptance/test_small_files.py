@@ -53,7 +53,7 @@ def graph(tmp_path: Path) -> Path:
 def png(width: int, height: int) -> bytes:
     """One that is all black, of any size; what lacks of a high one is never read."""
     packer, packed = zlib.compressobj(9), b""
-    for _ in range(min(height, 20_000)):
+    for _ in range(min(height, 100_000)):
         packed += packer.compress(bytes(1 + 3 * width)) if width * height < 1 << 25 else b""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", packed + packer.flush())]
     made = b"\x89PNG\r\n\x1a\n"
@@ -228,12 +228,27 @@ def test_predictions_that_tell_more_than_they_hold(edgecnn: Cli, tmp_path: Path)
     assert "Traceback" not in found.err
 
 
+def test_a_machine_without_memory_is_not_taken_for_a_damaged_picture(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecnn.data.sources import folder
+
+    def nothing_left(image: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(folder, "_eight_bit", nothing_left)
+    with pytest.raises(MemoryError):
+        folder.decode(pictures / "a" / "0.png")
+
+
 @pytest.mark.slow
 def test_within_three_gigabytes(graph: Path, pictures: Path, tmp_path: Path) -> None:
     """The same in a process that has no more."""
     (tmp_path / "p.json").write_text(json.dumps({**PREPROCESS, "resize": 256, "crop": 8}))
     assert limited("import", graph, "--preprocess", tmp_path / "p.json", "-o", tmp_path / "own.onnx").returncode == 0
-    (pictures / "a" / "long.png").write_bytes(png(1, 20_000))
+    (pictures / "a" / "long.png").write_bytes(png(1, 60_000))
+    Image.open(pictures / "a" / "long.png").load()  # nothing is wrong with it but its shape
     found = limited("reference", tmp_path / "own.onnx", "--data", pictures, "-o", tmp_path / "r.npz")
     assert found.returncode == 0, found.stderr
+    assert "the first is a/long.png" in found.stderr
     assert np.load(tmp_path / "r.npz")["ids"].size == 6

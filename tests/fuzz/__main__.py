@@ -3,7 +3,7 @@
     python -m tests.fuzz [--output build/fuzz.json] [--only NAME ...] [--scale 1.0]
 
 200 000 executions of a reader of what comes from strangers where one takes under 1 ms, otherwise those of ten minutes;
-20 000 of a reader of our own files. One process, with a limit of memory; it makes no others.
+20 000 of a reader of our own files. One process, with a limit of memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the executions and seconds")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_NPROC, resource.getrlimit(resource.RLIMIT_NPROC))
     totals = _earlier(options.output)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, first_difference, preprocessing_from_json
 from edgecnn.errors import DataError
-from edgecnn.limits import DAMAGED_ZIP, require_arrays
+from edgecnn.limits import DAMAGED_ZIP, npy_header, require_arrays
 from edgecnn.records import parse_json
 
 
@@ -104,13 +104,6 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: IO[bytes]) -> Call
 
     weakref.finalize(read_stored, file.close)  # the file is open for as long as the data set can be read
     return read_stored
-
-
-def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    """(shape, whether in Fortran's order, type) of the array that a member holds; raises `ValueError`."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
 
 
 def _npy_whole(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.int64]:

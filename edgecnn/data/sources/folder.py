@@ -253,7 +253,9 @@ def decode(path: Path) -> Image.Image:
         with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             require_pixels(*image.size)
             return _eight_bit(image)
-    except Exception as exc:
+    except MemoryError:  # of the machine, not of the picture: it would be left out in silence
+        raise
+    except Exception as exc:  # Pillow raises whatever the bytes of a damaged picture come to
         raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
 
 

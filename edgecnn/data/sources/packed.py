@@ -8,7 +8,6 @@ file serves every network of the same geometry. Nothing in it is compressed: a r
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy.typing as npt
 
 from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
-from edgecnn.data.sources.archive import npy_header, read_member
+from edgecnn.data.sources.archive import read_member
 from edgecnn.errors import ArtifactError, DataError
-from edgecnn.limits import DAMAGED_ZIP, require_regular
+from edgecnn.limits import DAMAGED_ZIP, npy_header, require_array, require_regular
 from edgecnn.records import STRICT, record_from_json, to_plain
 
 FORMAT = 1
@@ -200,7 +199,7 @@ def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[in
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
         raise ValueError(f"`{name}` is compressed, or larger than the file")
     with archive.open(info) as file:
-        shape, fortran, dtype = npy_header(file)
-        if fortran or file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise ValueError(f"`{name}` is {dtype} {list(shape)}, in {info.file_size} bytes")
+        shape, fortran, dtype = require_array(file, info.file_size, f"`{name}`")
+        if fortran:
+            raise ValueError(f"`{name}` is in Fortran's order")
     return shape, dtype
