@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What zipfile and numpy raise for an archive that is damaged, encrypted or packed in a way that they do not know (both
 # a RuntimeError).
 DAMAGED_ZIP = (OSError, KeyError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+NOT_REGULAR = "not a regular file (a pipe, a device or a socket)"
 IMAGE_PIXELS = 1 << 27  # of a picture: 400 MB as RGB
 RESIZED_PIXELS = 1 << 26  # of what is made of it on the way to the crop
 TEXT_BYTES = 1 << 29  # of JSON and TOML
@@ -33,17 +34,30 @@ GRAPH_BYTES = 2 * 10**9  # with its weights; a protobuf message ends at 2^31 - 1
 WEIGHTS_EXPANSION = 4  # of a checkpoint, which is a zip archive: weights hardly compress
 
 
+class RefusedFileError(OSError):
+    """Of a file that is not read; its text is the reason alone, since readers put the path in front."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def require_regular(path: Path) -> int:
     """The size of a file, in bytes; raises `OSError` unless it is a plain one: a pipe would be waited for, a device
     read without end."""
     return _regular(path, path.stat())
 
 
+def what_lacks(path: Path) -> str:
+    """What is told of a path that is no file."""
+    odd = path.exists() and not path.is_dir()
+    return NOT_REGULAR if odd else "no such file"
+
+
 def read_file(path: Path, largest: int = TEXT_BYTES) -> bytes:
     """The content of a plain file; raises `OSError`, also for more than `largest` bytes."""
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > largest:
-            raise OSError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than {largest / 1e6:.0f} MB", str(path))
+            raise RefusedFileError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than {largest / 1e6:.0f} MB", str(path))
         return file.read()
 
 
@@ -62,7 +76,7 @@ def _regular(path: Path, found: os.stat_result) -> int:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file (a pipe, a device or a socket)", str(path))
+        raise RefusedFileError(errno.EINVAL, NOT_REGULAR, str(path))
     return found.st_size
 
 

@@ -17,6 +17,7 @@ from edgecnn.backends import Opinion, load_backend, load_backends
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.diagnose.trials import Trials
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, GraphError, MissingPackageError, WriteError
+from edgecnn.limits import what_lacks
 from edgecnn.machine.gpu import driver_description
 from edgecnn.machine.packages import missing_package
 from edgecnn.results.reproduction import Reproduction
@@ -45,7 +46,7 @@ def reduce_failure(
     path = Path(path)
     folder = path.with_suffix(".repro") if folder is None else Path(folder)
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "check the path, or export the graph first")
+        raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path, or export the graph first")
     if folder.exists():
         raise WriteError(f"{folder}: exists already", "choose another folder with -o, or remove it")
     if importlib.util.find_spec("onnx") is None:

@@ -12,7 +12,7 @@ from edgecnn.artifact.sidecar import read_json, sidecar_path, verified_sidecar
 from edgecnn.artifact.signature import require_signature
 from edgecnn.backends import recognizing_backend
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import DAMAGED_ZIP, npy_header, require_regular
+from edgecnn.limits import DAMAGED_ZIP, npy_header, require_regular, what_lacks
 from edgecnn.records import parse_json, to_plain
 
 
@@ -22,7 +22,7 @@ def describe(path: Path) -> dict[str, object]:
     Raises `ArtifactError` when the file is missing, damaged, or not what its sidecar describes.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "check the path")
+        raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path")
     read = {".safetensors": _safetensors, ".npz": _npz, ".json": _json}.get(path.suffix)
     if read is None and (backend := recognizing_backend(path)) is not None:
         read = backend.describe

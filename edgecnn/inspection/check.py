@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgecnn.backends import load_backends
 from edgecnn.errors import ArtifactError, EdgecnnError
+from edgecnn.limits import what_lacks
 from edgecnn.results.finding import Finding, GraphCheck
 from edgecnn.targets import find_target
 
@@ -30,7 +31,7 @@ def check_graph(path: Path, target: str = "gpu") -> GraphCheck:
     """
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "check the path, or export the graph first")
+        raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path, or export the graph first")
     device = find_target(target)
     asked: list[str] = []
     not_asked: list[str] = []

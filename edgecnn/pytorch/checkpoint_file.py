@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from edgecnn.errors import ArtifactError
-from edgecnn.limits import WEIGHTS_EXPANSION, require_regular
+from edgecnn.limits import WEIGHTS_EXPANSION, require_regular, what_lacks
 
 State = dict[str, torch.Tensor]
 LONGEST_SHOWN = 120  # characters of a name
@@ -87,7 +87,7 @@ def shown(key: str) -> str:
 def read_copies(path: Path) -> list[Copy]:
     """Every mapping of tensors in a safetensors or PyTorch file; raises `ArtifactError` where there is none."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "check the path; weights are a .safetensors or .pth file")
+        raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path; weights are a .safetensors or .pth file")
     content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     copies = list(_copies(content, "", _renamed_by(content), set()))
     if not copies:

@@ -9,6 +9,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError
+from edgecnn.limits import what_lacks
 from edgecnn.steps import TOOLS
 
 
@@ -17,7 +18,7 @@ def sidecar_of(path: Path, *, verified: bool = False) -> Sidecar:
     elsewhere; `verified` that it is of this content. Raises `ArtifactError` where there is no such file, or none that
     is signed although that is demanded."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file", "make it first, or check the path")
+        raise ArtifactError(f"{path}: {what_lacks(path)}", "make it first, or check the path")
     known = path.suffix == ".json" or sidecar_path(path).exists()
     if not known:
         require_signature(sidecar_path(path))

@@ -13,6 +13,7 @@ from edgecnn.artifact.write import check_output
 from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend, provider_backend, require_inference_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, RecipeError
 from edgecnn.graph.decision import require_logits
+from edgecnn.limits import what_lacks
 from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, RangeMethod, fields_of
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._provenance import sidecar_of
@@ -70,7 +71,7 @@ def build(
         backend = provider_backend(provider, backend)
     module = load_backend(backend or find_target(target or CPU).backend)
     if not graph.is_file():
-        raise ArtifactError(f"{graph}: no such file", "export it first, or check the path")
+        raise ArtifactError(f"{graph}: {what_lacks(graph)}", "export it first, or check the path")
     external_files(graph)
     require_inference_graph(graph)
     device = find_target(target or module.DEFAULT_TARGET)

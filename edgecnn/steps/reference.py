@@ -13,6 +13,7 @@ from edgecnn.artifact.write import check_output
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, ModelError, WriteError
 from edgecnn.graph.decision import LOGIT, decision_threshold
+from edgecnn.limits import what_lacks
 from edgecnn.machine.threads import allowed_threads
 from edgecnn.measure.predict import write_predictions
 from edgecnn.recipe.factory import names_factory
@@ -77,7 +78,7 @@ def reference(
     source = _weights_of(os.fspath(source), output, data) or Path(source)
     output = output or _beside(source)
     if not source.is_file():
-        raise ArtifactError(f"{source}: no such file", "name a checkpoint (.safetensors) or a graph (.onnx)")
+        raise ArtifactError(f"{source}: {what_lacks(source)}", "name a checkpoint (.safetensors) or a graph (.onnx)")
     check_output(output, ".npz", source)
     require_named(source)
     sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")

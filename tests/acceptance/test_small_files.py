@@ -130,7 +130,9 @@ def test_what_is_no_picture_of_the_kinds_that_are_meant_is_not_opened(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
-def test_what_is_no_plain_file_is_refused_at_once(graph: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_plain_file_is_refused_at_once(
+    graph: Path, pictures: Path, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     odd = tmp_path / "odd"
     if kind == "pipe":
         os.mkfifo(odd)
@@ -153,6 +155,9 @@ def test_what_is_no_plain_file_is_refused_at_once(graph: Path, pictures: Path, t
         named.unlink(missing_ok=True)
         named.symlink_to(odd)
         assert cli.main([*map(str, command), str(named)]) == 2, (suffix, command)
+        said = capfd.readouterr().err
+        assert "no such file" not in said, "it is there"
+        assert "Errno" not in said
 
 
 @pytest.mark.parametrize(
