@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgecnn.artifact.signature import signature_path
-from edgecnn.artifact.temporary import disk_errors, temporary_file
+from edgecnn.artifact.temporary import disk_errors, is_temporary, temporary_file
 
 _PATIENCE_S = 10.0
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -157,7 +157,11 @@ def sync_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """One process at a time renames in a folder. Where somebody else holds it for long, or the file system has no
-    locks, that is not waited for: a pair that does not fit is noticed by its hash."""
+    locks, that is not waited for: a pair that does not fit is noticed by its hash. A temporary folder is held by its
+    maker, and nobody else renames there."""
+    if is_temporary(folder):
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _PATIENCE_S

@@ -80,6 +80,11 @@ def _held_folder(path: Path) -> Iterator[Path]:
             os.close(held)
 
 
+def is_temporary(folder: Path) -> bool:
+    """Whether it is one of these, where one process alone writes."""
+    return _OURS.fullmatch(folder.name) is not None
+
+
 def scratch_folder() -> AbstractContextManager[Path]:
     """A temporary folder where the system keeps such."""
     hint = "free some space there, or name another folder in TMPDIR"
