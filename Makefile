@@ -7,10 +7,17 @@ EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
 
-.PHONY: demo test test-slow test-gpu test-nvidia first-contact test-core-310 quick faults fuzz bench lint format clean
+.PHONY: demo demo-light test test-slow test-gpu test-nvidia first-contact test-core-310 quick faults fuzz bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
+
+# Without PyTorch: a stored graph and stored pictures to INT8 and its verdict.
+demo-light:
+	@echo "installing NumPy, ONNX and ONNX Runtime into $(VENV)/light: about 220 MB on the disk"
+	$(PYTHON) -m venv $(VENV)/light
+	$(VENV)/light/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[light]'
+	cd examples/light && $(abspath $(VENV)/light/bin/edgecnn) run digits.toml --out ../../build/demo-light
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 --junitxml=build/junit.xml
