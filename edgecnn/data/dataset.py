@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgecnn.contract import InputForm
-from edgecnn.data.preprocess import Preprocessing, orientation_of
+from edgecnn.data.preprocess import Preprocessing, is_colored, orientation_of
 from edgecnn.errors import DataError
 from edgecnn.machine.threads import Seats
 from edgecnn.session import Array
@@ -46,7 +46,7 @@ class Dataset:
     [H, W, C] of packed images, `array(i)` what is preprocessed already. `content(i)` are the bytes whose sha256
     identifies the image, unless `sha256s` says which those of its source have. `by_position`: the labels count class
     folders, since nobody said which classes a model has. `oriented`: the images read so far that carry an EXIF
-    orientation.
+    orientation; `colored`: those in color that a network of one channel reads as gray.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Dataset:
     array: Callable[[int], Array] | None = None
     by_position: bool = False
     oriented: set[str] = field(default_factory=set)
+    colored: set[str] = field(default_factory=set)
     form: InputForm = "normalised"
     pixels: Callable[[int], npt.NDArray[np.uint8]] | None = None
     sha256s: tuple[str, ...] | None = None
@@ -78,6 +79,8 @@ class Dataset:
         picture = self.image(index)
         if orientation_of(picture) != 1:
             self.oriented.add(self.ids[index])
+        if self.preprocessing.channels == 1 and is_colored(picture):
+            self.colored.add(self.ids[index])
         try:
             return self.preprocessing.tensor(picture, self.form)
         except DataError as exc:
@@ -139,7 +142,7 @@ def batches(
         for start in starts:
             images = [partial(read, i) for i in range(start, min(start + size, len(dataset)))]
             yield from _batch(dataset, start, images, unreadable)
-        _say_oriented(dataset)
+        _say_found(dataset)
         return
     with ThreadPoolExecutor(workers) as pool:
         pending = []
@@ -152,11 +155,16 @@ def batches(
                     yield from _batch(dataset, *pending.pop(0), unreadable)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    _say_oriented(dataset)
+    _say_found(dataset)
 
 
-def _say_oriented(dataset: Dataset) -> None:
-    """How many of the pictures that were read carry an EXIF orientation, and what was done with it."""
+def _say_found(dataset: Dataset) -> None:
+    """How many of the pictures that were read carry an EXIF orientation or lose their color, and what was done."""
+    if dataset.colored:
+        _say(
+            f"{dataset.name}: {len(dataset.colored.intersection(dataset.ids))} of {len(dataset)} pictures are in "
+            "color, and the network reads gray ones: they are read as gray; are they of its kind?"
+        )
     if dataset.oriented and dataset.preprocessing is not None:
         turned = dataset.preprocessing.exif_orientation
         _say(

@@ -40,6 +40,7 @@ _TURNS = {  # EXIF 2.32, orientation: what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_COLORED = 32  # of 255: more than what JPEG makes of gray
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,14 @@ def _require_room(image: Image.Image, width: int, height: int) -> None:
             f"a picture of {image.width} x {image.height} pixels would be resized to {width} x {height}",
             "cut it to what the network is to see, or remove it",
         )
+
+
+def is_colored(image: Image.Image) -> bool:
+    """Whether a picture shows colors: somewhere on a grid of 16 x 16 its channels are far apart."""
+    if image.mode in ("1", "L", "LA", "I", "I;16", "F"):
+        return False
+    small = np.asarray(image.resize((16, 16), Image.Resampling.NEAREST).convert("RGB"), np.int16)
+    return int((small.max(axis=2) - small.min(axis=2)).max()) > _COLORED
 
 
 def orientation_of(image: Image.Image) -> int:

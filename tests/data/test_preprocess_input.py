@@ -85,3 +85,17 @@ def test_what_is_off_changes_no_identity_and_what_is_on_does() -> None:
         (key,) = changed
         assert str(first_difference(PLAIN.to_json(), other.to_json())).startswith(key)
         assert str(first_difference(other.to_json(), PLAIN.to_json())).startswith(key)
+
+
+def test_photographs_in_color_for_a_gray_network_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, pixel in {"a": (200, 40, 40), "b": (90, 90, 90), "c": (97, 90, 95)}.items():
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20), pixel).save(tmp_path / name / "x.jpg")
+    for channels, colored in ((1, 1), (3, 0)):
+        way = Preprocessing(16, (16, 16), (0.5,) * channels, (0.5,) * channels, channels=channels)
+        images = open_dataset(str(tmp_path), way, "test")
+        list(batches(images, 2))
+        assert len(images.colored) == colored
+    assert "1 of 3 pictures are in color, and the network reads gray ones" in capsys.readouterr().err
