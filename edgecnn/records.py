@@ -272,10 +272,10 @@ def _of_the_member_that_is_meant(content: Mapping[str, Any], problems: list[Any]
     for problem in problems:
         value: Any = content
         for k, part in enumerate(problem["loc"]):
-            if isinstance(value, (dict, list)) and (part in value or isinstance(part, int)):
+            if part in (value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
                 value = value[part]
                 continue
-            if problem["type"] not in ("missing", "missing_argument"):
+            if isinstance(part, str) and problem["type"] not in ("missing", "missing_argument"):
                 if isinstance(value, dict) != part.startswith("dict["):
                     break
                 problem = {**problem, "loc": (*problem["loc"][:k], *problem["loc"][k + 1 :])}

@@ -306,3 +306,11 @@ def test_no_field_of_a_flat_part_hides_one_of_another_part() -> None:
             key.name for f in parts if (part := getattr(sample, f.name)) is not None for key in dataclasses.fields(part)
         ]
         assert {key for key in keys if keys.count(key) > 1} <= shared, kind
+
+
+@pytest.mark.parametrize(("numbers", "said"), [([], "_pp.0 is missing"), ([1.0], "_pp.1 is missing"), ([1.0] * 3, "3")])
+def test_an_interval_of_other_than_two_numbers_is_refused_by_its_place(numbers: list[float], said: str) -> None:
+    content = {**to_plain(measured()), "top1_drop_ci_pp": numbers}
+    with pytest.raises(ArtifactError, match="top1_drop_ci_pp") as caught:
+        record_from_mapping(Measurement, content, WHERE, HINT)
+    assert said in caught.value.message

@@ -221,7 +221,7 @@ class _InItsProcess(Session):
         return SessionInfo((spec,), (spec,), pci_bus_id=self._pci_bus_id)
 
     def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Not from here."""
+        """Never asked: its process compares what it computes, and here its queries are timed alone."""
         raise NotImplementedError
 
     def timed(self, batch: Array) -> Timing:
