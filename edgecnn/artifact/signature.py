@@ -11,12 +11,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.errors import ArtifactError
+from edgecnn.output import say
 
 NAMESPACE = "edgecnn"
 ALLOWED_SIGNERS = "EDGECNN_ALLOWED_SIGNERS"  # environment: the file; --allowed-signers
@@ -156,4 +156,4 @@ def _last_line(text: bytes) -> str:
 @functools.cache
 def _say(line: str) -> None:
     """On stderr, once in a process."""
-    print(line, file=sys.stderr, flush=True)
+    say(line)

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgecnn.data.sources.listing import listing_each_folder_once
 from edgecnn.errors import EdgecnnError
+from edgecnn.output import print_line, say
 
 INTERRUPTED, TERMINATED = 130, 143
 BUG = 101
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Termination() as termination, listing_each_folder_once():
         code = _run(arguments, application, click_exception, typer.Abort)
     if code == INTERRUPTED:
-        print("terminated" if termination.asked else "interrupted", file=sys.stderr)
+        say("terminated" if termination.asked else "interrupted")
         return TERMINATED if termination.asked else INTERRUPTED
     return code
 
@@ -54,7 +55,8 @@ def _run(
         return _fail(exc.message, exc.hint, exc.exit_code)
     except click_exception as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":
-            print(exc.format_message())
+            for line in exc.format_message().split("\n"):
+                print_line(line)
             return 2
         context = getattr(exc, "ctx", None)
         command = context.command_path if context is not None else "edgecnn"
@@ -80,9 +82,10 @@ def _run(
 
             missing = missing_package(package, "this command", "cpu")
             return _fail(missing.message, missing.hint, missing.exit_code)
-        traceback.print_exc()
-        print("error: this is a bug in edgecnn, not a mistake of yours", file=sys.stderr)
-        print("hint: report it with the traceback above and the output of `edgecnn doctor`", file=sys.stderr)
+        for line in traceback.format_exc().rstrip("\n").split("\n"):
+            say(line)
+        say("error: this is a bug in edgecnn, not a mistake of yours")
+        say("hint: report it with the traceback above and the output of `edgecnn doctor`")
         return BUG
     return result if isinstance(result, int) else 0  # Typer makes INTERRUPTED of KeyboardInterrupt by itself
 
@@ -115,6 +118,6 @@ class Termination:
 
 
 def _fail(message: str, hint: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    print(f"hint: {hint}", file=sys.stderr)
+    say(f"error: {message}")
+    say(f"hint: {hint}")
     return code

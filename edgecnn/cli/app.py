@@ -12,6 +12,7 @@ import typer.core
 
 import edgecnn.cli
 from edgecnn.cli.options import epilog
+from edgecnn.output import print_line
 from edgecnn.version import __version__
 
 SHARED_MODULES = {"app", "completion", "options", "printing", "progress"}
@@ -61,7 +62,7 @@ def _command_name(module: str) -> str:
 
 def _version(value: bool) -> None:
     if value:
-        print(f"edgecnn {__version__}")
+        print_line(f"edgecnn {__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
+from edgecnn.cli.printing import print_json, print_rows, stdout_kept
+from edgecnn.output import print_line, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _print(found: LatencyFile) -> None:
         if ratio := row.ratio:
             said += ratio.latency_ratio_warnings
             low, high = ratio.latency_ratio_ci
-            print(
+            print_line(
                 f"batch {row.latency.batch}: {ratio.latency_ratio:.3f} x {ratio.latency_reference}, "
                 f"95 % interval [{low:.3f}, {high:.3f}], {ratio.latency_ratio_rounds} interleaved rounds of "
                 f"{ratio.latency_ratio_mode} queries"
@@ -223,9 +224,9 @@ def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: boo
     rows = [{**to_plain(stage), "stage": stage.name} for stage in found.stages]
     print_rows([*rows, total], ["stage", "ms_mean", *_ms(quantiles), "share_pct"])
     each = f"{found.processes} processes, " if found.processes > 1 else ""
-    print(f"{each}{found.n_queries} queries of {found.batch}, {found.throughput_images_per_s:.1f} images/s")
+    print_line(f"{each}{found.n_queries} queries of {found.batch}, {found.throughput_images_per_s:.1f} images/s")
     if stream := found.stream:
-        print(
+        print_line(
             f"{stream.fps:g} frames/s: {stream.deadline_missed} of {stream.n_offered} missed their deadline of "
             f"{stream.deadline_ms:.2f} ms ({stream.deadline_missed_pct:.2f} %), {stream.utilization_pct:.1f} % busy"
         )
@@ -235,8 +236,10 @@ def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: boo
             heat = (
                 "" if part.clocks is None or part.clocks.temperature_c is None else f", {part.clocks.temperature_c:g} C"
             )
-            print(f"{name} ({part.start_s:.0f} to {part.end_s:.0f} s): p50 {part.latency_ms_p50:.3f} ms{p99}{heat}")
-        print(f"heat-soaked / burst: {hot.soak_ratio:.3f}")
+            print_line(
+                f"{name} ({part.start_s:.0f} to {part.end_s:.0f} s): p50 {part.latency_ms_p50:.3f} ms{p99}{heat}"
+            )
+        print_line(f"heat-soaked / burst: {hot.soak_ratio:.3f}")
     say(f"{found.device}; clock {found.clock}, from the picture's file to its logits")
     for warning in found.warnings:
         say(f"warning: {warning}")

@@ -9,7 +9,8 @@ import typer
 
 from edgecnn.cli.completion import complete_target
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json
+from edgecnn.output import say
 from edgecnn.recipe.schema import BatchProfile, BatchSettings, HardwareCompatibility, OrtProvider
 
 EXAMPLES = """

@@ -10,7 +10,8 @@ import typer
 from edgecnn.bundle.manifest import Images
 from edgecnn.cli.completion import complete_recipe, complete_target
 from edgecnn.cli.options import JSON
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn bundle runs/lenet5-digits --for cpu -o lenet5.tar

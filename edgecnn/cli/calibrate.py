@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
+from edgecnn.output import print_line, say
 from edgecnn.steps import CALIBRATION_IMAGES
 
 EXAMPLES = """
@@ -97,7 +98,7 @@ def _check(graph: Path, data: str, images: int, test: str, as_json: bool) -> int
         columns = ["range_spread_pct_median", "noise_excess_pct_median", "noise_excess_pct_worst", "worst_tensor"]
         print_rows([row], columns)
         for problem in found.problems or ("nothing to complain of",):
-            print(problem)
+            print_line(problem)
         if not found.near_duplicates_checked:
-            print("near-duplicates were not looked for: these pictures are too small or too alike to tell")
+            print_line("near-duplicates were not looked for: these pictures are too small or too alike to tell")
     return 3 if found.problems else 0

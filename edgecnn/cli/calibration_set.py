@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.options import JSON
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json
+from edgecnn.output import say
 from edgecnn.steps import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import typer
 from edgecnn.cli.completion import complete_target
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json
+from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn check runs/lenet5-digits/model.fp16.onnx
@@ -36,12 +37,12 @@ def check(
     if as_json:
         print_json({**to_plain(found), "refused": found.refused})
         return 2 if found.refused else 0
-    print(f"asked: {', '.join(found.asked)}")
+    print_line(f"asked: {', '.join(found.asked)}")
     for reason in found.not_asked:
-        print(f"not asked: {reason}")
+        print_line(f"not asked: {reason}")
     for finding in found.findings:
-        print(f"{finding.severity}: {finding.where}: {finding.what}  [{', '.join(finding.sources)}]")
-        print(f"  hint: {finding.hint}")
+        print_line(f"{finding.severity}: {finding.where}: {finding.what}  [{', '.join(finding.sources)}]")
+        print_line(f"  hint: {finding.hint}")
     if not found.findings:
-        print("nothing against it")
+        print_line("nothing against it")
     return 2 if found.refused else 0

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_facts, print_json, print_rows
+from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn doctor
@@ -27,7 +28,7 @@ def doctor(as_json: Annotated[bool, JSON] = False) -> None:
         return
     steps, ways = facts.pop("steps"), facts.pop("ways")
     print_facts(facts)
-    print()
+    print_line()
     print_rows(steps, ["step", "possible", "why"])
-    print()
+    print_line()
     print_rows(ways, ["way", "works", "why"])

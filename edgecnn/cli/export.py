@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from edgecnn.cli.options import EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
+from edgecnn.cli.printing import print_json, print_rows, stdout_kept
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx

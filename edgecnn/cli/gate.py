@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli.options import JSON, RUN, RUN_RECIPE
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json, print_report
+from edgecnn.output import print_line, say
 
 if TYPE_CHECKING:
     from edgecnn.results.baseline import Baseline
@@ -40,7 +41,7 @@ def gate(
     from edgecnn.gate.baseline import unstable_latencies
     from edgecnn.pipeline.find import find_run, require_no_input, unmeasured_targets
     from edgecnn.records import to_plain
-    from edgecnn.report.terminal import closing_line, terminal_report
+    from edgecnn.report.terminal import closing_line
     from edgecnn.results.verdict import worst_exit_code
     from edgecnn.steps import gate as step
     from edgecnn.steps.report import report_of, report_of_unmeasured
@@ -68,12 +69,12 @@ def gate(
         print_json([{**key, **to_plain(r.verdict)} for key, r in zip(keys, reports, strict=True)])
     else:
         for found in reports:
-            print(terminal_report(found))
+            print_report(found)
             if record and found.measurements:
                 say(f"the baseline of {found.device_key}")
                 for line in unstable_latencies(found.measurements):
                     say(line)
-        print(closing_line(reports))
+        print_line(closing_line(reports))
     return worst_exit_code(r.verdict for r in reports)
 
 
@@ -107,12 +108,12 @@ def _write_for_ci(
 
 def _to_github(reports: list[RunReport], file: str, *, to_stderr: bool) -> None:
     import os
-    import sys
 
     from edgecnn.report.github import append_summary, github_annotations
     from edgecnn.report.markdown import markdown_report
 
     for found in reports:
-        print(github_annotations(found, file), end="", file=sys.stderr if to_stderr else sys.stdout)
+        for line in github_annotations(found, file).splitlines():
+            (say if to_stderr else print_line)(line)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             append_summary(Path(summary), markdown_report(found))

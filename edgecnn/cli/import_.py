@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from edgecnn.cli.options import GIVES, JSON
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.contract import MAX_DIFFERENCE
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn import runs/lenet5-digits/model.fp32.onnx -o ours.fp32.onnx

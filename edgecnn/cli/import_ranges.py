@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import JSON
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn import-ranges CalibrationTable --graph model.fp32.onnx -o model.calib.json  # needs a cache of TensorRT's

@@ -9,6 +9,7 @@ import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, TRUST
 from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn layers int8.plan --times  # needs a GPU with TensorRT
@@ -36,9 +37,9 @@ def layers(
         return
     columns = ["name", "kind", "precision", "macs", *(["time_ms", "time_pct"] if times else [])]
     print_rows([to_plain(row) for row in table.layers], columns)
-    print()
+    print_line()
     by: list[ShareOf] = ["layers", "macs", "time"] if times else ["layers", "macs"]
     shares = [{"precision": p, **{f"{b} %": table.shares.pct(p, b) for b in by}} for p in COMPUTE_PRECISIONS]
     print_rows([row for row in shares if any(row[f"{b} %"] for b in by)], ["precision", *(f"{b} %" for b in by)])
-    print(f"layers that quantize or dequantize: {table.shares.quantize_layers:.0f}")
-    print(f"reformat layers: {table.shares.reformat_layers:.0f}")
+    print_line(f"layers that quantize or dequantize: {table.shares.quantize_layers:.0f}")
+    print_line(f"reformat layers: {table.shares.reformat_layers:.0f}")

@@ -9,7 +9,8 @@ import typer
 
 from edgecnn.cli.completion import complete_family
 from edgecnn.cli.options import JSON
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import print_line, say
 
 EXAMPLES = """
 edgecnn models --family resnet
@@ -87,4 +88,4 @@ def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:
         left_out = write_zoo_plot(plot, (card for card in cards().values() if family in ("", card.family)))
         if left_out:
             say(f"without a published ImageNet top-1, and so not drawn: {', '.join(left_out)}")
-    print(plot)
+    print_line(plot)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json
 from edgecnn.errors import EdgecnnError
+from edgecnn.output import print_line, say
 
 EXAMPLES = """
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx three.png seven.png  # needs images
@@ -43,6 +44,6 @@ def predict(
         print_json(rows)
         return
     for row in rows:
-        print(row["image"])
+        print_line(row["image"])
         for entry in row["top5"]:
-            print(f"  {100 * entry['probability']:5.1f} %  {entry['label']}")
+            print_line(f"  {100 * entry['probability']:5.1f} %  {entry['label']}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from edgecnn.output import inert, inert_json, print_line
+
+if TYPE_CHECKING:
+    from edgecnn.results.report import RunReport
 
 
 def print_json(result: Any) -> None:
     """A result for machines: one JSON document on stdout."""
-    print(json.dumps(result, indent=1, ensure_ascii=False))
+    print(inert_json(result, indent=1))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -19,26 +23,30 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
     widths = [max([len(c), *(len(r[k]) for r in cells)]) for k, c in enumerate(columns)]
     for line in [list(columns), *cells]:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        print_line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def print_facts(facts: dict[str, object], indent: str = "") -> None:
     """Facts by name, nested ones indented, long lists shortened."""
-    width = max((len(k) for k in facts), default=0)
+    width = max((len(inert(k)) for k in facts), default=0)
     for key, value in facts.items():
+        name = inert(key)
         if isinstance(value, dict) and value:
-            print(f"{indent}{key}")
+            print_line(f"{indent}{name}")
             print_facts(value, indent + "  ")
         elif isinstance(value, list) and len(value) > 12:
-            print(f"{indent}{key.ljust(width)}  {', '.join(map(str, value[:5]))} ... ({len(value)})")
+            print_line(f"{indent}{name.ljust(width)}  {', '.join(map(str, value[:5]))} ... ({len(value)})")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(f"{indent}{key.ljust(width)}  {shown}")
+            print_line(f"{indent}{name.ljust(width)}  {shown}")
 
 
-def say(message: str) -> None:
-    """One line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+def print_report(report: RunReport) -> None:
+    """What was measured and judged of a target, as text."""
+    from edgecnn.report.terminal import terminal_report
+
+    for line in terminal_report(report).split("\n"):
+        print_line(line)
 
 
 @contextlib.contextmanager
@@ -55,4 +63,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
     if isinstance(value, (list, tuple)):
         return "x".join(_cell(v) for v in value)
-    return str(value)
+    return inert(str(value))

@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from edgecnn.output import inert
+
 
 def counter(what: str, unit: str) -> Callable[[int, int], None]:
     """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
@@ -27,7 +29,7 @@ def counter(what: str, unit: str) -> Callable[[int, int], None]:
             return
         shown = now
         rate = max(done - first, 1) / max(now - started, 1e-9)
-        line = f"{what} {done}/{total} {unit}, {rate:.0f}/s, {(total - done) / rate:.0f} s left"
+        line = inert(f"{what} {done}/{total} {unit}, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
         print(
             f"\r{line}\033[K" if terminal else line,
             end="\n" if finished or not terminal else "",

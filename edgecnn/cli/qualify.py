@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import JSON, RUN, RUN_RECIPE, THREADS
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json, print_report
+from edgecnn.output import print_line, say
 
 EXAMPLES = """
 edgecnn qualify runs/lenet5-digits --python .venv-new/bin/python  # needs a second environment
@@ -30,7 +31,7 @@ def qualify(
     """
     from edgecnn.pipeline.qualify import qualify as compare
     from edgecnn.records import to_plain
-    from edgecnn.report.terminal import closing_line, terminal_report
+    from edgecnn.report.terminal import closing_line
     from edgecnn.results.report import RunReport
 
     found = compare(run, python, recipe=recipe, threads=threads, say=say)
@@ -49,6 +50,6 @@ def qualify(
         artifacts=(),
         notes=(f"{found.after.in_words} against {found.before.in_words}: drops and ratios are from one to the other",),
     )
-    print(terminal_report(shown))
-    print(closing_line([shown]))
+    print_report(shown)
+    print_line(closing_line([shown]))
     return found.verdict.exit_code

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edgecnn.cli.options import JSON, MAKING_THREADS, MOST_IMAGES
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
+from edgecnn.output import say
 from edgecnn.recipe.schema import Around, RangeMethod
 from edgecnn.steps import CALIBRATION_IMAGES
 

@@ -9,6 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON, RECIPE, SET, epilog
 from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn recipe list
@@ -66,7 +67,7 @@ def show(
         return
     width = max(map(len, rows))
     for key, value in rows.items():
-        print(f"{key.ljust(width)}  {'-' if value is None else value}")
+        print_line(f"{key.ljust(width)}  {'-' if value is None else value}")
 
 
 @recipe.command(epilog=epilog("edgecnn recipe check lenet5-digits"))
@@ -80,7 +81,7 @@ def check(name: Annotated[str, RECIPE]) -> None:
 
     loaded = load_recipe(name)
     check_recipe(loaded)
-    print(f"{loaded.path}: valid")
+    print_line(f"{loaded.path}: valid")
 
 
 @recipe.command(epilog=epilog("edgecnn recipe copy lenet5-digits mine.toml --set train.epochs=30"))
@@ -102,4 +103,4 @@ def copy(
     if output.exists():
         raise RecipeError(f"{output}: exists already", "give another name: edgecnn recipe copy NAME recipes/NEW.toml")
     write_bytes(output, edited_recipe(name, set_).encode() if set_ else source.read_bytes())
-    print(output)
+    print_line(output)

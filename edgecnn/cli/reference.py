@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import DATA, JSON, PREPROCESS, THREADS, TRUST_CODE
-from edgecnn.cli.printing import print_json, say, stdout_kept
+from edgecnn.cli.printing import print_json, stdout_kept
 from edgecnn.cli.progress import counter
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn reference runs/lenet5-digits/model.safetensors --data digits -o lenet5.reference.npz

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import RUN, RUN_RECIPE
-from edgecnn.cli.printing import say
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn report runs/lenet5-digits -o report.html

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json
+from edgecnn.output import print_line, say
 
 EXAMPLES = """
 edgecnn repro model.int8.onnx  # needs a graph, and a TensorRT that refuses it
@@ -34,16 +34,16 @@ def repro(
     from edgecnn.diagnose.repro import reduce_failure
     from edgecnn.records import to_plain
 
-    found = reduce_failure(graph, output, backend, lambda text: print(text, file=sys.stderr, flush=True))
+    found = reduce_failure(graph, output, backend, say)
     if as_json:
         print_json({**to_plain(found), "nodes": found.nodes})
         return 0
-    print(f"{found.folder}: {found.nodes} of {found.nodes_before} nodes ({found.trials} trials)")
-    print(f"{found.by}: {found.said}")
+    print_line(f"{found.folder}: {found.nodes} of {found.nodes_before} nodes ({found.trials} trials)")
+    print_line(f"{found.by}: {found.said}")
     if not found.minimal:
-        print("the time ran out: there may be a smaller one")
+        print_line("the time ran out: there may be a smaller one")
     if found.values_kept:
-        print(f"kept, for the failure needs them: the values of {', '.join(found.values_kept)}")
+        print_line(f"kept, for the failure needs them: the values of {', '.join(found.values_kept)}")
     if found.names_kept:
-        print("kept, for the failure needs them: the names")
+        print_line("kept, for the failure needs them: the names")
     return 0

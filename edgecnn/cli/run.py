@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE_DATA, RUNNABLE, SET, TARGETS, THREADS, TRUST_CODE
-from edgecnn.cli.printing import print_json, print_rows, say, stdout_kept
+from edgecnn.cli.printing import print_json, print_report, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
+from edgecnn.output import print_line, say
 from edgecnn.steps import StepName
 
 EXAMPLES = """
@@ -54,7 +55,7 @@ def run(
     from edgecnn.pipeline.find import find_recipe_and_folder
     from edgecnn.pipeline.run import plan, run_recipe
     from edgecnn.records import to_plain
-    from edgecnn.report.terminal import closing_line, terminal_report
+    from edgecnn.report.terminal import closing_line
     from edgecnn.steps.report import report_of_unmeasured
 
     changes = [*(set_ or ()), *([f"build.rebuilds={rebuilds}"] if rebuilds is not None else [])]
@@ -92,10 +93,12 @@ def run(
         print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports, "not_measured": missing})
         return outcome.exit_code
     for found in outcome.reports:
-        print(terminal_report(found))
+        print_report(found)
         say(f"the whole report: {outcome.folder / found.target / 'report.md'}")
     for one in outcome.elsewhere:
-        print(one)
+        print_line(one)
     if outcome.reports:
-        print(closing_line([*outcome.reports, *(report_of_unmeasured(o.target, loaded) for o in outcome.elsewhere)]))
+        print_line(
+            closing_line([*outcome.reports, *(report_of_unmeasured(o.target, loaded) for o in outcome.elsewhere)])
+        )
     return outcome.exit_code

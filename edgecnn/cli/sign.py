@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import JSON
-from edgecnn.cli.printing import print_json, say
+from edgecnn.cli.printing import print_json
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn sign runs/lenet5-digits --key release-key  # needs an SSH key

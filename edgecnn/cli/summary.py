@@ -8,6 +8,7 @@ import typer
 
 from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn summary lenet5
@@ -44,12 +45,12 @@ def summary(
     totals = {"name": "total", **{c: content[c] for c in columns[3:]}}
     print_rows([*content["layers"], totals], columns)
     if found.auxiliary:
-        print()
-        print("in training only, and in no total:")
+        print_line()
+        print_line("in training only, and in no total:")
         print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
-    print()
-    print(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
-    print(
+    print_line()
+    print_line(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
+    print_line(
         f"{found.name} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
         f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
         f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "

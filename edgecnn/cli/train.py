@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.options import JSON, MAKING_THREADS, RECIPE, SET
-from edgecnn.cli.printing import print_json, print_rows, say
+from edgecnn.cli.printing import print_json, print_rows
+from edgecnn.output import say
 
 EXAMPLES = """
 edgecnn train lenet5-digits --set train.epochs=1 --out runs/quick

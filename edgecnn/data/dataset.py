@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import heapq
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from edgecnn.contract import InputForm
 from edgecnn.data.preprocess import Preprocessing, is_colored, orientation_of
 from edgecnn.errors import DataError
 from edgecnn.machine.threads import Seats
+from edgecnn.output import say
 from edgecnn.session import Array
 
 Split = Literal["train", "test"]
@@ -177,7 +177,7 @@ def _say_found(dataset: Dataset) -> None:
 @functools.cache
 def _say(line: str) -> None:
     """On stderr, once in a process."""
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def _read(dataset: Dataset, hashed: bool, seats: Seats, index: int) -> tuple[Array, str]:

@@ -20,6 +20,7 @@ from typing import Any
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.temporary import refused, required_lock
 from edgecnn.errors import ModelError
+from edgecnn.output import inert, say
 
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 18
@@ -138,7 +139,7 @@ def _verify(path: Path, url: str, expected: str) -> None:
 def _say_what_is_unproven(name: str, expected: str) -> None:
     if len(expected) < 64:
         known = f"only {len(expected)} of 64 digits of its sha256 are known" if expected else "its sha256 is not known"
-        print(f"{name}: unverified: {known}", file=sys.stderr, flush=True)
+        say(f"{name}: unverified: {known}")
 
 
 def _hash_in_name(url: str) -> str:
@@ -155,10 +156,10 @@ def _progress(name: str, done: int, total: int | None) -> Iterator[Any]:
     console = Console(stderr=True)
     if not console.is_terminal:
         size = f" ({total / 1e6:.1f} MB)" if total else ""
-        print(f"downloading {name}{size}{f', from byte {done}' if done else ''}", file=sys.stderr, flush=True)
+        say(f"downloading {name}{size}{f', from byte {done}' if done else ''}")
         yield lambda n: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(name, total=total, completed=done)
+        task = bar.add_task(inert(name), total=total, completed=done)
         yield lambda n: bar.advance(task, n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecnn.errors import WriteError
+from edgecnn.output import inert
 from edgecnn.results.report import RunReport
 
 LEVELS = {"FAIL": "error", "INCONCLUSIVE": "warning", "PASS": "notice"}
@@ -44,7 +45,7 @@ def _command(level: str, title: str, message: str, file: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return inert(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _property(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from edgecnn.output import inert
 from edgecnn.results.report import RunReport
 
 SEVERITIES = {"FAIL": "critical", "INCONCLUSIVE": "minor", "PASS": "info"}  # by what a finding comes to
@@ -17,7 +18,9 @@ def gitlab_report(*runs: RunReport, file: str = "") -> str:
     """
     findings = [
         {
-            "description": f"{results.recipe} on {results.target}, {j.name}: {j.tolerance} {j.verdict}: " + j.evidence,
+            "description": inert(
+                f"{results.recipe} on {results.target}, {j.name}: {j.tolerance} {j.verdict}: {j.evidence}"
+            ),
             "check_name": f"edgecnn {j.tolerance}",
             "fingerprint": hashlib.sha256(
                 "\n".join([results.recipe, results.target, j.name, j.tolerance, j.verdict]).encode()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from edgecnn.output import inert_html
 from edgecnn.report.tables import (
     Table,
     artifact_table,
@@ -26,7 +25,7 @@ td { font-variant-numeric: tabular-nums }
 
 def html_report(results: RunReport) -> str:
     """The whole report."""
-    title = escape(headline(results))
+    title = inert_html(headline(results))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n" + html_tables(results) + "\n</body></html>\n"
@@ -41,25 +40,25 @@ def html_tables(results: RunReport) -> str:
         ("Classes that lose most", class_table(results)),
         ("What made each artifact", artifact_table(results)),
     ]
-    body = [f"<h1 class={results.verdict.verdict}>{escape(headline(results))}</h1>"]
+    body = [f"<h1 class={results.verdict.verdict}>{inert_html(headline(results))}</h1>"]
     for name, table in sections:
         if table.rows:
             body += [f"<h2>{name}</h2>"] if name else []
             body.append(_table(table))
         if not name:
-            body.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in conditions(results)) + "</ul>")
+            body.append("<ul>" + "".join(f"<li>{inert_html(line)}</li>" for line in conditions(results)) + "</ul>")
     return "\n".join(body)
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(c)}</th>" for c in table.header)
+    head = "".join(f"<th>{inert_html(c)}</th>" for c in table.header)
     rows = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>\n" for row in table.rows)
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>"
 
 
 def _cell(text: str) -> str:
     kind = f" class={text}" if text in ("PASS", "FAIL", "INCONCLUSIVE") else ""
-    return f"<td{kind}>{escape(text)}</td>"
+    return f"<td{kind}>{inert_html(text)}</td>"
 
 
 RunReport.html = html_tables

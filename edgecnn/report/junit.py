@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from edgecnn.output import inert_lines
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Check, Verdict
 
@@ -62,5 +63,5 @@ def _limit(check: Check) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return NOT_XML.sub("?", text)
+    """What XML 1.0 can hold, in lines that a page shows as they are."""
+    return NOT_XML.sub("?", inert_lines(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from edgecnn.output import inert
 from edgecnn.report.tables import (
     Table,
     artifact_table,
@@ -20,6 +21,7 @@ from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Check
 
 DELTAS = {"top1_pct": "top-1 %", "agreement_pct": "agreement %", "latency_ms_p50": "p50 ms", "size_mb": "size MB"}
+_MARKUP = re.compile(r"[\\`*~<]|\](?=\()|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 MARKER = "<!-- edgecnn -->"  # by which a CI job finds its earlier comment
 
 
@@ -28,7 +30,7 @@ def markdown_report(results: RunReport) -> str:
     parts = [
         f"# {_inline(headline(results))}",
         markdown_table(measurement_table(results)),
-        "\n".join(f"- {_inline(line)}" for line in conditions(results)),
+        "\n".join(map(_item, conditions(results))),
         "## Verdict per tolerance",
         markdown_table(check_table(results)) or "No tolerance is set: nothing was judged.",
     ]
@@ -66,7 +68,7 @@ def markdown_comment(results: RunReport, baseline: Baseline | None = None) -> st
 def _compared_with(results: RunReport, baseline: Baseline | None) -> str:
     """What the changes in a comment's table are to; nothing of a target that was not measured."""
     if baseline:
-        return f"Changes are against the baseline of `{baseline.device_key}`."
+        return f"Changes are against the baseline of {_inline(baseline.device_key)}."
     if not results.measurements:
         return ""
     of_accuracy = any(m.baseline_drops for m in results.measurements)
@@ -89,7 +91,12 @@ def markdown_table(table: Table) -> str:
 
 def _inline(text: str) -> str:
     """Text in a line of its own: what Markdown would take for markup, HTML or the end of the line is escaped."""
-    return " ".join(re.sub(r"[\\`*<]|\](?=\()|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text).split())
+    return _MARKUP.sub(r"\\\g<0>", inert(" ".join(text.split())))
+
+
+def _item(text: str) -> str:
+    """A line of a list: what would begin a heading, a quotation, a rule or another list is escaped."""
+    return "- " + re.sub(r"^(\d*)(?=[#>+=.)-])", r"\1\\", _inline(text))
 
 
 def _delta(now: float | None, before: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgecnn.output import inert
 from edgecnn.report.tables import Table, check_table, headline, measurement_table
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import MEASURED, Check
@@ -14,8 +15,8 @@ def terminal_report(results: RunReport) -> str:
     parts = [
         _aligned(measurement_table(results)),
         _aligned(check_table(results)),
-        "\n".join(results.notes),
-        headline(results),
+        "\n".join(map(inert, results.notes)),
+        inert(headline(results)),
     ]
     return "\n\n".join(p for p in parts if p)
 
@@ -30,7 +31,7 @@ def closing_line(reports: Sequence[RunReport]) -> str:
         if found:
             names = ", ".join(_named(r, c, several=len(reports) > 1) for r, c in found)
             parts.append(f"{len(found)} {'' if parts else f'of {counted} '}{word}{_mapped(found)}: {names}")
-    return "; ".join(parts) or (f"all {counted} passed" if checks else "nothing was checked")
+    return inert("; ".join(parts)) or (f"all {counted} passed" if checks else "nothing was checked")
 
 
 def _mapped(found: Sequence[tuple[RunReport, Check]]) -> str:
@@ -47,6 +48,6 @@ def _named(report: RunReport, check: Check, *, several: bool) -> str:
 def _aligned(table: Table) -> str:
     if not table.rows:
         return ""
-    lines = [table.header, *table.rows]
+    lines = [tuple(map(inert, line)) for line in (table.header, *table.rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(table.header))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

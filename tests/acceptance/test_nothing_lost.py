@@ -123,8 +123,12 @@ def test_a_few_faults_of_each_quick_command(command: str, digits: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_fault_of_every_command(command: str, digits: Path, tmp_path: Path, capfd: Any) -> None:
-    assert check(tmp_path / "run", digits, command, bool, capfd) >= 2
+def test_every_fault_of_every_command(
+    command: str, digits: Path, tmp_path: Path, capfd: Any, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    count = check(tmp_path / "run", digits, command, bool, capfd)
+    record_testsuite_property(f"faults of {command}", count)
+    assert count >= 2
 
 
 def test_a_bundle_that_fails_leaves_the_one_before(digits: Path, tmp_path: Path, capfd: Any) -> None:

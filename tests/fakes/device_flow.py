@@ -14,9 +14,9 @@ import numpy as np
 
 from edgecnn import cli
 from edgecnn.backends import BuildOptions, load_backend, open_engine
-from edgecnn.cli.printing import say
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.latency import measure_latency
+from edgecnn.output import say
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.recipe.schema import BatchSettings, Recipe
 from edgecnn.records import to_plain

@@ -37,13 +37,14 @@ from edgecnn.backends.trt.lock import EngineLock, locked_by, require_locked
 from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.no_kernel import no_kernel_error
 from edgecnn.backends.trt.profiles import add_profiles
-from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor, say
+from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import BuildCache, unlocked_hint
 from edgecnn.contract import ServingContract
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.cpu import system_name
 from edgecnn.machine.jetson import available_memory_bytes
+from edgecnn.output import say
 from edgecnn.results.device import Device
 from edgecnn.results.engine import FREEDOM
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of

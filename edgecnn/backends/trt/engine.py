@@ -35,11 +35,11 @@ from edgecnn.backends.trt.library import (
 )
 from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_plan_header, rebuild_command
 from edgecnn.backends.trt.profiles import profile_for, profile_text, profiles_of
-from edgecnn.backends.trt.progress import say
 from edgecnn.backends.trt.rtx import RtxRuntime
 from edgecnn.backends.trt.timing import default_cache_path
 from edgecnn.contract import ServingContract
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
+from edgecnn.output import say
 from edgecnn.results.layers import EngineLayer, LayerTimes
 from edgecnn.session import Array, PipelineOptions, Session, SessionInfo, TensorSpec, Timing, types_mismatch
 

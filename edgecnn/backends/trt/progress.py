@@ -18,13 +18,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from edgecnn.output import say
+
 SECONDS_BETWEEN_LINES = 10.0
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
-
-
-def say(message: str) -> None:
-    """One line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
 
 
 class Interruption:

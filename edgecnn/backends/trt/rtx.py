@@ -10,8 +10,8 @@ from typing import Any
 
 from edgecnn.artifact.write import write_bytes
 from edgecnn.backends.trt.library import Message, failure
-from edgecnn.backends.trt.progress import say
 from edgecnn.errors import BackendError, WriteError
+from edgecnn.output import say
 from edgecnn.targets import version_tuple
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.listing import entries
 from edgecnn.errors import DataError, nearest
 from edgecnn.limits import open_regular, read_file, require_pixels
+from edgecnn.output import say
 
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -214,11 +214,7 @@ def _say_left_out(folder: Path, names: tuple[str, ...]) -> None:
     """One line on stderr, once for each folder of a process."""
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(
-            f"{folder}: left out, hidden or of a kind that is not read: {', '.join(names[:3])}{more}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{folder}: left out, hidden or of a kind that is not read: {', '.join(names[:3])}{more}")
 
 
 def class_positions(folder: Path, names: Sequence[str], labels: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgecnn.output import inert, say
 from edgecnn.results.training import Epoch
 
 
@@ -71,7 +72,7 @@ class Lines(Silent):
         self.note(epoch_line(epoch))
 
     def note(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        say(message)
 
 
 class Bar(Silent):
@@ -103,7 +104,7 @@ class Bar(Silent):
         self.note(epoch_line(epoch))
 
     def note(self, message: str) -> None:
-        self.bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(inert(message), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self.bar.stop()

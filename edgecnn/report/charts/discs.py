@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from edgecnn.output import inert_html
 
 WIDTH, PANEL_HEIGHT = 1280, 860
 LEFT, RIGHT, TOP, BOTTOM = 74, 150, 52, 62  # around the axes, above them without the notes
@@ -160,7 +161,7 @@ def _discs(panel: Panel, spots: Sequence[Spot]) -> Iterator[str]:
         colour = panel.groups[disc.group]
         dashes = ' stroke-dasharray="3 3"' if disc.quoted else ""
         yield (
-            f'<g><title>{escape(disc.tip or disc.label)}</title><circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" '
+            f'<g><title>{inert_html(disc.tip or disc.label)}</title><circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" '
             f'r="{spot.radius:.1f}" fill="{colour}" fill-opacity=".42" stroke="{colour}"{dashes}/>'
             f'<circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="1.4" fill="#222"/></g>'
         )
@@ -300,4 +301,4 @@ def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{inert_html(text)}</text>'
