@@ -132,7 +132,7 @@ def _show(result: dict[str, Any], explain: bool) -> None:
     for name in result.get("excluded", []):
         say(f"not INT8: {name}, as asked")
     for line in result.get("little_gain", []):
-        rule, nodes = line.split(": ")
+        rule, _, nodes = line.partition(": ")
         first, *rest = nodes.split(", ")
         more = f" and {len(rest)} more" if rest else ""
         say(f"little gain from INT8 on a GPU: {first}{more}; --exclude {rule} keeps {'them' if rest else 'it'} out")

@@ -7,7 +7,8 @@
 digits/0003 1f0a...
 
 An image whose content only its owner can hash has `-` in that place: `calibration_rule.py` fills it in. Test sets are
-manifests too, with a name, a version, and a hash of which images are of one class.
+manifests too, with a name, a version, and a hash of which images are of one class. Where a name begins with `#` or `"`,
+or holds what ends a line or acts on a terminal, the first line ends in 2, and such names are JSON strings.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.folder import how_to_sort
 from edgecnn.errors import DataError, nearest
 from edgecnn.limits import read_file
+from edgecnn.output import inert, inert_json
 from edgecnn.recipe.load import packaged_folders
+from edgecnn.records import parse_json
 
 HEADER = "# edgecnn calibration set 1"
 TEST_HEADER = "# edgecnn test set 1"
+QUOTING = {HEADER: "# edgecnn calibration set 2", TEST_HEADER: "# edgecnn test set 2"}
 UNDECODED = Preprocessing(resize=1, crop=1, mean=(0.0,), std=(1.0,))  # for images that are listed and not looked at
 NO_HASH = "-"
 
@@ -116,12 +120,31 @@ def classes_sha256(dataset: Dataset) -> str:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, atomically."""
-    lines = [TEST_HEADER if manifest.name else HEADER]
-    lines += [f"# source: {manifest.source}", f"# split: {manifest.split}", f"# seed: {manifest.seed}"]
+    header = TEST_HEADER if manifest.name else HEADER
+    facts = {"source": manifest.source, "split": manifest.split, "seed": str(manifest.seed)}
     more = ("rule", "name", "version", "classes_sha256")
-    lines += [f"# {fact}: {value}" for fact in more if (value := getattr(manifest, fact))]
-    lines += [f"{i} {s}" for i, s in zip(manifest.ids, manifest.sha256s, strict=True)]
+    facts |= {fact: value for fact in more if (value := getattr(manifest, fact))}
+    quote = str
+    if any(_quoted(text) != text for text in (*facts.values(), *manifest.ids)):
+        header, quote = QUOTING[header], _quoted
+    lines = [header, *(f"# {fact}: {quote(value)}" for fact, value in facts.items())]
+    lines += [f"{quote(i)} {s}" for i, s in zip(manifest.ids, manifest.sha256s, strict=True)]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _quoted(text: str) -> str:
+    return inert_json(text) if text.startswith(("#", '"')) or inert(text) != text else text
+
+
+def _unquoted(text: str, where: str) -> str:
+    """The opposite; raises `DataError` that begins with `where`."""
+    if not text.startswith('"'):
+        return text
+    try:
+        found = parse_json(text)
+    except ValueError as exc:
+        raise DataError(f"{where}: {text[:60]!r} is not a quoted name ({exc})", "make the manifest again") from exc
+    return str(found)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -130,11 +153,16 @@ def read_manifest(path: Path) -> Manifest:
         lines = read_file(path).decode().removesuffix("\n").split("\n")  # other separators may be in a name
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", "name a calibration manifest") from exc
-    if lines[0] not in (HEADER, TEST_HEADER):
+    header = next((plain for plain, quoting in QUOTING.items() if lines[0] in (plain, quoting)), "")
+    unquoted = (lambda text, where: text) if lines[0] == header else _unquoted
+    if not header:
         raise DataError(
             f"{path}: not a manifest: its first line is neither {HEADER!r} nor {TEST_HEADER!r}", how_to_sort(path)
         )
-    facts = dict(line[2:].split(": ", 1) for line in lines[1:] if line.startswith("# ") and ": " in line)
+    facts = {
+        fact: unquoted(value, f"{path}: {fact}")
+        for fact, value in (line[2:].split(": ", 1) for line in lines[1:] if line.startswith("# ") and ": " in line)
+    }
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
         if line.startswith("#") or not line.strip():
@@ -142,7 +170,7 @@ def read_manifest(path: Path) -> Manifest:
         image, separator, digest = line.rpartition(" ")
         if not separator or (len(digest) != 64 and digest != NO_HASH):
             raise DataError(f"{path}:{number}: {line[:60]!r} is not `id sha256`", "make the manifest again")
-        rows.append((nfc(image), digest))
+        rows.append((nfc(unquoted(image, f"{path}:{number}")), digest))
     if not rows:
         raise DataError(f"{path}: no images", "make the manifest again")
     if twice := next((image for image, count in Counter(image for image, _ in rows).items() if count > 1), None):
@@ -160,7 +188,7 @@ def read_manifest(path: Path) -> Manifest:
         ids=tuple(r[0] for r in rows),
         sha256s=tuple(r[1] for r in rows),
         rule=facts.get("rule", ""),
-        name=facts.get("name", path.stem) if lines[0] == TEST_HEADER else "",
+        name=facts.get("name", path.stem) if header == TEST_HEADER else "",
         version=facts.get("version", ""),
         classes_sha256=facts.get("classes_sha256", ""),
     )
