@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES
+from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
 from edgecnn.output import print_line, say
@@ -31,6 +31,7 @@ def calibrate(
         int | None,
         typer.Option(min=4000, max=109999, help="The TensorRT version in its header.  [default: 100300, for 10.3.0]"),
     ] = None,
+    skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Examine the images; 3 if something speaks against them.")
     ] = False,
@@ -58,7 +59,7 @@ def calibrate(
     if trt_cache_version is not None and trt_cache is None:
         raise RecipeError("calibrate --trt-cache-version: there is no cache to write", "name it: --trt-cache X.cache")
     if check:
-        return _check(graph, data, images, test, as_json)
+        return _check(graph, data, images, test, skip_corrupt, as_json)
     if output is None:
         raise RecipeError("calibrate: -o is missing", "name the ranges, for example -o X.calib.json; or give --check")
     if trt_cache is not None:
@@ -70,6 +71,7 @@ def calibrate(
         images=images,
         batch=batch,
         threads=threads,
+        skip_corrupt=skip_corrupt,
         progress=counter("calibrate", "images"),
     )
     if not is_first():
@@ -85,11 +87,12 @@ def calibrate(
     return 0
 
 
-def _check(graph: Path, data: str, images: int, test: str, as_json: bool) -> int:
+def _check(graph: Path, data: str, images: int, test: str, skip_corrupt: bool, as_json: bool) -> int:
     from edgecnn.records import to_plain
     from edgecnn.steps.calibrate import check_images
 
-    found = check_images(graph, data, images=images, test=test, progress=counter("ranges", "parts"))
+    shown = counter("ranges", "parts")
+    found = check_images(graph, data, images=images, test=test, skip_corrupt=skip_corrupt, progress=shown)
     row = to_plain(found)
     if as_json:
         print_json(row)

@@ -18,6 +18,7 @@ EMA = typer.Option("--ema", help="Of a checkpoint with an averaged copy of its w
 DATA = typer.Option(help="Test images: digits, mnist:DIR, cifar10:DIR, an image folder, a manifest, or an .npz.")
 IMAGES = typer.Option(help="Training images: a manifest, a data set, a folder, or an .npz.")
 MOST_IMAGES = typer.Option(min=1, help="Use at most this many images, spread over the classes.")
+SKIP_CORRUPT = typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
 JSON = typer.Option("--json", help="Print one JSON document in place of the table.")
 MODEL = typer.Argument(
     help="A network of the zoo; `edgecnn models` lists them.", autocompletion=complete_model, show_default=False

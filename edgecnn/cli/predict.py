@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
+from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, SKIP_CORRUPT, THREADS, TRUST
 from edgecnn.cli.printing import print_json
 from edgecnn.errors import EdgecnnError
 from edgecnn.output import print_line, say
@@ -22,9 +22,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     threads: Annotated[int | None, THREADS] = None,
     trust: Annotated[bool, TRUST] = False,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
-    ] = False,
+    skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,

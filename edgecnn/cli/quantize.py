@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgecnn.cli.options import JSON, MAKING_THREADS, MOST_IMAGES
+from edgecnn.cli.options import JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
 from edgecnn.output import say
@@ -56,6 +56,7 @@ def quantize(
         typer.Option(help="How ranges become scales.  [default: auto]"),
     ] = None,
     threads: Annotated[int | None, MAKING_THREADS] = None,
+    skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what every tensor got, and its share of the noise.")
     ] = False,
@@ -98,6 +99,7 @@ def quantize(
         images=images,
         threads=threads,
         explain=explain,
+        skip_corrupt=skip_corrupt,
         progress=counter("quantize", "images"),
     )
     if as_json:

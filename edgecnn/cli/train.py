@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, MAKING_THREADS, RECIPE, SET
+from edgecnn.cli.options import JSON, MAKING_THREADS, RECIPE, SET, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.output import say
 
@@ -33,9 +33,7 @@ def train(
         bool, typer.Option("--retrain", help="Replace finished weights; they stay as .previous until then.")
     ] = False,
     threads: Annotated[int | None, MAKING_THREADS] = None,
-    skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and say how many.")
-    ] = False,
+    skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Train a recipe's network.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     facts = {"source": manifest.source, "split": manifest.split, "seed": str(manifest.seed)}
     more = ("rule", "name", "version", "classes_sha256")
     facts |= {fact: value for fact in more if (value := getattr(manifest, fact))}
-    quote = str
+    quote: Callable[[str], str] = str
     if any(_quoted(text) != text for text in (*facts.values(), *manifest.ids)):
         header, quote = QUOTING[header], _quoted
     lines = [header, *(f"# {fact}: {quote(value)}" for fact, value in facts.items())]

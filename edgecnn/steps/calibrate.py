@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from edgecnn.machine.threads import limit_threads, spare_threads
 from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
-from edgecnn.steps._images import Progress, open_images
+from edgecnn.steps._images import CORRUPT, Progress, open_images, without_corrupt
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
 
@@ -38,8 +38,9 @@ def calibrate(
     images: int = CALIBRATION_IMAGES,
     batch: int | None = None,
     threads: int | None = None,
+    skip_corrupt: bool = False,
     dataset: Dataset | None = None,
-    facts: dict[str, str] | None = None,
+    facts: Mapping[str, str | int] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the range of every activation of a float32 graph over training images; returns the file, X.calib.json.
@@ -51,9 +52,9 @@ def calibrate(
     `data` is a data set, a folder, an .npz or a manifest; of the first three at most `images` are taken, spread over
     the classes, or those that the manifest `calibration` names; `calibration_source` is where they are, if not in
     `data`. `batch` images [N, C, H, W] run at once (left out: by their size); `dataset` are the images where the caller
-    has opened them, `facts` are added to the sidecar. Interrupted, the same call goes on where it stopped; under
-    torchrun the processes share the images. Raises `DataError` for images that cannot be used, `GraphError` for the
-    graph.
+    has opened them, `facts` are added to the sidecar. `skip_corrupt` leaves unreadable images out and counts them in
+    the sidecar. Interrupted, the same call goes on where it stopped; under torchrun the processes share the images.
+    Raises `DataError` for images that cannot be used, `GraphError` for the graph.
     """
     require_packages("calibrate")
     from edgecnn.graph.calibration.file import write_ranges
@@ -66,6 +67,9 @@ def calibrate(
     check_output(output, ".json", graph)
     source = sidecar_of(graph, verified=True)
     chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
+    if skip_corrupt:
+        chosen, known = without_corrupt(chosen, threads), len(chosen)
+        facts = {**(facts or {}), CORRUPT: known - len(chosen)}
     with limit_threads(spare_threads(threads)) as threads:
         ranges = collect_shared(
             graph,
@@ -97,13 +101,21 @@ def calibration_images(
 
 
 def check_images(
-    graph: Path, data: str, *, images: int = CALIBRATION_IMAGES, test: str = "", progress: Progress | None = None
+    graph: Path,
+    data: str,
+    *,
+    images: int = CALIBRATION_IMAGES,
+    test: str = "",
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
 ) -> CalibrationCheck:
     """Whether the images of `data` are fit to calibrate `graph`, and none of them is a test image of `test` (left out:
     the test split of the same data set)."""
     require_packages("calibrate")
     dataset = images_named(graph, data, images, named=True)
     tested = open_images(sidecar_of(graph), test or source_and_manifest(data)[0], "test")
+    if skip_corrupt:
+        dataset, tested = without_corrupt(dataset), without_corrupt(tested)
     return check_calibration(dataset, tested, graph, progress=progress)
 
 

@@ -20,7 +20,7 @@ from edgecnn.results.engine import Scheme
 from edgecnn.results.quantization import QuantizationReport
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
-from edgecnn.steps._images import Progress
+from edgecnn.steps._images import CORRUPT, Progress, without_corrupt
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps.calibrate import images_named
 from edgecnn.targets import Target, find_target
@@ -67,6 +67,7 @@ def quantize(
     ranges: FilePath | None = None,
     data: FilePath = "",
     images: int = CALIBRATION_IMAGES,
+    skip_corrupt: bool = False,
     dataset: Dataset | None = None,
     targets: Sequence[Target] | None = None,
     threads: int | None = None,
@@ -86,7 +87,8 @@ def quantize(
     `global_pool` "int8" lets a global average pool for TensorRT read INT8 where INT8 reads it.
     Input [N, C, H, W] and logits [N, classes] stay float32. Without an `output` the graph lies beside its input:
     X.fp16.onnx, X.int8-tensorrt.onnx. One for TensorRT that one of `targets` (left out: the oldest TensorRT that is
-    supported) would refuse is not written. `explain` adds each tensor's share of the noise in the logits. Raises
+    supported) would refuse is not written. `skip_corrupt` leaves unreadable images out and counts them in the sidecar.
+    `explain` adds each tensor's share of the noise in the logits. Raises
     `GraphError` naming the node or tensor, `RecipeError` for INT8 without ranges and images, for a value that is not
     known, and where `exclude` matches nothing or everything.
     """
@@ -109,12 +111,16 @@ def quantize(
     simple = _simplified(graph)
     _require_clean(simple, known_targets)  # before any image is run
     excluded = _excluded(simple, settings, scheme)
+    corrupt = dict[str, int]()
+    if skip_corrupt and dataset is not None:
+        dataset, known = without_corrupt(dataset, threads), len(dataset)
+        corrupt[CORRUPT] = known - len(dataset)
     with limit_threads(spare_threads(threads)) as threads:
         if precision == "fp16":
             model, made, report = *_fp16(graph, output, ranges, dataset, progress), None
         else:
             model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
-    made = dataclasses.replace(made, device=cpu_device(threads))
+    made = dataclasses.replace(made, device=cpu_device(threads), facts={**made.facts, **corrupt})
     warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme)
     import onnx
 

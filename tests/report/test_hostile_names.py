@@ -18,6 +18,7 @@ from edgecnn.report.markdown import markdown_comment
 from edgecnn.report.terminal import closing_line, terminal_report
 from edgecnn.results.accuracy import ClassLoss
 from edgecnn.results.baseline import Baseline
+from edgecnn.results.device import Device
 from edgecnn.results.report import ArtifactFacts, RunReport
 from edgecnn.results.verdict import Check, Verdict
 from tests.fakes.measurements import accuracy, measurement
@@ -38,7 +39,7 @@ def report() -> RunReport:
     found = accuracy(n=540, lost=17, gained=0, worst_classes=(worst,), findings=(NAME,))
     checks = tuple(Check(NAME, NAME, 1.0, None, 2.0, verdict, NAME) for verdict in ("FAIL", "INCONCLUSIVE", "PASS"))
     return RunReport(
-        recipe=NAME, title=NAME, target=NAME, device=None, device_key=NAME, reference=NAME,
+        recipe=NAME, title=NAME, target=NAME, device=Device(cpu=NAME, threads=2), device_key=NAME, reference=NAME,
         measurements=(measurement(NAME, accuracy=found),), verdict=Verdict(checks, "inconclusive"),
         artifacts=(ArtifactFacts(NAME, "graph", NAME, "ab" * 32, (NAME,), {}, "", 0.07),), notes=(NAME, "1. a", "> a"),
     )  # fmt: skip
