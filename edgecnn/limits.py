@@ -6,6 +6,7 @@ A reader turns the `OSError` or `ValueError` raised here into its own error, as 
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import stat
@@ -30,6 +31,7 @@ TEXT_DEPTH = 100  # objects within each other
 EXPANSION = 300  # of what is compressed: numbers that are all alike come to a thousand
 SMALL = 1 << 24  # bytes that may be unpacked, whatever they come from
 GRAPH_NODES = 100_000
+GRAPH_ENTRIES = 30 * GRAPH_NODES  # of all that nodes and tensors hold: 200 bytes each, once read
 GRAPH_BYTES = 2 * 10**9  # with its weights; a protobuf message ends at 2^31 - 1
 WEIGHTS_EXPANSION = 4  # of a checkpoint, which is a zip archive: weights hardly compress
 
@@ -107,11 +109,11 @@ def require_expansion(packed: int, unpacked: int) -> None:
         raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB, more than {EXPANSION} times its size")
 
 
-def require_arrays(path: Path) -> None:
+def require_arrays(source: Path | io.BytesIO) -> None:
     """Raise `ValueError` for an `.npz` whose members unpack beyond `require_expansion`, or hold another number of bytes
     than their headers say; others of `DAMAGED_ZIP` for what is none."""
-    size = require_regular(path)
-    with zipfile.ZipFile(path) as archive:
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else require_regular(source)
+    with zipfile.ZipFile(source) as archive:
         require_expansion(size, sum(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
             with archive.open(info) as member:

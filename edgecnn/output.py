@@ -9,6 +9,7 @@ import html
 import json
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -39,6 +40,12 @@ def inert_html(text: str) -> str:
 def print_line(line: object = "") -> None:
     """One line of the result on stdout."""
     print(inert(str(line)))
+
+
+def print_lines(lines: Iterable[object]) -> None:
+    """Lines of the result, each of them one."""
+    for line in lines:
+        print_line(line)
 
 
 def say(line: str) -> None:

@@ -96,11 +96,12 @@ def mapping_from_json(text: str | bytes, where: str, hint: str) -> dict[str, Any
     return content
 
 
-def parse_json(text: str | bytes) -> Any:
-    """JSON in UTF-8 in which no key stands twice in an object; raises `ValueError` for anything else."""
+def parse_json(text: str | bytes, *, unique: bool = True) -> Any:
+    """JSON in UTF-8 in which no key stands twice in an object (but where not `unique`, the last counts), and which is
+    not nested too deep; raises `ValueError` for anything else."""
     text = text if isinstance(text, str) else text.decode()
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        found = json.loads(text, object_pairs_hook=_once if unique else None)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
     require_depth(found)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgecnn.artifact.temporary import disk_errors, refused, required_lock
 from edgecnn.errors import WriteError
+from edgecnn.records import parse_json
 
 LOCK = ".lock"
 
@@ -89,7 +90,7 @@ def _who() -> bytes:
 
 def _holder(descriptor: int) -> str:
     try:
-        told = json.loads(os.pread(descriptor, 4096, 0))
+        told = parse_json(os.pread(descriptor, 4096, 0))
         return f"process {told['pid']} on {told['host']} since {told['since']}, `{told['command']}`"
     except (ValueError, KeyError, TypeError):
         return "a process that has just begun"

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from edgecnn.backends._graph_file import read_structure
 from edgecnn.errors import ArtifactError
 from edgecnn.results.engine import Scheme
 
@@ -19,7 +20,7 @@ def describe_graph(path: Path) -> dict[str, Any]:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = read_structure(path)
     except (OSError, DecodeError, ValueError) as exc:
         raise ArtifactError(f"{path}: not a whole ONNX graph ({exc})", "copy it again, or export it again") from exc
     if not model.graph.node:
@@ -57,7 +58,7 @@ def scheme_of_graph(path: Path) -> Scheme:
         return ""
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = read_structure(path).graph
     pairs = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     others = any(n.op_type.startswith("QLinear") or n.op_type.endswith("Integer") for n in graph.node)
     constants = {i.name: i for i in graph.initializer}

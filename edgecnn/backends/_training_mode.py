@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner, numpy_helper
 
+from edgecnn.backends._graph_file import read_structure
 from edgecnn.errors import GraphError
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -36,7 +37,7 @@ def require_inference(model: onnx.ModelProto) -> None:
 def require_inference_file(path: Path) -> None:
     """`require_inference` of the graph in `path`; a file that is no graph is left to whoever runs it."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read_structure(path)
     except (OSError, DecodeError):
         return
     require_inference(model)

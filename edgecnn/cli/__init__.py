@@ -14,7 +14,7 @@ from typing import Any
 
 from edgecnn.data.sources.listing import listing_each_folder_once
 from edgecnn.errors import EdgecnnError
-from edgecnn.output import print_line, say
+from edgecnn.output import print_lines, say
 
 INTERRUPTED, TERMINATED = 130, 143
 BUG = 101
@@ -55,8 +55,7 @@ def _run(
         return _fail(exc.message, exc.hint, exc.exit_code)
     except click_exception as exc:
         if type(exc).__name__ == "NoArgsIsHelpError":
-            for line in exc.format_message().split("\n"):
-                print_line(line)
+            print_lines(exc.format_message().split("\n"))
             return 2
         context = getattr(exc, "ctx", None)
         command = context.command_path if context is not None else "edgecnn"

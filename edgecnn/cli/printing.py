@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.output import inert, inert_json, print_line
+from edgecnn.output import inert, inert_json, print_line, print_lines
 
 if TYPE_CHECKING:
     from edgecnn.results.report import RunReport
@@ -45,8 +45,7 @@ def print_report(report: RunReport) -> None:
     """What was measured and judged of a target, as text."""
     from edgecnn.report.terminal import terminal_report
 
-    for line in terminal_report(report).split("\n"):
-        print_line(line)
+    print_lines(terminal_report(report).split("\n"))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
-from edgecnn.output import print_line, say
+from edgecnn.output import print_line, print_lines, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def validate(
     if ladder:
         from edgecnn.diagnose.stages import describe
 
-        for line in describe(hops):
-            print_line(line)
+        print_lines(describe(hops))
 
 
 def _print_decisions(found: Accuracy) -> None:

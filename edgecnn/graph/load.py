@@ -14,11 +14,11 @@ from google.protobuf.message import DecodeError
 from onnx import checker, helper, numpy_helper, shape_inference, version_converter
 
 from edgecnn.artifact.external import external_files, require_size
+from edgecnn.backends._graph_file import read_structure
 from edgecnn.backends._onnxruntime import one_line
 from edgecnn.backends._training_mode import require_inference
 from edgecnn.errors import ArtifactError, EdgecnnError, GraphError
 from edgecnn.graph.onnx_graph import node_label, type_name
-from edgecnn.limits import GRAPH_NODES
 
 _QUANTIZED = re.compile(r"(Dynamic)?(Deq|Q)uantizeLinear|QLinear\w+|QGemm|\w+Integer(ToFloat)?")  # also com.microsoft's
 _PACKED = {
@@ -80,11 +80,8 @@ def artifact_errors() -> Iterator[None]:
 def load_structure(path: Path) -> onnx.ModelProto:
     """The ONNX model in `path` without its external data; raises `GraphError` when it is missing or damaged."""
     with onnx_errors(path), artifact_errors():
-        require_size(path)
-        model = onnx.load(path, load_external_data=False)
+        model = read_structure(path)
     graph = model.graph
-    if len(graph.node) > GRAPH_NODES:
-        raise GraphError(f"{path}: {len(graph.node)} nodes, more than {GRAPH_NODES}", "classifiers have some thousand")
     texts = (t for n in graph.node for t in (n.op_type, n.domain, n.name, *n.input, *n.output))
     named = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
     about = (model.producer_name, model.producer_version, model.domain, model.doc_string, graph.name, graph.doc_string)

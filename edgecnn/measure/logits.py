@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecnn.artifact.journal import open_journal
+from edgecnn.records import parse_json
 from edgecnn.session import Array
 
 _MOST_CLASSES = 1 << 24
@@ -105,7 +106,7 @@ class Logits:
         file.seek(0)
         header = file.readline(1 << 16)
         try:
-            classes = json.loads(header)["classes"]
+            classes = parse_json(header)["classes"]
         except (ValueError, KeyError, TypeError):
             return
         if type(classes) is not int or not 0 < classes <= _MOST_CLASSES or header != self._header(classes):

@@ -23,6 +23,7 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, TrainingError
 from edgecnn.recipe.schema import Recipe, Setting
+from edgecnn.records import parse_json
 from edgecnn.results.device import Device
 from edgecnn.zoo import find_model, imagenet_classes
 
@@ -134,12 +135,16 @@ def read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         raise TrainingError(f"{path}: there is no run to resume", "start one without --resume")
     state: dict[str, Any] = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
-    if state.get("schema") != STATE_SCHEMA:
+    if not isinstance(state, dict) or state.get("schema") != STATE_SCHEMA:
+        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
         raise TrainingError(
-            f"{path}: a training state of schema {state.get('schema')}, this edgecnn reads {STATE_SCHEMA}",
+            f"{path}: a training state of schema {found}, this edgecnn reads {STATE_SCHEMA}",
             "finish the run with the version that began it, or start anew without --resume",
         )
-    before, now, changed = _changes(state, recipe)
+    try:
+        before, now, changed = _changes(state, recipe)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise ArtifactError(f"{path}: not a whole training state ({exc!r})", "start anew without --resume") from exc
     if changed:
         listing = "; ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in changed)
         raise TrainingError(
@@ -162,7 +167,7 @@ def can_resume(folder: Path, recipe: Recipe) -> bool:
 
 
 def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Setting], dict[str, Setting], list[str]]:
-    before, now = json.loads(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
+    before, now = parse_json(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
     keys = sorted(before.keys() | now.keys())
     return before, now, [k for k in keys if before.get(k) != now.get(k)]
 

@@ -210,7 +210,7 @@ def test_a_graph_of_very_many_nodes(edgecnn: Cli, tmp_path: Path) -> None:
     (tmp_path / "many.onnx").write_bytes(model.SerializeToString())
     (tmp_path / "p.json").write_text(json.dumps(PREPROCESS))
     asked = ("import", tmp_path / "many.onnx", "--preprocess", tmp_path / "p.json", "-o", tmp_path / "x.onnx")
-    edgecnn(*asked).refused("nodes, more than 100000")
+    edgecnn(*asked).refused("its nodes are more than 100000")
 
 
 def test_a_safetensors_header_that_says_no_tensors(edgecnn: Cli, tmp_path: Path) -> None:

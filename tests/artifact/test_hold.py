@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -47,6 +48,19 @@ def test_the_second_is_told_who_holds_it_and_a_killed_holder_holds_nothing(tmp_p
             pass
         (folder / "made").touch()
     assert [p.name for p in folder.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("told", ["[" * 4000, '{"pid": 1}', "\x00"])
+def test_a_holder_that_says_nonsense_holds_it_all_the_same(tmp_path: Path, told: str) -> None:
+    with (tmp_path / LOCK).open("w") as file:
+        file.write(told)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            pytest.raises(WriteError, match="another run is at work in it: a process that has just begun"),
+            held(tmp_path),
+        ):
+            pass
 
 
 def test_what_was_only_held_leaves_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +290,17 @@ def test_ranges_come_back_from_their_file_and_know_their_graph(net: Path, tmp_pa
         read_ranges(path, "0" * 64)
     path.write_text(path.read_text().replace('"images": 9', '"images": "many"'))
     with pytest.raises(ArtifactError, match="not calibration ranges"):
+        read_ranges(path)
+
+
+@pytest.mark.parametrize("key", ["positive", "channel_min"])
+def test_counts_that_unpack_to_much_more_are_refused(net: Path, tmp_path: Path, key: str) -> None:
+    path = tmp_path / "x.calib.json"
+    write_ranges(collect_ranges(net, images(4)), path, Sidecar(kind="ranges"))
+    content = json.loads(path.read_text())
+    content["tensors"][0][key] = base64.b64encode(zlib.compress(bytes(50_000_000))).decode()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="not calibration ranges .* more than"):
         read_ranges(path)
 
 

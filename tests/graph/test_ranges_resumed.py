@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +101,35 @@ def test_a_flipped_bit_costs_what_is_behind_it_alone(net: Path, tmp_path: Path) 
         assert looked_at == COUNT - SAVED * max(sum(end <= at for end in ends) - 1, 0)
         assert np.array_equal(found.tensors["s"].positive, whole.tensors["s"].positive)
         assert found.data_sha256 == whole.data_sha256
+
+
+def npz(**arrays: object) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"no archive",
+        npz(images=np.array(3)),
+        npz(images=np.array([1, 2]), hash=np.array("x")),
+        npz(images=np.array(10**9), hash=np.array("x")),
+        npz(images=np.array(10), hash=np.array(hashlib.sha256(b"").hexdigest())),
+        npz(images=np.array(10), hash=np.array("x"), bomb=np.zeros(1 << 22)),
+    ],
+)
+def test_a_block_that_another_program_wrote_is_not_gone_on_from(net: Path, tmp_path: Path, block: bytes) -> None:
+    data, path = images(COUNT), tmp_path / "j"
+    kill(net, data, path)
+    key = json.loads(path.read_bytes().split(b"\n")[0])["key"]
+    path.unlink()
+    with Journal(path, key) as journal:
+        journal.append(block)
+    found, looked_at = resume(net, data, path)
+    require_equal(found, net, data)
+    assert looked_at == COUNT
 
 
 def test_blocks_are_cut_where_one_is_not_whole(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from edgecnn.backends.ort.provider import CPU, Provider
 from edgecnn.backends.ort.session import require_shapes, spec_of
 from edgecnn.errors import BackendError, DeviceError
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.records import parse_json
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
 
 KEPT_SHAPES = 4
@@ -232,6 +232,10 @@ class GpuSession(Session):
 
 def nodes_in_profile(text: str) -> Counter[str]:
     """How many nodes each provider had, in a profile that ONNX Runtime has written of one run or of several."""
-    events = [event for event in json.loads(text) if event.get("cat") == "Node" and "provider" in event.get("args", {})]
+    events = [
+        event
+        for event in parse_json(text, unique=False)
+        if event.get("cat") == "Node" and "provider" in event.get("args", {})
+    ]
     nodes = {(event["name"], event["args"].get("node_index")): event["args"]["provider"] for event in events}
     return Counter(nodes.values())

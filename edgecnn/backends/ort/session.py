@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.backends._graph_facts import precision_of_graph
+from edgecnn.backends._graph_file import read_structure
 from edgecnn.backends._onnxruntime import load_onnxruntime, onnxruntime_errors, open_session
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.packages import missing_package
@@ -72,7 +73,7 @@ def _rounding_fp16(path: Path) -> Path | bytes:
     from edgecnn.backends._half import rounded_to_fp16
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read_structure(path)
     except (OSError, DecodeError):
         return path  # ONNX Runtime says what is wrong
     made = rounded_to_fp16(model)

@@ -10,7 +10,6 @@ Names of kernels, kinds and fields are as NVIDIA's recorded engines have them (T
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from edgecnn.backends.trt.network import ONNX_NODE
 from edgecnn.backends.trt.profiles import records_of_profile
 from edgecnn.errors import BackendError
+from edgecnn.records import parse_json
 from edgecnn.results.layers import EngineLayer, Precision, Role
 
 Json = Mapping[str, Any]
@@ -53,7 +53,7 @@ def layers_from_inspector(
     cast or a reduction that shares its metadata may come before.
     """
     try:
-        records = records_of_profile(json.loads(text)["Layers"], profile)
+        records = records_of_profile(parse_json(text, unique=False)["Layers"], profile)
     except (ValueError, KeyError, TypeError) as exc:
         raise BackendError(
             f"the engine inspector's answer is not understood: {text[:80]!r}",
@@ -65,7 +65,7 @@ def layers_from_inspector(
 
 def io_tensors(text: str) -> list[str]:
     """Names of the engine's inputs and outputs, of either schema."""
-    content = json.loads(text)
+    content = parse_json(text, unique=False)
     return [
         t["Name"] if isinstance(t, dict) else t for t in content.get("I/O Tensors") or content.get("Bindings") or []
     ]

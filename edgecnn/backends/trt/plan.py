@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import shlex
 import struct
@@ -26,7 +25,7 @@ from edgecnn.errors import ArtifactError
 from edgecnn.limits import require_regular
 from edgecnn.machine.cpu import system_name
 from edgecnn.recipe.schema import BatchSettings
-from edgecnn.records import to_plain
+from edgecnn.records import parse_json, to_plain
 from edgecnn.results.device import Device
 from edgecnn.results.layers import layers_from_json, shares_of
 from edgecnn.targets import version_tuple
@@ -244,8 +243,8 @@ def _json_prefix(path: Path, read: Any, start: bytes) -> tuple[int, str]:
     if content[length : length + len(TENSORRT.magic)] not in MAGICS:
         return 0, ""
     try:
-        metadata = json.loads(content[:length])
-    except (ValueError, RecursionError):
+        metadata = parse_json(content[:length])
+    except ValueError:
         return 0, ""
     author = metadata.get("author") if isinstance(metadata, dict) else None
     by = f" written by {author}" if isinstance(author, str) else ""

@@ -21,7 +21,7 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.archive import read_member
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.limits import DAMAGED_ZIP, npy_header, require_array, require_regular
-from edgecnn.records import STRICT, record_from_json, to_plain
+from edgecnn.records import STRICT, parse_json, record_from_json, to_plain
 
 FORMAT = 1
 AGAIN = "pack the images again, with `edgecnn bundle`"
@@ -155,11 +155,11 @@ def _geometry(preprocessing: Preprocessing) -> dict[str, Any]:
 def _facts(path: Path, archive: zipfile.ZipFile) -> PackedFacts:
     text = str(_whole(path, archive, "facts", "U"))
     try:
-        found = json.loads(text).get("format")
+        found = parse_json(text).get("format")
         if found != FORMAT:
             raise DataError(f"{path}: packed images of format {found}, this edgecnn reads {FORMAT}", AGAIN)
         return record_from_json(PackedFacts, text, f"{path}: facts", AGAIN)
-    except (ArtifactError, AttributeError, RecursionError) as exc:
+    except (ArtifactError, AttributeError) as exc:
         raise ValueError(str(exc)) from exc
 
 

@@ -25,11 +25,13 @@ from edgecnn.graph.load import naming
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
+from edgecnn.limits import DAMAGED_ZIP, require_arrays
 from edgecnn.machine.threads import Seats, allowed_threads
 
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
+_SAVED = ("positive", "channel_low", "channel_high")  # of each tensor
 PIXELS = 2 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
 
@@ -205,7 +207,7 @@ def _saved(contents: Sequence[str], tensors: dict[str, TensorStatistics]) -> byt
     content: dict[str, npt.NDArray[np.generic]] = {"images": np.array(len(contents)), "hash": np.array(_hash(contents))}
     for number, s in enumerate(tensors.values()):
         content[f"name{number}"] = np.array(s.name)
-        for field in ("positive", "channel_low", "channel_high"):
+        for field in _SAVED:
             content[f"{field}{number}"] = getattr(s, field)
         if s.negative is not None:
             content[f"negative{number}"] = s.negative
@@ -225,8 +227,17 @@ def _read_resumed(
     the same."""
     contents, last, kept = list[str](), b"", 0
     for block in [] if journal is None else journal.blocks():
-        with np.load(io.BytesIO(block)) as held:
-            count, known = int(held["images"]), str(held["hash"])
+        try:
+            require_arrays(io.BytesIO(block))
+            with np.load(io.BytesIO(block)) as held:
+                count, known = int(held["images"]), str(held["hash"])
+                complete = all(
+                    f"{field}{number}" in held for number in range(len(steps)) for field in ("name", *_SAVED)
+                )
+        except (TypeError, *DAMAGED_ZIP):
+            break
+        if not complete or not len(contents) <= count <= len(dataset):
+            break
         more = [*contents, *(dataset.content_sha256(k) for k in range(len(contents), count))]
         if _hash(more) != known:
             break

@@ -20,6 +20,7 @@ from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStat
 from edgecnn.graph.calibration.thresholds import PERCENTILES, percentiles, threshold
 
 KIND = "ranges"
+MOST_CHANNELS = 1 << 18  # of a tensor: what is deflated may unpack to a thousand times its size
 _Row = dict[str, Any]  # of one tensor, or of all
 _Key = tuple[bytes, float, float | None]  # counts, largest, the scale of a calibration cache
 
@@ -138,7 +139,7 @@ def _tensor_from_json(content: dict[str, Any], images: int) -> TensorStatistics:
 
 
 def _bins(text: str) -> Counts:
-    counts = _unpacked(text, "<i8").astype(np.int64)
+    counts = _unpacked(text, "<i8", BINS).astype(np.int64)
     if len(counts) != BINS:
         raise ValueError(f"{len(counts)} bins, not {BINS}")
     return counts
@@ -150,8 +151,13 @@ def _packed(array: np.typing.NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(little.tobytes(), 1)).decode()
 
 
-def _unpacked(text: str, dtype: str) -> np.typing.NDArray[Any]:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+def _unpacked(text: str, dtype: str, most: int = MOST_CHANNELS) -> np.typing.NDArray[Any]:
+    """Raises `ValueError` for more than so many values."""
+    size, inflater = np.dtype(dtype).itemsize, zlib.decompressobj()
+    content = inflater.decompress(base64.b64decode(text), most * size)
+    if inflater.unconsumed_tail or not inflater.eof:
+        raise ValueError(f"not deflated numbers, or more than {most}")
+    return np.frombuffer(content, dtype)
 
 
 def _short(value: float) -> float:
