@@ -323,6 +323,27 @@ TABLES = {
         },
         lambda rows: sorted(rows, key=lambda row: (row["what"], row["count"])),
     ),
+    "fuzz": Table(
+        "fuzz",
+        "Damaged files that each reader was given: taken are those that it could read all the same, refused those"
+        " that were told in one line, faults what raised anything else, took over 5 s or over 1 GB.",
+        {
+            "reader": key("name"),
+            "executions": value("executions", 0),
+            "taken": value("taken", 0),
+            "refused": value("refused", 0),
+            "faults": value("faults", 0),
+            "slowest s": value("slowest_s"),
+            "MB more": value("peak_mb", 0),
+            "CPU s": value("cpu_s", 0),
+        },
+    ),
+    "faults": Table(
+        "faults",
+        "Each file operation of a command failed once, and was once the last that had an effect: no pair was torn, the"
+        " command ran again, nothing temporary was left.",
+        {"command": key("name"), "faults": value("faults", 0)},
+    ),
     "train-speed": Table(
         "train_speed",
         "One epoch with edgecnn and one with a plain torchvision-style loop (DataLoader workers, transforms,"

@@ -358,3 +358,10 @@ def test_a_state_of_an_earlier_schema_is_refused_with_a_hint(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match="training state of schema 1, this edgecnn reads 2") as caught:
         read_state(tmp_path, load_recipe("lenet5-digits"))
     assert "--resume" in caught.value.hint
+    for fields in ("[", "[" * 10**5, "[]", None):
+        torch.save({"schema": 2, "fields": fields}, tmp_path / "training-state.pt")
+        with pytest.raises(ArtifactError, match="not a whole training state"):
+            read_state(tmp_path, load_recipe("lenet5-digits"))
+    torch.save([2], tmp_path / "training-state.pt")
+    with pytest.raises(TrainingError, match="training state of schema list"):
+        read_state(tmp_path, load_recipe("lenet5-digits"))
