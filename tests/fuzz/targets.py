@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -96,9 +97,10 @@ def ours(folder: Path) -> Mapping[str, Target]:
     from edgecnn.artifact.run_folder import read_latency, read_report
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.data.calibration_rule import read_rule
-    from edgecnn.data.calibration_set import HEADER, read_manifest
+    from edgecnn.data.calibration_set import HEADER, QUOTING, read_manifest
     from edgecnn.data.label_file import read_labels
     from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.data.sources.packed import packed_facts
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import parse_json
@@ -123,6 +125,7 @@ def ours(folder: Path) -> Mapping[str, Target]:
         + digest
         + b"\n"
     )
+    quoting = QUOTING[HEADER].encode() + b'\n# source: "a\\nb"\n"#1/x.png" ' + digest + b"\na.png " + digest + b"\n"
     golden = Path(__file__).parents[1] / "pinned" / "old_run"
     found = {
         "recipe": Target("r.toml", (recipe,), lambda path: load_recipe(str(path))),
@@ -133,7 +136,9 @@ def ours(folder: Path) -> Mapping[str, Target]:
         ),
         "ranges": Target("x.calib.json", ((folder / "net.calib.json").read_bytes(),), read_ranges, damaged_json),
         "calibration cache": Target("x.cache", (cache,), read_calibration_cache),
-        "manifest": Target("m.txt", (manifest,), read_manifest),
+        "manifest": Target("m.txt", (manifest, quoting), read_manifest),
+        "calibration journal": _journal(folder),
+        "packed images": Target("packed.npz", (_packed(folder),), packed_facts),
         "calibration rule": Target("rule.toml", (b'source = "digits"\nimages = 4\nseed = 1\n',), read_rule),
         "labels": Target("l.csv", (b"index,name\n0,a\n1,b\n", b'["a", "b"]', b'{"0": "a"}', b"a\nb\n"), read_labels),
         "preprocess": Target(
@@ -229,6 +234,38 @@ def _predictions(folder: Path) -> bytes:
     )  # fmt: skip
     write_predictions(folder / "p.npz", made, Sidecar(kind="predictions"))
     return (folder / "p.npz").read_bytes()
+
+
+def _packed(folder: Path) -> bytes:
+    from edgecnn.data.open import open_dataset
+    from edgecnn.data.preprocess import preprocessing_from_json
+    from edgecnn.data.sources.packed import write_packed
+
+    (folder / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "pictures" / "a.png")
+    dataset = open_dataset(str(folder / "pictures"), preprocessing_from_json(PREPROCESS), "test")
+    write_packed(folder / "packed.npz", dataset, "test", "")
+    return (folder / "packed.npz").read_bytes()
+
+
+def _journal(folder: Path) -> Target:
+    """What a calibration goes on from: one block, as if its checksum were right."""
+    from edgecnn.data.sources.archive import npz
+    from edgecnn.errors import DataError
+    from edgecnn.graph.calibration.collect import _read_resumed, _saved, collect_ranges
+
+    dataset = npz(folder / "images.npz", None)
+    tensors = dict(collect_ranges(folder / "net.onnx", dataset, threads=1).tensors)
+    contents = [dataset.content_sha256(k) for k in range(len(dataset))]
+
+    def resumed(path: Path) -> object:
+        journal = SimpleNamespace(blocks=lambda: [path.read_bytes()], keep=lambda count: None)
+        found = _read_resumed(journal, dataset, dict.fromkeys(tensors, 1))  # type: ignore[arg-type]
+        if not found[0]:
+            raise DataError("it begins anew", "")
+        return found
+
+    return Target("j", (_saved(contents, tensors),), resumed)
 
 
 def _predictions_again(path: Path) -> object:

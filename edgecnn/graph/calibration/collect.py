@@ -18,7 +18,7 @@ from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.data.dataset import Batch, Dataset, batches
 from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.calibration.derive import find_derived, find_step_groups
-from edgecnn.graph.calibration.histogram import Ranges, TensorStatistics, find_constant_tensors
+from edgecnn.graph.calibration.histogram import BINS, Ranges, TensorStatistics, find_constant_tensors
 from edgecnn.graph.calibration.observe import Observer
 from edgecnn.graph.calibration.watch import choose_steps, is_pooled
 from edgecnn.graph.load import naming
@@ -31,7 +31,6 @@ from edgecnn.machine.threads import Seats, allowed_threads
 Progress = Callable[[int, int], None]
 _FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
-_SAVED = ("positive", "channel_low", "channel_high")  # of each tensor
 PIXELS = 2 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
 
@@ -207,7 +206,7 @@ def _saved(contents: Sequence[str], tensors: dict[str, TensorStatistics]) -> byt
     content: dict[str, npt.NDArray[np.generic]] = {"images": np.array(len(contents)), "hash": np.array(_hash(contents))}
     for number, s in enumerate(tensors.values()):
         content[f"name{number}"] = np.array(s.name)
-        for field in _SAVED:
+        for field in ("positive", "channel_low", "channel_high"):
             content[f"{field}{number}"] = getattr(s, field)
         if s.negative is not None:
             content[f"negative{number}"] = s.negative
@@ -225,28 +224,29 @@ def _read_resumed(
 ) -> tuple[list[str], dict[str, TensorStatistics]]:
     """What an interrupted run has counted, and the hashes of its images: as far as it is whole, and these are still
     the same."""
-    contents, last, kept = list[str](), b"", 0
+    contents, tensors, kept = list[str](), dict[str, TensorStatistics](), 0
     for block in [] if journal is None else journal.blocks():
         try:
-            require_arrays(io.BytesIO(block))
-            with np.load(io.BytesIO(block)) as held:
-                count, known = int(held["images"]), str(held["hash"])
-                complete = all(
-                    f"{field}{number}" in held for number in range(len(steps)) for field in ("name", *_SAVED)
-                )
+            count, known, found = _read_block(block, steps)
         except (TypeError, *DAMAGED_ZIP):
             break
-        if not complete or not len(contents) <= count <= len(dataset):
+        if not len(contents) <= count <= len(dataset):
             break
         more = [*contents, *(dataset.content_sha256(k) for k in range(len(contents), count))]
         if _hash(more) != known:
             break
-        contents, last, kept = more, block, kept + 1
-    if journal is None or not last:
-        return [], {}
-    journal.keep(kept)
+        contents, tensors, kept = more, found, kept + 1
+    if journal is not None:
+        journal.keep(kept)
+    return contents, tensors
+
+
+def _read_block(block: bytes, steps: Mapping[str, int]) -> tuple[int, str, dict[str, TensorStatistics]]:
+    """How many images a block is of, their hash, and what was counted; raises what `DAMAGED_ZIP` names for another."""
+    require_arrays(io.BytesIO(block))
     tensors: dict[str, TensorStatistics] = {}
-    with np.load(io.BytesIO(last)) as held:
+    with np.load(io.BytesIO(block)) as held:
+        images = int(held["images"])
         for number in range(len(steps)):
             negative = f"negative{number}"
             name = str(held[f"name{number}"])
@@ -256,7 +256,13 @@ def _read_resumed(
                 negative=held[negative] if negative in held.files else None,
                 channel_low=held[f"channel_low{number}"],
                 channel_high=held[f"channel_high{number}"],
-                images=len(contents),
+                images=images,
                 step=steps[name],
             )
-    return contents, tensors
+            one = tensors[name]
+            counts = (one.positive, one.positive if one.negative is None else one.negative)
+            if any(c.shape != (BINS,) or c.dtype != np.int64 for c in counts):
+                raise ValueError(f"{name}: not {BINS} bins")
+            if one.channel_low.shape != one.channel_high.shape or one.channel_low.ndim != 1:
+                raise ValueError(f"{name}: not the extremes of channels")
+        return images, str(held["hash"]), tensors
