@@ -64,7 +64,9 @@ def _file(network: str, options: argparse.Namespace, shared: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, neighbors(count):
         recorder = Recorder("auto_cost", command, tools=("numpy", "onnxruntime"))
         found = _measure(network, Path(folder), trees, options.images, options.rounds, shared)
-        recorder.add({"network": network, "images": options.images, "busy": options.busy}, found, neighbors=count)
+        key = {"network": network, "images": options.images, "busy": options.busy, "base_commit": None}
+        key |= {"base_commit": commit_of(trees["base"])} if "base" in trees else {}
+        recorder.add(key, found, neighbors=count)
 
 
 def _measure(
@@ -89,14 +91,13 @@ def _measure(
         row |= {f"{name}_cpu_s": [round(r.cpu_s, 2) for r in runs], f"{name}_peak_mb": max(r.peak_mb for r in runs)}
     for name in trees:
         row[f"{name}_over_forward"] = _ratio(seen[name], seen["forward"])
-    return row | (_beside(row, seen, trees["base"]) if "base" in trees else {})
+    return row | (_beside(row, seen) if "base" in trees else {})
 
 
-def _beside(row: dict[str, Any], seen: dict[str, list[Measured]], base: Path) -> dict[str, Any]:
+def _beside(row: dict[str, Any], seen: dict[str, list[Measured]]) -> dict[str, Any]:
     gains = [a - b for a, b in zip(row["made_sqnr_db"], row["base_sqnr_db"], strict=True)]
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
     return {
-        "base_commit": commit_of(base),
         "cpu_ratio": _ratio(seen["made"], seen["base"]),
         "memory_ratio": round(row["made_peak_mb"] / row["base_peak_mb"], 3),
         "sqnr_gain_db": round(statistics.mean(gains), 2),

@@ -281,6 +281,7 @@ TABLES = {
             "network": key("network"),
             "images": value("images", 0),
             "neighbors": either("busy", "two busy loops", "none"),
+            "before": lambda row: (row["base_commit"] or "-")[:10],
             "rounds": lambda row: str(len(row["made_sqnr_db"])),
             "CPU / before": value("cpu_ratio"),
             "memory / before": value("memory_ratio"),
@@ -290,6 +291,7 @@ TABLES = {
             "MB": value("made_peak_mb", 0),
             "MB before": value("base_peak_mb", 0),
         },
+        lambda rows: sorted(rows, key=lambda row: (row["network"], row["images"], row["busy"])),
     ),
     "busy-neighbors": Table(
         "busy_neighbors",

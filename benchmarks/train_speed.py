@@ -53,13 +53,17 @@ def main() -> None:
     parser.add_argument("--jpeg-batch", type=int, default=32)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    command = f"python benchmarks/train_speed.py --rounds {options.rounds}"
+    sizes = ("rounds", "cifar_images", "jpeg_images", "cifar_batch", "jpeg_batch")
+    words = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in sizes]
+    words += [f"--{name} DIR" for name in ("cifar", "jpegs") if getattr(options, name)]
+    command = " ".join(["python benchmarks/train_speed.py", *words])
     recorder = Recorder("train_speed", command, tools=("torch", "torchvision"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as scratch:
         for measure in (resnet20, resnet18):
             row = measure(options, Path(scratch))
-            recorder.add({"name": row["name"], "device": device, "threads": options.threads}, row)
+            size = {key: row[key] for key in ("name", "batch", "images_per_round")}
+            recorder.add({**size, "device": device, "threads": options.threads}, row)
 
 
 def resnet20(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:

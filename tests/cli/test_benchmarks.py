@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ def test_a_row_measured_again_replaces_the_one_of_its_key(
     rows = rows_of(tmp_path / "speed.json")
     assert [(r["network"], r["images"], r["cpu_ratio"]) for r in rows] == [("b", 8, 2.5), ("a", 8, 0.5), ("a", 9, 3.5)]
     assert all(row["made"].keys() >= PROVENANCE for row in rows)
+
+
+def test_what_auto_cost_found_without_a_base_leaves_what_it_found_beside_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    auto_cost = import_module("auto_cost")
+    monkeypatch.setattr(auto_cost, "Recorder", partial(auto_cost.Recorder, results=tmp_path))
+    monkeypatch.setattr(auto_cost, "commit_of", str)
+    for base, found in ((Path("/a"), 1), (None, 2), (Path("/b"), 3), (Path("/a"), 4), (None, 5)):
+        monkeypatch.setattr(auto_cost, "_measure", lambda *_, found=found: {"found": found})
+        auto_cost._file("net", Namespace(base=base, images=8, rounds=1, busy=False), root)
+    rows = rows_of(tmp_path / "auto_cost.json")
+    assert [(row["base_commit"], row["found"]) for row in rows] == [("/b", 3), ("/a", 4), (None, 5)]
 
 
 def test_peers_that_are_not_installed_are_left_out_and_named(tables: Any, tmp_path: Path) -> None:
