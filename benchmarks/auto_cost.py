@@ -110,7 +110,7 @@ def _ratio(ours: list[Measured], theirs: list[Measured]) -> float:
 
 
 def _prepare(network: str, folder: str, images: int, rounds: int, shared: Path) -> None:
-    """The float graph, and for each round a folder of links to some of every other photograph."""
+    """The float graph, and for each round a folder of links to some of the photographs that no score is made of."""
     import numpy as np
 
     made = Path(folder) / "net.fp32.onnx"
@@ -125,12 +125,22 @@ def _prepare(network: str, folder: str, images: int, rounds: int, shared: Path) 
 
         card = find_model(network)
         _export(card, made, shared, _images(card, shared))
-    photographs = sorted((shared / "data" / "imagenet-500").glob("*/*.jpg"))[::2]
+    if "cifar" in network:
+        return
+    photographs = sorted((shared / "data" / "imagenet-500").glob("*/*.jpg"))
+    free = np.delete(np.arange(len(photographs)), _held_out(len(photographs)))
+    if images > len(free):
+        sys.exit(f"{images} images: {len(free)} are not held out")
     for number in range(rounds):
-        for k in np.random.default_rng(number).permutation(len(photographs))[:images]:
+        for k in np.random.default_rng(number).permutation(free)[:images]:
             link = Path(folder, str(number), photographs[k].parent.name, photographs[k].name)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(photographs[k])
+
+
+def _held_out(images: int) -> list[int]:
+    """Which images the score is made of."""
+    return [2 * (k * (images // 2 - 1) // (HELD_OUT - 1)) + 1 for k in range(HELD_OUT)]
 
 
 def _calibration(network: str, folder: Path, number: int, shared: Path) -> str:
@@ -158,8 +168,7 @@ def _score(network: str, exact: str, made: str, shared: Path) -> None:
         data = data.subset(np.linspace(0, len(data) - 1, 16 * HELD_OUT).astype(int).tolist())
     else:
         data = _open(network, str(shared / "data" / "imagenet-500"), "test")
-        odd = list(range(1, len(data), 2))
-        data = data.subset([odd[int(k)] for k in np.linspace(0, len(odd) - 1, HELD_OUT).round()])
+        data = data.subset(_held_out(len(data)))
     sessions = [open_session(Path(g)) for g in (exact, made)]
     pairs = [[s.run(None, {s.get_inputs()[0].name: part.input})[0] for s in sessions] for part in batches(data, 16)]
     logits, found = (np.concatenate([p[k] for p in pairs]).astype(np.float64) for k in range(2))
