@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from _result import Recorder
 from onnx.reference import ReferenceEvaluator
 
 from edgecnn.backends._half import rounded_to_fp16
@@ -27,13 +28,13 @@ REPEATS = 11
 
 
 def main() -> None:
-    """Print one row per graph."""
+    """Measure, print and file one row for each graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graphs", type=Path, nargs="+")
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    print("| graph | as it is, ms | rounded, ms | ratio | as it is, dB | rounded, dB | onnx.reference, dB |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    command = f"python benchmarks/fp16_rounding.py X.onnx --batch {options.batch}"
+    recorder = Recorder("fp16_rounding", command, tools=("numpy", "onnx", "onnxruntime"))
     for path in options.graphs:
         model = load_graph(path)
         half, _ = to_fp16(model)
@@ -44,9 +45,16 @@ def main() -> None:
         exact, plain, rounded = (s.run(None, {value.name: batch})[0] for s in sessions)
         plain_ms, rounded_ms = _milliseconds(sessions[1:], {value.name: batch})
         stored = ReferenceEvaluator(half).run(None, {value.name: batch[:2]})[0]
-        decibels = [_sqnr_db(exact, plain), _sqnr_db(exact, rounded), _sqnr_db(exact[:2], stored)]
-        cells = [plain_ms, rounded_ms, rounded_ms / plain_ms, *decibels]
-        print(f"| {path.stem} | {' | '.join(f'{c:.3g}' for c in cells)} |", flush=True)
+        found = {
+            "plain_cpu_ms": plain_ms,
+            "rounded_cpu_ms": rounded_ms,
+            "cpu_ratio": rounded_ms / plain_ms,
+            "plain_sqnr_db": _sqnr_db(exact, plain),
+            "rounded_sqnr_db": _sqnr_db(exact, rounded),
+            "reference_sqnr_db": _sqnr_db(exact[:2], stored),
+        }
+        key = {"graph": path.name.split(".")[0], "batch": options.batch}
+        recorder.add(key, {name: round(value, 3) for name, value in found.items()})
 
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

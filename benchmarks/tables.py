@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import collections
 import re
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from _cells import Cell, either, gain, key, quality, text, tool, value
 from _result import RESULTS, ROOT, Row, read_rows
 
+from edgecnn.zoo import cards
+
 MARK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
-Cell = Callable[[Row], str]
 MOST_COMMANDS = 4
 
 
@@ -33,28 +34,6 @@ class Table(NamedTuple):
     rows: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
 
 
-def key(name: str) -> Cell:
-    """What was measured, as code."""
-    return lambda row: f"`{row[name]}`"
-
-
-def value(name: str, digits: int = 2) -> Cell:
-    """One number, or the median of several; "-" where the row has none."""
-
-    def text(row: Row) -> str:
-        found = row.get(name)
-        if found is None:
-            return "-"
-        return f"{statistics.median(found) if isinstance(found, list) else found:.{digits}f}"
-
-    return text
-
-
-def either(name: str, yes: str, no: str) -> Cell:
-    """Which of two the row is."""
-    return lambda row: yes if row.get(name) else no
-
-
 def by_tool(rows: Sequence[Row]) -> list[Row]:
     """One row for each network and number of images: every tool's multiple of the plain forward, and its memory."""
     made: dict[tuple[str, int, bool], Row] = {}
@@ -63,28 +42,6 @@ def by_tool(rows: Sequence[Row]) -> list[Row]:
         whole = made.setdefault(key, {k: row[k] for k in ("network", "images", "busy")})
         whole[row["tool"]] = row
     return list(made.values())
-
-
-def tool(name: str) -> Cell:
-    """Multiples and megabytes of one tool."""
-
-    def text(row: Row) -> str:
-        found = row.get(name)
-        if found is None or "left_out" in found:
-            return "-"
-        return f"{found['cpu_ratio']:.1f} / {found['peak_mb']}" if "cpu_ratio" in found else "fails"
-
-    return text
-
-
-def quality(method: str | None = None) -> Cell:
-    """SQNR and agreement of a tool's graph, or of ours by a method at the same share."""
-
-    def text(row: Row) -> str:
-        found = row if method is None else row.get("edgecnn", {}).get(method, {})
-        return f"{found['sqnr_db']:.2f} / {found['agreement_pct']:.1f}" if "sqnr_db" in found else "fails"
-
-    return text
 
 
 def with_error(method: str) -> Cell:
@@ -96,12 +53,6 @@ def with_error(method: str) -> Cell:
         return said if error is None else f"{said} ± {error:.2f}"
 
     return text
-
-
-def gain(row: Row) -> str:
-    """Decibels won, and the standard error where there is one."""
-    won, error = row.get("sqnr_gain_db"), row.get("sqnr_gain_error_db")
-    return "-" if won is None else f"{won:+.2f}" if error is None else f"{won:+.2f} ± {error:.2f}"
 
 
 def by_exporter(rows: Sequence[Row]) -> list[Row]:
@@ -126,15 +77,16 @@ def counted(rows: Sequence[Row], *key: str) -> Row:
     return made
 
 
-def text(name: str) -> Cell:
-    """Words; "-" where the row has none."""
-    return lambda row: str(row.get(name, "-")).replace("|", "/").replace("<", "&lt;")
-
-
 def not_passed(rows: Sequence[Row]) -> list[Row]:
     """What did not go through, and what ONNX Runtime's quantizer says to it."""
     said = {True: "carries", False: "fails"}
     return [{**r, "ort": said["ort_sqnr_db" in r]} for r in rows if r["outcome"] in ("refused", "failed")]
+
+
+def in_order_of_the_zoo(rows: Sequence[Row]) -> list[Row]:
+    """As `edgecnn models` lists them."""
+    order = list(cards())
+    return sorted(rows, key=lambda row: order.index(row["network"]))
 
 
 TABLES = {
@@ -253,6 +205,35 @@ TABLES = {
             "torch.onnx nodes": value("torch_nodes", 0),
         },
     ),
+    "exports": Table(
+        "networks",
+        "`edgecnn export` with seeded weights, in one process for all. Difference: the largest between ONNX Runtime and"
+        " PyTorch over batch 1, 2 and 3, as a share of max |logit| (allowed 1e-4).",
+        {
+            "network": key("network"),
+            "parameters": lambda row: f"{row['params']:,}",
+            "nodes": value("nodes", 0),
+            "MB": value("size_mb", 1),
+            "CPU s": value("cpu_s", 1),
+            "max difference": lambda row: f"{row['max_difference']:.1e}",
+        },
+        in_order_of_the_zoo,
+    ),
+    "fp16-rounding": Table(
+        "fp16_rounding",
+        "An FP16 graph in ONNX Runtime's CPU provider as it is and rounded at every FP16 tensor, CPU time of one thread"
+        " in turn; SQNR of the logits against FP32, on two images also of `onnx.reference`. Gaussian images.",
+        {
+            "graph": key("graph"),
+            "batch": value("batch", 0),
+            "as it is, ms": value("plain_cpu_ms", 1),
+            "rounded, ms": value("rounded_cpu_ms", 1),
+            "ratio": value("cpu_ratio"),
+            "as it is, dB": value("plain_sqnr_db", 1),
+            "rounded, dB": value("rounded_sqnr_db", 1),
+            "`onnx.reference`, dB": value("reference_sqnr_db", 1),
+        },
+    ),
     "quantize-cost": Table(
         "quantize_cost",
         "CPU time of whole processes as multiples of one that reads the same images and runs the plain graph in ONNX"
@@ -355,9 +336,14 @@ TABLES = {
             "batch": value("batch", 0),
             "images": value("images_per_round", 0),
             "rate ratio": value("ratio"),
+            "rounds": lambda row: f"{row['rounds']}, {row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}",
             "images/s": value("images_per_s", 0),
             "plain images/s": value("plain_images_per_s", 0),
+            "loader alone": value("loader_alone_images_per_s", 0),
+            "decoder alone": value("decoder_alone_images_per_s", 0),
+            "model alone": value("model_alone_images_per_s", 0),
         },
+        lambda rows: sorted(rows, key=lambda row: (row["name"], -row["images_per_round"])),
     ),
 }
 
