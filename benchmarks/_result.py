@@ -49,7 +49,7 @@ class Recorder:
         self._children_s = _children_cpu_s()
 
     def add(self, key: Mapping[str, Any], found: Mapping[str, Any], *, neighbors: int = 0) -> Row:
-        """File one row; the load is that since the row before."""
+        """File one row; the load is that since the row before. A peer that is `left_out` replaces no measurement."""
         made = {
             "command": self.command,
             "commit": commit_of(self._tree),
@@ -62,10 +62,12 @@ class Recorder:
             "neighbors": neighbors,
         }
         row = {**key, **found, "made": made}
-        rows = [r for r in read_rows(self.path) if any(r.get(k) != v for k, v in key.items())]
-        text = ",\n".join(" " + json.dumps(r) for r in [*rows, row])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+        rows = read_rows(self.path)
+        others = [r for r in rows if any(r.get(k) != v for k, v in key.items())]
+        if "left_out" not in found or others == rows:
+            text = ",\n".join(" " + json.dumps(r) for r in [*others, row])
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
         print(json.dumps(row), flush=True)
         self._begin()
         return row

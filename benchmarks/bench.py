@@ -3,8 +3,9 @@
     python benchmarks/bench.py [--short] [--busy] [--only NAME ...] [--nncf PYTHON] [--modelopt PYTHON] [--list]
 
 Each writes its rows into `results/`. `--short` measures one small network of each, once: within a quarter of an hour
-on two cores; its rows replace those of the same key, the others stay. `--busy` also measures beside two busy loops.
-NNCF and ModelOpt are measured where this Python has them, or the one that is named, of an environment of their own.
+on two cores; its rows stand beside those of the whole, which has more images, more rounds or larger networks. `--busy`
+also measures beside two busy loops. NNCF and ModelOpt are measured where this Python has them, or the one that is
+named, of an environment of their own.
 One that fails or lacks something is said at the end, and the exit code is then 1.
 """
 
@@ -28,10 +29,10 @@ WHOLE = {
 }
 SHORT = {
     "validate_speed": "squeezenet1_1 --images 200 --rounds 2",
-    "export_speed": "mobilenet_v2 --rounds 1",
+    "export_speed": "squeezenet1_1 --rounds 1",
     "quantize_cost": "squeezenet1_1 --images 32",
     "auto_cost": "squeezenet1_1 --images 32 --rounds 1",
-    "ranges_cost": "cost squeezenet1_1 --images 64 --rounds 1",
+    "ranges_cost": "cost squeezenet1_1 --images 32 --rounds 1",
     "train_speed": "--rounds 1 --cifar-images 640 --jpeg-images 32 --jpeg-batch 16",
     "busy_neighbors": "--rounds 1",
 }

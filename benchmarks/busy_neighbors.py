@@ -80,7 +80,7 @@ def main() -> None:
         for name in (n for n in steps if n in only):
             command = f"python benchmarks/busy_neighbors.py --rounds {options.rounds} --only {name}"
             recorder = Recorder("busy_neighbors", command, tree=bench.tree, tools=("onnxruntime", "torch"))
-            recorder.add({"name": name}, getattr(bench, name)(), neighbors=NEIGHBORS)
+            recorder.add({"name": name, "rounds": options.rounds}, getattr(bench, name)(), neighbors=NEIGHBORS)
 
 
 class Bench:

@@ -281,6 +281,7 @@ TABLES = {
         " by the clock.",
         {
             "step": key("name"),
+            "rounds": value("rounds", 0),
             "growth / loop's growth": value("growth_over_loop"),
             "rate / plain loop's rate": value("rate_over_plain_loop"),
             "s without": value("clock_s", 0),

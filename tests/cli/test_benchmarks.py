@@ -71,7 +71,8 @@ def test_a_row_measured_again_replaces_the_one_of_its_key(
     made = recorder("speed", "python speed.py", results=tmp_path)
     for name, images, ratio in (("a", 8, 1.5), ("b", 8, 2.5), ("a", 8, 0.5), ("a", 9, 3.5)):
         made.add({"network": name, "images": images}, {"cpu_ratio": ratio})
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    made.add({"network": "a", "images": 9}, {"left_out": "not installed"})
+    assert len(capsys.readouterr().out.splitlines()) == 5
     rows = rows_of(tmp_path / "speed.json")
     assert [(r["network"], r["images"], r["cpu_ratio"]) for r in rows] == [("b", 8, 2.5), ("a", 8, 0.5), ("a", 9, 3.5)]
     assert all(row["made"].keys() >= PROVENANCE for row in rows)
