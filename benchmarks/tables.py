@@ -334,17 +334,18 @@ TABLES = {
         " `loss.item()`) in turn: the same network, images and settings. Ratio: images per second, edgecnn / plain.",
         {
             "network": key("name"),
+            "threads": value("threads", 0),
             "batch": value("batch", 0),
             "images": value("images_per_round", 0),
             "rate ratio": value("ratio"),
             "rounds": lambda row: f"{row['rounds']}, {row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}",
-            "images/s": value("images_per_s", 0),
-            "plain images/s": value("plain_images_per_s", 0),
+            "images/s": value("images_per_s", 1),
+            "plain images/s": value("plain_images_per_s", 1),
             "loader alone": value("loader_alone_images_per_s", 0),
             "decoder alone": value("decoder_alone_images_per_s", 0),
-            "model alone": value("model_alone_images_per_s", 0),
+            "model alone": value("model_alone_images_per_s", 1),
         },
-        lambda rows: sorted(rows, key=lambda row: (row["name"], -row["images_per_round"])),
+        lambda rows: sorted(rows, key=lambda row: (row["name"], row["threads"], -row["images_per_round"])),
     ),
 }
 
@@ -364,7 +365,7 @@ def made_of(rows: Sequence[Row]) -> str:
     said += f", {', '.join(tools)}" if tools else ""
     if others:
         said += f"; other work took {min(others):.1f} to {max(others):.1f} cores meanwhile"
-    absent = sorted({row["tool"] for row in rows if "left_out" in row})
+    absent = sorted({row["tool"] for row in rows if "left_out" in row} - {r.get("tool") for r in rows if "cpu_s" in r})
     return said + "." + (f" Not installed there: {', '.join(absent)}." if absent else "")
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--jpeg-batch", type=int, default=32)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    sizes = ("rounds", "cifar_images", "jpeg_images", "cifar_batch", "jpeg_batch")
+    sizes = ("threads", "rounds", "cifar_images", "jpeg_images", "cifar_batch", "jpeg_batch")
     words = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in sizes]
     words += [f"--{name} DIR" for name in ("cifar", "jpegs") if getattr(options, name)]
     command = " ".join(["python benchmarks/train_speed.py", *words])
