@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -126,7 +127,10 @@ def npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.ge
 
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(member)
+    try:
+        return read(member)
+    except (tokenize.TokenError, SyntaxError, RecursionError, MemoryError) as exc:  # of at most 10 000 characters
+        raise ValueError("the header of an array is not that of one") from exc
 
 
 def require_array(member: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import random
+import zipfile
 from typing import Any
 
 NUMBERS = (0, 1, 7, 0x7F, 0x80, 0xFF)
@@ -87,3 +89,18 @@ def damaged_json(rng: random.Random, seed: bytes) -> bytes:
     if rng.randrange(3) == 0:
         return damaged_bytes(rng, seed)
     return json.dumps(damaged_value(rng, json.loads(seed))).encode()
+
+
+def damaged_zip(rng: random.Random, seed: bytes) -> bytes:
+    """Half of them damaged as bytes; of the others a member or two before they were packed, so that no checksum is
+    wrong."""
+    if rng.randrange(2) == 0 or not zipfile.is_zipfile(io.BytesIO(seed)):
+        return damaged_bytes(rng, seed)
+    with zipfile.ZipFile(io.BytesIO(seed)) as archive:
+        members = [(info, archive.read(info)) for info in archive.infolist()]
+    made = io.BytesIO()
+    chosen = {rng.randrange(len(members)) for _ in range(rng.choice((1, 1, 2)))}
+    with zipfile.ZipFile(made, "w") as archive:
+        for number, (info, content) in enumerate(members):
+            archive.writestr(info, damaged_bytes(rng, content) if number in chosen else content)
+    return made.getvalue()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import write_artifact
-from tests.fuzz.mutate import damaged_bytes, damaged_json
+from tests.fuzz.mutate import damaged_bytes, damaged_json, damaged_zip
 
 Mutator = Callable[[random.Random, bytes], bytes]
 
@@ -52,8 +52,8 @@ def strangers(folder: Path) -> Mapping[str, Target]:
             tuple(_picture(pixels, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")),
             decode,
         ),
-        "npz": Target("x.npz", (_npz(),), lambda path: _rows(npz(path, None))),
-        "inspect npz": Target("x.npz", (_npz(),), inspect),
+        "npz": Target("x.npz", (_npz(),), lambda path: _rows(npz(path, None)), damaged_zip),
+        "inspect npz": Target("x.npz", (_npz(),), inspect, damaged_zip),
         "plan header": Target("x.plan", (plan, plan[:30]), read_plan_header),
         "onnx": Target("x.onnx", graphs, load_graph),
         "inspect onnx": Target("x.onnx", graphs, inspect),
@@ -75,7 +75,7 @@ def strangers_of_torch(folder: Path) -> Mapping[str, Target]:
     old = io.BytesIO()
     torch.save(state, old, _use_new_zipfile_serialization=False)
     return {
-        "pth": Target("x.pth", (plain.getvalue(), old.getvalue()), read_copies),
+        "pth": Target("x.pth", (plain.getvalue(), old.getvalue()), read_copies, damaged_zip),
         "safetensors": Target("x.safetensors", (save(state),), read_copies),
     }
 
@@ -138,14 +138,14 @@ def ours(folder: Path) -> Mapping[str, Target]:
         "calibration cache": Target("x.cache", (cache,), read_calibration_cache),
         "manifest": Target("m.txt", (manifest, quoting), read_manifest),
         "calibration journal": _journal(folder),
-        "packed images": Target("packed.npz", (_packed(folder),), packed_facts),
+        "packed images": Target("packed.npz", (_packed(folder),), packed_facts, damaged_zip),
         "calibration rule": Target("rule.toml", (b'source = "digits"\nimages = 4\nseed = 1\n',), read_rule),
         "labels": Target("l.csv", (b"index,name\n0,a\n1,b\n", b'["a", "b"]', b'{"0": "a"}', b"a\nb\n"), read_labels),
         "preprocess": Target(
             "p.json", (json.dumps(PREPROCESS).encode(),),
             lambda path: preprocessing_from_json(_object(parse_json, path)), damaged_json,
         ),
-        "predictions": Target("p.npz", (_predictions(folder),), _predictions_again),
+        "predictions": Target("p.npz", (_predictions(folder),), _predictions_again, damaged_zip),
     }  # fmt: skip
     for name, read in (("report", read_report), ("latency", read_latency)):
         if seeds := tuple(path.read_bytes() for path in sorted(golden.rglob(f"{name}.json"))):
@@ -265,7 +265,7 @@ def _journal(folder: Path) -> Target:
             raise DataError("it begins anew", "")
         return found
 
-    return Target("j", (_saved(contents, tensors),), resumed)
+    return Target("j", (_saved(contents, tensors),), resumed, damaged_zip)
 
 
 def _predictions_again(path: Path) -> object:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from edgecnn.errors import EdgecnnError
 from tests.fuzz import targets
 from tests.fuzz.campaign import Total, content_of, run
-from tests.fuzz.mutate import damaged_bytes, damaged_json
+from tests.fuzz.mutate import damaged_bytes, damaged_json, damaged_zip
 
 GROUPS = {"strangers": 250, "strangers_of_torch": 80, "slow_strangers": 40, "ours": 100}
 
@@ -55,3 +58,14 @@ def test_mutations_differ_and_are_the_same_again(mutate: Callable[[random.Random
     made = [mutate(random.Random(k), seed) for k in range(200)]
     assert made == [mutate(random.Random(k), seed) for k in range(200)]
     assert len(set(made)) > 100
+
+
+def test_a_damaged_member_has_its_right_checksum() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a", b"content " * 9)
+    read = set[bytes]()
+    for k in range(100):
+        with contextlib.suppress(zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, OSError, EOFError):
+            read.add(zipfile.ZipFile(io.BytesIO(damaged_zip(random.Random(k), out.getvalue()))).read("a"))
+    assert len(read) > 30
