@@ -66,6 +66,6 @@ def test_a_damaged_member_has_its_right_checksum() -> None:
         archive.writestr("a", b"content " * 9)
     read = set[bytes]()
     for k in range(100):
-        with contextlib.suppress(zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, OSError, EOFError):
+        with contextlib.suppress(Exception):
             read.add(zipfile.ZipFile(io.BytesIO(damaged_zip(random.Random(k), out.getvalue()))).read("a"))
     assert len(read) > 30
