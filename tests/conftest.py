@@ -11,9 +11,10 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,40 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
+def is_here(address: object) -> bool:
+    """Whether an address is this machine's: local servers stand for others in tests."""
+    host = address[0] if isinstance(address, tuple) else address
+    host = host.decode() if isinstance(host, bytes) else str(host or "")
+    return host.startswith("127.") or host in ("", "localhost", "::1", "0.0.0.0", "::", socket.gethostname())
+
+
+def only_here(method: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """`method`, which fails the test where its argument at `position` is the address of another machine."""
+
+    def called(*args: Any, **options: Any) -> Any:
+        given = args[position] if len(args) > position else options.get("host", "")
+        family = getattr(args[0], "family", None) if args else None
+        if family != socket.AF_UNIX and not is_here(given):
+            pytest.fail(f"the test opens a connection to {given}: mark it nvidia, browser or sshd", pytrace=False)
+        return method(*args, **options)
+
+    return called
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test and all its fixtures speak to this machine alone, unless it is marked nvidia, browser or sshd.
+
+    What a child process opens is not seen, nor what compiled code does without Python's sockets.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(item.get_closest_marker(name) for name in ("nvidia", "browser", "sshd")):
+            for name, position in (("connect", 1), ("connect_ex", 1), ("sendto", -1)):
+                patch.setattr(socket.socket, name, only_here(getattr(socket.socket, name), position))
+            patch.setattr(socket, "getaddrinfo", only_here(socket.getaddrinfo, 0))
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is marked slow or gpu has half an hour by the clock, unless it says otherwise."""
@@ -134,22 +169,6 @@ def one_core_each() -> Iterator[None]:
         if "PYTEST_XDIST_WORKER" in os.environ:
             patch.setattr(os, "sched_getaffinity", lambda pid: {0})
         yield
-
-
-@pytest.fixture(autouse=True)
-def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only this machine answers: local servers stand for others in tests. What a child process opens is not seen."""
-    if any(request.node.get_closest_marker(name) for name in ("nvidia", "browser", "sshd")):
-        return
-    connect = socket.socket.connect
-
-    def local(self: socket.socket, address: object) -> None:
-        host = str(address[0]) if isinstance(address, tuple) else ""
-        if self.family != socket.AF_UNIX and not (host.startswith("127.") or host in ("localhost", "::1")):
-            pytest.fail(f"the test opens a connection to {address}: mark it nvidia, browser or sshd", pytrace=False)
-        connect(self, address)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(socket.socket, "connect", local)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
+from edgecnn.cli.options import ACCEPT_HASH, EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.output import say
 
@@ -41,6 +41,7 @@ def export(
     takes: Annotated[Literal["normalised", "raw-nchw", "uint8-nhwc"], TAKES] = "normalised",
     gives: Annotated[Literal["logits", "probabilities", "top-k"], GIVES] = "logits",
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: MODEL.fp32.onnx]")] = None,
+    accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Export a network with its weights to ONNX.

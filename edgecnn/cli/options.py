@@ -54,6 +54,7 @@ PREPROCESS = typer.Option(
 TRUST_CODE = typer.Option("--trust-code", help="Run the Python file that the network is made by.")
 TRUST = typer.Option("--trust", help="Load a plan that has no sidecar, though it is native code.")
 ALLOWED_SIGNERS, REQUIRED = "EDGECNN_ALLOWED_SIGNERS", "EDGECNN_REQUIRE_SIGNATURE"  # read by artifact/signature.py
+ACCEPTED = "EDGECNN_ACCEPT_HASH"  # read by pytorch/download.py
 REQUIRE_SIGNATURE = typer.Option(
     "--require-signature",
     help="Refuse what nobody that is allowed has signed (`edgecnn sign`).",
@@ -64,6 +65,12 @@ ALLOWED = typer.Option(
     help="Whose signatures count, as for ssh-keygen.  [default: $EDGECNN_ALLOWED_SIGNERS, or ~/.ssh/allowed_signers]",
     callback=lambda context, value: _for_this_command(context, ALLOWED_SIGNERS, value) if value else value,
     show_default=False,
+)
+
+ACCEPT_HASH = typer.Option(
+    "--accept-hash",
+    help="Take the weights of a URL that comes without a sha256, and remember theirs.",
+    callback=lambda context, value: _for_this_command(context, ACCEPTED, "1") if value else value,
 )
 
 

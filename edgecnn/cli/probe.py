@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import EMA, JSON, MODEL
+from edgecnn.cli.options import ACCEPT_HASH, EMA, JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
 
 EXAMPLES = """
@@ -22,6 +22,7 @@ def probe(
     ] = "default",
     ema: Annotated[bool, EMA] = False,
     images: Annotated[int | None, typer.Option(min=2, help="Use at most this many training images.")] = None,
+    accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Find which stage of a network suits your data best.

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import CALIBRATION_DATA, JSON, RECIPE_DATA, RUNNABLE, SET, TARGETS, THREADS, TRUST_CODE
+from edgecnn.cli.options import (
+    ACCEPT_HASH,
+    CALIBRATION_DATA,
+    JSON,
+    RECIPE_DATA,
+    RUNNABLE,
+    SET,
+    TARGETS,
+    THREADS,
+    TRUST_CODE,
+)
 from edgecnn.cli.printing import print_json, print_report, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
 from edgecnn.output import print_line, say
@@ -43,6 +53,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why, and do nothing.")] = False,
     threads: Annotated[int | None, THREADS] = None,
     trust_code: Annotated[bool, TRUST_CODE] = False,
+    accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Bring a recipe up to date, from training to the verdict.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import JSON, MAKING_THREADS, RECIPE, SET, SKIP_CORRUPT
+from edgecnn.cli.options import ACCEPT_HASH, JSON, MAKING_THREADS, RECIPE, SET, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.output import say
 
@@ -34,6 +34,7 @@ def train(
     ] = False,
     threads: Annotated[int | None, MAKING_THREADS] = None,
     skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
+    accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Train a recipe's network.

@@ -20,7 +20,8 @@ BN_PASSES, BN_BATCH, BN_BIAS = 2, 3, 1.0
 
 
 def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0, *, ema: bool = False) -> WeightsInfo:
-    """Fill `module` from `source`: `default` (the published weights), `none` (seeded random ones), a path or a URL.
+    """Fill `module` from `source`: `default` (the published weights), `none` (seeded random ones), a path or a URL,
+    behind which its hash may stand (`#sha256=HEX`).
 
     With `ema` the averaged copy in a file is taken. Raises `ModelError` when they cannot be had or do not fit,
     `ArtifactError` when a file is not weights.
@@ -42,7 +43,7 @@ def load_weights(module: nn.Module, card: ModelCard, source: str, seed: int = 0,
         path = fetch(card.weights.url, card.weights.sha256)
         info = load_checkpoint(path, module, card.weights.background)
         return WeightsInfo("default", info.weights_sha256, card.weights.url, card.weights.license, info.weights_notes)
-    if re.match(r"https?://", source):
+    if re.match(r"(https?|file)://", source):
         info = load_checkpoint(fetch(source), module, ema=ema)
         return WeightsInfo(source, info.weights_sha256, source, weights_notes=info.weights_notes)
     return load_checkpoint(Path(source), module, ema=ema)

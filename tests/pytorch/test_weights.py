@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import pickle
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -93,17 +92,74 @@ def test_a_download_is_kept_and_not_repeated(server: Server) -> None:
 
 @pytest.mark.parametrize(("known", "said"), [(64, ""), (8, "only 8 of 64"), (0, "sha256 is not known")])
 def test_what_no_whole_hash_proves_is_called_unverified(
-    server: Server, capsys: pytest.CaptureFixture[str], known: int, said: str
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, known: int, said: str
 ) -> None:
+    monkeypatch.setenv("EDGECNN_ACCEPT_HASH", "1")
     fetch(server.url, SHA256[:known])
     err = capsys.readouterr().err
     assert said in err
     assert ("unverified" in err) == bool(said)
 
 
-def test_only_this_machine_answers() -> None:
-    with socket.socket() as outside, pytest.raises(pytest.fail.Exception, match="opens a connection"):
-        outside.connect(("192.0.2.1", 80))
+def test_a_url_without_a_hash_is_refused_until_its_hash_stands_behind_it(server: Server) -> None:
+    for asked in ([None], [None]):  # what came is kept, and not fetched again
+        with pytest.raises(ModelError, match=f"has {SHA256}$") as caught:
+            fetch(server.url)
+        assert f'model.weights = "{server.url}#sha256={SHA256}"' in caught.value.hint
+        assert server.asked == asked
+    assert fetch(f"{server.url}#sha256={SHA256.upper()}") == cached_path(server.url)
+    with pytest.raises(ModelError, match="moved to"):
+        fetch(f"{server.url}#sha256={'0' * 64}")
+    with pytest.raises(ModelError, match="#sha256=12 is not a sha256"):
+        fetch(f"{server.url}#sha256=12")
+
+
+def test_an_accepted_hash_is_remembered_and_another_file_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECNN_ACCEPT_HASH", "1")
+    path = fetch(server.url)
+    known = path.with_name(f"{path.name}.sha256")
+    assert known.read_text() == f"{SHA256}  {path.name}\n"
+    monkeypatch.delenv("EDGECNN_ACCEPT_HASH")
+    assert fetch(server.url) == path
+    path.unlink()
+    server.content = CONTENT[:-1] + b"!"
+    monkeypatch.setenv("EDGECNN_ACCEPT_HASH", "1")  # of the first file alone
+    with pytest.raises(ModelError, match=f"and had when it was accepted {SHA256[:12]}") as caught:
+        fetch(server.url)
+    assert str(known) in caught.value.hint
+    assert not path.exists()
+    known.write_text("?")
+    with pytest.raises(ModelError, match="begins with no sha256"):
+        fetch(server.url)
+
+
+def test_a_file_url_is_a_url(server: Server, tmp_path: Path) -> None:
+    """A pipe behind one would be waited for."""
+    saved = tmp_path / "a net.pth"
+    saved.write_bytes(saved_lenet())
+    digits = hashlib.sha256(saved.read_bytes()).hexdigest()
+    module = build_model("lenet5")
+    with pytest.raises(ModelError, match=digits):
+        load_weights(module, lenet_card(), saved.as_uri())
+    assert load_weights(module, lenet_card(), f"{saved.as_uri()}#sha256={digits}").weights_sha256 == digits
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (("pipe", "not a regular file"), ("gone", "No such file")):
+        with pytest.raises(ModelError, match=why):
+            load_weights(module, lenet_card(), (tmp_path / name).as_uri())
+
+
+def test_accept_hash_is_for_one_command(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.content = saved_lenet()
+    export = ["export", "lenet5", "--weights", server.url]
+    assert cli.main(export) == 2
+    assert "#sha256=" in capsys.readouterr().err
+    assert cli.main([*export, "--accept-hash"]) == 0
+    assert "EDGECNN_ACCEPT_HASH" not in os.environ
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -128,7 +184,9 @@ def test_without_a_hash_two_halves_are_not_joined(server: Server) -> None:
     part = cached_path(server.url).with_name(cached_path(server.url).name + ".part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half of something else")
-    assert fetch(server.url).read_bytes() == CONTENT
+    with pytest.raises(ModelError, match=SHA256):
+        fetch(server.url)
+    assert cached_path(server.url).read_bytes() == CONTENT
     assert server.asked == [None]
 
 
@@ -174,7 +232,7 @@ def test_offline_names_the_url_and_where_to_put_the_file(tmp_path: Path, monkeyp
     assert str(path) in caught.value.hint
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(CONTENT)
-    assert fetch(url) == path
+    assert fetch(f"{url}#sha256={SHA256}") == path
 
 
 def lenet_card(**changes: Any) -> ModelCard:
@@ -221,7 +279,7 @@ def test_default_weights_are_those_of_the_zoo_entry(server: Server) -> None:
         "weights_url": server.url,
         "weights_license": "BSD-3-Clause",
     }
-    assert load_weights(module, card, server.url).weights_sha256 == sha256
+    assert load_weights(module, card, f"{server.url}#sha256={sha256}").weights_sha256 == sha256
 
 
 def test_a_network_that_nobody_publishes_says_so() -> None:
