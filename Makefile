@@ -6,8 +6,10 @@ BIN    := $(VENV)/bin
 EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu
+LOWEST := $(VENV)/lowest
+SBOM   := build/edgecnn.cdx.json
 
-.PHONY: demo demo-light test test-slow test-gpu test-nvidia first-contact test-core-310 quick faults fuzz bench lint format clean
+.PHONY: demo demo-light test test-slow test-gpu test-nvidia first-contact test-lowest quick faults fuzz bench sbom audit lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -51,16 +53,31 @@ test-nvidia: $(STAMP)
 first-contact: $(STAMP)
 	$(BIN)/python -m benchmarks.first_contact $(ARGS)
 
-# The core on the oldest Python that it supports, without torch, ONNX or ONNX Runtime.
-test-core-310:
-	$(PYTHON310) -m venv $(VENV)/core-3.10
-	$(VENV)/core-3.10/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(VENV)/core-3.10/bin/python -m pip install --quiet --editable . --group test-core
-	$(VENV)/core-3.10/bin/python -m pytest -q -m "$(CORE)"
+# The oldest Python, and of each dependency the oldest version that pyproject.toml allows; all but PyTorch, whose wheels of
+# that age bring CUDA.
+test-lowest:
+	$(PYTHON310) -m venv $(LOWEST)
+	sed -n 's/^ *"\([a-z-]*\)\(\[.*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml | sort -u > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable . --group test-core \
+	    onnx onnxruntime scikit-learn safetensors threadpoolctl
+	$(LOWEST)/bin/python -m pytest -q -n 2 -m "$(CORE)"
+	$(LOWEST)/bin/python -m pytest -q -n 2 -m "onnx and not torch and not slow and not gpu and not nvidia" tests/backends tests/cli
 
 # Beside other tools and plain loops, into benchmarks/results and the documents' tables; BENCH=--short takes a quarter of an hour.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# What is installed in .venv, as CycloneDX JSON.
+sbom: $(STAMP)
+	mkdir -p $(dir $(SBOM))
+	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'from edgecnn.version import __version__; print(__version__)')\"/" \
+	    pyproject.toml > $(SBOM).toml
+	$(BIN)/python -m cyclonedx_py environment --pyproject $(SBOM).toml --output-file $(SBOM) $(ARGS) $(BIN)/python
+
+# Known vulnerabilities of what is installed in .venv; exit code 2 where an index could not be asked: SECURITY.md.
+audit: $(STAMP)
+	$(BIN)/python .ci/audit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from tests.fakes.device_flow import (
     ways_to_bench,
 )
 
-pytestmark = pytest.mark.onnx
+pytestmark = [pytest.mark.onnx, pytest.mark.torch]
 
 
 @pytest.fixture(scope="module")

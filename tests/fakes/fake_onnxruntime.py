@@ -63,6 +63,7 @@ class FakeRuntime:
             "SessionOptions": lambda: Options(self),
             "InferenceSession": type("InferenceSession", (_Session,), {"fake": self, **self._told()}),
             "get_ep_devices": lambda: [types.SimpleNamespace(ep_name=name) for name in self.offers],
+            "register_execution_provider_library": lambda name, path: None,
             "preload_dlls": lambda: print("Failed to load libcublasLt.so.13"),
             "set_default_logger_severity": lambda severity: setattr(self, "severity", severity),
         }
