@@ -19,13 +19,16 @@ Z95 = 1.959963984540054  # two-sided 95 %
 MOST_IMAGES = 10**9  # no test set is larger: a question that needs more is not settled by images
 
 
-def drop_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
-    """Two-sided 95 % score interval for the drop, as proportions (Tango, Statistics in Medicine 17, 1998)."""
-    low, high = drop_intervals(np.array([lost]), np.array([gained]), n)
+def drop_interval(lost: float, gained: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Two-sided score interval for the drop, as proportions, 95 % by default (Tango, Statistics in Medicine 17,
+    1998)."""
+    low, high = drop_intervals(np.array([lost]), np.array([gained]), n, z)
     return float(low[0]), float(high[0])
 
 
-def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float | Floats) -> tuple[Floats, Floats]:
+def drop_intervals(
+    lost: npt.ArrayLike, gained: npt.ArrayLike, n: float | Floats, z: float = Z95
+) -> tuple[Floats, Floats]:
     """`drop_interval` of many tables at once, of `n` images all, or each of its own.
 
     The interval holds the drops that the score test does not reject; the score falls with the drop, so bisection
@@ -37,7 +40,7 @@ def drop_intervals(lost: npt.ArrayLike, gained: npt.ArrayLike, n: float | Floats
     def bisect(inner: Floats, outer: Floats) -> Floats:
         for _ in range(52):
             middle = (inner + outer) / 2
-            inside = np.abs(_score(b, c, n, middle)) <= Z95
+            inside = np.abs(_score(b, c, n, middle)) <= z
             inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
         return outer
 

@@ -314,7 +314,9 @@ def test_tests_mirror_the_package() -> None:
     assert folders <= {p.parent.name for p in (ROOT / "edgecnn").glob("*/__init__.py")}
     files = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")} - {"house_rules"}
     assert {"statistics", "records", "targets"} < files
-    assert files - {"api_names", "no_network", "python_api", "supply_chain"} <= {p.stem for p in (ROOT / "edgecnn").glob("*.py")}
+    assert files - {"api_names", "no_network", "python_api", "supply_chain"} <= {
+        p.stem for p in (ROOT / "edgecnn").glob("*.py")
+    }
 
 
 def test_no_test_module_imports_another() -> None:

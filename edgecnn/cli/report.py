@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from edgecnn.cli.options import RUN, RUN_RECIPE
-from edgecnn.output import say
+from edgecnn.output import print_lines, say
 
 EXAMPLES = """
 edgecnn report runs/lenet5-digits -o report.html
+edgecnn report runs/lenet5-digits --format csv
+edgecnn report runs/lenet5-digits --format card -o README.md
 """
 
 
 def report(
     run: Annotated[str, RUN],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The report to write: .md, .html, .json or .xml.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The report to write: .md, .html, .json, .csv or .xml.  [default: stdout]"),
+    ] = None,
+    format_: Annotated[
+        Literal["md", "html", "json", "csv", "xml", "card"] | None,
+        typer.Option(
+            "--format", help="The format, where the suffix does not say it; card: a model card.", show_default=False
+        ),
+    ] = None,
     recipe: Annotated[str, RUN_RECIPE] = "",
 ) -> None:
     """Write the report of a judged run.
 
-    The suffix names the format: Markdown, HTML, JSON, or JUnit XML.
+    Markdown, HTML, JSON, CSV, JUnit XML, or a model card in Hugging Face's form.
     """
+    from edgecnn.artifact.write import write_bytes
+    from edgecnn.errors import MeasurementError
     from edgecnn.pipeline.find import find_judged
-    from edgecnn.report import write_report
+    from edgecnn.report import FORMATS, write_report
+    from edgecnn.report.card import model_card
     from edgecnn.steps.report import report_of
 
+    if output is None and format_ is None:
+        raise MeasurementError("neither a file nor a format is named", "give -o report.html, or --format csv")
     judged_by, judged = find_judged(run, recipe, output)
-    write_report(output, report_of(judged, judged_by))
+    found = report_of(judged, judged_by)
+    if output is not None and format_ is None:
+        write_report(output, found)
+    else:
+        text = model_card(found, judged_by) if format_ == "card" else FORMATS[f".{format_}"](found)
+        if output is None:
+            print_lines(text.removesuffix("\n").split("\n"))
+            return
+        write_bytes(output, text.encode())
     say(f"{output}: written")

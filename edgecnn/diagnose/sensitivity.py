@@ -14,7 +14,7 @@ from edgecnn.graph.ptq.candidates import Candidate, compute_logits
 from edgecnn.graph.ptq.quantize import distinct_images
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.quantization import Placement
-from edgecnn.results.quantization import QuantizationReport
+from edgecnn.results.quantization import LayerNoise, QuantizationReport
 
 SENSITIVITY_IMAGES = 16
 WEIGHTS = "all weights"
@@ -27,6 +27,17 @@ def explain_noise(
     shares = measure_noise_shares(candidate, placement, distinct_images(data))
     tensors = tuple(replace(row, logit_noise_pct=shares[row.scale_group]) for row in report.tensors)
     return replace(report, tensors=tensors, weights_logit_noise_pct=shares[WEIGHTS])
+
+
+def layer_noise(report: QuantizationReport, placement: Placement) -> tuple[LayerNoise, ...]:
+    """The shares that `explain_noise` measured, the largest first, with the nodes that read each scale."""
+    shares = {row.scale_group: row.logit_noise_pct for row in report.tensors if row.logit_noise_pct is not None}
+    nodes = {
+        group: tuple(dict.fromkeys(e.node for q in placement.activations if q.scale_group == group for e in q.edges))
+        for group in shares
+    }
+    rows = [LayerNoise(tensor=group, nodes=nodes[group], logit_noise_pct=share) for group, share in shares.items()]
+    return tuple(sorted(rows, key=lambda row: -row.logit_noise_pct))
 
 
 def measure_noise_shares(candidate: Candidate, placement: Placement, data: Dataset) -> dict[str, float]:

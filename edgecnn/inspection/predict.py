@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,60 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
 from edgecnn.contract import InputForm
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
-from edgecnn.data.sources.folder import decode
+from edgecnn.data.sources.folder import IMAGE_SUFFIXES, decode, image_names
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.graph.decision import decision_threshold
 from edgecnn.measure.served import scores_of
 from edgecnn.session import Array, class_probabilities, class_scores
 
+TOP = 5
+COLUMNS = (
+    "image",
+    *(f"top{k}_{what}" for k in range(1, TOP + 1) for what in ("label", "class", "probability")),
+    "error",
+)
 
-def classify(
-    engine: Path,
-    images: Sequence[Path],
-    threads: int | None,
-    trust: bool,
-    unreadable: Callable[[Path, DataError], None] | None = None,
-) -> list[dict[str, Any]]:
-    """For each image a dict with `image` and `top5`: label, class index and probability, best first; one output decides
-    between two classes.
 
-    Raises `ArtifactError` for an engine whose preprocessing is not known, `DataError` for an unreadable image, which
-    goes to `unreadable` where that is given, and is left out.
+@dataclass(frozen=True)
+class Classified:
+    """An image with its most probable classes (label, index, probability), the best first; or why there are none."""
+
+    image: str
+    top: tuple[tuple[str, int, float], ...] = ()
+    error: DataError | None = None
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON: `image` with `top5`, or with `error`."""
+        if self.error is not None:
+            return {"image": self.image, "error": _encodable(self.error.message)}
+        return {"image": self.image, "top5": [{"label": n, "class": k, "probability": p} for n, k, p in self.top]}
+
+    @property
+    def flat(self) -> dict[str, str | float | None]:
+        """By `COLUMNS`; without the columns of classes that there are not."""
+        row: dict[str, str | float | None] = {"image": self.image}
+        for k, (label, index, probability) in enumerate(self.top, 1):
+            row |= {f"top{k}_label": label, f"top{k}_class": index, f"top{k}_probability": probability}
+        return {**row, "error": _encodable(self.error.message) if self.error else None}
+
+
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and of a folder every image below it; raises `DataError` for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        names = image_names(path) if path.is_dir() else None
+        if names is not None and not names:
+            raise DataError(f"{path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})", "name a folder with images")
+        found += [path] if names is None else [path / name for name in names]
+    return found
+
+
+def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: bool) -> Iterator[Classified]:
+    """Each image's five most probable classes; one output decides between two. An image that cannot be read, or for
+    which the logits are not finite, carries its error and hides no other.
+
+    Raises `ArtifactError` for an engine whose preprocessing is not known.
     """
     with open_engine(engine, threads, trust) as session:
         sidecar = read_sidecar(engine)
@@ -42,34 +78,31 @@ def classify(
         preprocessing = preprocessing_from_json(sidecar.preprocessing)
         threshold = decision_threshold(engine, sidecar, session.output)
         contract = sidecar.contract
-        rows = []
         for path in images:
             try:
                 image = _read(path, preprocessing, contract.input)
+                logits = scores_of(session.run_all({session.input.name: image[None]}), session, contract)[:1]
+                if not np.isfinite(logits).all():
+                    raise DataError(f"{path}: the logits of {engine} are not finite", "validate it: `edgecnn validate`")
             except DataError as exc:
-                if unreadable is None:
-                    raise
-                unreadable(path, exc)
+                yield Classified(_encodable(str(path)), error=exc)
                 continue
-            logits = scores_of(session.run_all({session.input.name: image[None]}), session, contract)[:1]
-            if not np.isfinite(logits).all():
-                raise ArtifactError(f"{engine}: logits are not finite for {path}", "validate it: `edgecnn validate`")
             (probability,), (scores,) = (
                 class_probabilities(logits, threshold, contract.output),
                 class_scores(logits, threshold),
             )
             names = sidecar.labels or [str(k) for k in range(len(scores))]
-            best = np.argsort(-scores, kind="stable")[:5]
-            top5 = [{"label": names[k], "class": int(k), "probability": round(float(probability[k]), 6)} for k in best]
-            rows.append({"image": str(path), "top5": top5})
-    if not rows:
-        raise DataError(f"none of the {len(images)} images can be read", "without --skip-corrupt the first says why")
-    return rows
+            best = np.argsort(-scores, kind="stable")[:TOP]
+            top = tuple((names[k], int(k), round(float(probability[k]), 6)) for k in best)
+            yield Classified(_encodable(str(path)), top)
+
+
+def _encodable(text: str) -> str:
+    """With bytes of a name that are no UTF-8 as their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read(path: Path, preprocessing: Preprocessing, form: InputForm) -> Array:
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not an image", f"name its files, for example {path}/*.jpg")
     if not path.exists():
         raise DataError(f"{path}: no such image", "check the path")
     picture = decode(path)

@@ -11,7 +11,10 @@ from edgecnn.pipeline.device import Say, require_whole, unpack, unpacked
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.location import require_here
 from edgecnn.recipe.schema import Recipe
+from edgecnn.report.compare import Column
+from edgecnn.results.verdict import Verdict
 from edgecnn.steps.recipe_copy import carried_recipe, differs_from_its_file
+from edgecnn.steps.report import report_of
 
 
 def run_folder(recipe: Recipe, out: Path | None) -> Path:
@@ -102,6 +105,36 @@ def find_judged(run_or_recipe: str, recipe_name: str = "", output: Path | None =
             "name one of them" if judged else "run `edgecnn gate` first",
         )
     return recipe, judged[0]
+
+
+def find_all_judged(run_or_recipe: str, recipe: Recipe, runs: Sequence[TargetRun]) -> list[tuple[TargetRun, Verdict]]:
+    """Those targets of a run that were judged as they are now; raises `MeasurementError` for none, and for a verdict on
+    other measurements or by another recipe."""
+    judged = [(run, report_of(run, recipe).verdict) for run in runs if run.verdict is not None]
+    if not judged:
+        raise MeasurementError(f"{run_or_recipe}: nothing was judged there", "run `edgecnn gate` first")
+    return judged
+
+
+def find_columns(named: Sequence[str], say: Say = lambda line: None) -> list[Column]:
+    """The targets of several runs, each with its verdict where it was judged as it is now."""
+    found: list[Column] = []
+    for name in named:
+        recipe, runs = find_run(name, say=say)
+        for run in runs:
+            verdict = report_of(run, recipe).verdict.verdict if run.verdict is not None else None
+            found.append((name, recipe.name, run, verdict))
+    return found
+
+
+def rerun_arguments(run_or_recipe: str, recipe: Recipe, runs: Sequence[TargetRun]) -> tuple[str, ...]:
+    """What `edgecnn run` takes to make a run again, with changed settings: its folder, where that carries the recipe,
+    else the recipe and the folder."""
+    folder = runs[0].folder.parent
+    if not Path(run_or_recipe).is_dir():
+        return (run_or_recipe,)
+    named = str(folder) if str(folder)[:1] != "-" else f"./{folder}"
+    return (named,) if carried_recipe(folder) is not None else (str(recipe.path), "--out", named)
 
 
 def require_no_input(runs: Sequence[TargetRun], *outputs: Path | None) -> None:

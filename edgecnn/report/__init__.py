@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecnn.artifact.write import write_bytes
 from edgecnn.errors import MeasurementError
+from edgecnn.report.csv_file import csv_report
 from edgecnn.report.html_page import html_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
@@ -19,11 +20,12 @@ FORMATS: dict[str, Callable[[RunReport], str]] = {
     ".json": json_report,
     ".html": html_report,
     ".xml": junit_report,
+    ".csv": csv_report,
 }
 
 
 def write_report(path: str | os.PathLike[str], results: RunReport) -> None:
-    """Write a report in the format that the suffix names: .md, .html, .json or .xml (JUnit).
+    """Write a report in the format that the suffix names: .md, .html, .json, .csv or .xml (JUnit).
 
         import edgecnn as ec
         report = ec.run("lenet5-digits")

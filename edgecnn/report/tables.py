@@ -26,19 +26,19 @@ def conditions(results: RunReport) -> list[str]:
     """The sentences that belong to the numbers: device, clock, warnings, findings, notes."""
     lines = [f"Device: {results.device}"] if results.device else []
     for m in results.measurements:
-        if latency := m.latency:
+        if latency := m.own_latency:
             clocks = "".join(f", {k} {v}" for k, v in to_plain(latency.clocks).items())
             lines.append(
                 f"{m.name}: {latency.mode} mode, batch {latency.batch}, {latency.n_queries} queries, "
                 f"{latency.in_words}{clocks}" + (f", optimization profile {latency.profile}" if latency.profile else "")
             )
-            if m.ratio and m.ratio.latency_ratio_mode != latency.mode:
+            if m.own_ratio and m.own_ratio.latency_ratio_mode != latency.mode:
                 lines.append(
-                    f"{m.name}: the ratio is of {m.ratio.latency_ratio_mode} queries on both sides: "
-                    f"{m.ratio.latency_reference} runs no others"
+                    f"{m.name}: the ratio is of {m.own_ratio.latency_ratio_mode} queries on both sides: "
+                    f"{m.own_ratio.latency_reference} runs no others"
                 )
             lines += [f"{m.name}: {w}" for w in latency.warnings]
-        lines += [f"{m.name}: {w}" for w in (m.ratio.latency_ratio_warnings if m.ratio else ())]
+        lines += [f"{m.name}: {w}" for w in (m.own_ratio.latency_ratio_warnings if m.own_ratio else ())]
         lines += [f"{m.name}: {f}" for f in (m.accuracy.findings if m.accuracy else ())]
     return [*lines, *results.notes]
 
@@ -52,7 +52,7 @@ def measurement_table(results: RunReport) -> Table:
         ("top-5 %", lambda m: _cell(m.figure("top5_pct"), ".2f")),
         ("top-1 drop pp [95 %]", _drop),
         ("agreement %", lambda m: _cell(m.figure("agreement_pct"), ".2f")),
-        ("mode", lambda m: m.latency.mode if m.latency else "-"),
+        ("mode", lambda m: m.own_latency.mode if m.own_latency else "-"),
         ("p50 ms", lambda m: _cell(m.figure("latency_ms_p50"), ".3f")),
         ("p90 ms", lambda m: _cell(m.figure("latency_ms_p90"), ".3f")),
         ("p99 ms", lambda m: _cell(m.figure("latency_ms_p99"), ".3f")),
@@ -70,7 +70,8 @@ def _drop(m: Measurement) -> str:
 
 
 def _ratio(m: Measurement) -> str:
-    return _with_interval(m.ratio.latency_ratio, m.ratio.latency_ratio_ci, ".3f") if m.ratio else "-"
+    ratio = m.own_ratio
+    return _with_interval(ratio.latency_ratio, ratio.latency_ratio_ci, ".3f") if ratio else "-"
 
 
 def check_table(results: RunReport) -> Table:

@@ -9,6 +9,7 @@ from edgecnn.contract import OutputForm
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.engine import EngineInfo
 from edgecnn.results.serving import ServingLoss
+from edgecnn.statistics import wilson_interval
 
 Task = Literal["classification", "binary"]  # several classes, or one column that decides between two
 Interval = tuple[float, float]
@@ -174,6 +175,15 @@ class Accuracy:
             self.top1_lost,
             self.top1_gained,
         )
+
+    @property
+    def top1_ci_pct(self) -> Interval | None:
+        """The 95 % interval of top-1 (Wilson's); None without labels."""
+        if self.top1_pct is None or not self.n_labelled:
+            return None
+        right = round(self.top1_pct * self.n_labelled / 100) if self.top1_n is None else self.top1_n
+        low, high = wilson_interval(right, self.n_labelled)
+        return 100 * low, 100 * high
 
     @property
     def top5(self) -> Paired:

@@ -74,3 +74,14 @@ class QuantizationReport:
     candidates: tuple[CandidateRow, ...]
     tensors: tuple[TensorRow, ...]
     weights_logit_noise_pct: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNoise:
+    """What one scale of activations makes of the noise in the logits, in per cent: the `nodes` read it as INT8."""
+
+    __pydantic_config__ = STRICT
+
+    tensor: str
+    nodes: tuple[str, ...]
+    logit_noise_pct: float

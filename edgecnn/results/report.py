@@ -41,9 +41,20 @@ class Measurement:
         """Whether the numbers are the target's and the time is not."""
         return self.engine.simulated
 
+    @property
+    def own_latency(self) -> Latency | None:
+        """Its latency; a simulated engine has none that says anything."""
+        return None if self.simulated else self.latency
+
+    @property
+    def own_ratio(self) -> LatencyRatio | None:
+        """Its latency over that of the reference; of a simulated engine none."""
+        return None if self.simulated else self.ratio
+
     def figure(self, key: str) -> float | None:
-        """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured."""
-        parts = (self.accuracy, self.latency, self.ratio, self.startup, self.facts)
+        """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured, and for the
+        speed of a simulated engine."""
+        parts = (self.accuracy, self.own_latency, self.own_ratio, self.startup, self.facts)
         value: float | None = next((getattr(part, key) for part in parts if hasattr(part, key)), None)
         return value
 

@@ -59,6 +59,12 @@ class Verdict:
             return "FAIL"
         return "PASS" if outcomes == {"PASS"} else "INCONCLUSIVE"
 
+    def outcome_of(self, name: str) -> Outcome:
+        """What the checks of one engine come to: the worst of them, INCONCLUSIVE without any."""
+        own = {self.counts_as(check) for check in self.checks if check.name == name}
+        worst: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
+        return next((outcome for outcome in worst if outcome in own), "INCONCLUSIVE")
+
     def counts_as(self, check: Check) -> Outcome:
         """What a check comes to: its own verdict, but for an open one that the recipe maps."""
         if check.verdict != "INCONCLUSIVE" or self.inconclusive == "inconclusive":

@@ -88,10 +88,11 @@ def accuracy_baseline_files(recipe: Recipe, run: TargetRun) -> list[Path]:
 
 def accuracy_baseline_path(recipe: Recipe, backend: str, precision: str) -> Path:
     """Where the accuracies of a recipe's engines stand: beside the recipe used, whatever the device."""
-    return _baseline_folder(recipe) / re.sub(r"[^a-z0-9.]+", "-", f"{backend}-{precision}.json".lower())
+    return baseline_folder(recipe) / re.sub(r"[^a-z0-9.]+", "-", f"{backend}-{precision}.json".lower())
 
 
-def _baseline_folder(recipe: Recipe) -> Path:
+def baseline_folder(recipe: Recipe) -> Path:
+    """Where all baselines of a recipe stand."""
     return recipe.path.parent / "baselines" / recipe.name
 
 
@@ -118,7 +119,7 @@ def is_writable(folder: Path) -> bool:
 def baseline_path(recipe: Recipe, device: Device) -> Path:
     """Where the baseline of a recipe stands for a device: beside the recipe used. Raises `MeasurementError` where only
     an earlier version's does."""
-    path = _baseline_folder(recipe) / f"{device.key}.json"
+    path = baseline_folder(recipe) / f"{device.key}.json"
     before = recipe.path.parent / "accepted" / recipe.name / path.name
     if before.exists() and not path.exists():
         raise MeasurementError(

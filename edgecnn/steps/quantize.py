@@ -172,7 +172,7 @@ def _int8(
     explain: bool,
     progress: Progress | None,
 ) -> tuple[onnx.ModelProto, Sidecar, QuantizationReport]:
-    from edgecnn.diagnose.sensitivity import explain_noise
+    from edgecnn.diagnose.sensitivity import explain_noise, layer_noise
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.ptq.quantize import quantize_int8
@@ -205,6 +205,9 @@ def _int8(
     named = ("method", "around", "int8_share_pct", "weighted_nodes", "kept_float32", "integer_kernels")
     facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
     facts |= {"excluded": list(report.excluded)} if report.excluded else {}
+    if report.weights_logit_noise_pct is not None:
+        facts["layer_noise"] = to_plain(layer_noise(report, made.placement))
+        facts["weights_logit_noise_pct"] = report.weights_logit_noise_pct
     whole = report.integer_kernels is None or report.integer_kernels == report.weighted_nodes
     parents = (graph,) if ranges is None else (graph, ranges)
     sidecar = derived(

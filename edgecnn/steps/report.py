@@ -110,7 +110,9 @@ def _verdict_of(run: TargetRun, recipe: Recipe) -> Verdict:
 def _notes(run: TargetRun) -> list[str]:
     notes = [f"{m.name} is {m.engine.simulation}" for m in run.measurements if m.engine.simulated]
     notes += [f"{m.name}: {FREEDOM}" for m in run.measurements if m.engine.scheme == "implicit"]
-    notes += [f"{m.name}: {m.ratio.why_not_int8}" for m in run.measurements if m.ratio and m.ratio.why_not_int8]
+    notes += [
+        f"{m.name}: {m.own_ratio.why_not_int8}" for m in run.measurements if m.own_ratio and m.own_ratio.why_not_int8
+    ]
     notes += [f"{m.name}: {m.rebuilds.in_words}" for m in run.measurements if m.rebuilds]
     on_cpu = any(m.engine.provider == CPU_PROVIDER for m in run.measurements)
     return [*notes, *([guard] if on_cpu and (guard := int8_guard()) else [])]

@@ -87,13 +87,13 @@ def test_what_is_missing_is_named(graph: Path, edgecnn: Call) -> None:
     assert "edgecnn import --preprocess" in bare
 
 
-def test_a_folder_is_not_an_image(graph: Path, edgecnn: Call) -> None:
+def test_a_folder_without_images_is_told(graph: Path, edgecnn: Call) -> None:
     Path("images").mkdir()
     preprocessing = {"resize": 8, "crop": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     content = graph.read_bytes()
     sidecar = Sidecar(kind="graph", preprocessing=preprocessing)
     write_artifact(graph, lambda path: path.write_bytes(content) and None, sidecar)
-    assert "images: is a folder, not an image" in edgecnn("predict", graph, "images").refused()
+    assert "images: no images" in edgecnn("predict", graph, "images").refused()
 
 
 def test_calibration_images_may_have_classes_of_their_own(graph: Path, edgecnn: Call) -> None:

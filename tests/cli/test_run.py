@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -250,8 +251,22 @@ def test_predict_names_the_digit(copied: Path, tmp_path: Path, edgecnn: Callable
         best = json.loads(result.out)[0]["top5"][0]
         right += best["label"] == str(dataset.labels[k])
     assert right >= 4
-    (tmp_path / "empty.png").write_bytes(b"")
-    assert "empty.png" in edgecnn("predict", copied / "cpu" / "int8.onnx", tmp_path / "empty.png").refused()
+    pictures, engine, found = tmp_path / "pictures", copied / "cpu" / "int8.onnx", tmp_path / "out" / "found.csv"
+    (pictures / "below").mkdir(parents=True)
+    (pictures / "=empty.png").write_bytes(b"")
+    for k, name in ((0, "a.png"), (10, "below/b.png")):
+        (tmp_path / f"{k}.png").rename(pictures / name)
+    assert "empty.png" in edgecnn("predict", engine, pictures / "=empty.png").refused()
+    said = edgecnn("predict", engine, pictures, "--json")
+    assert "1 of 3 images are without a result" in said.refused()
+    bad, *good = json.loads(said.out)
+    assert [(len(row["top5"]), Path(row["image"]).name) for row in good] == [(5, "a.png"), (5, "b.png")]
+    assert "not a readable image" in bad["error"]
+    edgecnn("predict", engine, pictures, "-o", found).refused()
+    rows = list(csv.DictReader(found.read_text().splitlines()))
+    assert [row["top1_label"] for row in rows] == ["", *(row["top5"][0]["label"] for row in good)]
+    assert edgecnn("predict", engine, pictures, "-o", found, "--skip-corrupt").code == 0
+    assert len(found.read_text().splitlines()) == 3
 
 
 def test_steps_alone(copied: Path, tmp_path: Path, edgecnn: Callable[..., Any]) -> None:

@@ -12,7 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgecnn.diagnose.sensitivity import WEIGHTS, explain_noise, measure_noise_shares
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.write import write_artifact
+from edgecnn.diagnose.sensitivity import WEIGHTS, explain_noise, layer_noise, measure_noise_shares
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.onnx_graph import OnnxGraph
@@ -29,6 +31,7 @@ from edgecnn.graph.ptq.zero_point_folding import find_foldable_groups
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.simplify import simplify_graph
+from edgecnn.steps.quantize import quantize
 from tests.fakes.graphs import build
 from tests.fakes.int8 import RESIDUAL, logits, pictures, sqnr_db, uneven
 
@@ -297,6 +300,23 @@ def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
     ]
     assert min(s for s in shares if s is not None) > 0
     assert sum(s for s in shares if s is not None) == pytest.approx(100, abs=0.1)
+    rows = layer_noise(explained, made.placement)
+    assert [r.logit_noise_pct for r in rows] == sorted((s for s in shares[1:] if s is not None), reverse=True)
+    readers = {n.name for n in model.graph.node}
+    assert all(row.nodes and readers.issuperset(row.nodes) for row in rows)
+
+
+def test_what_explain_measured_stands_in_the_sidecar(tmp_path: Path) -> None:
+    """Where `edgecnn explain` reads it; without --explain nothing does."""
+    graph = tmp_path / "m.fp32.onnx"
+    write_artifact(graph, lambda p: onnx.save(uneven(RESIDUAL), str(p)), Sidecar(kind="graph"))
+    for explain in (False, True):
+        made = quantize(
+            graph, tmp_path / "m.int8.onnx", precision="int8", method="mse", dataset=pictures(24), explain=explain
+        )
+        told = read_sidecar(made.path).facts
+        assert ("layer_noise" in told, "weights_logit_noise_pct" in told) == (explain, explain)
+    assert set(told["layer_noise"][0]) == {"tensor", "nodes", "logit_noise_pct"}
 
 
 def test_a_candidate_whose_logits_are_not_finite_is_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def run_panels(reports: Sequence[tuple[RunReport, Sidecar]]) -> list[Panel]:
     for report, made in reports:
         by_device.setdefault(report.device_key, []).extend(_run_discs(report, made))
         notes.setdefault(report.device_key, {}).update(dict.fromkeys(report.notes))
-        modes.setdefault(report.device_key, set()).update(m.latency.mode for m in report.measurements if m.latency)
+        modes.setdefault(report.device_key, set()).update(
+            m.own_latency.mode for m in report.measurements if m.own_latency
+        )
     for device, found in modes.items():
         if len(found) > 1:
             raise MeasurementError(
@@ -134,16 +136,16 @@ def _run_discs(report: RunReport, made: Sidecar) -> list[Disc]:
     return [
         Disc(
             label=f"{report.recipe} {m.name}",
-            cost=m.latency.latency_ms_p50,
+            cost=m.own_latency.latency_ms_p50,
             accuracy_pct=m.accuracy.top1_pct,
             params=params,
             group=m.name,
             tip=f"{report.recipe}, {m.name}: {m.accuracy.top1_pct:.2f} % top-1 of {m.accuracy.n} images, "
-            f"{m.latency.latency_ms_p50:.3f} ms at batch {m.latency.batch}, {m.latency.mode}",
+            f"{m.own_latency.latency_ms_p50:.3f} ms at batch {m.own_latency.batch}, {m.own_latency.mode}",
             joined=report.recipe,
         )
         for m in report.measurements
-        if m.accuracy is not None and m.accuracy.top1_pct is not None and m.latency is not None
+        if m.accuracy is not None and m.accuracy.top1_pct is not None and m.own_latency is not None
     ]
 
 
