@@ -148,6 +148,20 @@ def unfolded_norm() -> onnx.ModelProto:
     return classifier([N("BatchNormalization", ["c", *NORM], ["n1"]), N("Add", ["n1", "c"], ["m"])])
 
 
+def activated_twice() -> onnx.ModelProto:
+    """All that read the convolution could be fused into it, but not together."""
+    return classifier(
+        [
+            N("BatchNormalization", ["c", *NORM], ["n1"]),
+            N("Relu", ["c"], ["a"]),
+            N("Clip", ["c", "zero", "six"], ["b"]),
+            N("Sum", ["n1", "a", "b"], ["m"]),
+        ],
+        zero=np.float32(0),
+        six=np.float32(6),
+    )
+
+
 def einsum(equation: str, *inputs: str, **constants: Any) -> onnx.ModelProto:
     return classifier([N("Einsum", list(inputs), ["m"], equation=equation)], opset=17, **constants)
 
@@ -189,6 +203,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
         normed_behind(N("MatMul", ["f", "fa"], ["h0"]), N("Add", ["h0", "fab"], ["h"])), inside=CHANNELS * CHANNELS
     ),
     "norm-unfolded": lambda: Kind(unfolded_norm()),
+    "activated-twice": lambda: Kind(activated_twice()),
     "conv1d": lambda: Kind(
         on_rows(N("Conv", ["q", "line"], ["q2"], pads=[1, 1]), line=weights(CHANNELS, CHANNELS, 3)), inside=3 * MATRIX
     ),

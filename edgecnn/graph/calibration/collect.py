@@ -23,13 +23,13 @@ from edgecnn.graph.calibration.observe import Observer
 from edgecnn.graph.calibration.watch import choose_steps, is_pooled
 from edgecnn.graph.load import naming
 from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.qdq.pairs import activated_output
 from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.limits import DAMAGED_ZIP, require_arrays
 from edgecnn.machine.threads import Seats, allowed_threads
 
 Progress = Callable[[int, int], None]
-_FUSED = {"Relu", "Clip", "BatchNormalization"}
 _SAVE_EVERY = 256  # images
 PIXELS = 2 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
@@ -136,13 +136,12 @@ def _images_within(size: int, graph: OnnxGraph, steps: Mapping[str, int]) -> int
 
 
 def find_observed_tensors(graph: OnnxGraph) -> list[str]:
-    """Activations with a channel axis, but for those that only an activation function reads (they are fused)."""
+    """Activations with a channel axis, but for those that one Relu or Clip alone reads (they are fused)."""
     wanted = []
     for node in graph.nodes:
         for name in node.output:
-            readers = graph.readers.get(name, [])
-            fused = bool(readers) and all(n.op_type in _FUSED and k == 0 for n, k in readers)
-            if graph.is_activation(name) and not (fused and node.op_type in ("Conv", "Gemm", "Add")):
+            fused = node.op_type in ("Conv", "Gemm", "Add") and activated_output(graph, node) != name
+            if graph.is_activation(name) and not fused:
                 wanted.append(name)
     return wanted
 

@@ -1,8 +1,9 @@
-"""Einsum of one or two tensors as Transpose, ReduceSum, Reshape and MatMul: what TensorRT fuses and INT8 exists for."""
+"""Einsum as Transpose, ReduceSum, Reshape and MatMul: what TensorRT fuses and INT8 exists for."""
 
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,36 +17,81 @@ from edgecnn.graph.onnx_graph import Shape, attribute, infer_shapes, node_label
 
 
 def write_einsums(model: onnx.ModelProto) -> list[str]:
-    """Write every Einsum of `model` in other operators, in place; raises `GraphError` for one with an ellipsis, a label
-    twice in one tensor, more than two tensors, or sizes that are not known."""
+    """Write every Einsum of `model` in other operators, in place; raises `GraphError` for one with a label twice in one
+    tensor, or sizes that are not known."""
     count = 0
     while (node := next((n for n in model.graph.node if n.op_type == "Einsum" and n.domain == ""), None)) is not None:
-        writer = _Writer(model.graph, node, infer_shapes(model))
-        writer.write()
-        kept = [made for other in model.graph.node for made in (writer.made if other is node else [other])]
+        shapes = infer_shapes(model)
+        terms, right = _read_equation(node, shapes)
+        if len(terms) > 2:
+            written = _take_pair(model.graph, node, terms, right)
+        else:
+            writer = _Writer(model.graph, node, terms, right, shapes)
+            writer.write()
+            written, count = writer.made, count + 1
+        kept = [made for other in model.graph.node for made in (written if other is node else [other])]
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
         del model.graph.node[:]
         model.graph.node.extend(copies)
-        count += 1
     return [f"{count} Einsum written as Transpose, Reshape and MatMul"] if count else []
 
 
-class _Writer:
-    """The nodes in place of one Einsum."""
+def _read_equation(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> tuple[list[str], str]:
+    """The labels of each input and of the output; an ellipsis as labels of its own."""
+    equation = attribute(node, "equation", b"").decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        alone = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+        right = "".join(["..."] * ("..." in left) + alone)
+    hidden = [
+        max(len(shapes.get(name, ())) - len(term) + 3, 0) if "..." in term else 0
+        for name, term in zip(node.input, terms, strict=True)
+    ]
+    unused = [c for c in string.ascii_letters if c not in equation][: max(hidden)]
+    terms = [
+        term.replace("...", "".join(unused[len(unused) - count :])) for term, count in zip(terms, hidden, strict=True)
+    ]
+    right = right.replace("...", "".join(unused))
+    if any(len(set(term)) < len(term) for term in [*terms, right]):
+        raise GraphError(
+            f"node {node_label(node)}: the Einsum {equation!r} takes a diagonal",
+            "export the network with torch.matmul, or with sums written out",
+        )
+    return terms, right
 
-    def __init__(self, graph: onnx.GraphProto, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> None:
+
+def _take_pair(graph: onnx.GraphProto, node: onnx.NodeProto, terms: Sequence[str], right: str) -> list[onnx.NodeProto]:
+    """The first tensor with the next one that shares a label with it, and their product with what is left."""
+    k = next((k for k, term in enumerate(terms) if k and set(term) & set(terms[0])), 1)
+    others = [other for other in range(1, len(terms)) if other != k]
+    needed = {*right, *"".join(terms[other] for other in others)}
+    pair = "".join(dict.fromkeys(c for c in terms[0] + terms[k] if c in needed))
+    product = free_name(graph, f"{node.output[0]}_pair")
+    first = f"{terms[0]},{terms[k]}->{pair}"
+    rest = f"{','.join([pair, *(terms[other] for other in others)])}->{right}"
+    name = node.name or node.output[0]
+    return [
+        helper.make_node("Einsum", [node.input[0], node.input[k]], [product], f"{name}_{len(terms)}", equation=first),
+        helper.make_node(
+            "Einsum", [product, *(node.input[other] for other in others)], list(node.output), name, equation=rest
+        ),
+    ]
+
+
+class _Writer:
+    """The nodes in place of one Einsum of one or two tensors with the labels `terms`."""
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        node: onnx.NodeProto,
+        terms: Sequence[str],
+        right: str,
+        shapes: Mapping[str, Shape],
+    ) -> None:
         self.graph, self.node, self.made = graph, node, list[onnx.NodeProto]()
         self.stem = node.name or node.output[0]
-        equation = attribute(node, "equation", b"").decode().replace(" ", "")
-        left, _, right = equation.partition("->")
-        terms = left.split(",")
-        if "->" not in equation:
-            right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-        if "." in equation or len(terms) > 2 or any(len(set(term)) < len(term) for term in [*terms, right]):
-            raise GraphError(
-                f"node {node_label(node)}: the Einsum {equation!r} is no product of two tensors",
-                "export the network with torch.matmul, or with sums written out",
-            )
         self.terms, self.right = terms, right
         self.sizes: dict[str, int | None] = {}
         for name, term in zip(node.input, terms, strict=True):
@@ -54,7 +100,8 @@ class _Writer:
                 self.sizes[label] = size if self.sizes.get(label) is None else self.sizes[label]
 
     def write(self) -> None:
-        """first [batch, rows, inner] x second [batch, inner, columns], back to the order that the equation asks for."""
+        """first [batch, rows, inner] x second [batch, inner, columns], back to the order that the equation asks for; a
+        Mul where nothing is summed."""
         first, *others = self.node.input
         term, *rest = self.terms
         if not others:
@@ -64,6 +111,10 @@ class _Writer:
         second, other = self._sum_out(others[0], rest[0], self.right + term)
         first, term = self._sum_out(first, term, self.right + rest[0])
         inner = [c for c in term if c in other and c not in self.right]
+        if not inner:  # nothing is summed
+            factors = [self._spread(first, term), self._spread(second, other)]
+            self._add("Mul", factors, self.node.output[0])
+            return
         batch = [c for c in term if c in other and c in self.right]
         rows, columns = ([c for c in t if c not in inner and c not in batch] for t in (term, other))
         batch.sort(key=self.right.index)
@@ -82,6 +133,12 @@ class _Writer:
             return name, term
         axes = self._constant(gone, "axes")
         return self._add("ReduceSum", [name, axes], keepdims=0), "".join(c for c in term if c in needed)
+
+    def _spread(self, name: str, term: str) -> str:
+        """The axes in the order of the output, with those of size 1 that the tensor lacks."""
+        turned = self._turn(name, term, "".join(c for c in self.right if c in term))
+        lacking = [k for k, c in enumerate(self.right) if c not in term]
+        return self._add("Unsqueeze", [turned, self._constant(lacking, "axes")]) if lacking else turned
 
     def _grouped(self, name: str, term: str, batch: Sequence[str], groups: Sequence[Sequence[str]]) -> str:
         """[batch..., group, group] of a tensor with axes `term`."""

@@ -31,6 +31,7 @@ from edgecnn.graph.importing.names import name_nodes, rename_tensor
 from edgecnn.graph.importing.opset import (
     convert_opset,
     drop_unread_inputs,
+    free_unfixed_axes,
     make_bounds_scalar,
     make_readable,
     name_unread_outputs,
@@ -160,6 +161,7 @@ def _copy_to_run(model: onnx.ModelProto) -> onnx.ModelProto:
     """The original in a form that ONNX Runtime takes: it refuses two nodes of one name, and ends on some Splits."""
     original = copy_model(model)
     drop_unread_inputs(original)
+    free_unfixed_axes(original.graph)
     name_nodes(original.graph)
     name_unread_outputs(original.graph)
     return original

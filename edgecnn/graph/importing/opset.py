@@ -18,7 +18,7 @@ _OWN_INITIALIZERS_SINCE = 4  # IR version: before it every initializer was an in
 
 
 def make_readable(model: onnx.ModelProto) -> list[str]:
-    """Inline functions, take initializers and what nothing reads from the inputs, and axes written as -1 as not fixed:
+    """Inline functions, take initializers and what nothing reads from the inputs, and axes of -1 or 0 as not fixed:
     what must happen before the graph can be looked at."""
     changes = []
     if model.functions:
@@ -32,7 +32,7 @@ def make_readable(model: onnx.ModelProto) -> list[str]:
         changes.append(f"{len(model.graph.input) - len(inputs)} initializers no longer declared as inputs")
         del model.graph.input[:]
         model.graph.input.extend(inputs)
-    return [*changes, *drop_unread_inputs(model), *_free_negative_axes(model.graph)]
+    return [*changes, *drop_unread_inputs(model), *free_unfixed_axes(model.graph)]
 
 
 def drop_unread_inputs(model: onnx.ModelProto) -> list[str]:
@@ -109,12 +109,12 @@ def write_squeeze_axes(model: onnx.ModelProto) -> list[str]:
     return [f"{written} Squeezes without axes got theirs, so that they leave the batch"] if written else []
 
 
-def _free_negative_axes(graph: onnx.GraphProto) -> list[str]:
-    """An axis of -1 is one that is not fixed: Paddle writes the batch so."""
+def free_unfixed_axes(graph: onnx.GraphProto) -> list[str]:
+    """An axis of -1 or 0 is one that is not fixed: Paddle and MXNet write the batch so."""
     freed = 0
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value < 0:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.Clear()
                 freed += value.name in {i.name for i in graph.input}
-    return [f"{freed} axes of the input written as -1 taken as dynamic"] if freed else []
+    return [f"{freed} axes of the input written as -1 or 0 taken as dynamic"] if freed else []
