@@ -110,11 +110,11 @@ def halved(kind: Any, ends: bool) -> onnx.ModelProto:
     return model
 
 
-def stored_in_half() -> onnx.ModelProto:
+def stored_in(kind: Any) -> onnx.ModelProto:
     model = network()
     casts = []
     for tensor in model.graph.initializer:
-        value, name = numpy_helper.to_array(tensor).astype(np.float16), tensor.name
+        value, name = numpy_helper.to_array(tensor).astype(kind), tensor.name
         tensor.CopyFrom(numpy_helper.from_array(value, f"{name}_h"))
         casts.append(N("Cast", [f"{name}_h"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
@@ -159,7 +159,7 @@ KINDS: dict[str, Callable[[], Case]] = {
     "opset24-swish": lambda: Case(network(middle=[N("Swish", ["c1"], ["m"])], opset=24, ir=10), "Swish of opset 24"),
     "batch-minus-1": lambda: Case(network(given=(-1, 3, SIDE, SIDE), made=(-1, CLASSES)), "written as -1"),
     "batch-0": lambda: Case(network(given=(0, 3, SIDE, SIDE), made=(0, CLASSES)), "taken as dynamic"),
-    "half-weights": lambda: Case(stored_in_half(), "6 weights stored in 16 bits"),
+    "half-weights": lambda: Case(stored_in(np.float16), "6 weights stored in another width"),
     "uint8-nhwc": lambda: pixels(
         [TO_FLOAT, N("Transpose", ["a"], ["b"], **TURN), N("Sub", ["b", "mu"], ["c"]), N("Div", ["c", "s"], ["t"])],
         True,
@@ -242,6 +242,10 @@ KINDS: dict[str, Callable[[], Case]] = {
         halved(TensorProto.BFLOAT16, True), "bfloat16 lifted", {"to_float32": True}, "logits", 1e-1
     ),
     "double": lambda: Case(halved(TensorProto.DOUBLE, False), "double lifted", {"to_float32": True}),
+    "half-between-casts": lambda: Case(
+        between_casts(TensorProto.FLOAT16), "float16 lifted", {"to_float32": True}, "logits", 2e-2
+    ),
+    "double-weights": lambda: Case(stored_in(np.float64), "6 weights stored in another width"),
 }
 
 
@@ -399,12 +403,24 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
     ),
     "float16": (lambda: halved(TensorProto.FLOAT16, False), "input 'x' is float16", "--to-float32"),
     "float16-inside": (lambda: halved(TensorProto.FLOAT16, True), "is float16", "--to-float32"),
+    "float16-between-casts": (
+        lambda: between_casts(TensorProto.FLOAT16),
+        "node 'there' makes is float16",
+        "--to-float32",
+    ),
+    "double-between-casts": (lambda: between_casts(TensorProto.DOUBLE), "node 'there' makes is double", "--to-float32"),
     "new-operator": (
         lambda: network(middle=[N("TensorScatter", ["c1", "c1"], ["m"])], opset=24, ir=10),
         "TensorScatter of opset 24",
         "export it at opset 19",
     ),
 }
+
+
+def between_casts(kind: int) -> onnx.ModelProto:
+    """As mixed precision in training leaves it: no weight and no end is of that width."""
+    middle = [N("Cast", ["c1"], ["a"], "there", to=kind), N("Relu", ["a"], ["b"], "inside")]
+    return network(middle=[*middle, N("Cast", ["b"], ["m"], "back", to=TensorProto.FLOAT)])
 
 
 def with_kind(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -9,53 +11,58 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
 from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.importing.names import graphs_in, replace_tensor
-from edgecnn.graph.onnx_graph import attribute, type_name
+from edgecnn.graph.onnx_graph import attribute, node_label, type_name
 from edgecnn.session import Array
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _OTHERS = (*_HALF, TensorProto.DOUBLE)
+_LIFT = "import the float32 graph it was made from, or lift this one: --to-float32"
 LIFTED_DIFFERENCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1, TensorProto.DOUBLE: 1e-4}
 """Of max |logit|: what a graph may differ from itself in float32. FP16 has 11 bits, BF16 8."""
 
 
 def fold_weight_casts(model: onnx.ModelProto) -> list[str]:
-    """Weights that are stored as FP16 or BF16 and cast to float32 become float32, which is exact."""
+    """Weights that are stored in another width and cast to float32 become what the casts make of them."""
     graph = model.graph
     stored = _constants(graph)
     folded = 0
     for node in [n for n in graph.node if n.op_type == "Cast" and n.input[0] in stored]:
         tensor = stored[node.input[0]]
-        if tensor.data_type in _HALF and attribute(node, "to", 0) == TensorProto.FLOAT:
+        if tensor.data_type in _OTHERS and attribute(node, "to", 0) == TensorProto.FLOAT:
             graph.initializer.append(numpy_helper.from_array(_as_float32(tensor), node.output[0]))
             graph.node.remove(node)
             folded += 1
     read = {name for g in graphs_in(graph) for n in g.node for name in n.input} | {o.name for o in graph.output}
     for node in [n for n in graph.node if n.op_type == "Constant" and n.output[0] not in read]:
         graph.node.remove(node)
-    for tensor in [i for i in graph.initializer if i.data_type in _HALF and i.name not in read]:
+    for tensor in [i for i in graph.initializer if i.data_type in _OTHERS and i.name not in read]:
         graph.initializer.remove(tensor)
-    return [f"{folded} weights stored in 16 bits and cast made float32, which is exact"] if folded else []
+    return [f"{folded} weights stored in another width and cast made float32, as their casts do"] if folded else []
 
 
 def require_float32(model: onnx.ModelProto) -> None:
-    """Raise `GraphError` for a graph whose input, weights or constants are floats of another width."""
+    """Raise `GraphError` for a graph whose input, weights or constants are floats of another width, or that computes in
+    16 bits between casts (in double it may compute sizes, which become constants)."""
     held = [(f"initializer {i.name!r}", i.data_type) for i in model.graph.initializer]
     held += [(f"constant {name!r}", t.data_type) for name, t in _constants(model.graph).items()]
     held = [(f"input {i.name!r}", i.type.tensor_type.elem_type) for i in model.graph.input] + held
     for what, kind in held:
         if kind in _OTHERS:
-            raise GraphError(
-                f"{what} is {type_name(kind)}",
-                "import the float32 graph it was made from, or lift this one: --to-float32",
-            )
+            raise GraphError(f"{what} is {type_name(kind)}", _LIFT)
+    require_no_casts(model, _HALF)
+
+
+def require_no_casts(model: onnx.ModelProto, kinds: Collection[int] = _OTHERS) -> None:
+    """Raise `GraphError` for a graph that computes in floats of another width between casts."""
+    for node, kind in _casts(model.graph):
+        if kind in kinds:
+            raise GraphError(f"what node {node_label(node)} makes is {type_name(kind)}", _LIFT)
 
 
 def lift_to_float32(model: onnx.ModelProto) -> list[str]:
     """Make every float of the graph, FP16, BF16 or double, float32 in place, and drop the casts between them; raises
     `GraphError` for a double that float32 cannot hold."""
-    found = {i.data_type for i in _constants(model.graph).values()}
-    found |= {i.type.tensor_type.elem_type for i in model.graph.input}
-    kinds = [type_name(k) for k in sorted(found.intersection(_OTHERS))]
+    kinds = [type_name(k) for k in sorted(_other_kinds(model))]
     floats = {name for name, kind in _types(model).items() if kind in (*_OTHERS, TensorProto.FLOAT)}
     for graph in graphs_in(model.graph):
         for tensor in graph.initializer:
@@ -92,7 +99,7 @@ def compare_lifted(original: onnx.ModelProto, lifted: onnx.ModelProto, images: A
                 f"ONNX Runtime cannot run the {np.dtype(dtype).name} graph: the float32 one is not compared with it"
             ]
     difference = float(np.abs(rows[0] - rows[1]).max() / max(float(np.abs(rows[1]).max()), 1e-30))
-    widths = [LIFTED_DIFFERENCE[k] for k in {kind, *(i.data_type for i in original.graph.initializer)} if k in _OTHERS]
+    widths = [LIFTED_DIFFERENCE[k] for k in _other_kinds(original)]
     allowed = max(widths, default=LIFTED_DIFFERENCE[TensorProto.DOUBLE])
     if not difference <= allowed:
         raise GraphError(
@@ -105,6 +112,16 @@ def compare_lifted(original: onnx.ModelProto, lifted: onnx.ModelProto, images: A
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     made = {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
     return {**made, **{i.name: i for i in graph.initializer}}
+
+
+def _casts(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, int]]:
+    return [(n, attribute(n, "to", 0)) for n in graph.node if n.op_type == "Cast"]
+
+
+def _other_kinds(model: onnx.ModelProto) -> set[int]:
+    """The widths of floats, float32 aside, that the graph takes, holds or computes in."""
+    found = {i.data_type for i in _constants(model.graph).values()} | {kind for _, kind in _casts(model.graph)}
+    return (found | {i.type.tensor_type.elem_type for i in model.graph.input}).intersection(_OTHERS)
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

@@ -23,7 +23,13 @@ from edgecnn.graph.importing.batch import BATCHES, make_batch_dynamic
 from edgecnn.graph.importing.branches import take_branches
 from edgecnn.graph.importing.constants import fold_constant_nodes
 from edgecnn.graph.importing.einsum import write_einsums
-from edgecnn.graph.importing.floats import compare_lifted, fold_weight_casts, lift_to_float32, require_float32
+from edgecnn.graph.importing.floats import (
+    compare_lifted,
+    fold_weight_casts,
+    lift_to_float32,
+    require_float32,
+    require_no_casts,
+)
 from edgecnn.graph.importing.head import flatten_output, remove_sigmoid, remove_softmax
 from edgecnn.graph.importing.labels import Labels, settle_labels
 from edgecnn.graph.importing.layout import Layout, move_channels_first, read_layout
@@ -170,6 +176,7 @@ def _copy_to_run(model: onnx.ModelProto) -> onnx.ModelProto:
 def find_later_refusals(model: onnx.ModelProto) -> tuple[str, ...]:
     """What TensorRT will refuse of the graph, which a CPU runs; raises `GraphError` for what no later step takes."""
     simple = simplify_graph(model)
+    require_no_casts(simple)
     count_multiply_adds(simple)
     found = [f for f in lint(simple, find_target("gpu")) if f.severity == "error"]
     return tuple(dict.fromkeys(f"TensorRT would refuse this graph: {f.where}: {f.what}; {f.hint}" for f in found))
