@@ -51,6 +51,7 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         checker.check_model(inferred)
     _put_back(inferred.graph, aside)
     _fold_gemm_factors(inferred.graph)
+    _drop_idle_dilations(inferred.graph)
     write_measured_shapes(inferred)
     _drop_leading_ones(inferred)
     return inferred
@@ -134,6 +135,14 @@ def _fold_gemm_factors(graph: onnx.GraphProto) -> None:
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta") or a.name in factors]
         del node.attribute[:]
         node.attribute.extend(kept)
+
+
+def _drop_idle_dilations(graph: onnx.GraphProto) -> None:
+    """Dilations of 1 of an AveragePool, which ONNX Runtime's integer kernel does not know."""
+    for node in graph.node:
+        for attr in [a for a in node.attribute if a.name == "dilations" and set(a.ints) == {1}]:
+            if node.op_type == "AveragePool":
+                node.attribute.remove(attr)
 
 
 def _drop_leading_ones(model: onnx.ModelProto) -> None:

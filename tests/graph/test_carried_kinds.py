@@ -170,6 +170,7 @@ def one_bias(*shape: int) -> onnx.ModelProto:
     return classifier(PLAIN, fb=np.full(shape, 0.25, np.float32))
 
 
+TWO_BY_TWO: dict[str, Any] = {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]}
 MATRIX = CHANNELS * CHANNELS * ROWS
 SQUARE: dict[str, Any] = {"square": weights(CHANNELS, CHANNELS, seed=1)}
 KINDS: dict[str, Callable[[], Kind]] = {
@@ -204,6 +205,9 @@ KINDS: dict[str, Callable[[], Kind]] = {
     ),
     "norm-unfolded": lambda: Kind(unfolded_norm()),
     "activated-twice": lambda: Kind(activated_twice()),
+    "average-with-idle-dilations": lambda: Kind(
+        classifier([N("AveragePool", ["c"], ["m"], **TWO_BY_TWO, dilations=[1, 1])], opset=19, ir=9)
+    ),
     "conv1d": lambda: Kind(
         on_rows(N("Conv", ["q", "line"], ["q2"], pads=[1, 1]), line=weights(CHANNELS, CHANNELS, 3)), inside=3 * MATRIX
     ),
@@ -305,6 +309,30 @@ def test_auto_takes_it_too(tmp_path: Path, name: str) -> None:
     assert len(made.report.candidates) >= 3
     assert all(row.sqnr_db > 15 for row in made.report.candidates)
     assert signal_to_noise_db(run(model, images[:20]), run(onnx.load(made.path), images[:20])) > 20
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        N("AveragePool", ["c"], ["m"], kernel_shape=[2, 2], dilations=[2, 2], pads=[1] * 4),
+        N("Resize", ["c", "", "same"], ["m"], mode="cubic", coordinate_transformation_mode="asymmetric"),
+    ],
+    ids=["average-with-dilations", "cubic"],
+)
+def test_what_integer_kernels_lack_reads_float(tmp_path: Path, archive: Path, middle: onnx.NodeProto) -> None:
+    """The Conv in front of it hands out float then, and counts as such."""
+    model = classifier([middle], opset=19, ir=9, same=np.array([1, 1, 1.0001, 1], np.float32))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    ours = import_onnx(tmp_path / "theirs.onnx", tmp_path / "ours.onnx")
+    made = quantize(
+        ours, tmp_path / "i.onnx", precision="int8", scheme="ort-cpu", data=str(archive), method="minmax", threads=1
+    )
+    assert made.report is not None
+    assert (made.report.integer_kernels, made.report.weighted_nodes) == (2, 3)
+    first = CHANNELS * 27 * SIDE**2
+    assert made.report.int8_share_pct == pytest.approx(100 * (1 - first / PRODUCTS), abs=0.006)
+    images = np.load(archive)["input"]
+    assert signal_to_noise_db(run(model, images), run(onnx.load(made.path), images)) > 20
 
 
 def test_a_graph_without_weights_is_refused_for_int8_alone(tmp_path: Path, archive: Path) -> None:

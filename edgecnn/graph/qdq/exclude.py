@@ -14,6 +14,7 @@ import onnx
 
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.graph.onnx_graph import OnnxGraph, Shape, attribute, copy_model, flat_graph, infer_shapes
+from edgecnn.graph.qdq.ort_cpu import fails_on_pairs
 from edgecnn.graph.qdq.pairs import activated_output
 from edgecnn.graph.qdq.placement import place
 from edgecnn.quantization import Placement
@@ -106,13 +107,17 @@ def find_excluded(model: onnx.ModelProto, patterns: Sequence[str], scheme: Schem
 
 
 def find_float_convolutions(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
-    """The nodes with pairs of which ONNX Runtime makes no integer kernel: an excluded one reads the Conv's result."""
+    """The nodes with pairs of which ONNX Runtime makes no integer kernel: an excluded one reads the Conv's result, or one
+    that fails on pairs."""
     graph = flat_graph(model)
     convolutions = (graph.node[w.node] for w in placement.weights if graph.node[w.node].op_type == "Conv")
     return frozenset(
         conv.name
         for conv in convolutions
-        if any(r.name in placement.excluded for r, _ in graph.readers.get(activated_output(graph, conv), []))
+        if any(
+            r.name in placement.excluded or fails_on_pairs(r)
+            for r, _ in graph.readers.get(activated_output(graph, conv), [])
+        )
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx
 
-from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, Use, activated_output
 
 MOVES_ON_CPU = MOVES - {"Pad", "Identity"}  # those that ONNX Runtime runs on 8-bit tensors
@@ -58,7 +58,7 @@ class OrtCpuPlacer:
 
     def _possible_readers(self, tensor: str) -> list[Use]:
         readers = self.graph.readers.get(tensor, [])
-        return [use for use in readers if use[0].name not in self._excluded]
+        return [use for use in readers if use[0].name not in self._excluded and not fails_on_pairs(use[0])]
 
     def _pair_result(self, node: onnx.NodeProto) -> None:
         """A pair on what a weighted node makes; a Gemm or MatMul can also hand out float."""
@@ -68,6 +68,14 @@ class OrtCpuPlacer:
             return
         if node.op_type == "Conv":
             self.pairs.add(result, readers[0])
+
+
+def fails_on_pairs(node: onnx.NodeProto) -> bool:
+    """What ONNX Runtime 1.32 does not load between pairs: its integer pooling knows no dilations, and it turns the axes
+    of a Resize around into what the cubic mode does not take."""
+    if node.op_type == "Resize":
+        return attribute(node, "mode", b"nearest") == b"cubic"
+    return node.op_type == "AveragePool" and any(a.name == "dilations" for a in node.attribute)
 
 
 def _never_negative(graph: OnnxGraph) -> set[str]:

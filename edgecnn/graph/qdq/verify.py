@@ -97,7 +97,8 @@ def count_integer_kernels(path: Path) -> tuple[int, int]:
     """
     with scratch_folder() as scratch:
         optimized = scratch / "optimized.onnx"
-        with onnxruntime_errors(str(path), "cannot load it", "is the file whole?"):
+        hint = "keep the node that it names, or one beside it, out of INT8: --exclude NODE"
+        with onnxruntime_errors("the INT8 graph", "cannot load it", hint):
             open_session(path, threads=1, optimized=optimized)
         kinds = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
     products = sum(1 for _ in flat_graph(onnx.load(path)).products())
