@@ -17,7 +17,7 @@ from edgecnn.session import Array
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _OTHERS = (*_HALF, TensorProto.DOUBLE)
 _LIFT = "import the float32 graph it was made from, or lift this one: --to-float32"
-LIFTED_DIFFERENCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1, TensorProto.DOUBLE: 1e-4}
+LIFTED_DIFFERENCE: dict[int, float] = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1, TensorProto.DOUBLE: 1e-4}
 """Of max |logit|: what a graph may differ from itself in float32. FP16 has 11 bits, BF16 8."""
 
 
