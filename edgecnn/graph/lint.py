@@ -212,21 +212,38 @@ def _zero_point(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
     if not name:
         codes = graph.initializers.get(node.input[0])
         if node.op_type == "QuantizeLinear":
-            yield Finding("error", node.name, "no zero point, which means uint8", "quantize with --scheme tensorrt")
+            yield Finding(
+                "error",
+                node.name,
+                "no zero point, which means uint8",
+                "quantize the float32 graph with --scheme tensorrt",
+            )
         elif codes is not None and codes.data_type != TensorProto.INT8:
             kind = type_name(codes.data_type)
-            yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
+            yield Finding(
+                "error", node.name, f"{kind} instead of int8", "quantize the float32 graph with --scheme tensorrt"
+            )
         return
     zero = graph.initializers.get(name)
     if zero is None:
         yield Finding(
-            "error", node.name, f"its zero point {name!r} is not a constant", "quantize with --scheme tensorrt"
+            "error",
+            node.name,
+            f"its zero point {name!r} is not a constant",
+            "quantize the float32 graph with --scheme tensorrt",
         )
     elif zero.data_type != TensorProto.INT8:
         kind = type_name(zero.data_type)
-        yield Finding("error", node.name, f"{kind} instead of int8", "quantize with --scheme tensorrt")
+        yield Finding(
+            "error", node.name, f"{kind} instead of int8", "quantize the float32 graph with --scheme tensorrt"
+        )
     elif numpy_helper.to_array(zero).any():
-        yield Finding("error", node.name, "asymmetric: its zero point is not 0", "quantize with --scheme tensorrt")
+        yield Finding(
+            "error",
+            node.name,
+            "asymmetric: its zero point is not 0",
+            "quantize the float32 graph with --scheme tensorrt",
+        )
 
 
 def _axis(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ EXTERNAL: dict[str, Any] = {
 }  # shapes stay inside
 
 TRUE_REASONS = (
-    r"gives the same or infinite outputs for different images",
+    r"gives the same outputs for different images|gives outputs that are NaN or infinite",
     r"pooling with dilations is not supported",
 )
 """Why a graph of the generator may be refused."""

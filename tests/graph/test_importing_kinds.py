@@ -225,6 +225,7 @@ KINDS: dict[str, Callable[[], Case]] = {
     "two-outputs": lambda: Case(
         with_outputs(network(), ("f", 1, ["n", 8]), first=True), "taken as the output", {"output_name": "z"}
     ),
+    "loss-beside": lambda: Case(with_loss(network()), "input 'target' dropped", {"output_name": "z"}),
     "argmax": lambda: Case(
         with_outputs(network(end=[N("ArgMax", ["z"], ["k"], axis=1)]), ("k", TensorProto.INT64, ["n", 1]), first=True),
         "taken as the output",
@@ -233,6 +234,10 @@ KINDS: dict[str, Callable[[], Case]] = {
     "squeeze-without-axes": lambda: Case(squeezed(), "1 Squeezes without axes got theirs"),
     "nodes-of-one-name": lambda: Case(named_alike(), "nodes named"),
     "unread-input": lambda: Case(unread_input(), "input 'target' dropped"),
+    "nodes-out-of-order": lambda: Case(backwards(network()), "nodes put in the order"),
+    "dead-nodes": lambda: Case(
+        network(end=[N("NonZero", ["z"], ["k"]), N("Shape", ["k"], ["unread"])]), "2 nodes removed"
+    ),
     "frozen-at-4": lambda: Case(frozen_at_4(), "stays frozen at 4"),
     "float16": lambda: Case(halved(TensorProto.FLOAT16, False), "float16 lifted", {"to_float32": True}, "logits", 2e-2),
     "float16-inside": lambda: Case(
@@ -261,6 +266,20 @@ def named_alike() -> onnx.ModelProto:
     for node in model.graph.node:
         node.name = "layer"
     return model
+
+
+def backwards(model: onnx.ModelProto) -> onnx.ModelProto:
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def with_loss(model: onnx.ModelProto) -> onnx.ModelProto:
+    """As it is exported with the loss of its training, which reads the classes."""
+    model.graph.node.append(N("SoftmaxCrossEntropyLoss", ["z", "target"], ["loss"]))
+    model.graph.input.append(helper.make_tensor_value_info("target", TensorProto.INT64, ["n"]))
+    return with_outputs(model, ("loss", 1, []))
 
 
 def unread_input() -> onnx.ModelProto:
@@ -311,8 +330,8 @@ def compare(case: Case, ours: Path) -> None:
     else:
         for k, node in enumerate(case.model.graph.node):
             node.name = str(k)  # ONNX Runtime refuses two of one name
-        for value in (*case.model.graph.input, *case.model.graph.output):
-            if value.type.tensor_type.shape.dim[0].HasField("dim_value") and given.shape.dim[0].dim_value == 0:
+        if given.shape.dim[0].HasField("dim_value") and given.shape.dim[0].dim_value == 0:
+            for value in (case.model.graph.input[0], case.model.graph.output[0]):
                 value.type.tensor_type.shape.dim[0].Clear()  # and images for none
         found = run(case.model, [name] if name else None, **feeds)
     expected = np.asarray(found).astype(np.float32).reshape(made.shape)
@@ -409,6 +428,13 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
         "--to-float32",
     ),
     "double-between-casts": (lambda: between_casts(TensorProto.DOUBLE), "node 'there' makes is double", "--to-float32"),
+    "cycle": (
+        lambda: network(middle=[N("Add", ["c1", "q"], ["m"], "there"), N("Relu", ["m"], ["q"], "back")]),
+        "'there' -> 'back' -> 'there'",
+        "export",
+    ),
+    "newest-opset": (lambda: network(opset=99, ir=10), "opset 99", "export it at opset 19"),
+    "weights-that-are-nan": (lambda: network(b2=np.full(8, np.nan, np.float32)), "NaN or infinite", "a weight"),
     "new-operator": (
         lambda: network(middle=[N("TensorScatter", ["c1", "c1"], ["m"])], opset=24, ir=10),
         "TensorScatter of opset 24",

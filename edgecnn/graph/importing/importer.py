@@ -41,6 +41,7 @@ from edgecnn.graph.importing.opset import (
     make_bounds_scalar,
     make_readable,
     name_unread_outputs,
+    sort_nodes,
     write_squeeze_axes,
 )
 from edgecnn.graph.importing.outputs import choose_output
@@ -95,6 +96,8 @@ def import_graph(
     changes = simplify_with_onnxslim(model) if slim else []
     reference = _copy_to_run(model) if slim else original  # which has the names of the tensors inside
     changes += [*make_readable(model), *choose_output(model, output_name), *fold_weight_casts(model)]
+    for one in (original, reference):
+        choose_output(one, output_name)  # which what is dropped may have given inputs to
     pairs = take_pairs(model, source)
     if to_float32:
         half = copy_model(model)
@@ -166,6 +169,7 @@ def _open(
 def _copy_to_run(model: onnx.ModelProto) -> onnx.ModelProto:
     """The original in a form that ONNX Runtime takes: it refuses two nodes of one name, and ends on some Splits."""
     original = copy_model(model)
+    sort_nodes(original.graph)
     drop_unread_inputs(original)
     free_unfixed_axes(original.graph)
     name_nodes(original.graph)

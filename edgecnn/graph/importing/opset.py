@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
+
 import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper, version_converter
 
 from edgecnn.contract import IR_VERSION, OPSET
+from edgecnn.errors import GraphError
 from edgecnn.graph.importing.downgrade import downgrade_opset
 from edgecnn.graph.importing.functions import write_out_functions
 from edgecnn.graph.importing.names import free_name, graphs_in
 from edgecnn.graph.load import onnx_errors
-from edgecnn.graph.onnx_graph import infer_shapes, opset_of
+from edgecnn.graph.onnx_graph import infer_shapes, node_label, opset_of
 
 _MORE_OUTPUTS = frozenset({"Dropout", "LayerNormalization", "MaxPool"})
 _OWN_INITIALIZERS_SINCE = 4  # IR version: before it every initializer was an input too
@@ -19,8 +22,15 @@ _OWN_INITIALIZERS_SINCE = 4  # IR version: before it every initializer was an in
 
 def make_readable(model: onnx.ModelProto) -> list[str]:
     """Inline functions, take initializers and what nothing reads from the inputs, and axes of -1 or 0 as not fixed:
-    what must happen before the graph can be looked at."""
-    changes = []
+    what must happen before the graph can be looked at. Raises `GraphError` for an opset that is not known
+    here, and for a cycle."""
+    known, opset = onnx.defs.onnx_opset_version(), opset_of(model)
+    if opset > known:
+        raise GraphError(
+            f"opset {opset}, and onnx {onnx.__version__} knows up to {known}",
+            f"export it at opset {OPSET}, or update onnx",
+        )
+    changes = sort_nodes(model.graph)
     if model.functions:
         names = ", ".join(sorted({f.name for f in model.functions})[:4])
         model.CopyFrom(inliner.inline_local_functions(model))
@@ -33,6 +43,28 @@ def make_readable(model: onnx.ModelProto) -> list[str]:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
     return [*changes, *drop_unread_inputs(model), *free_unfixed_axes(model.graph)]
+
+
+def sort_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Each node behind those that it reads, as the standard asks; raises `GraphError` for a cycle."""
+    made = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    inner = {k: [g for a in n.attribute for g in (a.g, *a.graphs)] for k, n in enumerate(graph.node) if n.attribute}
+    reads = [
+        {made[name] for n in (node, *(m for g in inner.get(k, ()) for h in graphs_in(g) for m in h.node))
+         for name in n.input if name in made}
+        for k, node in enumerate(graph.node)
+    ]  # fmt: skip
+    if all(source < k for k, sources in enumerate(reads) for source in sources):
+        return []
+    try:
+        order = [*TopologicalSorter(dict(enumerate(reads))).static_order()]
+    except CycleError as exc:
+        names = " -> ".join(node_label(graph.node[k]) for k in exc.args[1][:5])
+        raise GraphError(f"nodes read each other, or make one tensor: {names}", "export the network again") from exc
+    copies = [onnx.NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return ["nodes put in the order in which they read each other"]
 
 
 def drop_unread_inputs(model: onnx.ModelProto) -> list[str]:

@@ -6,6 +6,7 @@ import onnx
 
 from edgecnn.errors import GraphError, nearest
 from edgecnn.graph.importing.names import graphs_in
+from edgecnn.graph.importing.opset import drop_unread_inputs
 from edgecnn.graph.onnx_graph import OnnxGraph, node_label
 
 _DECIDES = {"ArgMax", "ArgMin", "TopK", "ZipMap", "ArrayFeatureExtractor", "Hardmax", "NonMaxSuppression"}
@@ -13,8 +14,8 @@ _PASSES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Unsqu
 
 
 def choose_output(model: onnx.ModelProto, name: str) -> list[str]:
-    """Make `name`, an output or any other tensor of the graph, the only output, without what it does not need; with ""
-    the graph must have one, which does not decide.
+    """Make `name`, an output or any other tensor of the graph, the only output, without what it does not need, inputs
+    included; with "" the graph must have one, which does not decide.
 
     Raises `GraphError` for several outputs of which none was named, for a name that the graph has not, and for an
     output that is the number of a class.
@@ -22,13 +23,13 @@ def choose_output(model: onnx.ModelProto, name: str) -> list[str]:
     index = OnnxGraph(model)
     if not name:
         _require_one_output(index)
-        return []
+        return _remove_dead(model)
     if name not in index.producer:
         known = nearest(name, index.producer) or f"it has the outputs {', '.join(index.outputs)}"
         raise GraphError(f"no tensor of the graph is called {name!r}", known)
     _require_undecided(index, name)
     if list(index.outputs) == [name]:
-        return []
+        return _remove_dead(model)
     graph = model.graph
     declared = next((o for o in (*graph.output, *graph.value_info) if o.name == name), None)
     kept = onnx.ValueInfoProto()
@@ -39,8 +40,15 @@ def choose_output(model: onnx.ModelProto, name: str) -> list[str]:
     removed = remove_unneeded(graph)
     whose = "output" if name in index.outputs else "inner tensor"
     return [
-        f"{whose} {name!r} taken as the output, without {', '.join(map(repr, others))} and {removed} nodes of theirs"
+        f"{whose} {name!r} taken as the output, without {', '.join(map(repr, others))} and {removed} nodes of theirs",
+        *drop_unread_inputs(model),
     ]
+
+
+def _remove_dead(model: onnx.ModelProto) -> list[str]:
+    removed = remove_unneeded(model.graph)
+    said = [f"{removed} nodes removed that the output does not need"] if removed else []
+    return [*said, *drop_unread_inputs(model)]
 
 
 def remove_unneeded(graph: onnx.GraphProto) -> int:

@@ -29,8 +29,16 @@ def run_original(original: onnx.ModelProto, images: Array, batch: int, tensor: s
 
 def require_distinct(found: Array, where: str) -> None:
     """Raise `GraphError` for outputs that are infinite, or the same for all images."""
-    if not np.isfinite(found).all() or all(np.array_equal(found[0], row) for row in found[1:]):
-        raise GraphError(f"{where}: gives the same or infinite outputs for different images", "export it again")
+    if not np.isfinite(found).all():
+        raise GraphError(
+            f"{where}: gives outputs that are NaN or infinite",
+            "a weight is that already, or a layer overflows: train or export it again",
+        )
+    if all(np.array_equal(found[0], row) for row in found[1:]):
+        raise GraphError(
+            f"{where}: gives the same outputs for different images",
+            "a layer of it is dead, or saturates on every image: is it the trained one, and does it take such pixels?",
+        )
 
 
 CLOSE = 1e-2  # of max |logit|: what rounding may make of an equal graph; more is another graph

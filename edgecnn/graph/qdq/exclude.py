@@ -107,8 +107,8 @@ def find_excluded(model: onnx.ModelProto, patterns: Sequence[str], scheme: Schem
 
 
 def find_float_convolutions(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
-    """The nodes with pairs of which ONNX Runtime makes no integer kernel: one that is excluded, or fails on pairs, reads
-    the Conv's result."""
+    """The nodes with pairs of which ONNX Runtime makes no integer kernel: an excluded one, or one that fails on pairs,
+    reads the Conv's result."""
     graph = flat_graph(model)
     convolutions = (graph.node[w.node] for w in placement.weights if graph.node[w.node].op_type == "Conv")
     return frozenset(
