@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 from collections import Counter
@@ -24,6 +25,7 @@ _NUMBERED = (
 _MAYBE_IN_A_NAME = {"", ".", ",", ":"}  # what parts a number from a name, and may stand in a name: 5 rupees, ratio 4:3
 _CELL = r'"?(?:(?:class|label)[ _]?(?:id|index|name)?|id|idx|index|number|name|category)"?'
 _HEADING = re.compile(rf"{_CELL}\s*[,;\t]\s*{_CELL}", re.IGNORECASE)  # of a table of numbers and names
+_WNID = re.compile(r"n\d{8}")
 _SYNSET = re.compile(r"(n\d{8})[\s,;:]\s*(\S.*)")
 
 
@@ -32,7 +34,8 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
 
     Lines may all carry their number (`0 ash`, `0: ash`, `ash,0`; in a table below `index,name` or the like) or their
     wnid (`n01440764 tench`); a .csv or .tsv with a heading that it knows, or with quotes, is read as
-    `read_label_table` says; JSON is a list, an object of numbers to names, or of names to numbers. Raises `DataError`
+    `read_label_table` says; JSON, or what Python prints, is a list, an object of numbers to names or of names to
+    numbers, or a model's configuration with `id2label`; in place of a name [wnid, name] may stand. Raises `DataError`
     for what could be read in two ways, and for two classes of one name or wnid (of the 1 000 names of ImageNet some
     are alike).
     """
@@ -50,7 +53,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: labels cannot be read ({exc})", "give a UTF-8 text file, one class a line") from exc
     if path.suffix == ".json" or text.lstrip().startswith(("[", "{")):
-        return labels_from_json(text, str(path)), None
+        return _split_wnids(_parse(text, str(path)), str(path))
     if path.suffix.lower() in (".csv", ".tsv") and (table := read_label_table(text, str(path))) is not None:
         return table
     lines = _lines(path, text)
@@ -78,6 +81,8 @@ def _lines(path: Path, text: str) -> list[str]:
             raise DataError(f"{path}:{k}: a byte-order mark or a NUL in {line[:60]!r}", "save it as UTF-8 text")
         if line.startswith(("- ", "* ")):
             raise DataError(f"{path}:{k}: {line[:60]!r} may be an item of YAML or a class", JSON_LIST)
+    if len(lines) > 1 and all(line.endswith(",") for line in lines[:-1]):
+        raise DataError(f"{path}:1: {lines[0][:60]!r} ends in a comma, as every line does", JSON_LIST)
     if lines[0].startswith("#"):
         raise DataError(f"{path}:1: {lines[0][:60]!r} may be a comment or a class", f"remove it, or {JSON_LIST}")
     return lines
@@ -124,16 +129,49 @@ def _number(digits: str) -> int:
 
 
 def labels_from_json(text: str, where: str) -> tuple[str, ...]:
-    """The names of a JSON list, or of an object that numbers them; raises `DataError` that begins with `where`."""
+    """The names of a list, or of an object that numbers them, in JSON or as Python prints it; raises `DataError` that
+    begins with `where`."""
+    return labels_from_object(_parse(text, where), where)
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        content: Any = parse_json(text)
+        return parse_json(text)
     except ValueError as exc:
-        raise DataError(f"{where}: labels are not valid JSON ({exc})", JSON_LIST) from exc
-    return labels_from_object(content, where)
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+            content = ast.literal_eval(tree)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            tree = None
+        if tree is None or any(_has_twice(n.keys) for n in ast.walk(tree) if isinstance(n, ast.Dict)):
+            raise DataError(f"{where}: labels are not valid JSON ({exc})", JSON_LIST) from exc
+        return content
+
+
+def _has_twice(keys: Sequence[ast.expr | None]) -> bool:
+    """Whether a mapping as Python prints it has one key twice, of which it would keep the last."""
+    values = [key.value for key in keys if isinstance(key, ast.Constant)]
+    return len(set(values)) < len(values)
+
+
+def _split_wnids(content: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Names and wnids of pairs of both, as Keras and torchvision number them; else names alone."""
+    pairs = _by_number(content) if isinstance(content, dict) else content
+    if isinstance(pairs, list) and pairs and all(_is_pair(pair) for pair in pairs):
+        return labels_from_object([name for _, name in pairs], where), tuple(wnid for wnid, _ in pairs)
+    return labels_from_object(content, where), None
+
+
+def _is_pair(pair: Any) -> bool:
+    two = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+    return two and _WNID.fullmatch(pair[0]) is not None
 
 
 def labels_from_object(content: Any, where: str) -> tuple[str, ...]:
-    """The names of a list, or of a mapping of numbers to names or names to numbers; raises `DataError`."""
+    """The names of a list, or of a mapping of numbers to names or names to numbers, which in a model's configuration of
+    Hugging Face stands under `id2label`; raises `DataError`."""
+    if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+        content = content["id2label"]
     if isinstance(content, dict):
         content = _by_number(content)
     if not isinstance(content, list) or not content or not all(isinstance(n, str) and n.strip() for n in content):

@@ -47,6 +47,8 @@ LINES = "\n".join(NAMES)
         json.dumps({"0": "ash", "1": "birch", "2": "cedar"}, indent=1).encode(),
         json.dumps({"2": "cedar", "0": "ash", "1": "birch"}).encode(),
         json.dumps({"cedar": 2, "ash": 0, "birch": 1}).encode(),
+        json.dumps({"model_type": "resnet", "id2label": {"0": "ash", "1": "birch", "2": "cedar"}}).encode(),
+        b"{0: 'ash',\n 1: 'birch',\n 2: 'cedar'}\n",
     ],
 )
 @pytest.mark.parametrize("name", ["labels.txt", "labels.json"])
@@ -87,6 +89,8 @@ def test_names_stay_as_they_are(names: tuple[str, ...], tmp_path: Path) -> None:
     [
         b"n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
         b"1,n01443537,goldfish\n0,n01440764,tench, Tinca tinca\n",
+        b'{"1": ["n01443537", "goldfish"], "0": ["n01440764", "tench, Tinca tinca"]}',
+        b'[["n01440764", "tench, Tinca tinca"], ["n01443537", "goldfish"]]',
     ],
 )
 def test_wnids_are_kept_apart(content: bytes, tmp_path: Path) -> None:
@@ -137,7 +141,10 @@ def test_wnids_are_kept_apart(content: bytes, tmp_path: Path) -> None:
         (b'["ash", 1]', "neither a JSON list"),
         (b"[]", "neither a JSON list"),
         (b'{"0": "ash", "2": "birch"}', "neither a JSON list"),
-        (b'{"0": ["n01440764", "tench"]}', "neither a JSON list"),
+        (b'{"0": ["ash", "tree"]}', "neither a JSON list"),
+        (b'{"0": ["n01440764", "tench"], "1": "goldfish"}', "neither a JSON list"),
+        (b"{0: 'ash', 0: 'birch'}", "not valid JSON"),
+        (b"0: ash,\n1: birch,\n2: cedar", "ends in a comma"),
         (b'{"0": "ash", "0": "birch"}', "the key '0' stands twice"),
         (b'{"ash": 0, "birch": 0}', "neither a JSON list"),
     ],

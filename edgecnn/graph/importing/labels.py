@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +83,4 @@ def _listed(key: str, text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith(("[", "{")):
         lines = [line.strip() for line in text.strip().splitlines()]
         return labels_from_object(lines if len(lines) > 1 else None, key)
-    try:
-        return labels_from_json(text, key)
-    except DataError:
-        try:
-            content = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as exc:
-            raise DataError(f"{key}: neither JSON nor Python's form", "give the labels with --labels") from exc
-        return labels_from_object(content, key)
+    return labels_from_json(text, key)
