@@ -210,9 +210,9 @@ def test_asymmetric_pairs_are_for_a_processor(edgecnn: Command, tmp_path: Path) 
 
 
 def in_integers() -> onnx.ModelProto:
-    model = classifier([N("Relu", ["c"], ["m"])])
-    model.graph.node.append(N("DynamicQuantizeLinear", ["x"], ["a", "b", "d"]))
-    return model
+    return classifier(
+        [N("DynamicQuantizeLinear", ["c"], ["a", "b", "d"]), N("DequantizeLinear", ["a", "b", "d"], ["m"])]
+    )
 
 
 @pytest.mark.parametrize(
