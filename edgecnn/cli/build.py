@@ -41,7 +41,8 @@ def build(
         Path | None, typer.Option("-o", "--output", help="The engine to write.  [default: beside the graph]")
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(min=1, help="The largest batch that the engine must serve.  [default: 8]")
+        int | None,
+        typer.Option(min=1, help="The largest batch that the engine must serve.  [default: 8, or the frozen one]"),
     ] = None,
     profile: Annotated[
         list[str] | None,
@@ -123,12 +124,12 @@ def build(
         print_json({"engine": str(engines[0]), **facts, **more})
 
 
-def _batch(profiles: list[str], largest: int | None) -> BatchSettings:
-    """The batch sizes of `--profile` or `--max-batch`; raises `RecipeError` for both, or for other text."""
+def _batch(profiles: list[str], largest: int | None) -> BatchSettings | None:
+    """The batch sizes of `--profile` or `--max-batch`, or None; raises `RecipeError` for both, or for other text."""
     from edgecnn.errors import RecipeError
 
     if not profiles:
-        return BatchSettings(max=largest or BatchSettings().max)
+        return None if largest is None else BatchSettings(max=largest)
     if largest is not None:
         raise RecipeError("--max-batch and --profile both say which batches are served", "leave one of them out")
     made = [_profile(text) for text in profiles]

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecnn.artifact.calibration_cache import read_calibration_cache
 from edgecnn.artifact.external import external_files
-from edgecnn.artifact.sidecar import sha256_of
+from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.artifact.write import check_output
 from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend, provider_backend, require_inference_graph
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, RecipeError
@@ -50,7 +50,8 @@ def build(
     `target` is a device of `edgecnn targets`, cpu, or gpu for whatever GPU is here; left out, it is the `backend`'s
     own, and without either cpu. `provider` is what of ONNX Runtime computes (cpu, cuda, tensorrt or rtx): each is a
     backend. `compute_capabilities` ("7.5", "8.9") are the GPUs that a TensorRT-RTX plan is for; it
-    is built without one. The engine takes and gives what the graph does, for N images as `batch` says;
+    is built without one. The engine takes and gives what the graph does, for N images as `batch` says
+    (left out: the batch that is frozen in the graph, else 1 to 8);
     `workspace_mb` (1e6 bytes) and what follows are TensorRT's, as `BuildOptions` describes them: a `locked` build uses
     the lock and the timing cache beside `output`, and one with `fresh_timings` no cache. `weakly_typed` lets
     TensorRT 10 choose INT8 or FP16 for each layer of a float32 graph, with the scales of `ranges` (X.calib.json, by
@@ -58,8 +59,8 @@ def build(
     lies beside the graph: X.plan, or X.engine.onnx for ONNX Runtime. Raises `DeviceError` when this machine is not that
     target, `GraphError` for a graph exported in training mode, and the errors of the backend.
     """
-    graph, batch = Path(graph), batch or BatchSettings()
-    if problems := batch.find_contradictions():
+    graph = Path(graph)
+    if batch is not None and (problems := batch.find_contradictions()):
         raise RecipeError(problems[0], "for example profiles of 1:1:1 and 8:16:32")
     require_one_of("hardware_compatibility", hardware_compatibility, HardwareCompatibility)
     require_at_least(1, threads=threads, workspace_mb=workspace_mb)
@@ -82,6 +83,7 @@ def build(
         )
     implicit = _implicit(graph, weakly_typed, path_or_none(ranges), method)
     source = sidecar_of(graph)
+    batch = batch or _served_batch(source)
     if implicit and not device.has_implicit_int8:
         raise BackendError(
             f"a weakly typed build is TensorRT 10's alone, and target {device.name} is built by {module.PROVIDER}",
@@ -114,6 +116,12 @@ def build(
     )
     module.engine_from_onnx(graph, engine, options)
     return engine
+
+
+def _served_batch(source: Sidecar) -> BatchSettings:
+    """What an engine serves where nobody says it: the batch that is frozen in the graph, else the defaults."""
+    frozen = source.facts.get("batch")
+    return BatchSettings(frozen, frozen, frozen) if isinstance(frozen, int) and frozen > 0 else BatchSettings()
 
 
 def rebuild(

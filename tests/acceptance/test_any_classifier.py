@@ -92,6 +92,11 @@ def test_a_batch_frozen_at_four_goes_through_all_steps(edgecnn: Command, tmp_pat
     for accuracy in walk(edgecnn, graph, put_images(tmp_path / "d.npz"), tmp_path):
         assert accuracy["n"] == 22
         assert accuracy["sqnr_db"] > 20
+    engine, int8 = tmp_path / "engine.onnx", tmp_path / "ort-cpu-minmax.onnx"
+    edgecnn("build", int8, "--target", "cpu", "--max-batch", 8, "-o", engine).refused("frozen at 4", "--max-batch 4")
+    for asked in ((), ("--max-batch", 4)):
+        result = edgecnn("build", int8, "--target", "cpu", *asked, "-o", engine)
+        assert result.code == 0, result.said
 
 
 # --- a graph that is not quite equal -------------------------------------------------------------------------------

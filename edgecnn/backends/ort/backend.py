@@ -61,8 +61,8 @@ class OrtBackend:
             shape = tuple(n or options.batch.max for n in session.input.shape)
             if shape[0] != options.batch.max and session.input.shape[0] is not None:
                 raise BackendError(
-                    f"{graph}: its batch is frozen at {shape[0]}, the recipe asks for up to {options.batch.max}",
-                    "export it with a dynamic batch axis, or set batch.max to the frozen one",
+                    f"{graph}: its batch is frozen at {shape[0]}, asked for are up to {options.batch.max}",
+                    f"export it with a dynamic batch axis, or set batch.max to the frozen one: --max-batch {shape[0]}",
                 )
             session.run(np.zeros(shape, session.input.dtype))
             found = self._facts(source, session, options.batch)

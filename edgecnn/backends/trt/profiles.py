@@ -30,7 +30,8 @@ def add_profiles(
         if shape[0] >= 0 and sizes != (shape[0],) * 3:
             raise GraphError(
                 f"{graph}: its batch is frozen at {shape[0]}, asked for are {sizes[0]} to {sizes[2]}",
-                "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one",
+                "export it with a dynamic batch axis, or set batch.min, opt and max to the frozen one: --profile "
+                + ":".join([str(shape[0])] * 3),
             )
         profile = builder.create_optimization_profile()
         try:
