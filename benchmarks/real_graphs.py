@@ -119,13 +119,14 @@ def logits(graph: Path, images: np.ndarray) -> np.ndarray:
 
 def difference(graph: Path, images: np.ndarray, made: np.ndarray) -> float:
     """Of the imported graph from the original, as a share of the largest logit, or of the largest probability where the
-    original ends in a Softmax."""
+    original ends in a Softmax. Inputs behind the first are those that nothing reads (tf2onnx leaves some): zeros."""
     session = session_of(graph)
-    value = session.get_inputs()[0]
+    value, *unread = session.get_inputs()
+    zeros = {i.name: np.zeros([d if isinstance(d, int) else 1 for d in i.shape], np.float32) for i in unread}
     batch = value.shape[0] if isinstance(value.shape[0], int) and value.shape[0] > 0 else 1
     last = images.shape[1] != value.shape[1] and images.shape[1] == value.shape[3]
     given = images.transpose(0, 2, 3, 1) if last else images
-    rows = [session.run(None, {value.name: np.repeat(g[None], batch, 0)})[0][:1] for g in given]
+    rows = [session.run(None, {value.name: np.repeat(g[None], batch, 0), **zeros})[0][:1] for g in given]
     found = np.concatenate(rows).reshape(len(images), -1).astype(np.float64)
     if np.allclose(found.sum(1), 1, atol=1e-3) and found.min() >= 0:
         exp = np.exp(made.astype(np.float64) - made.max(1, keepdims=True))
