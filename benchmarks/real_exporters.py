@@ -9,7 +9,11 @@ is dynamic where the exporter manages it, else 1.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,26 @@ import numpy as np
 
 def main() -> None:
     """Export one."""
-    origin, name, exporter, out = sys.argv[1:5]
+    export(*sys.argv[1:5])
+
+
+def export(origin: str, name: str, exporter: str, out: str) -> None:
+    """Write `out`."""
     EXPORTERS[origin](name, exporter, Path(out))
+
+
+@functools.cache
+def load_torch() -> None:
+    """Load what both exporters of torch load at their first graph."""
+    import timm  # noqa: F401
+    import torch
+    import torchvision  # noqa: F401
+
+    torch.set_num_threads(1)
+    module, image = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.zeros(2, 3, 8, 8)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        for dynamo in (False, True):
+            torch.onnx.export(module.eval(), (image,), f"{folder}/first.onnx", verbose=False, dynamo=dynamo)
 
 
 def from_torch(origin: str, name: str, exporter: str, out: Path) -> None:
