@@ -17,12 +17,20 @@ _ATTRIBUTE_SINCE = 14  # opset from which BatchNormalization says training_mode;
 
 
 def require_inference(model: onnx.ModelProto) -> None:
-    """Raise `GraphError` naming the first node that computes as in training (the ONNX operator specification)."""
+    """Raise `GraphError` naming the first node that computes as in training (the ONNX operator specification).
+
+    A BatchNormalization of constants is none: it standardizes weights (NFNet).
+    """
     model = inliner.inline_local_functions(model) if model.functions else model
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     graphs = [model.graph, *_inner(model.graph.node)]
     constants = {i.name: i for graph in graphs for i in graph.initializer}
+    varying = {i.name for graph in graphs for i in graph.input} - constants.keys()
     for node in (node for graph in graphs for node in graph.node):
+        if not varying.isdisjoint(node.input) or any(_inner([node])):
+            varying.update(node.output)
+        elif node.op_type == "BatchNormalization":
+            continue
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
         elif node.op_type == "Identity" and node.input[0] in constants:

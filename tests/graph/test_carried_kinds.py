@@ -15,6 +15,8 @@ from edgecnn.artifact.sidecar import verified_sidecar
 from edgecnn.steps.calibrate import calibrate
 from edgecnn.steps.import_ import import_onnx
 from edgecnn.steps.quantize import quantize
+from edgecnn.steps.reference import reference
+from edgecnn.steps.validate import validate
 from tests.fakes.foreign import (
     CHANNELS,
     CLASSES,
@@ -292,6 +294,17 @@ def test_carried_through_every_precision(tmp_path: Path, archive: Path, name: st
             n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") for n in onnx.load(made.path).graph.node
         )
         assert signal_to_noise_db(expected, run(onnx.load(made.path), images)) > 20
+
+
+def test_a_graph_that_standardizes_its_weights_is_measured_as_it_is(tmp_path: Path) -> None:
+    """A BatchNormalization in training mode that no image reaches."""
+    images = np.random.default_rng(8).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
+    theirs, ours = tmp_path / "theirs.onnx", tmp_path / "ours.onnx"
+    onnx.save(standardized(), theirs)
+    import_onnx(theirs, ours)
+    np.savez(tmp_path / "images.npz", input=images, labels=run(standardized(), images).argmax(1))
+    predictions = reference(ours, tmp_path / "reference.npz", data=str(tmp_path / "images.npz"))
+    assert validate(theirs, predictions, data=str(tmp_path / "images.npz")).agreement_pct == 100
 
 
 @pytest.mark.parametrize("name", ["shuffle", "frozen-at-four", "class-token", "norm-unfolded"])
