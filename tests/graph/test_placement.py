@@ -272,6 +272,20 @@ def test_placement(name: str, scheme: Scheme) -> None:
     assert model.SerializeToString() == before
 
 
+def test_tensors_of_a_concat_share_a_scale_where_their_ranges_are_alike() -> None:
+    """Ranges that grow along a chain of concatenations: no group is more than twice as wide as its narrowest tensor.
+    Tensors that data movement ties have one scale whatever they hold."""
+    model = build(GRAPHS["channel shuffle"])
+    spans = {"r0": 1.0, "x1": 0.2, "x2": 1.0, "r1": 2.0, "cat": 2.0, "y1": 2.0, "r2": 2.5, "cat2": 2.5}
+    groups = {q.tensor: q.scale_group for q in place(model, "ort-cpu", spans=spans).activations}
+    assert [groups[t] for t in ("x1", "x2", "r1", "cat", "y1", "r2", "cat2")] == ["r0", "r0", *["r1"] * 5]
+    alike = {**spans, "r0": 1.25}
+    assert set(groups) == {"input", *alike} | {"g", "t", "u", "y2"}
+    groups = {q.tensor: q.scale_group for q in place(model, "ort-cpu", spans=alike).activations}
+    assert set(groups.values()) == {"input", "r0"}
+    assert place(model, "tensorrt", spans=spans) == place(model, "tensorrt")
+
+
 def test_the_axis_of_output_channels() -> None:
     model = build("f = Flatten(input)\nlogits = Gemm(f, rows=256)")
     gemm = model.graph.node[1]

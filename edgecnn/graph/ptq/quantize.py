@@ -66,7 +66,8 @@ def quantize_int8(
     """
     ready = give_own_constants(simplify_graph(model)) if method == "auto" else simplify_graph(model)
     ready = with_own_weights(ready, excluded)
-    placement = place(ready, scheme, excluded, pools=pools)
+    spans = {name: max(one.high, 0.0) - min(one.low, 0.0) for name, one in ranges.tensors.items()}
+    placement = place(ready, scheme, excluded, pools=pools, spans=spans)
     if not placement.weights:
         raise GraphError("no Conv, Gemm or MatMul of it can be INT8", "take the FP16 graph (--precision fp16)")
     around = "fp32" if scheme == "ort-cpu" else around

@@ -9,6 +9,8 @@ of the Conv before it: ONNX Runtime quantizes by itself the weights of a Conv be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
@@ -17,13 +19,18 @@ from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, Use, activated_output
 MOVES_ON_CPU = MOVES - {"Pad", "Identity"}  # those that ONNX Runtime runs on 8-bit tensors
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
+ONE_BIT = 2.0
 
 
 class OrtCpuPlacer:
-    """Settles pairs from the last node to the first, as `Placer` says."""
+    """Settles pairs from the last node to the first, as `Placer` says. `spans` are the widths of the tensors' ranges,
+    where they are known: tensors of a Concat whose ranges are too unlike share no scale."""
 
-    def __init__(self, graph: OnnxGraph, excluded: frozenset[str] = frozenset()) -> None:
-        self.graph, self.pairs, self._excluded = graph, PlacedPairs(), excluded
+    def __init__(
+        self, graph: OnnxGraph, excluded: frozenset[str] = frozenset(), spans: Mapping[str, float] | None = None
+    ) -> None:
+        self.graph, self.pairs, self._excluded, self._spans = graph, PlacedPairs(), excluded, spans or {}
+        self._concatenated: list[tuple[str, str]] = []
         self._positive = _never_negative(graph)
         for node in graph.weighted():
             if node.name not in excluded:
@@ -46,7 +53,13 @@ class OrtCpuPlacer:
             self.pairs.add(tensor, (node, index))
             # A scale shared with values below zero would keep a Relu from dropping out of its convolution.
             if node.op_type == "Concat" and (tensor in self._positive) == (results[0] in self._positive):
-                self.pairs.join(tensor, results[0])
+                self._concatenated.append((tensor, results[0]))
+
+    def join_scales(self) -> None:
+        """Tensors of a Concat share a scale, since kernels that write one 8-bit tensor with the scale of another cost
+        time; but not with one that would leave them a bit less."""
+        self.pairs.join_moved(self.graph)
+        self.pairs.join_alike(self._concatenated, self._spans, ONE_BIT)
 
     def _joins(self, node: onnx.NodeProto) -> bool:
         """Averages do not: they read the pair of their input where it has one, and none is made for them."""

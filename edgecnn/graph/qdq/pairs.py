@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import onnx
@@ -48,6 +49,25 @@ class PlacedPairs:
                     self.join(tensor, above)
                     break
 
+    def join_alike(self, tensors: Iterable[tuple[str, str]], spans: Mapping[str, float], most: float) -> None:
+        """One scale for two tensors, and for all that share theirs already, where the widest of these ranges is at most
+        `most` times the narrowest; a tensor of unknown span is like any other."""
+        widest: dict[str, float] = {}
+        for tensor in self._uses:
+            if tensor in spans:
+                lead = self._lead(tensor)
+                widest[lead] = max(widest.get(lead, 0.0), spans[tensor])
+        narrowest = dict(widest)
+        for pair in tensors:
+            leads = [self._lead(tensor) for tensor in pair]
+            low, high = (
+                pick((of[lead] for lead in leads if lead in of), default=0.0)
+                for pick, of in ((min, narrowest), (max, widest))
+            )
+            if high <= most * low:
+                self.join(*pair)
+                narrowest[leads[1]], widest[leads[1]] = low, high
+
     def tensors(self, graph: OnnxGraph) -> tuple[QuantizedTensor, ...]:
         made = itertools.chain(graph.inputs, (name for node in graph.nodes for name in node.output))
         rank = {id(node): k for k, node in enumerate(graph.nodes)}
@@ -78,6 +98,9 @@ class Placer(Protocol):
 
     def decide(self, node: onnx.NodeProto) -> None:
         """Settle whether `node` reads its inputs as INT8."""
+
+    def join_scales(self) -> None:
+        """Settle at the end which tensors share a scale."""
 
 
 def activated_output(graph: OnnxGraph, node: onnx.NodeProto) -> str:

@@ -2,12 +2,12 @@
 
 Both schemes put a pair on every input of every Conv, Gemm and MatMul that is not excluded; what they do around these is
 in `tensorrt.py` and `ort_cpu.py`. Tensors whose values are only moved or concatenated form a scale group (for
-`ort-cpu`, as far as all of them or none can be negative).
+`ort-cpu`, as far as all of them or none can be negative and their ranges are alike).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx
 
@@ -20,9 +20,17 @@ from edgecnn.quantization import Placement, QuantizedWeight
 from edgecnn.results.engine import Scheme
 
 
-def place(model: onnx.ModelProto, scheme: Scheme, excluded: Collection[str] = (), *, pools: bool = False) -> Placement:
+def place(
+    model: onnx.ModelProto,
+    scheme: Scheme,
+    excluded: Collection[str] = (),
+    *,
+    pools: bool = False,
+    spans: Mapping[str, float] | None = None,
+) -> Placement:
     """Where `model` is to be quantized under `scheme`, but for the nodes `excluded`; the model is not changed. With
-    `pools` TensorRT's global average pools read INT8 too where INT8 reads what they make.
+    `pools` TensorRT's global average pools read INT8 too where INT8 reads what they make. `spans` are the widths of the
+    calibrated ranges, for `ort-cpu`: whether the inputs of a Concat share a scale depends on them.
 
     Activations come in the order of the graph. Raises `GraphError` naming the node when the graph is quantized
     already, a node has no name of its own, or a weight is not an initializer.
@@ -30,7 +38,7 @@ def place(model: onnx.ModelProto, scheme: Scheme, excluded: Collection[str] = ()
     graph = flat_graph(model)
     _check(graph)
     out = frozenset(excluded)
-    placer: Placer = TensorRtPlacer(graph, out, pools) if scheme == "tensorrt" else OrtCpuPlacer(graph, out)
+    placer: Placer = TensorRtPlacer(graph, out, pools) if scheme == "tensorrt" else OrtCpuPlacer(graph, out, spans)
     weighted = [node for node in graph.weighted() if node.name not in out]
     for node in weighted:
         placer.pairs.add(node.input[0], (node, 0))
@@ -40,7 +48,7 @@ def place(model: onnx.ModelProto, scheme: Scheme, excluded: Collection[str] = ()
         placer.decide(node)
     for tensor in graph.inputs:
         placer.resolve(tensor)
-    placer.pairs.join_moved(graph)
+    placer.join_scales()
     return Placement(scheme, placer.pairs.tensors(graph), tuple(_weights(graph, weighted)), out)
 
 

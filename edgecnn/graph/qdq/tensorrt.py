@@ -53,6 +53,9 @@ class TensorRtPlacer:
             self.pairs.add(tensor, (node, index))
             self.pairs.join(tensor, node.output[0])
 
+    def join_scales(self) -> None:
+        self.pairs.join_moved(self.graph)
+
     def _flows(self, tensor: str) -> bool:
         """Whether everything that reads `tensor` reads it as INT8, at once or behind data movements."""
         if tensor in self.graph.outputs or tensor not in self.graph.readers:
