@@ -157,7 +157,7 @@ def settle_statistics(model: Any, norms: Any, weights: dict[str, np.ndarray]) ->
 
 
 def from_keras(name: str, exporter: str, out: Path) -> None:
-    """A Keras application through tf2onnx, with its Softmax."""
+    """A Keras application through tf2onnx, with its Softmax; batch normalization settled as of torch's."""
     import keras
     import tensorflow as tf
     import tf2onnx
@@ -165,6 +165,10 @@ def from_keras(name: str, exporter: str, out: Path) -> None:
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None)
     sizes = [size or 224 for size in model.input_shape[1:]]
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # the statistics are those of the last batch
+    model(np.random.default_rng(0).uniform(0, 255, (4, *sizes)).astype(np.float32), training=True)
     given = tf.TensorSpec((None, *sizes), tf.float32, name="input")
     call = tf.function(lambda x: model(x, training=False), input_signature=[given])
     tf2onnx.convert.from_function(call, input_signature=[given], opset=17, output_path=str(out))

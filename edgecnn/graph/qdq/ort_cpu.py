@@ -19,7 +19,7 @@ from edgecnn.graph.qdq.pairs import MOVES, PlacedPairs, Use, activated_output
 MOVES_ON_CPU = MOVES - {"Pad", "Identity"}  # those that ONNX Runtime runs on 8-bit tensors
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
-ONE_BIT = 2.0
+HALF_A_BIT = 2**0.5
 
 
 class OrtCpuPlacer:
@@ -56,10 +56,15 @@ class OrtCpuPlacer:
                 self._concatenated.append((tensor, results[0]))
 
     def join_scales(self) -> None:
-        """Tensors of a Concat share a scale, since kernels that write one 8-bit tensor with the scale of another cost
-        time; but not with one that would leave them a bit less."""
+        """Tensors of a Concat share a scale, since to write one 8-bit tensor with the scale of another costs time; but
+        not one that takes half a bit or more from what else reads them."""
         self.pairs.join_moved(self.graph)
-        self.pairs.join_alike(self._concatenated, self._spans, ONE_BIT)
+        others = {
+            tensor: span
+            for tensor, span in self._spans.items()
+            if any(reader.op_type != "Concat" for reader, _ in self.graph.readers.get(tensor, []))
+        }
+        self.pairs.join_alike(self._concatenated, others, HALF_A_BIT)
 
     def _joins(self, node: onnx.NodeProto) -> bool:
         """Averages do not: they read the pair of their input where it has one, and none is made for them."""
