@@ -274,7 +274,7 @@ def test_placement(name: str, scheme: Scheme) -> None:
 
 def test_tensors_of_a_concat_share_a_scale_where_their_ranges_are_alike() -> None:
     """Ranges that grow along a chain of concatenations: what is read beside them keeps its scale to half a bit. What is
-    only concatenated (r1, r2) has the scale of the result, whatever it holds, and what is only moved that of its source."""
+    only concatenated (r1, r2) has the scale of the result, and what is only moved that of its source."""
     model = build(GRAPHS["channel shuffle"])
     spans = {"r0": 1.0, "x1": 0.2, "x2": 1.0, "r1": 0.1, "cat": 2.0, "y1": 2.0, "r2": 2.5, "cat2": 2.5}
     groups = {q.tensor: q.scale_group for q in place(model, "ort-cpu", spans=spans).activations}
