@@ -52,7 +52,9 @@ def _half_tensors(model: onnx.ModelProto) -> set[str]:
     bare.graph.input.extend(model.graph.input)
     given = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if tensor.name not in given:
+        if tensor.data_type == TensorProto.INT64 and not tensor.external_data:
+            bare.graph.initializer.append(tensor)  # sizes and axes: without them inference ends at a Resize
+        elif tensor.name not in given:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     graph = onnx.shape_inference.infer_shapes(bare).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.output, *graph.input, *graph.value_info)}

@@ -129,6 +129,27 @@ def test_an_unknown_operator_beside_fp16_is_refused() -> None:
         rounded_to_fp16(made)
 
 
+def test_a_resize_to_computed_sizes_is_rounded() -> None:
+    """As GhostNetV2 enlarges its gates: the batch of the map, then a constant size."""
+    N = helper.make_node
+    nodes = [
+        N("Cast", ["input"], ["h"], "h", to=TensorProto.FLOAT16),
+        N("Shape", ["h"], ["whole"], "whole"),
+        N("Slice", ["whole", "zero", "two", "zero"], ["count"], "count"),
+        N("Concat", ["count", "sizes"], ["wanted"], "wanted", axis=0),
+        N("Resize", ["h", "", "", "wanted"], ["r"], "r", mode="nearest"),
+        N("Cast", ["r"], ["logits"], "out", to=TensorProto.FLOAT),
+    ]
+    held = {"zero": [0], "two": [2], "sizes": [4, 4]}
+    constants = [helper.make_tensor(name, TensorProto.INT64, [len(v)], v) for name, v in held.items()]
+    given, made = (helper.make_tensor_value_info(name, 1, ["n", 3, s, s]) for name, s in (("input", 2), ("logits", 4)))
+    graph = helper.make_graph(nodes, "resize", [given], [made], constants)
+    model = rounded_to_fp16(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 19)]))
+    image = np.random.default_rng(0).standard_normal((2, 3, 2, 2)).astype(np.float32)
+    expected = image.astype(np.float16).astype(np.float32).repeat(2, 2).repeat(2, 3)
+    np.testing.assert_array_equal(run(model, image), expected)
+
+
 def test_external_weights_are_found(tmp_path: Path) -> None:
     made = to_fp16(build(NET))[0]
     x = images()
