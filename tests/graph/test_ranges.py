@@ -189,13 +189,13 @@ def test_neither_batch_nor_threads_change_what_is_counted(net: Path, batch: int,
 
 
 def test_a_graph_with_many_tensors_runs_fewer_images_at_a_time(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, sizes, run = collect_ranges(net, images(23)), [], Observer.run
+    whole, sizes, begin = collect_ranges(net, images(23)), [], Observer.begin_batch
 
-    def watching(observer: Observer, images: np.ndarray) -> Callable[[], None]:
-        sizes.append(len(images))
-        return run(observer, images)
+    def watching(observer: Observer, images: int) -> None:
+        sizes.append(images)
+        begin(observer, images)
 
-    monkeypatch.setattr(Observer, "run", watching)
+    monkeypatch.setattr(Observer, "begin_batch", watching)
     monkeypatch.setattr(collect, "WATCHED_BYTES", 20_000)
     made = collect_ranges(net, images(23))
     per_image = 4 * (4 * 64 + 6 * (64 + 16 + 16 + 16 + 1 + 1) + 3)

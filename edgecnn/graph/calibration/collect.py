@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +88,14 @@ def collect_from_model(
     threads = threads or allowed_threads()
     batch = _frozen_batch(graph, batch) or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
-    seats, running = Seats(threads), threads - 1 if threads > 2 else threads  # one counts beside, where there are many
+    seats, parts_at_once = Seats(threads), 1 if _frozen_batch(graph, None) else min(threads, batch)
     with contextlib.ExitStack() as opened:
         journal = None if resume is None else opened.enter_context(Journal(resume, key))
         contents, tensors = _read_resumed(journal, dataset, steps)
         done = len(contents)
-        observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=running)
+        observer = Observer(graph, steps, tensors, images=len(dataset) - done, threads=threads // parts_at_once)
         parts = batches(dataset.subset(range(done, len(dataset))), batch, threads, seats=seats)
-        counted = _count_beside(observer, parts, seats, running, threads - running)
+        counted = _observe(observer, parts, seats, parts_at_once, threads // parts_at_once)
         for part in opened.enter_context(contextlib.closing(counted)):
             contents += [dataset.content_sha256(k) for k in range(done, done + len(part.input))]
             before, done = done, done + len(part.input)
@@ -146,31 +146,23 @@ def find_observed_tensors(graph: OnnxGraph) -> list[str]:
     return wanted
 
 
-def _count_beside(
-    observer: Observer, parts: Iterable[Batch], seats: Seats, running: int, beside: int
-) -> Generator[Batch]:
-    """Each of `parts`, run in so many of the `seats`, once it is counted; with one `beside` while the next one runs."""
+def _observe(observer: Observer, parts: Iterable[Batch], seats: Seats, at_once: int, threads: int) -> Generator[Batch]:
+    """Each of `parts` once it is counted: divided, and so many pieces of it run `at_once` with their own `threads`.
+    Threads that run one piece together wait for each other at every node, which costs more than most nodes."""
 
-    def count(action: Callable[[], None]) -> None:
-        with seats.take(1):
-            action()
+    def observe(images: npt.NDArray[np.float32]) -> None:
+        with seats.take(threads, first=True):
+            counting = observer.run(images)
+        with seats.take(1, first=True):
+            counting()
 
-    with ThreadPoolExecutor(1) as pool:
-        pending: tuple[Batch, Future[None]] | None = None
+    with ThreadPoolExecutor(at_once) as pool:
         for part in parts:
-            with seats.take(running, first=True):
-                counting = observer.run(part.input)
-            if not beside:
-                count(counting)
-                yield part
-                continue
-            if pending is not None:
-                pending[1].result()
-                yield pending[0]
-            pending = part, pool.submit(count, counting)
-        if pending is not None:
-            pending[1].result()
-            yield pending[0]
+            observer.begin_batch(len(part.input))
+            pieces = np.array_split(part.input, min(at_once, len(part.input)))
+            for running in [pool.submit(observe, piece) for piece in pieces]:
+                running.result()
+            yield part
 
 
 def _frozen_batch(graph: OnnxGraph, batch: int | None) -> int | None:
