@@ -89,10 +89,11 @@ def implicit_scales(ranges: Ranges, method: str) -> dict[str, float]:
 
 def _tensor_to_json(statistics: TensorStatistics, known: dict[_Key, _Row]) -> _Row:
     """One row of the file; `known` are the parts of rows that follow from counts, which moved tensors share."""
-    counts = (
-        statistics.positive if statistics.negative is None else np.stack([statistics.positive, statistics.negative])
-    )
-    key = hashlib.sha256(counts.tobytes()).digest(), statistics.largest, statistics.scale
+    digest = hashlib.sha256()
+    for counts in (statistics.positive, statistics.negative):
+        used = np.flatnonzero(() if counts is None else counts)
+        digest.update(used.tobytes() + (b"" if counts is None else counts[used].tobytes()) + b"|")
+    key = digest.digest(), statistics.largest, statistics.scale
     if key not in known:
         known[key] = _counts_to_json(statistics)
     return {

@@ -22,6 +22,7 @@ INFINITE = 255 << 7
 BINS = INFINITE - LOWEST
 _SIGN = 1 << 15
 CHUNK = 1 << 16  # values counted at once
+UPPER = 1 if sys.byteorder == "little" else 0  # where the upper half of a float32 is
 _ZERO_BINS = (np.arange(CHUNK) % 64).astype(np.uint16)
 
 
@@ -179,7 +180,7 @@ def channel_extremes(batch: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.flo
 def upper_halves(values: npt.NDArray[np.float32]) -> Halves:
     """Sign, exponent and seven bits of mantissa of each value, flat."""
     words = np.ascontiguousarray(values).reshape(-1).view(np.uint16)
-    return words[1 if sys.byteorder == "little" else 0 :: 2]
+    return words[UPPER::2]
 
 
 def join_statistics(name: str, parts: Sequence[TensorStatistics]) -> TensorStatistics:

@@ -118,7 +118,7 @@ class Observer:
             largest = float(np.max(found))
             if hiding or not math.isfinite(largest):
                 raise _not_finite(next(w.name for w in self._watches if not _is_finite(w, outputs)))
-            if largest > LARGEST_VALUE:
+            if largest > LARGEST_VALUE and max(np.abs(o).max(initial=0) for o in outputs.values()) > LARGEST_VALUE:
                 self._look_closer(images)
 
     def _join(self, outputs: Mapping[str, Array], images: int) -> None:

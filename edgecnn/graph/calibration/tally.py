@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.graph.calibration.histogram import CHUNK, Halves, TensorStatistics, upper_halves
+from edgecnn.graph.calibration.histogram import CHUNK, UPPER, Halves, TensorStatistics
 from edgecnn.graph.calibration.watch import Watched
 
 Array = npt.NDArray[np.float32]
@@ -77,52 +77,56 @@ class JoinedTallies:
         self._pooled = [w for w in watches if not w.whole]
         self._lows = [w for w in self._pooled if w.low]
         self._tallies = [tallies[w.name] for w in (*self._whole, *self._pooled)]
-        whole, pooled = self._tallies[: len(self._whole)], self._tallies[len(self._whole) :]
+        whole, lows = [tallies[w.name] for w in self._whole], [tallies[w.name] for w in self._lows]
         self._whole_low, self._whole_high = _join(whole, "low"), _join(whole, "high")
-        self._high = _join(pooled, "high")
-        self._low = _join([t for w, t in zip(self._pooled, pooled, strict=True) if w.low], "low")
-        self._images, self._bytes = 0, 0
+        self._parts = [(t.low.reshape(-1), t.high.reshape(-1)) for t in whole]
+        self._low = _join(lows, "low")
+        self._high = _join([tallies[w.name] for w in self._pooled], "high")
         self._widths: list[int] = []  # how many values of an image are counted of each tensor
-        self._rows: list[Halves] = []  # [N, sum of the widths]
+        self._rows: Halves = np.zeros((0, 0), np.uint16)  # [N, sum of the widths]; the first `_images` are in use
+        self._images = 0
 
     def take(self, outputs: Mapping[str, Array], images: int) -> float:
-        """Take in what came out for so many `images`; the largest magnitude, NaN where one of them is."""
+        """Take in what came out for so many `images`; the largest magnitude so far, NaN where one was."""
         if not self._tallies:
             return 0.0
-        if self._bytes >= _WAITING_BYTES:  # here, for what is taken in now may prove to be NaN
-            self.settle()
         whole = [outputs[w.whole].reshape(images, -1) for w in self._whole]
-        values = [
-            *(v[:, :: w.step**2] for v, w in zip(whole, self._whole, strict=True)),
-            *(outputs[w.sample].reshape(images, -1) for w in self._pooled),
-        ]
-        self._widths = self._widths or [v.shape[1] for v in values]
-        rows = upper_halves(np.concatenate(values, axis=1)).reshape(images, -1).copy()
-        self._rows.append(rows)
-        self._images += images
-        self._bytes += rows.nbytes
-        largest = [0.0]
-        if whole:
-            joined = np.concatenate(whole, axis=1)
-            largest += [_take_in(self._whole_high, np.maximum, joined), -_take_in(self._whole_low, np.minimum, joined)]
+        self._keep(whole, [outputs[w.sample].reshape(images, -1) for w in self._pooled], images)
+        for values, (low, high) in zip(whole, self._parts, strict=True):
+            np.minimum(low, values[0] if images == 1 else np.minimum.reduce(values, axis=0), out=low)
+            np.maximum(high, values[0] if images == 1 else np.maximum.reduce(values, axis=0), out=high)
         if self._pooled:
-            high = np.concatenate([outputs[w.high].reshape(images, -1) for w in self._pooled], axis=1)
-            largest.append(_take_in(self._high, np.maximum, high))
+            np.maximum(self._high, _most(outputs, [w.high for w in self._pooled], images), out=self._high)
         if self._lows:
-            low = np.concatenate([outputs[w.low].reshape(images, -1) for w in self._lows], axis=1)
-            largest.append(-_take_in(self._low, np.minimum, np.negative(low, out=low)))
-        return float(np.max(largest))
+            np.minimum(self._low, -_most(outputs, [w.low for w in self._lows], images), out=self._low)
+        highs = [e.max(initial=0.0) for e in (self._whole_high, self._high)]
+        return float(np.max([*highs, *(-e.min(initial=0.0) for e in (self._whole_low, self._low))]))
 
     def settle(self) -> None:
         """Give each tally what was taken in."""
-        if not self._rows:
+        if self._images == 0:
             return
-        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
-        ends = np.cumsum(self._widths)
-        for tally, end, width in zip(self._tallies, ends, self._widths, strict=True):
-            tally.count(rows[:, end - width : end].reshape(-1))
+        rows, start = self._rows[: self._images], 0
+        for tally, width in zip(self._tallies, self._widths, strict=True):
+            tally.count(rows[:, start : start + width].reshape(-1))
             tally.images += self._images
-        self._rows, self._bytes, self._images = [], 0, 0
+            start += width
+        self._images = 0
+
+    def _keep(self, whole: Sequence[Array], samples: Sequence[Array], images: int) -> None:
+        """Keep the values that are counted, in memory that is there already: new pages for each batch cost more than
+        what is written into them."""
+        steps = [2 * w.step**2 for w in self._whole] + [2] * len(samples)
+        halves = [v.view(np.uint16)[:, UPPER::step] for v, step in zip((*whole, *samples), steps, strict=True)]
+        if not self._widths:
+            self._widths = [h.shape[1] for h in halves]
+        if self._images + images > len(self._rows):
+            self.settle()
+        if images > len(self._rows):
+            width = sum(self._widths)
+            self._rows = np.empty((max(images, _WAITING_BYTES // (2 * width)), width), np.uint16)
+        np.concatenate(halves, axis=1, out=self._rows[self._images : self._images + images])
+        self._images += images
 
 
 def _join(tallies: Sequence[Tally], side: str) -> Array:
@@ -136,11 +140,10 @@ def _join(tallies: Sequence[Tally], side: str) -> Array:
     return joined
 
 
-def _take_in(held: Array, update: np.ufunc, values: Array) -> float:
-    """Take values [N, n] into extremes [n]; the extreme of the values alone."""
-    each = values[0] if len(values) == 1 else update.reduce(values, axis=0)
-    update(held, each, out=held)
-    return float(update.reduce(each))
+def _most(outputs: Mapping[str, Array], names: Sequence[str], images: int) -> Array:
+    """The largest values of the outputs [N, ...], one after the other."""
+    joined = np.concatenate([outputs[name].reshape(images, -1) for name in names], axis=1)
+    return joined[0] if images == 1 else np.asarray(np.maximum.reduce(joined, axis=0))
 
 
 def _widen(held: Array, update: np.ufunc, values: Array) -> float:
