@@ -27,7 +27,6 @@ from edgecnn.data.sources.folder import how_to_sort
 from edgecnn.errors import DataError, nearest
 from edgecnn.limits import read_file
 from edgecnn.output import inert, inert_json
-from edgecnn.recipe.load import packaged_folders
 from edgecnn.records import parse_json
 
 HEADER = "# edgecnn calibration set 1"
@@ -213,6 +212,8 @@ def find_calibration_set(name_or_path: str) -> Path:
         if not path.is_file():
             raise DataError(f"{path}: no such manifest or rule", "check the path")
         return path
+    from edgecnn.recipe.load import packaged_folders  # slow: it reads every field that a recipe can have
+
     folders = [f for f in (Path("calibration"), *packaged_folders("calibration")) if f.is_dir()]
     known = {p.stem: p for f in reversed(folders) for p in sorted([*f.glob("*.txt"), *f.glob("*.toml")])}
     if name_or_path not in known:

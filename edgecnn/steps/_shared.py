@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecnn.data.dataset import Dataset
-from edgecnn.measure.predict import Predictions, Progress, predict
-from edgecnn.session import Session
 
 if TYPE_CHECKING:
     from edgecnn.graph.calibration.histogram import Ranges
+    from edgecnn.measure.predict import Predictions, Progress
+    from edgecnn.session import Session
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -47,6 +47,8 @@ def predict_shared(
     **settings: Any,
 ) -> Predictions:
     """`predict`, shared between the processes of the job; the same on each of them."""
+    from edgecnn.measure.predict import predict
+
     rank, size = rank_and_size()
     if size == 1:
         return predict(session, dataset, batch=batch, progress=progress, journal=journal, **settings)
