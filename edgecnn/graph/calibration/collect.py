@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,8 +32,10 @@ from edgecnn.machine.threads import Seats, allowed_threads
 
 Progress = Callable[[int, int], None]
 _SAVE_EVERY = 256  # images
+_MOST_IMAGES = 16  # in one run of the graph
 PIXELS = 2 * 224 * 224  # in one run of the graph
 WATCHED_BYTES = 160 << 20  # that one run of the graph may give out
+CACHED_BYTES = 5 << 19  # of a tensor: of small maps more images than by their pixels come at a time
 
 
 def collect_ranges(
@@ -86,7 +89,8 @@ def collect_from_model(
     watched = [graph.input, *(n for n in names if n not in derived)]
     steps = choose_steps(graph, watched, find_step_groups(derived), of or len(dataset))
     threads = threads or allowed_threads()
-    batch = _frozen_batch(graph, batch) or min(images_at_once(dataset), _images_within(WATCHED_BYTES, graph, steps))
+    at_once = max(images_at_once(dataset), min(2 * _images_cached(graph), _MOST_IMAGES))
+    batch = _frozen_batch(graph, batch) or min(at_once, _images_within(WATCHED_BYTES, graph, steps))
     key = _resume_key(graph_sha256, dataset, batch, steps)
     seats, parts_at_once = Seats(threads), 1 if _frozen_batch(graph, None) else min(threads, batch)
     with contextlib.ExitStack() as opened:
@@ -123,7 +127,13 @@ def images_at_once(dataset: Dataset) -> int:
     """How many images to run together so that memory is bounded and small ones do not come one by one."""
     if len(dataset) == 0:
         return 1
-    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, 16))
+    return int(np.clip(PIXELS // np.prod(dataset.tensor(0).shape[1:]), 2, _MOST_IMAGES))
+
+
+def _images_cached(graph: OnnxGraph) -> int:
+    """Of how many images the largest tensor stays near the core that makes it."""
+    sizes = (math.prod(n or 1 for n in graph.shapes[name][1:]) for name in graph.shapes if graph.is_activation(name))
+    return CACHED_BYTES // (4 * max(sizes, default=1))
 
 
 def _images_within(size: int, graph: OnnxGraph, steps: Mapping[str, int]) -> int:
