@@ -54,8 +54,8 @@ def test_extremes_are_exact_to_the_bit_behind_every_activation(
         expected = empty_statistics(name, values.shape[1])
         expected.add(values)
         for side in ("channel_low", "channel_high"):
-            bits = (getattr(t, side).view(np.uint32) for t in (made[name], expected))
-            np.testing.assert_array_equal(*bits, f"{side} of {name}")
+            found_bits, bits = (getattr(t, side).view(np.uint32) for t in (made[name], expected))
+            np.testing.assert_array_equal(found_bits, bits, f"{side} of {name}")
         expected = empty_statistics(name, values.shape[1])
         expected.count(upper_halves(watch.take_counted(values, made[name].step)))
         np.testing.assert_array_equal(made[name].magnitudes, expected.magnitudes, name)
