@@ -9,8 +9,10 @@ from onnx import numpy_helper
 from edgecnn.backends._onnxruntime import open_session
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration import watch
-from edgecnn.graph.calibration.collect import collect_from_model
+from edgecnn.graph.calibration.collect import collect_from_model, find_observed_tensors
 from edgecnn.graph.calibration.histogram import empty_statistics, upper_halves
+from edgecnn.graph.calibration.observe import Observer
+from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.simplify import simplify_graph
 from tests.fakes.graphs import build
 from tests.fakes.noise import dataset_of
@@ -91,3 +93,17 @@ def test_the_first_tensor_that_is_not_finite_is_named(threads: int) -> None:
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
     with pytest.raises(GraphError, match="'c3' is NaN or infinite"):
         collect_from_model(model, "", dataset_of(noise(6)), threads=threads)
+
+
+def test_a_piece_that_is_counted_after_one_that_failed_says_nothing() -> None:
+    """Two run at once, and what the first took in is not finite."""
+    model, images = simplify_graph(build(NET, 24)), noise(4)
+    graph = OnnxGraph(model)
+    steps = dict.fromkeys(["input", *find_observed_tensors(graph)], 1)
+    observer = Observer(graph, steps, {}, images=4, threads=1)
+    observer.begin_batch(4)
+    images[3, :, 4, 7] = 3e38
+    sound, damaged = observer.run(images[:2]), observer.run(images[2:])
+    with pytest.raises(GraphError, match="is NaN or infinite"):
+        damaged()
+    sound()

@@ -51,7 +51,7 @@ class Observer:
         self._lowest = {name: lower_bound(graph, name) for name in pooled}
         self._settled = self._find_settled()
         self._batches, self._left = 0, images
-        self._counting = threading.Lock()
+        self._counting, self._failed = threading.Lock(), False
         self._joined: JoinedTallies | None = None
         self._lone: list[Watched] = []  # those that are not joined
         self._sessions: list[onnxruntime.InferenceSession] = []  # the one in use
@@ -106,6 +106,9 @@ class Observer:
 
     def _count(self, images: Array, outputs: dict[str, Array]) -> None:
         with self._counting:
+            if self._failed:  # by another piece, whose error it is: what is held is not finite
+                return
+            self._failed = True
             if self._joined is None:
                 self._join(outputs, len(images))
             assert self._joined is not None
@@ -120,6 +123,7 @@ class Observer:
                 raise _not_finite(next(w.name for w in self._watches if not _is_finite(w, outputs)))
             if largest > LARGEST_VALUE and max(np.abs(o).max(initial=0) for o in outputs.values()) > LARGEST_VALUE:
                 self._look_closer(images)
+            self._failed = False
 
     def _join(self, outputs: Mapping[str, Array], images: int) -> None:
         """Decide by the first outputs which tensors are taken in together: a small map whole, or what came of a large
