@@ -353,7 +353,7 @@ GUARDED = {  # where bytes become values, and why no stranger's do so unlooked a
     "backends/trt/plan.py": "a word of a header whose length was looked at",
     "data/sources/archive.py": "two words of a header that zipfile has read already",
     "graph/calibration/collect.py": "after `require_arrays`",
-    "graph/importing/labels.py": "what literal_eval raises is an error of the file's",
+    "data/label_file.py": "what literal_eval raises is an error of the file's",
     "graph/ptq/subgraph.py": "a folder of this process's own",
     "inspection/artifact.py": "eight bytes, fewer of which are an error of the file's",
     "measure/predict.py": "after `require_arrays`",

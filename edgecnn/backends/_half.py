@@ -56,7 +56,10 @@ def _half_tensors(model: onnx.ModelProto) -> set[str]:
             bare.graph.initializer.append(tensor)  # sizes and axes: without them inference ends at a Resize
         elif tensor.name not in given:
             bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    graph = onnx.shape_inference.infer_shapes(bare).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare).graph
+    except onnx.shape_inference.InferenceError:
+        return set()  # a graph that is wrong: ONNX Runtime says how
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.output, *graph.input, *graph.value_info)}
     half = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT16}
     for node in model.graph.node if half else ():

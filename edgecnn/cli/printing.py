@@ -28,9 +28,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
 
 def print_facts(facts: dict[str, object], indent: str = "") -> None:
     """Facts by name, nested ones indented, long lists shortened."""
-    width = max((len(inert(k)) for k in facts), default=0)
+    width = max((len(inert(str(k))) for k in facts), default=0)
     for key, value in facts.items():
-        name = inert(key)
+        name = inert(str(key))
         if isinstance(value, dict) and value:
             print_line(f"{indent}{name}")
             print_facts(value, indent + "  ")

@@ -42,11 +42,13 @@ def model_card(results: RunReport, recipe: Recipe) -> str:
 
 def _metadata(results: RunReport, recipe: Recipe) -> dict[str, Yaml]:
     quantized = [m.engine.precision_requested for m in results.measurements if m.engine.precision_requested != "fp32"]
-    backends = {m.engine.backend for m in results.measurements}
     weights = _published(recipe)
     found: dict[str, Yaml] = {"license": weights.license.lower()} if weights else {}
-    found |= {"library_name": "tensorrt" if backends & {"trt", "trt-rtx"} else "onnx"}
-    found |= {"pipeline_tag": "image-classification", "tags": ["onnx", *dict.fromkeys(quantized)]}
+    found |= {
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["onnx", *dict.fromkeys(quantized)],
+    }
     if base := base_model(recipe):
         found |= {"base_model": base, **({"base_model_relation": "quantized"} if quantized else {})}
     found["metrics"] = ["accuracy"]

@@ -138,7 +138,8 @@ def test_every_network_with_published_weights_is_compared() -> None:
 def test_the_published_sha256_is_that_of_the_url() -> None:
     for name, card in cards().items():
         if card.weights is not None and "download.pytorch.org" in card.weights.url:
-            assert card.weights.url.endswith(f"-{card.weights.sha256}.pth"), name
+            digits = card.weights.url.rpartition("-")[2].removesuffix(".pth")
+            assert card.weights.sha256.startswith(digits), name
             assert len(card.weights.sha256) >= 8, name
 
 
