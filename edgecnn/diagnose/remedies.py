@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.recipe.schema import Recipe
+from edgecnn.results.engine import CPU_PROVIDER, CUDA_PROVIDER
 from edgecnn.results.explanation import Explanation, NextStep, Stage
 from edgecnn.results.report import Measurement
 
@@ -140,7 +141,7 @@ def find_the_node(e: Evidence) -> NextStep | None:
 def build_again(e: Evidence) -> NextStep | None:
     """Several builds, where the engine lost what its graph did not."""
     lost = e.lost_at("engine")
-    if lost <= 0 or e.measurement.engine.provider:  # ONNX Runtime's, which builds nothing
+    if lost <= 0 or e.measurement.engine.provider in (CPU_PROVIDER, CUDA_PROVIDER):  # nothing is built there
         return None
     options = ("--target", e.measurement.engine.target, "--rebuilds", "3")
     return _step("build-again", e.run(*options), "two builds differ: judges the worst of three, keeps the median", lost)

@@ -64,7 +64,7 @@ def test_xml_and_html_are_whole() -> None:
 
 @pytest.mark.parametrize("render", [FORMATS[".md"], lambda found: markdown_comment(found, Baseline(NAME, {}))])
 def test_markdown_keeps_its_rows_and_has_no_markup_of_a_name(render: Any) -> None:
-    from markdown_it import MarkdownIt
+    MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt
 
     text = render(report())
     parsed = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
