@@ -5,11 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRA  ?= cpu
 STAMP  := $(VENV)/.installed-$(EXTRA)
-CORE   := not torch and not onnx and not slow and not gpu
+CORE   := not torch and not onnx and not slow and not gpu and not browser
 LOWEST := $(VENV)/lowest
 SBOM   := build/edgecnn.cdx.json
 
-.PHONY: demo demo-light test test-slow test-gpu test-nvidia first-contact test-lowest quick faults fuzz bench sbom audit lint format clean
+.PHONY: demo demo-light test test-slow test-gpu test-nvidia test-browser first-contact test-lowest quick faults fuzz bench sbom audit lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -48,6 +48,10 @@ test-gpu: $(STAMP)
 # NVIDIA's own parser and builder, which need no GPU; pip fetches them once per machine.
 test-nvidia: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "nvidia and not slow and not gpu"
+
+# The HTML report in a headless Chromium.
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser
 
 # Every open question of docs/tensorrt.md, asked of an NVIDIA GPU in ten minutes: EXTRA=gpu, rtx or ort-rtx beside cpu.
 first-contact: $(STAMP)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import re
 import sys
@@ -181,7 +182,7 @@ def _has_field(kind: Any, name: str) -> bool:
 def _grouped(kind: Any, content: Any) -> Any:
     """`content` with the keys of earlier versions under their present names (one that stands beside its successor
     stays, and is refused as unknown), with the keys of flat parts below the part, and without what is derived."""
-    if not dataclasses.is_dataclass(kind):
+    if _is_plain(kind):
         return content
     renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
     found = {
@@ -214,6 +215,21 @@ def _grouped(kind: Any, content: Any) -> Any:
     return {key: value for key, value in found.items() if key not in taken or key in own}
 
 
+@functools.cache
+def _is_plain(kind: Any) -> bool:
+    """Whether JSON is as a kind of record says: nothing is renamed, derived or flat, and no field is a record."""
+    if not dataclasses.is_dataclass(kind):
+        return True
+    inner = [h for hint in typing.get_type_hints(kind).values() for h in (hint, *typing.get_args(hint))]
+    special = any(getattr(kind, name, ()) for name in ("RENAMED", "RENAMED_VALUES", "DERIVED"))
+    return not special and not any(dataclasses.is_dataclass(h) for h in inner)
+
+
+def _are_plain(rows: Iterable[Any]) -> bool:
+    kinds: set[Any] = {type(row) for row in rows}
+    return all(_is_plain(kind) for kind in kinds)
+
+
 def _each_grouped(kind: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _grouped(kind, row) if isinstance(row, dict) else row for name, row in rows.items()}
 
@@ -241,7 +257,7 @@ def _contradictions(made: Any, content: Mapping[str, Any], place: str = "") -> I
             yield from _contradictions(value, content, place)
         elif dataclasses.is_dataclass(value) and isinstance(inner, dict):
             yield from _contradictions(value, inner, f"{place}{f.name}.")
-        elif isinstance(value, tuple) and isinstance(inner, list):
+        elif isinstance(value, tuple) and isinstance(inner, list) and not _are_plain(value):
             for k, (row, written) in enumerate(zip(value, inner, strict=True)):
                 if dataclasses.is_dataclass(row) and isinstance(written, dict):
                     yield from _contradictions(row, written, f"{place}{f.name}.{k}.")

@@ -38,18 +38,21 @@ def report(
     from edgecnn.artifact.write import write_bytes
     from edgecnn.errors import MeasurementError
     from edgecnn.pipeline.find import find_judged
-    from edgecnn.report import FORMATS, write_report
+    from edgecnn.report import render_report, write_report
     from edgecnn.report.card import model_card
+    from edgecnn.report.details import read_details
     from edgecnn.steps.report import report_of
 
     if output is None and format_ is None:
         raise MeasurementError("neither a file nor a format is named", "give -o report.html, or --format csv")
     judged_by, judged = find_judged(run, recipe, output)
     found = report_of(judged, judged_by)
+    suffix = f".{format_}" if format_ else output.suffix if output else ""
+    details = read_details(judged) if suffix == ".html" else None
     if output is not None and format_ is None:
-        write_report(output, found)
+        write_report(output, found, details)
     else:
-        text = model_card(found, judged_by) if format_ == "card" else FORMATS[f".{format_}"](found)
+        text = model_card(found, judged_by) if format_ == "card" else render_report(suffix, found, details)
         if output is None:
             print_lines(text.removesuffix("\n").split("\n"))
             return

@@ -28,6 +28,7 @@ from edgecnn.statistics import percentile, percentile_interval, samples_for_perc
 
 UNSTABLE_COV_PCT = 2.5  # trtexec's bound for "GPU compute time is unstable"
 DRIFT_PCT = 5.0  # medians of the first and the last quarter of a run
+BINS = 40  # of the distribution of a run's latencies
 PLAIN = PipelineOptions()
 ENQUEUE_BOUND = 0.8  # trtexec's: enqueuing for longer than this share of the computation bounds the throughput
 
@@ -59,7 +60,7 @@ def measure_latency(
     def carried(percent: float) -> float | None:
         return percentile(ascending, percent) if n >= samples_for_percentile(percent) else None
 
-    parts = _parts(samples.timings)
+    parts, (edges, counts) = _parts(samples.timings), _bins(ascending)
     mean, drift = float(ms.mean()), _drift_pct(ms)
     cov = 100 * float(ms.std()) / mean if mean else 0.0
     unstable = (
@@ -99,9 +100,21 @@ def measure_latency(
         other_load_cores=samples.load_cores,
         unstable=unstable,
         profile=info.profile,
+        latency_ms_bins=edges,
+        latency_ms_bin_n=counts,
         jit_ms=info.jit_ms,
         warnings=tuple(dict.fromkeys((*unstable, *said, *_said_of(info)))),
     )
+
+
+def _bins(ascending: Floats) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Edges of bins of one width, and how many queries lie in each. Slow queries are left out, for they would press all
+    others into the first bin: those beyond the 99th percentile, or beyond twice the 90th."""
+    low, high = float(ascending[0]), min(percentile(ascending, 99), 2 * percentile(ascending, 90))
+    if len(ascending) < BINS or low == high:
+        return (), ()
+    counts, edges = np.histogram(ascending, BINS, (low, high))
+    return tuple(edges.tolist()), tuple(counts.tolist())
 
 
 def _run(

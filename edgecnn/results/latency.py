@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
 
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.device import Device
@@ -78,7 +80,9 @@ class Latency:
     cannot be compared with those of another day; `yardstick_ms` is a fixed piece of work on one core, timed beside the
     queries, and `other_load_cores` how many cores others kept busy. `jit_ms` is the time that the runtime took to
     compile the engine for this GPU, before the first query: in no latency, and short where it had it in its cache.
-    `profile` says which of several optimization profiles served the batch.
+    `profile` says which of several optimization profiles served the batch. Of the queries, `latency_ms_bin_n` lie
+    between each two of the edges `latency_ms_bins`, the last of which leaves out the slowest; earlier files have
+    none.
     """
 
     __pydantic_config__ = STRICT
@@ -118,6 +122,8 @@ class Latency:
     streams: int = 1
     jit_ms: float | None = None
     profile: str = ""
+    latency_ms_bins: tuple[float, ...] = ()
+    latency_ms_bin_n: tuple[Annotated[int, Ge(0)], ...] = ()
 
     def __repr__(self) -> str:
         return f"Latency({self.in_short})"
