@@ -2,16 +2,23 @@
 
 Names come from elsewhere: what would act on a terminal, end the line or turn its direction, and what is no
 character, is spelled out.
+What is laid out fits `WIDTH` columns, but for words (paths, names, hashes) that are longer.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+WIDTH = 80
+NARROWEST_TEXT = 18  # columns below which wrapped text is no longer read
+GAP = "  "
 
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _ACTING_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -38,9 +45,124 @@ def inert_html(text: str) -> str:
     return html.escape(inert_lines(text))
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether lines on `stream` can be drawn again and colored: a terminal, and not a dumb one."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wrap(text: str, indent: str = "", hanging: str = GAP) -> list[str]:
+    """`text` in lines of at most `WIDTH` columns, those after the first indented by `hanging` more; no word is cut."""
+    shown = inert(text)
+    if len(indent) + len(shown) <= WIDTH:
+        return [(indent + shown).rstrip()]
+    return textwrap.wrap(
+        shown,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
+    """Aligned columns below a header. Where they do not fit, names break after an underscore and text between words; a
+    table that is too wide even so comes in several, each with the first column, and a single row as its facts."""
+    table = [[inert(cell) for cell in row] for row in (header, *rows)]
+    if (widths := _column_widths(table, width)) is not None:
+        return [line for row in table for line in _row_lines(row, widths)]
+    parts = _split_columns(table, width) if len(rows) > 1 else []
+    lines: list[str] = []
+    for part in parts:
+        name, *others = ([row[k] for k in part] for row in table)
+        lines += [*([""] if lines else []), *table_lines(name, others, width)]
+    for row in table[1:] if not parts else ():
+        lines += [*([""] if lines else []), *fact_lines(dict(zip(table[0], row, strict=True)))]
+    return lines
+
+
+def fact_lines(facts: dict[str, str], indent: str = "") -> list[str]:
+    """A name and its value a line, values aligned; a word that does not fit beside its name stands below it."""
+    width = max(map(len, facts), default=0)
+    lines: list[str] = []
+    for name, value in facts.items():
+        start = f"{indent}{name.ljust(width)}{GAP}"
+        longest = max(map(len, value.split()), default=0)
+        if len(start) + longest > WIDTH:
+            lines += [indent + name.rstrip(), *wrap(value, indent + GAP, "")]
+        else:
+            lines += wrap(value, start, "") if len(start) + len(value) <= WIDTH else _hanging(start, value)
+    return lines
+
+
+def _hanging(start: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _broken(cell: str, width: int) -> list[str]:
+    """A cell in lines: text between its words, a name after its underscores."""
+    lines = [""]
+    for piece in re.findall(r"\s*\S+" if " " in cell else r"[^_]*_+|[^_]+", cell):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append(piece.lstrip())
+        else:
+            lines[-1] += piece
+    return lines
+
+
+def _row_lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    broken = [[cell] if len(cell) <= width else _broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+    for k in range(max(map(len, broken))):
+        parts = [cell[k] if k < len(cell) else "" for cell in broken]
+        yield GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+
+
+def _column_widths(table: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Columns of each, the widest broken first; None where they do not fit."""
+    widths, least = [], []
+    for name, *cells in zip(*table, strict=True):
+        longest = max(map(len, cells), default=0)
+        words = max((len(word) for cell in cells for word in cell.split()), default=0)
+        widths.append(min(max(len(name), longest), width))
+        least.append(max(*map(len, _broken(name, 1)), words, min(longest, NARROWEST_TEXT)))
+    room = width - len(GAP) * (len(widths) - 1)
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:
+        widest = max((k for k, low in enumerate(least) if widths[k] > low), key=widths.__getitem__)
+        widths[widest] -= 1
+    return widths
+
+
+def _split_columns(table: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of each of several tables that fit, all with the first; none where one is too wide even so."""
+    parts: list[list[int]] = []
+    for k in range(1, len(table[0])):
+        for part in ([*parts[-1], k] if parts else [0, k], [0, k]):
+            if _column_widths([[row[j] for j in part] for row in table], width) is not None:
+                parts[-1 if parts and len(part) > 2 else len(parts) :] = [part]
+                break
+        else:
+            return []
+    return parts
+
+
 def print_line(line: object = "") -> None:
     """One line of the result on stdout."""
     print(inert(str(line)))
+
+
+def print_text(text: object) -> None:
+    """Sentences of the result on stdout, one a line, in lines that fit."""
+    for sentence in str(text).split("\n"):
+        print("\n".join(wrap(sentence)))
 
 
 def print_lines(lines: Iterable[object]) -> None:
@@ -49,6 +171,18 @@ def print_lines(lines: Iterable[object]) -> None:
         print_line(line)
 
 
+VERDICT_COLORS = {"PASS": 32, "FAIL": 31, "INCONCLUSIVE": 33}  # green, red, yellow
+_VERDICT = re.compile(r"^(PASS|FAIL|INCONCLUSIVE)(?=  )|(?<=: )(PASS|FAIL|INCONCLUSIVE)$")
+
+
+def print_verdicts(lines: Iterable[str]) -> None:
+    """Lines that begin or end with a verdict, which has its color on a terminal that wants any (no-color.org)."""
+    colored = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+    for line in map(inert, lines):
+        print(_VERDICT.sub(lambda m: f"\033[{VERDICT_COLORS[m[0]]}m{m[0]}\033[0m", line) if colored else line)
+
+
 def say(line: str) -> None:
-    """One line besides the result, on stderr."""
-    print(inert(line), file=sys.stderr, flush=True)
+    """One line besides the result, on stderr; on a terminal it is broken between words."""
+    text = "\n".join(wrap(line)) if is_terminal(sys.stderr) else inert(line)
+    print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
-from edgecnn.output import print_line, say
+from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
@@ -121,10 +121,13 @@ def bench(
 def _print(found: LatencyFile) -> None:
     from edgecnn.records import to_plain
 
-    columns = ["name", "mode", "batch", "n_queries", *(f"latency_ms_{p}" for p in ("p50", "p90", "p95", "p99", "mean"))]
+    columns = {"name": "name", "mode": "mode", "batch": "batch", "queries": "n_queries"}
+    columns |= {f"{p} ms": f"latency_ms_{p}" for p in ("p50", "p90", "p99")}
+    if any(row.latency.enqueue_ms_p50 is not None for row in found.measurements):
+        columns["enqueue ms"] = "enqueue_ms_p50"
+    columns["images/s"] = "throughput_images_per_s"
     rows = [to_plain(row) for row in found.measurements]
-    enqueue = ["enqueue_ms_p50"] if any(row.latency.enqueue_ms_p50 is not None for row in found.measurements) else []
-    print_rows(rows, [*columns, "latency_ms_cov_pct", *enqueue, "throughput_images_per_s"])
+    print_rows([{label: row.get(key) for label, key in columns.items()} for row in rows], list(columns))
     said: list[str] = []
     for row in found.measurements:
         said += row.latency.warnings
@@ -133,7 +136,7 @@ def _print(found: LatencyFile) -> None:
         if ratio := row.ratio:
             said += ratio.latency_ratio_warnings
             low, high = ratio.latency_ratio_ci
-            print_line(
+            print_text(
                 f"batch {row.latency.batch}: {ratio.latency_ratio:.3f} x {ratio.latency_reference}, "
                 f"95 % interval [{low:.3f}, {high:.3f}], {ratio.latency_ratio_rounds} interleaved rounds of "
                 f"{ratio.latency_ratio_mode} queries"
@@ -224,9 +227,9 @@ def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: boo
     rows = [{**to_plain(stage), "stage": stage.name} for stage in found.stages]
     print_rows([*rows, total], ["stage", "ms_mean", *_ms(quantiles), "share_pct"])
     each = f"{found.processes} processes, " if found.processes > 1 else ""
-    print_line(f"{each}{found.n_queries} queries of {found.batch}, {found.throughput_images_per_s:.1f} images/s")
+    print_text(f"{each}{found.n_queries} queries of {found.batch}, {found.throughput_images_per_s:.1f} images/s")
     if stream := found.stream:
-        print_line(
+        print_text(
             f"{stream.fps:g} frames/s: {stream.deadline_missed} of {stream.n_offered} missed their deadline of "
             f"{stream.deadline_ms:.2f} ms ({stream.deadline_missed_pct:.2f} %), {stream.utilization_pct:.1f} % busy"
         )
@@ -236,10 +239,10 @@ def _bench_end_to_end(engine: Path, output: Path | None, data: str, as_json: boo
             heat = (
                 "" if part.clocks is None or part.clocks.temperature_c is None else f", {part.clocks.temperature_c:g} C"
             )
-            print_line(
+            print_text(
                 f"{name} ({part.start_s:.0f} to {part.end_s:.0f} s): p50 {part.latency_ms_p50:.3f} ms{p99}{heat}"
             )
-        print_line(f"heat-soaked / burst: {hot.soak_ratio:.3f}")
+        print_text(f"heat-soaked / burst: {hot.soak_ratio:.3f}")
     say(f"{found.device}; clock {found.clock}, from the picture's file to its logits")
     for warning in found.warnings:
         say(f"warning: {warning}")

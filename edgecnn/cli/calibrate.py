@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import counter
-from edgecnn.output import print_line, say
+from edgecnn.output import print_text, say
 from edgecnn.steps import CALIBRATION_IMAGES
 
 EXAMPLES = """
@@ -101,7 +101,7 @@ def _check(graph: Path, data: str, images: int, test: str, skip_corrupt: bool, a
         columns = ["range_spread_pct_median", "noise_excess_pct_median", "noise_excess_pct_worst", "worst_tensor"]
         print_rows([row], columns)
         for problem in found.problems or ("nothing to complain of",):
-            print_line(problem)
+            print_text(problem)
         if not found.near_duplicates_checked:
-            print_line("near-duplicates were not looked for: these pictures are too small or too alike to tell")
+            print_text("near-duplicates were not looked for: these pictures are too small or too alike to tell")
     return 3 if found.problems else 0

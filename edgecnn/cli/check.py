@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.completion import complete_target
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json
-from edgecnn.output import print_line
+from edgecnn.output import print_text
 
 EXAMPLES = """
 edgecnn check runs/lenet5-digits/model.fp16.onnx
@@ -37,12 +37,12 @@ def check(
     if as_json:
         print_json({**to_plain(found), "refused": found.refused})
         return 2 if found.refused else 0
-    print_line(f"asked: {', '.join(found.asked)}")
+    print_text(f"asked: {', '.join(found.asked)}")
     for reason in found.not_asked:
-        print_line(f"not asked: {reason}")
+        print_text(f"not asked: {reason}")
     for finding in found.findings:
-        print_line(f"{finding.severity}: {finding.where}: {finding.what}  [{', '.join(finding.sources)}]")
-        print_line(f"  hint: {finding.hint}")
+        print_text(f"{finding.severity}: {finding.where}: {finding.what}  [{', '.join(finding.sources)}]")
+        print_text(f"  hint: {finding.hint}")
     if not found.findings:
-        print_line("nothing against it")
+        print_text("nothing against it")
     return 2 if found.refused else 0

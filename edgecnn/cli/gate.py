@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from edgecnn.cli.options import JSON, RUN, RUN_RECIPE
 from edgecnn.cli.printing import print_json, print_report
-from edgecnn.output import print_line, say
+from edgecnn.output import print_line, print_text, say
 
 if TYPE_CHECKING:
     from edgecnn.results.baseline import Baseline
@@ -74,7 +75,8 @@ def gate(
                 say(f"the baseline of {found.device_key}")
                 for line in unstable_latencies(found.measurements):
                     say(line)
-        print_line(closing_line(reports))
+        print_text(closing_line(reports))
+        say(f"all evidence: edgecnn report {shlex.quote(run)} -o report.html")
     return worst_exit_code(r.verdict for r in reports)
 
 

@@ -73,9 +73,8 @@ def models(
     if as_json:
         print_json(rows)
     else:
-        print_rows(
-            rows, ["name", "family", "year", "params", "macs", "input_shape", "top1_pct", "weights_source", "paper"]
-        )
+        shown = [{**row, "weights": "yes" if row["weights"] else None} for row in rows]
+        print_rows(shown, ["name", "year", "params", "macs", "input_shape", "top1_pct", "weights"])
 
 
 def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.output import inert, inert_json, print_line, print_lines
+from edgecnn.output import WIDTH, fact_lines, inert, inert_json, print_lines, print_verdicts, table_lines
 
 if TYPE_CHECKING:
     from edgecnn.results.report import RunReport
@@ -20,32 +20,42 @@ def print_json(result: Any) -> None:
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """A plain table of `columns`, aligned, with a header; lists and floats in short form."""
-    cells = [[_cell(row.get(c)) for c in columns] for row in rows]
-    widths = [max([len(c), *(len(r[k]) for r in cells)]) for k, c in enumerate(columns)]
-    for line in [list(columns), *cells]:
-        print_line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    print_lines(table_lines(columns, [[_cell(row.get(c)) for c in columns] for row in rows]))
 
 
-def print_facts(facts: dict[str, object], indent: str = "") -> None:
+ROWS_SHOWN = 5  # of records inside facts; --json has all
+
+
+def print_facts(facts: Mapping[str, object], indent: str = "") -> None:
     """Facts by name, nested ones indented, long lists shortened."""
     width = max((len(inert(str(k))) for k in facts), default=0)
     for key, value in facts.items():
         name = inert(str(key))
         if isinstance(value, dict) and value:
-            print_line(f"{indent}{name}")
+            print_lines([f"{indent}{name}"])
             print_facts(value, indent + "  ")
-        elif isinstance(value, list) and len(value) > 12:
-            print_line(f"{indent}{name.ljust(width)}  {', '.join(map(str, value[:5]))} ... ({len(value)})")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print_lines([f"{indent}{name}" + (f" ({len(value)})" if len(value) > ROWS_SHOWN else "")])
+            columns = [k for k in value[0] if not isinstance(value[0][k], dict)]
+            shown = [[_cell(row.get(c)) for c in columns] for row in value[:ROWS_SHOWN]]
+            print_lines(f"{indent}  {line}".rstrip() for line in table_lines(columns, shown, WIDTH - len(indent) - 2))
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print_line(f"{indent}{name.ljust(width)}  {shown}")
+            print_lines(fact_lines({name.ljust(width): _fact(key, value)}, indent))
+
+
+def _fact(key: str, value: object) -> str:
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:5] if len(value) > 12 else value))
+        return inert(f"{shown} ... ({len(value)})" if len(value) > 12 else shown)
+    text = inert(str(value))
+    return f"{text[:32]} ... ({len(text)} characters)" if key.endswith("_bits") and len(text) > 40 else text
 
 
 def print_report(report: RunReport) -> None:
     """What was measured and judged of a target, as text."""
     from edgecnn.report.terminal import terminal_report
 
-    print_lines(terminal_report(report).split("\n"))
+    print_verdicts(terminal_report(report).split("\n"))
 
 
 @contextlib.contextmanager
@@ -60,6 +70,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+    if isinstance(value, (list, tuple)) and any(isinstance(v, float) for v in value):
+        return f"[{', '.join(map(_cell, value))}]"
     if isinstance(value, (list, tuple)):
         return "x".join(_cell(v) for v in value)
     return inert(str(value))

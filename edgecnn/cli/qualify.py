@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON, RUN, RUN_RECIPE, THREADS
 from edgecnn.cli.printing import print_json, print_report
-from edgecnn.output import print_line, say
+from edgecnn.output import print_text, say
 
 EXAMPLES = """
 edgecnn qualify runs/lenet5-digits --python .venv-new/bin/python  # needs a second environment
@@ -51,5 +51,5 @@ def qualify(
         notes=(f"{found.after.in_words} against {found.before.in_words}: drops and ratios are from one to the other",),
     )
     print_report(shown)
-    print_line(closing_line([shown]))
+    print_text(closing_line([shown]))
     return found.verdict.exit_code

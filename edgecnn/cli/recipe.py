@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON, RECIPE, SET, epilog
 from edgecnn.cli.printing import print_json, print_rows
-from edgecnn.output import print_line
+from edgecnn.output import fact_lines, print_line, print_lines
 
 EXAMPLES = """
 edgecnn recipe list
@@ -65,9 +65,7 @@ def show(
     if as_json:
         print_json({"name": loaded.name, "path": str(loaded.path), "settings": rows})
         return
-    width = max(map(len, rows))
-    for key, value in rows.items():
-        print_line(f"{key.ljust(width)}  {'-' if value is None else value}")
+    print_lines(fact_lines({key: "-" if value is None else str(value) for key, value in rows.items()}))
 
 
 @recipe.command(epilog=epilog("edgecnn recipe check lenet5-digits"))

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json
-from edgecnn.output import print_line, say
+from edgecnn.output import print_text, say
 
 EXAMPLES = """
 edgecnn repro model.int8.onnx  # needs a graph, and a TensorRT that refuses it
@@ -38,12 +38,12 @@ def repro(
     if as_json:
         print_json({**to_plain(found), "nodes": found.nodes})
         return 0
-    print_line(f"{found.folder}: {found.nodes} of {found.nodes_before} nodes ({found.trials} trials)")
-    print_line(f"{found.by}: {found.said}")
+    print_text(f"{found.folder}: {found.nodes} of {found.nodes_before} nodes ({found.trials} trials)")
+    print_text(f"{found.by}: {found.said}")
     if not found.minimal:
-        print_line("the time ran out: there may be a smaller one")
+        print_text("the time ran out: there may be a smaller one")
     if found.values_kept:
-        print_line(f"kept, for the failure needs them: the values of {', '.join(found.values_kept)}")
+        print_text(f"kept, for the failure needs them: the values of {', '.join(found.values_kept)}")
     if found.names_kept:
-        print_line("kept, for the failure needs them: the names")
+        print_text("kept, for the failure needs them: the names")
     return 0

@@ -20,7 +20,7 @@ from edgecnn.cli.options import (
 )
 from edgecnn.cli.printing import print_json, print_report, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
-from edgecnn.output import print_line, say
+from edgecnn.output import print_text, say
 from edgecnn.steps import StepName
 
 EXAMPLES = """
@@ -107,9 +107,9 @@ def run(
         print_report(found)
         say(f"the whole report: {outcome.folder / found.target / 'report.md'}")
     for one in outcome.elsewhere:
-        print_line(one)
+        print_text(one)
     if outcome.reports:
-        print_line(
+        print_text(
             closing_line([*outcome.reports, *(report_of_unmeasured(o.target, loaded) for o in outcome.elsewhere)])
         )
     return outcome.exit_code

@@ -8,7 +8,7 @@ import typer
 
 from edgecnn.cli.options import JSON, MODEL
 from edgecnn.cli.printing import print_json, print_rows
-from edgecnn.output import print_line
+from edgecnn.output import print_line, print_text
 
 EXAMPLES = """
 edgecnn summary lenet5
@@ -49,8 +49,8 @@ def summary(
         print_line("in training only, and in no total:")
         print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
     print_line()
-    print_line(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
-    print_line(
+    print_text(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
+    print_text(
         f"{found.name} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
         f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
         f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "

@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import counter
-from edgecnn.output import print_line, print_lines, say
+from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
@@ -102,36 +102,36 @@ def validate(
     print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
     if found.top1_drop_pp is not None and found.top1_drop_ci_pp is not None:
         low, high = found.top1_drop_ci_pp
-        print_line(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
-        print_line(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
+        print_text(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
+        print_text(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
     if not found.n_labelled:
-        print_line("no labels: agreement alone is measured (class folders need a model whose labels are known)")
+        print_text("no labels: agreement alone is measured (class folders need a model whose labels are known)")
     if found.calibration_error_pp is not None:
-        print_line(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
+        print_text(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
     if found.decision_flips_n is not None:
         _print_decisions(found)
     for finding in found.findings:
-        print_line(finding)
+        print_text(finding)
     if served := found.serving:
-        print_line(_served(served))
+        print_text(_served(served))
     if crops:
         top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
         top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
-        print_line(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
+        print_text(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
         if broken := crops.ten_crop_nan_count:
-            print_line(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
+            print_text(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
     if ladder:
         from edgecnn.diagnose.stages import describe
 
-        print_lines(describe(hops))
+        print_text("\n".join(describe(hops)))
 
 
 def _print_decisions(found: Accuracy) -> None:
     from edgecnn.records import to_plain
 
     rejected = found.decision_rejected_pct, found.reference_decision_rejected_pct
-    print_line(f"at the threshold: {found.decision_flips_n} of {found.n} decisions are not the reference's")
-    print_line("rejected: {:.2f} %, by the reference {:.2f} %".format(*rejected))
+    print_text(f"at the threshold: {found.decision_flips_n} of {found.n} decisions are not the reference's")
+    print_text("rejected: {:.2f} %, by the reference {:.2f} %".format(*rejected))
     columns = ["label_name", "n", "recall_pct", "reference_recall_pct", "precision_pct", "reference_precision_pct"]
     print_rows(to_plain(found.decision_classes[:DECISIONS_SHOWN]), columns)
 

@@ -218,7 +218,7 @@ def test_bench_sweeps_batches_and_compares(
     monkeypatch.setattr("edgecnn.steps.bench.compare_latency", lambda *unused, **more: {"int8": starved})
     assert "warning: fp32: starved" in edgecnn(*ask).err
     text = edgecnn("bench", "--engine", made / "int8.onnx", *short, "--throughput")
-    assert "latency_ms_p50" in text.out
+    assert "p50 ms" in text.out
     assert "single-shot mode, clock host, without transfers, no CUDA graph" in text.err
     for more, said in (
         (["--mode", "fast"], "--mode fast: not known"),
