@@ -4,6 +4,7 @@ PYTHON310 ?= python3.10
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRA  ?= cpu
+TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed-$(EXTRA)
 CORE   := not torch and not onnx and not slow and not gpu and not browser
 LOWEST := $(VENV)/lowest
@@ -99,5 +100,7 @@ clean:
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@echo "installing '.[$(EXTRA)]' into $(VENV): about 6 GB on the disk where PyTorch brings CUDA; TORCH_INDEX=URL names another index of PyTorch"
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url '$(TORCH_INDEX)' torch torchvision)
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]' --group dev
 	touch $@

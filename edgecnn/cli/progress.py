@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from edgecnn.output import inert
+from edgecnn.output import inert, is_terminal
 
 
 def counter(what: str, unit: str) -> Callable[[int, int], None]:
@@ -14,7 +14,7 @@ def counter(what: str, unit: str) -> Callable[[int, int], None]:
 
     The rate counts from the first call: what an interrupted run did before does not belong to it.
     """
-    terminal, shown = sys.stderr.isatty(), time.monotonic()
+    terminal, shown = is_terminal(sys.stderr), time.monotonic()
     begin: tuple[float, int] | None = None
 
     def show(done: int, total: int) -> None:

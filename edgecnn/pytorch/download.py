@@ -178,7 +178,8 @@ def _opened(url: str, have: int) -> Any:
 def _unreachable(url: str, path: Path, why: str) -> ModelError:
     return ModelError(
         f"{url}: cannot be downloaded ({why}), and {path} is not there",
-        f"fetch the URL on a machine that can reach it and put the file at {path}",
+        f"fetch the URL on a machine that can reach it and put the file at {path}; or name "
+        "a file of yours: model.weights = PATH in a recipe (--set model.weights=PATH)",
     )
 
 

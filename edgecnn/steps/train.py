@@ -117,6 +117,12 @@ def take_weights(recipe: Recipe, output: Path, *, trust_code: bool = False) -> S
     require_packages("train")
     if recipe.model.python or recipe.model.timm:
         return take_own_weights(recipe, output, trust_code=trust_code)
+    from edgecnn.pytorch.download import fetch
+    from edgecnn.zoo import find_model
+
+    published = find_model(recipe.model.name).weights
+    if recipe.model.weights == "default" and published is not None:
+        fetch(published.url, published.sha256)  # what cannot be had is said before torch is imported
     from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
     from edgecnn.pytorch.pretrained import load_pretrained
 

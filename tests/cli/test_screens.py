@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,3 +119,21 @@ def test_a_sentence_beside_the_result_is_broken_on_a_terminal_and_whole_in_a_log
     monkeypatch.setattr(output, "is_terminal", lambda stream: True)
     say(text)
     assert max(map(len, capsys.readouterr().err.splitlines())) <= WIDTH
+
+
+def test_missing_weights_are_said_before_torch_is_imported(tmp_path: Path, root: Path) -> None:
+    code = (
+        "import sys, edgecnn.pytorch.download as d\n"
+        "def refuse(*a): raise OSError('offline')\n"
+        "d._opened = refuse\n"
+        "from edgecnn.recipe.load import load_recipe\n"
+        "from edgecnn.steps.train import take_weights\n"
+        "from edgecnn.errors import ModelError\n"
+        "from pathlib import Path\n"
+        "try: take_weights(load_recipe('mobilenet_v2-orin'), Path('m.safetensors'))\n"
+        "except ModelError as exc: print(exc.hint, 'torch' in sys.modules)\n"
+    )
+    environment = {**os.environ, "EDGECNN_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "model.weights = PATH" in done.stdout, done.stderr
+    assert done.stdout.endswith("False\n")

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgecnn.output import inert, say
+from edgecnn.output import inert, is_terminal, say
 from edgecnn.results.training import Epoch
 
 
@@ -88,7 +88,7 @@ class Bar(Silent):
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[figures]}"),
             progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, color_system=None),
             transient=True,
         )
         self.task = self.bar.add_task("training", total=None, figures="")
@@ -112,7 +112,7 @@ class Bar(Silent):
 
 def open_progress() -> Progress:
     """A bar where stderr is a terminal, else lines."""
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if is_terminal(sys.stderr) else Lines()
 
 
 def epoch_line(epoch: Epoch) -> str:
