@@ -123,8 +123,8 @@ def test_a_sentence_beside_the_result_is_broken_on_a_terminal_and_whole_in_a_log
 
 def test_missing_weights_are_said_before_torch_is_imported(tmp_path: Path, root: Path) -> None:
     code = (
-        "import sys, edgecnn.pytorch.download as d\n"
-        "def refuse(*a): raise OSError('offline')\n"
+        "import sys, urllib.error, edgecnn.pytorch.download as d\n"
+        "def refuse(*a): raise urllib.error.URLError('offline')\n"
         "d._opened = refuse\n"
         "from edgecnn.recipe.load import load_recipe\n"
         "from edgecnn.steps.train import take_weights\n"
