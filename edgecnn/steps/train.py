@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from edgecnn.results.training import TrainResult
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
 from edgecnn.steps._own import take_own_weights
 from edgecnn.steps._shared import is_first
+from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:
     from edgecnn.pytorch.training.progress import Progress
@@ -108,21 +110,25 @@ def _previous(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.previous")
 
 
+def _fetch_published(recipe: Recipe) -> None:
+    """Fetch what torch, if it is here, will read: what cannot be had is said before the seconds of its import."""
+    from edgecnn.pytorch.download import fetch
+
+    published = find_model(recipe.model.name).weights if recipe.model.name else None
+    if recipe.model.weights == "default" and published is not None and importlib.util.find_spec("torch"):
+        fetch(published.url, published.sha256)
+
+
 def take_weights(recipe: Recipe, output: Path, *, trust_code: bool = False) -> Sidecar:
     """Write the weights that `recipe.model.weights` names as the checkpoint `output`: `train.epochs` is 0.
 
     Raises `RecipeError` when there are no weights to take, `ModelError` when they do not fit, `ArtifactError` when they
     are not what their sidecar says, and for a network that is code without `trust_code`.
     """
+    _fetch_published(recipe)
     require_packages("train")
     if recipe.model.python or recipe.model.timm:
         return take_own_weights(recipe, output, trust_code=trust_code)
-    from edgecnn.pytorch.download import fetch
-    from edgecnn.zoo import find_model
-
-    published = find_model(recipe.model.name).weights
-    if recipe.model.weights == "default" and published is not None:
-        fetch(published.url, published.sha256)  # what cannot be had is said before torch is imported
     from edgecnn.pytorch.checkpoint import checkpoint_sidecar, write_checkpoint
     from edgecnn.pytorch.pretrained import load_pretrained
 
