@@ -11,8 +11,9 @@ import html
 import json
 import os
 import re
+import shlex
 import sys
-import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -50,19 +51,77 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def wrap(text: str, indent: str = "", hanging: str = GAP) -> list[str]:
-    """`text` in lines of at most `WIDTH` columns, those after the first indented by `hanging` more; no word is cut."""
+def width_of(text: str) -> int:
+    """Columns of a terminal: wide characters take two, those that combine none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fit(text: str, width: int) -> str:
+    """`text` in exactly `width` columns, cut in the middle where it has more: a name's ends tell it from others."""
     shown = inert(text)
-    if len(indent) + len(shown) <= WIDTH:
-        return [(indent + shown).rstrip()]
-    return textwrap.wrap(
-        shown,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    if width_of(shown) > width:
+        head, tail = shown[: width // 2], shown[len(shown) - width // 2 :]
+        while width_of(head) > (width - 2) // 2:
+            head = head[:-1]
+        while width_of(tail) > width - 2 - width_of(head):
+            tail = tail[1:]
+        shown = f"{head}..{tail}"
+    return _padded(shown, width)
+
+
+def wrap(text: str, indent: str = "", hanging: str = GAP, *, cut_words: bool = False) -> list[str]:
+    """`text` in lines of at most `WIDTH` columns, those after the first indented by `hanging` more. A word that is
+    longer (a path, to be copied) stays whole in a line of its own unless `cut_words`."""
+    words = re.findall(r"\s*\S+", inert(text))
+    if cut_words:
+        most = WIDTH - len(indent + hanging)
+        words = [part for word in words for part in _chunks(word, most)]
+    return _filled(words, indent, indent + hanging, WIDTH)
+
+
+def _chunks(word: str, most: int) -> Iterator[str]:
+    while width_of(word) > most:
+        end = next(k for k in range(len(word), 0, -1) if k == 1 or width_of(word[:k]) <= most)
+        yield word[:end]
+        word = word[end:]
+    yield word
+
+
+def _filled(pieces: Iterable[str], first: str, then: str, width: int) -> list[str]:
+    """The pieces one after the other, a new line begun before one that does not fit."""
+    lines, start = [first], first
+    for piece in pieces:
+        if lines[-1] != start and width_of(lines[-1] + piece) > width:
+            lines.append(then + piece.lstrip())
+            start = then
+        else:
+            lines[-1] += piece.lstrip() if lines[-1] == start else piece
+    return [line.rstrip() for line in lines]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - width_of(text))
+
+
+def shell_lines(command: Sequence[str], indent: str) -> Iterator[str]:
+    """A command to copy, an option in no line without its value where that fits; a word is never cut."""
+    groups: list[str] = []
+    for word in command:
+        quoted = shlex.quote(word)
+        if groups and groups[-1][:1] == "-" and " " not in groups[-1] and word[:1] != "-":
+            groups[-1] += f" {quoted}"
+        else:
+            groups.append(quoted)
+    line = indent
+    for k, group in enumerate(groups):
+        joined = group if line.strip() == "" else f" {group}"
+        if line.strip() and width_of(line + joined) > WIDTH - 2 * (k < len(groups) - 1):
+            yield f"{line} \\"
+            line, joined = f"{indent}  ", group
+        line += joined
+    yield line
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
@@ -83,55 +142,40 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], width: int
 
 def fact_lines(facts: dict[str, str], indent: str = "") -> list[str]:
     """A name and its value a line, values aligned; a word that does not fit beside its name stands below it."""
-    width = max(map(len, facts), default=0)
+    width = max(map(width_of, facts), default=0)
     lines: list[str] = []
     for name, value in facts.items():
-        start = f"{indent}{name.ljust(width)}{GAP}"
-        longest = max(map(len, value.split()), default=0)
-        if len(start) + longest > WIDTH:
+        start = f"{indent}{_padded(name, width)}{GAP}"
+        longest = max(map(width_of, value.split()), default=0)
+        if width_of(start) + longest > WIDTH:
             lines += [indent + name.rstrip(), *wrap(value, indent + GAP, "")]
         else:
-            lines += wrap(value, start, "") if len(start) + len(value) <= WIDTH else _hanging(start, value)
+            lines += _filled(re.findall(r"\s*\S+", inert(value)), start, " " * width_of(start), WIDTH)
     return lines
-
-
-def _hanging(start: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=start,
-        subsequent_indent=" " * len(start),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _broken(cell: str, width: int) -> list[str]:
     """A cell in lines: text between its words, a name after its underscores."""
-    lines = [""]
-    for piece in re.findall(r"\s*\S+" if " " in cell else r"[^_]*_+|[^_]+", cell):
-        if lines[-1] and len(lines[-1] + piece) > width:
-            lines.append(piece.lstrip())
-        else:
-            lines[-1] += piece
-    return lines
+    return _filled(re.findall(r"\s*\S+" if " " in cell else r"[^_]*_+|[^_]+", cell), "", "", width)
 
 
 def _row_lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    broken = [[cell] if len(cell) <= width else _broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+    broken = [
+        [cell] if width_of(cell) <= width else _broken(cell, width) for cell, width in zip(row, widths, strict=True)
+    ]
     for k in range(max(map(len, broken))):
         parts = [cell[k] if k < len(cell) else "" for cell in broken]
-        yield GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        yield GAP.join(map(_padded, parts, widths)).rstrip()
 
 
 def _column_widths(table: Sequence[Sequence[str]], width: int) -> list[int] | None:
     """Columns of each, the widest broken first; None where they do not fit."""
     widths, least = [], []
     for name, *cells in zip(*table, strict=True):
-        longest = max(map(len, cells), default=0)
-        words = max((len(word) for cell in cells for word in cell.split()), default=0)
-        widths.append(min(max(len(name), longest), width))
-        least.append(max(*map(len, _broken(name, 1)), words, min(longest, NARROWEST_TEXT)))
+        longest = max(map(width_of, cells), default=0)
+        words = max((width_of(word) for cell in cells for word in cell.split()), default=0)
+        widths.append(min(max(width_of(name), longest), width))
+        least.append(max(*map(width_of, _broken(name, 1)), words, min(longest, NARROWEST_TEXT)))
     room = width - len(GAP) * (len(widths) - 1)
     if sum(least) > room:
         return None

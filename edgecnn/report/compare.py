@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from edgecnn.artifact.run_folder import TargetRun
 from edgecnn.errors import MeasurementError
-from edgecnn.output import inert_html
-from edgecnn.report.plain_text import fit, wrap
+from edgecnn.output import fit, inert_html, wrap
 from edgecnn.results.accuracy import Accuracy, Interval
 from edgecnn.results.comparison import ComparedEngine, ComparedRun, Comparison
 from edgecnn.results.correctness import unpack_bits

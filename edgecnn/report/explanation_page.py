@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgecnn.output import inert
-from edgecnn.report.plain_text import fit, shell_lines, wrap
+from edgecnn.output import fit, inert, shell_lines, wrap
 from edgecnn.results.accuracy import Interval
 from edgecnn.results.explanation import Explanation, Stage
 

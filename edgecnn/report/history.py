@@ -7,9 +7,8 @@ from pathlib import Path
 
 from edgecnn.artifact.git_log import FileVersion, file_versions
 from edgecnn.errors import ArtifactError, MeasurementError
-from edgecnn.output import inert
+from edgecnn.output import fit, inert, wrap
 from edgecnn.records import mapping_from_json, record_from_mapping
-from edgecnn.report.plain_text import fit, wrap
 from edgecnn.results.accuracy_baseline import AccuracyBaselines
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.history import History, HistoryRow

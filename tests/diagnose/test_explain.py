@@ -24,10 +24,10 @@ from edgecnn.diagnose.remedies import MARGINAL, REMEDIES
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
+from edgecnn.output import width_of
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import DataSettings, QuantizeSettings, Recipe, TrainSettings
 from edgecnn.report.explanation_page import explanation_page
-from edgecnn.report.plain_text import width_of
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.results.crash import Crash, CrashFile
 from edgecnn.results.report import Measurement

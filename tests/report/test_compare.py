@@ -11,8 +11,8 @@ import pytest
 
 from edgecnn.artifact.run_folder import ResultFile, TargetRun
 from edgecnn.errors import MeasurementError
+from edgecnn.output import width_of
 from edgecnn.report.compare import Column, compare, comparison_html, comparison_text
-from edgecnn.report.plain_text import width_of
 from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.comparison import ComparedEngine
 from edgecnn.results.device import Device

@@ -14,9 +14,9 @@ import pytest
 from lxml import etree
 
 from edgecnn.errors import ArtifactError, MeasurementError
+from edgecnn.output import width_of
 from edgecnn.report.charts.history import history_svg
 from edgecnn.report.history import history_text, read_history
-from edgecnn.report.plain_text import width_of
 from edgecnn.statistics import wilson_interval
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
