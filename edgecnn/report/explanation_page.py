@@ -28,12 +28,12 @@ def _headline(found: Explanation) -> Iterator[str]:
     yield from wrap(f"{found.recipe} on {found.target}, {found.name}: {found.verdict}")
     for check in found.checks[:MOST_CHECKS]:
         limit = "" if check.limit is None else f" (limit {check.limit:g})"
-        yield from _cut(wrap(f"{check.verdict} {check.tolerance}: {check.evidence}{limit}", "  "), 3)
+        yield from _cut(f"{check.verdict} {check.tolerance}: {check.evidence}{limit}", "  ", 3)
     if more := len(found.checks) - MOST_CHECKS:
         yield from [f"  and {more} more checks: edgecnn gate"] if more > 0 else []
     yield from wrap(found.simulation, "  ") if found.simulation else []
     for finding in found.findings[:2]:
-        yield from _cut(wrap(finding, "  "), 2)
+        yield from _cut(finding, "  ", 2)
 
 
 def _drop(found: Explanation) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _stages(found: Explanation) -> Iterator[str]:
 
 def _layers(found: Explanation) -> Iterator[str]:
     if found.kept_float32:
-        yield from _cut(wrap(f"Kept in FP32: {', '.join(found.kept_float32)}"), 2)
+        yield from _cut(f"Kept in FP32: {', '.join(found.kept_float32)}", "", 2)
     if not found.layers:
         return
     yield from wrap(f"Which layers: share of the noise in the logits, each scale alone ({found.layers_from})")
@@ -133,5 +133,6 @@ def _interval(value: float, interval: Interval | None, digits: int = 2) -> str:
     return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
-def _cut(lines: list[str], most: int) -> list[str]:
+def _cut(text: str, indent: str, most: int) -> list[str]:
+    lines = wrap(text, indent, cut_words=True)
     return lines if len(lines) <= most else [*lines[: most - 1], f"{inert(lines[most - 1][:76])} .."]
