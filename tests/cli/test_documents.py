@@ -75,6 +75,7 @@ def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypa
         command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     monkeypatch.chdir(scratch)
+    before = set(scratch.iterdir())
     for body in blocks(path):
         for call in plain_commands(body) or ():
             found = edgecnn(*call)
@@ -84,6 +85,9 @@ def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypa
                 ["bash", "-euo", "pipefail", "-c", body], cwd=scratch, env=environment, capture_output=True, text=True
             )
             assert done.returncode in allowed_codes(body), f"{body}\n{done.stdout}\n{done.stderr}"
+    if path.name == "README.md":
+        left = {f"{made.name}/" for made in set(scratch.iterdir()) - before}
+        assert left <= set((ROOT / ".gitignore").read_text().split()), "a checkout stays clean"
 
 
 def test_python_blocks(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,8 +228,8 @@ def test_where_the_images_lie_is_not_what_they_are(
     assert "everything is up to date" in capsys.readouterr().err
     other = tmp_path / "moved" / "test" / "d0" / "0.png"
     other.write_bytes(other.read_bytes() + b"more")
-    assert main([*ask, "--dry-run"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["reference"]
+    assert main([*ask, "--dry-run", "--json"]) == 0
+    assert [due["step"] for due in json.loads(capsys.readouterr().out)["due"]] == ["reference"]
     (tmp_path / "moved" / "train" / "d0" / "0.png").unlink()
     err = refusal(capsys, *ask)
     assert "train_images_sha256 changed from" in err

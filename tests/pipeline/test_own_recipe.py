@@ -69,11 +69,11 @@ def test_a_folder_is_judged_by_what_it_carries_overrides_included(
     assert main(["gate", str(run)]) in (0, 3)
     assert "says something else" not in capsys.readouterr().err
     (tmp_path / "insects.toml").write_text(RECIPE.replace("= 5", "= 4"))
-    assert main(["gate", str(run)]) in (0, 3)
+    assert main(["gate", str(run), "--json"]) in (0, 3)
     captured = capsys.readouterr()
     assert "judged by the recipe that the run carries" in captured.err
     assert "agreement_pct_min" in captured.out
-    assert main(["gate", str(run), "--recipe", str(tmp_path / "insects.toml")]) in (0, 3)
+    assert main(["gate", str(run), "--json", "--recipe", str(tmp_path / "insects.toml")]) in (0, 3)
     assert "agreement_pct_min" not in capsys.readouterr().out
     (tmp_path / "insects.toml").write_text("no = toml = at all")
     assert main(["gate", str(run)]) in (0, 3)
