@@ -204,9 +204,8 @@ def print_line(line: object = "") -> None:
 
 
 def print_text(text: object) -> None:
-    """Sentences of the result on stdout, one a line, in lines that fit."""
-    for sentence in str(text).split("\n"):
-        print("\n".join(wrap(sentence)))
+    """A sentence of the result on stdout, in lines that fit."""
+    print("\n".join(wrap(str(text))))
 
 
 def print_lines(lines: Iterable[object]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
+from edgecnn.cli.progress import Counter
 from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
@@ -111,6 +112,7 @@ def bench(
             trust=trust,
             trust_code=trust_code,
             strict=strict,
+            progress=Counter("bench", "s"),
         )
     if as_json:
         print_json(to_plain(found))

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import Counter
 from edgecnn.output import print_text, say
 from edgecnn.steps import CALIBRATION_IMAGES
 
@@ -72,7 +72,7 @@ def calibrate(
         batch=batch,
         threads=threads,
         skip_corrupt=skip_corrupt,
-        progress=counter("calibrate", "images"),
+        progress=Counter("calibrate", "images"),
     )
     if not is_first():
         return 0
@@ -91,7 +91,7 @@ def _check(graph: Path, data: str, images: int, test: str, skip_corrupt: bool, a
     from edgecnn.records import to_plain
     from edgecnn.steps.calibrate import check_images
 
-    shown = counter("ranges", "parts")
+    shown = Counter("ranges", "parts")
     found = check_images(graph, data, images=images, test=test, skip_corrupt=skip_corrupt, progress=shown)
     row = to_plain(found)
     if as_json:

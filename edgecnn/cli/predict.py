@@ -10,7 +10,7 @@ import typer
 
 from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
 from edgecnn.cli.printing import print_json
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import Counter
 from edgecnn.errors import DataError
 from edgecnn.output import print_line, say
 
@@ -53,7 +53,7 @@ def predict(
     named = images_of(images)
     failed: list[DataError] = []
     shown = output is None and not as_json  # the rows themselves are the progress
-    progress = (lambda done, total: None) if shown else counter("predict", "images")
+    progress = (lambda done, total: None) if shown else Counter("predict", "images")
     rows = _followed(classify(engine, named, threads, trust), len(named), failed.append, skip_corrupt, progress)
     if output is not None:
         write_rows(output, COLUMNS, (row.flat for row in rows))

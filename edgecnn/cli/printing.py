@@ -38,17 +38,18 @@ def print_facts(facts: Mapping[str, object], indent: str = "") -> None:
             print_lines([f"{indent}{name}" + (f" ({len(value)})" if len(value) > ROWS_SHOWN else "")])
             columns = [k for k in value[0] if not isinstance(value[0][k], dict)]
             shown = [[_cell(row.get(c)) for c in columns] for row in value[:ROWS_SHOWN]]
-            print_lines(f"{indent}  {line}".rstrip() for line in table_lines(columns, shown, WIDTH - len(indent) - 2))
+            heads = [str(c) for c in columns]
+            print_lines(f"{indent}  {line}".rstrip() for line in table_lines(heads, shown, WIDTH - len(indent) - 2))
         else:
-            print_lines(fact_lines({name.ljust(width): _fact(key, value)}, indent))
+            print_lines(fact_lines({name.ljust(width): _fact(name, value)}, indent))
 
 
-def _fact(key: str, value: object) -> str:
+def _fact(name: str, value: object) -> str:
     if isinstance(value, list):
         shown = ", ".join(map(str, value[:5] if len(value) > 12 else value))
         return inert(f"{shown} ... ({len(value)})" if len(value) > 12 else shown)
     text = inert(str(value))
-    return f"{text[:32]} ... ({len(text)} characters)" if key.endswith("_bits") and len(text) > 40 else text
+    return f"{text[:32]} ... ({len(text)} characters)" if name.endswith("_bits") and len(text) > 40 else text
 
 
 def print_report(report: RunReport) -> None:

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 from edgecnn.output import inert, is_terminal
 
 
-def counter(what: str, unit: str) -> Callable[[int, int], None]:
+class Counter:
     """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
 
-    The rate counts from the first call: what an interrupted run did before does not belong to it.
+    The rate counts from the first call: what an interrupted run did before does not belong to it. Another total, or
+    less done, begins anew: a step may count several things one after the other. Pickled, it goes on elsewhere.
     """
-    terminal, shown = is_terminal(sys.stderr), time.monotonic()
-    begin: tuple[float, int] | None = None
 
-    def show(done: int, total: int) -> None:
-        nonlocal shown, begin
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._terminal, self._shown = is_terminal(sys.stderr), time.monotonic()
+        self._begin: tuple[float, int] | None = None
+        self._last = (0, 0)
+
+    def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if begin is None:
-            begin = now, done
+        if self._begin is None or total != self._last[1] or done < self._last[0]:
+            self._begin, self._last = (now, done), (done, total)
             return
-        started, first = begin
-        finished = done >= total and terminal
-        if now - shown < (0.1 if terminal else 5.0) and not finished:
+        self._last = done, total
+        started, first = self._begin
+        finished = done >= total and self._terminal
+        if now - self._shown < (0.1 if self._terminal else 5.0) and not finished:
             return
-        shown = now
+        self._shown = now
         rate = max(done - first, 1) / max(now - started, 1e-9)
-        line = inert(f"{what} {done}/{total} {unit}, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
+        speed = "" if self._unit == "s" else f" {rate:.0f}/s,"
+        line = inert(f"{self._what} {done}/{total} {self._unit},{speed} {(total - done) / rate:.0f} s left")
         print(
-            f"\r{line}\033[K" if terminal else line,
-            end="\n" if finished or not terminal else "",
+            f"\r{line}\033[K" if self._terminal else line,
+            end="\n" if finished or not self._terminal else "",
             file=sys.stderr,
             flush=True,
         )
 
-    return show
+
+def step_counter(step: str) -> Counter:
+    """What the steps of a run count."""
+    return Counter(step, {"bench": "s", "quantize": "layers and candidates"}.get(step, "images"))

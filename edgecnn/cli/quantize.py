@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
 from edgecnn.cli.printing import print_json, print_rows
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import step_counter
 from edgecnn.output import say
 from edgecnn.recipe.schema import Around, RangeMethod
 from edgecnn.steps import CALIBRATION_IMAGES
@@ -100,7 +100,7 @@ def quantize(
         threads=threads,
         explain=explain,
         skip_corrupt=skip_corrupt,
-        progress=counter("quantize", "images"),
+        progress=step_counter("quantize"),
     )
     if as_json:
         print_json(_result(made))

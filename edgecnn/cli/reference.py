@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import DATA, JSON, PREPROCESS, THREADS, TRUST_CODE
 from edgecnn.cli.printing import print_json, stdout_kept
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import Counter
 from edgecnn.output import say
 
 EXAMPLES = """
@@ -41,7 +41,7 @@ def reference(
             output,
             data=data,
             threads=threads,
-            progress=counter("reference", "images"),
+            progress=Counter("reference", "images"),
             preprocess=preprocess,
             labels=labels,
             checkpoint=checkpoint,

@@ -19,7 +19,7 @@ from edgecnn.cli.options import (
     TRUST_CODE,
 )
 from edgecnn.cli.printing import print_json, print_report, print_rows, stdout_kept
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import step_counter
 from edgecnn.output import print_text, say
 from edgecnn.steps import StepName
 
@@ -97,7 +97,7 @@ def run(
             threads=threads,
             trust_code=trust_code,
             retrain=retrain,
-            progress=lambda step: counter(step, "images"),
+            progress=step_counter,
         )
     if as_json:
         reports, missing = to_plain(outcome.reports), to_plain(outcome.elsewhere)

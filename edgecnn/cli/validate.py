@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import Counter
 from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
@@ -72,7 +72,7 @@ def validate(
 
     if is_foreign(engine) and not is_foreign(reference) and is_first():
         say(f"{engine}: has no sidecar: preprocessing and labels are those of {reference}")
-    progress = counter("validate", "images")
+    progress = Counter("validate", "images")
     with stdout_kept():
         found = step(
             engine,
@@ -123,7 +123,8 @@ def validate(
     if ladder:
         from edgecnn.diagnose.stages import describe
 
-        print_text("\n".join(describe(hops)))
+        for line in describe(hops):
+            print_text(line)
 
 
 def _print_decisions(found: Accuracy) -> None:

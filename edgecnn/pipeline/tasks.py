@@ -255,6 +255,7 @@ def _measured_tasks(shop: Workshop, target: Target, folder: Path, images: Mappin
             checkpoint=shop.folder / CHECKPOINT,
             on_gpu=target.kind == "gpu",
             settings=recipe.bench,
+            progress=shop.progress("bench"),
             threads=shop.threads,
             device=device,
             trust_code=shop.trust_code,

@@ -61,12 +61,14 @@ def validate(
     return record_from_mapping(Accuracy, found, str(engine), "report it")
 
 
-def bench(engine: FilePath, output: FilePath | None = None, **settings: Any) -> LatencyFile:
+def bench(
+    engine: FilePath, output: FilePath | None = None, *, progress: Progress | None = None, **settings: Any
+) -> LatencyFile:
     """`steps.bench`. Raises `CrashError` where an engine takes its process down."""
     if not is_native(engine, settings.get("versus"), provider=settings.get("provider")):
-        return latency.bench(engine, output, **settings)
+        return latency.bench(engine, output, progress=progress, **settings)
     with Child() as child:
-        found = child.call(str(engine), "bench", _as_json({"engine": engine, "output": output, **settings}))
+        found = child.call(str(engine), "bench", _as_json({"engine": engine, "output": output, **settings}), progress)
     return record_from_mapping(LatencyFile, found, str(engine), "report it")
 
 
@@ -97,11 +99,14 @@ def bench_all(
     checkpoint: Path,
     settings: BenchSettings,
     device: Device | None,
+    progress: Progress | None = None,
     **more: Any,
 ) -> LatencyFile:
     """`steps.bench_all`. Raises `CrashError` where one of the engines takes their process down: which is not known."""
     if not is_native(*engines.values()):
-        return latency.bench_all(engines, output, checkpoint=checkpoint, settings=settings, device=device, **more)
+        return latency.bench_all(
+            engines, output, checkpoint=checkpoint, settings=settings, device=device, progress=progress, **more
+        )
     given = {
         "engines": dict(engines),
         "output": output,
@@ -111,7 +116,7 @@ def bench_all(
         **more,
     }
     with Child() as child:
-        found = child.call(", ".join(engines), "bench_all", _as_json(given))
+        found = child.call(", ".join(engines), "bench_all", _as_json(given), progress)
     return record_from_mapping(LatencyFile, found, ", ".join(engines), "report it")
 
 

@@ -64,7 +64,7 @@ class Worker:
 
     def bench(self, engine: str, **settings: Any) -> Mapping[str, Any]:
         """`steps.bench`."""
-        return _plain(latency.bench(engine, **settings))
+        return _plain(latency.bench(engine, progress=self._progress, **settings))
 
     def bench_end_to_end(self, engine: str, settings: Mapping[str, Any], **more: Any) -> Mapping[str, Any]:
         """`steps.bench_end_to_end`."""
@@ -86,6 +86,7 @@ class Worker:
             checkpoint=Path(checkpoint),
             settings=_record(BenchSettings, settings),
             device=None if device is None else _record(Device, device),
+            progress=self._progress,
             **more,
         )
         return _plain(found)

@@ -33,6 +33,7 @@ from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_batches, require_one_of
 from edgecnn.steps._fresh import run_in_fresh_process
 from edgecnn.steps._layer_files import require_layers, write_layer_files
+from edgecnn.steps._planned import Planned, Progress
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, engine_info, open_any
 from edgecnn.steps._startup import open_measured
@@ -59,6 +60,7 @@ def bench(
     trust: bool = False,
     trust_code: bool = False,
     strict: bool = False,
+    progress: Progress | None = None,
 ) -> LatencyFile:
     """The latency of an engine, a graph or a checkpoint, by trtexec's definitions.
 
@@ -78,7 +80,8 @@ def bench(
     `trust_code` runs the Python file that the network of a checkpoint is made by. With an `output` the result is
     written there. Raises `MeasurementError` for a batch that a frozen graph does not take, and
     the errors of the engines. With `strict` it raises that too before anything runs on a Jetson whose power mode cannot
-    be read, whose clocks are not locked, or which is throttled; without it they are among the warnings.
+    be read, whose clocks are not locked, or which is throttled; without it they are among the warnings. `progress`,
+    which can be pickled, is told of the seconds gone and planned where they are more than three.
     """
     if strict:
         require_ready()
@@ -96,7 +99,7 @@ def bench(
         check_output(output, ".json", engine, versus)
     paths = [engine] if versus is None else [engine, versus]
     options = PipelineOptions(streams, transfers, timed=not throughput)
-    how = _How(mode, options, path_or_none(export), threads, provider, trust, trust_code)
+    how = _How(mode, options, path_or_none(export), threads, provider, trust, trust_code, progress)
     work = partial(_bench, paths, output, batches or (batch,), settings, how)
     if torch_is_passive() and CHECKPOINT in {path.suffix for path in paths}:
         return run_in_fresh_process(work)
@@ -114,6 +117,7 @@ class _How:
     provider: OrtProvider | None
     trust: bool
     trust_code: bool
+    progress: Progress | None
 
 
 def _bench(
@@ -140,10 +144,11 @@ def _bench(
             require_plain(options)
         if export is not None:
             require_layers(engine, session)
+        planned = Planned(how.progress, settings, len(sizes) * (1 + len(paths) * (versus is not None)))
         for size in sizes:
             _require_batch(engine, session, size)
             images = input_for(session, engine, size)
-            row = _alone(engine.stem, engine, session, images, settings, startup, mode, options, provider)
+            row = _alone(engine.stem, engine, session, images, settings, startup, planned, mode, options, provider)
             if versus is not None:
                 other = versus.stem if versus.stem != engine.stem else str(versus)
                 sessions = {other: others[0][0], engine.stem: session}
@@ -152,11 +157,12 @@ def _bench(
                     name: engine_info(path, known, provider)
                     for name, path, known in zip((engine.stem, other), paths, sidecars, strict=True)
                 }
-                row = _with_ratios([row], _compared(sessions, inputs, settings, infos, mode, options))[0]
+                row = _with_ratios([row], _compared(sessions, inputs, settings, infos, planned, mode, options))[0]
             rows.append(row)
             if export is not None:
                 label = engine.stem if len(sizes) == 1 else f"{engine.stem}_batch{size}"
                 write_layer_files(export, label, session, images)
+        planned.finish()
     found = LatencyFile(
         device=_at_clocks(device_of(engine, threads, provider), rows),
         reference=None if versus is None else str(versus),
@@ -178,6 +184,7 @@ def bench_all(
     device: Device | None = None,
     facts: Mapping[str, str] | None = None,
     trust_code: bool = False,
+    progress: Progress | None = None,
 ) -> LatencyFile:
     """Each engine, by its name in reports, alone; then all of them and PyTorch (where the `checkpoint` and it are here)
     in turn on the same input. Without PyTorch the others are compared with the first engine that is not INT8.
@@ -189,7 +196,8 @@ def bench_all(
     paths = list(engines.values())
     if torch_is_passive() and not on_gpu and checkpoint is not None and checkpoint.exists():
         again = partial(bench_all, engines, output, checkpoint=checkpoint, settings=settings, threads=threads)
-        return run_in_fresh_process(partial(again, device=device, facts=facts, trust_code=trust_code))
+        more = {"device": device, "facts": facts, "trust_code": trust_code, "progress": progress}
+        return run_in_fresh_process(partial(again, **more))
     with contextlib.ExitStack() as stack:
         stack.enter_context(spin_while_waiting())
         reference, first = _pytorch(checkpoint, on_gpu, threads, trust_code)
@@ -200,14 +208,17 @@ def bench_all(
                 stack, path, partial(open_any, path, threads), partial(input_for, engine=path, batch=settings.batch)
             )
         inputs = {name: input_for(s, engines.get(name), settings.batch) for name, s in sessions.items()}
+        planned = Planned(progress, settings, len(engines) + len(sessions) * (len(sessions) > 1))
         rows = [
-            _alone(name, path, sessions[name], inputs[name], settings, starts[name]) for name, path in engines.items()
+            _alone(name, path, sessions[name], inputs[name], settings, starts[name], planned)
+            for name, path in engines.items()
         ]
         compared_with = reference or _first_to_compare_with(engines)
         if len(sessions) > 1:
             sessions = {compared_with: sessions[compared_with], **sessions}
             infos = {row.latency.name: row.engine for row in rows}
-            rows = _with_ratios(rows, _compared(sessions, inputs, settings, infos))
+            rows = _with_ratios(rows, _compared(sessions, inputs, settings, infos, planned))
+        planned.finish()
     found = LatencyFile(
         device=_at_clocks(device or device_of(paths[0], threads), rows),
         reference=compared_with,
@@ -258,6 +269,7 @@ def _alone(
     images: Array,
     settings: BenchSettings,
     startup: Startup,
+    planned: Planned,
     mode: Mode | None = None,
     options: PipelineOptions = PLAIN,
     provider: OrtProvider | None = None,
@@ -270,6 +282,7 @@ def _alone(
         duration_s=settings.duration_s,
         mode=mode,
         options=options,
+        clocks=planned.clocks(session),
     )
     info = engine_info(path, sidecar_of(path), provider)
     return LatencyRow(latency=found, engine=info, facts=engine_facts(path), startup=startup)
@@ -280,6 +293,7 @@ def _compared(
     inputs: Mapping[str, Array],
     settings: BenchSettings,
     engines: Mapping[str, EngineInfo | None],
+    planned: Planned,
     mode: Mode | None = None,
     options: PipelineOptions = PLAIN,
 ) -> Mapping[str, LatencyRatio]:
@@ -291,6 +305,7 @@ def _compared(
         fp16_of=find_fp16_engines(engines),
         mode=mode,
         options=options,
+        clocks=planned.clocks(*sessions.values()),
     )
 
 

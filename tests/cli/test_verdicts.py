@@ -607,7 +607,7 @@ def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, caps
 
     clock = iter([0.0, 1.0, 3.0, 11.0, 12.0, 31.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    show = progress.counter("validate", "images")
+    show = progress.Counter("validate", "images")
     for done in (100, 120, 200, 210, 400):
         show(done, 500)
     lines = capsys.readouterr().err.splitlines()
