@@ -203,9 +203,10 @@ def print_line(line: object = "") -> None:
     print(inert(str(line)))
 
 
-def print_text(text: object) -> None:
-    """A sentence of the result on stdout, in lines that fit."""
-    print("\n".join(wrap(str(text))))
+def print_text(*sentences: object) -> None:
+    """Sentences of the result on stdout, each in lines that fit."""
+    for sentence in sentences:
+        print("\n".join(wrap(str(sentence))))
 
 
 def print_lines(lines: Iterable[object]) -> None:

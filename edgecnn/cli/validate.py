@@ -123,8 +123,7 @@ def validate(
     if ladder:
         from edgecnn.diagnose.stages import describe
 
-        for line in describe(hops):
-            print_text(line)
+        print_text(*describe(hops))
 
 
 def _print_decisions(found: Accuracy) -> None:
