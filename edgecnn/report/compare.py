@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from edgecnn.artifact.run_folder import TargetRun
 from edgecnn.errors import MeasurementError
-from edgecnn.output import fit, inert_html, wrap
+from edgecnn.output import fit, wrap
+from edgecnn.report.charts.inline import Point, kind_of
+from edgecnn.report.page.document import document
+from edgecnn.report.page.elements import Html, bullets, element, section, table
+from edgecnn.report.page.latency import DRAWN_MS, tradeoff_chart
 from edgecnn.results.accuracy import Accuracy, Interval
 from edgecnn.results.comparison import ComparedEngine, ComparedRun, Comparison
 from edgecnn.results.correctness import unpack_bits
@@ -164,13 +169,6 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-table { border-collapse: collapse; display: block; margin: 1rem 0; overflow-x: auto }
-th, td { border-bottom: 1px solid #8886; padding: .25rem .7rem; text-align: left; vertical-align: top }
-td { font-variant-numeric: tabular-nums; white-space: nowrap }
-"""
 HEADS = (
     "engine", "run", "n", "top-1 % [95 %]", "drop pp [95 %]", "lost", "gained", "agreement %", "p50 ms", "images/s",
     "batch", "mode", "memory MB", "size MB",
@@ -179,22 +177,31 @@ HEADS = (
 
 def comparison_html(found: Comparison) -> str:
     """One page without scripts or outside references; every section stands by itself."""
-    title = inert_html("Runs compared: " + ", ".join(dict.fromkeys(run.recipe for run in found.runs)))
-    sections = [f"<h1>{title}</h1>", *_html_sections(found)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(sections) + "\n</body></html>\n"
+    title = "Runs compared: " + ", ".join(dict.fromkeys(run.recipe for run in found.runs))
+    runs = [(str(r.number), r.run, r.recipe, r.target, r.device, r.verdict or "not judged") for r in found.runs]
+    said = f"{found.data}, n = {found.n}. A drop is from the first run with the engine."
+    return document(
+        title,
+        element("h1", title),
+        table(("run", "folder", "recipe", "target", "device", "verdict"), runs),
+        element("p", said) if found.n else Html(),
+        table(HEADS, [_html_cells(row) for row in found.engines]),
+        bullets(found.notes),
+        section("Accuracy against latency", *_charts(found)),
     )
 
 
-def _html_sections(found: Comparison) -> Iterator[str]:
-    runs = [(str(r.number), r.run, r.recipe, r.target, r.device, r.verdict or "not judged") for r in found.runs]
-    yield _html_table(("run", "folder", "recipe", "target", "device", "verdict"), runs)
-    if found.n:
-        yield f"<p>{inert_html(found.data)}, n = {found.n}. A drop is from the first run with the engine.</p>"
-    yield _html_table(HEADS, [_html_cells(row) for row in found.engines])
-    yield "<ul>" + "".join(f"<li>{inert_html(note)}</li>" for note in found.notes) + "</ul>"
+def _charts(found: Comparison) -> Iterator[Html]:
+    """One for each device key, batch and mode, whose latencies alone can be compared."""
+    keys, points = {run.number: run.device_key for run in found.runs}, defaultdict[str, list[Point]](list)
+    for row in found.engines:
+        cost, top1, interval = row.latency_ms_p50, row.top1_pct, row.top1_ci_pct
+        if cost is not None and DRAWN_MS[0] <= cost <= DRAWN_MS[1] and top1 is not None and interval is not None:
+            where = f"{keys[row.number] or 'unknown device'}, batch {row.batch}, {row.mode}"
+            kind = kind_of(row.precision)
+            points[where].append(Point(f"{row.name}, run {row.number}", cost, top1, interval, kind))
+    for where, shown in points.items():
+        yield tradeoff_chart(shown, where)
 
 
 def _html_cells(row: ComparedEngine) -> tuple[str, ...]:
@@ -211,9 +218,3 @@ def _html_cells(row: ComparedEngine) -> tuple[str, ...]:
         _number(row.device_memory_mb),
         _number(row.size_mb),
     )
-
-
-def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{inert_html(cell)}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{inert_html(c)}</td>" for c in row) + "</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"

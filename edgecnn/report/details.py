@@ -71,7 +71,8 @@ class RunDetails:
     """Of a target's `folder`: the `recipe` that its run carries, the `names` of the classes, and what is served.
 
     `judged` is when, `changed` how many images did, of which `pictures` show some; `noise` is of each engine where
-    `quantize --explain` ran; `others` are the other judged targets of the run; `missing` says what is left out and why.
+    `quantize --explain` ran; `others` are the other judged targets of the run; `unseen` says why changed images are not
+    shown, and `missing` what else is left out.
     """
 
     folder: str = ""
@@ -83,6 +84,7 @@ class RunDetails:
     confusions: Sequence[Confusion] = ()
     pictures: Sequence[Picture] = ()
     changed: int = 0
+    unseen: str = ""
     noise: Mapping[str, LayerNoise] = field(default_factory=dict)
     others: Sequence[RunReport] = ()
     missing: Sequence[str] = ()
@@ -97,7 +99,7 @@ def read_details(run: TargetRun) -> RunDetails:
     missing: list[str] = []
     predictions = _reference(run.accuracies, missing)
     names = tuple(first.labels or ()) if first else ()
-    pictures, changed = _pictures(run.accuracies, first, predictions, missing)
+    pictures, changed, unseen = _pictures(run.accuracies, first, predictions)
     return RunDetails(
         folder=str(run.folder),
         recipe=str(recipes[0]) if len(recipes) == 1 else "",
@@ -108,6 +110,7 @@ def read_details(run: TargetRun) -> RunDetails:
         confusions=tuple(_confusions(run.accuracies, predictions)) if predictions else (),
         pictures=pictures,
         changed=changed,
+        unseen=unseen,
         noise=_noise(run),
         others=_others(run.folder, missing),
         missing=missing,
@@ -192,9 +195,10 @@ def _others(folder: Path, missing: list[str]) -> tuple[RunReport, ...]:
 
 
 def _pictures(
-    files: Sequence[ResultFile], sidecar: Sidecar | None, saved: Predictions | None, missing: list[str]
-) -> tuple[tuple[Picture, ...], int]:
-    """The images that most engines lost, then those that most changed; and how many changed at all."""
+    files: Sequence[ResultFile], sidecar: Sidecar | None, saved: Predictions | None
+) -> tuple[tuple[Picture, ...], int, str]:
+    """The images that most engines lost, then those that most changed; how many changed at all; and why some are not
+    shown."""
     said: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     labels, lost = dict[str, tuple[int, int]](), dict[str, int]()
     for accuracy in (f.content.accuracy for f in files):
@@ -204,38 +208,33 @@ def _pictures(
             lost[image.id] = lost.get(image.id, 0) + (image.reference == image.label)
     order = sorted(said, key=lambda i: (-lost[i], -sum(map(len, said[i].values())), i))
     chosen = order[:PICTURES]
-    uris = _uris(chosen, files, sidecar, saved, missing) if chosen and sidecar else {}
+    uris, unseen = _uris(chosen, sidecar, saved) if chosen and sidecar else ({}, "")
     found = tuple(
         Picture(i, *uris.get(i, ("", False)), *labels[i], {c: tuple(names) for c, names in said[i].items()})
         for i in chosen
     )
-    return found, len(order)
+    return found, len(order), unseen
 
 
 def _uris(
-    chosen: Sequence[str],
-    files: Sequence[ResultFile],
-    sidecar: Sidecar,
-    saved: Predictions | None,
-    missing: list[str],
-) -> dict[str, tuple[str, bool]]:
-    """Small copies of those images that are here, and are what the reference saw."""
+    chosen: Sequence[str], sidecar: Sidecar, saved: Predictions | None
+) -> tuple[dict[str, tuple[str, bool]], str]:
+    """Small copies of those images that are here, and are what the reference saw; and why some are not shown."""
     known, found = dict(zip(saved.ids, saved.sha256s, strict=False)) if saved else {}, dict[str, tuple[str, bool]]()
     try:
         dataset = _open(sidecar)
         position = position_of(dataset)
     except EdgecnnError as exc:
-        missing.append(f"the changed images are not shown: {exc.message}")
-        return {}
+        return {}, f"The images are not shown: {exc.message}."
     for name in chosen:
         try:
             if name in position and known.get(name, "") in ("", dataset.sha256(position[name])):
                 found[name] = _uri(dataset, position[name])
         except DataError:
             continue
-    if left := len(chosen) - len(found):
-        missing.append(f"{left} of the changed images are not here, or are other ones by now: they are not shown")
-    return {name: uri for name, uri in found.items() if uri[0]}
+    left = len(chosen) - len(found)
+    unseen = f"{left} of them are not here, or are other images by now: they are not shown." if left else ""
+    return {name: uri for name, uri in found.items() if uri[0]}, unseen
 
 
 def _open(sidecar: Sidecar) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,10 @@ def test_runs_of_other_images_are_refused(more: Any, said: str) -> None:
 
 def test_the_page_is_whole_refers_to_nothing_outside_and_takes_no_name_for_markup() -> None:
     name = "<script>alert(1)</script>\x1b\"'&"
-    page = comparison_html(compare([column(name, 1), column("b" * 300, 1, data=name)]))
+    page = comparison_html(compare([column(name, 1), column("b" * 300, 1, data=name), column("c", 1, device="Z")]))
+    assert "default-src 'none'" in unescape(page)
+    assert page.count('aria-label="accuracy against latency of 2 engines"') == 2, "wide and narrow"
+    assert page.count('aria-label="accuracy against latency of 1 engines"') == 2, "of another device"
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "\x1b" not in page

@@ -25,14 +25,15 @@ from edgecnn.measure.predict import read_predictions
 from edgecnn.output import inert
 from edgecnn.recipe.load import load_recipe
 from edgecnn.report import details as details_module
-from edgecnn.report.charts.inline import Histogram, Point, Scale, Whisker, histogram, scatter, share_mark, whisker_mark
 from edgecnn.report.details import RunDetails, read_details
 from edgecnn.report.html_page import html_report
 from edgecnn.report.page.document import document
 from edgecnn.report.page.elements import element, text
 from edgecnn.report.page.latency import latency_section, tradeoff_section
 from edgecnn.report.page.provenance import commands
+from edgecnn.report.page.verdict import UNJUDGED
 from edgecnn.results.report import RunReport
+from edgecnn.results.verdict import Verdict
 from edgecnn.steps import gate as gate_module
 from edgecnn.steps.report import report_of
 from tests.fakes.judged_run import HOSTILE, make_judged_run
@@ -269,7 +270,7 @@ def test_another_picture_under_the_same_name_is_not_shown(run: TargetRun, folder
     found = read_details(run)
     path.write_bytes(before)
     assert {p.id for p in found.pictures if not p.uri} == {first.id}
-    assert "1 of the changed images are not here, or are other ones by now: they are not shown" in found.missing
+    assert found.unseen == "1 of them are not here, or are other images by now: they are not shown."
 
 
 def test_what_is_not_here_any_more_is_left_out_and_named(run: TargetRun, folder: Path, results: RunReport) -> None:
@@ -283,9 +284,9 @@ def test_what_is_not_here_any_more_is_left_out_and_named(run: TargetRun, folder:
         (folder / "elsewhere.npz").rename(reference)
     assert not found.confusions
     assert not any(p.uri for p in found.pictures)
-    said = words(part(etree.HTML(html_report(results, found)), "Where the numbers come from"))
-    assert "no confusion matrix" in said
-    assert "the changed images are not shown: " in said
+    tree = etree.HTML(html_report(results, found))
+    assert "no confusion matrix" in words(part(tree, "Where the numbers come from"))
+    assert "The images are not shown: " in words(part(tree, "Images that changed"))
 
 
 def test_layers_are_told_where_they_were_explained(page: Any, run: TargetRun, folder: Path) -> None:
@@ -310,37 +311,20 @@ def test_without_its_files_a_report_is_a_page_all_the_same(results: RunReport) -
     tree = etree.HTML(html_report(results))
     assert "edgecnn run made-up" in words(tree)
     assert not list(tree.iter("img"))
+    empty = etree.HTML(html_report(replace(results, measurements=(), verdict=Verdict(()), artifacts=())))
+    assert UNJUDGED in words(empty)
+    assert [words(d[0]) for d in empty.iter("details")] == ["What the words mean"], "nothing is folded that is empty"
 
 
-def test_an_interval_stands_where_the_scale_says() -> None:
-    scale = Scale(-1.0, 3.0)
-    grid, whisker, value, limit = etree.fromstring(whisker_mark(Whisker(0.0, 1.0, 2.0, "int8", 2.5), scale, 0.0))
-    assert (whisker.get("x1"), whisker.get("x2"), whisker.get("class")) == ("25", "75", "int8")
-    assert (grid.get("x1"), value.get("x1"), limit.get("x1")) == ("25", "50", "87.5")
-    assert Scale.around([0.5, 1.0]).low > 0
-    assert Scale.around([0.0, 1.0]).low == 0
-    _, *bars = etree.fromstring(share_mark([("int8", 75.0), ("fp16", 25.0)]))
-    assert [(b.get("class"), b.get("x"), b.get("width")) for b in bars] == [("int8", "0", "75"), ("fp16", "75", "25")]
-
-
-def test_a_histogram_has_a_bar_for_each_bin_that_holds_something() -> None:
-    drawn = etree.fromstring(histogram(Histogram([1, 2, 3, 4], [4, 0, 2], [("p50", 1.5), ("p99", 9.0)], "fp16")))
-    bars = drawn.findall("rect")
-    heights = [float(b.get("height")) for b in bars]
-    assert heights[0] == pytest.approx(2 * heights[1], rel=0.01)
-    assert [line.get("class") for line in drawn.findall("line")].count("mark") == 1, "p99 lies outside"
-    alone = etree.fromstring(histogram(Histogram([], [], [("min", 1.0), ("max", 2.0)], "fp16")))
-    assert [t.text for t in alone.findall("text") if "halo" in t.get("class")] == ["min", "max"]
-
-
-def test_points_stand_by_the_logarithm_of_their_cost() -> None:
-    points = [Point(f"n{c}", c, a, (a - 1, a + 1), "int8") for c, a in ((1.0, 70.0), (10.0, 75.0), (100.0, 80.0))]
-    circles = etree.fromstring(scatter(points, 700)).findall(".//circle")
-    (ax, ay), (bx, by), (cx, cy) = [(float(c.get("cx")), float(c.get("cy"))) for c in circles]
-    assert bx - ax == pytest.approx(cx - bx, abs=0.2)
-    assert ay - by == pytest.approx(by - cy, abs=0.2)
-    assert ay > by
-    assert etree.fromstring(scatter(points[:1], 350)).find(".//circle") is not None
+def test_few_queries_have_a_range_and_no_distribution(results: RunReport) -> None:
+    few = latency("few", latency_ms_min=0.9, latency_ms_max=1.3, n_queries=12, warnings=("drift: much",))
+    tree = etree.HTML(html_report(replace(results, measurements=(measured("few", latency=few),))))
+    (figure,) = part(tree, "Latency").iter("figure")
+    assert words(figure.find("figcaption")) == (
+        "few: 12 queries of 1, single-shot, 0.9 to 1.3 ms; the distribution was not kept"
+    )
+    assert not list(figure.iter("svg"))
+    assert [words(item) for item in figure.iter("li")] == ["drift: much"]
 
 
 def test_measured_latencies_are_counted_in_bins(results: RunReport) -> None:
@@ -380,4 +364,6 @@ def test_the_commands_on_the_page_are_those_of_the_run(
     assert main(judge[1:]) == results.verdict.exit_code
     assert main(write[1:]) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main([*write[1:3], "--format", "html", "-o", "page"]) == 0
+    assert (tmp_path / "page").read_text(encoding="utf-8") == page
     assert re.sub(r"judged [^<]*", "", page) == re.sub(r"judged [^<]*", "", html_report(results, details))

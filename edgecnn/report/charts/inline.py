@@ -89,9 +89,8 @@ class Histogram:
 
 
 def histogram(content: Histogram, width: float = 320, height: float = 150) -> Html:
-    """Bars whose height is the number in each bin, and the marks that lie among them; without bins all marks, on their
-    own axis."""
-    scale = Scale.around(content.edges or [value for _, value in content.marks], 0.02)
+    """Bars whose height is the number in each bin, and the marks that lie among them."""
+    scale = Scale.around(content.edges, 0.02)
     marks = [(name, value) for name, value in content.marks if scale.low <= value <= scale.high]
     top, bottom = 34.0, height - 24
     parts, most = [_line("axis", 0, bottom, width, bottom)], max(content.counts, default=0) or 1

@@ -223,6 +223,7 @@ def picture_section(details: RunDetails) -> Html:
         element(
             "p", f"Where an engine predicts another class than its reference: {details.changed}{first}.", class_="note"
         ),
+        element("p", details.unseen, class_="note") if details.unseen else Html(),
         element("div", *(_figure(p, details.names) for p in details.pictures), class_="pictures"),
     )
 

@@ -50,8 +50,9 @@ def section(title: str, *content: str) -> Html:
 
 
 def folded(summary: str, *content: str, opened: bool = False) -> Html:
-    """What is read on demand."""
-    return element("details", element("summary", summary), *content, open="" if opened else None)
+    """What is read on demand; nothing where it has no content."""
+    shown = [part for part in content if part]
+    return element("details", element("summary", summary), *shown, open="" if opened else None) if shown else Html()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:

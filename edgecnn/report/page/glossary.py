@@ -15,7 +15,7 @@ GLOSSARY = {
     "engine": "What a runtime executes: a TensorRT plan, or a graph under ONNX Runtime.",
     "FP16": "16-bit floating point.",
     "gained": "Images that the engine has right and the reference has wrong.",
-    "INCONCLUSIVE": "The interval lies on both sides of the limit: these images or queries cannot settle it.",
+    "INCONCLUSIVE": "Not settled: the interval lies on both sides of the limit, or the value was not measured.",
     "INT8": "8-bit integers with a scale for each tensor or channel.",
     "interval": "Where the true value lies with 95 % confidence, given how many images or queries were looked at.",
     "latency": "Time of one query: copy in, compute, copy out, as trtexec defines it.",

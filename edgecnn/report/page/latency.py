@@ -14,7 +14,7 @@ from edgecnn.report.charts.inline import (
     scatter,
 )
 from edgecnn.report.page.accuracy import interval_rows, top1_interval
-from edgecnn.report.page.elements import Html, element, join, section, table
+from edgecnn.report.page.elements import Html, bullets, element, join, section, table
 from edgecnn.report.page.glossary import term
 from edgecnn.results.latency import Latency, LatencyRatio
 from edgecnn.results.report import Measurement, RunReport
@@ -64,19 +64,15 @@ def _ratio(found: LatencyRatio) -> str:
 
 def _plot(m: Measurement, latency: Latency) -> Html:
     marks = [(p, v) for p in PERCENTILES if (v := getattr(latency, f"latency_ms_{p}")) is not None]
-    ends = [] if latency.latency_ms_bins else [("min", latency.latency_ms_min), ("max", latency.latency_ms_max)]
-    drawn = histogram(
-        Histogram(latency.latency_ms_bins, latency.latency_ms_bin_n, [*ends, *marks], kind_of(_precision(m)))
+    bins, counts = latency.latency_ms_bins, latency.latency_ms_bin_n
+    drawn = histogram(Histogram(bins, counts, marks, kind_of(_precision(m)))) if bins else Html()
+    beyond = latency.n_queries - sum(counts)
+    said = f", {latency.latency_ms_min:.4g} to {latency.latency_ms_max:.4g} ms"
+    said += f", {beyond} slower than drawn" if bins and beyond else "" if bins else "; the distribution was not kept"
+    words = f": {latency.n_queries} queries of {latency.batch}, {latency.mode}{said}"
+    return element(
+        "figure", drawn, element("figcaption", element("b", element("bdi", m.name)), words), bullets(latency.warnings)
     )
-    beyond = latency.n_queries - sum(latency.latency_ms_bin_n)
-    said = (
-        f", {beyond} slower than drawn, to {latency.latency_ms_max:.4g} ms"
-        if latency.latency_ms_bins and beyond
-        else ""
-    )
-    unstable = "; unstable: " + "; ".join(latency.unstable) if latency.unstable else ""
-    words = f": {latency.n_queries} queries of {latency.batch}, {latency.mode}{said}{unstable}"
-    return element("figure", drawn, element("figcaption", element("b", element("bdi", m.name)), words))
 
 
 def _percentiles(timed: Sequence[tuple[Measurement, Latency]]) -> Html:
@@ -121,11 +117,14 @@ def tradeoff_section(runs: Sequence[RunReport]) -> Html:
             if (interval := top1_interval(m))
         ]
         if points:
-            charts.append(_chart(points, key))
-    return section("Accuracy against latency", *charts)
+            charts.append(tradeoff_chart(points, term("device key"), f" {key or 'unknown'}"))
+    simulated = sum(m.simulated for r in runs for m in r.measurements)
+    said = f"{simulated} simulated engines have no latency: they are not drawn." if charts and simulated else ""
+    return section("Accuracy against latency", *charts, element("p", said, class_="note") if said else Html())
 
 
-def _chart(points: Sequence[Point], key: str) -> Html:
+def tradeoff_chart(points: Sequence[Point], *where: str) -> Html:
+    """Points wide, and for narrow screens; below them what the latencies belong to."""
     numbered = [element("li", element("bdi", p.label)) for p in points] if len(points) > LABELLED else []
     kinds = dict.fromkeys(p.kind for p in points)
     box = {"viewBox": "0 0 10 10", "aria_hidden": "true"}
@@ -139,5 +138,5 @@ def _chart(points: Sequence[Point], key: str) -> Html:
         element("div", scatter(points, 350), class_="narrow"),
         element("p", *swatch),
         element("ol", *numbered) if numbered else Html(),
-        element("figcaption", term("device key"), f" {key or 'unknown'}; up and to the left is better"),
+        element("figcaption", *where, "; up and to the left is better"),
     )

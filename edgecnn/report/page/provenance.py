@@ -28,7 +28,7 @@ def provenance_section(results: RunReport, details: RunDetails) -> Html:
         bullets(details.missing),
         element("h3", "To make them again"),
         element("pre", element("code", "\n".join(commands(results, details)))),
-        folded(f"{len(rows)} artifacts", table(heads, rows)) if rows else Html(),
+        folded(f"{len(rows)} artifacts", table(heads, rows)),
     )
 
 

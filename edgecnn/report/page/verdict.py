@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
+from edgecnn.gate.rules import RULES
 from edgecnn.report.page.elements import Html, bullets, element, folded, join, outcome, table_of
 from edgecnn.report.page.glossary import term
 from edgecnn.report.tables import check_table, headline
 from edgecnn.results.report import Measurement, RunReport
-from edgecnn.results.verdict import Check
+from edgecnn.results.verdict import Check, Verdict
 
 SAID = {
     "PASS": "Every check passed: what was measured keeps the recipe's tolerances.",
-    "FAIL": "At least one figure is beyond its tolerance, and not by chance.",
+    "FAIL": "At least one check failed, and not by chance.",
     "INCONCLUSIVE": "Nothing failed, but not everything is proved: some checks stay open.",
 }
-IN_SIGHT = 6  # engines: more sentences than these are read on demand
+MAPPED = {"PASS": "Nothing failed.", "FAIL": "Nothing is proved to be beyond its tolerance."}
+IN_SIGHT = 6  # engines or checks: more sentences than these are read on demand
 UNJUDGED = "No tolerance is set: nothing was judged."
+
+
+def verdict_in_words(verdict: Verdict) -> str:
+    """What a verdict means, and whether the recipe made it of checks that stay open."""
+    if not verdict.checks:
+        return UNJUDGED
+    proved = {check.verdict for check in verdict.checks}
+    counted = {verdict.counts_as(check) for check in verdict.checks if check.verdict == "INCONCLUSIVE"}
+    mapped = counted - {"INCONCLUSIVE"}
+    said = SAID if verdict.verdict in proved and not (verdict.verdict == "PASS" and mapped) else MAPPED
+    return said[verdict.verdict] + "".join(f" The recipe counts what is open as a {m.lower()}." for m in mapped)
 
 
 def verdict_section(results: RunReport) -> Html:
     """Verdict, what it means, what failed and what is open, and each engine in one sentence."""
     verdict, checks = results.verdict, results.verdict.checks
     counts = [f"{sum(c.verdict == o for c in checks)} {w}" for o, w in _WORDS if any(c.verdict == o for c in checks)]
-    said = SAID[verdict.verdict] if checks else UNJUDGED
+    said = verdict_in_words(verdict)
     first = element("p", f"{said} Checks: {', '.join(counts)}." if checks else said)
-    open_ones = [_check_in_words(c) for c in checks if c.verdict != "PASS"]
-    mapped = [c for c in checks if verdict.counts_as(c) != c.verdict]
-    note = f"The recipe counts what is open as a {verdict.counts_as(mapped[0]).lower()}." if mapped else ""
     return join(
         [
             element("header", element("h1", headline(results)), first, class_=verdict.verdict),
             element("p", results.title, class_="note") if results.title else Html(),
-            bullets(open_ones),
-            element("p", note) if note else Html(),
+            _unproved(checks),
             _engines(results),
-            folded(f"All {len(checks)} checks with their evidence", table_of(check_table(results)))
-            if checks
-            else Html(),
+            folded(f"All {len(checks)} checks with their evidence", table_of(check_table(results))),
         ],
         "\n",
     )
+
+
+def _unproved(checks: Sequence[Check]) -> Html:
+    """What failed, then what is open: engines of which the same is said stand together."""
+    names = defaultdict[tuple[str, str, float | None, str], list[str]](list)
+    for check in sorted(checks, key=lambda c: c.verdict != "FAIL"):
+        if check.verdict != "PASS":
+            names[check.verdict, check.tolerance, check.limit, check.evidence].append(check.name)
+    said = [_check_in_words(", ".join(engines), *rest) for rest, engines in names.items()]
+    more = said[IN_SIGHT:]
+    return join([bullets(said[:IN_SIGHT]), folded(f"{len(more)} more", bullets(more))])
 
 
 def _engines(results: RunReport) -> Html:
@@ -50,11 +71,18 @@ def _engines(results: RunReport) -> Html:
 _WORDS = (("PASS", "passed"), ("FAIL", "failed"), ("INCONCLUSIVE", "open"))
 
 
-def _check_in_words(check: Check) -> Html:
-    limit = "" if check.limit is None else f" (limit {check.limit:g})"
-    word = term("INCONCLUSIVE") if check.verdict == "INCONCLUSIVE" else check.verdict
-    said = element("bdi", f"{check.name}: {check.tolerance}{limit}: {check.evidence}")
-    return join([element("strong", word, class_=check.verdict), " ", said])
+def _check_in_words(engines: str, verdict: str, tolerance: str, limit: float | None, evidence: str) -> Html:
+    word = term("INCONCLUSIVE") if verdict == "INCONCLUSIVE" else verdict
+    said = element("bdi", f"{engines}: {_tolerance_in_words(tolerance, limit)}: {evidence}")
+    return join([element("strong", word, class_=verdict), " ", said])
+
+
+def _tolerance_in_words(tolerance: str, limit: float | None) -> str:
+    """`top-1 drop, limit 1 pp (top1_drop_pp_max)`; what is no tolerance of a recipe by its own name."""
+    rule = RULES.get(tolerance)
+    if rule is None or limit is None:
+        return tolerance + ("" if limit is None else f" (limit {limit:g})")
+    return f"{f'{rule.label}, limit {limit:g} {rule.unit}'.rstrip()} ({tolerance})"
 
 
 def engine_in_words(m: Measurement) -> Html:
