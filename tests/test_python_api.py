@@ -30,7 +30,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network = build_model("shufflenet_v2_x0_5", 1000)
     randomize(network, (3, 224, 224), 0)
     torch.save(network.state_dict(), tmp_path / "published.pth")
-    monkeypatch.setattr("edgecnn.pytorch.weights.fetch", lambda url, sha256="": tmp_path / "published.pth")
+    for module in ("download", "weights"):
+        monkeypatch.setattr(f"edgecnn.pytorch.{module}.fetch", lambda url, sha256="": tmp_path / "published.pth")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for wnid in ("n01440764", "n01443537"):

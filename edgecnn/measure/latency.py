@@ -109,9 +109,9 @@ def measure_latency(
 
 def _bins(ascending: Floats) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Edges of bins of one width, and how many queries lie in each. Slow queries are left out, for they would press all
-    others into the first bin: those beyond the 99th percentile, or beyond twice the 90th."""
+    others into the first bin: those beyond the 99th percentile, or beyond twice the 90th. None where all are alike."""
     low, high = float(ascending[0]), min(percentile(ascending, 99), 2 * percentile(ascending, 90))
-    if len(ascending) < BINS or low == high:
+    if len(ascending) < BINS or high - low < 1e-9 * high:
         return (), ()
     counts, edges = np.histogram(ascending, BINS, (low, high))
     return tuple(edges.tolist()), tuple(counts.tolist())
