@@ -157,7 +157,8 @@ def settle_statistics(model: Any, norms: Any, weights: dict[str, np.ndarray]) ->
 
 
 def from_keras(name: str, exporter: str, out: Path) -> None:
-    """A Keras application through tf2onnx, with its Softmax; batch normalization settled as of torch's."""
+    """A Keras application through tf2onnx, with its Softmax; batch normalization settled as of torch's, on values from
+    0 to 255: some of them divide by 255 themselves."""
     import keras
     import tensorflow as tf
     import tf2onnx

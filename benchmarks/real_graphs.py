@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION, TEST = 4, 4
 MEMORY_GB, LIMIT_S = 16, 600
 PARITY = 1e-3  # of the largest logit, or probability
+MEAN_AND_DEVIATION = {"keras": (127.5, 73.6)}  # of the images that a network was settled on, where not 0 and 1
 STEPS = ("import", "calibrate", "FP16", "INT8 for TensorRT", "INT8 for the CPU")
 
 
@@ -45,9 +46,10 @@ def listed() -> list[tuple[str, str, str]]:
     return [(o, n, e) for o, n, e in (line.split() for line in lines if line and not line.startswith("#"))]
 
 
-def judge(graph: Path, folder: Path) -> dict[str, Any]:
-    """What becomes of an exported graph; everything is written into `folder`."""
-    images = noise(graph)
+def judge(graph: Path, folder: Path, mean: float, deviation: float) -> dict[str, Any]:
+    """What becomes of an exported graph on images of noise; everything is written into `folder`."""
+    images = noise(graph, mean, deviation)
+    np.save(folder / "images.npy", images)
     np.savez(folder / "images.npz", input=images[:CALIBRATION])
     fp32, ranges = folder / "fp32.onnx", folder / "r.calib.json"
     int8 = ("quantize", fp32, "--precision", "int8", "--ranges", ranges, "--method", "minmax", "--threads", 1)
@@ -88,7 +90,7 @@ def call(*words: object) -> tuple[int, str]:
     return code, (errors or lines or ["nothing said"])[0].removeprefix("error: ")[:400]
 
 
-def noise(graph: Path) -> np.ndarray:
+def noise(graph: Path, mean: float, deviation: float) -> np.ndarray:
     """Smooth seeded images [N, C, H, W]; the channels are the smallest of the three sizes."""
     import onnx
 
@@ -100,7 +102,7 @@ def noise(graph: Path) -> np.ndarray:
     rng = np.random.default_rng(0)
     coarse = rng.normal(0, 1, (CALIBRATION + TEST, channels, -(-height // 8), -(-width // 8)))
     smooth = coarse.repeat(8, 2).repeat(8, 3)[:, :, :height, :width]
-    return (smooth + rng.normal(0, 0.3, smooth.shape)).astype(np.float32)
+    return (mean + deviation * (smooth + rng.normal(0, 0.3, smooth.shape))).astype(np.float32)
 
 
 def session_of(graph: Path) -> Any:
@@ -145,7 +147,7 @@ def sqnr_db(exact: np.ndarray, found: np.ndarray) -> float:
 
 def measure_peer(tool: str, graph: Path, folder: Path) -> dict[str, Any]:
     """What a peer's INT8 of `graph` loses on the images that `judge` left; raises what the peer raises."""
-    images, made = noise(graph), folder / f"{tool}.onnx"
+    images, made = np.load(folder / "images.npy"), folder / f"{tool}.onnx"
     session = session_of(graph)
     value = session.get_inputs()[0]
     last = images.shape[1] != value.shape[1] and images.shape[1] == value.shape[3]
@@ -232,7 +234,8 @@ def make_row(
             code, said = run_forked(words, folder)
         if code != 0 or not graph.exists():
             return {"outcome": "not exported", "reason": said}
-        code, stdout, said = run_alone((sys.executable, __file__, "--judge", graph, folder), folder)
+        spread = MEAN_AND_DEVIATION.get(origin, (0.0, 1.0))
+        code, stdout, said = run_alone((sys.executable, __file__, "--judge", graph, folder, *spread), folder)
         row = json.loads(stdout.splitlines()[-1]) if code == 0 else {"outcome": "failed", "reason": said}
         given = folder / "fp32.onnx" if (folder / "fp32.onnx").exists() else graph
         for tool, python in (("ort", sys.executable), ("modelopt", modelopt)):
@@ -251,11 +254,12 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure what has a row too")
     parser.add_argument("--stopped", action="store_true", help="measure again what did not pass")
     parser.add_argument("--results", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--judge", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--judge", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.judge:
-        print(json.dumps(judge(*options.judge)))
+        graph, folder, mean, deviation = options.judge
+        print(json.dumps(judge(Path(graph), Path(folder), float(mean), float(deviation))))
         return
     if options.peer:
         tool, graph, folder = options.peer
