@@ -158,6 +158,14 @@ def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> 
     for inference; with `pairs` Q/DQ pairs are allowed."""
     if not pairs:
         require_unquantized(model)
+    for node in model.graph.node:  # first: where a converter left some, other things are missing too
+        standard = node.domain in ("", "ai.onnx")
+        if not standard or not onnx.defs.has(node.op_type):
+            name = node.op_type if standard else f"{node.domain}.{node.op_type}"
+            raise GraphError(
+                f"node {node_label(node)}: operator {name} is not a standard ONNX operator",
+                "export the network with standard operators alone",
+            )
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -173,12 +181,6 @@ def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> 
             f"input {inputs[0].name!r} is {kind} of rank {rank}, not float32 NCHW",
             "export the network with a float32 input [batch, channels, height, width]",
         )
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            raise GraphError(
-                f"node {node_label(node)}: operator {node.domain}.{node.op_type} is not a standard ONNX operator",
-                "export the network with standard operators alone",
-            )
     require_inference(model)
 
 

@@ -398,6 +398,8 @@ def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
     quantised = [node("QuantizeLinear", ["x", "s"], "q"), node("DequantizeLinear", ["q", "s"], "d")]
     foreign = graph_of([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], {})
     foreign.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    left = graph_of([node("StatefulPartitionedCall", ["k", "x"], "c"), *HEAD], {})  # with a constant that got lost
+    left.graph.input.append(helper.make_tensor_value_info("k", TensorProto.FLOAT, [7]))
     half = [node("Cast", ["x"], "h", to=TensorProto.FLOAT16), node("Conv", ["h", "w"], "c")]
     half += [node("GlobalAveragePool", ["c"], "p"), node("Flatten", ["p"], "f"), node("Cast", ["f"], "y", to=1)]
     return {
@@ -408,6 +410,7 @@ def refused_models() -> dict[str, tuple[onnx.ModelProto, str]]:
             "pairs stand around no Conv",
         ),
         "other-domain": (foreign, "com.microsoft"),
+        "left-by-a-converter": (left, "operator StatefulPartitionedCall is not a standard ONNX operator"),
         "half": (graph_of(half, {"w": CONV["w"].astype(np.float16)}), "float16"),
         "no-channels": (graph_of(whole, CONV, given=("n", 8, 8, 8)), "neither NCHW nor NHWC"),
         "not-a-classifier": (graph_of([node("Conv", ["x", "w"], "y")], CONV, made=("n", 5, 6, 6)), "not .*classes"),
