@@ -10,7 +10,7 @@ CORE   := not torch and not onnx and not slow and not gpu and not browser
 LOWEST := $(VENV)/lowest
 SBOM   := build/edgecnn.cdx.json
 
-.PHONY: demo demo-light test test-slow test-gpu test-nvidia test-browser first-contact test-lowest quick faults fuzz bench sbom audit lint format clean
+.PHONY: demo demo-light test test-slow test-gpu test-nvidia test-browser first-contact test-lowest quick faults fuzz bench docs sbom audit lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgecnn run lenet5-digits
@@ -72,6 +72,10 @@ test-lowest:
 # Beside other tools and plain loops, into benchmarks/results and the documents' tables; BENCH=--short takes a quarter of an hour.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# The reference pages and JSON Schemas, from the command line, the recipe and the results.
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
 
 # What is installed in .venv, as CycloneDX JSON.
 sbom: $(STAMP)
