@@ -101,11 +101,56 @@ def test_no_path_of_a_machine_and_no_left_over() -> None:
     assert found == {}
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    links = [(d, m) for d in documents for m in re.findall(r"\]\((?!https?:|#)([^)#]+)", d.read_text(encoding="utf-8"))]
-    assert len(links) > 5
-    assert [f"{d.name}: {link}" for d, link in links if not (d.parent / link).exists()] == []
+WRITTEN = [
+    *(ROOT / "llms.txt", *sorted(ROOT.glob("*.md"))),
+    *(p for folder in ("benchmarks", "docs", "skills") for p in sorted((ROOT / folder).rglob("*.md"))),
+]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def outside_code(text: str) -> str:
+    """A document without its code, in which nothing is a link or a heading."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(text: str) -> set[str]:
+    """Those of a document's headings, as forges make them: words in lower case, hyphens for spaces."""
+    found = list[str]()
+    for heading in re.findall(r"^#+ +(.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.MULTILINE):
+        slug = (
+            re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).strip().replace(" ", "-")
+        )
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
+def broken_links(path: Path) -> list[str]:
+    """Links of a document to no file of the checkout, or to a heading that a document does not have."""
+    broken = []
+    for link in LINK.findall(outside_code(path.read_text(encoding="utf-8"))):
+        place, _, anchor = link.partition("#")
+        there = (path.parent / place).resolve() if place else path
+        if re.match(r"\w+:", link):
+            continue
+        leads = there.exists() and there.is_relative_to(ROOT)
+        if leads and anchor:
+            leads = there.suffix == ".md" and anchor in anchors(there.read_text(encoding="utf-8"))
+        broken += [] if leads else [link]
+    return broken
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_of_documents_lead_somewhere(path: Path) -> None:
+    assert broken_links(path) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.test_house_rules.ROOT", tmp_path)
+    (tmp_path / "a.md").write_text("# One `two`, three\n## Same\n## Same\n```\n# no heading\n```\n")
+    good = "[a](a.md) [b](a.md#one-two-three) [c](a.md#same-1) [d](#here) [e](https://example.org/x#y)\n# Here\n`[f](none)`"
+    bad = "[a](b.md) [b](a.md#two) [c](a.md#same-2) [d](#there) [e](a.md#no-heading) [f](../../etc)"
+    (tmp_path / "page.md").write_text(good + bad)
+    assert broken_links(tmp_path / "page.md") == re.findall(r"\((.*?)\)", bad)
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -30,6 +30,23 @@ def blocks(path: Path, language: str = "sh") -> list[str]:
     return [m["body"] for m in found if not m["mark"]]
 
 
+def untold_blocks(text: str) -> list[str]:
+    """Blocks of commands that neither run nor say why not: in another language than `sh`, or indented."""
+    fenced = re.findall(r"^```(?:bash|shell|console|zsh)\n.*$", text, re.MULTILINE)
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return fenced + re.findall(
+        r"^ {4}(?:\$ |[A-Z_]+=|(?:edgecnn|python3?|pip|make|git|torchrun|sudo) ).*$", outside, re.MULTILINE
+    )
+
+
+def test_every_block_of_commands_runs_or_says_why_not() -> None:
+    assert [line for path in DOCUMENTS for line in untold_blocks(path.read_text(encoding="utf-8"))] == []
+    text = (
+        "```console\nedgecnn a\n```\n\n    edgecnn b\n    A=1 python c\n\n```sh\nedgecnn d\n    git e\n```\n    no: f\n"
+    )
+    assert untold_blocks(text) == ["```console\nedgecnn a", "    edgecnn b", "    A=1 python c"]
+
+
 @pytest.fixture
 def scratch(digits: Path, tmp_path: Path) -> Path:
     """A folder to run examples in: that of a checkout where `lenet5-digits` was run."""
