@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from edgecnn.cli.app import application
+from edgecnn.recipe.load import load_recipe
 from edgecnn.records import parse_toml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +64,64 @@ def test_every_key_of_a_recipe_and_every_option_has_its_row() -> None:
     commands = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     assert commands.count("\n## edgecnn ") > 30
     assert "| `--precision` fp16\\|int8 | required |" in commands
+
+
+def test_every_page_stands_in_the_index_once() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    pages = [str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.name != "README.md"]
+    assert len(pages) > 20
+    assert [page for page in pages if f"]({page})" not in index] == []
+    for name in ("llms.txt", "skills/edgecnn/SKILL.md"):
+        assert "docs/README.md" in (ROOT / name).read_text(encoding="utf-8")
+    assert "docs/README.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def chart_leaves(text: str) -> tuple[dict[str, str], set[str]]:
+    """The commands in a page's Mermaid charts by their nodes, and the nodes from which nothing leads on."""
+    charts = "\n".join(re.findall(r"^```mermaid\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    commands = dict(re.findall(r'(\w+)\["(.*?)"\]', charts))
+    ends = re.findall(r"^ *(\w+)\S*.*?--> (\w+)", charts, re.MULTILINE)
+    return commands, {after for _, after in ends} - {before for before, _ in ends}
+
+
+def test_a_chart_leads_to_commands_that_exist() -> None:
+    commands, leaves = chart_leaves((DOCS / "int8-lost-accuracy.md").read_text(encoding="utf-8"))
+    assert len(leaves) > 7
+    assert leaves <= commands.keys()
+    known = typer.main.get_command(application())
+    for command in commands.values():
+        program, name, *arguments = shlex.split(command.replace("#quot;", '"'))
+        assert program == "edgecnn"
+        given = known.commands[name].make_context(name, arguments).params
+        assert load_recipe("lenet5-digits", given.get("set_") or ())
+
+
+def unknown_words(command: str, known: Any) -> list[str]:
+    """What of a command as a page writes it is none: its name, or an option."""
+    words = command.split()[1:]
+    while words and (inner := getattr(known, "commands", None)) is not None:
+        if not words[0][0].islower():  # a placeholder
+            return []
+        if words[0] not in inner:
+            return [words[0]]
+        known = inner[words.pop(0)]
+    options = {word for p in known.params for word in (*p.opts, *p.secondary_opts)} | {"--help"}
+    return [word for word in words if re.fullmatch(r"-{1,2}[a-z][\w-]*", word) and word not in options]
+
+
+def test_commands_within_sentences_exist() -> None:
+    known = typer.main.get_command(application())
+    pages = [
+        ROOT / "README.md",
+        ROOT / "llms.txt",
+        *sorted(DOCS.rglob("*.md")),
+        *sorted((ROOT / "skills").rglob("*.md")),
+    ]
+    found = [(p, code) for p in pages for code in re.findall(r"`(edgecnn [a-z][^`]*)`", p.read_text(encoding="utf-8"))]
+    assert len(found) > 60
+    assert {code: wrong for _, code in found if (wrong := unknown_words(code, known))} == {}
+    assert unknown_words("edgecnn recipe show X --json --yaml", known) == ["--yaml"]
+    assert unknown_words("edgecnn recipe shows X", known) == ["shows"]
 
 
 def test_schemas_are_schemas() -> None:
