@@ -8,7 +8,7 @@ from pathlib import Path
 from edgecnn.artifact.run_folder import VERDICT, TargetRun, holds_results, read_target_run
 from edgecnn.errors import MeasurementError, RecipeError, WriteError
 from edgecnn.pipeline.device import Say, require_whole, unpack, unpacked
-from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.load import find_recipe, load_recipe
 from edgecnn.recipe.location import require_here
 from edgecnn.recipe.schema import Recipe
 from edgecnn.report.compare import Column
@@ -65,7 +65,7 @@ def find_run(run_or_recipe: str, recipe_name: str = "", say: Say = lambda line: 
     was measured there, `RecipeError` when the recipe is not to be found.
     """
     if not Path(run_or_recipe).is_dir():
-        recipe = load_recipe(run_or_recipe)
+        recipe = load_recipe(_find_recipe_of_run(run_or_recipe))
         return recipe, _measured(run_folder(recipe, None))
     folder = Path(run_or_recipe)
     runs = _measured(folder)
@@ -82,6 +82,17 @@ def find_run(run_or_recipe: str, recipe_name: str = "", say: Say = lambda line: 
             f"{folder}: which recipe it belongs to is not known", "name the recipe: `edgecnn gate RUN --recipe RECIPE`"
         )
     return load_recipe(names.pop()), runs
+
+
+def _find_recipe_of_run(name: str) -> str:
+    """The file of a recipe whose run is asked for; where there is none, its run may carry it, which the hint says."""
+    try:
+        return str(find_recipe(name))
+    except RecipeError as exc:
+        folder = Path("runs") / Path(name).stem
+        if (carried := carried_recipe(folder)) is not None:
+            raise RecipeError(exc.message, f"a run of {carried.name} carries its recipe: name {folder}") from exc
+        raise
 
 
 def unmeasured_targets(run_or_recipe: str, recipe: Recipe, runs: Sequence[TargetRun]) -> list[str]:

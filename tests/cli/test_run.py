@@ -184,6 +184,20 @@ def test_a_gate_of_a_whole_run_asks_for_every_target(
     assert edgecnn("gate", copied / "cpu", "--recipe", own).code == 0, "one target was named"
 
 
+def test_gate_finds_the_recipe_of_a_run_from_elsewhere(
+    digits: Path, edgecnn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert edgecnn("recipe", "copy", "lenet5-digits", "out/mine.toml").code == 0
+    shutil.copytree(digits, "runs/mine", ignore=lambda _, names: [n for n in names if ".toml" in n])
+    assert "everything is up to date" in edgecnn("run", "out/mine.toml").err
+    for run in ("runs/mine", "runs/mine/cpu", "out/mine.toml"):
+        result = edgecnn("gate", run)
+        assert result.code == 0, result.err
+        assert "mine on cpu: PASS" in result.out
+    assert "carries its recipe: name runs/mine" in edgecnn("gate", "mine").refused()
+
+
 def test_a_tampered_engine_is_refused_and_remade(copied: Path, edgecnn: Callable[..., Any]) -> None:
     engine = copied / "cpu" / "int8.onnx"
     made = engine.read_bytes()

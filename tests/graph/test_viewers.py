@@ -14,6 +14,8 @@ from edgecnn.data.open import open_dataset
 from edgecnn.graph.calibration.collect import collect_ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.ptq.quantize import quantize_int8
+from edgecnn.recipe.schema import Around
+from edgecnn.results.engine import Scheme
 
 pytestmark = pytest.mark.torch
 
@@ -65,6 +67,7 @@ def test_a_residual_network_in_every_precision(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", input=np.random.default_rng(0).normal(size=(32, 3, 16, 16)).astype(np.float32))
     ranges = collect_ranges(tmp_path / "net.onnx", open_dataset(str(tmp_path / "images.npz"), None, "train"))
     made = {"fp32": model, "fp16": to_fp16(model)[0]}
-    for scheme, around in (("tensorrt", "fp16"), ("tensorrt", "fp32"), ("ort-cpu", "fp32")):
+    forms: tuple[tuple[Scheme, Around], ...] = (("tensorrt", "fp16"), ("tensorrt", "fp32"), ("ort-cpu", "fp32"))
+    for scheme, around in forms:
         made[f"{scheme} {around}"] = quantize_int8(model, ranges, scheme, method="mse", around=around).model
     assert {name: faults(graph) for name, graph in made.items()} == {name: [] for name in made}
