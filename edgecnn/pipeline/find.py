@@ -89,7 +89,7 @@ def _find_recipe_of_run(name: str) -> str:
     try:
         return str(find_recipe(name))
     except RecipeError as exc:
-        folder = Path("runs") / Path(name).stem
+        folder = Path("runs") / name
         if (carried := carried_recipe(folder)) is not None:
             raise RecipeError(exc.message, f"a run of {carried.name} carries its recipe: name {folder}") from exc
         raise
