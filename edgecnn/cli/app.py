@@ -18,7 +18,7 @@ from edgecnn.version import __version__
 SHARED_MODULES = {"app", "completion", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "reference",
-    "build", "validate", "bench", "gate", "report", "qualify", "bundle", "recipe", "models", "summary", "probe",
+    "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models", "summary", "probe",
     "targets", "check", "repro", "sign", "verify", "inspect", "layers", "explain", "compare", "history",
     "predict", "doctor",
 )  # fmt: skip

@@ -19,6 +19,7 @@ edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
 edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
 edgecnn export resnet50 --checkpoint last.pth.tar --ema  # needs weights
+edgecnn export hf://timm/resnet18.a1_in1k  # needs network access, and edgecnn[hub]
 """
 
 

@@ -24,7 +24,8 @@ MODEL = typer.Argument(
     help="A network of the zoo; `edgecnn models` lists them.", autocompletion=complete_model, show_default=False
 )
 NETWORK = typer.Argument(
-    help="A network of the zoo (`edgecnn models` lists them), or FILE.py:FUNCTION that returns one of yours.",
+    help="A network of the zoo (`edgecnn models` lists them), FILE.py:FUNCTION that returns one of yours, or "
+    "hf://OWNER/REPO of the Hugging Face Hub.",
     autocompletion=complete_model,
     show_default=False,
 )

@@ -118,7 +118,7 @@ def open_own(source: OwnSource) -> tuple[OwnNetwork, Labels | None]:
     if isinstance(model, str):
         settings = ModelSettings(python=model, classes=classes, weights=str(checkpoint or "none"), ema=source.ema)
         made = load_own(settings, lambda _: preprocessing, trust_code=source.trust_code)
-        return made, _own_labels(source, made, own)
+        return made, labels_of_own(source, made, _labels_in(own))
     if checkpoint is not None:
         raise ModelError(
             f"{name}: a module that is given brings its weights", "load them before: module.load_state_dict(...)"
@@ -126,17 +126,23 @@ def open_own(source: OwnSource) -> tuple[OwnNetwork, Labels | None]:
     made = own_module(model, preprocessing)
     if classes not in (None, made.card.classes):
         raise ModelError(f"{name}: gives {made.card.classes} classes, not {classes}", "leave classes out")
-    return made, _own_labels(source, made, own)
+    return made, labels_of_own(source, made, _labels_in(own))
 
 
-def _own_labels(source: OwnSource, made: OwnNetwork, known: Sidecar) -> Labels | None:
+def _labels_in(own: Sidecar) -> Labels | None:
+    return Labels(tuple(own.labels), None if own.wnids is None else tuple(own.wnids)) if own.labels else None
+
+
+def labels_of_own(source: OwnSource, made: OwnNetwork, known: Labels | None) -> Labels | None:
+    """The names of the classes that `source` gives, else those `known` of its weights, else ImageNet's for 1 000;
+    raises `ModelError` for another number of them."""
     labels, classes = source.labels, made.card.classes
     if labels is not None:
         found = (
             read_named_labels(os.fspath(labels)) if isinstance(labels, (str, os.PathLike)) else Labels(tuple(labels))
         )
-    elif known.labels:
-        found = Labels(tuple(known.labels), None if known.wnids is None else tuple(known.wnids))
+    elif known is not None:
+        found = known
     elif classes == 1000:
         found = read_named_labels("imagenet")
     else:

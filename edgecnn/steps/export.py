@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.contract import InputForm, OutputForm, ServingContract
@@ -21,12 +22,16 @@ from edgecnn.records import to_plain
 from edgecnn.results.export import ExportFacts
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of, require_packages
-from edgecnn.steps._own import OwnSource, open_own, sidecar_of_own, stem_of
+from edgecnn.steps._hub import fetch, network_of_zoo, open_timm, stem_in
+from edgecnn.steps._own import OwnSource, labels_of_own, open_own, sidecar_of_own, stem_of
 from edgecnn.steps._provenance import derived
 from edgecnn.zoo import OWN, ModelCard, check_size, find_model, imagenet_classes
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgecnn.graph.importing.labels import Labels
+    from edgecnn.pytorch.own import OwnNetwork
 
 
 def export(
@@ -54,7 +59,8 @@ def export(
     Weights are the published ones ("default"), random ones ("none"), a path or a URL, or a `checkpoint` of one's own
     as a training script wrote it (with `ema` the averaged copy in it); `labels` are class names, or a file of them.
     What is not given comes from a checkpoint's sidecar, else from the zoo. An own network is a module, or
-    FILE.py:FUNCTION, which is run only with `trust_code`; its `preprocess` is a preset or a JSON file. By default the
+    FILE.py:FUNCTION, which is run only with `trust_code`; its `preprocess` is a preset or a JSON file. `hf://OWNER/REPO`
+    (or `@REVISION` behind it) is one of the Hugging Face Hub, of timm or as `edgecnn push` put it there. By default the
     graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1,
     2 and `max_batch`. `takes` and `gives` choose another serving contract: pixels as "raw-nchw" (float32, 0 to 255) or
     "uint8-nhwc", "probabilities" or the "top-k" of them. Without an `output` it is MODEL.fp32.onnx here, or beside the
@@ -72,6 +78,10 @@ def export(
             )
         named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code, ema)
         return _export_own(named, path_or_none(output), max_batch, contract)
+    if model.startswith(PREFIX):
+        if checkpoint is not None or weights != "default" or classes is not None or size is not None or preprocess:
+            raise ModelError(f"{model}: brings its weights, classes and preprocessing", "leave the other options out")
+        return _export_from_hub(model, path_or_none(output), labels, max_batch, contract)
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
@@ -117,14 +127,44 @@ def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract
     made, labels = open_own(source)
     folder = source.checkpoint.parent if source.checkpoint else Path()
     path = output or folder / f"{stem_of(made.card.name)}.fp32.onnx"
-    check_output(path, ".onnx", *source.given, *made.files)
+    return _write_own(made, labels, path, source.given, max_batch, contract)
+
+
+def _write_own(
+    made: OwnNetwork,
+    labels: Labels | None,
+    path: Path,
+    given: tuple[Path, ...],
+    max_batch: int,
+    contract: ServingContract,
+) -> Path:
+    check_output(path, ".onnx", *given, *made.files)
     sidecar = dataclasses.replace(
         sidecar_of_own(made, path, labels, kind="graph"),
         made_by=f"edgecnn export {made.card.name}",
-        parents=parents_of(path, *made.files, *source.given),
+        parents=parents_of(path, *made.files, *given),
     )
     export_network(made.network, made.card, path, sidecar, max_batch=max_batch, contract=contract)
     return path
+
+
+def _export_from_hub(
+    address: str,
+    output: Path | None,
+    labels: Sequence[str] | FilePath | None,
+    max_batch: int,
+    contract: ServingContract,
+) -> Path:
+    """Export what a repository of the Hub holds: a checkpoint of the zoo with its sidecar, or a network of timm."""
+    require_packages("export")
+    found = fetch(address)
+    path, weights = output or Path(f"{stem_in(found)}.fp32.onnx"), found.files[WEIGHTS]
+    if (name := network_of_zoo(found)) is not None:
+        takes, gives = contract.input, contract.output
+        return export(name, path, checkpoint=weights, labels=labels, max_batch=max_batch, takes=takes, gives=gives)
+    made, known = open_timm(found)
+    named = labels_of_own(OwnSource(made.card.name, labels=labels), made, known)
+    return _write_own(made, named, path, (weights,), max_batch, contract)
 
 
 def export_checkpoint(
