@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.artifact.hub import CONFIG, WEIGHTS, HubFiles
 from edgecnn.artifact.sidecar import read_json, verified_sidecar
 from edgecnn.data.preprocess import preprocessing_from_json
-from edgecnn.errors import MissingPackageError, ModelError
+from edgecnn.errors import ModelError
 from edgecnn.graph.importing.labels import Labels
 from edgecnn.recipe.schema import ModelSettings
 
 if TYPE_CHECKING:
     from edgecnn.pytorch.own import OwnNetwork
 
+MOST_CLASSES = 100_000
+OF_PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")  # as timm writes it
 OTHERS = "export takes what `edgecnn push` has written, and networks of timm; a graph goes through `edgecnn import`"
 
 
@@ -34,9 +35,10 @@ def network_of_zoo(found: HubFiles) -> str | None:
     if f"{WEIGHTS}.json" not in found.files:
         return None
     facts = verified_sidecar(found.files[WEIGHTS]).facts
-    if "origin" in facts:
-        raise ModelError(f"{found.address}: a checkpoint of {facts['model']}, which is not of the zoo", OTHERS)
-    return str(facts["model"])
+    name = facts.get("model")
+    if not isinstance(name, str) or "origin" in facts:
+        raise ModelError(f"{found.address}: a checkpoint of {name}, which is not of the zoo", OTHERS)
+    return name
 
 
 def open_timm(found: HubFiles) -> tuple[OwnNetwork, Labels | None]:
@@ -48,16 +50,11 @@ def open_timm(found: HubFiles) -> tuple[OwnNetwork, Labels | None]:
     name, given = content.get("architecture"), content.get("pretrained_cfg")
     if not isinstance(name, str) or not isinstance(given, dict):
         raise ModelError(f"{found.address}: {CONFIG} names no architecture of timm", OTHERS)
-    if importlib.util.find_spec("timm") is None:
-        raise MissingPackageError("timm", found.address, "own")
-    from timm.data.config import resolve_data_config
-
-    config = resolve_data_config({}, pretrained_cfg=given)  # type: ignore[no-untyped-call]
-    preprocessing = preprocessing_from_json({k: list(v) if isinstance(v, tuple) else v for k, v in config.items()})
     classes = content.get("num_classes", given.get("num_classes"))
-    settings = ModelSettings(
-        timm=name, classes=classes if isinstance(classes, int) else None, weights=str(found.files[WEIGHTS])
-    )
+    if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
+        raise ModelError(f"{found.address}: {CONFIG}: num_classes = {classes!r}", OTHERS)
+    preprocessing = preprocessing_from_json({key: given[key] for key in OF_PREPROCESSING if key in given})
+    settings = ModelSettings(timm=name, classes=classes, weights=str(found.files[WEIGHTS]))
     made = load_own(settings, lambda _: preprocessing)
     names = content.get("label_names")
     labels = Labels(tuple(map(str, names))) if isinstance(names, list) and len(names) == made.card.classes else None

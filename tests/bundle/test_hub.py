@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_a_run_goes_there_and_its_network_comes_back(
     ]
     assert names[0] == names[1]
     sidecar = read_sidecar(Path("digits.fp32.onnx"))
+    assert any(hub.commit_of("me/digits") in parent for parent in sidecar.parents)
     assert (sidecar.facts["model"], sidecar.labels) == ("lenet5", [str(d) for d in range(10)])
 
 
@@ -91,10 +93,19 @@ def test_a_network_of_timm(hub: StandIn, capsys: pytest.CaptureFixture[str]) -> 
     assert (sidecar.preprocessing["mean"], sidecar.facts["input_shape"]) == ([0.5] * 3, [3, 64, 64])
     assert "leave the other options out" in refusal(capsys, "export", address, "--classes", 3)
 
-    hub.repositories["them/tiny"] = files | {"config.json": b'{"architectures": ["ViT"]}'}
-    assert "names no architecture of timm" in refusal(capsys, "export", "hf://them/tiny")
-    hub.repositories["them/tiny"] = files | {"config.json": b'{"architecture": '}
-    assert "not valid JSON" in refusal(capsys, "export", "hf://them/tiny")
+    wrong = {
+        '{"architectures": ["ViT"]}': "names no architecture of timm",
+        '{"architecture": ': "not valid JSON",
+        json.dumps(config | {"num_classes": 10**9}): "num_classes = 1000000000",
+        json.dumps(config | {"pretrained_cfg": given | {"input_size": "large"}}): "input_size",
+        json.dumps(config | {"architecture": "no_such"}): "has no network",
+    }
+    for text, said in wrong.items():
+        hub.repositories["them/tiny"] = files | {"config.json": text.encode()}
+        assert said in refusal(capsys, "export", "hf://them/tiny")
+    unnamed = {"kind": "checkpoint", "schema": 1, "sha256": hashlib.sha256(files["model.safetensors"]).hexdigest()}
+    hub.repositories["them/tiny"] = files | {"model.safetensors.json": json.dumps(unnamed).encode()}
+    assert "not of the zoo" in refusal(capsys, "export", "hf://them/tiny")
     hub.repositories["them/tiny"] = {"pytorch_model.bin": b"pickle"}
     assert "has no model.safetensors" in refusal(capsys, "export", "hf://them/tiny")
 
