@@ -27,6 +27,7 @@ pytestmark = pytest.mark.torch
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
     with stand_in() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)  # as it was imported; it calls home
         monkeypatch.setenv("HF_TOKEN", "of-a-test")
         monkeypatch.setenv("EDGECNN_CACHE", str(tmp_path / "cache"))
         monkeypatch.chdir(tmp_path)
