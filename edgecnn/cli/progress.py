@@ -45,4 +45,4 @@ class Counter:
 
 def step_counter(step: str) -> Counter:
     """What the steps of a run count."""
-    return Counter(step, {"bench": "s", "quantize": "layers and candidates"}.get(step, "images"))
+    return Counter(step, {"bench": "s", "quantize": "parts"}.get(step, "images"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +21,14 @@ WEIGHTS = "all weights"
 
 
 def explain_noise(
-    report: QuantizationReport, candidate: Candidate, placement: Placement, data: Dataset
+    report: QuantizationReport,
+    candidate: Candidate,
+    placement: Placement,
+    data: Dataset,
+    progress: Callable[[int, int], None] | None = None,
 ) -> QuantizationReport:
     """`report` with the share of each tensor, and of all weights, in the noise of the logits."""
-    shares = measure_noise_shares(candidate, placement, distinct_images(data))
+    shares = measure_noise_shares(candidate, placement, distinct_images(data), progress)
     tensors = tuple(replace(row, logit_noise_pct=shares[row.scale_group]) for row in report.tensors)
     return replace(report, tensors=tensors, weights_logit_noise_pct=shares[WEIGHTS])
 
@@ -40,7 +44,12 @@ def layer_noise(report: QuantizationReport, placement: Placement) -> tuple[Layer
     return tuple(sorted(rows, key=lambda row: -row.logit_noise_pct))
 
 
-def measure_noise_shares(candidate: Candidate, placement: Placement, data: Dataset) -> dict[str, float]:
+def measure_noise_shares(
+    candidate: Candidate,
+    placement: Placement,
+    data: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
     """Percent of the summed noise by scale group of activations, and of all weights together (under `WEIGHTS`).
 
     Each is quantized alone in the float graph, so that the shares are those of independent sources.
@@ -48,11 +57,14 @@ def measure_noise_shares(candidate: Candidate, placement: Placement, data: Datas
     some = np.linspace(0, len(data) - 1, min(SENSITIVITY_IMAGES, len(data))).round()
     few = data.subset([int(i) for i in some])
     expected = compute_logits(candidate.float_model, few)
-    noise = {}
-    for group in dict.fromkeys(q.scale_group for q in placement.activations):
+    noise: dict[str, float] = {}
+    groups = dict.fromkeys(q.scale_group for q in placement.activations)
+    for group in groups:
         pairs = tuple(q for q in placement.activations if q.scale_group == group)
         alone = Placement(placement.scheme, pairs, ())
         noise[group] = _noise(expected, insert_qdq(candidate.float_model, alone, candidate.scales, {}), few)
+        if progress is not None:
+            progress(len(noise), len(groups) + 1)
     weights = Placement("tensorrt", (), placement.weights)
     noise[WEIGHTS] = _noise(expected, insert_qdq(candidate.float_model, weights, {}, candidate.weights), few)
     return _percent(noise)

@@ -28,7 +28,9 @@ def check_factory(factory: str) -> None:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except OSError as exc:
-        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", "check the path; it counts from here") from exc
+        raise ArtifactError(
+            f"{path}: cannot be read: {exc.strerror}", f"check the path; it counts from {Path.cwd()}"
+        ) from exc
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
         raise ModelError(f"{path}: not valid Python: {str(exc) or 'nested too deeply'}", "correct it") from exc
     found, open_ended = set[str](), False

@@ -32,4 +32,4 @@ def require_here(data: str, option: str) -> None:
     """Raise `RecipeError`, which names the `option`, for images that are not here: a run that is up to date does not
     look at them, and would carry them in its recipe."""
     if data and not is_here(data):
-        raise RecipeError(f"{option} {data}: no such folder or file", "it counts from here; check the path")
+        raise RecipeError(f"{option} {data}: no such folder or file", f"it counts from {Path.cwd()}; check the path")

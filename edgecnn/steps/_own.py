@@ -276,7 +276,9 @@ def check_own(recipe: Recipe, *, trust_code: bool = True) -> Preprocessing | Non
         check_factory(model.python)
         require_trust(f"{recipe.path}: model.python = {model.python!r}", trust_code)
     if model.onnx and not Path(model.onnx).is_file():
-        raise ArtifactError(f"{recipe.path}: model.onnx = {model.onnx!r}: no such file", "it counts from here")
+        raise ArtifactError(
+            f"{recipe.path}: model.onnx = {model.onnx!r}: no such file", f"it counts from {Path.cwd()}; check the path"
+        )
     if model.timm and model.weights == "none":
         raise RecipeError(
             f"{recipe.path}: model.weights is 'none': {model.timm} would stay random",

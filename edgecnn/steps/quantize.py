@@ -201,7 +201,7 @@ def _int8(
     )
     report = made.report
     if explain and dataset is not None:
-        report = explain_noise(report, made.candidate, made.placement, dataset)
+        report = explain_noise(report, made.candidate, made.placement, dataset, progress)
     named = ("method", "around", "int8_share_pct", "weighted_nodes", "kept_float32", "integer_kernels")
     facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
     facts |= {"excluded": list(report.excluded)} if report.excluded else {}

@@ -292,12 +292,20 @@ def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
     spoilt = measure_noise_shares(candidate, placement, data)
     assert max(spoilt, key=lambda g: spoilt[g]) == "r2"
     assert spoilt["r2"] > max(60, even["r2"])
-    made = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures())
-    explained = explain_noise(made.report, made.candidate, made.placement, pictures())
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    made = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(), progress=tell)
+    n = len(made.report.candidates)
+    assert told[-n:] == [(k, n) for k in range(1, n + 1)]
+    explained = explain_noise(made.report, made.candidate, made.placement, pictures(), tell)
     shares = [
         explained.weights_logit_noise_pct,
         *{r.scale_group: r.logit_noise_pct for r in explained.tensors}.values(),
     ]
+    assert told[-1] == (len(shares) - 1, len(shares))
     assert min(s for s in shares if s is not None) > 0
     assert sum(s for s in shares if s is not None) == pytest.approx(100, abs=0.1)
     rows = layer_noise(explained, made.placement)

@@ -316,18 +316,31 @@ def test_event_files_hold_every_epoch(tmp_path: Path) -> None:
         assert [step for step, name in found if name == tag] == [1, 2]
 
 
-def test_progress_says_loss_top1_and_images_per_s(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_says_loss_top1_images_per_s_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecnn.pytorch.training import progress
     from edgecnn.pytorch.training.progress import Bar, Lines, Step
 
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     epoch = Epoch(2, 5, 0.5, 80.0, 0.6, 79.0, 1234.0, 1.5, 0.01)
-    Lines().epoch(epoch)
+    lines = Lines()
+    lines.step(Step(1, 5, 10, 10, 0.5, 80.0, 1234.0, 0.01))
+    now = 20.0
+    lines.epoch(epoch)
     said = capsys.readouterr().err
+    assert said.endswith(", 60 s left\n")
+    now = 31.0
+    lines.step(Step(3, 5, 2, 10, 0.5, 80.0, 1234.0, 0.01))
+    assert capsys.readouterr().err.endswith(" step 2/10 loss 0.5000 top-1 80.00 % 1234 images/s, 72 s left\n")
+    monkeypatch.undo()
     for part in ("epoch 2/5", "loss 0.5000", "top-1 80.00 %", "held out: loss 0.6000 top-1 79.00 %", "1234 images/s"):
         assert part in said
     bar = Bar()
     bar.step(Step(2, 5, 3, 10, 0.5, 80.0, 1234.0, 0.01))
     [task] = bar.bar.tasks
-    assert (task.completed, task.total, task.description) == (3, 10, "epoch 2/5")
+    assert (task.completed, task.total, task.description) == (13, 50, "epoch 2/5")
     assert task.fields["figures"] == "loss 0.5000  top-1 80.00 %  1234 images/s"
     bar.close()
 

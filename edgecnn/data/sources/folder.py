@@ -13,6 +13,7 @@ from PIL import Image
 from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.sources.listing import entries
+from edgecnn.data.sources.quiet import quiet_pillow
 from edgecnn.errors import DataError, nearest
 from edgecnn.limits import open_regular, read_file, require_pixels
 from edgecnn.output import say
@@ -258,7 +259,7 @@ def decode(path: Path) -> Image.Image:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow has."""
-    Image.init()
+    quiet_pillow()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -143,14 +143,18 @@ def make_candidates(
     if placement.scheme == "tensorrt":
         made.append(round_candidate(model, placement, tensors, "mse", half, offsets=True, name="with offsets"))
     flat, factors = equalize_channels(model, placement, tensors, STRENGTH)
-    seen = collect_from_model(flat, "", reconstruction, threads=allowed_threads()).tensors if factors else tensors
+    seen = tensors
+    if factors:
+        seen = collect_from_model(flat, "", reconstruction, threads=allowed_threads(), progress=progress).tensors
     start = round_candidate(flat, placement, seen, "mse", half, offsets=True)
     start = replace(start, name="reconstructed" + (", equalized" if factors else ""), equalized=factors)
     finer = replace(start, name=f"{start.name}, scales by output error")
     done = _reconstruct_candidates([start, finer], placement, half, reconstruction, progress)
     made += [c for c in done if isinstance(c, Candidate)]
-    for candidate in made:
+    for number, candidate in enumerate(made, 1):
         _judge(candidate, placement, expected, held_out, half)
+        if progress is not None:
+            progress(number, len(made))
     return made, [c for c in done if isinstance(c, str)]
 
 

@@ -54,29 +54,40 @@ class Silent:
 
 
 class Lines(Silent):
-    """One plain line for each epoch, and one every ten seconds within a long one."""
+    """One plain line for each epoch, and one every ten seconds within a long one; both tell the time left of all epochs
+    at the pace since the first was told of."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
+        self.begin: tuple[float, float] | None = None  # when, and how many epochs were done then
 
     def step(self, step: Step) -> None:
+        left = self._left(step.epoch - 1 + step.step / step.steps, step.epochs)
         if time.monotonic() - self.last > 10:
             self.last = time.monotonic()
             self.note(
                 f"epoch {step.epoch}/{step.epochs} step {step.step}/{step.steps} loss {step.loss:.4f} "
-                f"top-1 {step.top1_pct:.2f} % {step.images_per_s:.0f} images/s"
+                f"top-1 {step.top1_pct:.2f} % {step.images_per_s:.0f} images/s{left}"
             )
 
     def epoch(self, epoch: Epoch) -> None:
         self.last = time.monotonic()
-        self.note(epoch_line(epoch))
+        self.note(epoch_line(epoch) + self._left(epoch.epoch, epoch.epochs))
+
+    def _left(self, done: float, epochs: int) -> str:
+        if self.begin is None:
+            self.begin = time.monotonic(), done
+        started, first = self.begin
+        if done <= first or done >= epochs:
+            return ""
+        return f", {(time.monotonic() - started) / (done - first) * (epochs - done):.0f} s left"
 
     def note(self, message: str) -> None:
         say(message)
 
 
 class Bar(Silent):
-    """A rich bar over the steps of the running epoch, with a line left behind for each completed one."""
+    """A rich bar over the steps of all epochs, with a line left behind for each completed one."""
 
     def __init__(self) -> None:
         from rich import progress
@@ -97,10 +108,10 @@ class Bar(Silent):
     def step(self, step: Step) -> None:
         figures = f"loss {step.loss:.4f}  top-1 {step.top1_pct:.2f} %  {step.images_per_s:.0f} images/s"
         description = f"epoch {step.epoch}/{step.epochs}"
-        self.bar.update(self.task, description=description, total=step.steps, completed=step.step, figures=figures)
+        total, done = step.epochs * step.steps, (step.epoch - 1) * step.steps + step.step
+        self.bar.update(self.task, description=description, total=total, completed=done, figures=figures)
 
     def epoch(self, epoch: Epoch) -> None:
-        self.bar.reset(self.task)
         self.note(epoch_line(epoch))
 
     def note(self, message: str) -> None:
