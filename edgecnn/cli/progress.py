@@ -29,10 +29,10 @@ class Counter:
         self._last = done, total
         started, first = self._begin
         finished = done >= total and self._terminal
-        if now - self._shown < (0.1 if self._terminal else 5.0) and not finished:
+        if done == first or now - self._shown < (0.1 if self._terminal else 5.0) and not finished:
             return
         self._shown = now
-        rate = max(done - first, 1) / max(now - started, 1e-9)
+        rate = (done - first) / max(now - started, 1e-9)
         speed = "" if self._unit == "s" else f" {rate:.0f}/s,"
         line = inert(f"{self._what} {done}/{total} {self._unit},{speed} {(total - done) / rate:.0f} s left")
         print(

@@ -162,7 +162,8 @@ def test_ctrl_c_ends_both_without_a_word_too_many(plan: Path, whom: str) -> None
     child = _child_at_work(parent.pid)
     os.kill(-parent.pid if whom == "the group" else parent.pid, signal.SIGINT)
     out, err = parent.communicate(timeout=20)
-    assert (parent.returncode, out, err) == (130, "", "interrupted\n")
+    said = [line for line in err.splitlines() if not line.endswith(" s left")]  # progress, on a slow machine
+    assert (parent.returncode, out, said) == (130, "", ["interrupted"])
     assert not Path(f"/proc/{child}").exists()
 
 
