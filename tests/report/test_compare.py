@@ -100,6 +100,7 @@ def test_the_page_is_whole_refers_to_nothing_outside_and_takes_no_name_for_marku
     assert "default-src 'none'" in unescape(page)
     assert page.count('aria-label="accuracy against latency of 2 engines"') == 2, "wide and narrow"
     assert page.count('aria-label="accuracy against latency of 1 engines"') == 2, "of another device"
+    assert re.search(r'<td class="number">\d\d\.\d\d \[\d\d\.\d, \d\d\.\d\]</td>', page), "numbers are not broken"
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "\x1b" not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from edgecnn.output import inert_html
@@ -9,6 +10,7 @@ from edgecnn.report.tables import Table
 
 OUTCOMES = ("PASS", "FAIL", "INCONCLUSIVE")
 VOID = {"img", "meta", "br"}
+_NUMBER = re.compile(r"[-+\d][\d.e+-]*( \[[^]]{1,30}\])?")  # with its interval
 
 
 class Html(str):
@@ -82,4 +84,5 @@ def outcome(word: str) -> Html:
 
 
 def _cell(content: str) -> Html:
-    return element("td", content, class_=content if content in OUTCOMES else None)
+    kind = content if content in OUTCOMES else "number" if _NUMBER.fullmatch(content) else None
+    return element("td", content, class_=kind)
