@@ -20,7 +20,9 @@ from typing import Any, TextIO
 WIDTH = 80
 NARROWEST_TEXT = 18  # columns below which wrapped text is no longer read
 GAP = "  "
+ERASED = "\r\033[K"  # what is drawn on the terminal's line
 
+_NUMBER = re.compile(r"-|[-+]?[\d.]+(e[-+]\d+)?")
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _ACTING_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
@@ -91,18 +93,19 @@ def _chunks(word: str, most: int) -> Iterator[str]:
 
 def _filled(pieces: Iterable[str], first: str, then: str, width: int) -> list[str]:
     """The pieces one after the other, a new line begun before one that does not fit."""
-    lines, start = [first], first
+    lines, fresh = [first], True
     for piece in pieces:
-        if lines[-1] != start and width_of(lines[-1] + piece) > width:
+        if not fresh and width_of(lines[-1] + piece) > width:
             lines.append(then + piece.lstrip())
-            start = then
         else:
-            lines[-1] += piece.lstrip() if lines[-1] == start else piece
+            lines[-1] += piece
+        fresh = False
     return [line.rstrip() for line in lines]
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - width_of(text))
+def _padded(text: str, width: int, right: bool = False) -> str:
+    room = " " * (width - width_of(text))
+    return room + text if right else text + room
 
 
 def shell_lines(command: Sequence[str], indent: str) -> Iterator[str]:
@@ -125,11 +128,12 @@ def shell_lines(command: Sequence[str], indent: str) -> Iterator[str]:
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
-    """Aligned columns below a header. Where they do not fit, names break after an underscore and text between words; a
+    """Aligned columns below a header, numbers to the right. Where they do not fit, names break after an underscore and text between words; a
     table that is too wide even so comes in several, each with the first column, and a single row as its facts."""
     table = [[inert(cell) for cell in row] for row in (header, *rows)]
     if (widths := _column_widths(table, width)) is not None:
-        return [line for row in table for line in _row_lines(row, widths)]
+        right = [k > 0 and all(map(_NUMBER.fullmatch, cells)) for k, (_, *cells) in enumerate(zip(*table, strict=True))]
+        return [line for row in table for line in _row_lines(row, widths, right)]
     parts = _split_columns(table, width) if len(rows) > 1 else []
     lines: list[str] = []
     for part in parts:
@@ -159,13 +163,13 @@ def _broken(cell: str, width: int) -> list[str]:
     return _filled(re.findall(r"\s*\S+" if " " in cell else r"[^_]*_+|[^_]+", cell), "", "", width)
 
 
-def _row_lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+def _row_lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> Iterator[str]:
     broken = [
         [cell] if width_of(cell) <= width else _broken(cell, width) for cell, width in zip(row, widths, strict=True)
     ]
     for k in range(max(map(len, broken))):
         parts = [cell[k] if k < len(cell) else "" for cell in broken]
-        yield GAP.join(map(_padded, parts, widths)).rstrip()
+        yield GAP.join(map(_padded, parts, widths, right)).rstrip()
 
 
 def _column_widths(table: Sequence[Sequence[str]], width: int) -> list[int] | None:
@@ -216,7 +220,9 @@ def print_lines(lines: Iterable[object]) -> None:
 
 
 VERDICT_COLORS = {"PASS": 32, "FAIL": 31, "INCONCLUSIVE": 33}  # green, red, yellow
-_VERDICT = re.compile(r"^(PASS|FAIL|INCONCLUSIVE)(?=  )|(?<=: )(PASS|FAIL|INCONCLUSIVE)$")
+_VERDICT = re.compile(
+    "|".join(f"{a}(PASS|FAIL|INCONCLUSIVE){b}" for a, b in (("^", "(?=  )"), ("(?<=^  )", "(?= )"), ("(?<=: )", "$")))
+)
 
 
 def print_verdicts(lines: Iterable[str]) -> None:
@@ -227,6 +233,7 @@ def print_verdicts(lines: Iterable[str]) -> None:
 
 
 def say(line: str) -> None:
-    """One line besides the result, on stderr; on a terminal it is broken between words."""
-    text = "\n".join(wrap(line)) if is_terminal(sys.stderr) else inert(line)
+    """One line besides the result, on stderr; on a terminal it is broken between words, and takes the place of a count
+    that is drawn there."""
+    text = ERASED + "\n".join(wrap(line)) if is_terminal(sys.stderr) else inert(line)
     print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import JSON
 from edgecnn.cli.printing import print_json
-from edgecnn.output import print_lines, say
+from edgecnn.output import print_verdicts, say
 
 EXAMPLES = """
 edgecnn compare runs/lenet5-digits runs/lenet5-digits
@@ -43,6 +43,6 @@ def compare(
     if as_json:
         print_json(to_plain(found))
         return
-    print_lines(comparison_text(found).split("\n"))
+    print_verdicts(comparison_text(found).split("\n"))
     if output is not None:
         say(f"{output}: written")

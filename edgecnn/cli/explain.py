@@ -8,7 +8,7 @@ import typer
 
 from edgecnn.cli.options import JSON, RUN, RUN_RECIPE
 from edgecnn.cli.printing import print_json
-from edgecnn.output import print_lines, say
+from edgecnn.output import print_verdicts, say
 
 EXAMPLES = """
 edgecnn explain runs/lenet5-digits
@@ -37,4 +37,4 @@ def explain(
     if as_json:
         print_json(to_plain(found))
     else:
-        print_lines(explanation_page(found).split("\n"))
+        print_verdicts(explanation_page(found).split("\n"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 
-from edgecnn.output import inert, is_terminal
+from edgecnn.output import ERASED, inert, is_terminal
 
 
 class Counter:
-    """A line on stderr that counts `unit`, with rate and time left; every 5 s, on a terminal ten times a second.
+    """A line on stderr that counts `unit`, with rate and time left: every 5 s; on a terminal drawn ten times a second,
+    and gone at the end.
 
     The rate counts from the first call: what an interrupted run did before does not belong to it. Another total, or
     less done, begins anew: a step may count several things one after the other. Pickled, it goes on elsewhere.
@@ -35,12 +36,8 @@ class Counter:
         rate = (done - first) / max(now - started, 1e-9)
         speed = "" if self._unit == "s" else f" {rate:.0f}/s,"
         line = inert(f"{self._what} {done}/{total} {self._unit},{speed} {(total - done) / rate:.0f} s left")
-        print(
-            f"\r{line}\033[K" if self._terminal else line,
-            end="\n" if finished or not self._terminal else "",
-            file=sys.stderr,
-            flush=True,
-        )
+        drawn = ERASED + ("" if finished else line) if self._terminal else f"{line}\n"
+        print(drawn, end="", file=sys.stderr, flush=True)
 
 
 def step_counter(step: str) -> Counter:

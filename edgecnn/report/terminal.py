@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgecnn.output import inert, table_lines, wrap
 from edgecnn.report.tables import headline
+from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import MEASURED, Check
 
@@ -40,12 +41,7 @@ def _latency_lines(measurements: Sequence[Measurement]) -> list[str]:
     rows = []
     for m in measurements:
         percentiles = [_cell(m.figure(f"latency_ms_{key}"), ".3f") for key in ("p50", "p90", "p99")]
-        ratios = [
-            _with_interval(m.ratio.latency_ratio, m.ratio.latency_ratio_ci, ".3f")
-            if m.ratio and m.ratio.latency_reference == name
-            else "-"
-            for name in references
-        ]
+        ratios = [_ratio(m.ratio) if m.ratio and m.ratio.latency_reference == name else "-" for name in references]
         rows.append((m.name, *percentiles, *ratios, _cell(m.figure("throughput_images_per_s"), ".0f")))
     modes: dict[str, list[str]] = {}
     for m in measurements:
@@ -89,6 +85,11 @@ def _mapped(found: Sequence[tuple[RunReport, Check]]) -> str:
 def _named(report: RunReport, check: Check, *, several: bool) -> str:
     where = f"{report.target} " if several and check.name != report.target else ""
     return f"{where}{check.name} {'not ' * (check.tolerance == MEASURED)}{check.tolerance}"
+
+
+def _ratio(ratio: LatencyRatio) -> str:
+    form = ".3f" if ratio.latency_ratio >= 0.01 else ".2g"
+    return _with_interval(ratio.latency_ratio, ratio.latency_ratio_ci, form)
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -73,7 +73,7 @@ def test_a_check_that_did_not_pass_has_its_evidence_and_the_others_a_count(
 
 
 def test_a_table_is_broken_at_words_and_underscores_then_split_then_stacked() -> None:
-    assert table_lines(["a", "b"], [["1", "22"]]) == ["a  b", "1  22"]
+    assert table_lines(["a", "b"], [["1", "22"], ["2", "-"]]) == ["a   b", "1  22", "2   -"]
     text = " ".join(["word"] * 30)
     broken = table_lines(["name", "latency_ms", "why"], [["x", "1", text], ["y", "2", "short"]])
     assert max(map(len, broken)) <= WIDTH
@@ -103,7 +103,7 @@ def test_verdicts_alone_are_colored_on_a_terminal_alone(
     for key, value in {"TERM": "xterm", "NO_COLOR": "", **environment}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    print_verdicts(["FAIL  fp16 size", "r on cpu: PASS", "12 checks PASS in words", "INCONCLUSIVE  x"])
+    print_verdicts(["  FAIL size", "r on cpu: PASS", "12 checks PASS in words", "INCONCLUSIVE  x", "FAIL words"])
     shown = capsys.readouterr().out
     colors = {"FAIL": 31, "PASS": 32, "INCONCLUSIVE": 33}
     assert re.findall(r"\x1b\[(\d+)m(\w+)\x1b\[0m", shown) == [(str(c), v) for v, c in colors.items() if colored]
@@ -117,8 +117,10 @@ def test_a_sentence_beside_the_result_is_broken_on_a_terminal_and_whole_in_a_log
     say(text)
     assert capsys.readouterr().err == f"{text}\n"
     monkeypatch.setattr(output, "is_terminal", lambda stream: True)
-    say(text)
-    assert max(map(len, capsys.readouterr().err.splitlines())) <= WIDTH
+    say(f"     {text}")
+    drawn = capsys.readouterr().err
+    assert drawn.startswith("\r\033[K     word"), "in place of a count that was drawn"
+    assert max(map(len, drawn.removeprefix("\r\033[K").splitlines())) <= WIDTH
 
 
 def test_missing_weights_are_said_before_torch_is_imported(tmp_path: Path, root: Path) -> None:
