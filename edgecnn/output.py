@@ -128,8 +128,9 @@ def shell_lines(command: Sequence[str], indent: str) -> Iterator[str]:
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
-    """Aligned columns below a header, numbers to the right. Where they do not fit, names break after an underscore and text between words; a
-    table that is too wide even so comes in several, each with the first column, and a single row as its facts."""
+    """Aligned columns below a header, numbers to the right. Where they do not fit, names break after an underscore and
+    text between words; a table that is too wide even so comes in several, each with the first column, and a single row
+    as its facts."""
     table = [[inert(cell) for cell in row] for row in (header, *rows)]
     if (widths := _column_widths(table, width)) is not None:
         right = [k > 0 and all(map(_NUMBER.fullmatch, cells)) for k, (_, *cells) in enumerate(zip(*table, strict=True))]

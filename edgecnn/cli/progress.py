@@ -34,8 +34,8 @@ class Counter:
             return
         self._shown = now
         rate = (done - first) / max(now - started, 1e-9)
-        speed = "" if self._unit == "s" else f" {rate:.0f}/s,"
-        line = inert(f"{self._what} {done}/{total} {self._unit},{speed} {(total - done) / rate:.0f} s left")
+        pace = f"{total - done}" if self._unit == "s" else f"{rate:.0f}/s, {(total - done) / rate:.0f}"
+        line = inert(f"{self._what} {done}/{total} {self._unit}, {pace} s left")
         drawn = ERASED + ("" if finished else line) if self._terminal else f"{line}\n"
         print(drawn, end="", file=sys.stderr, flush=True)
 

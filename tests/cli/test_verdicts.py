@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -612,6 +613,26 @@ def test_progress_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, caps
         show(done, 500)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["validate 200/500 images, 10/s, 30 s left", "validate 400/500 images, 10/s, 10 s left"]
+
+
+def test_a_count_begins_anew_with_each_thing_counted_and_is_gone_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgecnn.cli import progress
+
+    clock = iter([0.0, 1.0, 2.0, 10.0, 30.0, 40.0, 50.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
+    show = progress.Counter("quantize", "parts")
+    for done, total in ((0, 5), (5, 5), (10, 30), (20, 30), (30, 30)):
+        show(done, total)
+    drawn = capsys.readouterr().err
+    assert drawn == "\r\033[K" + "\r\033[Kquantize 20/30 parts, 0/s, 20 s left" + "\r\033[K"
+    seconds = pickle.loads(pickle.dumps(progress.Counter("bench", "s")))  # as a process of its own gets it
+    clock = iter([51.0, 52.0])
+    for done in (0, 1):
+        seconds(done, 6)
+    assert capsys.readouterr().err == "\r\033[Kbench 1/6 s, 5 s left"
 
 
 def test_report_in_every_format(edgecnn: Callable[..., Any], run_folder: Path) -> None:
