@@ -27,7 +27,10 @@ pytestmark = pytest.mark.torch
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
     with stand_in() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)  # as it was imported; it calls home
+        constants = "huggingface_hub.constants"  # read from the environment at import, which may be long ago
+        monkeypatch.setattr(f"{constants}.ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_TOKEN", "of-a-test")
         monkeypatch.setenv("EDGECNN_CACHE", str(tmp_path / "cache"))
         monkeypatch.chdir(tmp_path)
