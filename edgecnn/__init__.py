@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         MissingPackageError,
         ModelError,
         RecipeError,
+        RemoteError,
         TrainingError,
         WriteError,
     )
@@ -71,6 +72,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "Quantized",
     "Recipe",
     "RecipeError",
+    "RemoteError",
     "RunReport",
     "TrainingError",
     "Verdict",

@@ -12,6 +12,7 @@
     `- BackendError         a runtime that refused or failed
        |- MissingPackageError   a package that this step needs is not installed
        |- CrashError        an engine that took its process down
+       |- RemoteError       a machine over ssh that was not reached, was lost, or refused
        `- DeviceError           a device that is absent, unsupported, or failed
 
 Anything else that escapes is a bug in edgecnn (exit code 101, with its traceback). Foreign exceptions are
@@ -100,6 +101,10 @@ class CrashError(BackendError):
             "it is the engine's or its driver's fault: build it for another precision, or with another TensorRT",
         )
         self.ended = ended
+
+
+class RemoteError(BackendError):
+    """A machine over ssh that was not reached, was lost, or refused."""
 
 
 class DeviceError(BackendError):

@@ -405,6 +405,7 @@ GUARDED = {  # where bytes become values, and why no stranger's do so unlooked a
     "measure/predict.py": "after `require_arrays`",
     "pytorch/checkpoint.py": "with weights_only, its own state; and what was dumped in the same line",
     "pytorch/checkpoint_file.py": "with weights_only, after the archive was looked at",
+    "remote/agent.py": "on a device, from the machine that asks there, and what it has written itself",
     "remote/child.py": "from a process that it has started",
     "remote/worker.py": "from the process that has started it",
     "steps/_fresh.py": "between two processes of its own",

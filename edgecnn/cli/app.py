@@ -15,12 +15,12 @@ from edgecnn.cli.options import epilog
 from edgecnn.output import print_line
 from edgecnn.version import __version__
 
-SHARED_MODULES = {"app", "completion", "options", "printing", "progress"}
+SHARED_MODULES = {"app", "completion", "on", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "reference",
     "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models", "summary", "probe",
     "targets", "check", "repro", "sign", "verify", "inspect", "layers", "explain", "compare", "history",
-    "predict", "doctor",
+    "predict", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgecnn.cli.on import ON, run_on
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import Counter
@@ -22,10 +23,12 @@ edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --end-to-end --data digi
 edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --streams 2 --no-transfers  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --mode single-shot --export analysis  # needs a GPU with TensorRT
+edgecnn bench --engine int8.plan --on jetson --on desk --json  # needs devices behind ssh
 """
 
 
 def bench(
+    context: typer.Context,
     engine: Annotated[Path, typer.Option(help="A .plan, an .onnx, or a checkpoint.")],
     vs: Annotated[Path | None, typer.Option("--vs", help="Another engine, to run in turn with it.")] = None,
     batch: Annotated[str, typer.Option(help="Batch size, or several: 1,8,32.  [default: 1]")] = "",
@@ -70,6 +73,7 @@ def bench(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
+    on: Annotated[list[str] | None, ON] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure latency and throughput, end to end too.
@@ -79,6 +83,8 @@ def bench(
 
     Against another engine the ratio of the medians is measured too, on the same input in turn.
     """
+    if on:
+        run_on(context, on, files=("engine", "vs"), outputs=("output", "export"), refused=("end_to_end", "trust_code"))
     if end_to_end or data or fps is not None or processes > 1 or soak is not None:
         other = [vs is not None, throughput, bool(mode), streams > 1, not transfers, export is not None]
         _require_end_to_end(end_to_end, data, any(other), duration if soak is not None else None)

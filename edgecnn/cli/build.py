@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli.completion import complete_target
+from edgecnn.cli.on import ON, run_on
 from edgecnn.cli.options import ALLOWED, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS
 from edgecnn.cli.printing import print_json
 from edgecnn.output import say
@@ -21,10 +22,12 @@ edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU w
 edgecnn build model.int8-tensorrt.onnx --target gpu --profile 1:1:1 --profile 8:16:32  # needs a GPU with TensorRT
 edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges m.calib.json  # needs a GPU with TensorRT 10
 edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
+edgecnn build model.int8-tensorrt.onnx --target agx-orin --on jetson -o int8.plan  # needs a device behind ssh
 """
 
 
 def build(
+    context: typer.Context,
     graph: Annotated[Path, typer.Argument(help="An ONNX graph; its precision is in the graph.")],
     backend: Annotated[
         str, typer.Option(help="The runtime: ort, trt or trt-rtx (TensorRT-RTX).  [default: the target's, or ort]")
@@ -89,9 +92,12 @@ def build(
     ] = None,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
+    on: Annotated[list[str] | None, ON] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Build an engine for a target, and check that it runs."""
+    if on:
+        run_on(context, on, files=("graph", "ranges"), outputs=("output",), refused=("timing_cache", "locked"))
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.records import to_plain
     from edgecnn.steps.build import rebuild

@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
+from edgecnn.cli.on import ON, run_on
 from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, TRUST
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn layers int8.plan --times  # needs a GPU with TensorRT
+edgecnn layers int8.plan --times --on jetson  # needs a device behind ssh
 """
 
 
 def layers(
+    context: typer.Context,
     engine: Annotated[Path, typer.Argument(help="A .plan with its sidecar.")],
     times: Annotated[bool, typer.Option("--times", help="Run it here and time every layer (needs the GPU).")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Batch size to time.")] = 1,
@@ -24,9 +27,12 @@ def layers(
     trust: Annotated[bool, TRUST] = False,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
+    on: Annotated[list[str] | None, ON] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List an engine's layers, their precision and their time."""
+    if on:
+        run_on(context, on, files=("engine",))
     from edgecnn.inspection.layers import layer_table
     from edgecnn.records import to_plain
     from edgecnn.results.layers import COMPUTE_PRECISIONS, ShareOf

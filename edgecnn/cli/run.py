@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgecnn.cli.on import ON
 from edgecnn.cli.options import (
     ACCEPT_HASH,
     CALIBRATION_DATA,
@@ -20,8 +21,11 @@ from edgecnn.cli.options import (
 )
 from edgecnn.cli.printing import print_json, print_report, print_rows, stdout_kept
 from edgecnn.cli.progress import step_counter
-from edgecnn.output import print_text, say
+from edgecnn.output import print_lines, print_text, say
 from edgecnn.steps import StepName
+
+if TYPE_CHECKING:
+    from edgecnn.recipe.schema import Recipe
 
 EXAMPLES = """
 edgecnn run lenet5-digits
@@ -32,6 +36,7 @@ edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs i
 edgecnn run mobilenet_v2-orin --data DIR --rebuilds 3  # needs an Orin with TensorRT
 edgecnn run lenet5-digits --dry-run
 edgecnn run lenet5-digits.tar --out runs/device  # needs a bundle
+edgecnn run mobilenet_v2-orin --data DIR --on jetson --on desk  # needs devices behind ssh
 """
 
 
@@ -54,6 +59,7 @@ def run(
     threads: Annotated[int | None, THREADS] = None,
     trust_code: Annotated[bool, TRUST_CODE] = False,
     accept_hash: Annotated[bool, ACCEPT_HASH] = False,
+    on: Annotated[list[str] | None, ON] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Bring a recipe up to date, from training to the verdict.
@@ -87,18 +93,12 @@ def run(
         else:
             say(f"{folder}: everything is up to date")
         return 0
+    settings: Any = {"until": until, "targets": target or (), "threads": threads, "trust_code": trust_code}
+    settings |= {"retrain": retrain, "progress": step_counter}
+    if on:
+        return _run_on(loaded, folder, on, as_json, settings)
     with stdout_kept():
-        outcome = run_recipe(
-            loaded,
-            folder,
-            say,
-            until=until,
-            targets=target or (),
-            threads=threads,
-            trust_code=trust_code,
-            retrain=retrain,
-            progress=step_counter,
-        )
+        outcome = run_recipe(loaded, folder, say, **settings)
     if as_json:
         reports, missing = to_plain(outcome.reports), to_plain(outcome.elsewhere)
         print_json({"folder": str(outcome.folder), "done": outcome.done, "reports": reports, "not_measured": missing})
@@ -113,3 +113,29 @@ def run(
             closing_line([*outcome.reports, *(report_of_unmeasured(o.target, loaded) for o in outcome.elsewhere)])
         )
     return outcome.exit_code
+
+
+def _run_on(recipe: Recipe, folder: Path, hosts: list[str], as_json: bool, settings: Any) -> int:
+    """On other machines, each of which is judged."""
+    from edgecnn.errors import RemoteError
+    from edgecnn.pipeline.on_hosts import run_on_hosts
+    from edgecnn.records import to_plain
+    from edgecnn.report.devices import best_by_tolerance, devices_lines
+
+    with stdout_kept():
+        found = run_on_hosts(recipe, folder, hosts, say, **settings)
+    lost = [host for host in found.hosts if host.not_judged]
+    if len(lost) == len(found.hosts) == 1:
+        raise RemoteError(lost[0].not_judged, lost[0].hint)
+    if as_json:
+        best = to_plain(best_by_tolerance(found.hosts))
+        print_json({"folder": str(folder), "done": found.done, "hosts": to_plain(found.hosts), "best": best})
+    else:
+        print_lines(devices_lines(found.hosts))
+        for host in found.hosts:
+            for report in host.reports:
+                say(f"{host.host}: the whole report: {Path(host.folder) / report.target / 'report.md'}")
+    for host in lost:
+        say(f"error: {host.not_judged}")
+        say(f"hint: {host.hint}")
+    return found.exit_code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgecnn.cli.on import ON, run_on
 from edgecnn.cli.options import ALLOWED, DATA, JSON, PROVIDER, REQUIRE_SIGNATURE, THREADS, TRUST, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import Counter
@@ -22,6 +23,7 @@ edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
+edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device behind ssh
 """
 
 
@@ -29,6 +31,7 @@ DECISIONS_SHOWN = 20  # classes; --json has all
 
 
 def validate(
+    context: typer.Context,
     engine: Annotated[Path, typer.Argument(help="A .plan, or an .onnx.")],
     reference: Annotated[Path, typer.Option(help="Saved predictions (.npz), a graph, or a checkpoint.")],
     data: Annotated[str, DATA],
@@ -58,12 +61,15 @@ def validate(
     ] = None,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
+    on: Annotated[list[str] | None, ON] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure an engine's accuracy against its reference.
 
     Both see the same images, and what changes between them is counted image by image.
     """
+    if on:
+        _validate_on(context, on, reference, data)
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import validate as step
     from edgecnn.steps._foreign import is_foreign
@@ -100,10 +106,7 @@ def validate(
         print_json(row | ({"ladder": to_plain(hops)} if ladder else {}))
         return
     print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
-    if found.top1_drop_pp is not None and found.top1_drop_ci_pp is not None:
-        low, high = found.top1_drop_ci_pp
-        print_text(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
-        print_text(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
+    _print_drop(found)
     if not found.n_labelled:
         print_text("no labels: agreement alone is measured (class folders need a model whose labels are known)")
     if found.calibration_error_pp is not None:
@@ -124,6 +127,25 @@ def validate(
         from edgecnn.diagnose.stages import describe
 
         print_text(*describe(hops))
+
+
+def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data: str) -> None:
+    """On other machines, which get the images in one file."""
+    from edgecnn.artifact.temporary import scratch_folder
+    from edgecnn.remote.command import pack_images
+
+    whole_pictures = ("geometry", "tta", "ladder", "trust_code")
+    with scratch_folder() as scratch:
+        images = pack_images(reference, data, scratch)
+        files = ("engine", "reference", "data")
+        run_on(context, hosts, files=files, outputs=("output",), refused=whole_pictures, replaced={"data": images})
+
+
+def _print_drop(found: Accuracy) -> None:
+    if found.top1_drop_pp is not None and found.top1_drop_ci_pp is not None:
+        low, high = found.top1_drop_ci_pp
+        print_text(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
+        print_text(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
 
 
 def _print_decisions(found: Accuracy) -> None:
