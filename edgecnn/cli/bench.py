@@ -23,7 +23,7 @@ edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --end-to-end --data digi
 edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --streams 2 --no-transfers  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --mode single-shot --export analysis  # needs a GPU with TensorRT
-edgecnn bench --engine int8.plan --on jetson --on desk --json  # needs devices behind ssh
+edgecnn bench --engine int8.plan --on jetson --on desk --json  # needs devices in the network
 """
 
 

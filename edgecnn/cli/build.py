@@ -22,7 +22,7 @@ edgecnn build model.fp16.onnx --provider cuda -o fp16.cuda.onnx  # needs a GPU w
 edgecnn build model.int8-tensorrt.onnx --target gpu --profile 1:1:1 --profile 8:16:32  # needs a GPU with TensorRT
 edgecnn build model.fp32.onnx --target agx-orin --weakly-typed --ranges m.calib.json  # needs a GPU with TensorRT 10
 edgecnn build model.fp16.onnx --backend trt-rtx --sm 86,89,120 -o model.rtx.plan  # needs TensorRT-RTX, and no GPU
-edgecnn build model.int8-tensorrt.onnx --target agx-orin --on jetson -o int8.plan  # needs a device behind ssh
+edgecnn build model.int8-tensorrt.onnx --target agx-orin --on jetson -o int8.plan  # needs a device in the network
 """
 
 

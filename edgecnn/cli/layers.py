@@ -14,7 +14,7 @@ from edgecnn.output import print_line
 
 EXAMPLES = """
 edgecnn layers int8.plan --times  # needs a GPU with TensorRT
-edgecnn layers int8.plan --times --on jetson  # needs a device behind ssh
+edgecnn layers int8.plan --times --on jetson  # needs a device in the network
 """
 
 

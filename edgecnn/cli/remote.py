@@ -13,9 +13,9 @@ from edgecnn.cli.printing import print_facts, print_json
 from edgecnn.output import say
 
 EXAMPLES = """
-edgecnn remote setup jetson  # needs a device behind ssh
-edgecnn remote doctor jetson  # needs a device behind ssh
-edgecnn remote clean jetson  # needs a device behind ssh
+edgecnn remote setup jetson  # needs a device in the network
+edgecnn remote doctor jetson  # needs a device in the network
+edgecnn remote clean jetson  # needs a device in the network
 """
 HOST = typer.Argument(help="A machine, as ssh knows it: HOST, USER@HOST, or one of ~/.ssh/config.", show_default=False)
 
@@ -24,8 +24,8 @@ remote = typer.Typer(no_args_is_help=True, help="Set up, look at and clean a dev
 
 @remote.command(
     epilog=epilog(
-        "edgecnn remote setup jetson  # needs a device behind ssh\n"
-        "edgecnn remote setup me@desk --python /opt/trt/bin/python  # needs a device behind ssh"
+        "edgecnn remote setup jetson  # needs a device in the network\n"
+        "edgecnn remote setup me@desk --python /opt/trt/bin/python  # needs a device in the network"
     )
 )
 def setup(
@@ -47,7 +47,7 @@ def setup(
     _print(setup_host(host, python=python, wheels=wheels, say=say), as_json)
 
 
-@remote.command(epilog=epilog("edgecnn remote doctor jetson --json  # needs a device behind ssh"))
+@remote.command(epilog=epilog("edgecnn remote doctor jetson --json  # needs a device in the network"))
 def doctor(host: Annotated[str, HOST], as_json: Annotated[bool, JSON] = False) -> None:
     """Say what the machine is and has, and what it was set up for."""
     from edgecnn.remote.setup import doctor_host
@@ -55,7 +55,7 @@ def doctor(host: Annotated[str, HOST], as_json: Annotated[bool, JSON] = False) -
     _print(doctor_host(host), as_json)
 
 
-@remote.command(epilog=epilog("edgecnn remote clean jetson  # needs a device behind ssh"))
+@remote.command(epilog=epilog("edgecnn remote clean jetson  # needs a device in the network"))
 def clean(host: Annotated[str, HOST]) -> None:
     """Remove all that is ours from the machine: one folder."""
     from edgecnn.remote.setup import clean_host

@@ -36,7 +36,7 @@ edgecnn run resnet20-cifar10-orin --data DIR --set model.weights=FILE  # needs i
 edgecnn run mobilenet_v2-orin --data DIR --rebuilds 3  # needs an Orin with TensorRT
 edgecnn run lenet5-digits --dry-run
 edgecnn run lenet5-digits.tar --out runs/device  # needs a bundle
-edgecnn run mobilenet_v2-orin --data DIR --on jetson --on desk  # needs devices behind ssh
+edgecnn run mobilenet_v2-orin --data DIR --on jetson --on desk  # needs devices in the network
 """
 
 

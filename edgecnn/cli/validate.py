@@ -23,7 +23,7 @@ edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
-edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device behind ssh
+edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device in the network
 """
 
 

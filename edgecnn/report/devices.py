@@ -10,8 +10,8 @@ from edgecnn.results.host import HostRun
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Check
 
-FIGURES = ("top1_pct", "top1_drop_pp", "agreement_pct", "latency_ms_p50", "latency_ms_p99")
-HEADER = ("host", "target", "precision", "top-1 %", "drop pp", "agreement %", "p50 ms", "p99 ms", "verdict")
+FIGURES = ("top1_pct", "top1_drop_pp", "latency_ms_p50", "latency_ms_p99")
+HEADER = ("host", "precision", "top-1 %", "drop pp", "p50 ms", "p99 ms", "verdict")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def _checks(hosts: Iterable[HostRun]) -> Iterator[tuple[HostRun, RunReport, Chec
 def _engines(hosts: Iterable[HostRun]) -> Iterator[tuple[str, ...]]:
     for host in hosts:
         for report in host.reports:
+            where = f"{host.host} {report.target}" if len(host.reports) > 1 else host.host
             for m in report.measurements:
                 figures = [m.figure(key) for key in FIGURES]
                 cells = ["-" if value is None else f"{value:.3f}" for value in figures]
-                yield (host.host, report.target, m.name, *cells, report.verdict.outcome_of(m.name))
+                yield (where, m.name, *cells, report.verdict.outcome_of(m.name))

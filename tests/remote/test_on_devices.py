@@ -15,7 +15,7 @@ from edgecnn.cli import main
 from edgecnn.results.device import Device as Facts
 from tests.fakes.sshd import Device, empty_wheels, ssh_with, why_no_sshd
 
-pytestmark = [pytest.mark.sshd, pytest.mark.torch]
+pytestmark = [pytest.mark.sshd, pytest.mark.torch, pytest.mark.timeout(300)]
 
 NEEDED = ["numpy==9", "pillow==99", "pydantic==9", "typer==9", "rich==99", "tomli==9"]
 QUICK = ("--set", "bench.duration_s=0.1", "--set", "bench.warmup_ms=1", "--set", 'precisions=["fp32", "fp16"]')
@@ -63,7 +63,6 @@ def whole_pairs(folder: Path) -> set[str]:
 
 
 @pytest.mark.cpu_s(40)
-@pytest.mark.timeout(300)
 def test_a_recipe_on_two_devices_of_which_one_is_lost_twice(
     devices: tuple[Device, Device], digits: Path, tmp_path: Path, call: Said
 ) -> None:
