@@ -20,7 +20,8 @@ ON = typer.Option(
     help="Do it on this machine, as ssh knows it; repeatable. `edgecnn remote setup HOST` comes first.",
     show_default=False,
 )
-LOCAL = ("on", "as_json", "require_signature", "allowed_signers")
+LOCAL = ("on", "as_json")
+NEVER = ("require_signature", "allowed_signers")  # whose signatures count is said on the machine that loads
 
 
 def run_on(
@@ -85,7 +86,7 @@ def _arguments(
         option = (
             next((o for o in parameter.opts if o.startswith("--")), "") if parameter.param_type_name == "option" else ""
         )
-        if name in refused:
+        if name in (*refused, *NEVER):
             raise RecipeError(
                 f"{option} with --on: it needs more than the files that go along", "leave one of them out"
             )

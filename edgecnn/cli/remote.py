@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgecnn.cli.options import JSON, epilog
-from edgecnn.cli.printing import print_facts, print_json
-from edgecnn.output import say
+from edgecnn.cli.printing import print_facts, print_json, print_rows
+from edgecnn.output import print_line, say
 
 EXAMPLES = """
 edgecnn remote setup jetson  # needs a device in the network
@@ -44,15 +43,17 @@ def setup(
     """
     from edgecnn.remote.setup import setup_host
 
-    _print(setup_host(host, python=python, wheels=wheels, say=say), as_json)
+    setup_host(host, python=python, wheels=wheels, say=say)
+    _print(host, as_json)
 
 
 @remote.command(epilog=epilog("edgecnn remote doctor jetson --json  # needs a device in the network"))
 def doctor(host: Annotated[str, HOST], as_json: Annotated[bool, JSON] = False) -> None:
-    """Say what the machine is and has, and what it was set up for."""
-    from edgecnn.remote.setup import doctor_host
+    """Say what the machine is, what it was set up for, and what runs there.
 
-    _print(doctor_host(host), as_json)
+    Each way to run an engine is tried, as `edgecnn doctor` does.
+    """
+    _print(host, as_json)
 
 
 @remote.command(epilog=epilog("edgecnn remote clean jetson  # needs a device in the network"))
@@ -69,7 +70,10 @@ def clean(host: Annotated[str, HOST]) -> None:
     say(f"{host}: {what}")
 
 
-def _print(facts: Mapping[str, Any], as_json: bool) -> None:
+def _print(host: str, as_json: bool) -> None:
+    from edgecnn.remote.doctor import doctor_host
+
+    facts, ways = doctor_host(host, say)
     memory, setup = facts["memory"], facts["setup"]
     shown: dict[str, object] = {
         "user": facts["user"],
@@ -87,6 +91,9 @@ def _print(facts: Mapping[str, Any], as_json: bool) -> None:
         "set_up_for": setup.get("machine", "nothing"),
     }
     if as_json:
-        print_json(shown)
-    else:
-        print_facts(shown)
+        print_json({**shown, "ways": list(ways)})
+        return
+    print_facts(shown)
+    if ways:
+        print_line()
+        print_rows(ways, ["way", "works", "why"])

@@ -136,7 +136,19 @@ def _on_host(
 def _job(folder: Path, found: Bundle, archive: Path, arguments: Sequence[str]) -> Job:
     name = hashlib.sha256(f"{who()}\n{os.path.realpath(folder)}\n{found.target}".encode()).hexdigest()[:16]
     command = ("run", ARCHIVE, f"--out={RUN}", *arguments, "--json")
-    return Job(name, command, {ARCHIVE: _pieces(archive, found)}, passing=(ARCHIVE,))
+    kept = frozenset(f"{RUN}/{inner}" for inner in {*_brought(found), MANIFEST})
+    return Job(name, command, {ARCHIVE: _pieces(archive, found)}, passing=(ARCHIVE,), ignored=kept)
+
+
+def _brought(found: Bundle) -> set[str]:
+    """The files of a bundle that need not come back: all but the recipe and its baselines."""
+    recipe = _recipe_files(found)
+    return {f.path for f in found.files if f.path not in recipe and Path(f.path).parts[0] != BASELINES}
+
+
+def _recipe_files(found: Bundle) -> set[str]:
+    name = f"{found.recipe}.toml"
+    return {name, sidecar_path(Path(name)).name}
 
 
 def _pieces(archive: Path, found: Bundle) -> list[Piece]:
@@ -157,15 +169,15 @@ def _pieces(archive: Path, found: Bundle) -> list[Piece]:
 
 def _bring_back(connection: Connection, job: Job, finished: Finished, found: Bundle, own: Path) -> None:
     """Replace what was measured before by what is there now; a file that is here already is not sent again."""
-    recipe = {f"{found.recipe}.toml", sidecar_path(Path(f"{found.recipe}.toml")).name}
-    brought = {file.path for file in found.files if file.path not in recipe and Path(file.path).parts[0] != BASELINES}
     wanted = dict[Made, str]()
     for made in finished.files:
         first, _, inner = made.name.partition("/")
-        if first == RUN and inner not in {*brought, MANIFEST}:
+        if first == RUN:
             wanted[made] = inner
     with temporary_folder(own) as scratch:
-        kept = {inner for inner in _files_of(own) if inner.partition("/")[0] not in {found.target, *recipe}}
+        kept = {
+            inner for inner in _files_of(own) if inner.partition("/")[0] not in {found.target, *_recipe_files(found)}
+        }
         for inner in kept:
             _link(own / inner, scratch / inner)
         lacking = dict[Made, Path]()

@@ -207,7 +207,12 @@ def run(request: Request) -> Request:
         found = execute(request, path, job)
         for name in request["passing"]:
             (job / name).unlink(missing_ok=True)
-        return {**found, "memory_before": before, "memory": memory(), "files": files_of(job, request["files"])}
+        return {
+            **found,
+            "memory_before": before,
+            "memory": memory(),
+            "files": files_of(job, {*request["files"], *request["ignored"]}),
+        }
 
 
 def lay(store: Path, pieces: "list[list[Any]]", target: Path) -> None:
@@ -278,13 +283,13 @@ def end_with_connection(process: "subprocess.Popen[bytes]") -> None:
     os._exit(1)
 
 
-def files_of(job: Path, given: Request) -> "list[list[Any]]":
-    """(path, sha256, size) of each file that a command has left, those that it was given apart."""
+def files_of(job: Path, others: "set[str]") -> "list[list[Any]]":
+    """(path, sha256, size) of each file that a command has left, `others` apart."""
     found = []
     for file in sorted(job.rglob("*")):
         name = file.relative_to(job).as_posix()
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if file.is_file() and not file.is_symlink() and not hidden and name not in given:
+        if file.is_file() and not file.is_symlink() and not hidden and name not in others:
             digest = hashlib.sha256()
             with file.open("rb") as content:
                 while chunk := content.read(CHUNK):

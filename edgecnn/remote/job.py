@@ -39,13 +39,15 @@ def whole_file(path: Path) -> tuple[Piece]:
 @dataclass(frozen=True)
 class Job:
     """The arguments of `edgecnn` there, and its files by their names in the job's folder; `folders` are made empty,
-    files that are `passing` go when the command has ended. Jobs of one `name` on one machine share a folder."""
+    files that are `passing` go when the command has ended, and those that are `ignored` do not come back. Jobs of one
+    `name` on one machine share a folder."""
 
     name: str
     arguments: tuple[str, ...]
     files: Mapping[str, Sequence[Piece]]
     folders: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _request(job: Job, facts: Facts) -> Facts:
         "files": files,
         "folders": list(job.folders),
         "passing": list(job.passing),
+        "ignored": sorted(job.ignored),
         "site": list(facts["setup"]["site"]),
     }
 

@@ -1,4 +1,4 @@
-"""A machine made ready for our commands, looked at, and left as it was found: `edgecnn remote`."""
+"""A machine made ready for our commands, and left as it was found."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def machine_of(facts: Facts) -> Machine:
     return Machine(f"{major}.{minor}", str(facts["machine"]), int(glibc[1]), bool(facts["l4t"]))
 
 
-def setup_host(host: str, *, python: str = "", wheels: Path | None = None, say: Say = lambda line: None) -> Facts:
+def setup_host(host: str, *, python: str = "", wheels: Path | None = None, say: Say = lambda line: None) -> None:
     """Put edgecnn and what it needs into a private folder of the user's home on `host`, for the interpreter `python`
-    there; returns what the machine is. Nothing is compiled there, and no index asked.
+    there. Nothing is compiled there, and no index asked.
 
     `wheels` is a folder to take wheels from in place of pip's index. Raises `RemoteError` that lists those that are
     missing, and where the machine is not reached.
@@ -48,8 +48,6 @@ def setup_host(host: str, *, python: str = "", wheels: Path | None = None, say: 
         needed = contents(resolve(machine, scratch / "needed", wheels))
         own = contents([write_own_wheel(scratch)])
         _install(connection, machine, needed, own, say)
-    with Connection(host, SET_UP) as connection:
-        return require_set_up(connection, say)
 
 
 def require_set_up(connection: Connection, say: Say) -> Facts:
@@ -75,17 +73,6 @@ def require_set_up(connection: Connection, say: Say) -> Facts:
             _install(connection, machine, setup["site"][setup["needed"]], own, say)
             return connection.hello()
     return facts
-
-
-def doctor_host(host: str) -> Facts:
-    """What a machine is, has and was set up for; raises `RemoteError` where it is not reached."""
-    with Connection(host, SET_UP) as connection:
-        try:
-            return connection.hello()
-        except NotSetUpError:
-            pass
-    with Connection(host) as connection:
-        return connection.hello()
 
 
 def clean_host(host: str) -> Facts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -72,9 +73,9 @@ class Connection:
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Connection:
-        base = Path(tempfile.gettempdir())
-        place = base if len(str(base)) < LONGEST_SOCKET else Path("/tmp")
-        self._folder = self._held.enter_context(temporary_folder(place / "ssh"))
+        base = tempfile.gettempdir()
+        place = base if re.fullmatch(r"[\w./-]+", base) and len(base) < LONGEST_SOCKET else "/tmp"  # ssh expands others
+        self._folder = self._held.enter_context(temporary_folder(Path(place) / "ssh"))
         return self
 
     def __exit__(

@@ -12,13 +12,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgecnn.errors import MissingPackageError, RemoteError
+from edgecnn.records import parse_toml
 from edgecnn.version import __version__
 
 JETPACK = {"3.10": "jetson", "3.12": "jetson7"}  # JetPack 6 and 7 by their Python: the extra with its CUDA bindings
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _OLDEST_GLIBC = 5
+_EXTRA = re.compile(r"(?:\band\s+)?extra\s*==\s*['\"]([\w-]+)['\"]")
 _MARKER = re.compile(r"python_version\s*(<|>=)\s*['\"]3\.(\d+)['\"]")
 
 
@@ -44,7 +47,7 @@ def write_own_wheel(folder: Path) -> Path:
         for path in sorted(package.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    needs = "".join(f"Requires-Dist: {text}\n" for text in importlib.metadata.requires("edgecnn") or ())
+    needs = "".join(f"Requires-Dist: {text}\n" for text, extra in _declared() if not extra)
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: edgecnn\nVersion: {__version__}\n{needs}".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgecnn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     temporary = folder / f"edgecnn-{__version__}-py3-none-any.whl"
@@ -57,13 +60,26 @@ def write_own_wheel(folder: Path) -> Path:
 def requirements(machine: Machine) -> tuple[str, ...]:
     """What the core needs there: the requirements without an extra, and on a Jetson those of its JetPack."""
     wanted = {"", JETPACK.get(machine.python, "") if machine.jetson else ""}
+    parts = [(text.partition(";"), extra) for text, extra in _declared()]
+    return tuple(
+        requirement.strip() for (requirement, _, marker), extra in parts if extra in wanted and _holds(marker, machine)
+    )
+
+
+def _declared() -> list[tuple[str, str]]:
+    """(requirement, the extra that it is of, or ""): of a checkout as it says, what is installed may be of before."""
+    checkout = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    content: Any = parse_toml(checkout.read_text(encoding="utf-8")) if checkout.is_file() else {}
+    project = content.get("project", {})
+    if project.get("name") == "edgecnn":
+        extras = project["optional-dependencies"].items()
+        own = [(text, "") for text in project["dependencies"]]
+        return [*own, *((text, extra) for extra, texts in extras for text in texts)]
     found = []
     for text in importlib.metadata.requires("edgecnn") or ():
-        requirement, _, marker = text.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", marker)
-        if (extra[1] if extra else "") in wanted and _holds(marker, machine):
-            found.append(requirement.strip())
-    return tuple(found)
+        asked = _EXTRA.search(text)
+        found.append((_EXTRA.sub("", text), asked[1] if asked else ""))
+    return found
 
 
 def _holds(marker: str, machine: Machine) -> bool:
