@@ -30,7 +30,7 @@ class Counter:
         self._last = done, total
         started, first = self._begin
         finished = done >= total and self._terminal
-        if done == first or now - self._shown < (0.1 if self._terminal else 5.0) and not finished:
+        if done == first or (now - self._shown < (0.1 if self._terminal else 5.0) and not finished):
             return
         self._shown = now
         rate = (done - first) / max(now - started, 1e-9)
