@@ -47,7 +47,7 @@ class OnHosts:
     def exit_code(self) -> int:
         """1 where a target failed; 3 where one is inconclusive, or a machine could not be judged while others were;
         2 where none could; else 0."""
-        if not any(host.reports for host in self.hosts):
+        if all(host.not_judged for host in self.hosts):
             return 2
         judged = worst_exit_code(report.verdict for host in self.hosts for report in host.reports)
         return 3 if judged == 0 and any(host.not_judged for host in self.hosts) else judged

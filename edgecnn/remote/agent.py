@@ -159,14 +159,14 @@ def install(request: Request) -> Request:
                 raise full_disk(scratch, exc) from exc
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            for sha256 in wheels:
-                (path / STORE / sha256).unlink(missing_ok=True)
         interpreter = shlex.quote(sys.executable)
         with kept_whole(path / PYTHON) as file:
             file.write(INTERPRETER.format(interpreter).encode())
         (path / PYTHON).chmod(stat.S_IRWXU)
         with kept_whole(path / SETUP) as file:
             file.write(json.dumps(request["setup"]).encode())
+        for sha256 in (sha256 for wheels in request["site"].values() for sha256 in wheels):
+            (path / STORE / sha256).unlink(missing_ok=True)
         for old in (path / SITE).iterdir():
             if old.name not in request["site"]:
                 shutil.rmtree(old, ignore_errors=True)
@@ -357,3 +357,5 @@ def main() -> None:
 
 if __name__ == "edgecnn-agent":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # a thread may still wait for standard input, at which a shutdown in order aborts

@@ -92,7 +92,8 @@ def run_job(connection: Connection, job: Job, say: Say) -> Finished:
         raise _killed(connection.host, found)
     if code not in (0, 1, 3):
         told = errors.get(ERROR) or _how(code, connection.host)
-        raise RemoteError(f"{connection.host}: {told}", errors.get(HINT, AGAIN))
+        hint = f"on {connection.host}: {errors[HINT]}" if HINT in errors else AGAIN
+        raise RemoteError(f"{connection.host}: {told}", hint)
     return Finished(code, str(found["out"]), tuple(Made(*map_made(row)) for row in found["files"]))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,6 +17,7 @@ from edgecnn.remote.ssh_errors import SET_UP
 
 Found = TypeVar("Found")
 Say = Callable[[str], None]
+PATIENCE_S = 5.0  # for what an interrupted lane has to clear away
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def in_lanes(
     """`work` with a connection to each host, all at once; each line that one says bears its name. Raises `RemoteError`
     for a name that is none, and for one that stands there twice; a bug ends all."""
     require_hosts(hosts)
-    lanes, bugs = dict[str, Lane[Found]](), list[BaseException]()
+    lanes, bugs, ended = dict[str, Lane[Found]](), list[BaseException](), queue.SimpleQueue[str]()
     connections = {host: Connection(host, SET_UP) for host in hosts}
 
     def drive(host: str) -> None:
@@ -45,18 +49,22 @@ def in_lanes(
             lanes[host] = Lane(host, error=exc)
         except BaseException as exc:  # noqa: BLE001 - raised below, in the thread that waits
             bugs.append(exc)
+        finally:
+            ended.put(host)
 
-    threads = [threading.Thread(target=drive, args=(host,), daemon=True) for host in hosts]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for host in hosts:
+        threading.Thread(target=drive, args=(host,), daemon=True).start()
+    left = set(hosts)
+    try:  # not by Thread.join, which before Python 3.13 takes a thread for ended once Ctrl-C has interrupted it
+        while left:
+            left.remove(ended.get())
     except BaseException:
         for connection in connections.values():
             connection.cut()
-        for thread in threads:
-            thread.join(timeout=5)
+        deadline = time.monotonic() + PATIENCE_S
+        with contextlib.suppress(queue.Empty):
+            while left:
+                left.remove(ended.get(timeout=max(deadline - time.monotonic(), 0)))
         raise
     if bugs:
         raise bugs[0]

@@ -129,4 +129,5 @@ def send(connection: Connection, files: Sequence[tuple[str, tuple[Path, int, int
         "put",
         {"files": [(sha256, known[sha256][2]) for sha256 in lacking]},
         puts=[known[sha256] for sha256 in lacking],
+        say=say,
     )

@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +51,7 @@ OPTIONS = {
 }
 PYTHON = "python3"
 CHUNK = 1 << 20
+SHOWN_S = 5.0
 LONGEST_SOCKET = 60  # of the 108 bytes that Linux allows; ssh appends 17 while it binds
 KEPT = 65536  # bytes of what ssh says
 
@@ -88,6 +90,7 @@ class Connection:
 
     def cut(self) -> None:
         """End the call that is under way, from another thread."""
+        self._answered = False  # what becomes of the machine is not asked
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
@@ -109,7 +112,7 @@ class Connection:
 
         Raises `RemoteError` where the machine is not reached, is lost, or refuses.
         """
-        with self._started(name, request or {}, puts) as answers:
+        with self._started(name, request or {}, puts, say) as answers:
             for content in answers:
                 if "say" in content and say is not None:
                     say(str(content["say"]))
@@ -133,7 +136,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _started(
-        self, name: str, request: Mapping[str, Any], puts: Sequence[Put]
+        self, name: str, request: Mapping[str, Any], puts: Sequence[Put], say: Say | None = None
     ) -> Iterator[Iterator[Mapping[str, Any]]]:
         command = f"{_quoted(self.python)} -c {shlex.quote(BOOT)}"
         try:
@@ -149,7 +152,7 @@ class Connection:
         reader = threading.Thread(target=_listen, args=(process.stderr, self._said), daemon=True)
         reader.start()
         try:
-            self._send(process, {**request, "call": name}, puts)
+            self._send(process, {**request, "call": name}, puts, say)
             yield self._answers(name)
         finally:
             assert process.stdin is not None
@@ -165,10 +168,13 @@ class Connection:
                 assert stream is not None
                 stream.close()
 
-    def _send(self, process: subprocess.Popen[bytes], request: Mapping[str, Any], puts: Sequence[Put]) -> None:
+    def _send(
+        self, process: subprocess.Popen[bytes], request: Mapping[str, Any], puts: Sequence[Put], say: Say | None
+    ) -> None:
         """What does not arrive is told by what comes back."""
         source, stdin = b"\n".join(path.read_bytes() for path in AGENT), process.stdin
         assert stdin is not None
+        sent, total, shown = 0, sum(size for _, _, size in puts), time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             stdin.write(b"%d\n" % len(source) + source + json.dumps(request).encode() + b"\n")
             for path, offset, size in puts:
@@ -181,6 +187,10 @@ class Connection:
                             raise RemoteError(f"{path}: was changed while it was sent", AGAIN)
                         stdin.write(chunk)
                         left -= len(chunk)
+                        sent += len(chunk)
+                        if say is not None and time.monotonic() - shown > SHOWN_S:
+                            shown = time.monotonic()
+                            say(f"{self.host}: sent {sent / 1e6:.0f} of {total / 1e6:.0f} MB")
             stdin.flush()
 
     def _answers(self, what: str) -> Iterator[Mapping[str, Any]]:

@@ -35,11 +35,15 @@ def host(name: str, *checks: Check) -> HostRun:
 PASSED, FAILED = host("a", check("int8", DROP, 0.4, 1)), host("b", check("int8", DROP, 2, 1, "FAIL"))
 OPEN, LOST = host("c", check("int8", DROP, 1, 1, "INCONCLUSIVE")), HostRun("d", not_judged="d: the connection was lost")
 
+BUILT = HostRun("e", "on/e")  # as far as --until said
+
 
 @pytest.mark.parametrize(
     ("hosts", "code"),
     [
         ([PASSED], 0),
+        ([BUILT], 0),
+        ([BUILT, LOST], 3),
         ([PASSED, LOST], 3),
         ([PASSED, OPEN], 3),
         ([PASSED, FAILED], 1),

@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -272,7 +274,7 @@ def test_a_commands_own_error_is_passed_on(device: Callable[[str], None]) -> Non
     device("import sys; sys.stderr.write('one\\nerror: no graph\\nhint: export it\\n'); sys.exit(2)")
     with Connection("a", SET_UP) as connection, pytest.raises(RemoteError) as caught:
         work(connection, said)
-    assert (caught.value.message, caught.value.hint, said) == ("a: no graph", "export it", ["one"])
+    assert (caught.value.message, caught.value.hint, said) == ("a: no graph", "on a: export it", ["one"])
     device("import sys; sys.stderr.write('Traceback\\n'); sys.exit(101)")
     with Connection("a", SET_UP) as connection, pytest.raises(RemoteError, match="a bug of edgecnn's"):
         work(connection, said)
@@ -310,7 +312,8 @@ def test_a_command_ends_with_its_connection_and_lets_go(here: Path, device: Call
     thread = threading.Thread(target=drive)
     thread.start()
     wait_until(lambda: pid.is_file() and bool(pid.read_text()))
-    connection.cut()
+    assert connection._process is not None
+    connection._process.kill()
     thread.join()
     assert "the connection was lost while a command ran there; the machine itself answers" in errors[0].message
     assert "goes on with what is missing" in errors[0].hint
@@ -318,6 +321,27 @@ def test_a_command_ends_with_its_connection_and_lets_go(here: Path, device: Call
     device("")
     with Connection("a", SET_UP) as again:
         assert work(again, []).code == 0
+
+
+def test_ctrl_c_ends_every_lane_and_clears_away(
+    here: Path, device: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device("import os, time; print(os.getpid(), file=open('0.pid', 'w', 1)); time.sleep(60)")
+    monkeypatch.setattr("edgecnn.remote.ssh.LONGEST_SOCKET", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pid = here / "jobs" / "j" / "0.pid"
+
+    def interrupt() -> None:
+        wait_until(lambda: pid.is_file() and bool(pid.read_text()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_lanes(["a"], lambda connection, say: work(connection, []))
+    thread.join()
+    assert list(tmp_path.glob(".ssh*")) == []
+    wait_until(lambda: not Path(f"/proc/{int(pid.read_text())}").exists())
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -405,5 +429,7 @@ def test_the_agent_imports_nothing_but_the_standard_library(root: Path) -> None:
         "exec(compile(b, 'a', 'exec'), {'__name__': 'x'}); print([m for m in sys.modules if m[:7] == 'edgecnn'])"
     )
     text = b"\n".join((root / "edgecnn" / "remote" / name).read_bytes() for name in ("agent_folder.py", "agent.py"))
-    done = subprocess.run(["python3", "-I", "-c", script], input=text, capture_output=True, check=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], input=text, capture_output=True, check=True, cwd="/"
+    )
     assert done.stdout == b"[]\n"
