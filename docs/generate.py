@@ -326,7 +326,8 @@ def words_allowed(hint: Any) -> list[str]:
 
 def parameter_row(parameter: Any, hint: Any) -> tuple[str, ...]:
     """How an argument or option is written, what it is where it is left out, and what it says."""
-    said, _, named = (parameter.help or "").partition("[default: ")
+    told = hint if typing.get_origin(hint) is typing.Annotated else typing.get_args(hint)[0]  # Python 3.10: or None
+    said, _, named = (told.__metadata__[0].help or "").partition("[default: ")
     given = parameter.default if isinstance(parameter.default, (list, tuple)) else [parameter.default]
     default = named.rstrip("]") or " ".join(f"`{one}`" for one in given if one not in (None, False, "", ()))
     if parameter.param_type_name == "argument":
