@@ -19,7 +19,7 @@ SHARED_MODULES = {"app", "completion", "on", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "reference",
     "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models", "summary", "probe",
-    "targets", "check", "repro", "sign", "verify", "inspect", "layers", "explain", "compare", "history",
+    "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain", "compare", "history",
     "predict", "doctor", "remote",
 )  # fmt: skip
 

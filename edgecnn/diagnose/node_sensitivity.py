@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,10 @@ from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.staged import Part, Quantizer, Stage, StagedGraph
 from edgecnn.machine.threads import allowed_threads
-from edgecnn.results.sensitivity import NodeSensitivity, QuantizedPart
+from edgecnn.records import record_and_problems, to_plain
+from edgecnn.results.sensitivity import NodeSensitivity, QuantizedPart, Sensitivity, TrialKind, TrialLine
 
 Array = npt.NDArray[Any]
-Kind = Literal["alone", "without"]
 Progress = Callable[[int, int], None]
 BATCH = 8
 HELD_BYTES = 768 << 20  # of tensors that are held for the trials: more images come in turns
@@ -58,7 +58,7 @@ class Trial:
     """One quantizer alone on the float graph, or the quantized graph without it."""
 
     quantizer: Quantizer
-    kind: Kind
+    kind: TrialKind
 
 
 @dataclass
@@ -79,9 +79,9 @@ def measure_quantizers(
     `GraphError` where the logits are not finite.
     """
     batch = frozen_batch(graph.index) or min(BATCH, len(data))
-    size = max(1, HELD_BYTES // max(1, bytes_held(graph, chosen)) // batch) * batch
+    size = max(1, HELD_BYTES // max(1, bytes_held(graph)) // batch) * batch
     known = _read_log(log)
-    sides = {kind: _Side(graph, on) for kind, on in (("alone", ()), ("without", graph.quantizers))}
+    sides: dict[TrialKind, _Side] = {"alone": _Side(graph, ()), "without": _Side(graph, graph.quantizers)}
     found = Found(0.0, Difference(), {})
     starts = range(0, len(data), size)
     done, total = 0, 2 * len(chosen) * len(starts)
@@ -98,7 +98,8 @@ def measure_quantizers(
         found.whole += compare_logits(expected, sides["without"].logits[: len(part)])
         for trial, difference in _run_trials(graph, sides, chosen, expected, known.get(first, {})):
             if trial not in known.get(first, {}):
-                log.append({"first": first, **asdict(trial.quantizer), "kind": trial.kind, **asdict(difference)})
+                line = TrialLine(first=first, **asdict(trial.quantizer), kind=trial.kind, **asdict(difference))
+                log.append(to_plain(line))
             found.trials[trial] = found.trials.get(trial, Difference()) + difference
             done += 1
             if progress is not None:
@@ -155,7 +156,7 @@ class _Side:
 
 def _run_trials(
     graph: StagedGraph,
-    sides: Mapping[Kind, _Side],
+    sides: Mapping[TrialKind, _Side],
     chosen: Collection[Quantizer],
     expected: npt.NDArray[np.float32],
     known: Mapping[Trial, Difference],
@@ -191,15 +192,17 @@ def _quantizers_of(stage: Stage, chosen: Collection[Quantizer]) -> Iterator[Quan
     return (q for node in stage.nodes for part in parts if (q := Quantizer(node.name, part)) in chosen)
 
 
-def bytes_held(graph: StagedGraph, chosen: Collection[Quantizer]) -> int:
+def _read_inside(graph: StagedGraph, stage: Stage, chosen: Collection[Quantizer]) -> dict[str, None]:
+    """The tensors of a stage from which what lies behind its quantizers is made."""
+    changed = (graph.behind(q, stage) for q in _quantizers_of(stage, chosen))
+    return {name: None for nodes in changed for name in graph.read_from_before(nodes)}
+
+
+def bytes_held(graph: StagedGraph) -> int:
     """Of one image, on both sides: what goes into the stages, and what is read within the one that holds most."""
     size = {name: 4 * math.prod(n or 1 for n in shape[1:]) for name, shape in graph.index.shapes.items()}
     inside = [
-        sum(
-            size.get(name, 0)
-            for name in {n for q in _quantizers_of(stage, chosen) for n in graph.read_from_before(graph.behind(q, stage))}
-            if name != stage.start
-        )
+        sum(size.get(name, 0) for name in _read_inside(graph, stage, graph.quantizers) if name != stage.start)
         for stage in graph.stages
     ]
     return 2 * (sum(size.get(stage.start, 0) for stage in graph.stages) + max(inside, default=0))
@@ -226,10 +229,11 @@ def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _read_log(log: Log) -> dict[int, dict[Trial, Difference]]:
     known: dict[int, dict[Trial, Difference]] = {}
-    for line in log:
-        trial = Trial(Quantizer(line["node"], line["part"]), line["kind"])
-        difference = Difference(line["n"], line["noise"], line["kl_nats"], line["agreed"])
-        known.setdefault(line["first"], {})[trial] = difference
+    for content in log:
+        line, problems = record_and_problems(TrialLine, content)
+        if line is not None and not problems:
+            trial = Trial(Quantizer(line.node, line.part), line.kind)
+            known.setdefault(line.first, {})[trial] = Difference(line.n, line.noise, line.kl_nats, line.agreed)
     return known
 
 
@@ -248,7 +252,36 @@ def sqnr_db(signal: float, noise: float) -> float:
     return round(min(EQUAL_DB, 10 * math.log10(max(signal, 1e-300) / max(noise, 1e-300))), 4)
 
 
-def rank_rows(graph: StagedGraph, found: Found) -> tuple[NodeSensitivity, ...]:
+def summarize(
+    graph: StagedGraph,
+    found: Found,
+    *,
+    graph_name: str,
+    graph_sha256: str,
+    data: str,
+    method: str,
+    nodes: Sequence[str],
+) -> Sensitivity:
+    """What was measured, as a record."""
+    rows, whole = _rank_rows(graph, found), found.whole
+    noise = sum(difference.noise for trial, difference in found.trials.items() if trial.kind == "alone")
+    return Sensitivity(
+        graph=graph_name,
+        graph_sha256=graph_sha256,
+        data=data,
+        n=whole.n,
+        scheme="tensorrt",
+        method=method,
+        nodes=tuple(nodes),
+        sqnr_db=sqnr_db(found.signal, whole.noise),
+        kl_nats=whole.kl_nats / whole.n,
+        agreement_pct=round(100 * whole.agreed / whole.n, 2),
+        predicted_sqnr_db=None if nodes else sqnr_db(found.signal, noise),
+        rows=rows,
+    )
+
+
+def _rank_rows(graph: StagedGraph, found: Found) -> tuple[NodeSensitivity, ...]:
     """A row for each quantizer that was measured, the one that costs most alone first."""
     pairs = {q: (found.trials[Trial(q, "alone")], found.trials[Trial(q, "without")])
              for q in dict.fromkeys(t.quantizer for t in found.trials)}  # fmt: skip
@@ -287,9 +320,9 @@ def layer_of(graph: OnnxGraph, node: onnx.NodeProto) -> str:
     the path of the call in graphs of `edgecnn export`, and of torch.onnx ("/layer1/layer1.0/conv1/Conv")."""
     for name in node.input[1:2]:
         if name in graph.initializers and name.endswith(".weight"):
-            return name.removesuffix(".weight")
+            return str(name.removesuffix(".weight"))
     if not node.name.startswith("/"):
-        return node.name if "." in node.name or any(node.name == o for o in node.output) else ""
+        return str(node.name) if "." in node.name else ""
     parts: list[str] = []
     for part in node.name.split("/")[1:-1]:
         if parts and part.startswith(f"{parts[-1]}."):

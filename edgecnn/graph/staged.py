@@ -75,12 +75,12 @@ class StagedGraph:
         self._edges = {(e.node, e.index) for q in placement.activations for e in q.edges}
         self._weight = {w.node: w.index for w in placement.weights}
         reading = {node for node, _ in self._edges}
-        self.quantizers = tuple(
-            Quantizer(node.name, part)
+        made = [
+            [Quantizer(node.name, "weights")] * (node.name in self._weight)
+            + [Quantizer(node.name, "activation")] * (node.name in reading)
             for node in self.index.nodes
-            for part, having in (("weights", self._weight), ("activation", reading))
-            if node.name in having
-        )
+        ]
+        self.quantizers = tuple(quantizer for of_node in made for quantizer in of_node)
         varying = _find_varying(self.index)
         self._fixed = [n for n in self.index.nodes if varying.isdisjoint(n.output)]
         self.stages = _find_stages(self.index, varying)

@@ -9,7 +9,25 @@ from edgecnn.records import STRICT
 from edgecnn.results.engine import Scheme
 
 QuantizedPart = Literal["weights", "activation"]
+TrialKind = Literal["alone", "without"]
 ENDING = "sensitivity.json"  # of its file: X.sensitivity.json beside X.fp32.onnx
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialLine:
+    """One trial that is done, on the `n` images from the `first` on: sums of the squared differences of the logits and
+    of the KL divergences, and how many predictions agree."""
+
+    __pydantic_config__ = STRICT
+
+    first: int
+    node: str
+    part: QuantizedPart
+    kind: TrialKind
+    n: int
+    noise: float
+    kl_nats: float
+    agreed: int
 
 
 @dataclass(frozen=True, kw_only=True)

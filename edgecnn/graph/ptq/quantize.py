@@ -72,7 +72,7 @@ def quantize_int8(
         raise GraphError("no Conv, Gemm or MatMul of it can be INT8", "take the FP16 graph (--precision fp16)")
     around = "fp32" if scheme == "ort-cpu" else around
     half = around == "fp16"
-    left_out = [*describe_float_products(ready), *_find_dead(ready, placement, ranges)]
+    left_out = [*describe_float_products(ready), *find_dead(ready, placement, ranges)]
     compared: list[CandidateRow] = []
     data = None if data is None else distinct_images(data)
     if method != "auto":
@@ -128,7 +128,7 @@ def _why_too_few(data: Dataset) -> str:
     return "with images of one scene" if between < ALIKE * float(some.std(dtype=np.float64)) else ""
 
 
-def _find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[str]:
+def find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> list[str]:
     """The tensors to be quantized that held one value throughout, as sentences.
 
     They are dead branches of a live network where its logits follow the images; where those stand still too, nothing
