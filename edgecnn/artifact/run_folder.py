@@ -15,6 +15,7 @@ from edgecnn.results.crash import CrashFile
 from edgecnn.results.device import Device
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.report import Measurement, RunReport
+from edgecnn.results.sensitivity import ENDING, Sensitivity
 from edgecnn.results.verdict import Verdict
 
 ACCURACY = "*.accuracy.json"
@@ -160,6 +161,14 @@ def read_report(path: Path) -> tuple[RunReport, Sidecar]:
     if file.provenance is None:
         raise ArtifactError(f"{path}: does not say what made it", "run `edgecnn run` again")
     return file.content, file.provenance
+
+
+def find_sensitivity(folder: Path, graph_sha256: str) -> ResultFile | None:
+    """The newest `Sensitivity` of all nodes of a graph that lies in a run's folder; raises `ArtifactError` for a
+    damaged one."""
+    files = [_read(Sensitivity, path, "`edgecnn sensitivity`") for path in sorted(folder.glob(f"*.{ENDING}"))]
+    whole = [f for f in files if f.content.graph_sha256 == graph_sha256 and not f.content.nodes]
+    return max(whole, key=lambda file: file.provenance.created if file.provenance else "", default=None)
 
 
 def holds_results(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecnn.artifact.run_folder import TargetRun
+from edgecnn.artifact.run_folder import TargetRun, find_sensitivity
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.data.calibration_set import find_calibration_set
 from edgecnn.diagnose.losses import class_drops, image_changes, largest_loss, stage_losses
@@ -19,6 +19,7 @@ from edgecnn.results.engine import CPU_PROVIDER
 from edgecnn.results.explanation import Explanation
 from edgecnn.results.quantization import LayerNoise
 from edgecnn.results.report import Measurement
+from edgecnn.results.sensitivity import Sensitivity
 from edgecnn.results.verdict import Outcome, Verdict
 
 FP32 = "model.fp32.onnx"
@@ -41,8 +42,9 @@ def explain(
     """Why an engine of a judged run is worse than its reference: the one of that name, or the one that fares worst.
 
     `rerun` are the arguments of `edgecnn run` that make the run again. Stages are paired on the images of the
-    accuracies; layers come from the sidecar of a graph that `quantize --explain` made of the same float graph. Raises
-    `MeasurementError` for an engine that is not there, or that is there on several targets.
+    accuracies; layers come from what `sensitivity` measured on the same float graph, or from the sidecar of a graph
+    that `quantize --explain` made of it. Raises `MeasurementError` for an engine that is not there, or that is there
+    on several targets.
     """
     run, verdict, found = _chosen(judged, engine)
     targets = {one.target: one.measurements for one, _ in judged}
@@ -128,6 +130,8 @@ def _layers_in(folder: Path, m: Measurement, recipe: Recipe) -> _Layers:
     if m.engine.precision_requested != "int8" or not (folder / FP32).is_file():
         return _Layers()
     float_graph, settings = _sidecar(folder / FP32), recipe.values("quantize.method", "quantize.exclude")
+    if m.engine.scheme == "tensorrt" and float_graph and (file := find_sensitivity(folder, float_graph.sha256)):
+        return _Layers(_noise_by_node(file.content), source=file.path.name)
     if m.engine.scheme == "tensorrt":  # what ort-cpu has no choice of
         settings = recipe.values("quantize")
     told = []
@@ -148,6 +152,15 @@ def _layers_in(folder: Path, m: Measurement, recipe: Recipe) -> _Layers:
     pct = made.facts.get("weights_logit_noise_pct")
     kept = tuple(row for row, _ in rows if row is not None)
     return _Layers(kept, float(pct) if isinstance(pct, (int, float)) else None, path.name)
+
+
+def _noise_by_node(found: Sensitivity) -> tuple[LayerNoise, ...]:
+    """What the weights of each node and what it reads make together, the largest share first."""
+    shares: dict[str, float] = {}
+    for row in found.rows:
+        shares[row.node] = shares.get(row.node, 0.0) + row.noise_pct
+    rows = [LayerNoise(tensor=name, nodes=(name,), logit_noise_pct=share) for name, share in shares.items()]
+    return tuple(sorted(rows, key=lambda row: -row.logit_noise_pct))
 
 
 def _places(run: TargetRun, m: Measurement, graph: Path | None, recipe: Recipe, rerun: tuple[str, ...]) -> Places:

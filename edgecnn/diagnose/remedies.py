@@ -98,6 +98,10 @@ def measure_layers(e: Evidence) -> NextStep | None:
     if not e.quantized or e.found.layers or lost <= 0 or not p.fp32 or not p.calibration:
         return None
     scheme = e.measurement.engine.scheme
+    why = "measures which layers make the noise; explain again then names those to keep out of INT8"
+    if scheme == "tensorrt" and p.ranges and not settings.exclude:
+        ranges = ("--ranges", str(p.ranges), "--data", p.calibration)
+        return _step("measure-layers", ("edgecnn", "sensitivity", str(p.fp32), *ranges), why, lost)
     command = ["edgecnn", "quantize", str(p.fp32), "--precision", "int8", "--scheme", scheme]
     if scheme == "tensorrt":
         command += ["--around", settings.around]
@@ -105,7 +109,6 @@ def measure_layers(e: Evidence) -> NextStep | None:
     command += ["--method", settings.method, *(w for name in settings.exclude or () for w in ("--exclude", name))]
     command += ["--ranges", str(p.ranges)] if p.ranges else []
     command += ["--data", p.calibration, "--explain", "-o", str(p.fp32.with_name(f"layers.int8-{scheme}.onnx"))]
-    why = "measures which layers make the noise; explain again then names those to keep out of INT8"
     return _step("measure-layers", tuple(command), why, lost)
 
 

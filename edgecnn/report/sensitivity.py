@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgecnn.report.plain_text import fit, wrap
+from edgecnn.output import fit, wrap
 from edgecnn.results.sensitivity import NodeSensitivity, Sensitivity
 
-NAME = 29
+NAME = 25
 PARTS = {"weights": "W", "activation": "A"}
 HEADING = (
-    f"{'':39} {'alone':^20} {'left out':^20}",
-    f"{'#':>3} {'gain':>4} {'node':{NAME}}   {'dB':>6} {'KL':>6} {'agree':>5}  {'dB':>6} {'KL':>6} {'agree':>5}",
+    f"{'':36}{'alone':^20} {'left out':^20}",
+    f"{'#':>3} {'gain':>4} {'node':{NAME}}   {'dB':>6} {'KL':>7} {'agree':>5}  {'dB':>7} {'KL':>7} {'agree':>5}",
 )
 
 
@@ -36,11 +36,16 @@ def _headline(found: Sensitivity) -> Iterator[str]:
 def _lines(row: NodeSensitivity) -> Iterator[str]:
     yield (
         f"{row.cost_rank:>3} {row.gain_rank:>4} {fit(row.node, NAME)} {PARTS[row.part]} "
-        f"{row.alone_sqnr_db:6.2f} {1000 * row.alone_kl_nats:6.3g} {row.alone_agreement_pct:5.1f}  "
-        f"{row.gain_db:+6.2f} {1000 * row.without_kl_nats:6.3g} {row.without_agreement_pct:5.1f}"
+        f"{row.alone_sqnr_db:6.2f} {_short(1000 * row.alone_kl_nats):>7} {row.alone_agreement_pct:5.1f}  "
+        f"{row.gain_db:+7.2f} {_short(1000 * row.without_kl_nats):>7} {row.without_agreement_pct:5.1f}"
     )
     if row.layer not in ("", row.node):
         yield f"{'':9}{fit(row.layer, 70).rstrip()}"
+
+
+def _short(value: float) -> str:
+    """Three digits, in at most seven columns."""
+    return f"{value:.1e}" if 0 < value < 1e-3 or value >= 1e5 else f"{value:.3g}"
 
 
 def _legend() -> Iterator[str]:

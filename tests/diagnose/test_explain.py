@@ -16,7 +16,7 @@ import typer
 
 from edgecnn.artifact.run_folder import ResultFile, TargetRun
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
-from edgecnn.artifact.write import write_artifact
+from edgecnn.artifact.write import write_artifact, write_json_artifact
 from edgecnn.cli.app import application
 from edgecnn.diagnose.explain import explain
 from edgecnn.diagnose.losses import class_drops, image_changes, stage_losses
@@ -27,10 +27,12 @@ from edgecnn.measure.predict import Predictions
 from edgecnn.output import width_of
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import DataSettings, QuantizeSettings, Recipe, TrainSettings
+from edgecnn.records import to_plain
 from edgecnn.report.explanation_page import explanation_page
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.results.crash import Crash, CrashFile
 from edgecnn.results.report import Measurement
+from edgecnn.results.sensitivity import NodeSensitivity, Sensitivity
 from edgecnn.results.serving import ServingLoss
 from edgecnn.results.verdict import Check, Outcome, Verdict
 from edgecnn.statistics import drop_interval, drop_intervals
@@ -231,6 +233,48 @@ def test_layers_come_from_a_graph_that_was_explained(tmp_path: Path) -> None:
     noisy(tmp_path, facts={"layer_noise": [{"tensor": 1}]})
     with pytest.raises(ArtifactError, match="layers.onnx.json: its layer_noise is damaged"):
         explain(judged, RECIPE, RERUN)
+
+
+def test_layers_come_from_what_sensitivity_measured(tmp_path: Path) -> None:
+    """Of the run's own float graph and of all its nodes; the weights of a node and what it reads together."""
+    judged = [(run_of(tmp_path / "cpu", *ON_CPU), Verdict((check("int8-tensorrt"),)))]
+    noisy(tmp_path)
+    sha256 = read_sidecar(tmp_path / "model.fp32.onnx").sha256
+    file = tmp_path / "model.sensitivity.json"
+
+    def write(**more: Any) -> None:
+        named = [("/c", "weights", 10.0), ("/one", "activation", 60.0), ("/c", "activation", 30.0)]
+        rows = tuple(
+            NodeSensitivity(
+                node=node, part=part, operator="Conv", layer="", cost_rank=1, gain_rank=1, noise_pct=share,
+                alone_sqnr_db=1.0, alone_kl_nats=0.0, alone_agreement_pct=1.0, gain_db=1.0, without_sqnr_db=1.0,
+                without_kl_nats=0.0, without_agreement_pct=1.0,
+            )
+            for node, part, share in named
+        )  # fmt: skip
+        whole = {"graph": "g", "graph_sha256": sha256, "data": "d", "n": 32, "scheme": "tensorrt",
+                 "method": "mse", "nodes": (), "sqnr_db": 1.0, "kl_nats": 0.0, "agreement_pct": 1.0,
+                 "predicted_sqnr_db": 1.0}  # fmt: skip
+        content = to_plain(Sensitivity(rows=rows, **{**whole, **more}))
+        write_json_artifact(file, content, Sidecar(kind="sensitivity"))
+
+    write()
+    found = explain(judged, RECIPE, RERUN)
+    assert (found.layers_from, found.weights_logit_noise_pct) == ("model.sensitivity.json", None)
+    assert [(row.nodes, row.logit_noise_pct) for row in found.layers] == [(("/one",), 60.0), (("/c",), 40.0)]
+    step = next(s for s in found.next_steps if s.remedy == "keep-layers-out")
+    assert step.command[-1] == 'quantize.exclude=["/one", "/c"]'
+    for other in ({"graph_sha256": "of before"}, {"nodes": ("/c",)}):
+        write(**other)
+        assert explain(judged, RECIPE, RERUN).layers_from == "layers.onnx"
+    file.write_text('{"rows": 1}')
+    with pytest.raises(ArtifactError, match=r"model.sensitivity.json: damaged.*"):
+        explain(judged, RECIPE, RERUN)
+
+
+def test_layers_are_measured_by_sensitivity_where_there_are_ranges(tmp_path: Path) -> None:
+    steps = [step for found in evidences(tmp_path) for step in found.next_steps if step.remedy == "measure-layers"]
+    assert {step.command[1] for step in steps} == {"sensitivity", "quantize"}  # the latter with a node kept out already
 
 
 def test_the_engine_that_fares_worst_is_explained(tmp_path: Path) -> None:

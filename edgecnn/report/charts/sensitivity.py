@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgecnn.output import inert, inert_html
-from edgecnn.report.plain_text import fit
+from edgecnn.output import fit, inert, inert_html
 from edgecnn.results.sensitivity import NodeSensitivity, Sensitivity
 
 WIDTH, NAMES, BARS, GAP, TOP, LINE = 1000, 330, 300, 35, 70, 16  # pixels: of all, of names, of each half, of a row
