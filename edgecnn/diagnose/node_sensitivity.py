@@ -14,6 +14,7 @@ import onnx
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError, RecipeError, nearest
+from edgecnn.graph.calibration.collect import images_at_once
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.staged import Part, Quantizer, Stage, StagedGraph
@@ -23,8 +24,7 @@ from edgecnn.results.sensitivity import NodeSensitivity, QuantizedPart, Sensitiv
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-BATCH = 8
-HELD_BYTES = 768 << 20  # of tensors that are held for the trials: more images come in turns
+HELD_BYTES = 1 << 30  # of tensors that are held for the trials: more images come in turns
 EQUAL_DB = 300.0
 
 
@@ -78,7 +78,7 @@ def measure_quantizers(
     The float graph and the quantized one run once; of each trial only what lies behind the quantizer does. Raises
     `GraphError` where the logits are not finite.
     """
-    batch = frozen_batch(graph.index) or min(BATCH, len(data))
+    batch = frozen_batch(graph.index) or images_at_once(data)
     size = max(1, HELD_BYTES // max(1, bytes_held(graph)) // batch) * batch
     known = _read_log(log)
     sides: dict[TrialKind, _Side] = {"alone": _Side(graph, ()), "without": _Side(graph, graph.quantizers)}
@@ -113,6 +113,7 @@ class _Side:
     def __init__(self, graph: StagedGraph, on: Iterable[Quantizer]) -> None:
         self.graph, self.on = graph, frozenset(on)
         self._chain = [graph.open(stage.nodes, self.on, [stage.end]) for stage in graph.stages]
+        self._later = self._chain if self.on else [*self._chain[:1], *self._open_fast(graph.stages[1:])]
         self.held: list[list[Array]] = []
 
     @property
@@ -144,10 +145,13 @@ class _Side:
             if np.array_equal(value, self.held[k + 1][batch]):
                 made.append(self.held[-1][batch])
                 continue
-            for later in self._chain[k + 1 :]:
+            for later in self._later[k + 1 :]:
                 value = self._through(later, value)
             made.append(value)
         return np.concatenate(made)
+
+    def _open_fast(self, stages: Sequence[Stage]) -> list[Part]:
+        return [self.graph.open(stage.nodes, (), [stage.end], "all") for stage in stages]
 
     @staticmethod
     def _through(part: Part, value: Array) -> Array:

@@ -1,8 +1,8 @@
 """A graph run stage by stage, with any of its quantizers on: what lies before a change is not run again.
 
-A stage ends where one tensor alone leads on. Nothing is optimized in the parts, so that a tensor has the same bits in
-whichever part it is made: one that differs in the last bit rounds to another code now and then, and the logits by far
-more.
+A stage ends where one tensor alone leads on. Nothing is optimized in parts with quantizers, and before them, so that a
+tensor has the same bits in whichever part it is made: one that differs in the last bit rounds to another code now and
+then, and the logits by far more. Where no quantizer follows, the kernels of an engine are a fifth faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
+from edgecnn.backends._onnxruntime import Optimization, onnxruntime_errors, open_session
 from edgecnn.graph.onnx_graph import PRODUCTS, OnnxGraph
 from edgecnn.graph.ptq.subgraph import trace_back
 from edgecnn.quantization import Placement, QuantizedWeights, QuantParams
@@ -46,11 +46,11 @@ class Stage:
 class Part:
     """Nodes as a session of one thread, from the tensors `inputs` to `outputs`. Several threads may run it at once."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, optimization: Optimization) -> None:
         self.inputs = tuple(i.name for i in model.graph.input)
         self.outputs = tuple(o.name for o in model.graph.output)
         with onnxruntime_errors(f"the part of the graph that makes {self.outputs[-1]!r}"):
-            self._session = open_session(model, threads=1, optimization="none")
+            self._session = open_session(model, threads=1, optimization=optimization)
 
     def run(self, values: Mapping[str, Array]) -> list[Array]:
         """The outputs for `values` of its inputs."""
@@ -85,7 +85,13 @@ class StagedGraph:
         self._fixed = [n for n in self.index.nodes if varying.isdisjoint(n.output)]
         self.stages = _find_stages(self.index, varying)
 
-    def open(self, nodes: Iterable[onnx.NodeProto], on: Collection[Quantizer], outputs: Sequence[str]) -> Part:
+    def open(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        on: Collection[Quantizer],
+        outputs: Sequence[str],
+        optimization: Optimization = "none",
+    ) -> Part:
         """`nodes`, in order, with the quantizers `on`."""
         constants: dict[str, onnx.TensorProto] = {}
         made: list[onnx.NodeProto] = [*self._fixed]
@@ -114,7 +120,8 @@ class StagedGraph:
             made, "part", [self._value(n) for n in inputs], [self._value(n) for n in outputs], list(constants.values())
         )
         model = self.index.model
-        return Part(helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
+        made_of = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        return Part(made_of, optimization)
 
     def behind(self, quantizer: Quantizer, stage: Stage) -> list[onnx.NodeProto]:
         """The nodes of `stage` that a quantizer in it changes."""
@@ -143,7 +150,8 @@ class StagedGraph:
         ]
 
     def _value(self, name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, self.index.types.get(name) or onnx.TensorProto.FLOAT, None)
+        kind = self.index.types.get(name) or onnx.TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, self.index.shapes.get(name))
 
 
 def _find_varying(graph: OnnxGraph) -> set[str]:
