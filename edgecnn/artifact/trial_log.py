@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from edgecnn.artifact.journal import open_journal
 from edgecnn.artifact.temporary import disk_errors
 from edgecnn.output import inert_json
 from edgecnn.records import parse_json
 
-_Line = dict[str, Any]
+_Line = dict[str, object]
 
 
 class TrialLog:

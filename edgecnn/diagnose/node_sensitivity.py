@@ -31,9 +31,9 @@ EQUAL_DB = 300.0
 class Log(Protocol):
     """Where trials are kept: its lines are those of before."""
 
-    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def __iter__(self) -> Iterator[dict[str, object]]: ...
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: dict[str, object]) -> None:
         """Keep one more."""
 
 

@@ -10,7 +10,7 @@ from edgecnn.results.sensitivity import NodeSensitivity, Sensitivity
 NAME = 25
 PARTS = {"weights": "W", "activation": "A"}
 HEADING = (
-    f"{'':36}{'alone':^20} {'left out':^20}",
+    f"{'':36}{'alone':^20} {'left out':^20}".rstrip(),
     f"{'#':>3} {'gain':>4} {'node':{NAME}}   {'dB':>6} {'KL':>7} {'agree':>5}  {'dB':>7} {'KL':>7} {'agree':>5}",
 )
 

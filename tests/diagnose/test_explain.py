@@ -32,7 +32,7 @@ from edgecnn.report.explanation_page import explanation_page
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.results.crash import Crash, CrashFile
 from edgecnn.results.report import Measurement
-from edgecnn.results.sensitivity import NodeSensitivity, Sensitivity
+from edgecnn.results.sensitivity import NodeSensitivity, QuantizedPart, Sensitivity
 from edgecnn.results.serving import ServingLoss
 from edgecnn.results.verdict import Check, Outcome, Verdict
 from edgecnn.statistics import drop_interval, drop_intervals
@@ -243,7 +243,11 @@ def test_layers_come_from_what_sensitivity_measured(tmp_path: Path) -> None:
     file = tmp_path / "model.sensitivity.json"
 
     def write(**more: Any) -> None:
-        named = [("/c", "weights", 10.0), ("/one", "activation", 60.0), ("/c", "activation", 30.0)]
+        named: list[tuple[str, QuantizedPart, float]] = [
+            ("/c", "weights", 10.0),
+            ("/one", "activation", 60.0),
+            ("/c", "activation", 30.0),
+        ]
         rows = tuple(
             NodeSensitivity(
                 node=node, part=part, operator="Conv", layer="", cost_rank=1, gain_rank=1, noise_pct=share,

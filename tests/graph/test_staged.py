@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +22,7 @@ from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq.candidates import Candidate, round_candidate
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.serving import load_body
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.graph.staged import Part, Quantizer, StagedGraph
 from edgecnn.quantization import Placement
@@ -47,12 +52,16 @@ logits = Gemm(f, out=5)
 PLAIN = "".join(f"c{k} = Conv({f'r{k - 1}' if k else 'input'}, out=6, k=3)\nr{k} = Relu(c{k})\n" for k in range(6)) + (
     "g = GlobalAveragePool(r5)\nf = Flatten(g)\nlogits = Gemm(f, out=4)\n"
 )
+SHARED = Path(os.environ.get("EDGECNN_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 NETWORKS = {"residual": RESIDUAL, "dense": DENSE, "plain": PLAIN}
 IMAGES = np.random.default_rng(5).normal(0, 1, (19, 4, 8, 8)).astype(np.float32)
 
 
 def prepared(text: str) -> tuple[Placement, Candidate, StagedGraph]:
-    model = simplify_graph(build(text))
+    return prepare(simplify_graph(build(text)))
+
+
+def prepare(model: onnx.ModelProto) -> tuple[Placement, Candidate, StagedGraph]:
     placement = place(model, "tensorrt")
     ranges = collect_from_model(model, "", dataset_of(IMAGES), threads=1)
     made = round_candidate(model, placement, ranges.tensors, "mse", half=True)
@@ -198,3 +207,42 @@ def test_the_layer_in_pytorch(node: str, weight: str, layer: str) -> None:
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 1, 1])
     graph = OnnxGraph(onnx.helper.make_model(onnx.helper.make_graph([made], "g", [value], [], [array])))
     assert node_sensitivity.layer_of(graph, made) == layer
+
+
+@pytest.fixture
+def benchmark(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if not (SHARED / "weights").is_dir():
+        pytest.skip("no shared weights and images")
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    return import_module("sensitivity_cost")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet_v1_x0_5", "squeezenet1_1", "mobilenet_v2", "resnet18"])
+def test_the_nodes_noise_adds_up_to_the_whole_graphs(name: str, benchmark: Any, tmp_path: Path) -> None:
+    found = benchmark.measure(name, 16, 1, SHARED, tmp_path)
+    assert abs(found["predicted_sqnr_db"] - found["sqnr_db"]) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet_v1_x0_5", "squeezenet1_1"])
+def test_trials_of_real_networks_are_what_the_whole_graph_gives(
+    name: str, benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four nodes, from the first to the last."""
+    costs = import_module("ranges_cost")
+    images = costs.read_images(name, SHARED, 16, 0)[0]
+    monkeypatch.setattr(f"{__name__}.IMAGES", images)
+    placement, made, graph = prepare(simplify_graph(load_body(costs.prepare_graph(name, SHARED, tmp_path))))
+    nodes = list(dict.fromkeys(q.node for q in graph.quantizers))
+    wanted = {nodes[k] for k in np.linspace(0, len(nodes) - 1, 4).astype(int)}
+    chosen = [q for q in graph.quantizers if q.node in wanted]
+    found = measure_quantizers(graph, dataset_of(images), chosen, Kept())
+    every, exact = frozenset(graph.quantizers), naive_logits(placement, made, ())
+    assert len(found.trials) == 2 * len(chosen) >= 8
+    for trial, difference in found.trials.items():
+        on = {trial.quantizer} if trial.kind == "alone" else every - {trial.quantizer}
+        whole = compare_logits(exact, naive_logits(placement, made, on))
+        allowed = 1e-5 * float(np.abs(exact).max()) * exact.size**0.5  # of the norm, where each logit is that near
+        assert abs(difference.noise**0.5 - whole.noise**0.5) <= allowed
+        assert difference.agreed == whole.agreed
