@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.import_ranges import import_ranges
     from edgecnn.steps.quantize import Quantized, quantize
     from edgecnn.steps.reference import reference
+    from edgecnn.steps.sensitivity import sensitivity
     from edgecnn.steps.train import train
     from edgecnn.steps.validate import validate
 
@@ -88,6 +89,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "quantize",
     "reference",
     "run",
+    "sensitivity",
     "train",
     "validate",
     "write_report",
@@ -102,6 +104,7 @@ _MODULES = {
     "steps.calibrate": ("calibrate",),
     "steps.import_ranges": ("import_ranges",),
     "steps.quantize": ("quantize", "Quantized"),
+    "steps.sensitivity": ("sensitivity",),
     "steps.reference": ("reference",),
     "steps.build": ("build",),
     "steps.validate": ("validate",),

@@ -103,6 +103,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "calibrate, images": lambda: ec.calibrate("absent.onnx", data="digits", images=-5),
     "calibrate, a text": lambda: ec.calibrate("absent.onnx", data="digits", images="many"),  # type: ignore[arg-type]
     "import_ranges": lambda: ec.import_ranges("absent.cache", "absent.onnx"),
+    "sensitivity": lambda: ec.sensitivity("absent.onnx", ranges="absent.calib.json", data="d"),
     "quantize": lambda: ec.quantize("absent.onnx", precision="fp16"),
     "quantize, precision": lambda: ec.quantize("absent.onnx", precision="int7"),  # type: ignore[arg-type]
     "quantize, scheme": lambda: ec.quantize("a.onnx", precision="int8", scheme="tenssort"),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import typer
 
 from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES
 from edgecnn.cli.printing import print_json
-from edgecnn.cli.progress import counter
+from edgecnn.cli.progress import Counter
 from edgecnn.output import print_lines, say
 
 EXAMPLES = """
@@ -62,7 +62,7 @@ def sensitivity(
         method=method,
         nodes=node or (),
         threads=threads,
-        progress=counter("sensitivity", "trials"),
+        progress=Counter("sensitivity", "trials"),
     )
     if svg is not None:
         write_bytes(svg, sensitivity_svg(found).encode())
