@@ -24,6 +24,7 @@ WHOLE = {
     "quantize_cost": "mobilenet_v2 squeezenet1_1 resnet18 --images 256",
     "auto_cost": "",
     "ranges_cost": "cost",
+    "sensitivity_cost": "",
     "train_speed": "",
     "busy_neighbors": "",
 }
@@ -33,10 +34,11 @@ SHORT = {
     "quantize_cost": "squeezenet1_1 --images 32",
     "auto_cost": "squeezenet1_1 --images 32 --rounds 1",
     "ranges_cost": "cost squeezenet1_1 --images 32 --rounds 1",
+    "sensitivity_cost": "resnet20_cifar",
     "train_speed": "--rounds 1 --cifar-images 640 --jpeg-images 32 --jpeg-batch 16",
     "busy_neighbors": "--rounds 1",
 }
-CAN_BE_BUSY = ("validate_speed", "export_speed", "quantize_cost", "auto_cost", "ranges_cost")
+CAN_BE_BUSY = ("validate_speed", "export_speed", "quantize_cost", "auto_cost", "ranges_cost", "sensitivity_cost")
 
 
 def commands(short: bool, busy: bool, only: list[str] | None) -> list[list[str]]:

@@ -122,6 +122,24 @@ TABLES = {
         },
         lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"], row["busy"])),
     ),
+    "sensitivity-cost": Table(
+        "sensitivity_cost",
+        "CPU seconds and peak memory of whole processes in turn, two threads each: `edgecnn sensitivity` of all nodes,"
+        " and one that runs the graph over the same images once. SQNR of the whole INT8 graph's logits, and as the sum"
+        " of all nodes' noise alone predicts it.",
+        {
+            "network": key("network"),
+            "images": value("images", 0),
+            "quantizers": value("quantizers", 0),
+            "CPU ratio": value("cpu_ratio", 1),
+            "CPU s": value("sensitivity_cpu_s", 1),
+            "plain CPU s": value("plain_cpu_s", 1),
+            "MB": value("sensitivity_peak_mb", 0),
+            "SQNR dB": value("sqnr_db"),
+            "predicted dB": value("predicted_sqnr_db"),
+        },
+        lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"])),
+    ),
     "ranges-quality": Table(
         "ranges_quality",
         "SQNR of the logits on held-out images in dB with every value counted, and the difference with a part counted,"
