@@ -80,7 +80,7 @@ def test_what_needs_no_shell() -> None:
         assert plain_commands(shell) is None
 
 
-@pytest.mark.cpu_s(30)
+@pytest.mark.cpu_s(45)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

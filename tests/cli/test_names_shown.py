@@ -29,6 +29,7 @@ REFUSED: dict[str, list[str]] = {
     "bench": ["--engine", "{}"],
     "report": ["{}", "-o", "x.md"],
     "qualify": ["{}", "--python", "{}"],
+    "push": ["{}", "owner/name"],
     "bundle": ["{}", "--for", "{}", "-o", "x.tar"],
     "recipe": ["show", "{}"],
     "models": ["--plot", "{}/x.txt"],

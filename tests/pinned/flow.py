@@ -147,6 +147,9 @@ class Flow:
             "recipe show": ask("recipe", "show", self.recipe),
             "reference": ask("reference", graph, "--data", self.pictures, "-o", work / "reference.npz"),
             "run": ask("run", self.recipe, "--out", self.copied(), *ALONE),
+            "sensitivity": ask(
+                "sensitivity", graph, "--ranges", ranges, "--data", "digits", "--images", 32, "-o", work / "nodes.json"
+            ),
             "summary": ask("summary", "lenet5"),
             "targets": ask("targets"),
             "targets --jetpack": ask("targets", "--jetpack"),

@@ -69,7 +69,7 @@ def test_the_table_fits_and_names_who_was_not_judged() -> None:
     lines = devices_lines([PASSED, FAILED, LOST])
     assert max(map(width_of, lines)) <= WIDTH
     assert "not judged: d: the connection was lost" in lines
-    assert f"{DROP}  a     agx-orin  int8       0.4" in lines
+    assert f"{DROP}  a     agx-orin  int8         0.4" in lines
     assert [line for line in lines if line.startswith("b agx-orin: ") and "Orin" in line]
     assert devices_lines([LOST]) == ["not judged: d: the connection was lost"]
 
