@@ -30,6 +30,7 @@ REFUSED: dict[str, list[str]] = {
     "report": ["{}", "-o", "x.md"],
     "qualify": ["{}", "--python", "{}"],
     "push": ["{}", "owner/name"],
+    "sensitivity": ["{}", "--ranges", "{}", "--data", "{}"],
     "bundle": ["{}", "--for", "{}", "-o", "x.tar"],
     "recipe": ["show", "{}"],
     "models": ["--plot", "{}/x.txt"],
