@@ -78,7 +78,9 @@ def naive_logits(placement: Placement, made: Candidate, on: Collection[Quantizer
     held = {w.initializer: made.weights[w.initializer] for w in weights}
     part = Placement("tensorrt", tuple(q for q in pairs if q.edges), weights)
     model: onnx.ModelProto = insert_qdq(made.model, part, made.scales, held)
-    return np.asarray(open_session(model, threads=1, optimization="none").run(None, {"input": IMAGES})[0])
+    return np.asarray(
+        open_session(model, threads=1, optimization="none").run(None, {model.graph.input[0].name: IMAGES})[0]
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
