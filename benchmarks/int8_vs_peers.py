@@ -236,18 +236,17 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme)
 
     from edgecnn.graph.calibration.collect import collect_from_model
     from edgecnn.graph.load import load_graph
-    from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, make_candidates
+    from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, judge_candidates
     from edgecnn.graph.qdq.placement import place
     from edgecnn.graph.simplify import simplify_graph
 
     data = _dataset(calibration)
     model = give_own_constants(simplify_graph(load_graph(graph)))
     placement = place(model, scheme)
-    made, _ = make_candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
-    for number, candidate in enumerate(made):
+    judged = judge_candidates(model, placement, collect_from_model(model, "", data).tensors, False, data)
+    for number, candidate in enumerate(judged.made):
         onnx.save(insert_candidate(candidate, placement), out.with_suffix(f".{number}.onnx"))
-    best = max(made, key=lambda c: c.sqnr_db)
-    return [f"{c.name} (taken)" if c is best else c.name for c in made]
+    return [f"{c.name} (taken)" if c is judged.best else c.name for c in judged.made]
 
 
 def _dataset(calibration: np.ndarray) -> Dataset:

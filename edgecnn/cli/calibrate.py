@@ -97,7 +97,7 @@ def _check(graph: Path, data: str, images: int, test: str, skip_corrupt: bool, a
     if as_json:
         print_json(row)
     else:
-        print_rows([row], ["n", "test_n", "repeated", "classes_covered", "classes", "suggested_n"])
+        print_rows([row], ["n", "test_n", "repeated", "classes_covered", "classes", "suggested_n", "test_distance"])
         columns = ["range_spread_pct_median", "noise_excess_pct_median", "noise_excess_pct_worst", "worst_tensor"]
         print_rows([row], columns)
         for problem in found.problems or ("nothing to complain of",):

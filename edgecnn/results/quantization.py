@@ -56,8 +56,9 @@ class QuantizationReport:
     """What was done. `int8_share_pct` is of the multiply-adds, `integer_kernels` of the `weighted_nodes` (None: the
     scheme has none), `excluded` the nodes that were asked to stay out of INT8, `little_gain` those in INT8 that it does
     not make faster by the rule before the colon ("gemv" at batch 1), `left_out` what `auto` could not do and the
-    tensors whose range the images did not show, `weights_logit_noise_pct` the share of all weights in the noise of the
-    logits (None: not asked for)."""
+    tensors whose range the images did not show, `images_doubted` why the images are not taken for the network's (None:
+    nothing speaks against them, or none were given), `weights_logit_noise_pct` the share of all weights in the noise of
+    the logits (None: not asked for)."""
 
     __pydantic_config__ = STRICT
 
@@ -71,6 +72,7 @@ class QuantizationReport:
     excluded: tuple[str, ...] = ()
     little_gain: tuple[str, ...] = ()
     left_out: tuple[str, ...]
+    images_doubted: str | None = None
     candidates: tuple[CandidateRow, ...]
     tensors: tuple[TensorRow, ...]
     weights_logit_noise_pct: float | None = None

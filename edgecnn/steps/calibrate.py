@@ -27,6 +27,8 @@ from edgecnn.steps._shared import collect_shared, is_first
 if TYPE_CHECKING:
     pass
 
+COMPARED = 256  # images of each set at most
+
 
 def calibrate(
     graph: FilePath,
@@ -135,6 +137,7 @@ def check_calibration(
     moves = {} if graph is None else measure_range_moves(graph, calibration, method, progress)
     worst = max(moves, key=lambda name: moves[name].excess_pct) if moves else None
     excess = float(np.median([m.excess_pct for m in moves.values()])) if moves else None
+    distance, strange = (None, ()) if graph is None else _compare_with_test(graph, calibration, test)
     found = CalibrationCheck(
         n=len(calibration),
         test_n=len(test),
@@ -151,9 +154,34 @@ def check_calibration(
         noise_excess_pct_worst=moves[worst].excess_pct if worst else None,
         worst_tensor=worst,
         suggested_n=None if excess is None else images_for_ranges(len(calibration), excess),
+        test_distance=distance,
         problems=(),
     )
-    return dataclasses.replace(found, problems=(*_leaks(found), *_gaps(found)))
+    return dataclasses.replace(found, problems=(*strange, *_leaks(found), *_gaps(found)))
+
+
+def _compare_with_test(graph: Path, calibration: Dataset, test: Dataset) -> tuple[float | None, tuple[str, ...]]:
+    """How far the logits of the calibration images are from those of the test images, and what speaks against them."""
+    from edgecnn.graph.calibration.familiarity import FEWEST_IMAGES, are_apart, logits_distance, measure_told
+    from edgecnn.graph.ptq.candidates import compute_logits
+    from edgecnn.graph.serving import load_body
+
+    if min(len(calibration), len(test)) < FEWEST_IMAGES:
+        return None, ()
+    model = load_body(graph)
+    known, wanted = (
+        compute_logits(model, one.subset(np.linspace(0, len(one) - 1, min(len(one), COMPARED)).astype(int).tolist()))
+        for one in (calibration, test)
+    )
+    distance = logits_distance(known, wanted)
+    found = []
+    if are_apart(distance, len(known)):
+        found.append(
+            f"to the network these images are not like the test images: their logits are {distance:.2f} apart, where "
+            "images of the same kind are about 0 and at most 1 is possible"
+        )
+    told = measure_told(known)
+    return distance, (*found, told.reason) if told.unfamiliar else tuple(found)
 
 
 def _missing_classes(calibration: Dataset) -> tuple[str, ...]:

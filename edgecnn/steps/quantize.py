@@ -121,7 +121,7 @@ def quantize(
         else:
             model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
     made = dataclasses.replace(made, device=cpu_device(threads), facts={**made.facts, **corrupt})
-    warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme)
+    warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme) + _doubts(report)
     import onnx
 
     sidecar = write_artifact(output, lambda temporary: onnx.save(model, str(temporary)), made)
@@ -202,7 +202,15 @@ def _int8(
     report = made.report
     if explain and dataset is not None:
         report = explain_noise(report, made.candidate, made.placement, dataset, progress)
-    named = ("method", "around", "int8_share_pct", "weighted_nodes", "kept_float32", "integer_kernels")
+    named = (
+        "method",
+        "around",
+        "int8_share_pct",
+        "weighted_nodes",
+        "kept_float32",
+        "integer_kernels",
+        "images_doubted",
+    )
     facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
     facts |= {"excluded": list(report.excluded)} if report.excluded else {}
     if report.weights_logit_noise_pct is not None:
@@ -229,6 +237,14 @@ def _int8(
         ),
         report,
     )
+
+
+def _doubts(report: QuantizationReport | None) -> tuple[str, ...]:
+    """What speaks against the images, and what became of it."""
+    if report is None or report.images_doubted is None:
+        return ()
+    done = "auto took the ranges of mse instead" if report.method == "auto" else "the ranges are theirs"
+    return (f"{report.images_doubted}; {done}: calibrate with images like those that the network will see",)
 
 
 def _source(graph: Path, ranges: Path | None) -> Sidecar:

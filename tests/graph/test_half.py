@@ -196,13 +196,14 @@ def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyP
 
     model = build(NET)
     onnx.save(model, tmp_path / "net.onnx")
-    ranges = collect_ranges(tmp_path / "net.onnx", noise(32))
+    ranges = collect_ranges(tmp_path / "net.onnx", noise(64))
     judged: list[onnx.ModelProto] = []
     logits_of = auto.compute_logits
     monkeypatch.setattr(auto, "compute_logits", lambda m, data: judged.append(m) or logits_of(m, data))
-    report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(32)).report
+    report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(64)).report
     kinds = [any(n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16 for n in m.graph.node) for m in judged]
-    assert kinds == [False, *[True] * len(report.candidates)]  # the float graph first
+    assert kinds == [True] * len(report.candidates)
+    assert len(kinds) >= 3
 
 
 def test_bench_says_that_its_speed_is_simulated(tmp_path: Path, edgecnn: Callable[..., Any]) -> None:  # noqa: F811

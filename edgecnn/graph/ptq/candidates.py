@@ -1,4 +1,7 @@
-"""`--method auto`: zero points, cross-layer equalization and layer-wise reconstruction, judged on held-out images."""
+"""`--method auto`: zero points, cross-layer equalization and layer-wise reconstruction, judged on held-out images.
+
+Few images are judged on in folds: each by candidates that were made of the others, and what is taken is made of all.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from onnx import numpy_helper
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
 from edgecnn.data.dataset import Dataset, batches
+from edgecnn.errors import BackendError, GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
@@ -21,6 +25,7 @@ from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_tolerance import find_tolerated_shares
 from edgecnn.graph.ptq.equalization import equalize_channels
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_layers
+from edgecnn.graph.ptq.scores import Scores, choose_best
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
@@ -35,18 +40,16 @@ from edgecnn.quantization import (
 from edgecnn.results.quantization import CandidateRow
 
 STRENGTH = 0.5  # of the equalization
-RECONSTRUCTION_IMAGES, HELD_OUT_IMAGES = 192, 64
+UNSEEN = 64.0  # images that may reach beyond those seen: with as many the range of a channel is taken to be doubled
+RECONSTRUCTION_IMAGES, RANGE_IMAGES, HELD_OUT_IMAGES = 192, 256, 64
+FOLDS, FEW_IMAGES = 4, 64  # below so many, judged in folds
 FEWEST_IMAGES = 16
 Progress = Callable[[int, int], None]
 
 
-NOTHING_LEFT_DB = -300.0  # of a candidate whose logits are not finite: never taken, and still JSON
-
-
 @dataclass
 class Candidate:
-    """One way to quantize: the float graph, the one to insert pairs into (other biases), the pairs' numbers, and how it
-    did."""
+    """One way to quantize: the float graph, the one to insert pairs into (other biases), and the pairs' numbers."""
 
     name: str
     float_model: onnx.ModelProto
@@ -56,18 +59,6 @@ class Candidate:
     tensors: Mapping[str, TensorStatistics]
     equalized: dict[str, float]
     layers: dict[str, LayerResult]
-    sqnr_db: float = 0.0
-    agreement_pct: float = 0.0
-
-    def to_row(self, n: int, taken: bool) -> CandidateRow:
-        """Its row in the report, judged on `n` images."""
-        return CandidateRow(
-            name=self.name,
-            sqnr_db=round(self.sqnr_db, 2),
-            agreement_pct=round(self.agreement_pct, 1),
-            n=n,
-            taken=taken,
-        )
 
 
 def round_candidate(
@@ -110,70 +101,164 @@ def insert_candidate(candidate: Candidate, placement: Placement) -> onnx.ModelPr
     return insert_qdq(model, placement, scales, candidate.weights)
 
 
-def choose_candidate(
-    model: onnx.ModelProto,
-    placement: Placement,
-    tensors: Mapping[str, TensorStatistics],
-    half: bool,
-    data: Dataset,
-    progress: Progress | None = None,
-) -> tuple[Candidate, list[CandidateRow], list[str]]:
-    """The best of several candidates on images that none of them has seen, how each did there, and which fell away."""
-    made, fallen = make_candidates(model, placement, tensors, half, data, progress)
-    best = max(made, key=lambda c: c.sqnr_db)
-    return best, [c.to_row(len(_held_out(data)), c is best) for c in made], fallen
-
-
-def make_candidates(
-    model: onnx.ModelProto,
-    placement: Placement,
-    tensors: Mapping[str, TensorStatistics],
-    half: bool,
-    data: Dataset,
-    progress: Progress | None = None,
-) -> tuple[list[Candidate], list[str]]:
-    """All candidates, each judged on every fourth image and made from others; and those that could not be made, with
+@dataclass(frozen=True)
+class Judged:
+    """Candidates in the order in which each must beat those before, how each did, and those that could not be made, with
     the reason."""
-    held_out = data.subset(_held_out(data))
-    rest = sorted(set(range(len(data))) - set(_held_out(data)))
-    spread = np.linspace(0, len(rest) - 1, min(len(rest), RECONSTRUCTION_IMAGES)).round().astype(int)
-    reconstruction = data.subset([rest[k] for k in dict.fromkeys(spread.tolist())])
-    expected = compute_logits(model, held_out)
+
+    made: list[Candidate]
+    scores: list[Scores]
+    fallen: list[str]
+
+    @property
+    def best(self) -> Candidate:
+        """What is to be taken."""
+        return self.made[choose_best(self.scores)]
+
+    def rows(self) -> list[CandidateRow]:
+        """The rows of the report."""
+        return [
+            CandidateRow(
+                name=candidate.name,
+                sqnr_db=round(scores.sqnr_db, 2),
+                agreement_pct=round(scores.agreement_pct, 1),
+                n=len(scores.noise),
+                taken=candidate is self.best,
+            )
+            for candidate, scores in zip(self.made, self.scores, strict=True)
+        ]
+
+
+def judge_candidates(
+    model: onnx.ModelProto,
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    half: bool,
+    data: Dataset,
+    progress: Progress | None = None,
+    *,
+    expected: npt.NDArray[np.float32] | None = None,
+) -> Judged:
+    """Candidates, each judged on images that its weights were not fitted to: every fourth one, or with few images each
+    one. `expected` are the float graph's logits of `judging_images`, where they are known."""
+    folds = _folds(len(data))
+    held_out = data.subset([k for held, _ in folds for k in held])
+    if expected is None:
+        expected = compute_logits(model, held_out)
     made = [round_candidate(model, placement, tensors, "mse", half, name="least squared error")]
+    scores = [_score(made[0], placement, expected, held_out, half)]
+    fallen: list[str] = []
+
+    def add(name: str, make: Callable[[], tuple[Candidate, Scores]]) -> None:
+        try:
+            candidate, found = make()
+        except (GraphError, BackendError) as exc:
+            fallen.append(f"{name} ({exc.message})")
+        except np.linalg.LinAlgError as exc:
+            fallen.append(f"{name} (the images leave its equations without a solution: {exc})")
+        else:
+            made.append(candidate)
+            scores.append(found)
+
     if placement.scheme == "tensorrt":
-        made.append(round_candidate(model, placement, tensors, "mse", half, offsets=True, name="with offsets"))
-    flat, factors = equalize_channels(model, placement, tensors, STRENGTH)
-    seen = tensors
-    if factors:
-        seen = collect_from_model(flat, "", reconstruction, threads=allowed_threads(), progress=progress).tensors
-    start = round_candidate(flat, placement, seen, "mse", half, offsets=True)
-    start = replace(start, name="reconstructed" + (", equalized" if factors else ""), equalized=factors)
-    finer = replace(start, name=f"{start.name}, scales by output error")
-    done = _reconstruct_candidates([start, finer], placement, half, reconstruction, progress)
-    made += [c for c in done if isinstance(c, Candidate)]
-    for number, candidate in enumerate(made, 1):
-        _judge(candidate, placement, expected, held_out, half)
-        if progress is not None:
-            progress(number, len(made))
-    return made, [c for c in done if isinstance(c, str)]
+        offsets = round_candidate(model, placement, tensors, "mse", half, offsets=True, name="with offsets")
+        add(offsets.name, lambda: (offsets, _score(offsets, placement, expected, held_out, half)))
+    starts = _find_starts(model, placement, tensors, half, data, fallen)
+    rounds = [fit for _, fit in folds] + [range(len(data))] * (len(folds) > 1)
+    for number, group in enumerate(starts):
+        steps = []
+        for k, fit in enumerate(rounds):
+            shown = _part_of(progress, number * len(rounds) + k, len(starts) * len(rounds))
+            steps.append(_reconstruct_candidates(group, placement, half, data.subset(_spread(fit)), shown))
+        for k, start in enumerate(group):
+            add(
+                start.name,
+                lambda k=k, steps=steps: _judge_folds(
+                    [s[k] for s in steps], folds, placement, expected, held_out, half
+                ),
+            )
+    return Judged(made, scores, fallen)
 
 
-def _held_out(data: Dataset) -> list[int]:
-    return list(range(3, len(data), 4))[:HELD_OUT_IMAGES]
+def judging_images(data: Dataset) -> list[int]:
+    """The images that candidates are judged on, in the order in which they are."""
+    return [k for held, _ in _folds(len(data)) for k in held]
 
 
-def _judge(
+def _folds(count: int) -> list[tuple[list[int], list[int]]]:
+    """Pairs (images to judge on, images to fit to) of so many images."""
+    if count >= FEW_IMAGES:
+        held = list(range(3, count, 4))[:HELD_OUT_IMAGES]
+        return [(held, sorted(set(range(count)) - set(held)))]
+    parts = [list(range(k, count, FOLDS)) for k in reversed(range(FOLDS))]
+    return [(part, sorted(set(range(count)) - set(part))) for part in parts]
+
+
+def _spread(images: Sequence[int]) -> list[int]:
+    """At most `RECONSTRUCTION_IMAGES` of them, evenly."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), RECONSTRUCTION_IMAGES)).round().astype(int)
+    return [images[k] for k in dict.fromkeys(chosen.tolist())]
+
+
+def _part_of(progress: Progress | None, number: int, of: int) -> Progress | None:
+    """One of several rounds of the same length, as a part of the whole."""
+    return None if progress is None else lambda done, total: progress(number * total + done, of * total)
+
+
+def _find_starts(
+    model: onnx.ModelProto,
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    half: bool,
+    data: Dataset,
+    fallen: list[str],
+) -> list[list[Candidate]]:
+    """What is to be reconstructed, those of one graph together: where channels can be scaled equalized, and as it is
+    (not with few images, whose headroom leaves little to scale); else with scales by output error too."""
+    start = round_candidate(model, placement, tensors, "mse", half, offsets=True, name="reconstructed")
+    name = "reconstructed, equalized"
+    try:
+        flat, factors = equalize_channels(model, placement, tensors, STRENGTH, 1 + UNSEEN / len(data))
+        if not factors:
+            return [[start, replace(start, name="reconstructed, scales by output error")]]
+        some = np.linspace(0, len(data) - 1, min(len(data), RANGE_IMAGES)).round().astype(int)
+        seen = collect_from_model(flat, "", data.subset(some.tolist()), threads=allowed_threads()).tensors
+        equalized = round_candidate(flat, placement, seen, "mse", half, offsets=True, name=name)
+    except (GraphError, BackendError) as exc:
+        fallen.append(f"{name} ({exc.message})")
+        return [[start]]
+    equalized = replace(equalized, equalized=factors)
+    return [[equalized], [start]] if len(data) >= FEW_IMAGES else [[equalized]]
+
+
+def _judge_folds(
+    made: Sequence[Candidate | np.linalg.LinAlgError],
+    folds: Sequence[tuple[list[int], list[int]]],
+    placement: Placement,
+    expected: npt.NDArray[np.float32],
+    held_out: Dataset,
+    half: bool,
+) -> tuple[Candidate, Scores]:
+    """The last of one candidate's fits, and how the fit of each fold does on its images."""
+    for one in made:
+        if isinstance(one, np.linalg.LinAlgError):
+            raise one
+    fits = [one for one in made if isinstance(one, Candidate)]
+    found, first = [], 0
+    for (held, _), fit in zip(folds, fits, strict=False):
+        own = range(first, first + len(held))
+        found.append(_score(fit, placement, expected[own.start : own.stop], held_out.subset(own), half))
+        first = own.stop
+    return fits[-1], Scores.joined(found)
+
+
+def _score(
     candidate: Candidate, placement: Placement, expected: npt.NDArray[np.float32], held_out: Dataset, half: bool
-) -> None:
-    """Fill in how the logits of `candidate`, as it will be built, compare with the float graph's."""
+) -> Scores:
+    """How the logits of `candidate`, as it will be built, compare with the float graph's."""
     made = insert_candidate(candidate, placement)
     found = compute_logits(rounded_to_fp16(to_fp16(made, candidate)[0]) if half else made, held_out)
-    if not np.isfinite(found).all():
-        candidate.sqnr_db, candidate.agreement_pct = NOTHING_LEFT_DB, 0.0
-        return
-    signal, noise = (float(np.square(v, dtype=np.float64).sum()) for v in (expected, expected - found))
-    candidate.sqnr_db = 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-    candidate.agreement_pct = 100 * float((expected.argmax(1) == found.argmax(1)).mean())
+    return Scores.between(expected, found)
 
 
 def _reconstruct_candidates(
@@ -182,20 +267,19 @@ def _reconstruct_candidates(
     half: bool,
     data: Dataset,
     progress: Progress | None,
-) -> list[Candidate | str]:
-    """Two candidates that start alike, with weights and biases made up layer by layer, the second with scales by the
-    error at layer outputs; or why that could not be."""
+) -> list[Candidate | np.linalg.LinAlgError]:
+    """Candidates that start alike, with weights and biases made up layer by layer, the second with scales by the error
+    at layer outputs; or why that could not be."""
     start = starts[0]
     caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if start.scales[n].zero_point else s.largest
             for n, s in join_scale_groups(placement, start.tensors).items()}  # fmt: skip
     rounded = {n for n, weights in start.weights.items() if half and weights.in_fp16}
+    searches = (False, True)[: len(starts)]
     done = reconstruct_layers(
-        start.model, placement, start.scales, caps, data, half, rounded, progress, searches=(False, True)
+        start.model, placement, start.scales, caps, data, half, rounded, progress, searches=searches
     )
     return [
-        f"{one.name} (the images leave its equations without a solution: {found})"
-        if isinstance(found, np.linalg.LinAlgError)
-        else _with_layers(one, *found)
+        found if isinstance(found, np.linalg.LinAlgError) else _with_layers(one, *found)
         for one, found in zip(starts, done, strict=True)
     ]
 

@@ -2,8 +2,10 @@
 
 With one scale per tensor, a channel of small values gets few of its 255 levels. Dividing each channel by (a power of)
 its share of the range and multiplying the columns of the weights behind it by the same costs no computation; weights
-have a scale per output channel and some precision to spend. Streams through ReLU6 stay as they are: a bound per channel
-would be a node of its own, and filling the range up to it was measured to cost more in the weights than it brings.
+have a scale per output channel and some precision to spend. Weights that other factors have pulled apart (a trained
+network keeps the columns of a layer within a factor of two) are brought back first, so that it hardly matters in which
+of the equivalent forms a network comes. Streams through ReLU6 stay as they are: a bound per channel would be a node of
+its own, and filling the range up to it was measured to cost more in the weights than it brings.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from onnx import numpy_helper
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_ties import ABSORBING, TiedChannels, tie_channels
+from edgecnn.graph.ptq.im2col import layer_from_node
 from edgecnn.quantization import Placement
 
 Floats = npt.NDArray[np.float64]
 SMALLEST_SHARE = 2.0**-7  # of the tensor's range that a channel is taken to fill
+USUAL_OCTAVES, MOST_OCTAVES = 1.0, 6.0  # that columns lie apart as trained, and that they are moved by
 
 
 @dataclass(frozen=True)
@@ -38,27 +42,81 @@ def equalize_channels(
     placement: Placement,
     tensors: Mapping[str, TensorStatistics],
     strength: float,
+    headroom: float = 1.0,
 ) -> tuple[onnx.ModelProto, dict[str, float]]:
-    """A graph that computes the same as `model` with every stream's channels scaled by share ** strength (0 to 1).
+    """A graph that computes the same as `model` with every stream's channels scaled by share ** strength (0 to 1); a
+    channel is taken to fill `headroom` times what it was seen to fill, at most all.
 
     Also returned: the smallest factor of each tensor that was scaled.
     """
     graph = OnnxGraph(model)
     channels = tie_channels(graph)
+    levels = _level_columns(graph, placement, tensors, channels)
     factors: dict[int, float] = {}
-    for stream in find_streams(placement, tensors, channels):
-        factors.update({root: share**strength for root, share in stream.shares.items()})
+    for stream in find_streams(placement, tensors, channels, levels):
+        for root, share in stream.shares.items():
+            factors[root] = levels.get(root, 1.0) * min(1.0, headroom * share) ** strength
     made = scale_channels(model, graph, channels, factors)
-    touched = {t: float(_factors_of(channels, t, factors).min()) for t in tensors if t in channels.ids}
-    return made, {t: f for t, f in touched.items() if f < 1.0}
+    touched = {t: _factors_of(channels, t, factors) for t in tensors if t in channels.ids}
+    return made, {t: float(f.min()) for t, f in touched.items() if (f != 1.0).any()}
 
 
-def find_streams(placement: Placement, tensors: Mapping[str, TensorStatistics], channels: TiedChannels) -> list[Stream]:
-    """The sets of channels that can be scaled independently of each other, in the order of the graph."""
+def _level_columns(
+    graph: OnnxGraph, placement: Placement, tensors: Mapping[str, TensorStatistics], channels: TiedChannels
+) -> dict[int, float]:
+    """By channel, what brings the weights that read it to within `USUAL_OCTAVES` of its stream's median, and all the way
+    where half of them lie further apart than that; such that the stream's largest value stays what it was.
+
+    A row of weights counts relative to what it adds up, so that only columns matter.
+    """
+    squares: dict[int, list[float]] = {}
+    for one in placement.weights:
+        node = graph.node[one.node]
+        layer = layer_from_node(graph, node)
+        weight = graph.array(layer.weight)
+        tensor = node.input[0]
+        if tensor not in channels.ids or tensor not in tensors or (node.op_type == "MatMul" and weight.ndim > 2):
+            continue
+        reach, roots = _magnitudes(tensors[tensor]), channels.roots(tensor)
+        if len(reach) != len(roots):
+            continue
+        power = np.square(layer.matrix(weight))
+        power = power.reshape(*power.shape[:2], len(reach) // layer.groups, -1).sum(axis=3)
+        whole = (power * np.square(reach).reshape(layer.groups, 1, -1)).sum(axis=2, keepdims=True)
+        columns = (power / np.maximum(whole, 1e-30)).mean(axis=1).reshape(-1)
+        for root, column in zip(roots.tolist(), columns.tolist(), strict=True):
+            squares.setdefault(root, []).append(column)
+    levels: dict[int, float] = {}
+    for stream in find_streams(placement, tensors, channels):
+        known = [r for r in stream.shares if max(squares.get(r, [0.0])) > 0]
+        octaves = np.array([0.5 * np.log2(np.mean(squares[r])) for r in known])
+        apart = octaves - np.median(octaves) if known else octaves
+        lower, upper = np.quantile(apart, [0.25, 0.75]) if known else (0.0, 0.0)
+        usual = 0.0 if upper - lower > USUAL_OCTAVES else USUAL_OCTAVES
+        moved = -np.sign(apart) * np.clip(np.abs(apart) - usual, 0.0, MOST_OCTAVES)
+        found = dict(zip(known, (2.0**moved).tolist(), strict=True))
+        if (moved != 0).any():
+            grown = max(share / found.get(r, 1.0) for r, share in stream.shares.items()) / max(stream.shares.values())
+            levels.update({r: grown * found.get(r, 1.0) for r in stream.shares})
+    return levels
+
+
+def find_streams(
+    placement: Placement,
+    tensors: Mapping[str, TensorStatistics],
+    channels: TiedChannels,
+    levels: Mapping[int, float] | None = None,
+) -> list[Stream]:
+    """The sets of channels that can be scaled independently of each other, in the order of the graph; once they are
+    divided by their `levels`."""
+    levels = levels or {}
     pinned = channels.pinned_roots()
     limit: dict[str, float] = {}
     for q in placement.activations:
-        limit[q.scale_group] = max(limit.get(q.scale_group, 0.0), tensors[q.tensor].largest)
+        reach = _magnitudes(tensors[q.tensor])
+        if q.tensor in channels.ids and len(reach) == len(channels.roots(q.tensor)):
+            reach = reach / _factors_of(channels, q.tensor, levels)
+        limit[q.scale_group] = max(limit.get(q.scale_group, 0.0), float(reach.max()))
     squares: dict[int, list[float]] = {}
     leader: dict[int, int] = {}
 
@@ -75,7 +133,7 @@ def find_streams(placement: Placement, tensors: Mapping[str, TensorStatistics], 
         statistics, roots = tensors[q.tensor], channels.roots(q.tensor)
         if len(roots) != len(statistics.channel_high):
             continue
-        shares = np.maximum(statistics.channel_high, -statistics.channel_low) / limit[q.scale_group]
+        shares = _magnitudes(statistics) / _factors_of(channels, q.tensor, levels) / limit[q.scale_group]
         for root, share in zip(roots.tolist(), shares.tolist(), strict=True):
             leader[lead(root)] = lead(by_group.setdefault(q.scale_group, root))
             squares.setdefault(root, []).append(share)
@@ -134,3 +192,8 @@ def _absorb(graph: OnnxGraph, node: onnx.NodeProto, before: Floats, after: Float
 
 def _factors_of(channels: TiedChannels, tensor: str, factors: Mapping[int, float]) -> Floats:
     return np.array([factors.get(r, 1.0) for r in channels.roots(tensor).tolist()])
+
+
+def _magnitudes(statistics: TensorStatistics) -> Floats:
+    """The largest magnitude of each channel."""
+    return np.maximum(statistics.channel_high, -statistics.channel_low).astype(np.float64)

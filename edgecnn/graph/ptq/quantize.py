@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
+from edgecnn.graph.calibration.familiarity import measure_told
 from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.onnx_graph import count_multiply_adds, flat_graph
 from edgecnn.graph.ptq.candidates import (
     FEWEST_IMAGES,
     Candidate,
-    choose_candidate,
+    compute_logits,
     give_own_constants,
     insert_candidate,
+    judge_candidates,
+    judging_images,
     round_candidate,
 )
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult
@@ -73,17 +77,20 @@ def quantize_int8(
     around = "fp32" if scheme == "ort-cpu" else around
     half = around == "fp16"
     left_out = [*describe_float_products(ready), *find_dead(ready, placement, ranges)]
-    compared: list[CandidateRow] = []
     data = None if data is None else distinct_images(data)
+    seen_as, why = (None, "without images") if data is None else _look_at_images(ready, data)
+    doubt = "" if seen_as is None else measure_told(seen_as).reason
+    compared: list[CandidateRow] = []
     if method != "auto":
         chosen = round_candidate(ready, placement, ranges.tensors, method, half)
-    elif data is None or (why := _why_too_few(data)):
-        why = "without images" if data is None else why
-        chosen = round_candidate(ready, placement, ranges.tensors, "mse", half, offsets=True)
-        left_out += [f"{what} ({why})" for what in ("equalization", "scales by output error", "reconstruction")]
+    elif data is None or seen_as is None or doubt:
+        chosen = round_candidate(ready, placement, ranges.tensors, "mse", half, offsets=not doubt)
+        parts = ("equalization", "scales by output error", "reconstruction")
+        left_out += [f"{what} ({why or doubt})" for what in parts]
     else:
-        chosen, compared, fallen = choose_candidate(ready, placement, ranges.tensors, half, data, progress)
-        left_out += fallen
+        judged = judge_candidates(ready, placement, ranges.tensors, half, data, progress, expected=seen_as)
+        chosen, compared = judged.best, judged.rows()
+        left_out += judged.fallen
     made = insert_candidate(chosen, placement)
     assert_placed(made, placement)
     lost = find_float_convolutions(ready, placement) if scheme == "ort-cpu" else ()
@@ -107,10 +114,18 @@ def quantize_int8(
         excluded=tuple(n.name for n in ready.graph.node if n.name in placement.excluded),
         little_gain=_find_little_gain(ready, placement) if scheme == "tensorrt" else (),
         left_out=tuple(left_out),
+        images_doubted=doubt or None,
         candidates=tuple(compared),
         tensors=tuple(_describe(quantized, chosen) for quantized in placement.activations),
     )
     return QuantizedGraph(made, report, placement, chosen)
+
+
+def _look_at_images(model: onnx.ModelProto, data: Dataset) -> tuple[npt.NDArray[np.float32] | None, str]:
+    """The float graph's logits of the images to judge on; or None and why these are too few or too much alike."""
+    if why := _why_too_few(data):
+        return None, why
+    return compute_logits(model, data.subset(judging_images(data))), ""
 
 
 def distinct_images(data: Dataset) -> Dataset:

@@ -1,0 +1,203 @@
+"""`auto` is not fooled: by few images, by images that are not the network's, by the form in which a network comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.errors import GraphError
+from edgecnn.graph.calibration.collect import collect_from_model
+from edgecnn.graph.calibration.familiarity import logits_distance, measure_told
+from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.graph.ptq import candidates
+from edgecnn.graph.ptq.candidates import give_own_constants
+from edgecnn.graph.ptq.channel_ties import tie_channels
+from edgecnn.graph.ptq.equalization import equalize_channels, scale_channels
+from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
+from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
+from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.simplify import simplify_graph
+from tests.fakes.graphs import build
+from tests.fakes.int8 import RESIDUAL, logits, pictures, sqnr_db, uneven
+from tests.fakes.noise import dataset_of
+
+pytestmark = pytest.mark.onnx
+
+CHAIN = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+c2 = Conv(r1, out=8, k=3)
+r2 = Relu(c2)
+c3 = Conv(r2, out=8, k=1)
+r3 = Relu(c3)
+c4 = Conv(r3, out=8, k=3)
+r4 = Relu(c4)
+g = GlobalAveragePool(r4)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+
+
+def quantized(model: onnx.ModelProto, data: Dataset, method: str = "auto", around: Any = "fp32") -> QuantizedGraph:
+    ranges = collect_from_model(model, "", data)
+    return quantize_int8(model, ranges, "tensorrt", method=method, around=around, data=data)
+
+
+def rescaled(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """The same function: every channel that can be is divided by a factor of 2^-4 to 2^4."""
+    graph = OnnxGraph(model)
+    channels = tie_channels(graph)
+    roots = {int(r) for tensor in channels.ids for r in channels.roots(tensor)} - channels.pinned_roots()
+    drawn = np.random.default_rng(seed).uniform(-4, 4, len(roots))
+    return scale_channels(model, graph, channels, dict(zip(sorted(roots), (2.0**drawn).tolist(), strict=True)))
+
+
+@pytest.mark.parametrize(("text", "seed"), [(CHAIN, 1), (RESIDUAL, 0)], ids=["chain", "residual"])
+def test_the_form_of_a_network_costs_auto_at_most_a_decibel(text: str, seed: int) -> None:
+    model, data, unseen = uneven(text), pictures(64), pictures(128, seed=9)
+    exact = logits(model, unseen)
+    reached = sqnr_db(exact, logits(quantized(model, data).model, unseen))
+    other = rescaled(model, seed)
+    assert sqnr_db(exact, logits(other, unseen)) > 100
+    poor = sqnr_db(exact, logits(quantized(other, data, "mse").model, unseen))
+    assert poor < reached - 3.0, "or nothing was rescaled"
+    assert sqnr_db(exact, logits(quantized(other, data).model, unseen)) > reached - 1.0
+
+
+def test_channels_keep_headroom_for_what_was_not_seen() -> None:
+    """With headroom 4 a channel that fills a quarter or more of the range stays, others are scaled less."""
+    model, data = uneven(RESIDUAL), pictures(24)
+    placement, tensors = place(model, "tensorrt"), collect_from_model(model, "", data).tensors
+    tight, loose = (equalize_channels(model, placement, tensors, 0.5, room)[1] for room in (1.0, 4.0))
+    assert min(tight.values()) < 0.5
+    assert all(loose.get(name, 1.0) >= factor for name, factor in tight.items())
+    assert min(loose.values()) == pytest.approx(min(1.0, 2 * min(tight.values())), rel=0.3)
+    assert equalize_channels(model, placement, tensors, 0.5, 1e6)[1] == {}
+
+
+def scores(noise: list[float]) -> Scores:
+    return Scores(np.full(len(noise), 100.0), np.array(noise), np.ones(len(noise), bool))
+
+
+def test_a_complex_candidate_must_win_by_more_than_its_uncertainty() -> None:
+    plain = scores([1.0, 1.0, 1.0, 1.0])
+    assert not scores([0.2, 1.5, 0.9, 1.2]).beats(plain), "better in the sum, by one image"
+    assert scores([0.8, 0.7, 0.75, 0.8]).beats(plain)
+    assert not scores([0.9, 0.9, 0.9, 9.0]).beats(plain), "worse in the sum"
+    assert not scores([0.5]).beats(scores([1.0])), "one image says nothing"
+    assert choose_best([plain, scores([1.0] * 4), scores([0.8, 0.7, 0.75, 0.8]), scores([0.7, 0.8, 0.75, 0.7])]) == 2
+
+
+def test_logits_that_are_not_finite_are_never_taken() -> None:
+    exact, worse = np.array([[2.0, 1.0], [2.0, 1.0]], np.float32), np.array([[-9.0, 9.0], [-9, 9]], np.float32)
+    broken = Scores.between(exact, np.array([[np.nan, 1.0], [2.0, 1.0]], np.float32))
+    poor = Scores.between(exact, worse)
+    assert (broken.sqnr_db, broken.agreement_pct) == (NOTHING_LEFT_DB, 50.0)
+    assert poor.beats(broken)
+    assert not broken.beats(poor)
+    assert Scores.joined([poor, broken]).sqnr_db == NOTHING_LEFT_DB
+
+
+def test_few_images_are_each_judged_on_once_by_what_was_made_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[set[str]] = []
+    made_up = candidates.reconstruct_layers
+
+    def watching(*words: Any, **named: Any) -> Any:
+        fitted.append(set(words[4].ids))
+        return made_up(*words, **named)
+
+    monkeypatch.setattr(candidates, "reconstruct_layers", watching)
+    data = pictures(18)
+    report = quantized(uneven(RESIDUAL), data).report
+    assert [row.n for row in report.candidates] == [18] * len(report.candidates)
+    *folds, last = fitted
+    assert last == set(data.ids), "what is taken is made of all"
+    left_out = [set(data.ids) - one for one in folds]
+    assert sorted(k for part in left_out for k in part) == sorted(data.ids)
+
+
+def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    inserted = candidates.insert_candidate
+
+    def failing(candidate: candidates.Candidate, placement: Any) -> onnx.ModelProto:
+        if "equalized" in candidate.name:
+            raise GraphError("its pairs do not fit", "none")
+        return inserted(candidate, placement)
+
+    monkeypatch.setattr(candidates, "insert_candidate", failing)
+    report = quantized(uneven(RESIDUAL), pictures(64)).report
+    assert "reconstructed, equalized (its pairs do not fit)" in report.left_out
+    assert {row.name for row in report.candidates} == {"least squared error", "with offsets", "reconstructed"}
+
+
+TELLING = """
+c = Conv(input, out=16, k=1)
+r = Relu(c)
+d = Conv(r, out=16, k=3)
+s = Relu(d)
+g = GlobalAveragePool(s)
+f = Flatten(g)
+logits = Gemm(f, out=12)
+"""
+
+
+def telling() -> onnx.ModelProto:
+    """A network that commits itself: to other classes for pictures of other colors."""
+    model = give_own_constants(simplify_graph(build(TELLING)))
+    held = next(i for i in model.graph.initializer if i.name == "logits.weight")
+    held.CopyFrom(numpy_helper.from_array(30 * numpy_helper.to_array(held), held.name))
+    return model
+
+
+def colored(count: int, seed: int = 0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    values = 2 * rng.normal(0, 1, (count, 4, 1, 1)) + 0.3 * rng.normal(0, 1, (count, 4, 8, 8))
+    return dataset_of(values.astype(np.float32))
+
+
+def noise(count: int, seed: int = 0) -> Dataset:
+    values = np.random.default_rng(seed).normal(0, 1, (count, 4, 8, 8))
+    return dataset_of(values.astype(np.float32))
+
+
+@pytest.mark.parametrize("count", [16, 64])
+def test_images_that_are_not_the_networks_leave_auto_with_the_ranges_of_mse(count: int) -> None:
+    model = telling()
+    for seed in range(3):
+        assert not measure_told(logits(model, colored(count, seed))).unfamiliar
+    report = quantized(model, colored(count)).report
+    assert report.images_doubted is None
+    assert any(row.name.startswith("reconstructed") for row in report.candidates)
+    data = noise(count)
+    doubted, plain = quantized(model, data), quantized(model, data, "mse")
+    assert doubted.report.images_doubted is not None
+    assert "to the network" in doubted.report.images_doubted or "unsure" in doubted.report.images_doubted
+    assert any("reconstruction (the images" in line for line in doubted.report.left_out)
+    assert plain.report.images_doubted == doubted.report.images_doubted
+    unseen = colored(64, 9)
+    np.testing.assert_array_equal(logits(doubted.model, unseen), logits(plain.model, unseen))
+
+
+def test_an_untrained_network_and_one_of_few_classes_doubt_nothing() -> None:
+    rng = np.random.default_rng(0)
+    undecided = rng.normal(0, 0.3, (64, 100)).astype(np.float32)
+    assert not measure_told(undecided).unfamiliar
+    two = np.tile(np.array([[4.0, -4.0]], np.float32), (64, 1))
+    assert not measure_told(two).unfamiliar
+    ten = np.tile(np.array([[8.0, *[0.0] * 9]], np.float32), (64, 1))
+    assert measure_told(ten).unfamiliar
+    assert not measure_told(ten[:15]).unfamiliar
+
+
+def test_the_distance_of_logits_is_none_within_a_kind_and_large_between() -> None:
+    model = telling()
+    test = logits(model, colored(128, 7))
+    near = [logits_distance(logits(model, colored(16, seed)), test) for seed in range(5)]
+    assert max(map(abs, near)) < 0.1
+    assert logits_distance(logits(model, noise(16)), test) > 0.15
+    assert logits_distance(test, test) == pytest.approx(0, abs=0.02)
