@@ -39,7 +39,7 @@ NETWORKS = {  # preprocessing of graphs from elsewhere; None: of the zoo
 }
 SETS = ("good16", "good32", "good64", "good256", "class64", "noise64", "other64")
 METHODS = ("minmax", "mse", "auto", "ort-MinMax")
-HELD_OUT = {True: 2000, False: 244}  # of CIFAR-10, of the photographs
+HELD_OUT = {True: 500, False: 244}  # of CIFAR-10, of the photographs
 HERE = Path(__file__).resolve()
 
 

@@ -103,8 +103,8 @@ def insert_candidate(candidate: Candidate, placement: Placement) -> onnx.ModelPr
 
 @dataclass(frozen=True)
 class Judged:
-    """Candidates in the order in which each must beat those before, how each did, and those that could not be made, with
-    the reason."""
+    """Candidates in the order in which each must beat those before, how each did, and those that could not be made,
+    with the reason."""
 
     made: list[Candidate]
     scores: list[Scores]

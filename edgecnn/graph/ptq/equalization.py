@@ -64,8 +64,8 @@ def equalize_channels(
 def _level_columns(
     graph: OnnxGraph, placement: Placement, tensors: Mapping[str, TensorStatistics], channels: TiedChannels
 ) -> dict[int, float]:
-    """By channel, what brings the weights that read it to within `USUAL_OCTAVES` of its stream's median, and all the way
-    where half of them lie further apart than that; such that the stream's largest value stays what it was.
+    """By channel, what brings the weights that read it to within `USUAL_OCTAVES` of its stream's median, and all the
+    way where half of them lie further apart than that; such that the stream's largest value stays what it was.
 
     A row of weights counts relative to what it adds up, so that only columns matter.
     """
