@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
@@ -22,6 +25,8 @@ from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
 from edgecnn.graph.qdq.placement import place
 from edgecnn.graph.simplify import simplify_graph
+from edgecnn.steps.calibrate import check_calibration
+from edgecnn.steps.quantize import quantize
 from tests.fakes.graphs import build
 from tests.fakes.int8 import RESIDUAL, logits, pictures, sqnr_db, uneven
 from tests.fakes.noise import dataset_of
@@ -165,15 +170,15 @@ def noise(count: int, seed: int = 0) -> Dataset:
     return dataset_of(values.astype(np.float32))
 
 
-@pytest.mark.parametrize("count", [16, 64])
-def test_images_that_are_not_the_networks_leave_auto_with_the_ranges_of_mse(count: int) -> None:
+def test_images_that_are_not_the_networks_leave_auto_with_the_ranges_of_mse() -> None:
     model = telling()
-    for seed in range(3):
-        assert not measure_told(logits(model, colored(count, seed))).unfamiliar
-    report = quantized(model, colored(count)).report
+    for seed in range(5):
+        assert not measure_told(logits(model, colored(16, seed))).unfamiliar
+        assert measure_told(logits(model, noise(16, seed))).unfamiliar
+    report = quantized(model, colored(64)).report
     assert report.images_doubted is None
     assert any(row.name.startswith("reconstructed") for row in report.candidates)
-    data = noise(count)
+    data = noise(64)
     doubted, plain = quantized(model, data), quantized(model, data, "mse")
     assert doubted.report.images_doubted is not None
     assert "to the network" in doubted.report.images_doubted or "unsure" in doubted.report.images_doubted
@@ -201,3 +206,20 @@ def test_the_distance_of_logits_is_none_within_a_kind_and_large_between() -> Non
     assert max(map(abs, near)) < 0.1
     assert logits_distance(logits(model, noise(16)), test) > 0.15
     assert logits_distance(test, test) == pytest.approx(0, abs=0.02)
+
+
+def test_what_speaks_against_the_images_is_said_and_kept(tmp_path: Path) -> None:
+    """By `quantize` as a warning and in the sidecar, by `calibrate --check` as a problem."""
+    graph = tmp_path / "m.fp32.onnx"
+    write_artifact(graph, lambda p: onnx.save(telling(), str(p)), Sidecar(kind="graph"))
+    told = {}
+    for name, data in (("good", colored(32)), ("wrong", noise(32))):
+        made = quantize(graph, tmp_path / f"{name}.int8.onnx", precision="int8", dataset=data)
+        doubted = read_sidecar(made.path).facts.get("images_doubted")
+        found = check_calibration(data, colored(64, 7), graph)
+        told[name] = (
+            bool(doubted) and any(str(doubted) in line and "mse" in line for line in made.warnings),
+            any("not like the test images" in problem for problem in found.problems),
+            any("to the network: its" in problem or "unsure" in problem for problem in found.problems),
+        )
+    assert told == {"good": (False, False, False), "wrong": (True, True, True)}
