@@ -60,7 +60,8 @@ def main() -> None:
         folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if options.one:
-            print(json.dumps(_measure_one(*options.one, options, folder)))
+            network, name = options.one
+            print(json.dumps(_measure_one(network, name, options, folder)))
             return
         for network in options.networks:
             _prepare(network, folder, options.shared.resolve())
@@ -78,7 +79,7 @@ def _file(network: str, name: str, options: argparse.Namespace, folder: Path) ->
         found["before"], base = before["auto"], commit_of(options.base.resolve())
         found["base_commit"] = base or None
     exact = found.pop("exact")
-    row = {method: _summary(one, exact) for method, one in found.items() if isinstance(one, list)}
+    row: dict[str, Any] = {method: _summary(one, exact) for method, one in found.items() if isinstance(one, list)}
     row |= {key: value for key, value in found.items() if not isinstance(value, list)}
     if {"mse", "auto"} <= row.keys():
         gains = [a - b for a, b in zip(row["auto"]["sqnr_db"], row["mse"]["sqnr_db"], strict=True)]
@@ -191,7 +192,7 @@ def choose_images(name: str, seed: int, pictures: Any) -> np.ndarray:
         return (low[:, None, None] + (high - low)[:, None, None] * pixels).astype(np.float32)
     held = pictures(f"class{seed % 5}" if kind == "class" else kind)
     chosen = np.sort(rng.permutation(len(held))[:count])
-    return np.ascontiguousarray(held[chosen]).astype(np.float32)
+    return np.asarray(held[chosen], np.float32)
 
 
 def _prepare(network: str, folder: Path, shared: Path) -> None:

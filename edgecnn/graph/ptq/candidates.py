@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -166,17 +167,18 @@ def judge_candidates(
     starts = _find_starts(model, placement, tensors, half, data, fallen)
     rounds = [fit for _, fit in folds] + [range(len(data))] * (len(folds) > 1)
     for number, group in enumerate(starts):
-        steps = []
-        for k, fit in enumerate(rounds):
-            shown = _part_of(progress, number * len(rounds) + k, len(starts) * len(rounds))
-            steps.append(_reconstruct_candidates(group, placement, half, data.subset(_spread(fit)), shown))
+        shown = [_part_of(progress, number * len(rounds) + k, len(starts) * len(rounds)) for k in range(len(rounds))]
+        try:
+            steps = [
+                _reconstruct_candidates(group, placement, half, data.subset(_spread(fit)), one)
+                for fit, one in zip(rounds, shown, strict=True)
+            ]
+        except (GraphError, BackendError) as exc:
+            fallen += [f"{start.name} ({exc.message})" for start in group]
+            continue
         for k, start in enumerate(group):
-            add(
-                start.name,
-                lambda k=k, steps=steps: _judge_folds(
-                    [s[k] for s in steps], folds, placement, expected, held_out, half
-                ),
-            )
+            fits = [step[k] for step in steps]
+            add(start.name, partial(_judge_folds, fits, folds, placement, expected, held_out, half))
     return Judged(made, scores, fallen)
 
 

@@ -68,7 +68,7 @@ class Scores:
         if len(won) < 2:
             return False
         error = float(won.std(ddof=1)) / len(won) ** 0.5
-        return float(won.mean()) > t_quantile_95(len(won) - 1) * error
+        return bool(won.mean() > t_quantile_95(len(won) - 1) * error)
 
 
 def choose_best(scores: Sequence[Scores]) -> int:
