@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 
 Reduced = Literal["fp16", "int8"]
 GlobalPool = Literal["float", "int8"]
+KEPT = {  # of the report, in the sidecar
+    "method",
+    "around",
+    "int8_share_pct",
+    "weighted_nodes",
+    "kept_float32",
+    "integer_kernels",
+    "images_doubted",
+}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -202,16 +211,7 @@ def _int8(
     report = made.report
     if explain and dataset is not None:
         report = explain_noise(report, made.candidate, made.placement, dataset, progress)
-    named = (
-        "method",
-        "around",
-        "int8_share_pct",
-        "weighted_nodes",
-        "kept_float32",
-        "integer_kernels",
-        "images_doubted",
-    )
-    facts = {key: value for key, value in to_plain(report).items() if key in named and value is not None}
+    facts = {key: value for key, value in to_plain(report).items() if key in KEPT and value is not None}
     facts |= {"excluded": list(report.excluded)} if report.excluded else {}
     if report.weights_logit_noise_pct is not None:
         facts["layer_noise"] = to_plain(layer_noise(report, made.placement))
