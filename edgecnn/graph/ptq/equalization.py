@@ -78,9 +78,9 @@ def _level_columns(
         if tensor not in channels.ids or tensor not in tensors or (node.op_type == "MatMul" and weight.ndim > 2):
             continue
         reach, roots = _magnitudes(tensors[tensor]), channels.roots(tensor)
-        if len(reach) != len(roots):
-            continue
         power = np.square(layer.matrix(weight))
+        if len(reach) != len(roots) or power.shape[0] * power.shape[2] % len(reach) or len(reach) % layer.groups:
+            continue  # its channels are not the tensor's
         power = power.reshape(*power.shape[:2], len(reach) // layer.groups, -1).sum(axis=3)
         whole = (power * np.square(reach).reshape(layer.groups, 1, -1)).sum(axis=2, keepdims=True)
         columns = (power / np.maximum(whole, 1e-30)).mean(axis=1).reshape(-1)
