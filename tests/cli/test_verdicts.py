@@ -779,7 +779,7 @@ def test_calibrate_check_finds_a_leak(edgecnn: Callable[..., Any], made: Path, t
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
     clean = edgecnn(*ask, tmp_path / "fresh", "--test", made / "images")
     assert clean.code == (0 if "nothing to complain of" in clean.out else 3), clean.err
-    assert "test image" not in clean.out
+    assert "are test images" not in clean.out
     assert "suggested_n" in clean.out
     assert "-o is missing" in edgecnn("calibrate", made / "fp32.onnx", "--data", made / "images").refused()
 
