@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 FEWEST_IMAGES, FEWEST_CLASSES = 16, 10
-TOLD_MIN = 0.35  # of the mutual information that so many images can have
+TOLD_MIN = 0.45  # of the mutual information that so many images can have
 UNSURE, UNDECIDED = 0.3, 0.9  # mean entropy as a share of the largest: of other images; before training
 DISTANCE_MAX = 0.1  # half an image's weight is added to it
 

@@ -38,6 +38,7 @@ from edgecnn.results.engine import Scheme
 from edgecnn.results.quantization import CandidateRow, QuantizationReport, TensorRow
 
 Around = Literal["fp16", "fp32"]
+LOOKED_AT = 64  # images, for whether they are the network's
 ALIKE = 0.1  # of the contrast within the images: what differs between frames of a still camera is less, its noise
 
 
@@ -88,7 +89,9 @@ def quantize_int8(
         parts = ("equalization", "scales by output error", "reconstruction")
         left_out += [f"{what} ({why or doubt})" for what in parts]
     else:
-        judged = judge_candidates(ready, placement, ranges.tensors, half, data, progress, expected=seen_as)
+        judged = judge_candidates(
+            ready, placement, ranges.tensors, half, data, progress, expected=seen_as[: len(judging_images(data))]
+        )
         chosen, compared = judged.best, judged.rows()
         left_out += judged.fallen
     made = insert_candidate(chosen, placement)
@@ -122,10 +125,13 @@ def quantize_int8(
 
 
 def _look_at_images(model: onnx.ModelProto, data: Dataset) -> tuple[npt.NDArray[np.float32] | None, str]:
-    """The float graph's logits of the images to judge on; or None and why these are too few or too much alike."""
+    """The float graph's logits of the images to judge on, then of others, `LOOKED_AT` in all or each; or None and why
+    these are too few or too much alike."""
     if why := _why_too_few(data):
         return None, why
-    return compute_logits(model, data.subset(judging_images(data))), ""
+    judged = judging_images(data)
+    others = sorted(set(range(len(data))) - set(judged))[: max(0, LOOKED_AT - len(judged))]
+    return compute_logits(model, data.subset([*judged, *others])), ""
 
 
 def distinct_images(data: Dataset) -> Dataset:
