@@ -164,7 +164,7 @@ def judge_candidates(
     if placement.scheme == "tensorrt":
         offsets = round_candidate(model, placement, tensors, "mse", half, offsets=True, name="with offsets")
         add(offsets.name, lambda: (offsets, _score(offsets, placement, expected, held_out, half)))
-    starts = _find_starts(model, placement, tensors, half, data, fallen)
+    starts = _find_starts(model, placement, tensors, half, data, fallen, progress)
     rounds = [fit for _, fit in folds] + [range(len(data))] * (len(folds) > 1)
     for number, group in enumerate(starts):
         shown = [_part_of(progress, number * len(rounds) + k, len(starts) * len(rounds)) for k in range(len(rounds))]
@@ -214,6 +214,7 @@ def _find_starts(
     half: bool,
     data: Dataset,
     fallen: list[str],
+    progress: Progress | None,
 ) -> list[list[Candidate]]:
     """What is to be reconstructed, those of one graph together: where channels can be scaled equalized, and as it is
     (not with few images, whose headroom leaves little to scale); else with scales by output error too."""
@@ -224,7 +225,8 @@ def _find_starts(
         if not factors:
             return [[start, replace(start, name="reconstructed, scales by output error")]]
         some = np.linspace(0, len(data) - 1, min(len(data), RANGE_IMAGES)).round().astype(int)
-        seen = collect_from_model(flat, "", data.subset(some.tolist()), threads=allowed_threads()).tensors
+        shown = data.subset(some.tolist())
+        seen = collect_from_model(flat, "", shown, threads=allowed_threads(), progress=progress).tensors
         equalized = round_candidate(flat, placement, seen, "mse", half, offsets=True, name=name)
     except (GraphError, BackendError) as exc:
         fallen.append(f"{name} ({exc.message})")
