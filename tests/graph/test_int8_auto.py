@@ -296,8 +296,7 @@ def test_explain_finds_the_tensor_that_makes_the_noise(tmp_path: Path) -> None:
         told.append((done, total))
 
     made = quantize_int8(model, ranges, "tensorrt", around="fp32", data=pictures(), progress=tell)
-    n = len(made.report.candidates)
-    assert told[-n:] == [(k, n) for k in range(1, n + 1)]
+    assert told[-1][0] == told[-1][1] > 1
     explained = explain_noise(made.report, made.candidate, made.placement, pictures(), tell)
     shares = [
         explained.weights_logit_noise_pct,
