@@ -76,7 +76,7 @@ def fit(text: str, width: int) -> str:
 def wrap(text: str, indent: str = "", hanging: str = GAP, *, cut_words: bool = False) -> list[str]:
     """`text` in lines of at most `WIDTH` columns, those after the first indented by `hanging` more. A word that is
     longer (a path, to be copied) stays whole in a line of its own unless `cut_words`."""
-    words = re.findall(r"\s*\S+", inert(text))
+    words = re.findall(r"\s*\S+(?: %(?=\W|$))?", inert(text))  # a number and its per cent are one word
     if cut_words:
         most = WIDTH - len(indent + hanging)
         words = [part for word in words for part in _chunks(word, most)]

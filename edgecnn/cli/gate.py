@@ -76,8 +76,16 @@ def gate(
                 for line in unstable_latencies(found.measurements):
                     say(line)
         print_text(closing_line(reports))
-        say(f"all evidence: edgecnn report {shlex.quote(run)} -o report.html")
+        _say_reports(run, recipe, [str(one.folder) for one in runs])
     return worst_exit_code(r.verdict for r in reports)
+
+
+def _say_reports(run: str, recipe: str, folders: list[str]) -> None:
+    """The command that shows all evidence: of several targets one for each, as `report` takes one."""
+    named = {f"{Path(folder).name}.html": folder for folder in folders} if len(folders) > 1 else {"report.html": run}
+    for output, judged in named.items():
+        words = ["edgecnn", "report", judged, *(["--recipe", recipe] if recipe else []), "-o", output]
+        say(f"all evidence: {shlex.join(words)}")
 
 
 def _shown(recipe: Path) -> str:

@@ -87,8 +87,9 @@ def _followed(
 
 def _print(rows: Iterator[Classified]) -> None:
     for row in rows:
-        if row.error is None:
-            print_line(row.image)
+        print_line(row.image)
+        if row.error is not None:
+            print_line(f"  no result: {row.plain['error'].removeprefix(f'{row.image}: ')}")
         for label, _, probability in row.top:
             print_line(f"  {100 * probability:5.1f} %  {label}")
 

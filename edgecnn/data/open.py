@@ -80,8 +80,8 @@ def open_dataset(
     if not Path(source).exists():
         raise DataError(
             f"no data set {source!r}",
-            nearest(name, named)
-            or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, an image folder, a manifest or an .npz",
+            (nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, a folder, a manifest, an .npz")
+            + f"; a path counts from {Path.cwd()}",
         )
     if Path(source).suffix.lower() in (".csv", ".tsv"):
         raise DataError(f"{source}: a table, not a data set", how_to_sort(Path(source)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.artifact.run_folder import VERDICT, TargetRun, holds_results, read_target_run
-from edgecnn.errors import MeasurementError, RecipeError, WriteError
+from edgecnn.errors import MeasurementError, RecipeError, WriteError, nearest
 from edgecnn.pipeline.device import Say, require_whole, unpack, unpacked
 from edgecnn.recipe.load import find_recipe, load_recipe
 from edgecnn.recipe.location import require_here
@@ -92,7 +92,11 @@ def _find_recipe_of_run(name: str) -> str:
         folder = Path("runs") / name
         if (carried := carried_recipe(folder)) is not None:
             raise RecipeError(exc.message, f"a run of {carried.name} carries its recipe: name {folder}") from exc
-        raise
+        if name.endswith(".toml"):
+            raise
+        here = Path(name).parent if "/" in name else Path("runs")
+        there = [str(path) for path in here.glob("*") if path.is_dir()]
+        raise RecipeError(f"no run folder {name!r}, and {exc.message}", nearest(name, there) or exc.hint) from exc
 
 
 def unmeasured_targets(run_or_recipe: str, recipe: Recipe, runs: Sequence[TargetRun]) -> list[str]:

@@ -6,11 +6,13 @@ https://huggingface.co/docs/hub/model-cards, and the `model-index` of papers-wit
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from edgecnn.output import inert
+from edgecnn.recipe.load import list_recipes
 from edgecnn.recipe.schema import Recipe
 from edgecnn.report.markdown import markdown_table
 from edgecnn.report.tables import Table, check_table, conditions
@@ -107,7 +109,12 @@ def _facts(results: RunReport, recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "target", results.target
     yield "device", str(results.device) if results.device else "-"
     yield "verdict", results.verdict.verdict
-    yield "made again by", f"edgecnn run {results.recipe}"
+    yield "made again by", f"edgecnn run {shlex.quote(_named(recipe))}"
+
+
+def _named(recipe: Recipe) -> str:
+    """A recipe as `edgecnn run` finds it: by its name where it is one of the listed, else by its file."""
+    return recipe.name if recipe.name in list_recipes() else recipe.path.name
 
 
 def _accuracies(results: RunReport) -> Table:

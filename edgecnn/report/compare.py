@@ -154,7 +154,7 @@ def comparison_text(found: Comparison) -> str:
     for row in found.engines:
         cells = f"{_interval(row.top1_pct, row.top1_ci_pct):20}  {_interval(row.drop_pp, row.drop_ci_pp):21}"
         lines.append(
-            f"{fit(row.name, 15)} {row.number:>3}  {cells} {_number(row.latency_ms_p50):>7} {_number(row.size_mb):>6}"
+            f"{fit(row.name, 15)} {row.number:>3}  {cells} {_short(row.latency_ms_p50):>7} {_short(row.size_mb):>6}"
         )
     return "\n".join([*lines, "", *(line for note in found.notes for line in wrap(note))]).rstrip()
 
@@ -167,6 +167,11 @@ def _interval(value: float | None, interval: Interval | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _short(value: float | None) -> str:
+    """In at most six characters."""
+    return "-" if value is None else f"{value:.4f}"[:6].rstrip(".") if value < 1e6 else f"{value:.0e}"
 
 
 HEADS = (

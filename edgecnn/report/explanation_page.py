@@ -123,8 +123,8 @@ def _next_steps(found: Explanation) -> Iterator[str]:
         lost = f"; gives up {step.gives_up}" if step.gives_up else ""
         yield from wrap(f"{k}. {gain}: {step.why}{lost}", " ")
         yield from shell_lines(step.command, "      ")
-    if (more := len(found.next_steps) - MOST_STEPS) > 0:
-        yield f"  and {more} more: --json"
+    if more := found.next_steps[MOST_STEPS:]:
+        yield from wrap(f"  and {len(more)} more ({', '.join(step.remedy for step in more)}): --json")
 
 
 def _interval(value: float, interval: Interval | None, digits: int = 2) -> str:

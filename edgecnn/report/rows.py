@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from edgecnn.artifact.write import atomic_path
 from edgecnn.errors import WriteError
-from edgecnn.output import inert
+from edgecnn.output import inert, inert_json
 
 Cell: TypeAlias = "str | float | bool | None"
 FORMULA = frozenset("=+-@＝＋－＠")  # what a spreadsheet computes, or runs
@@ -53,7 +52,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, C
 
 
 def _json_line(columns: Sequence[str], row: Mapping[str, Cell]) -> str:
-    return json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False, allow_nan=False) + "\n"
+    return inert_json({name: row.get(name) for name in columns}) + "\n"
 
 
 def require_rows_suffix(path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgecnn.data.dataset import Dataset, Split, nfc
 from edgecnn.data.preprocess import Preprocessing
@@ -252,6 +252,8 @@ def decode(path: Path) -> Image.Image:
             return _eight_bit(image)
     except MemoryError:  # of the machine, not of the picture: it would be left out in silence
         raise
+    except UnidentifiedImageError as exc:  # its text has the address of the open file
+        raise DataError(f"{path}: not a readable image (of no known format)", "replace or remove the file") from exc
     except Exception as exc:  # Pillow raises whatever the bytes of a damaged picture come to
         raise DataError(f"{path}: not a readable image ({exc})", "replace or remove the file") from exc
 
