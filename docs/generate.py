@@ -34,6 +34,7 @@ from edgecnn.results.comparison import Comparison
 from edgecnn.results.crash import CrashFile
 from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.explanation import Explanation
+from edgecnn.results.history import History
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Verdict
@@ -58,7 +59,11 @@ FILES = {
     "sidecar": File(Sidecar, "`X.json` beside an artifact `X`; `provenance` in an artifact that is JSON itself", False),
     "accuracy": File(AccuracyFile, "`TARGET/ENGINE.accuracy.json` of a run folder; `edgecnn validate -o`"),
     "latency": File(LatencyFile, "`TARGET/latency.json` of a run folder; `edgecnn bench -o`"),
-    "verdict": File(Verdict, "`TARGET/verdict.json` of a run folder"),
+    "verdict": File(
+        Verdict,
+        "`TARGET/verdict.json` of a run folder; in each row of `edgecnn gate --json`, beside `recipe`, `target` and "
+        "`device_key`",
+    ),
     "report": File(RunReport, "`TARGET/report.json` of a run folder; `edgecnn report --format json`"),
     "crash": File(CrashFile, "`TARGET/ENGINE.crash.json` of a run folder"),
     "baseline": File(Baseline, "`baselines/RECIPE/DEVICE-KEY.json` beside a recipe"),
@@ -66,6 +71,7 @@ FILES = {
     "end-to-end": File(EndToEnd, "`edgecnn bench --end-to-end --json`", False),
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
+    "history": File(History, "`edgecnn history --json`", False),
 }
 
 

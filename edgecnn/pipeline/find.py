@@ -116,7 +116,7 @@ def find_judged(run_or_recipe: str, recipe_name: str = "", output: Path | None =
     if len(judged) != 1:
         found = ", ".join(str(run.folder) for run in judged)
         raise MeasurementError(
-            f"{run_or_recipe}: {'targets ' + found if judged else 'nothing was judged there'}",
+            f"{run_or_recipe}: {'judged on several targets: ' + found if judged else 'nothing was judged there'}",
             "name one of them" if judged else "run `edgecnn gate` first",
         )
     return recipe, judged[0]
