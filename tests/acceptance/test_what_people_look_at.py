@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ top1_drop_pp_max = 10
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a recipe, `mine.toml`, and of its run, `runs/mine`."""
     from edgecnn.cli import main
 
@@ -67,7 +67,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert main(["run", "mine.toml", "--threads", "1"]) in (0, 3)
     finally:
         os.chdir(before)
-    yield folder
+    return folder
 
 
 @pytest.fixture
