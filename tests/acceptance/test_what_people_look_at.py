@@ -177,8 +177,8 @@ def test_what_commands_write_fits_the_schemas_that_name_them(edgecnn: Command) -
         for path in paths:
             assert problems(name, json.loads(Path(path).read_text())) == [], path
     end_to_end = ("bench", "--engine", engine, "--end-to-end", "--data", "imgs", "--duration", "0.05")
-    for name, words in {"history": ("history", "mine.toml"), "end-to-end": end_to_end}.items():
-        done = edgecnn(*words, "--json")
+    for name, command in {"history": ("history", "mine.toml"), "end-to-end": end_to_end}.items():
+        done = edgecnn(*command, "--json")
         assert done.code == 0, done.said
         assert problems(name, json.loads(done.out)) == []
     rows = json.loads(edgecnn("gate", "runs/mine", "--json").out)
