@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgecnn.artifact.external import external_files
 from edgecnn.artifact.sidecar import Sidecar
@@ -17,7 +16,7 @@ from edgecnn.contract import ServingContract
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.recipe.schema import Precision, Recipe
-from edgecnn.targets import version_tuple
+from edgecnn.targets import targets, version_tuple
 
 GRAPH, FLOAT_GRAPH, PLAN, CACHE, LABELS = "model.onnx", "model.fp32.onnx", "model.plan", "model.cache", "labels.txt"
 README = "README.txt"
@@ -60,6 +59,12 @@ class Served:
         if self.sidecar.preprocessing is None:
             raise ArtifactError(f"{self.graph}: its sidecar names no preprocessing", "make it again with --preprocess")
         return preprocessing_from_json(self.sidecar.preprocessing)
+
+    @property
+    def on_jetson(self) -> bool:
+        """Whether every target of the recipe shares its memory with the processor, as Jetsons do."""
+        known = targets()
+        return all(known[name].unified_memory for name in self.recipe.targets)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

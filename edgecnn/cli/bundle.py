@@ -17,9 +17,10 @@ from edgecnn.recipe.schema import Recipe
 EXAMPLES = """
 edgecnn bundle runs/lenet5-digits --for cpu -o lenet5.tar
 edgecnn bundle runs/lenet5-digits --for agx-orin --images files -o lenet5.tar  # needs a run for that target
+edgecnn bundle runs/lenet5-digits --for triton -o lenet5-triton
 edgecnn bundle runs/lenet5-digits --for trtexec --tensorrt 8.6.2 -o lenet5-trt8
 """
-SERVERS = ("trtexec",)
+SERVERS = ("triton", "trtexec")
 
 
 def bundle(

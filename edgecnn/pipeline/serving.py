@@ -9,6 +9,7 @@ from pathlib import Path
 from edgecnn.artifact.sidecar import verified_sidecar
 from edgecnn.bundle.manifest import RANGES
 from edgecnn.bundle.served import Served, whole_folder
+from edgecnn.bundle.triton import write_for_triton
 from edgecnn.bundle.trtexec import write_for_trtexec
 from edgecnn.data.open import listing_each_folder_once
 from edgecnn.errors import ArtifactError, RecipeError
@@ -21,6 +22,7 @@ from edgecnn.steps._arguments import require_packages
 from edgecnn.targets import Target, targets, version_tuple
 
 DESTINATIONS: dict[str, Callable[[Served, Path], None]] = {
+    "triton": write_for_triton,
     "trtexec": write_for_trtexec,
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
