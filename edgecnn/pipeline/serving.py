@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import verified_sidecar
+from edgecnn.bundle.deepstream import write_for_deepstream
 from edgecnn.bundle.manifest import RANGES
 from edgecnn.bundle.served import Served, whole_folder
 from edgecnn.bundle.triton import write_for_triton
@@ -23,6 +24,7 @@ from edgecnn.targets import Target, targets, version_tuple
 
 DESTINATIONS: dict[str, Callable[[Served, Path], None]] = {
     "triton": write_for_triton,
+    "deepstream": write_for_deepstream,
     "trtexec": write_for_trtexec,
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
