@@ -20,7 +20,7 @@ edgecnn bundle runs/lenet5-digits --for agx-orin --images files -o lenet5.tar  #
 edgecnn bundle runs/lenet5-digits --for triton -o lenet5-triton
 edgecnn bundle runs/lenet5-digits --for trtexec --tensorrt 8.6.2 -o lenet5-trt8
 """
-SERVERS = ("triton", "deepstream", "trtexec")
+SERVERS = ("triton", "deepstream", "trtexec", "cpp")
 
 
 def bundle(

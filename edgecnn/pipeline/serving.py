@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import verified_sidecar
+from edgecnn.bundle.cpp import write_for_cpp
 from edgecnn.bundle.deepstream import write_for_deepstream
 from edgecnn.bundle.manifest import RANGES
 from edgecnn.bundle.served import Served, whole_folder
@@ -26,6 +27,7 @@ DESTINATIONS: dict[str, Callable[[Served, Path], None]] = {
     "triton": write_for_triton,
     "deepstream": write_for_deepstream,
     "trtexec": write_for_trtexec,
+    "cpp": write_for_cpp,
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
