@@ -92,8 +92,6 @@ def _find_recipe_of_run(name: str) -> str:
         folder = Path("runs") / name
         if (carried := carried_recipe(folder)) is not None:
             raise RecipeError(exc.message, f"a run of {carried.name} carries its recipe: name {folder}") from exc
-        if name.endswith(".toml"):
-            raise
         here = Path(name).parent if "/" in name else Path("runs")
         there = [str(path) for path in here.glob("*") if path.is_dir()]
         raise RecipeError(f"no run folder {name!r}, and {exc.message}", nearest(name, there) or exc.hint) from exc
