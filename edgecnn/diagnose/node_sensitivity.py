@@ -96,8 +96,9 @@ def measure_quantizers(
         expected = _finite(sides["alone"].logits)[: len(part)]
         found.signal += float(np.square(expected, dtype=np.float64).sum())
         found.whole += compare_logits(expected, sides["without"].logits[: len(part)])
-        for trial, difference in _run_trials(graph, sides, chosen, expected, known.get(first, {})):
-            if trial not in known.get(first, {}):
+        done_before = {trial: d for trial, d in known.get(first, {}).items() if d.n == len(part)}
+        for trial, difference in _run_trials(graph, sides, chosen, expected, done_before):
+            if trial not in done_before:
                 line = TrialLine(first=first, **asdict(trial.quantizer), kind=trial.kind, **asdict(difference))
                 log.append(to_plain(line))
             found.trials[trial] = found.trials.get(trial, Difference()) + difference

@@ -263,9 +263,10 @@ def _do(task: Task, reason: str, folder: Path, say: Say) -> None:
 
 
 def _notes(task: Task) -> list[str]:
-    """What a network's weights and its export had done to them."""
-    key = {"train": "weights_notes", "export": "changes"}.get(task.step)
-    return list(read_sidecar(task.output).facts.get(key, ())) if key else []
+    """What a network's weights and its export had done to them, and what speaks against its calibration images."""
+    key = {"train": "weights_notes", "export": "changes", "quantize": "images_doubted"}.get(task.step)
+    found = read_sidecar(task.output).facts.get(key, ()) if key else ()
+    return [f"warning: {found}"] if isinstance(found, str) else list(found)
 
 
 def _absent(name: str, threads: int | None) -> str | None:

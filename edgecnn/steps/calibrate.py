@@ -166,16 +166,16 @@ def _compare_with_test(graph: Path, calibration: Dataset, test: Dataset) -> tupl
     from edgecnn.graph.ptq.candidates import compute_logits
     from edgecnn.graph.serving import load_body
 
-    if min(len(calibration), len(test)) < FEWEST_IMAGES:
+    if len(calibration) < FEWEST_IMAGES:
         return None, ()
     model = load_body(graph)
     known, wanted = (
         compute_logits(model, one.subset(np.linspace(0, len(one) - 1, min(len(one), COMPARED)).astype(int).tolist()))
         for one in (calibration, test)
     )
-    distance = logits_distance(known, wanted)
+    distance = logits_distance(known, wanted) if len(wanted) >= FEWEST_IMAGES else None
     found = []
-    if are_apart(distance, len(known)):
+    if distance is not None and are_apart(distance, len(known)):
         found.append(
             f"to the network these images are not like the test images: their logits are {distance:.2f} apart, where "
             "images of the same kind are about 0 and at most 1 is possible"
@@ -201,8 +201,11 @@ def _leaks(found: CalibrationCheck) -> Iterator[str]:
 
 
 def _gaps(found: CalibrationCheck) -> Iterator[str]:
+    from edgecnn.graph.calibration.familiarity import FEWEST_IMAGES
     from edgecnn.graph.calibration.sufficiency import GOOD_EXCESS_PCT
 
+    if found.repeated and (different := found.n - found.repeated) < FEWEST_IMAGES:
+        yield f"{found.repeated} of {found.n} images are copies of others; of different ones there are {different}"
     missing, classes, excess = found.classes_missing, found.classes, found.noise_excess_pct_median
     if missing and classes and found.n >= classes:
         yield f"{len(missing)} of {classes} classes have no image: {', '.join(missing[:5])}"

@@ -53,10 +53,11 @@ def sensitivity(
 
     Each is quantized alone in the float graph, and left alone out of the quantized one, with the scales that `method`
     makes of `ranges`; the logits [N, classes] on `images` of `data` (as in `calibrate`) are compared with the float
-    graph's. What is around computes in FP32. Writes `output`, X.sensitivity.json beside the graph; of some `nodes`
-    alone nothing is written unless it is named. Interrupted, the same call goes on where it stopped, and trials of
-    some nodes count for those of all. Raises `ArtifactError` for ranges of another graph, `DataError` for fewer than 16
-    images and for one that is there twice, `RecipeError` for a node that does not become INT8.
+    graph's, before a Softmax at its end. What is around computes in FP32. Writes `output`, X.sensitivity.json beside
+    the graph; of some `nodes` alone nothing is written unless it is named. Interrupted, the same call goes on where it
+    stopped, and trials of some nodes count for those of all. Raises `ArtifactError` for ranges of another graph,
+    `DataError` for fewer than 16 images and for one that is there twice, `RecipeError` for a node that does not become
+    INT8.
     """
     graph, ranges, output = Path(graph), Path(ranges), path_or_none(output)
     require_packages("quantize")
@@ -101,6 +102,7 @@ def sensitivity(
 
 def _staged(graph: Path, ranges: Path, method: str) -> StagedGraph:
     from edgecnn.graph.calibration.file import read_ranges
+    from edgecnn.graph.importing.head import remove_softmax
     from edgecnn.graph.load import naming
     from edgecnn.graph.ptq.candidates import round_candidate
     from edgecnn.graph.ptq.quantize import find_dead
@@ -117,6 +119,7 @@ def _staged(graph: Path, ranges: Path, method: str) -> StagedGraph:
         )
     with naming(graph):
         model = simplify_graph(load_body(graph))
+        remove_softmax(model)
         placement = place(model, "tensorrt")
         if not placement.weights:
             raise GraphError("no Conv, Gemm or MatMul of it can be INT8", "nothing of it can be sensitive to INT8")

@@ -19,6 +19,7 @@ FEWEST_IMAGES, FEWEST_CLASSES = 16, 10
 TOLD_MIN = 0.45  # of the mutual information that so many images can have
 UNSURE, UNDECIDED = 0.3, 0.9  # mean entropy as a share of the largest: of other images; before training
 DISTANCE_MAX = 0.1  # half an image's weight is added to it
+LEAST_PROBABILITY = np.float32(1e-12)
 
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -53,8 +54,8 @@ class Told:
 
 
 def measure_told(logits: Logits) -> Told:
-    """Of logits [N, classes]; what is not finite tells nothing."""
-    rows = logits[np.isfinite(logits).all(axis=1)].astype(np.float64)
+    """Of what a network gives, [N, classes]; what is not finite tells nothing."""
+    rows = as_logits(logits[np.isfinite(logits).all(axis=1)]).astype(np.float64)
     n, classes = len(rows), logits.shape[1]
     if n < 2 or classes < 2:
         return Told(n, classes, 0.0, 1.0)
@@ -65,6 +66,14 @@ def measure_told(logits: Logits) -> Told:
     return Told(n, classes, max(0.0, whole - each) / math.log(min(n, classes)), each / math.log(classes))
 
 
+def as_logits(outputs: Logits) -> Logits:
+    """Logits [N, classes] where a network gives these or probabilities: the logarithms of probabilities are logits but
+    for a constant of each row."""
+    if outputs.size and outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
+        return np.asarray(np.log(np.maximum(outputs, LEAST_PROBABILITY)))
+    return outputs
+
+
 def _entropy(shares: Floats) -> Floats:
     return np.asarray(-(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=-1))
 
@@ -72,6 +81,7 @@ def _entropy(shares: Floats) -> Floats:
 def logits_distance(one: Logits, other: Logits) -> float:
     """Energy distance of two samples [N, classes] as a share of twice the mean distance between them: about 0 for
     samples of the same images, at most 1."""
+    one, other = as_logits(one), as_logits(other)
     between = _distances(one, other).mean()
     within = sum(float(_distances(x, x).sum()) / (len(x) * (len(x) - 1)) for x in (one, other))
     return float(1 - within / (2 * between)) if between > 0 else 0.0
