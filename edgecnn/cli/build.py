@@ -97,7 +97,8 @@ def build(
 ) -> None:
     """Build an engine for a target, and check that it runs."""
     if on:
-        run_on(context, on, files=("graph", "ranges"), outputs=("output",), refused=("timing_cache", "locked"))
+        given, refused = ("graph", "ranges"), ("timing_cache", "locked")
+        run_on(context, on, files=given, outputs=("output",), refused=refused, beside="graph")
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.records import to_plain
     from edgecnn.steps.build import rebuild

@@ -32,18 +32,19 @@ def run_on(
     outputs: Collection[str] = (),
     refused: Collection[str] = (),
     replaced: Mapping[str, Path] | None = None,
+    beside: str = "",
 ) -> NoReturn:
     """Do the command of `context` on each host, print what comes back, and exit: with 3 where some failed.
 
     `files` and `outputs` are the parameters that name files to read and to write, `refused` those that need more than
-    these, `replaced` what goes along in a file's place. Raises the error of the one host, and `RecipeError` for an
-    option that cannot go along.
+    these, `replaced` what goes along in a file's place, `beside` the file beside which what is made lies where no
+    output is named. Raises the error of the one host, and `RecipeError` for an option that cannot go along.
     """
     from edgecnn.errors import EdgecnnError, RemoteError
     from edgecnn.remote.command import command_on
 
     as_json = bool(context.params.get("as_json"))
-    given = _arguments(context, files, outputs, refused, replaced or {})
+    given = _arguments(context, files, outputs, refused, replaced or {}, beside)
     lanes: tuple[Lane[Answer], ...] = command_on(hosts, given, as_json=as_json, say=say)
     if len(lanes) == 1 and lanes[0].error is not None:
         raise lanes[0].error
@@ -72,6 +73,7 @@ def _arguments(
     outputs: Collection[str],
     refused: Collection[str],
     replaced: Mapping[str, Path],
+    beside: str,
 ) -> list[Argument]:
     """The command and those of its parameters that are not their defaults."""
     from edgecnn.errors import RecipeError
@@ -91,7 +93,7 @@ def _arguments(
                 f"{option} with --on: it needs more than the files that go along", "leave one of them out"
             )
         if name in files:
-            own: Argument = Source(replaced.get(name, Path(value)), option)
+            own: Argument = Source(replaced.get(name, Path(value)), option, name == beside)
         elif name in outputs:
             own = Output(Path(value), option)
         else:

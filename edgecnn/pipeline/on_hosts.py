@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from edgecnn.artifact.run_folder import REPORT, read_report
 from edgecnn.artifact.sidecar import file_sha256, sidecar_path
 from edgecnn.artifact.temporary import temporary_folder
 from edgecnn.bundle.manifest import BASELINES, MANIFEST, Bundle
-from edgecnn.errors import DeviceError, EdgecnnError, RecipeError
+from edgecnn.errors import ArtifactError, DeviceError, EdgecnnError, RecipeError, RemoteError
 from edgecnn.pipeline.device import bundle
 from edgecnn.pipeline.run import Say, run_recipe
 from edgecnn.pipeline.workshop import ProgressFor
@@ -32,6 +34,7 @@ from edgecnn.results.verdict import worst_exit_code
 from edgecnn.steps import HOST_STEPS, STEPS, StepName
 
 ON, RUN, ARCHIVE = "on", "run", "bundle.tar"
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 INLINE = 1024  # bytes of a file that is sent with the request
 
 
@@ -118,7 +121,7 @@ def _on_host(
     for target, (found, archive) in packed.items():
         job = _job(folder, found, archive, arguments)
         finished = run_job(connection, job, say)
-        elsewhere = mapping_from_json(finished.out, connection.host, "report it")["not_measured"]
+        elsewhere = mapping_from_json(finished.out, connection.host, "report it").get("not_measured")
         if elsewhere:
             why.append(f"{target} ({elsewhere[0]['why']})")
             continue
@@ -134,7 +137,7 @@ def _on_host(
 
 
 def _job(folder: Path, found: Bundle, archive: Path, arguments: Sequence[str]) -> Job:
-    name = hashlib.sha256(f"{who()}\n{os.path.realpath(folder)}\n{found.target}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(f"{who()}\n{os.path.realpath(folder)}\n{found.target}")).hexdigest()[:16]
     command = ("run", ARCHIVE, f"--out={RUN}", *arguments, "--json")
     kept = frozenset(f"{RUN}/{inner}" for inner in {*_brought(found), MANIFEST})
     return Job(name, command, {ARCHIVE: _pieces(archive, found)}, passing=(ARCHIVE,), ignored=kept)
@@ -188,7 +191,19 @@ def _bring_back(connection: Connection, job: Job, finished: Finished, found: Bun
             else:
                 lacking[made] = scratch / inner
         fetch(connection, job, lacking)
+        _require_readable(connection.host, scratch / found.target / REPORT)
         replace_folder(scratch, own)
+
+
+def _require_readable(host: str, report: Path) -> None:
+    """Raise `RemoteError` for a report of another version's, or a damaged one, before it takes the old one's place."""
+    if not report.exists():
+        return
+    try:
+        read_report(report)
+    except ArtifactError as exc:
+        told = exc.message.removeprefix(f"{report}: ")
+        raise RemoteError(f"{host}: sent a report that cannot be read: {told}", exc.hint) from exc
 
 
 def _files_of(folder: Path) -> list[str]:
@@ -197,7 +212,12 @@ def _files_of(folder: Path) -> list[str]:
 
 def _link(path: Path, scratch: Path) -> None:
     scratch.parent.mkdir(parents=True, exist_ok=True)
-    scratch.hardlink_to(path)
+    try:
+        scratch.hardlink_to(path)
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(path, scratch)
 
 
 def _host_run(lane: Lane[HostRun]) -> HostRun:

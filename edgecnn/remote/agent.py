@@ -7,7 +7,6 @@ output, with bytes after them where files are fetched.
 
 import contextlib
 import ctypes
-import getpass
 import hashlib
 import json
 import os
@@ -30,8 +29,8 @@ if TYPE_CHECKING:  # there its text comes before this
     from edgecnn.remote.agent_folder import (
         FOLDER,
         JOBS,
-        MARK,
         PART,
+        README,
         SITE,
         STORE,
         RefusedError,
@@ -41,7 +40,9 @@ if TYPE_CHECKING:  # there its text comes before this
         is_whole,
         kept_whole,
         remove_parts,
+        require_ours,
         require_space,
+        user_name,
     )  # fmt: skip
 
 SETUP, PYTHON = "setup.json", "python"
@@ -93,9 +94,7 @@ def tensorrt_version() -> str:
 def hello(request: Request) -> Request:
     """What this machine is, and how it was set up."""
     path = home(create=False)
-    setup = {}
-    with contextlib.suppress(OSError, ValueError):
-        setup = json.loads((path / SETUP).read_text())
+    setup = setup_of(path)
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -103,7 +102,7 @@ def hello(request: Request) -> Request:
         "glibc": platform.libc_ver()[1],
         "tag": sysconfig.get_platform(),
         "system": f"{platform.system()} {platform.release()}",
-        "user": getpass.getuser(),
+        "user": user_name(),
         "folder": str(path),
         "free_bytes": shutil.disk_usage(path if path.exists() else path.parent).free,
         "memory": memory(),
@@ -113,6 +112,15 @@ def hello(request: Request) -> Request:
         "setup": setup,
         "site": {name: (path / SITE / name).is_dir() for name in setup.get("site", ())},
     }
+
+
+def setup_of(path: Path) -> Request:
+    """What the setup has written down; nothing where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((path / SETUP).read_text())
+        if isinstance(found, dict) and isinstance(found.get("machine"), str) and isinstance(found.get("site"), dict):
+            return found
+    return {}
 
 
 def missing(request: Request) -> Request:
@@ -197,6 +205,8 @@ def run(request: Request) -> Request:
     and which files it made in the end. It ends with the connection."""
     path = home()
     with alone(path, request["who"]):
+        if not all((path / SITE / name).is_dir() for name in request["site"]):
+            raise RefusedError("another edgecnn was set up there meanwhile", "run the same command again")
         job = path / JOBS / request["job"]
         job.mkdir(exist_ok=True)
         for name, pieces in request["files"].items():
@@ -328,11 +338,14 @@ def clean(request: Request) -> Request:
     path = home(create=False)
     if not path.exists():
         return {"removed": "", "bytes": 0}
-    readme = path / "README"
-    if not readme.is_file() or readme.read_text(errors="replace") != MARK:
-        raise RefusedError(f"{path}: was not made by edgecnn", "look what it is, and remove it by hand")
+    require_ours(path)
     with alone(path, request["who"]):
         size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != README:  # it says until the end whose the rest is
+                entry.unlink()
         shutil.rmtree(path)
     return {"removed": str(path), "bytes": size}
 

@@ -7,6 +7,7 @@ their content), `site/` (Python packages), `jobs/` (what commands work in), `set
 import contextlib
 import errno
 import fcntl
+import getpass
 import os
 import shutil
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-FOLDER, MARK = ".edgecnn-remote", "made by edgecnn remote setup\n"
+FOLDER, README, MARK = ".edgecnn-remote", "README", "made by edgecnn remote setup\n"
 STORE, SITE, JOBS, LOCK = "store", "site", "jobs", "lock"
 PART = ".part-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,14 +37,34 @@ def home(create: bool = True) -> Path:
     if create:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-            (path / "README").write_text(MARK)
     if path.is_symlink() or (path.exists() and (not path.is_dir() or path.stat().st_uid != os.getuid())):
         raise RefusedError(f"{path}: is a link, or another user's", "move it away: the folder is for this user alone")
     if create:
         path.chmod(stat.S_IRWXU)
+        require_ours(path)
+        if not (path / README).exists():
+            with kept_whole(path / README) as file:
+                file.write(MARK.encode())
         for name in (STORE, SITE, JOBS):
             (path / name).mkdir(exist_ok=True)
     return path
+
+
+def require_ours(path: Path) -> None:
+    """Refuse a folder of that name that somebody else has made: ours says so, or was only begun."""
+    readme = path / README
+    if readme.is_file() and readme.read_text(errors="replace") == MARK:
+        return
+    if any(not file.name.startswith(PART) for file in path.iterdir()):
+        raise RefusedError(f"{path}: was not made by edgecnn", "look what it is, and remove it by hand")
+
+
+def user_name() -> str:
+    """Of this process's user; the number where it has no name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def is_whole(path: Path, size: int) -> bool:

@@ -30,10 +30,12 @@ from edgecnn.steps._images import open_images
 @dataclass(frozen=True)
 class Source:
     """An argument that names a file to read: it goes along with what belongs to it. With `option` it stands behind an
-    equals sign, where nothing takes it for another option."""
+    equals sign, where nothing takes it for another option. What is made bears its stem where it `names` that, and no
+    output is named."""
 
     path: Path
     option: str = ""
+    names: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def command_on(
     def work(connection: Connection, say_of: Say) -> Answer:
         finished = run_job(connection, job, say_of)
         apart = folder_name(connection.host) if len(hosts) > 1 else ""
+        _require_named(connection.host, finished, job, arguments, folders)
         made = _bring_back(connection, job, finished, folders, apart)
         forget(connection, job)
         return _answer(connection.host, finished, made, as_json)
@@ -123,6 +126,29 @@ def _there(argument: Argument, folders: dict[Path, str]) -> str:
         return argument
     name = f"{folders[argument.path.absolute().parent]}/{argument.path.name}"
     return f"{argument.option}={name}" if argument.option else name
+
+
+def _require_named(
+    host: str, finished: Finished, job: Job, arguments: Sequence[Argument], folders: dict[Path, str]
+) -> None:
+    """Raise `RemoteError` for a file that was to come back, and is not what the command makes: X.* for the output X.y,
+    and what lies in the folder X."""
+    outputs = [argument.path for argument in arguments if isinstance(argument, Output)]
+    named = outputs or [one.path for one in arguments if isinstance(one, Source) and one.names]
+    names = [(folders[path.absolute().parent], path) for path in named]
+    for made in finished.files:
+        there, _, inner = made.name.partition("/")
+        own = any(
+            there == folder
+            and (inner == path.name or inner.startswith((f"{path.name}/", f"{path.stem}.")))
+            and ("/" not in inner or inner.startswith(f"{path.name}/"))
+            for folder, path in names
+        )
+        if made.name in job.files or not own:
+            raise RemoteError(
+                f"{host}: a file named {made.name[:80]!r} was to come back, which this command does not make",
+                "do not trust that machine",
+            )
 
 
 def _bring_back(

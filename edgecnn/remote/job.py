@@ -10,7 +10,7 @@ from pathlib import Path
 from edgecnn.artifact.sidecar import file_sha256
 from edgecnn.errors import RemoteError
 from edgecnn.remote.setup import Facts, Say, require_set_up, send, who
-from edgecnn.remote.ssh import Connection
+from edgecnn.remote.ssh import Connection, not_understood
 from edgecnn.remote.ssh_errors import AGAIN, KILLED
 
 CHUNK = 1 << 20
@@ -87,14 +87,18 @@ def run_job(connection: Connection, job: Job, say: Say) -> Finished:
             say(line)
 
     found = connection.call("run", _request(job, facts), say=listen)
-    code = int(found["code"])
+    try:
+        code, out = int(found["code"]), str(found["out"])
+        files = tuple(Made(*map_made(row)) for row in found["files"])
+    except (LookupError, TypeError, ValueError) as exc:
+        raise not_understood(connection.host, found) from exc
     if code in (SIGKILL, KILLED):
         raise _killed(connection.host, found)
     if code not in (0, 1, 3):
         told = errors.get(ERROR) or _how(code, connection.host)
         hint = f"on {connection.host}: {errors[HINT]}" if HINT in errors else AGAIN
         raise RemoteError(f"{connection.host}: {told}", hint)
-    return Finished(code, str(found["out"]), tuple(Made(*map_made(row)) for row in found["files"]))
+    return Finished(code, out, files)
 
 
 def map_made(row: Sequence[object]) -> tuple[str, str, int]:
@@ -102,6 +106,8 @@ def map_made(row: Sequence[object]) -> tuple[str, str, int]:
     name, sha256, size = str(row[0]), str(row[1]), int(str(row[2]))
     if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
         raise RemoteError(f"a file named {name[:80]!r} was to come back", "do not trust that machine")
+    if size < 0:
+        raise ValueError(size)
     return name, sha256, size
 
 

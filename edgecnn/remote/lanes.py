@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from edgecnn.errors import EdgecnnError
+from edgecnn.errors import EdgecnnError, RemoteError
 from edgecnn.remote.host import require_hosts
 from edgecnn.remote.ssh import Connection
 from edgecnn.remote.ssh_errors import SET_UP
@@ -47,6 +47,10 @@ def in_lanes(
                 lanes[host] = Lane(host, work(connection, say_of))
         except EdgecnnError as exc:
             lanes[host] = Lane(host, error=exc)
+        except OSError as exc:  # of this machine's files
+            where = f"{exc.filename}: " if exc.filename else ""
+            told = f"{host}: {where}{exc.strerror or exc}"
+            lanes[host] = Lane(host, error=RemoteError(told, "check the path, its permissions and the free space"))
         except BaseException as exc:  # noqa: BLE001 - raised below, in the thread that waits
             bugs.append(exc)
         finally:

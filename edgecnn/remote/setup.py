@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,9 @@ from typing import Any
 
 from edgecnn.artifact.temporary import scratch_folder
 from edgecnn.errors import RemoteError
+from edgecnn.remote.agent_folder import user_name
 from edgecnn.remote.ssh import PYTHON, Connection
-from edgecnn.remote.ssh_errors import SET_UP, NotSetUpError
+from edgecnn.remote.ssh_errors import SET_UP, NotSetUpError, WrongInterpreterError
 from edgecnn.remote.wheels import Machine, contents, requirements, resolve, write_own_wheel
 from edgecnn.version import __version__
 
@@ -22,7 +22,7 @@ Facts = Mapping[str, Any]
 
 def who() -> str:
     """This user on this machine, as the other one is told."""
-    return f"{getpass.getuser()} on {platform.node()}"
+    return f"{user_name()} on {platform.node()}"
 
 
 def machine_of(facts: Facts) -> Machine:
@@ -63,7 +63,7 @@ def require_set_up(connection: Connection, say: Say) -> Facts:
     machine = machine_of(facts)
     if setup["machine"] != str(machine):
         raise RemoteError(f"{host}: was set up for {setup['machine']}, and is {machine} now", again)
-    if setup["requirements"] != list(requirements(machine)):
+    if setup.get("requirements") != list(requirements(machine)):
         raise RemoteError(
             f"{host}: was set up by edgecnn {setup['edgecnn']}, and {__version__} needs other packages", again
         )
@@ -80,7 +80,7 @@ def clean_host(host: str) -> Facts:
     with Connection(host, SET_UP) as connection:
         try:
             return connection.call("clean", {"who": who()})
-        except NotSetUpError:
+        except (NotSetUpError, WrongInterpreterError):
             pass
     with Connection(host) as connection:
         return connection.call("clean", {"who": who()})

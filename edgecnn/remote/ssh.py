@@ -25,12 +25,13 @@ from edgecnn.artifact.temporary import temporary_folder
 from edgecnn.errors import RemoteError
 from edgecnn.records import parse_json
 from edgecnn.remote.host import require_host
-from edgecnn.remote.ssh_errors import AGAIN, Ended, error_of, is_lost
+from edgecnn.remote.ssh_errors import AGAIN, KILLED, Ended, error_of, is_lost
 
 AGENT = tuple(Path(__file__).with_name(name) for name in ("agent_folder.py", "agent.py"))
 READY = "edgecnn-python "
-BOOT = (  # no character in it means anything to a shell inside single quotes, csh and fish included
-    f'import sys;print("{READY}%d.%d"%sys.version_info[:2]);sys.stdout.flush();'
+BOOT = (  # no character in it means anything to a shell inside single quotes, csh and fish included; the empty line
+    # ends what a shell that starts has printed
+    f'import sys;print();print("{READY}%d.%d"%sys.version_info[:2]);sys.stdout.flush();'
     "sys.version_info<(3,10) and sys.exit(86);b=sys.stdin.buffer;"
     'exec(compile(b.read(int(b.readline())),"edgecnn-agent","exec"),{"__name__":"edgecnn-agent"})'
 )
@@ -52,6 +53,7 @@ OPTIONS = {
 PYTHON = "python3"
 CHUNK = 1 << 20
 SHOWN_S = 5.0
+DOCTOR = "`edgecnn remote doctor`"
 LONGEST_SOCKET = 60  # of the 108 bytes that Linux allows; ssh appends 17 while it binds
 KEPT = 65536  # bytes of what ssh says
 
@@ -70,7 +72,7 @@ class Connection:
             )
         self.host, self.python = host, python
         self._process: subprocess.Popen[bytes] | None = None
-        self._boot, self._answered = "", False
+        self._boot, self._answered, self._is_cut = "", False, False
         self._folder: Path | None = None
         self._held = contextlib.ExitStack()
 
@@ -89,8 +91,8 @@ class Connection:
         self._held.close()
 
     def cut(self) -> None:
-        """End the call that is under way, from another thread."""
-        self._answered = False  # what becomes of the machine is not asked
+        """End the call that is under way, from another thread, and let none begin."""
+        self._is_cut, self._answered = True, False  # what becomes of the machine is not asked
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
@@ -117,7 +119,9 @@ class Connection:
                 if "say" in content and say is not None:
                     say(str(content["say"]))
                 if "result" in content:
-                    found: Mapping[str, Any] = content["result"]
+                    found = content["result"]
+                    if not isinstance(found, dict):
+                        raise not_understood(self.host, found)
                     return found
         raise AssertionError
 
@@ -149,6 +153,8 @@ class Connection:
         except OSError as exc:
             raise RemoteError(f"ssh: cannot be started: {exc.strerror}", "install OpenSSH's client") from exc
         self._process, self._said = process, bytearray()
+        if self._is_cut:
+            process.terminate()
         reader = threading.Thread(target=_listen, args=(process.stderr, self._said), daemon=True)
         reader.start()
         try:
@@ -205,8 +211,10 @@ class Connection:
                 continue
             content = _decoded(line, self.host)
             if "error" in content:
-                message, hint = (str(part) for part in content["error"])
-                raise RemoteError(f"{self.host}: {message}", hint.replace("HOST", self.host))
+                told = content["error"]
+                if not isinstance(told, list) or len(told) != 2:
+                    raise not_understood(self.host, told)
+                raise RemoteError(f"{self.host}: {told[0]}", str(told[1]).replace("HOST", self.host))
             yield content
         raise self._error(self._ended(python), what)
 
@@ -235,7 +243,8 @@ class Connection:
             )
         if boot and now.get("boot_id") != boot:
             return RemoteError(f"{self.host}: was started anew {during}", AGAIN)
-        return RemoteError(f"{self.host}: the connection was lost {during}; the machine itself answers", AGAIN)
+        killed = f"; what ran there was killed (exit code {KILLED})" if ended.code == KILLED else ""
+        return RemoteError(f"{self.host}: the connection was lost {during}; the machine itself answers{killed}", AGAIN)
 
 
 _DOING = {
@@ -265,7 +274,10 @@ def _decoded(line: bytes, host: str) -> Mapping[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise RemoteError(
-            f"{host}: answered with {line[:80]!r}", "report it with the output of `edgecnn remote doctor`"
-        )
+        raise not_understood(host, line)
     return content
+
+
+def not_understood(host: str, answer: object) -> RemoteError:
+    """The error of an answer that is none of the agent's."""
+    return RemoteError(f"{host}: answered with {repr(answer)[:80]}", f"report it with the output of {DOCTOR}")

@@ -9,12 +9,17 @@ from edgecnn.errors import RemoteError
 
 AGAIN = "run the same command again: it goes on with what is missing"
 NOT_FOUND, NOT_EXECUTABLE, TOO_OLD, GONE, KILLED = 127, 126, 86, 85, 137
+LAST_EXIT = 128  # above it a shell tells a signal, and ssh 255 of a connection
 LONGEST = 300
 SET_UP = "~/.edgecnn-remote/python"  # runs the interpreter that was chosen
 
 
 class NotSetUpError(RemoteError):
     """A machine that answers, and has nothing of ours."""
+
+
+class WrongInterpreterError(RemoteError):
+    """A machine that answers, and whose interpreter does not run."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,15 @@ def error_of(host: str, ended: Ended, interpreter: str) -> RemoteError:
     """Why no answer came; `interpreter` is the one that was asked for."""
     if ended.code == TOO_OLD:
         return _wrong_interpreter(host, interpreter, f"is Python {ended.python}, and 3.10 or later is needed")
-    if ended.code == NOT_FOUND and interpreter == SET_UP:
+    if interpreter == SET_UP and not ended.python and _is_not_found(ended):
         return NotSetUpError(f"{host}: edgecnn was not set up there", f"`edgecnn remote setup {host}`")
     if ended.code == GONE:
         return _wrong_interpreter(host, "the interpreter of the setup", f"{_last(ended.said)}")
     if ended.code in (NOT_FOUND, NOT_EXECUTABLE) and not ended.python:
         return _wrong_interpreter(host, interpreter, _last(ended.said) or "not found")
+    if ended.python and ended.code not in (-1, 255):
+        why = _last(ended.said) or f"it ended with exit code {ended.code}"
+        return RemoteError(f"{host}: failed there: {why}", "report it with the output of `edgecnn remote doctor`")
     for pattern, message, hint in _TABLE:
         if found := re.search(pattern, ended.said):
             named = {key: value or "" for key, value in found.groupdict().items()}
@@ -47,13 +55,18 @@ def error_of(host: str, ended: Ended, interpreter: str) -> RemoteError:
 
 def is_lost(ended: Ended) -> bool:
     """Whether it may be a connection that was there and ended; another reason stands in what ssh said."""
-    if ended.code == KILLED or ended.python:
-        return ended.code != TOO_OLD
+    if ended.python:
+        return ended.code < 0 or ended.code > LAST_EXIT
     return ended.code in (-1, 255) and not any(re.search(pattern, ended.said) for pattern, _, _ in _TABLE)
 
 
+def _is_not_found(ended: Ended) -> bool:
+    """Of a command: the C shell ends with 1."""
+    return ended.code == NOT_FOUND or (ended.code == 1 and "command not found" in ended.said.lower())
+
+
 def _wrong_interpreter(host: str, interpreter: str, why: str) -> RemoteError:
-    return RemoteError(
+    return WrongInterpreterError(
         f"{host}: {interpreter}: {why}",
         f"name a Python of 3.10 or later there: `edgecnn remote setup {host} --python /usr/bin/python3`",
     )
