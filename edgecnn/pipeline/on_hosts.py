@@ -202,8 +202,8 @@ def _require_readable(host: str, report: Path) -> None:
     try:
         read_report(report)
     except ArtifactError as exc:
-        told = exc.message.removeprefix(f"{report}: ")
-        raise RemoteError(f"{host}: sent a report that cannot be read: {told}", exc.hint) from exc
+        told = f"{host}: sent a {report.name} that is damaged, or of another version"
+        raise RemoteError(told, exc.hint) from exc
 
 
 def _files_of(folder: Path) -> list[str]:
