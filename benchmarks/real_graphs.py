@@ -193,7 +193,7 @@ def run_alone(command: Sequence[object], folder: Path) -> tuple[int, str, str]:
     except subprocess.TimeoutExpired:
         return -1, "", f"no end within {LIMIT_S} s"
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}, nothing said"])[-1]
-    return done.returncode, done.stdout, last.strip()[:300]
+    return done.returncode, done.stdout, last.strip().replace(f"{folder}/", "")[:300]
 
 
 def run_forked(words: Sequence[object], folder: Path) -> tuple[int, str]:
