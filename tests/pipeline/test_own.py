@@ -108,6 +108,7 @@ def made(lines: list[str]) -> list[str]:
     return [line.split(":")[0].split()[-1] for line in lines if line[0] != " " and ": " in line]
 
 
+@pytest.mark.cpu_s(20)
 def test_from_a_file_of_python_to_a_pass_on_int8(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="it is not run unasked"):
         run(trust_code=False)
