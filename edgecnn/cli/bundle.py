@@ -53,7 +53,7 @@ def bundle(
 
     For a server it is a folder with one graph, its settings, and a script that builds the plan there.
     """
-    from edgecnn.errors import RecipeError
+    from edgecnn.errors import RecipeError, nearest
     from edgecnn.pipeline.find import find_recipe_and_folder
 
     if run.endswith(".tar") and Path(run).is_file():
@@ -64,6 +64,8 @@ def bundle(
     if not is_server and (precision or tensorrt):
         raise RecipeError("--precision and --tensorrt are of what serves a graph", f"--for {', '.join(SERVERS)}")
     recipe, folder = find_recipe_and_folder(run)
+    if target not in (*SERVERS, *recipe.targets) and (meant := nearest(target, SERVERS)):
+        raise RecipeError(f"--for {target}: neither a target of the recipe nor a server", meant)
     if is_server:
         _bundle_for_server(recipe, folder, output, target, precision, tensorrt, as_json=as_json)
     else:

@@ -132,3 +132,9 @@ def test_an_operator_without_a_form_at_opset_17_is_refused() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     with pytest.raises(GraphError, match="cannot be converted to opset 17"):
         lower_opset(model, "model.fp32.onnx")
+
+
+def test_a_mistyped_server_is_named(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", str(digits), "--for", "tritn", "-o", str(tmp_path / "made")]) == 2
+    assert "hint: did you mean 'triton' or 'trtexec'?" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
