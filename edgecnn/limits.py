@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 # What zipfile and numpy raise for an archive that is damaged, encrypted or packed in a way that they do not know (both
-# a RuntimeError).
-DAMAGED_ZIP = (OSError, KeyError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+# a RuntimeError), and for letters beyond Unicode's (a SystemError).
+DAMAGED_ZIP = (
+    OSError, KeyError, ValueError, EOFError, RuntimeError, SystemError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 NOT_REGULAR = "not a regular file (a pipe, a device or a socket)"
 IMAGE_PIXELS = 1 << 27  # of a picture: 400 MB as RGB
 RESIZED_PIXELS = 1 << 26  # of what is made of it on the way to the crop

@@ -111,6 +111,9 @@ def test_a_damaged_file_is_one_error(pack: Path, tmp_path: Path) -> None:
         "sha256.npy": [npy(np.array(["a"] * 7), tmp_path), header((7, 1 << 40), "|S64")],
         "pixels.npy": [header((7, 8, 8), "|u1"), header((7, 8, 8, 3), "<f4"), b"", header((7, 9, 9, 3), "|u1")],
     }
+    beyond_unicode = np.full(7, 2**32 - 1, np.uint32).view("U1")
+    hostile["ids.npy"].append(npy(beyond_unicode, tmp_path))
+    hostile["facts.npy"].append(npy(beyond_unicode.reshape(7, 1)[0].reshape(()), tmp_path))
     hostile["pixels.npy"].append(header((7, 8, 8, 3), "|u1") + bytes(7 * 8 * 8 * 3 - 1))
     for name, contents in hostile.items():
         for content in contents:

@@ -100,7 +100,7 @@ def ours(folder: Path) -> Mapping[str, Target]:
     from edgecnn.data.calibration_set import HEADER, QUOTING, read_manifest
     from edgecnn.data.label_file import read_labels
     from edgecnn.data.preprocess import preprocessing_from_json
-    from edgecnn.data.sources.packed import packed_facts
+    from edgecnn.data.sources.packed import packed, packed_facts
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.recipe.load import load_recipe
     from edgecnn.records import parse_json
@@ -138,7 +138,11 @@ def ours(folder: Path) -> Mapping[str, Target]:
         "calibration cache": Target("x.cache", (cache,), read_calibration_cache),
         "manifest": Target("m.txt", (manifest, quoting), read_manifest),
         "calibration journal": _journal(folder),
-        "packed images": Target("packed.npz", (_packed(folder),), packed_facts, damaged_zip),
+        "packed images": Target(
+            "packed.npz", (_packed(folder),),
+            lambda path: (packed_facts(path), packed(path, preprocessing_from_json(PREPROCESS), "test").tensor(0)),
+            damaged_zip,
+        ),
         "calibration rule": Target("rule.toml", (b'source = "digits"\nimages = 4\nseed = 1\n',), read_rule),
         "labels": Target("l.csv", (b"index,name\n0,a\n1,b\n", b'["a", "b"]', b'{"0": "a"}', b"a\nb\n"), read_labels),
         "preprocess": Target(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.artifact.sidecar import Sidecar, sidecar_path
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
@@ -278,9 +279,24 @@ def test_predictions_survive_their_file_and_a_changed_file_is_refused(dataset: D
         read_predictions(path)
 
 
-def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
-    from edgecnn.artifact.write import write_artifact
+@pytest.mark.parametrize("name", ["ids", "dataset", "label_names", "output"])
+def test_letters_beyond_unicode_are_a_damaged_file(dataset: Dataset, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.npz"
+    sidecar = write_predictions(path, predict(Means(), dataset, batch=4), Sidecar(kind="reference"))
+    with np.load(path) as held:
+        arrays = dict(held)
+    arrays[name] = np.full([max(size, 1) for size in arrays[name].shape], 2**32 - 1, np.uint32).view("U1")
 
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    write_artifact(path, write, sidecar)
+    with pytest.raises(ArtifactError, match="not a file of predictions"):
+        read_predictions(path)
+
+
+def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez(file, logits=np.zeros(3))

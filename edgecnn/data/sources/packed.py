@@ -104,6 +104,7 @@ def packed(path: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
         ids, sha256s = _whole(path, archive, "ids", "U"), _whole(path, archive, "sha256", "S")
         labels = _whole(path, archive, "label", "i") if "label.npy" in archive.namelist() else None
         digests = tuple(s.decode("ascii") for s in sha256s.tolist())
+        names = tuple(nfc(name) for name in ids.tolist())
     except (AttributeError, *DAMAGED_ZIP) as exc:
         raise DataError(f"{path}: not a whole file of packed images ({exc})", AGAIN) from exc
     if len(shape) != 4 or dtype != np.uint8 or {len(ids), len(digests)} != {shape[0]}:
@@ -119,7 +120,7 @@ def packed(path: Path, preprocessing: Preprocessing, split: Split) -> Dataset:
 
     return Dataset(
         name=facts.dataset,
-        ids=tuple(nfc(name) for name in ids.tolist()),
+        ids=names,
         labels=None if labels is None else labels.astype(np.int64),
         label_names=facts.label_names or None,
         preprocessing=preprocessing,
