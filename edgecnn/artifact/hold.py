@@ -22,14 +22,15 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; the system lets go of it when the process ends, however it does.
+def held(folder: Path, option: str = "--out") -> Iterator[None]:
+    """Hold a run folder, or another that `option` names, for this process; the system lets go of it when the process
+    ends, however it does.
 
     A folder that cannot be written to is not held: nothing can happen in it. Raises `WriteError` that names the holder,
     or that says that the file system has no locks.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    descriptor = _acquire(folder)
+    descriptor = _acquire(folder, option)
     try:
         yield
     finally:
@@ -44,7 +45,7 @@ def held(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _acquire(folder: Path) -> int | None:
+def _acquire(folder: Path, option: str) -> int | None:
     """A descriptor that holds the lock file of the folder."""
     path = folder / LOCK
     while True:
@@ -61,7 +62,8 @@ def _acquire(folder: Path) -> int | None:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise WriteError(
-                f"{folder}: another run is at work in it: {holder}", "wait for it, or choose another folder with --out"
+                f"{folder}: another run is at work in it: {holder}",
+                f"wait for it, or choose another folder with {option}",
             ) from exc
         except OSError as exc:
             os.close(descriptor)

@@ -40,22 +40,24 @@ def allowed_signers() -> Path:
     return Path(os.environ.get(ALLOWED_SIGNERS) or Path.home() / ".ssh" / "allowed_signers")
 
 
-def check_signature(described: Path, content: bytes) -> None:
-    """Check the signature of `content`, read from `described`, if there is one.
+def check_signature(described: Path, content: bytes) -> str:
+    """Check the signature of `content`, read from `described`, if there is one; who has signed it, "" where nobody has
+    that is known here.
 
     Where none is demanded, and OpenSSH or the allowed signers are not here, what could not be checked is said on
     stderr. Raises `ArtifactError` for a signature of other content, or of somebody who is not allowed.
     """
     signature, required = signature_path(described), is_required()
     if not signature.is_file():
-        return
+        return ""
     if not required and shutil.which("ssh-keygen") is None:
         _say("signatures are not checked: OpenSSH's ssh-keygen is not here")
     elif not required and not allowed_signers().is_file() and not os.environ.get(ALLOWED_SIGNERS):
         key = _key_of(described, content)
         _say(f"signed with the key {key}; who signed it is not known here: no {allowed_signers()}")
     else:
-        signer_of(described, content)
+        return signer_of(described, content)
+    return ""
 
 
 def require_signature(described: Path) -> None:

@@ -68,6 +68,11 @@ ALLOWED = typer.Option(
     show_default=False,
 )
 
+INSTALLED_IN = typer.Option(
+    "--to",
+    help="The folder of one classifier's releases.  [default: edgecnn/installed in $XDG_DATA_HOME or ~/.local/share]",
+    show_default=False,
+)
 ACCEPT_HASH = typer.Option(
     "--accept-hash",
     help="Take the weights of a URL that comes without a sha256, and remember theirs.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from edgecnn.records import STRICT
@@ -56,6 +56,12 @@ class Device:
             f"{self.threads}threads" if self.threads else "",
         ]
         return re.sub(r"[^a-z0-9.]+", "-", "_".join(p for p in parts if p).lower()).strip("-")
+
+    @property
+    def engine_key(self) -> str:
+        """Where an engine runs as it was judged: the key without what changes its speed alone (power mode, clocks,
+        threads)."""
+        return replace(self, power_mode="", clocks_locked=None, threads=None).key
 
     def __str__(self) -> str:
         return ", ".join(f"{k} {v}" for k, v in vars(self).items() if v not in (None, ""))

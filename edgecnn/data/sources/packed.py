@@ -56,15 +56,15 @@ def is_packed(path: Path) -> bool:
 def write_packed(path: Path, dataset: Dataset, split: Split, images_sha256: str) -> int:
     """Pack the images of `dataset` that can be read, one at a time; the same images give the same file. Returns how
     many there are; raises `DataError` for images that are preprocessed already, and where none can be read."""
-    if dataset.image is None or dataset.preprocessing is None:
-        raise DataError(f"{dataset.name}: holds no pictures that could be packed", "name an image folder or a data set")
     preprocessing = dataset.preprocessing
+    if preprocessing is None or (dataset.image is None and dataset.pixels is None):
+        raise DataError(f"{dataset.name}: holds no pictures that could be packed", "name an image folder or a data set")
     rows, kept = path.with_name(f"{path.name}.rows"), list[int]()
     try:
         with rows.open("wb") as file:
             for index in range(len(dataset)):
                 try:
-                    pixels = np.asarray(preprocessing.crop_image(dataset.image(index)), np.uint8)
+                    pixels = _pixels_of(dataset, preprocessing, index)
                 except DataError:
                     continue  # the reference has left it out as well
                 file.write(np.ascontiguousarray(pixels).tobytes())
@@ -78,6 +78,14 @@ def write_packed(path: Path, dataset: Dataset, split: Split, images_sha256: str)
     finally:
         rows.unlink(missing_ok=True)
     return len(kept)
+
+
+def _pixels_of(dataset: Dataset, preprocessing: Preprocessing, index: int) -> npt.NDArray[np.uint8]:
+    """uint8 [H, W, C] of a picture, or of one that was packed before."""
+    if dataset.pixels is not None:
+        return dataset.pixels(index)
+    assert dataset.image is not None
+    return np.asarray(preprocessing.crop_image(dataset.image(index)), np.uint8)
 
 
 def packed_facts(path: Path) -> PackedFacts:
