@@ -37,7 +37,7 @@ def install(
 
     done = put(archive, to, threads=threads, say=say)
     installed, test = done.installed, done.installed.self_test
-    failed = test.verdict == "FAIL"
+    failed = installed.verdict == "FAIL"
     if as_json:
         print_json(to_plain(done))
     elif failed:

@@ -94,15 +94,15 @@ def install(
         at = release_folder(folder, name)
         if is_there:
             installed = replace(installed, self_test=self_test(at / row.engine, at, row, threads))
-            if installed.self_test.verdict == "PASS" and name != before:
+            if installed.verdict == "PASS" and name != before:
                 write_installed(at, installed)
         else:
             installed = _unpack(archive, found, row, at, installed, threads)
-        if name != before and installed.self_test.verdict == "PASS":
+        if name != before and installed.verdict == "PASS":
             switch(folder, name)
-        if installed.self_test.verdict == "PASS":
+        if installed.verdict == "PASS":
             remove_releases(folder, {name, installed.previous})
-    changed = installed.self_test.verdict == "PASS" and name != before
+    changed = installed.verdict == "PASS" and name != before
     return Installation(path=str(folder / CURRENT / row.engine), changed=changed, installed=installed)
 
 
@@ -224,7 +224,7 @@ def _unpack(
             if found.signature:
                 (scratch / RELEASES / signature_path(Path(MANIFEST))).write_bytes(found.signature)
             installed = replace(installed, self_test=self_test(made / row.engine, made, row, threads))
-            if installed.self_test.verdict == "PASS":
+            if installed.verdict == "PASS":
                 write_installed(made, installed)
                 place_release(made, at.parent.parent, at.name)
     return installed

@@ -61,6 +61,7 @@ class Installed:
     its engines is for this device, and how that did in its self-test. `signed_by` is "" where nobody is known."""
 
     __pydantic_config__ = STRICT
+    DERIVED: ClassVar[tuple[str, ...]] = ("verdict",)
 
     release: str
     previous: str
@@ -73,6 +74,11 @@ class Installed:
     edgecnn: str
     created: str
     self_test: SelfTest = field(metadata=FLAT)
+
+    @property
+    def verdict(self) -> Outcome:
+        """That of its self-test."""
+        return self.self_test.verdict
 
 
 @dataclass(frozen=True, kw_only=True)
