@@ -128,7 +128,7 @@ def switch(folder: Path, name: str) -> None:
 
 def remove_releases(folder: Path, kept: Collection[str]) -> None:
     """Remove all but the `kept` releases, as far as that goes: what is left goes the next time."""
-    for place in (folder, folder / RELEASES):
+    for place in (folder, folder / RELEASES, *(release_folder(folder, name) for name in kept)):
         remove_leftovers(place)
     with contextlib.suppress(OSError):
         for path in (folder / RELEASES).iterdir():

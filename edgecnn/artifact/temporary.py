@@ -134,11 +134,11 @@ def refused(path: Path, error: OSError, size: int = 0, written: int = 0, *, hint
     return WriteError(message, hint or "free some space, or choose a folder that you may write to with --out or -o")
 
 
-def require_space(path: Path, needed: int) -> None:
+def require_space(path: Path, needed: int, hint: str = "") -> None:
     """Raise `WriteError` where fewer than `needed` bytes are free on the disk of `path`."""
     room = free_bytes(path)
     if room is not None and room < needed:
-        raise refused(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), needed)
+        raise refused(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), needed, hint=hint)
 
 
 def free_bytes(path: Path) -> int | None:

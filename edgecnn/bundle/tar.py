@@ -151,9 +151,12 @@ def read_archive(path: Path, kind: ArchiveKind[M]) -> Archive[M]:
     return found
 
 
-def extract_archive(path: Path, kind: ArchiveKind[M], manifest: M, scratch: Path, below: str = "") -> None:
+def extract_archive(
+    path: Path, kind: ArchiveKind[M], manifest: M, scratch: Path, below: str = "", hint: str = ""
+) -> None:
     """Write the files of an archive that was read, those whose path begins with `below` and without that, into an empty
-    folder; raises `ArtifactError` where the archive does not have that `manifest` any more, and `OSError`."""
+    folder. Raises `ArtifactError` where the archive does not have that `manifest` any more, `WriteError` with the
+    `hint` where the disk is full, and `OSError`."""
     with _open(path, kind) as archive:
         found, members = _members(path, archive, kind)
         if found.manifest != manifest:
@@ -163,7 +166,7 @@ def extract_archive(path: Path, kind: ArchiveKind[M], manifest: M, scratch: Path
                 continue
             target, digest = scratch / file.path.removeprefix(below), hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with disk_errors(target, file.size, full_alone=True), target.open("xb") as written:
+            with disk_errors(target, file.size, hint, full_alone=True), target.open("xb") as written:
                 for chunk in _content(path, archive, members[file.path], kind):
                     digest.update(chunk)
                     written.write(chunk)

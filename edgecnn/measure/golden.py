@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
 
-from edgecnn.data.dataset import stratified
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predict import Predictions
 from edgecnn.results.accuracy import Accuracy
@@ -19,8 +19,8 @@ SQNR_ENOUGH_DB = 40.0  # 1 % of the logits: what a float engine loses more by an
 
 
 def golden_positions(reference: Predictions, changed: Collection[str], count: int = GOLDEN_IMAGES) -> list[int]:
-    """At most `count` positions among the images whose top-1 the engine has not `changed`, spread over the classes that
-    are predicted, of those with the wider margins between the best two classes: there, rounding changes nothing.
+    """At most `count` positions among the images whose top-1 the engine has not `changed`: of each class in turn that
+    with the widest margin between the best two classes, where rounding changes nothing.
 
     Raises `MeasurementError` where there is none.
     """
@@ -33,9 +33,13 @@ def golden_positions(reference: Predictions, changed: Collection[str], count: in
             f"{reference.dataset}: engine and reference agree on none of {len(reference.ids)} images",
             "release an engine that agrees with its reference",
         )
-    clear = sorted(alike, key=lambda k: -margin[k])[: max(count, len(alike) // 2)]
-    chosen = stratified(scores[clear].argmax(axis=1), [reference.ids[k] for k in clear], count)
-    return [clear[k] for k in chosen]
+    turns = list[tuple[int, float, int]]()
+    taken = Counter[int]()
+    for k in sorted(alike, key=lambda k: -margin[k]):
+        predicted = int(scores[k].argmax())
+        turns.append((taken[predicted], -float(margin[k]), k))
+        taken[predicted] += 1
+    return sorted(k for _, _, k in sorted(turns)[:count])
 
 
 def sqnr_limit(accuracy: Accuracy) -> float | None:

@@ -215,11 +215,11 @@ def _unpack(
     needed = sum(file.size for file in files_of(found.manifest, row.device_key).values()) + len(found.text)
     hint = f"free some space, or choose another folder with {OPTION}"
     with disk_errors(at, needed, hint):
-        require_space(at, int(SPARE * needed))
+        require_space(at, int(SPARE * needed), hint)
         with temporary_folder(at, hint) as scratch:
             made = scratch / RELEASES
             made.mkdir()
-            extract_archive(archive, RELEASE, found.manifest, made, f"{row.device_key}/")
+            extract_archive(archive, RELEASE, found.manifest, made, f"{row.device_key}/", hint)
             (scratch / RELEASES / MANIFEST).write_bytes(found.text)
             if found.signature:
                 (scratch / RELEASES / signature_path(Path(MANIFEST))).write_bytes(found.signature)

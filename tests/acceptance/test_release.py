@@ -1,4 +1,4 @@
-"""From a judged run to a board that it serves on, and back: what is refused, what is tested there, what is never lost."""
+"""From a judged run to a board that it serves on, and back: what is refused, tested there, and never lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,11 +21,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from edgecnn.artifact.hold import held
 from edgecnn.artifact.installed import read_installed
-from edgecnn.bundle.release import RELEASE, damaged_file, files_of, release_from_json
+from edgecnn.artifact.write import write_bytes
+from edgecnn.bundle.release import RELEASE, damaged_file, files_of
 from edgecnn.bundle.tar import read_archive, write_tar
 from edgecnn.errors import CrashError
+from edgecnn.pipeline import install as own_install
 from tests.acceptance.channel_pictures import class_model, level
 from tests.fakes.faulty_disk import every_fault
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.onnx
 
+ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "Result"]
 CLASSES = 6
 RECIPE = """
@@ -317,3 +321,399 @@ def test_a_bundle_is_no_release_and_nothing_is_none(board: Path, edgecnn: Comman
     install(edgecnn, "gone.tar").refused("gone.tar", "no such file", "edgecnn release")
     edgecnn("rollback", "--to", "there").refused("there", "no release is installed")
     assert not (board / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "row", "top", "words"),
+    [
+        ({"../x": lambda text: b""}, {}, {}, "`..`"),
+        ({"a//b": lambda text: b""}, {}, {}, "not a plain path"),
+        ({"installed.json": lambda text: b"{}"}, {}, {}, "belongs to no engine"),
+        ({"release.json": lambda text: b"{}"}, {}, {}, "belongs to no engine"),
+        ({"model.onnx/x": lambda text: b""}, {}, {}, "a file and a folder at once"),
+        ({}, {"engine": "../model.onnx"}, {}, "cannot be an engine"),
+        ({}, {"engine": "installed.json"}, {}, "cannot be an engine"),
+        ({}, {"engine": "other.onnx"}, {}, "lacks"),
+        ({}, {"golden_n": 0}, {}, "cannot be an engine"),
+        ({}, {"golden_n": "20"}, {}, "golden_n"),
+        ({}, {"device_key": "../up"}, {}, "is not the key of its device"),
+        ({}, {"device_key": "elsewhere"}, {}, "is not the key of its device"),
+        ({}, {}, {"schema": 2}, "a release of schema 2, this edgecnn reads 1"),
+        ({}, {}, {"more": 1}, "more is not known"),
+    ],
+)
+def test_hostile_releases(
+    board: Path, edgecnn: Command, changed: Any, row: dict[str, Any], top: dict[str, Any], words: str
+) -> None:
+    """Every hash in them is right. One error, and nothing is written."""
+    rewrite(board / "a.tar", board / "x.tar", changed, row, **top)
+    before = content(board)
+    install(edgecnn, "x.tar").refused("x.tar", words)
+    assert content(board) == before
+
+
+def member(name: str, kind: bytes, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (member("x/y", tarfile.SYMTYPE, "/etc/passwd"), "a symbolic link"),
+        (member("x/y", tarfile.LNKTYPE, "release.json"), "a hard link"),
+        (member("/x", tarfile.REGTYPE), "an absolute path"),
+        (member("x", tarfile.REGTYPE), "not in the manifest"),
+        (member("release.json.sig", tarfile.REGTYPE) + member("release.json", tarfile.REGTYPE), "stands there twice"),
+    ],
+)
+def test_hostile_members(board: Path, edgecnn: Command, more: bytes, words: str) -> None:
+    data = (board / "a.tar").read_bytes()
+    (board / "x.tar").write_bytes(data[:-1024] + more + bytes(1024))
+    install(edgecnn, "x.tar").refused("x.tar", words)
+    assert not (board / "there").exists()
+
+
+def test_what_did_not_pass_its_gate_is_not_released(host: Path, board: Path, edgecnn: Command) -> None:
+    def judged(**settings: str) -> None:
+        recipe = board / "run" / "red.toml"
+        shutil.rmtree(board / "run", ignore_errors=True)
+        shutil.copytree(host / "run", board / "run")
+        assert recipe.exists()
+        changed = [part for key, value in settings.items() for part in ("--set", f"tolerances.{key}={value}")]
+        os.chdir(host)
+        try:
+            edgecnn("run", board / "run", "--threads", "1", *changed)
+        finally:
+            os.chdir(board)
+
+    pack = ("release", "run", "-o", "x.tar", "--unsigned", "--threads", "1")
+    judged(size_mb_max="0.000001")
+    edgecnn(*pack).refused("run/cpu", "its verdict is FAIL", "size_mb_max", "edgecnn gate")
+    judged(top1_drop_pp_max="0.1")
+    edgecnn(*pack).refused("run/cpu", "its verdict is INCONCLUSIVE", "top1_drop_pp_max")
+    shutil.rmtree(board / "run")
+    shutil.copytree(host / "run", board / "run")
+    (board / "run" / "cpu" / "verdict.json").unlink()
+    edgecnn(*pack).refused("nothing was judged there", "edgecnn gate")
+    shutil.copy(host / "run" / "cpu" / "verdict.json", board / "run" / "cpu")
+    with (board / "run" / "cpu" / "fp32.onnx").open("ab") as file:
+        file.write(b"\0")
+    edgecnn(*pack).refused("measured with another fp32.onnx")
+    edgecnn("release", "nowhere", "-o", "x.tar", "--unsigned").refused("nowhere")
+    assert not (board / "x.tar").exists()
+
+
+def test_what_else_cannot_be_released(host: Path, board: Path, edgecnn: Command, monkeypatch: Any) -> None:
+    monkeypatch.chdir(host)
+    out = board / "x.tar"
+    pack = ("release", "run", "-o", out, "--unsigned", "--threads", "1")
+    edgecnn(*pack, "--engine", "int8").refused("--engine int8: no such engine", "fp32")
+    edgecnn("release", "run", "run", *pack[2:]).refused("is for the same device as")
+    edgecnn(*pack, "--key", "k").refused("--unsigned with --key k")
+    edgecnn("release", "run", "-o", out, "--key", "gone").refused("gone: no such key")
+    edgecnn("release", "run", "-o", board / "x.zip", "--unsigned").refused("x.zip", ".tar")
+    (host / "images").rename(host / "away")
+    try:
+        edgecnn(*pack).refused("images")
+    finally:
+        (host / "away").rename(host / "images")
+    picture = host / "images" / "test" / "c0" / "0.png"
+    kept = picture.read_bytes()
+    monkeypatch.setattr("edgecnn.pipeline.release.golden_positions", lambda reference, changed: [0, 8, 16])
+    picture.write_bytes(kept[:-20] + b"x" * 20)
+    try:
+        edgecnn(*pack).refused("0.png")
+    finally:
+        picture.write_bytes(kept)
+    assert sorted(path.name for path in board.iterdir()) == ["a.tar", "b.tar"]
+
+
+def test_an_engine_that_is_not_what_was_validated_is_not_released(
+    host: Path, board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tested where it is packed, if that is its device; elsewhere that is said."""
+    monkeypatch.chdir(host)
+    pack = ("release", "run", "-o", board / "x.tar", "--unsigned", "--threads", "1")
+    with monkeypatch.context() as patch:
+        passes = own_install.self_test_of
+
+        def broken(accuracy: Any, limits: Any) -> Any:
+            import dataclasses
+
+            return dataclasses.replace(passes(accuracy, limits), nan_count=2)
+
+        patch.setattr("edgecnn.pipeline.install.self_test_of", broken)
+        edgecnn(*pack).refused("fp32.onnx: fails its self-test on 20 golden images", "2 images have logits that are")
+    monkeypatch.setattr("edgecnn.pipeline.release.load_backend", lambda name: pytest.fail("not here"))
+    from edgecnn.errors import BackendError
+
+    def absent(name: str) -> None:
+        raise BackendError(name, "not here")
+
+    monkeypatch.setattr("edgecnn.pipeline.release.load_backend", absent)
+    done = edgecnn(*pack, "--json")
+    assert (done.code, json.loads(done.out)["engines"][0]["tested_here"]) == (0, False)
+    assert "not tested here, it is for" in done.err
+    assert (board / "x.tar").read_bytes() == (board / "a.tar").read_bytes(), "the same run, the same release"
+
+
+def test_golden_images_are_spread_and_clear(board: Path) -> None:
+    release = read_archive(board / "a.tar", RELEASE).manifest
+    (row,) = release.engines
+    own = files_of(release, row.device_key)
+    assert {"model.onnx", "model.onnx.json", "golden.npz", "reference.npz", "reference.npz.json", "verdict.json"} == {
+        *own
+    }
+    with tarfile.open(board / "a.tar") as tar:
+        found = np.load(io.BytesIO(tar.extractfile(f"{row.device_key}/golden.npz").read()))  # type: ignore[union-attr]
+        expected = np.load(
+            io.BytesIO(tar.extractfile(f"{row.device_key}/reference.npz").read())  # type: ignore[union-attr]
+        )
+    assert found["pixels"].shape == (20, 8, 8, 3)
+    assert found["ids"].tolist() == expected["ids"].tolist()
+    counts = np.bincount(expected["logits"].argmax(axis=1), minlength=CLASSES)
+    assert sorted(counts) == [3, 3, 3, 3, 4, 4]
+    best = np.sort(expected["logits"], axis=1)
+    assert (best[:, -1] - best[:, -2]).min() > 0
+
+
+needs_openssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH's ssh-keygen is not installed")
+
+
+@pytest.mark.sshd
+@needs_openssh
+def test_who_made_a_release(
+    host: Path, board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+) -> None:
+    """Signed by somebody who is allowed, it is installed where that is demanded; what is installed carries signatures
+    that other commands demand. Anything else is refused, and nothing changes."""
+    keys = tmp_path_factory.mktemp("keys")
+    for who in ("ada", "eve"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(keys / who)], check=True)
+    (keys / "allowed").write_text(f"ada@factory {(keys / 'ada.pub').read_text()}")
+    monkeypatch.chdir(host)
+    for who in ("ada", "eve"):
+        done = edgecnn("release", "run", "-o", board / f"{who}.tar", "--key", keys / who, "--threads", "1", "--json")
+        assert (done.code, json.loads(done.out)["signed"]) == (0, True), done.said
+    monkeypatch.chdir(board)
+    ask = ("--require-signature", "--allowed-signers", keys / "allowed")
+    done = install(edgecnn, "ada.tar", *ask, "--json")
+    assert (done.code, json.loads(done.out)["signed_by"]) == (0, "ada@factory"), done.said
+    before = content(board / "there")
+    opened = edgecnn("bench", "--engine", "there/current/model.onnx", "--duration", "0.1", "--threads", "1", *ask)
+    assert opened.code == 0, opened.said
+    again = install(edgecnn, "ada.tar", *ask)
+    assert again.code == 0, again.said
+    install(edgecnn, "a.tar", *ask).refused("a.tar: is not signed", "--key")
+    install(edgecnn, "eve.tar", *ask).refused("eve.tar: release.json: signed by the key", "does not list as allowed")
+    install(edgecnn, "eve.tar", "--allowed-signers", keys / "allowed").refused("signed by the key")
+    install(edgecnn, "ada.tar", "--require-signature", "--allowed-signers", "gone").refused("gone")
+    rewrite(board / "ada.tar", board / "edited.tar", {"verdict.json": lambda text: text + b"\n"})
+    install(edgecnn, "edited.tar", *ask).refused("edited.tar", "its signature", "is not one of its content")
+    install(edgecnn, "edited.tar").refused("edited.tar", "is not one of its content")
+    assert content(board / "there") == before
+    line = "ssh-keygen -Y verify -f {} -I ada@factory -n edgecnn -s release.json.sig < release.json"
+    told = subprocess.run(
+        line.format(keys / "allowed"), shell=True, cwd=board / "there" / "current", check=True, capture_output=True
+    )
+    assert b"Good" in told.stdout
+
+
+def test_where_nothing_can_be_installed(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error each, before anything is unpacked; what was there is there."""
+    (board / "full").mkdir()
+    (board / "full" / "photo.png").write_bytes(b"")
+    (board / "file").write_bytes(b"")
+    (board / "folder" / "current").mkdir(parents=True)
+    (board / "away").mkdir()
+    (board / "away" / "current").symlink_to("/etc")
+    before = content(board)
+    for to, words in {
+        "full": "holds 'photo.png', which no release brought",
+        "file": "is not a folder",
+        "file/below": "is not a folder",
+        "folder": "is no link to a release",
+        "away": "leads to '/etc', which is no release in",
+    }.items():
+        install(edgecnn, to=to).refused(to, words, "--to")
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **more: access(path, mode) and not (mode & os.W_OK and "board" in str(path))
+    )
+    (board / "board").mkdir()
+    install(edgecnn, to="board").refused("board", "is not writable", "--to")
+    edgecnn("rollback", "--to", "away").refused("/etc")
+    (board / "board").rmdir()
+    assert content(board) == before
+
+
+def test_a_file_system_without_links(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*unused: object, **named: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuses)
+    install(edgecnn).refused("there: its file system has no symbolic links (Operation not permitted)", "--to")
+    assert not (board / "there" / "current").exists()
+    assert not list((board / "there").rglob("*.onnx"))
+
+
+def test_a_full_disk(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with what is needed and free, before and while it is unpacked; the one before serves on."""
+    assert install(edgecnn).code == 0
+    before = content(board / "there")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgecnn.artifact.temporary.free_bytes", lambda path: 1000)
+        install(edgecnn, "b.tar").refused("No space left on device", "kB needed, 1.0 kB free", "--to")
+    assert content(board / "there") == before
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limit[1]))
+    try:
+        install(edgecnn, "b.tar").refused("File too large", "--to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert content(board / "there") == before
+
+
+def test_two_at_once(board: Path, edgecnn: Command) -> None:
+    """The second is told who is at work, and changes nothing."""
+    assert install(edgecnn).code == 0
+    before = content(board / "there")
+    holder = (
+        "import sys, pathlib\nfrom edgecnn.artifact.hold import held\n"
+        "with held(pathlib.Path('there')):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for command in (("install", "b.tar", "--threads", "1"), ("rollback",)):
+            edgecnn(*command, "--to", "there").refused("another run is at work in it", str(other.pid), "--to")
+        other.communicate()
+    assert content(board / "there") == before
+
+
+def test_the_folder_is_that_of_the_users_data(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert edgecnn("install", "a.tar", "--threads", "1").code == 0
+    assert serving(board / "home" / ".local" / "share" / "edgecnn" / "installed") == name_of(board / "a.tar")
+    monkeypatch.setenv("XDG_DATA_HOME", str(board / "data"))
+    edgecnn("rollback").refused("data/edgecnn/installed: no release is installed")
+    assert edgecnn("install", "a.tar", "--threads", "1").code == 0
+    assert serving(board / "data" / "edgecnn" / "installed") == name_of(board / "a.tar")
+
+
+def test_what_was_damaged_on_the_board(board: Path, edgecnn: Command) -> None:
+    """It is installed beside itself and replaced by one rename; a rollback to one that is damaged is refused."""
+    a, b = name_of(board / "a.tar"), name_of(board / "b.tar")
+    for archive in ("a.tar", "b.tar"):
+        assert install(edgecnn, archive).code == 0
+    with (board / "there" / "releases" / b / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    again = install(edgecnn, "b.tar", "--json")
+    assert (again.code, json.loads(again.out)["changed"]) == (0, True)
+    assert serving(board / "there") == f"{b}-2"
+    assert {path.name for path in (board / "there" / "releases").iterdir()} == {a, f"{b}-2"}
+    (board / "there" / "releases" / a / "golden.npz").unlink()
+    edgecnn("rollback", "--to", "there").refused("golden.npz", "is not as it was released", f"{b}-2 serves on")
+    (board / "there" / "current" / "installed.json").write_text("{}")
+    edgecnn("rollback", "--to", "there").refused("installed.json", "edgecnn install FILE.tar")
+    assert install(edgecnn, "b.tar").code == 0
+    edgecnn("rollback", "--to", "there").refused("took over from no release")
+
+
+def check_faults(
+    board: Path,
+    edgecnn: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    first: tuple[str, ...],
+    command: tuple[str, ...],
+    chosen: Callable[[int], bool],
+) -> int:
+    """After each fault the release of before or the new one serves, whole, with what a rollback needs; the command,
+    given again, is done, and nothing is left over. Returns how many faults there were."""
+    measured = own_install.validate
+    kept: list[Any] = []
+
+    def once(*arguments: Any, **named: Any) -> Any:
+        kept[:] = kept or [measured(*arguments, **named)]
+        return kept[0]
+
+    monkeypatch.setattr(own_install, "validate", once)
+    there, start = board / "faulty" / "there", board / "start"
+    for archive in first:
+        assert install(edgecnn, archive, to=str(start)).code == 0
+    before = serving(start)
+    done = [] if command[0] == "rollback" else [name_of(board / command[1])]
+    after = done[0] if done else read_installed(start, before).previous
+    line = (*command, "--to", str(there), *(("--threads", "1") if done else ()))
+    result: list[Any] = []
+
+    def prepare() -> None:
+        shutil.rmtree(board / "faulty", ignore_errors=True)
+        (board / "faulty").mkdir()
+        if start.exists():
+            shutil.copytree(start, there, symlinks=True)
+        result.clear()
+
+    def action() -> None:
+        result.append(edgecnn(*line))
+
+    count = 0
+    for disk, raised in every_fault(board / "faulty", prepare, action, chosen):
+        count += 1
+        at = (disk.fault, disk.seen[disk.at])
+        assert raised is None, at
+        if disk.fault == "fails":
+            assert result[0].code in (0, 2), (at, result[0].said)
+            assert "Traceback" not in result[0].err
+            assert result[0].code == 0 or "error: " in result[0].err
+        now = serving(there)
+        assert now in (before, after), at
+        if now == after and before and done:
+            previous = read_installed(there, now).previous
+            assert previous == before, at
+            assert damaged_file(there / "releases" / before, read_installed(there, before).device_key) == "", at
+        if done or now == before:
+            again = edgecnn(*line)
+            assert again.code == 0, (at, again.said)
+        write_bytes(there / "x", b"")  # what is left goes at the next write beside it
+        (there / "x").unlink()
+        assert serving(there) == after, at
+        assert {path.name for path in there.iterdir()} == {"current", "releases"}, at
+        expected = {before, after} - {""}
+        assert {path.name for path in (there / "releases").iterdir()} == expected, at
+        assert not list(there.rglob(".*")), at
+    return count
+
+
+FAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "first": ((), ("install", "a.tar")),
+    "over": (("a.tar",), ("install", "b.tar")),
+    "back": (("a.tar", "b.tar"), ("rollback",)),
+    "again": (("b.tar", "a.tar"), ("install", "b.tar")),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_few_faults(name: str, board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last operations are those around the rename that lets another release serve."""
+    assert check_faults(board, edgecnn, monkeypatch, *FAULTS[name], lambda number: number % 7 == 0) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault(
+    name: str,
+    board: Path,
+    edgecnn: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    record_testsuite_property: Callable[[str, object], None],
+) -> None:
+    """Killed or refused at any file operation: the old release or the new one serves."""
+    count = check_faults(board, edgecnn, monkeypatch, *FAULTS[name], bool)
+    record_testsuite_property(f"faults of {' '.join(FAULTS[name][1][:1])}, {name}", count)
+    assert count >= 10
