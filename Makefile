@@ -37,7 +37,7 @@ test-slow: $(STAMP)
 # Every file operation of the steps and of one command of each other kind fails once, and is the last one once; disks
 # of 0.1 to 12 MB: docs/reliability.md.
 faults: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow" tests/artifact/test_pairs.py tests/acceptance/test_nothing_lost.py tests/acceptance/test_small_disks.py --junitxml=build/faults.xml
+	$(BIN)/python -m pytest -m "slow or not slow" tests/artifact/test_pairs.py tests/acceptance/test_nothing_lost.py tests/acceptance/test_small_disks.py tests/acceptance/test_release.py --junitxml=build/faults.xml
 
 # Every reader with damaged files, within two hours; goes on where it was stopped: docs/reliability.md.
 fuzz: $(STAMP)

@@ -143,8 +143,8 @@ def _require_signed(archive: Path, found: Archive[Release], say: Say) -> str:
         return ""
     with scratch_folder() as scratch:
         described = scratch / MANIFEST
-        described.write_bytes(found.text)
-        signature_path(described).write_bytes(found.signature)
+        (scratch / MANIFEST).write_bytes(found.text)
+        signature_path(scratch / MANIFEST).write_bytes(found.signature)
         try:
             return check_signature(described, found.text)
         except ArtifactError as exc:

@@ -135,6 +135,43 @@ def test_every_way_of_sending_the_images_measures_the_same(host: Path, device: P
         perfect(device / name / "agx-orin", "fp32", "int8")
 
 
+@pytest.mark.cpu_s(20)  # two processes of their own, of which one builds two engines and times them
+def test_a_release_of_what_a_device_has_built(device: Path, root: Path) -> None:
+    """Judged, packed, installed and taken back where no package of the host is; refused by a TensorRT that differs in
+    its last number alone, by the plan's own header."""
+
+    def become(tensorrt: str, *commands: list[str]) -> tuple[list[int], str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.fakes.orin", json.dumps(commands), tensorrt],
+            env={**os.environ, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(device / "cache")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.splitlines()[-1].startswith("codes "), done.stderr
+        return json.loads(done.stdout.splitlines()[-1].removeprefix("codes ")), done.stdout + done.stderr
+
+    install = ["install", "r.tar", "--to", "there"]
+    codes, said = become(
+        "10.3.0",
+        ["run", "agx-orin-packed.tar", "--out", "run"],
+        ["release", "run", "-o", "r.tar", "--unsigned"],
+        install,
+        ["release", "run", "--engine", "fp32", "-o", "s.tar", "--unsigned"],
+        ["install", "s.tar", "--to", "there"],
+        ["rollback", "--to", "there"],
+        [*install, "--json"],
+    )
+    assert codes == [0] * 7, said
+    assert "orin-sm8.7-trt10.3 " in said
+    assert "20 of 20 golden images" in said
+    told = json.loads(said[said.index("{") : said.index("\n}") + 2])
+    assert (told["path"], told["precision"], told["changed"]) == ("there/current/model.plan", "int8", False)
+    codes, said = become("10.3.1", install)
+    assert codes == [2], said
+    assert "built by TensorRT 10.3.0" in said
+    assert (device / "there" / "current" / "installed.json").read_text().count(told["release"]) == 1
+
+
 def test_a_bundle_for_a_machine_like_this_one(device: Path, edgecnn: Command) -> None:
     """Its run folder carries the recipe, can be packed again, and the images that came are those that are judged by."""
     first = edgecnn("run", "cpu-packed.tar", "--threads", "1", "--until", "validate", "--out", "a")
