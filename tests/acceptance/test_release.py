@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.artifact.installed import read_installed
+from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.artifact.write import write_bytes
 from edgecnn.bundle.release import RELEASE, damaged_file, files_of
 from edgecnn.bundle.tar import read_archive, write_tar
@@ -457,6 +458,26 @@ def test_an_engine_that_is_not_what_was_validated_is_not_released(
     assert (done.code, json.loads(done.out)["engines"][0]["tested_here"]) == (0, False)
     assert "not tested here, it is for" in done.err
     assert (board / "x.tar").read_bytes() == (board / "a.tar").read_bytes(), "the same run, the same release"
+
+
+def test_weights_beside_a_graph_go_with_it(host: Path, board: Path, edgecnn: Command, monkeypatch: Any) -> None:
+    shutil.copytree(host / "run", board / "run")
+    engine = board / "run" / "cpu" / "fp32.onnx"
+    before = sha256_of(engine)
+    (engine.parent / "data").mkdir()
+    onnx.save(onnx.load(engine), str(engine), save_as_external_data=True, location="data/weights.bin", size_threshold=0)
+    for path in engine.parent.glob("*.json"):
+        path.write_text(path.read_text().replace(before, sha256_of(engine)))
+    monkeypatch.chdir(host)
+    assert edgecnn("gate", board / "run").code == 0
+    done = edgecnn("release", board / "run", "-o", board / "x.tar", "--unsigned", "--threads", "1")
+    assert done.code == 0, done.said
+    monkeypatch.chdir(board)
+    done = install(edgecnn, "x.tar")
+    assert done.code == 0, done.said
+    assert (board / "there" / "current" / "data" / "weights.bin").is_file()
+    rewrite(board / "x.tar", board / "y.tar", {"data/weights.bin": lambda data: data[:-1] + b"\0"})
+    install(edgecnn, "y.tar").refused("model.onnx: its sha256")
 
 
 def test_golden_images_are_spread_and_clear(board: Path) -> None:
