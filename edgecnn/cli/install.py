@@ -25,7 +25,7 @@ def install(
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Let a release serve on this device, if it passes its test here.
+    """Test a release on this device, and let it serve.
 
     The tar is verified: hashes, signature, device. The engine is run on the golden images; then `current` in the folder
     leads to it, and what served before is kept for `edgecnn rollback`.

@@ -19,7 +19,7 @@ def rollback(
     to: Annotated[Path | None, INSTALLED_IN] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Take the last installed release back: the one before serves again.
+    """Let the release serve again that did before.
 
     Its files are compared with their hashes first; it is not tested again.
     """
