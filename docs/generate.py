@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Union
 import typer.main
 
 from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.bundle.release import Release
 from edgecnn.cli.app import application
 from edgecnn.recipe.schema import Recipe
 from edgecnn.results.accuracy import AccuracyFile
@@ -36,6 +37,7 @@ from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.explanation import Explanation
 from edgecnn.results.history import History
 from edgecnn.results.latency import LatencyFile
+from edgecnn.results.release import Installed
 from edgecnn.results.report import RunReport
 from edgecnn.results.verdict import Verdict
 
@@ -72,6 +74,8 @@ FILES = {
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
     "history": File(History, "`edgecnn history --json`", False),
+    "release": File(Release, "`release.json`, the first member of a release (`edgecnn release`)", False),
+    "installed": File(Installed, "`installed.json` of an installed release (`edgecnn install`)", False),
 }
 
 
