@@ -48,11 +48,12 @@ COMMANDS: dict[str, list[str]] = {
     "recipe": ["recipe", "copy", "lenet5-digits", "{run}/copied.toml"],
     "calibration-set": ["calibration-set", "digits", "--images", "8", "-o", "{run}/set.txt"],
     "bundle": ["bundle", "{run}", "--for", "cpu", "-o", "{run}/run.tar"],
+    "release": ["release", "{run}", "-o", "{run}/r.tar", "--unsigned", "--threads", "1"],
     "unpack": ["run", "{run}/run.tar", "--out", "{run}/there", "--until", "reference"],
     "run": ["run", "lenet5-digits", "--out", "{run}", "--until", "quantize", "--set", "batch.max=4"],
     "train": ["train", "lenet5-digits", "--retrain", *FAST, "--out", "{run}"],
 }  # fmt: skip
-SLOW = {"train", "run", "reference", "validate", "bench", "bundle", "unpack"}
+SLOW = {"train", "run", "reference", "validate", "bench", "bundle", "release", "unpack"}
 
 
 def arguments(command: str, run: Path) -> list[str]:

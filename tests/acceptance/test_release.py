@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -157,6 +158,9 @@ def test_a_release_serves_and_the_one_before_serves_again(board: Path, edgecnn: 
     assert second.code == 0, second.said
     assert second.out.startswith("PASS there/current/model.onnx: 20 of 20 golden images")
     assert (serving(board / "there"), read_installed(board / "there", b).previous) == (b, a)
+    for name in ("installed", "release"):
+        schema = json.loads((ROOT / "docs" / "schema" / f"{name}.schema.json").read_text())
+        jsonschema.validate(json.loads((board / "there" / "current" / f"{name}.json").read_text()), schema)
     done = edgecnn("inspect", "there/current/model.onnx", "--json")
     assert done.code == 0, done.said
     back = edgecnn("rollback", "--to", "there", "--json")
