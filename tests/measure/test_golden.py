@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_top_k_counts_what_is_named() -> None:
 def test_the_limit_is_what_was_measured_less_twice_the_difference() -> None:
     random = np.random.default_rng(0)
     reference = predictions(random.normal(size=(200, 5)))
-    engine = dataclasses.replace(reference, logits=reference.logits + 0.1 * random.normal(size=(200, 5)))
+    engine = predictions(reference.logits + 0.1 * random.normal(size=(200, 5)))
     accuracy = measure_accuracy("int8", engine, reference)
     assert accuracy.sqnr_db == pytest.approx(20, abs=0.5)
     assert sqnr_limit(accuracy) == pytest.approx(accuracy.sqnr_db - 6)
@@ -81,7 +82,7 @@ def test_the_limit_is_what_was_measured_less_twice_the_difference() -> None:
         ({"crash": "SIGSEGV"}, "the engine took its process down: SIGSEGV"),
     ],
 )
-def test_each_limit_is_told(found: dict[str, int], words: str) -> None:
+def test_each_limit_is_told(found: dict[str, Any], words: str) -> None:
     good = SelfTest(golden_n=20, golden_images_n=20)
     assert good.verdict == "PASS"
     bad = dataclasses.replace(good, **found)

@@ -18,10 +18,13 @@ import pytest
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
+from edgecnn.bundle.release import GOLDEN, REFERENCE, ReleasedEngine
 from edgecnn.errors import BackendError, CrashError
+from edgecnn.pipeline.install import self_test
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.remote.child import Child
 from edgecnn.remote.engines import bench, is_native, validate
+from edgecnn.results.device import Device
 from edgecnn.steps.build import build
 from edgecnn.steps.reference import reference
 
@@ -57,6 +60,30 @@ def test_a_child_measures_what_this_process_would(plan: Path, monkeypatch: pytes
     assert timed.device.gpu_name == "NVIDIA L4"
     monkeypatch.setattr("edgecnn.backends.trt.NATIVE", False)
     assert validate(plan, plan.parent / "reference.npz", **given) == there
+
+
+def test_a_self_test_survives_its_engine(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a board, before a release serves: the plan runs in a process of its own, and its crash is a verdict."""
+    (plan.parent / "images.npz").rename(plan.parent / GOLDEN)
+    reference(plan.parent / "model.int8.onnx", plan.parent / REFERENCE, data=str(plan.parent / GOLDEN))
+    row = ReleasedEngine(
+        recipe="tiny",
+        target="gpu",
+        device_key="",
+        engine=plan.name,
+        name="int8",
+        precision="int8",
+        backend="trt",
+        device=Device(),
+        golden_n=12,
+        sqnr_db_min=40.0,
+    )
+    passed = self_test(plan, plan.parent, row, 1)
+    assert (passed.verdict, passed.golden_images_n, passed.top1_changed_n) == ("PASS", 12, 0)
+    monkeypatch.setenv("FAKE_DIES", "SIGSEGV")
+    died = self_test(plan, plan.parent, row, 1)
+    assert died.verdict == "FAIL"
+    assert next(died.failures()).startswith("the engine took its process down: SIGSEGV")
 
 
 @pytest.mark.parametrize("ended", ["SIGSEGV", "SIGABRT"])
