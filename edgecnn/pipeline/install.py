@@ -12,7 +12,6 @@ from edgecnn.artifact.hold import held
 from edgecnn.artifact.installed import (
     CURRENT,
     OPTION,
-    RELEASES,
     current_release,
     default_folder,
     place_release,
@@ -40,7 +39,7 @@ from edgecnn.bundle.release import (
     release_name,
 )
 from edgecnn.bundle.tar import Archive, extract_archive, read_archive
-from edgecnn.errors import ArtifactError, CrashError, DeviceError, EdgecnnError
+from edgecnn.errors import ArtifactError, BackendError, CrashError, DeviceError, EdgecnnError
 from edgecnn.measure.golden import self_test_of
 from edgecnn.remote.engines import validate
 from edgecnn.results.device import Device
@@ -48,6 +47,7 @@ from edgecnn.results.release import Installation, Installed, SelfTest
 from edgecnn.version import __version__
 
 Say = Callable[[str], None]
+_AGAIN = "make one of a run on a device like this one"
 SPARE = 1.05  # of the bytes that are unpacked, for what file systems keep beside them
 
 
@@ -93,7 +93,7 @@ def install(
         )
         at = release_folder(folder, name)
         if is_there:
-            installed = replace(installed, self_test=self_test(at / row.engine, at, row, threads))
+            installed = replace(installed, self_test=_tested(archive, at, row, threads))
             if installed.verdict == "PASS" and name != before:
                 write_installed(at, installed)
         else:
@@ -171,7 +171,7 @@ def _for_this_device(archive: Path, release: Release, threads: int | None, say: 
     raise DeviceError(
         f"{archive}: holds no engine for this device{f', {keys}' if keys else ''}; it is for "
         f"{', '.join(row.device_key for row in release.engines)}" + (f" ({'; '.join(why)})" if why else ""),
-        "an engine runs where it was judged: make a release of a run on a device like this one",
+        f"an engine runs where it was judged: {_AGAIN}",
     )
 
 
@@ -217,17 +217,28 @@ def _unpack(
     with disk_errors(at, needed, hint):
         require_space(at, int(SPARE * needed), hint)
         with temporary_folder(at, hint) as scratch:
-            made = scratch / RELEASES
+            made = scratch / at.name
             made.mkdir()
             extract_archive(archive, RELEASE, found.manifest, made, f"{row.device_key}/", hint)
-            (scratch / RELEASES / MANIFEST).write_bytes(found.text)
+            (scratch / at.name / MANIFEST).write_bytes(found.text)
             if found.signature:
-                (scratch / RELEASES / signature_path(Path(MANIFEST))).write_bytes(found.signature)
-            installed = replace(installed, self_test=self_test(made / row.engine, made, row, threads))
+                (scratch / at.name / signature_path(Path(MANIFEST))).write_bytes(found.signature)
+            installed = replace(installed, self_test=_tested(archive, made, row, threads))
             if installed.verdict == "PASS":
                 write_installed(made, installed)
                 place_release(made, at.parent.parent, at.name)
     return installed
+
+
+def _tested(archive: Path, at: Path, row: ReleasedEngine, threads: int | None) -> SelfTest:
+    """The self-test in a folder where nobody builds: errors are told of the archive."""
+    try:
+        return self_test(at / row.engine, at, row, threads)
+    except EdgecnnError as exc:
+        exc.message = exc.message.replace(str(at / row.engine), f"{archive}: {row.device_key}/{row.engine}")
+        if type(exc) is BackendError:
+            exc.hint = f"a release is for the runtime that it was made with: {_AGAIN}"
+        raise
 
 
 def self_test(engine: Path, golden: Path, row: ReleasedEngine, threads: int | None) -> SelfTest:

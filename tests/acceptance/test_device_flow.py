@@ -168,7 +168,8 @@ def test_a_release_of_what_a_device_has_built(device: Path, root: Path) -> None:
     assert (told["path"], told["precision"], told["changed"]) == ("there/current/model.plan", "int8", False)
     codes, said = become("10.3.1", install)
     assert codes == [2], said
-    assert "built by TensorRT 10.3.0" in said
+    assert "error: r.tar: orin-sm8.7-trt10.3/model.plan: built by TensorRT 10.3.0" in said
+    assert "hint: a release is for the runtime that it was made with: make one of a run on a device like this" in said
     assert (device / "there" / "current" / "installed.json").read_text().count(told["release"]) == 1
 
 

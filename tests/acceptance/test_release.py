@@ -283,7 +283,7 @@ def test_the_engine_of_another_device(board: Path, edgecnn: Command) -> None:
         file["path"] = file["path"].replace(key, "another-cpu-1-2-3")
     opened = {name: (len(data), lambda data=data: io.BytesIO(data)) for name, data in files.items()}
     write_tar(archive, json.dumps(manifest).encode(), opened, "release.json")  # type: ignore[arg-type]
-    install(edgecnn, "other.tar").refused("other.tar", key, "another-cpu-1-2-3", "on a device like this one")
+    install(edgecnn, "other.tar").refused("other.tar", key, "another-cpu-1-2-3", "of a run on a device like this one")
     assert not (board / "there").exists()
     rewrite(board / "a.tar", board / "mode.tar", row={"device": {**device, "threads": 7, "power_mode": "MAXN"}})
     done = install(edgecnn, "mode.tar")
