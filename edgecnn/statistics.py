@@ -265,3 +265,13 @@ def t_quantile_95(degrees: int) -> float:
     z = 1.6448536
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return exact.get(degrees, z + first / degrees + second / degrees**2)
+
+
+def mean_half_width(values: Sequence[float]) -> float:
+    """Half of the two-sided 95 % interval of the mean of at least two values, by Student's t; its quantile is within
+    1 % (expansion by Cornish and Fisher), exact up to four degrees of freedom."""
+    degrees = len(values) - 1
+    exact = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+    first, second = (Z95**3 + Z95) / 4, (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / 96
+    quantile = exact.get(degrees, Z95 + first / degrees + second / degrees**2)
+    return float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -121,6 +121,7 @@ class TargetRun:
                     ratio=row.ratio if row else None,
                     startup=row.startup if row else None,
                     rebuilds=row.rebuilds if row else None,
+                    energy=row.energy if row else None,
                     crash=crash.crash if crash else None,
                 )
             )

@@ -152,6 +152,7 @@ def _print(found: LatencyFile) -> None:
     if start := found.measurements[0].startup:
         memory = "" if start.device_memory_mb is None else f", device memory {start.device_memory_mb:.1f} MB"
         say(f"load {start.load_s:.3f} s, first query {start.first_query_ms:.3f} ms{memory}")
+    _print_energy(found)
     last = found.measurements[-1].latency
     clocks = "".join(f", {k} {v}" for k, v in to_plain(last.clocks).items())
     say(f"{found.device}; {last.mode} mode, {last.in_words}{clocks}")
@@ -159,6 +160,17 @@ def _print(found: LatencyFile) -> None:
         say(f"compiled for this GPU in {last.jit_ms:.0f} ms, before the queries")
     for warning in dict.fromkeys(said):
         say(f"warning: {warning}")
+
+
+def _print_energy(found: LatencyFile) -> None:
+    for row in found.measurements:
+        if row.energy is not None:
+            print_text(f"batch {row.latency.batch}: {row.energy.in_words}")
+            say(row.energy.source)
+    if not any(row.energy or any(w.startswith("energy: ") for w in row.latency.warnings) for row in found.measurements):
+        from edgecnn.measure.energy import ABSENT
+
+        say(f"energy: not measured: {ABSENT}")
 
 
 def _mode(text: str) -> Any:

@@ -62,6 +62,16 @@ class Nvml:
             facts["locked"] = _locked(why, numbers["gpu_mhz"], highest)
         return facts
 
+    def energy_j(self) -> float | None:
+        """Joules that the GPU's board took since the driver was loaded; None where it does not count them."""
+        found = self._asked(self._library.nvmlDeviceGetTotalEnergyConsumption)
+        return None if found is None else found / 1000
+
+    def power_w(self) -> float | None:
+        """Watts that the GPU's board takes; None where it does not tell."""
+        found = self._asked(self._library.nvmlDeviceGetPowerUsage)
+        return None if found is None else found / 1000
+
     def _asked(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return call(self._handle, *arguments)

@@ -9,7 +9,7 @@ host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgecnn.machine.clocks import clock_warnings, find_throttling, read_clocks
 from edgecnn.machine.gpu import open_nvml
 from edgecnn.machine.load import other_load_cores, read_cpu_time
 from edgecnn.measure.pipelined import collect_pipelined, mode_of
-from edgecnn.measure.samples import CLOCK_PERIOD_S, Samples
+from edgecnn.measure.samples import CLOCK_PERIOD_S, Samples, Stretch
 from edgecnn.measure.stability import Floats, find_instability, median_interval, time_yardstick
 from edgecnn.results.latency import Clocks, Latency, Mode
 from edgecnn.session import Array, PipelinedSession, PipelineOptions, Session, SessionInfo, TimedSession, Timing
@@ -44,15 +44,19 @@ def measure_latency(
     mode: Mode | None = None,
     options: PipelineOptions = PLAIN,
     clocks: Callable[[], Clocks] | None = None,
+    stretches: Callable[[Sequence[Stretch]], None] | None = None,
 ) -> Latency:
     """Run `session` on one batch for at least `duration_s` and `min_queries`, after `warmup_ms`, in a `mode` (None:
     pipelined where the session can).
 
-    Without `options.timed` nothing but the work is queued, and latency is the host's time per query. Raises
+    Without `options.timed` nothing but the work is queued, and latency is the host's time per query. `stretches` is
+    told when those ran that are kept, as soon as they have. Raises
     `MeasurementError` for a mode, or for streams and transfers, that the session does not have.
     """
     mode, clocks = mode_of(mode, session), clocks or clock_reader(session.info.pci_bus_id)
     samples, info = _run(session, batch_input, mode, options, warmup_ms, duration_s, min_queries, clocks)
+    if stretches is not None:
+        stretches(samples.stretches)
     ms = samples.ms()
     ascending = np.sort(ms)
     n = len(ms)
@@ -186,13 +190,17 @@ def collect_samples(
     while time.perf_counter() - begin < warmup_ms / 1000:
         query()
     start = last_reading = time.perf_counter()
-    paused = 0.0  # reading the clocks is not part of the run
+    paused, told = 0.0, 0  # reading the clocks is not part of the run
     before = read_cpu_time()
     while True:
         samples.timings.append(query())
         now = time.perf_counter()
         samples.wall_s = now - start - paused
-        if samples.wall_s >= duration_s and len(samples.timings) >= min_queries:
+        enough = samples.wall_s >= duration_s and len(samples.timings) >= min_queries
+        if enough or now - last_reading >= CLOCK_PERIOD_S:
+            samples.stretches.append(Stretch(last_reading, now, len(samples.timings) - told))
+            told = len(samples.timings)
+        if enough:
             samples.load_cores = other_load_cores(before, read_cpu_time())
             samples.clocks.append(clocks())
             samples.yardstick_ms.append(time_yardstick())

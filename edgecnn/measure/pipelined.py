@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.load import other_load_cores, read_cpu_time
-from edgecnn.measure.samples import CLOCK_PERIOD_S, Samples
+from edgecnn.measure.samples import CLOCK_PERIOD_S, Samples, Stretch
 from edgecnn.measure.stability import time_yardstick
 from edgecnn.results.latency import Clocks, Mode
 from edgecnn.session import Pipeline, PipelinedSession, Query, Session
@@ -38,7 +38,9 @@ def collect_pipelined(
     before = read_cpu_time()
     while samples.wall_s < duration_s or len(samples.timings) < min_queries:
         due = _due(duration_s - samples.wall_s, min_queries - len(samples.timings))
+        start = time.perf_counter()
         found = run_queries(pipeline, due)
+        samples.stretches.append(Stretch(start, time.perf_counter(), len(found)))
         samples.timings += [query.timing for query in found]
         samples.enqueue_ms += [query.enqueue_ms for query in found]
         samples.wall_s += wall_ms(found) / 1000

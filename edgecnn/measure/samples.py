@@ -13,6 +13,15 @@ from edgecnn.session import Timing
 CLOCK_PERIOD_S = 0.5
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Time by the host's clock (`time.perf_counter`) in which nothing but so many queries ran."""
+
+    start_s: float
+    end_s: float
+    queries: int
+
+
 @dataclass
 class Samples:
     """`wall_s` from the start of the first query that is kept to the end of the last, but for the reading of clocks;
@@ -24,6 +33,7 @@ class Samples:
     enqueue_ms: list[float] = field(default_factory=list)
     wall_s: float = 0.0
     load_cores: float | None = None
+    stretches: list[Stretch] = field(default_factory=list)
 
     def ms(self) -> Floats:
         """Latencies."""

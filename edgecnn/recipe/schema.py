@@ -292,6 +292,7 @@ class Tolerances:
     device_memory_mb_max: Amount | None = None
     load_s_max: Amount | None = None
     first_query_ms_max: Amount | None = None
+    joules_per_inference_max: Amount | None = None  # above idle; one query of bench.batch images
     serving_drop_pp_max: Percent | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 

@@ -7,13 +7,14 @@ from edgecnn.results.report import Measurement, RunReport
 
 FIGURES = (
     "latency_ms_p50", "latency_ms_p90", "latency_ms_p99", "throughput_images_per_s", "device_memory_mb", "size_mb", "n",
-    "top1_pct", "top1_drop_pp", "agreement_pct",
+    "top1_pct", "top1_drop_pp", "agreement_pct", "power_w", "joules_per_inference",
 )  # fmt: skip
 COLUMNS = (  # programs of others read them: none is renamed, moved or taken away, and new ones come at the end
     "model", "target", "device", "device_key", "engine", "precision", "scheme", "simulated", "mode", "batch",
     "latency_ms_p50", "latency_ms_p90", "latency_ms_p99", "throughput_images_per_s", "device_memory_mb", "size_mb",
     "data", "n", "top1_pct", "top1_ci_low_pct", "top1_ci_high_pct", "top1_drop_pp", "top1_drop_ci_low_pp",
-    "top1_drop_ci_high_pp", "agreement_pct", "verdict",
+    "top1_drop_ci_high_pp", "agreement_pct", "verdict", "power_w", "joules_per_inference",
+    "joules_per_inference_ci_low", "joules_per_inference_ci_high",
 )  # fmt: skip
 
 
@@ -25,6 +26,7 @@ def csv_report(results: RunReport) -> str:
 def _row(results: RunReport, m: Measurement) -> dict[str, Cell]:
     latency, accuracy = m.own_latency, m.accuracy
     top1 = (accuracy.top1_ci_pct if accuracy else None) or (None, None)
+    joules = (m.own_energy.joules_per_inference_ci if m.own_energy else None) or (None, None)
     drop = (accuracy.top1_drop_ci_pp if accuracy else None) or (None, None)
     return {
         "model": results.recipe,
@@ -43,5 +45,7 @@ def _row(results: RunReport, m: Measurement) -> dict[str, Cell]:
         "top1_ci_high_pct": top1[1],
         "top1_drop_ci_low_pp": drop[0],
         "top1_drop_ci_high_pp": drop[1],
+        "joules_per_inference_ci_low": joules[0],
+        "joules_per_inference_ci_high": joules[1],
         "verdict": results.verdict.outcome_of(m.name),
     }

@@ -37,6 +37,7 @@ def conditions(results: RunReport) -> list[str]:
                     f"{m.name}: the ratio is of {m.own_ratio.latency_ratio_mode} queries on both sides: "
                     f"{m.own_ratio.latency_reference} runs no others"
                 )
+            lines += [f"{m.name}: {m.energy.in_words}; {m.energy.source}"] if m.energy else []
             lines += [f"{m.name}: {w}" for w in latency.warnings]
         lines += [f"{m.name}: {w}" for w in (m.own_ratio.latency_ratio_warnings if m.own_ratio else ())]
         lines += [f"{m.name}: {f}" for f in (m.accuracy.findings if m.accuracy else ())]
@@ -58,10 +59,16 @@ def measurement_table(results: RunReport) -> Table:
         ("p99 ms", lambda m: _cell(m.figure("latency_ms_p99"), ".3f")),
         ("ratio [95 %]", _ratio),
         ("images/s", lambda m: _cell(m.figure("throughput_images_per_s"), ".0f")),
+        *((("J/inference [95 %]", _joules),) if any(m.own_energy for m in results.measurements) else ()),
         ("size MB", lambda m: _cell(m.figure("size_mb"), ".2f")),
     )
     rows = [tuple(cell(m) for _, cell in columns) for m in results.measurements]
     return Table(tuple(head for head, _ in columns), tuple(rows))
+
+
+def _joules(m: Measurement) -> str:
+    found = m.own_energy
+    return _with_interval(found.joules_per_inference, found.joules_per_inference_ci, ".4g") if found else "-"
 
 
 def _drop(m: Measurement) -> str:

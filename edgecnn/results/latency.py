@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.device import Device
+from edgecnn.results.energy import Energy
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.rebuilds import Rebuilds
 from edgecnn.results.startup import Startup
@@ -155,7 +156,8 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRow:
-    """One engine in a latency file: its latency, what it is, its ratio to the file's reference, what its start cost."""
+    """One engine in a latency file: its latency, what it is, its ratio to the file's reference, what its start cost,
+    and the energy of its queries where a sensor tells it."""
 
     __pydantic_config__ = STRICT
 
@@ -165,6 +167,7 @@ class LatencyRow:
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
     startup: Startup | None = field(default=None, metadata=FLAT)
     rebuilds: Rebuilds | None = field(default=None, metadata=FLAT)
+    energy: Energy | None = field(default=None, metadata=FLAT)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -11,6 +11,7 @@ from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.crash import Crash
 from edgecnn.results.device import Device
+from edgecnn.results.energy import Energy
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.latency import Latency, LatencyRatio
 from edgecnn.results.rebuilds import Rebuilds
@@ -33,6 +34,7 @@ class Measurement:
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
     startup: Startup | None = field(default=None, metadata=FLAT)
     rebuilds: Rebuilds | None = field(default=None, metadata=FLAT)
+    energy: Energy | None = field(default=None, metadata=FLAT)
     crash: Crash | None = field(default=None, metadata=FLAT)
     baseline_drops: tuple[BaselineDrop, ...] = ()
 
@@ -51,10 +53,15 @@ class Measurement:
         """Its latency over that of the reference; of a simulated engine none."""
         return None if self.simulated else self.ratio
 
+    @property
+    def own_energy(self) -> Energy | None:
+        """The energy of its queries; of a simulated engine none."""
+        return None if self.simulated else self.energy
+
     def figure(self, key: str) -> float | None:
         """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured, and for the
         speed of a simulated engine."""
-        parts = (self.accuracy, self.own_latency, self.own_ratio, self.startup, self.facts)
+        parts = (self.accuracy, self.own_latency, self.own_ratio, self.startup, self.own_energy, self.facts)
         value: float | None = next((getattr(part, key) for part in parts if hasattr(part, key)), None)
         return value
 

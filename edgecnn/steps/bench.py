@@ -18,8 +18,10 @@ from edgecnn.backends import backend_for
 from edgecnn.errors import MeasurementError
 from edgecnn.machine.clocks import require_ready
 from edgecnn.machine.cpu import available_cores, cpu_device
+from edgecnn.machine.power_sensor import open_power_sensor
 from edgecnn.machine.threads import spin_while_waiting, torch_is_passive
 from edgecnn.measure.comparison import compare_latency, find_fp16_engines
+from edgecnn.measure.energy import measure_with_energy
 from edgecnn.measure.latency import PLAIN, measure_latency, require_plain
 from edgecnn.measure.pipelined import mode_of
 from edgecnn.recipe.schema import BenchSettings, OrtProvider, fields_of
@@ -274,7 +276,8 @@ def _alone(
     options: PipelineOptions = PLAIN,
     provider: OrtProvider | None = None,
 ) -> LatencyRow:
-    found = measure_latency(
+    measure = partial(
+        measure_latency,
         name,
         session,
         images,
@@ -284,8 +287,9 @@ def _alone(
         options=options,
         clocks=planned.clocks(session),
     )
+    found, energy = measure_with_energy(measure, partial(open_power_sensor, session.info.pci_bus_id))
     info = engine_info(path, sidecar_of(path), provider)
-    return LatencyRow(latency=found, engine=info, facts=engine_facts(path), startup=startup)
+    return LatencyRow(latency=found, engine=info, facts=engine_facts(path), startup=startup, energy=energy)
 
 
 def _compared(

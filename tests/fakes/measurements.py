@@ -10,6 +10,7 @@ import numpy as np
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
 from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.energy import Energy
 from edgecnn.results.engine import CPU_PROVIDER, EngineFacts, EngineInfo
 from edgecnn.results.latency import Clocks, Latency, LatencyRatio
 from edgecnn.results.report import Measurement
@@ -73,6 +74,27 @@ def latency(name: str = "int8", **more: Any) -> Latency:
 def ratio(value: float = 0.7, ci: tuple[float, float] = (0.68, 0.72), reference: str = "fp32") -> LatencyRatio:
     """The median over that of `reference`, of twenty rounds."""
     return LatencyRatio(reference, value, ci, 20)
+
+
+def energy(joules: float, ci: tuple[float, float] | None = None, idle_w: float = 3.0) -> Energy:
+    """Above 3 W idle, of queries of 5 ms and one image, by a Jetson's only rail."""
+    return Energy(
+        power_sensor="INA3221 (hwmon)",
+        power_rails=("VDD_IN",),
+        power_w=idle_w + joules / 0.005,
+        power_w_by_rail={"VDD_IN": idle_w + joules / 0.005},
+        idle_power_w=idle_w,
+        idle_power_w_before=idle_w,
+        idle_power_w_after=idle_w,
+        joules_per_inference=joules,
+        joules_per_inference_ci=ci,
+        joules_per_inference_with_idle=joules + idle_w * 0.005,
+        joules_per_1000_images=1000 * joules,
+        joules_per_1000_images_ci=None if ci is None else (1000 * ci[0], 1000 * ci[1]),
+        energy_blocks=6,
+        power_samples=51,
+        power_sampling_pct=0.4,
+    )
 
 
 def measurement(name: str = "int8", precision: str = "", **parts: Any) -> Measurement:

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,53 +13,9 @@ from edgecnn.machine import gpu
 from edgecnn.machine.clocks import clock_warnings, find_throttling, read_clocks
 from edgecnn.machine.gpu import open_nvml
 from tests.backends.conftest import unpacked
+from tests.fakes.nvml import HERE, FakeNvml
 
 NVIDIA_ML_PY = "13.615.71"
-HERE = "0000:41:00.0"
-
-
-class FakeNvml:
-    """`pynvml` of one GPU: its functions raise what they do not support."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, reasons: int = 0, mhz: int = 1410, unsupported: tuple[str, ...] = ()) -> None:
-        self.reasons, self.mhz, self.unsupported = reasons, mhz, unsupported
-
-    def _supported(self, name: str) -> None:
-        if name in self.unsupported:
-            raise self.NVMLError(name)
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        self._supported("init")
-
-    def nvmlDeviceGetHandleByPciBusId(self, pciBusId: str) -> str:  # noqa: N802, N803
-        if pciBusId != HERE:
-            raise self.NVMLError("not found")
-        return "handle"
-
-    def nvmlDeviceGetClockInfo(self, handle: Any, type: int) -> int:  # noqa: N802
-        assert handle == "handle"
-        self._supported("clock")
-        return {1: self.mhz, 2: 877}[type]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: Any, type: int) -> int:  # noqa: N802
-        return {1: 1980, 2: 877}[type]
-
-    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:  # noqa: N802
-        self._supported("temperature")
-        return 61
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:  # noqa: N802
-        self._supported("event")
-        return self.reasons
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:  # noqa: N802
-        self._supported("throttle")
-        return self.reasons
 
 
 def test_clocks_of_a_desktop_gpu(tmp_path: Path) -> None:
@@ -114,7 +69,7 @@ def test_the_calls_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(str(folder))
     nvidia_ml_py = importlib.import_module("pynvml")
     used = [name for name in vars(FakeNvml) if name.startswith("nvml")]
-    assert len(used) == 7
+    assert len(used) == 9
     source = inspect.getsource(gpu)
     for name in used:
         assert name in source

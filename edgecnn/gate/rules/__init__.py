@@ -1,7 +1,18 @@
 """One rule for each tolerance of a recipe, in the order in which they are judged; one file per family."""
 
-from edgecnn.gate.rules import accuracy, decision, latency, precision, regression, serving, shares, size, startup
+from edgecnn.gate.rules import (
+    accuracy,
+    decision,
+    energy,
+    latency,
+    precision,
+    regression,
+    serving,
+    shares,
+    size,
+    startup,
+)
 from edgecnn.gate.rules.rule import Rule
 
-FAMILIES = (accuracy, regression, shares, decision, precision, latency, size, startup, serving)
+FAMILIES = (accuracy, regression, shares, decision, precision, latency, size, startup, energy, serving)
 RULES: dict[str, Rule] = {rule.tolerance: rule for family in FAMILIES for rule in family.RULES}
