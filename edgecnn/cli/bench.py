@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ edgecnn bench --engine runs/lenet5-digits/cpu/int8.onnx --end-to-end --data digi
 edgecnn bench --engine int8.plan --batch 1,8 --throughput  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --streams 2 --no-transfers  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --mode single-shot --export analysis  # needs a GPU with TensorRT
+edgecnn bench --engine int8.plan --power-modes  # needs a GPU with TensorRT
 edgecnn bench --engine int8.plan --on jetson --on desk --json  # needs devices in the network
 """
 
@@ -70,6 +72,10 @@ def bench(
         bool,
         typer.Option("--strict", help="On a Jetson: refuse unless its clocks are locked and not throttled."),
     ] = False,
+    power_modes: Annotated[
+        bool,
+        typer.Option("--power-modes", help="On a Jetson: measure in each mode of nvpmodel, as root or by sudo -n."),
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write latency.json.")] = None,
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
@@ -85,8 +91,9 @@ def bench(
     """
     if on:
         run_on(context, on, files=("engine", "vs"), outputs=("output", "export"), refused=("end_to_end", "trust_code"))
+    _restore_power_mode()
     if end_to_end or data or fps is not None or processes > 1 or soak is not None:
-        other = [vs is not None, throughput, bool(mode), streams > 1, not transfers, export is not None]
+        other = [power_modes, vs is not None, throughput, bool(mode), streams > 1, not transfers, export is not None]
         _require_end_to_end(end_to_end, data, any(other), duration if soak is not None else None)
         _refuse_provider(provider)
         _bench_end_to_end(
@@ -100,8 +107,9 @@ def bench(
     from edgecnn.remote.engines import bench as step
 
     defaults, batches = BenchSettings(), _sizes(batch)
-    with stdout_kept():
-        found = step(
+
+    def measure() -> LatencyFile:
+        return step(
             engine,
             output,
             versus=vs,
@@ -120,10 +128,54 @@ def bench(
             strict=strict,
             progress=Counter("bench", "s"),
         )
+
+    if power_modes:
+        _bench_power_modes(measure, output or export, as_json)
+        return
+    with stdout_kept():
+        found = measure()
     if as_json:
         print_json(to_plain(found))
     else:
         _print(found)
+
+
+def _bench_power_modes(measure: Callable[[], LatencyFile], written: Path | None, as_json: bool) -> None:
+    from edgecnn.errors import RecipeError
+    from edgecnn.pipeline.power_modes import sweep_power_modes
+    from edgecnn.records import to_plain
+
+    if written is not None:
+        raise RecipeError(
+            "--power-modes with -o or --export: each mode has its own result", "take --json, which has all"
+        )
+    with stdout_kept():
+        found = sweep_power_modes(measure)
+    if as_json:
+        print_json(to_plain(found))
+        return
+    rows = []
+    for run in found.modes:
+        if run.refused:
+            say(f"warning: {run.refused}")
+        for row in run.result.measurements if run.result else ():
+            told = row.energy
+            rows.append(
+                {
+                    "power mode": run.power_mode,
+                    "batch": row.latency.batch,
+                    "p50 ms": row.latency.p50,
+                    "images/s": row.latency.throughput_images_per_s,
+                    "W": told.power_w if told else None,
+                    "J/inference": told.joules_per_inference if told else None,
+                }
+            )
+            for warning in row.latency.warnings:
+                say(f"warning: {run.power_mode}: {warning}")
+    print_rows(rows, ["power mode", "batch", "p50 ms", "images/s", "W", "J/inference"])
+    say(f"{found.restored} is set again")
+    for warning in found.warnings:
+        say(f"warning: {warning}")
 
 
 def _print(found: LatencyFile) -> None:
@@ -160,6 +212,13 @@ def _print(found: LatencyFile) -> None:
         say(f"compiled for this GPU in {last.jit_ms:.0f} ms, before the queries")
     for warning in dict.fromkeys(said):
         say(f"warning: {warning}")
+
+
+def _restore_power_mode() -> None:
+    from edgecnn.machine.power import restore_power_mode
+
+    if (restored := restore_power_mode()) is not None:
+        say(f"power mode {restored.name} is set again: a sweep of the modes was killed before it did so")
 
 
 def _print_energy(found: LatencyFile) -> None:
@@ -224,7 +283,7 @@ def _require_end_to_end(end_to_end: bool, data: str, other: bool, duration: floa
         raise RecipeError("--end-to-end without --data: there is nothing to decode", "name pictures with --data")
     if other:
         raise RecipeError(
-            "--end-to-end with --vs, --throughput, --mode, --streams, --no-transfers or --export",
+            "--end-to-end with --power-modes, --vs, --throughput, --mode, --streams, --no-transfers or --export",
             "measure one engine at a time, without them",
         )
     if duration is not None:

@@ -23,12 +23,13 @@ from edgecnn.results.startup import Startup
 from edgecnn.results.verdict import Check, Verdict
 from edgecnn.statistics import wilson_interval
 from edgecnn.zoo import find_model
-from tests.fakes.measurements import accuracy, engine, latency, measurement, ratio
+from tests.fakes.measurements import accuracy, energy, engine, latency, measurement, ratio
 
 COLUMNS = (
     "model,target,device,device_key,engine,precision,scheme,simulated,mode,batch,latency_ms_p50,latency_ms_p90,"
     "latency_ms_p99,throughput_images_per_s,device_memory_mb,size_mb,data,n,top1_pct,top1_ci_low_pct,top1_ci_high_pct,"
-    "top1_drop_pp,top1_drop_ci_low_pp,top1_drop_ci_high_pp,agreement_pct,verdict"
+    "top1_drop_pp,top1_drop_ci_low_pp,top1_drop_ci_high_pp,agreement_pct,verdict,"
+    "power_w,joules_per_inference,joules_per_inference_ci_low,joules_per_inference_ci_high"
 )
 
 
@@ -39,6 +40,7 @@ def results(name: str = "r", data: str = "d", **more: Any) -> RunReport:
         accuracy=accuracy(1000, 30, 10, data=data),
         latency=latency(batch=4),
         startup=Startup(0.1, 2.0, 33.0),
+        energy=energy(0.022, (0.02, 0.024)),
         size_mb=0.07,
     )
     simulated = measurement(
@@ -78,8 +80,17 @@ def test_csv_has_columns_that_stay_and_no_latency_of_what_is_simulated() -> None
     assert {simulated[k] for k in ("mode", "batch", "latency_ms_p50", "latency_ms_p99", "throughput_images_per_s")} == {
         ""
     }
+    joules = [float(timed[f"joules_per_inference{end}"]) for end in ("", "_ci_low", "_ci_high")]
+    assert (joules, fp32["joules_per_inference"]) == ([0.022, 0.02, 0.024], "")
     assert (simulated["simulated"], simulated["top1_drop_pp"]) == ("true", "0.2")
     assert (fp32["top1_pct"], fp32["latency_ms_p50"]) == ("", "1.0")
+
+
+def test_energy_stands_in_the_tables_with_its_rails_and_what_it_is_above() -> None:
+    text = markdown_report(results())
+    for said in ("J/inference [95 %]", "0.022 [0.02, 0.024]", "3.00 W idle, which is taken off", "VDD_IN by INA3221"):
+        assert said in text, said
+    assert "J/inference" not in markdown_report(results(measurements=(measurement("fp32", latency=latency("fp32")),)))
 
 
 def test_no_table_for_readers_carries_the_latency_of_what_is_simulated() -> None:
