@@ -13,6 +13,8 @@ from edgecnn.records import STRICT, name_tables, parse_toml, record_from_mapping
 from edgecnn.results.device import Device
 
 CPU = "cpu"  # the target that every machine is
+FIRST_IMPLICIT_DLA, LAST_IMPLICIT_DLA, FIRST_TYPED_DLA = (10, 3), (10, 7), (11, 4, 1)  # of TensorRT
+TYPED_DLA_TARGET = "agx-orin"
 MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
 
 
@@ -141,6 +143,24 @@ def implicit_mismatch(tensorrt: str) -> str | None:
     if version_tuple(tensorrt) < (11,):
         return None
     return f"TensorRT {tensorrt} has no implicit quantization, which a weakly typed build needs: 10.x was the last"
+
+
+def dla_mismatch(target: Target, tensorrt: str, core: int = 0) -> str | None:
+    """Why a network cannot be built for a DLA core of `target` by a version of TensorRT, or None where it can."""
+    if not target.dla_cores:
+        unknown = target.kind == "gpu" and not target.compute_capability and not target.built_anywhere
+        what = "is whatever GPU builds: whether it has a DLA is not known, name the device" if unknown else "has no DLA"
+        return f"target {target.name} {what}"
+    if not 0 <= core < target.dla_cores:
+        return f"target {target.name} has {target.dla_cores} DLA cores, counted from 0: there is no core {core}"
+    version = version_tuple(tensorrt)
+    if FIRST_IMPLICIT_DLA <= version[:2] <= LAST_IMPLICIT_DLA:
+        return None
+    if version < FIRST_TYPED_DLA:
+        return (
+            f"TensorRT {tensorrt} builds for no DLA of a Jetson here: 10.3 to 10.7 do, and on AGX Orin 11.4.1 and later"
+        )
+    return None if target.name == TYPED_DLA_TARGET else f"TensorRT {tensorrt} has DLA on AGX Orin alone"
 
 
 def version_tuple(text: str) -> tuple[int, ...]:

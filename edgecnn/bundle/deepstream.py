@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecnn.bundle.served import GRAPH, LABELS, PLAN, README, Served, build_script, copy_graph, readme, write_text
-from edgecnn.bundle.trtexec import BUILD, SINCE_TYPED, STRONGLY_TYPED, typed_options
+from edgecnn.bundle.served import (
+    GRAPH,
+    LABELS,
+    PLAN,
+    README,
+    Served,
+    build_script,
+    copy_graph,
+    readme,
+    typed_options,
+    write_text,
+)
+from edgecnn.bundle.trtexec import BUILD, SINCE_TYPED, STRONGLY_TYPED
 from edgecnn.contract import INPUT, PROBABILITIES
 from edgecnn.errors import RecipeError
 

@@ -25,7 +25,7 @@ README = "README.txt"
 @dataclass(frozen=True)
 class Served:
     """The graph of a `precision`, the float32 graph `fp32` of the same run and its calibration `ranges`, for `tensorrt`
-    ("10.3", "8.6.2")."""
+    ("10.3", "8.6.2"), and for a core of its `dla`."""
 
     recipe: Recipe
     precision: Precision
@@ -34,6 +34,7 @@ class Served:
     fp32: Path
     ranges: Path
     tensorrt: str
+    dla: int | None = None
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -136,6 +137,11 @@ def readme(served: Served, lines: list[str]) -> str:
     )
 
 
+def typed_options(served: Served) -> list[str]:
+    """Of a strongly typed build: TensorRT 11 knows no other."""
+    return ["--stronglyTyped"] if served.version < (11,) else []
+
+
 def shape_options(served: Served) -> list[str]:
     """trtexec's options for the batch sizes of the recipe: one optimization profile, or several with their numbers."""
     image = "x".join(map(str, served.image_shape))
@@ -161,8 +167,8 @@ case "$found" in
     *) say "$trtexec is of TensorRT ${found:-unknown}, this is for @TENSORRT@ (@PATTERN@)" "@AGAIN@" ;;
 esac
 @CHECK@mkdir -p "$(dirname "$plan")"
-"$trtexec" --onnx=@GRAPH@ --saveEngine="$plan.part" @OPTIONS@
-@CHECK_MADE@mv "$plan.part" "$plan"
+"$trtexec" --onnx=@GRAPH@ --saveEngine="$plan.part" @OPTIONS@@LOG@
+@CHECK_MADE@@THEN@mv "$plan.part" "$plan"
 echo "$plan: built by TensorRT $found"
 """
 
@@ -185,10 +191,11 @@ def version_number(version: tuple[int, ...]) -> int:
 
 def build_script(
     served: Served, options: list[str], how: str, *, graph: str = GRAPH, plan: str = PLAN, exact: bool = False,
-    inside: str = "",
+    inside: str = "", shapes: list[str] | None = None, log: str = "", then: str = "",
 ) -> str:  # fmt: skip
     """The text of a shell script that builds `plan` of `graph` by trtexec with these `options`, and refuses another
-    TensorRT: another major or minor version, or with `exact` another patch too; and a plan that another one built."""
+    TensorRT: another major or minor version, or with `exact` another patch too; and a plan that another one built. `shapes` are other options than those for the recipe's batch sizes;
+    what trtexec prints goes to the file `log`, and `then` is run before the plan is taken."""
     number = str(version_number(served.version if exact else served.version[:2]))
     short = ".".join(map(str, served.version[:2]))
     skip = "--buildOnly" if served.version < (8, 6) else "--skipInference"
@@ -199,7 +206,9 @@ def build_script(
         "PATTERN": number if exact else f"{number[:-2]}[0-9][0-9]",
         "TENSORRT": served.tensorrt if exact else short,
         "AGAIN": "make the bundle again: edgecnn bundle RUN --tensorrt VERSION",
-        "OPTIONS": shlex.join([*shape_options(served), *options, skip]),
+        "OPTIONS": shlex.join([*(shape_options(served) if shapes is None else shapes), *options, skip]),
+        "LOG": f' >{log} 2>&1 || say "trtexec failed" "its last lines: $(tail -n 3 {log})"' if log else "",
+        "THEN": then,
         "WHERE": f", inside {inside}" if inside else "",
         "HOW": how,
         "GRAPH": graph,

@@ -10,8 +10,18 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgecnn.bundle.served import GRAPH, LABELS, README, Served, build_script, copy_graph, readme, write_text
-from edgecnn.bundle.trtexec import BUILD, STRONGLY_TYPED, typed_options
+from edgecnn.bundle.served import (
+    GRAPH,
+    LABELS,
+    README,
+    Served,
+    build_script,
+    copy_graph,
+    readme,
+    typed_options,
+    write_text,
+)
+from edgecnn.bundle.trtexec import BUILD, STRONGLY_TYPED
 from edgecnn.contract import INPUT, OUTPUT, PROBABILITIES, TOP_CLASSES, TOP_K, TOP_PROBABILITIES
 from edgecnn.errors import RecipeError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgecnn.bundle.dla import write_for_dla
 from edgecnn.bundle.served import (
     CACHE,
     FLOAT_GRAPH,
@@ -14,6 +15,7 @@ from edgecnn.bundle.served import (
     build_script,
     copy_graph,
     readme,
+    typed_options,
     version_number,
     write_text,
 )
@@ -29,6 +31,9 @@ def write_for_trtexec(served: Served, folder: Path) -> None:
     cache needs."""
     if served.version < OLDEST or (9,) <= served.version < SINCE_TYPED:
         raise RecipeError(f"--tensorrt {served.tensorrt}: scripts are for TensorRT 8.5, 8.6 and from 10 on", "name one")
+    if served.dla is not None:
+        write_for_dla(served, served.dla, folder)
+        return
     about = [f"./{BUILD} builds {PLAN}; another TensorRT is refused."]
     if served.version >= SINCE_TYPED:
         copy_graph(served.graph, folder / GRAPH)
@@ -47,11 +52,6 @@ def write_for_trtexec(served: Served, folder: Path) -> None:
     else:
         script = build_script(served, ["--fp16"] if served.precision == "fp16" else [], "which chooses the precision")
     write_text(folder / BUILD, script, program=True)
-
-
-def typed_options(served: Served) -> list[str]:
-    """Of a strongly typed build: TensorRT 11 knows no other."""
-    return ["--stronglyTyped"] if served.version < (11,) else []
 
 
 def _implicit(served: Served, folder: Path, graph: str, plan: str) -> str:

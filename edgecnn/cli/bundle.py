@@ -19,6 +19,7 @@ edgecnn bundle runs/lenet5-digits --for cpu -o lenet5.tar
 edgecnn bundle runs/lenet5-digits --for agx-orin --images files -o lenet5.tar  # needs a run for that target
 edgecnn bundle runs/lenet5-digits --for triton -o lenet5-triton
 edgecnn bundle runs/lenet5-digits --for trtexec --tensorrt 8.6.2 -o lenet5-trt8
+edgecnn bundle runs/NAME --for trtexec --dla 0 -o on-dla  # needs a run for a device that has a DLA
 """
 SERVERS = ("triton", "deepstream", "trtexec", "cpp")
 
@@ -44,6 +45,9 @@ def bundle(
     tensorrt: Annotated[
         str, typer.Option(help="Its version where it is served.  [default: the oldest of the recipe's targets]")
     ] = "",
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="With --for trtexec: this DLA core, what it refuses on the GPU.")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Pack what a device needs of a run, or what a server does.
@@ -61,13 +65,13 @@ def bundle(
     is_server = target in SERVERS
     if is_server and images != "packed":
         raise RecipeError(f"--images {images}: a bundle for {target} has no images", "leave it out")
-    if not is_server and (precision or tensorrt):
-        raise RecipeError("--precision and --tensorrt are of what serves a graph", f"--for {', '.join(SERVERS)}")
+    if not is_server and (precision or tensorrt or dla is not None):
+        raise RecipeError("--precision, --tensorrt and --dla are of what serves a graph", f"--for {', '.join(SERVERS)}")
     recipe, folder = find_recipe_and_folder(run)
     if target not in (*SERVERS, *recipe.targets) and (meant := nearest(target, SERVERS)):
         raise RecipeError(f"--for {target}: neither a target of the recipe nor a server", meant)
     if is_server:
-        _bundle_for_server(recipe, folder, output, target, precision, tensorrt, as_json=as_json)
+        _bundle_for_server(recipe, folder, output, target, precision, tensorrt, dla, as_json=as_json)
     else:
         _bundle_for_device(recipe, folder, output, target, images, as_json=as_json)
 
@@ -92,12 +96,13 @@ def _bundle_for_server(
     target: str,
     precision: Literal["fp32", "fp16", "int8"] | None,
     tensorrt: str,
+    dla: int | None,
     *,
     as_json: bool,
 ) -> None:
     from edgecnn.pipeline.serving import bundle_for_serving
 
-    made = bundle_for_serving(recipe, folder, output, target, precision=precision, tensorrt=tensorrt)
+    made = bundle_for_serving(recipe, folder, output, target, precision=precision, tensorrt=tensorrt, dla=dla)
     files = [path for path in output.rglob("*") if path.is_file()]
     size_mb = sum(path.stat().st_size for path in files) / 1e6
     if as_json:

@@ -15,6 +15,7 @@ from edgecnn.output import print_text
 EXAMPLES = """
 edgecnn check runs/lenet5-digits/model.fp16.onnx
 edgecnn check model.onnx --target agx-orin  # needs a graph
+edgecnn check runs/lenet5-digits/model.fp32.onnx --target agx-orin --dla
 """
 
 
@@ -23,6 +24,9 @@ def check(
     target: Annotated[
         str, typer.Option(help="The device; `edgecnn targets` lists them.", autocompletion=complete_target)
     ] = "gpu",
+    dla: Annotated[
+        bool, typer.Option("--dla", help="List what the device's DLA leaves to the GPU; never run on one.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Say what TensorRT will say to a graph.
@@ -33,7 +37,7 @@ def check(
     from edgecnn.inspection.check import check_graph
     from edgecnn.records import to_plain
 
-    found = check_graph(graph, target)
+    found = check_graph(graph, target, dla=dla)
     if as_json:
         print_json({**to_plain(found), "refused": found.refused})
         return 2 if found.refused else 0

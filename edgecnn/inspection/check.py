@@ -12,21 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.backends import load_backends
-from edgecnn.errors import ArtifactError, EdgecnnError
+from edgecnn.errors import ArtifactError, DeviceError, EdgecnnError
 from edgecnn.limits import what_lacks
 from edgecnn.results.finding import Finding, GraphCheck
-from edgecnn.targets import find_target
+from edgecnn.targets import Target, dla_mismatch, find_target
 
+DLA_RELEASES = {"10.3": "10.3 to 10.7", "11.4.1": "11.4.1"}
 RELEASES = ("10.3", "10.13", "10.16", "11.4")  # the opset that a parser reads is what differs
 
 
-def check_graph(path: Path, target: str = "gpu") -> GraphCheck:
+def check_graph(path: Path, target: str = "gpu", *, dla: bool = False) -> GraphCheck:
     """Everything that is said against the ONNX graph `path`, each finding once.
 
         import edgecnn as ec
         ec.check_graph("model.int8.onnx").refused
 
-    `target` is a device of `edgecnn targets`. Raises `ArtifactError` where there is no such file, and where neither
+    `target` is a device of `edgecnn targets`; with `dla` what its DLA leaves to the GPU is listed too. Raises
+    `DeviceError` for a target without one, `ArtifactError` where there is no such file, and where neither
     onnx nor a TensorRT is installed here to read it.
     """
     path = Path(path)
@@ -39,7 +41,7 @@ def check_graph(path: Path, target: str = "gpu") -> GraphCheck:
     if importlib.util.find_spec("onnx") is None:
         not_asked.append("our rules: the package onnx is not installed here")
     else:
-        for source, findings in _by_rules(path, device.name):
+        for source, findings in (*_by_rules(path, device.name), *(_by_dla(path, device) if dla else ())):
             asked.append(source)
             found += findings
     for backend in load_backends():
@@ -78,6 +80,20 @@ def _by_rules(path: Path, target: str) -> Iterator[tuple[str, list[Finding]]]:
     for release in RELEASES:
         source = f"our rules for TensorRT {release}"
         yield source, [replace(finding, sources=(source,)) for finding in lint(model, device, release)]
+
+
+def _by_dla(path: Path, device: Target) -> Iterator[tuple[str, list[Finding]]]:
+    from edgecnn.graph.dla import find_dla_gaps
+    from edgecnn.graph.load import load_graph
+
+    refused = {release: dla_mismatch(device, release) for release in DLA_RELEASES}
+    if all(refused.values()):
+        raise DeviceError(str(next(iter(refused.values()))), "leave --dla out, or name a device that has one")
+    for release, releases in DLA_RELEASES.items():
+        if refused[release] is None:
+            source = f"NVIDIA's limits of the DLA in TensorRT {releases}"
+            found = find_dla_gaps(load_graph(path), release)
+            yield source, [replace(finding, sources=(source,)) for finding in found]
 
 
 def _each_once(found: list[Finding]) -> Iterator[Finding]:

@@ -41,15 +41,19 @@ def bundle_for_serving(
     *,
     precision: Precision | None = None,
     tensorrt: str = "",
+    dla: int | None = None,
 ) -> Served:
     """Fill the new folder `output` with what a `destination` needs of a run, whole or not at all.
 
     The graph is that of `precision`, by default the smallest that the recipe has; `tensorrt` is the version there, by
-    default the oldest that this project builds for on the recipe's targets. Raises `RecipeError` for a precision that
+    default the oldest that this project builds for on the recipe's targets; `dla` is the core that trtexec builds for
+    (none: the GPU). Raises `RecipeError` for a precision that
     the recipe does not have, `ArtifactError` for a run that is not up to date, `WriteError`, and what the destination
     raises.
     """
     require_packages("quantize")
+    if dla is not None and destination != "trtexec":
+        raise RecipeError(f"--dla {dla} for {destination}: the script for a DLA is trtexec's", "--for trtexec")
     chosen = precision or max(recipe.precisions, key=PRECISIONS.index)
     if chosen not in recipe.precisions:
         raise RecipeError(
@@ -65,7 +69,7 @@ def bundle_for_serving(
             )
         graph = folder / ("model.int8-tensorrt.onnx" if chosen == "int8" else f"model.{chosen}.onnx")
         served = Served(
-            recipe, chosen, graph, verified_sidecar(graph), folder / "model.fp32.onnx", folder / RANGES, version
+            recipe, chosen, graph, verified_sidecar(graph), folder / "model.fp32.onnx", folder / RANGES, version, dla
         )
         verified_sidecar(served.fp32)
         DESTINATIONS[destination](served, made)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from edgecnn.bundle.served import GRAPH, README, Served, build_script, copy_graph, readme, write_text
-from edgecnn.bundle.trtexec import BUILD, SINCE_TYPED, STRONGLY_TYPED, typed_options
+from edgecnn.bundle.served import GRAPH, README, Served, build_script, copy_graph, readme, typed_options, write_text
+from edgecnn.bundle.trtexec import BUILD, SINCE_TYPED, STRONGLY_TYPED
 from edgecnn.contract import OUTPUT, PROBABILITIES
 from edgecnn.errors import RecipeError
 
