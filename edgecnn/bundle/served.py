@@ -196,7 +196,8 @@ def build_script(
     """The text of a shell script that builds `plan` of `graph` by trtexec with these `options`, and refuses another
     TensorRT: another major or minor version, or with `exact` another patch too; and a plan that another one built.
 
-    `shapes` are other options than those for the recipe's batch sizes; what trtexec prints goes to the file `log`, and `then` is run before the plan is taken."""
+    `shapes` are other options than those for the recipe's batch sizes; what trtexec prints goes to the file `log`, and
+    `then` is run before the plan is taken."""
     number = str(version_number(served.version if exact else served.version[:2]))
     short = ".".join(map(str, served.version[:2]))
     skip = "--buildOnly" if served.version < (8, 6) else "--skipInference"

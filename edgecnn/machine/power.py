@@ -55,7 +55,8 @@ def power_mode(root: Path = ROOT) -> str:
 
 def state_folder() -> Path:
     """Where the mode to restore is written down, for each user."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edgecnn/power-mode"
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises for a user without one
+    return Path(os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state") / "edgecnn/power-mode"
 
 
 @contextlib.contextmanager
@@ -63,8 +64,7 @@ def power_mode_kept(root: Path = ROOT) -> Iterator[PowerMode]:
     """Within the block `set_power_mode` may be called; at its end, however it ends, the mode of before is set again.
     Raises `DeviceError` where there are no modes or this user may not set them, `WriteError` for a second one at a
     time."""
-    modes, before = list_power_modes(root), current_power_mode(root)
-    if not modes or before is None:
+    if not list_power_modes(root) or current_power_mode(root) is None:
         raise DeviceError(
             f"no power modes: {root / CONF} and {root / STATUS} name none",
             "they are a Jetson's; on a GPU of a desktop set limits by `nvidia-smi -pl` and measure again",
@@ -73,6 +73,8 @@ def power_mode_kept(root: Path = ROOT) -> Iterator[PowerMode]:
     folder = state_folder()
     with held(folder):
         _restore(folder, root)
+        before = current_power_mode(root)
+        assert before is not None
         write_bytes(folder / LEFT, str(before.number).encode())
         try:
             yield before

@@ -208,7 +208,7 @@ class _Recorder:
     def readings(self) -> Readings:
         """What was read; raises `MeasurementError` for less than two readings."""
         if len(self._at_s) < 2:
-            raise MeasurementError(f"{self._sensor.name} could not be read", "look at it with `edgecnn doctor`")
+            raise MeasurementError(f"{self._sensor.name} could not be read", "check that this user may read it")
         return Readings(np.array(self._at_s), np.array(self._values), self._rails, self._busy_s)
 
     def _record(self) -> None:

@@ -101,6 +101,21 @@ def test_each_mode_is_measured_but_one_that_takes_a_reboot_and_the_first_is_set_
     assert not left(root).exists()
 
 
+def test_a_sweep_goes_back_to_what_a_killed_one_began_with(root: Path) -> None:
+    left(root).parent.mkdir(parents=True)
+    left(root).write_text("0")
+    with power_mode_kept(root) as before:
+        assert (before, left(root).read_text()) == (MAXN, "0")
+        set_power_mode(W30, root)
+    assert current_power_mode(root) == MAXN
+
+
+def test_a_user_without_a_home_has_a_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert power.state_folder() == Path("/home/me/.local/state/edgecnn/power-mode")
+
+
 @pytest.mark.parametrize("how", [RuntimeError, KeyboardInterrupt])
 def test_the_mode_is_set_again_however_the_block_ends(root: Path, how: type[BaseException]) -> None:
     with pytest.raises(how), power_mode_kept(root):
