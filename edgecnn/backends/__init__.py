@@ -4,6 +4,7 @@ Each backend module offers
 
     engine_from_onnx(graph, output, options) -> Sidecar    builds `output` from an ONNX file, with sidecar
     open_engine(path, threads, trust) -> Session           loads an engine that its sidecar vouches for
+    build_watched(engine, graph, tensors) -> Session | None  a build like it that gives inner tensors too
     device(threads) -> Device                               what the engine runs on, as it stands in a sidecar
     tools() -> dict                                         versions that an engine depends on; {} where none is here
     describe(path) -> dict                                  what `edgecnn inspect` prints of one of its files
@@ -25,7 +26,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -102,6 +103,10 @@ class Backend(Protocol):
     def engine_from_onnx(self, graph: Path, output: Path, options: BuildOptions) -> Sidecar: ...
 
     def open_engine(self, path: Path, threads: int | None = None, trust: bool = False) -> Session: ...
+
+    def build_watched(
+        self, engine: Path, graph: Path, tensors: Sequence[str] | None, threads: int | None = None
+    ) -> Session | None: ...
 
     def device(self, threads: int | None = None) -> Device: ...
 

@@ -15,3 +15,4 @@ describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts
 why_not = _backend.why_not
 reproducing_script = _backend.reproducing_script
 free_memory_bytes = _backend.free_memory_bytes
+build_watched = _backend.build_watched

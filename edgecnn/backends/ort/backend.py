@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,27 @@ class OrtBackend:
         session = self._open(path, threads or sidecar.facts.get("threads"), sidecar, _batches_of(sidecar))
         return session
 
+    def build_watched(
+        self, engine: Path, graph: Path, tensors: Sequence[str] | None, threads: int | None = None
+    ) -> Session | None:
+        """A session of `graph` that gives `tensors` too, as `engine` is run. None for None: ONNX Runtime has no tensors
+        that can be looked at without being outputs."""
+        if tensors is None:
+            return None
+        import onnx
+
+        from edgecnn.artifact.temporary import scratch_folder
+
+        sidecar = read_sidecar(engine) if sidecar_path(engine).exists() else Sidecar(kind="graph")
+        model = onnx.load(graph)
+        given = {output.name for output in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
+        with scratch_folder() as folder:
+            onnx.save(model, folder / graph.name)
+            return self._session(
+                folder / graph.name, threads or sidecar.facts.get("threads"), sidecar, _batches_of(sidecar)
+            )
+
     def device(self, threads: int | None = None) -> Device:
         """The processor and the number of threads, or the GPU, as they stand in a sidecar."""
         if self._provider is CPU:
@@ -149,19 +170,21 @@ class OrtBackend:
         return ""
 
     def _open(self, path: Path, threads: int | None, sidecar: Sidecar, batch: BatchSettings | None) -> Session:
-        if self._provider is CPU:
-            scheme = sidecar.scheme if sidecar.sha256 else scheme_of_graph(path)
-            session: Session = OrtSession(path, threads, simulated=scheme == "tensorrt")
-        else:
-            from edgecnn.backends.ort.gpu_session import GpuSession
-
-            int8 = (sidecar.precision_requested or precision_of_graph(path)) == "int8"
-            session = GpuSession(path, self._provider, batch, simulated=int8 and self._provider is CUDA)
+        session = self._session(path, threads, sidecar, batch)
         with contextlib.ExitStack() as opening:
             opening.push(session)
             require_classifier(path, session.info, sidecar)
             opening.pop_all()
         return session
+
+    def _session(self, path: Path, threads: int | None, sidecar: Sidecar, batch: BatchSettings | None) -> Session:
+        if self._provider is CPU:
+            scheme = sidecar.scheme if sidecar.sha256 else scheme_of_graph(path)
+            return OrtSession(path, threads, simulated=scheme == "tensorrt")
+        from edgecnn.backends.ort.gpu_session import GpuSession
+
+        int8 = (sidecar.precision_requested or precision_of_graph(path)) == "int8"
+        return GpuSession(path, self._provider, batch, simulated=int8 and self._provider is CUDA)
 
     def _facts(self, source: Sidecar, session: Session, batch: BatchSettings) -> dict[str, object]:
         """What the graph's sidecar knows and is true of the engine too, and where its nodes were put. Who compiles the

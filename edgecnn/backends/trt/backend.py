@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.backends import BuildOptions, Opinion
     from edgecnn.backends.trt.engine import TrtSession
+    from edgecnn.session import Session
 
 
 class TrtBackend:
@@ -42,6 +43,14 @@ class TrtBackend:
         from edgecnn.backends.trt.engine import TrtSession
 
         return TrtSession(path, trust)
+
+    def build_watched(
+        self, engine: Path, graph: Path, tensors: Sequence[str] | None, threads: int | None = None
+    ) -> Session | None:
+        """A build like `engine` that gives `tensors` of its graph too; with None those that are left unfused."""
+        from edgecnn.backends.trt import watched
+
+        return watched.build_watched(self._flavor, engine, graph, tensors)
 
     def device(self, threads: int | None = None) -> Device:
         """This machine's GPU and TensorRT, as they stand in a sidecar; without a GPU, where none is needed to build,

@@ -140,16 +140,16 @@ def _new_plan(
     implicit = options.implicit
     builder = make_builder(trt, cuda, messages)
     network = make_weakly_typed_network(trt, builder) if implicit else make_network(trt, builder)
-    parser = _parsed(trt, flavor, network, graph, source.contract, messages)
+    parser = parse_graph(trt, flavor, network, graph, source.contract, messages)
     requested = precision_to_ask_for(graph, requested_precision(trt, network, graph, source), implicit)
     weighing = macs_by_node(trt, network)
-    config, notes = _config(trt, builder, cuda, options, messages)
+    config, notes = make_config(trt, builder, cuda, options, messages)
     profile = add_profiles(builder, config, network, graph, options.batch, messages)
     calibrator = allow_int8(trt, config, network, profile, graph, implicit) if implicit else None
     kept = BuildCache(trt, config, device, output, options, lock) if flavor.needs_gpu else None
     for note in [*notes, *([kept.said] if kept else [])]:
         say(note)
-    plan = _built(trt, flavor, builder, network, config, graph, source, messages)
+    plan = build_plan(trt, flavor, builder, network, config, graph, source, messages)
     del parser, calibrator  # both must outlive the build
     facts: dict[str, object] = {
         **_facts(trt, config, options, network),
@@ -216,9 +216,10 @@ def make_network(trt: Any, builder: Any) -> Any:
     return network
 
 
-def _parsed(
+def parse_graph(
     trt: Any, flavor: Flavor, network: Any, graph: Path, contract: ServingContract, messages: Sequence[Message]
 ) -> Any:
+    """Put a graph into `network`; returns the parser, which must outlive the build. Raises `GraphError`."""
     parser = trt.OnnxParser(network, logger_for(trt))
     if not parser.parse_from_file(str(graph)):
         problems = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -262,7 +263,7 @@ def _parser_error(error: Any) -> str:
     return where + " ".join(text_of(error.desc).split())
 
 
-def _config(
+def make_config(
     trt: Any, builder: Any, cuda: Cuda | None, options: BuildOptions, messages: Sequence[Message]
 ) -> tuple[Any, list[str]]:
     """The builder's settings, and what is to be said about them."""
@@ -309,7 +310,7 @@ def _workspace(cuda: Cuda | None, options: BuildOptions) -> tuple[int, str] | No
     return int(free * share), f"{100 * share:.0f} % of {free / 1e9:.2f} GB free of {total / 1e9:.2f}"
 
 
-def _built(
+def build_plan(
     trt: Any,
     flavor: Flavor,
     builder: Any,
@@ -319,6 +320,7 @@ def _built(
     source: Sidecar,
     messages: Sequence[Message],
 ) -> Any:
+    """The plan in the host's memory; raises as `engine_from_onnx` does."""
     progress, interruption = BuildProgress(), Interruption()
     monitor = progress_monitor(trt, progress, interruption)
     config.progress_monitor = monitor
