@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
-edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --ladder
+edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --stages
+edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --bisect
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
 edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device in the network
@@ -39,7 +40,12 @@ def validate(
         int | None, typer.Option(min=1, help="Images that run at once.  [default: what the engine serves, up to 64]")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
-    ladder: Annotated[bool, typer.Option("--ladder", help="Name the hop and the node where predictions move.")] = False,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Name the stage, and between graphs the node, where predictions move.")
+    ] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Name the first layer of the engine that differs from its graph.")
+    ] = False,
     tta: Annotated[
         Literal["ten-crop"] | None, typer.Option(help="Also the competitions' figure, an upper reference.")
     ] = None,
@@ -71,6 +77,7 @@ def validate(
     if on:
         _validate_on(context, on, reference, data)
     from edgecnn.records import to_plain
+    from edgecnn.remote.engines import bisect_engine
     from edgecnn.remote.engines import validate as step
     from edgecnn.steps._foreign import is_foreign
     from edgecnn.steps._shared import is_first
@@ -98,12 +105,15 @@ def validate(
         )
     settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
     crops = validate_ten_crop(engine, reference, data=data, settings=settings, progress=progress) if tta else None
-    hops = compare_stages(engine, reference, data=data, settings=settings) if ladder else []
+    hops = compare_stages(engine, reference, data=data, settings=settings, geometry=geometry) if stages else []
     if not is_first():
         return
+    with stdout_kept():
+        parted = bisect_engine(engine, data=data, threads=threads, provider=provider, trust=trust) if bisect else None
     row = to_plain(found) | (to_plain(crops) if crops else {})
     if as_json:
-        print_json(row | ({"ladder": to_plain(hops)} if ladder else {}))
+        more = ({"stages": to_plain(hops)} if stages else {}) | ({"bisect": to_plain(parted)} if parted else {})
+        print_json(row | more)
         return
     print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
     _print_drop(found)
@@ -123,10 +133,17 @@ def validate(
         print_text(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
         if broken := crops.ten_crop_nan_count:
             print_text(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
-    if ladder:
+    if stages:
         from edgecnn.diagnose.stages import describe
 
         print_text(*describe(hops))
+    if parted:
+        from edgecnn.diagnose.engine_bisect import describe_divergence
+
+        print_rows(
+            [to_plain(d) for d in parted.seen if d.build], ["build", "tensor", "sqnr_db", "explained_db", "differs"]
+        )
+        print_text(*describe_divergence(parted))
 
 
 def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data: str) -> None:
@@ -134,7 +151,7 @@ def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data
     from edgecnn.artifact.temporary import scratch_folder
     from edgecnn.remote.command import pack_images
 
-    whole_pictures = ("geometry", "tta", "ladder", "trust_code")
+    whole_pictures = ("geometry", "tta", "stages", "bisect", "trust_code")
     with scratch_folder() as scratch:
         images = pack_images(reference, data, scratch)
         files = ("engine", "reference", "data")

@@ -7,11 +7,11 @@ fewest suspects are left at worst.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecnn.output import say
-from edgecnn.results.divergence import TensorDifference
+from edgecnn.results.divergence import EngineDivergence, TensorDifference
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,26 @@ def _next_probe(known: Mapping[str, Suspect], left: Collection[str], wrong: str)
 
     best = min(candidates, key=at_worst, default=None)
     return best.tensor if best else ""
+
+
+def describe_divergence(found: EngineDivergence) -> Iterator[str]:
+    """What a search has found, in sentences."""
+    output = f"{_db(found.output_sqnr_db)} where {found.output_explained_db:.1f} dB are explained"
+    if found.cause == "none":
+        yield f"{found.engine} agrees with {found.graph} on {found.n} images ({output}): nothing to bisect"
+        return
+    yield f"{found.engine} differs from {found.graph} on {found.n} images: {output}"
+    builds = f"{found.builds} build{'s' if found.builds != 1 else ''}"
+    if found.cause == "fusion-or-tactic":
+        how = f"with {found.tensor} as an output" if found.tensor else "with debug tensors"
+        yield f"a build {how} agrees ({builds}): fusion or tactic is the suspect"
+        yield "hint: build again with `--rebuilds 3`, or with another `--optimization-level`, and validate each"
+        return
+    yield f"first at {found.operator} {found.node}: {_db(found.sqnr_db)} where {found.explained_db:.1f} dB are explained"
+    if others := [node for node in found.nodes if node != found.node]:
+        yield f"or before it, in what no tensor was seen of: {', '.join(others)}"
+    yield f"{builds}, by {found.method.replace('-', ' ')}"
+
+
+def _db(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1f} dB"

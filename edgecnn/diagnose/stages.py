@@ -294,7 +294,7 @@ def _run(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]], names: S
     with onnxruntime_errors(
         "the graphs cannot be compared node by node",
         "fails",
-        "`edgecnn validate` without --ladder still measures the engine",
+        "`edgecnn validate` without --stages still measures the engine",
         MeasurementError,
     ):
         session = open_session(rounded_to_fp16(model), threads=1, optimization="none")

@@ -17,6 +17,7 @@ from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.remote.child import Child
 from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.device import Device
+from edgecnn.results.divergence import EngineDivergence
 from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.latency import LatencyFile
 from edgecnn.steps import bench as latency
@@ -25,6 +26,7 @@ from edgecnn.steps import validate as accuracy
 from edgecnn.steps._arguments import FilePath
 from edgecnn.steps._images import Progress
 from edgecnn.steps._sessions import CHECKPOINT
+from edgecnn.steps.engine_bisect import bisect_engine as bisect
 
 
 def is_native(*engines: FilePath | None, provider: OrtProvider | None = None) -> bool:
@@ -59,6 +61,15 @@ def validate(
     with Child() as child:
         found = child.call(str(engine), "validate", _as_json(given), progress)
     return record_from_mapping(Accuracy, found, str(engine), "report it")
+
+
+def bisect_engine(engine: FilePath, *, provider: OrtProvider | None = None, **settings: Any) -> EngineDivergence:
+    """`steps.bisect_engine`. Raises `CrashError` where the engine, or a build of it, takes its process down."""
+    if not is_native(engine, provider=provider):
+        return bisect(engine, provider=provider, **settings)
+    with Child() as child:
+        found = child.call(str(engine), "bisect_engine", _as_json({"engine": engine, "provider": provider, **settings}))
+    return record_from_mapping(EngineDivergence, found, str(engine), "report it")
 
 
 def bench(

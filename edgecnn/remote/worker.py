@@ -34,6 +34,7 @@ from edgecnn.steps._sessions import batch_of, open_any
 from edgecnn.steps._shared import predict_shared
 from edgecnn.steps.build import build
 from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
+from edgecnn.steps.engine_bisect import bisect_engine
 from edgecnn.steps.validate import validate
 
 BUG = 101
@@ -61,6 +62,10 @@ class Worker:
         """`steps.validate`; `images` are opened in place of what `data` names."""
         chosen = _images(engine, images) if images else None
         return _plain(validate(engine, dataset=chosen, progress=self._progress, **settings))
+
+    def bisect_engine(self, engine: str, **settings: Any) -> Mapping[str, Any]:
+        """`steps.bisect_engine`."""
+        return _plain(bisect_engine(engine, **settings))
 
     def bench(self, engine: str, **settings: Any) -> Mapping[str, Any]:
         """`steps.bench`."""

@@ -223,10 +223,19 @@ def validate_ten_crop(
         )
 
 
-def compare_stages(engine: Path, reference: Path, *, data: str, settings: ValidateSettings | None = None) -> list[Hop]:
-    """The hops from the reference over the graphs that `engine` was made from to `engine`, on at most 512 images.
+def compare_stages(
+    engine: Path,
+    reference: Path,
+    *,
+    data: str,
+    settings: ValidateSettings | None = None,
+    geometry: Geometry | None = None,
+) -> list[Hop]:
+    """The hops from the reference over the graphs that `engine` was made from to `engine`, and with a `geometry` to the
+    engine on images that the serving side has resized and cropped, on at most 512 images.
 
-    The graphs are found by the parents in the sidecars. Raises `MeasurementError` when there is nothing in between to
+    The graphs are found by the parents in the sidecars, and before a graph of INT8 around FP16 the FP16 graph of the
+    same float one, where it lies beside it. Raises `MeasurementError` when there is nothing in between to
     look at.
     """
     settings, sidecar = settings or ValidateSettings(), sidecar_beside(engine, reference)
@@ -234,7 +243,7 @@ def compare_stages(engine: Path, reference: Path, *, data: str, settings: Valida
     if contract.output != "logits":
         raise MeasurementError(
             f"{engine}: gives {contract.output}, and stages are compared by their logits",
-            "leave --ladder out, or compare the same recipe's graphs exported with --output logits",
+            "leave --stages out, or compare the same recipe's graphs exported with --output logits",
         )
     whole = open_images(sidecar, data, "test")
     dataset = whole.subset(spread(whole, STAGE_IMAGES))

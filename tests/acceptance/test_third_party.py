@@ -171,7 +171,7 @@ def test_stages_and_ten_crops_take_the_preprocessing_too(
 ) -> None:
     theirs = quantize_by_onnxruntime(place / "source.onnx", tmp_path / "theirs.onnx", "QDQ")
     command = ("validate", theirs, "--reference", reference, "--data", place / "data")
-    result = edgecnn(*command, "--ladder")
+    result = edgecnn(*command, "--stages")
     assert result.code == 0, result.said
     assert f"reference.npz -> {theirs.name}" in result.out
     edgecnn(*command, "--tta", "ten-crop").refused("resize 12 = crop 12 leaves no corners")

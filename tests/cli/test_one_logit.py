@@ -105,9 +105,9 @@ def test_the_ladder_counts_changed_decisions(
     edgecnn: Callable[..., Any], pair: tuple[Path, Path], pictures: Path
 ) -> None:
     engine, flipped = pair
-    result = edgecnn("validate", flipped, "--reference", engine, "--data", pictures, "--ladder", "--json")
+    result = edgecnn("validate", flipped, "--reference", engine, "--data", pictures, "--stages", "--json")
     assert result.code == 0, result.err
-    (hop,) = json.loads(result.out)["ladder"]
+    (hop,) = json.loads(result.out)["stages"]
     assert (hop["changed"], hop["agreement_pct"], hop["top1_drop_pp"]) == (80, 0, 80)
 
 

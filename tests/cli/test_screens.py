@@ -21,7 +21,7 @@ COMMANDS = {
     "run": "run lenet5-digits --out {run}",
     "dry run": "run lenet5-digits --out {run} --dry-run --set tolerances.top1_drop_pp_max=1",
     "gate": "gate {run}",
-    "validate": "validate {run}/cpu/int8.onnx --reference {run}/reference.npz --data digits --ladder",
+    "validate": "validate {run}/cpu/int8.onnx --reference {run}/reference.npz --data digits --stages",
     "bench": "bench --engine {run}/cpu/int8.onnx --vs {run}/cpu/fp32.onnx --duration 0.01",
     "inspect graph": "inspect {run}/cpu/int8.onnx",
     "inspect accuracy": "inspect {run}/cpu/int8.accuracy.json",

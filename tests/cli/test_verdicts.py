@@ -145,13 +145,13 @@ def test_a_graph_as_reference_gives_the_same(edgecnn: Callable[..., Any], made: 
 
 
 def test_the_ladder_follows_the_parents(edgecnn: Callable[..., Any], made: Path) -> None:
-    result = validate(edgecnn, made, "random.onnx", "--ladder", "--json")
+    result = validate(edgecnn, made, "random.onnx", "--stages", "--json")
     assert result.code == 0, result.err
-    first, last = json.loads(result.out)["ladder"]
+    first, last = json.loads(result.out)["stages"]
     assert (first["source"], first["target"], first["changed"]) == ("reference.npz", "fp32.onnx", 0)
     assert (last["source"], last["target"], last["explained"]) == ("fp32.onnx", "random.onnx", False)
     assert last["parting"]["node"] == "c/Conv"
-    text = validate(edgecnn, made, "random.onnx", "--ladder").out
+    text = validate(edgecnn, made, "random.onnx", "--stages").out
     assert "moved at fp32.onnx -> random.onnx" in text
 
 
@@ -196,8 +196,8 @@ def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: 
     assert found["n"] == 239
     assert found["unreadable"] == [f"b/{victim.name}"]
     assert victim.name in edgecnn(*ask, "--strict").refused()
-    ladder = edgecnn(*ask, "--ladder", "--json")
-    assert [hop["n"] for hop in json.loads(ladder.out)["ladder"]] == [239, 239]
+    ladder = edgecnn(*ask, "--stages", "--json")
+    assert [hop["n"] for hop in json.loads(ladder.out)["stages"]] == [239, 239]
 
 
 @pytest.mark.usefixtures("short_blocks")
@@ -811,11 +811,11 @@ def test_the_ladder_of_a_whole_run(edgecnn: Callable[..., Any], tmp_path: Path) 
             folder / source,
             "--data",
             "digits",
-            "--ladder",
+            "--stages",
             "--json",
         )
         assert result.code == 0, result.err
-        hops = json.loads(result.out)["ladder"]
+        hops = json.loads(result.out)["stages"]
         assert [h["target"] for h in hops] == ["model.fp32.onnx", "model.int8-ort-cpu.onnx", "int8.onnx"]
         assert all(h["explained"] and h["parting"] is None for h in hops)
         assert hops[0]["changed"] == hops[2]["changed"] == 0

@@ -258,7 +258,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         (["import", str(bare), "--input", "raw-nchw", "-o", str(tmp_path / "x.onnx")], "--preprocess"),
         (["import", str(folded), "-o", str(tmp_path / "x.onnx")], "takes raw-nchw and gives top-k already"),
         (["import", str(theirs), "--output", str(tmp_path / "x.onnx")], "is not one of 'logits'"),
-        (["validate", str(folded), *given, "--ladder"], "stages are compared by their logits"),
+        (["validate", str(folded), *given, "--stages"], "stages are compared by their logits"),
         (["validate", str(folded), *given, "--tta", "ten-crop"], "ten crops are averaged over all"),
         (["calibrate", str(folded), "--data", str(arrays), "-o", str(tmp_path / "x.json")], "normalised already"),
         (["validate", str(folded), *given, "--geometry", "squash"], "is not one of 'nvinfer-squash'"),

@@ -155,7 +155,7 @@ class Flow:
             "targets --jetpack": ask("targets", "--jetpack"),
             "train": ask("train", self.recipe, "--out", work / "trained", *ALONE),
             "validate": ask("validate", cpu / "int8.onnx", *against),
-            "validate --ladder": ask("validate", cpu / "int8.onnx", *against, "--ladder"),
+            "validate --stages": ask("validate", cpu / "int8.onnx", *against, "--stages"),
             "validate --tta": ask(
                 *("validate", self.cropped, "--reference", self.cropped, "--data", self.pictures),
                 *("--tta", "ten-crop"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -160,7 +159,7 @@ def _listener(trt: Any, cuda: Cuda, stream: Any) -> Any:
             type: Any,
             shape: Any,
             name: str,
-            stream: int,  # noqa: A002
+            stream: int,
         ) -> bool:
             try:
                 if type.name in NUMPY and (values := np.empty(tuple(shape), NUMPY[type.name])).size:
