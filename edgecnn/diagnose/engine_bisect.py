@@ -14,6 +14,9 @@ from edgecnn.output import say
 from edgecnn.results.divergence import EngineDivergence, TensorDifference
 
 
+FEW = 6  # suspects that may be one fused layer: seams do not tell them apart
+
+
 @dataclass(frozen=True)
 class Suspect:
     """A tensor in the order of its graph, the ONNX node that makes it, and all suspects that it is made from, itself
@@ -77,9 +80,9 @@ def blame_by_outputs(suspects: Sequence[Suspect], output: str, look: Look) -> Bl
 
 
 def _next_probe(known: Mapping[str, Suspect], left: Collection[str], wrong: str) -> str:
-    """The tensor that halves the suspects best, one at a seam where there is one; "" where none can be looked at."""
+    """The tensor that halves the suspects best, one at a seam while many are left; "" where none can be looked at."""
     open_ = [known[t] for t in known if t in left and t != wrong and known[t].can_be_output]
-    candidates = [s for s in open_ if s.at_a_seam] or open_
+    candidates = [s for s in open_ if s.at_a_seam and len(left) > FEW] or open_
 
     def at_worst(suspect: Suspect) -> int:
         before = len(suspect.ancestors & set(left))
@@ -102,7 +105,8 @@ def describe_divergence(found: EngineDivergence) -> Iterator[str]:
         yield f"a build {how} agrees ({builds}): fusion or tactic is the suspect"
         yield "hint: build again with `--rebuilds 3`, or with another `--optimization-level`, and validate each"
         return
-    yield f"first at {found.operator} {found.node}: {_db(found.sqnr_db)} where {found.explained_db:.1f} dB are explained"
+    explained = f"{found.explained_db:.1f} dB are explained"
+    yield f"first at {found.operator} {found.node}: {_db(found.sqnr_db)} where {explained}"
     if others := [node for node in found.nodes if node != found.node]:
         yield f"or before it, in what no tensor was seen of: {', '.join(others)}"
     yield f"{builds}, by {found.method.replace('-', ' ')}"

@@ -352,7 +352,7 @@ def _db_text(value: float | None) -> str:
 
 
 def describe(hops: Sequence[Hop]) -> Iterator[str]:
-    """The ladder in sentences."""
+    """The stages in sentences."""
     for hop in hops:
         quality = "equal logits" if hop.sqnr_db is None else f"{hop.sqnr_db:.1f} dB"
         quality = f"{hop.nan_count} images with NaN" if hop.nan_count else quality

@@ -35,8 +35,8 @@ def bisect_engine(
     trust: bool = False,
 ) -> EngineDivergence:
     """The first layer of `engine` that differs from the graph beside it that it was built from, beyond the noise of
-    rounding, on up to 8 images of `data`; a graph that is no engine yet is compared with itself as its runtime optimizes
-    it (on the `provider`).
+    rounding, on up to 8 images of `data`; a graph that is no engine yet is compared with itself, as its runtime (the
+    `provider`) optimizes it.
 
         import edgecnn as ec
         found = ec.bisect_engine("m.int8.plan", data="imgs/val")
@@ -79,7 +79,7 @@ def bisect_engine(
 
 
 class _Builds:
-    """Builds like `engine` in which tensors are seen, compared with the graph's; counts them and keeps what they told."""
+    """Builds like `engine` in which tensors are seen, compared with the graph's; it counts them."""
 
     def __init__(
         self,

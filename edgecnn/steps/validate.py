@@ -254,26 +254,38 @@ def compare_stages(
         if path.resolve() == reference.resolve():
             continue
         own = sidecar if path == engine else sidecar_of(path)
-        provider = settings.provider if path == engine else None
-        with open_compared(path, settings.threads, settings.trust, provider=provider) as session:
-            threshold = decision_threshold(path, own, session.output)
-            batch = batch_of(session, own, settings.batch)
-            found = predict(
-                session,
-                dataset,
-                batch=batch,
-                strict=settings.strict,
-                threshold=threshold,
-                contract=own.contract,
-                known=first,
-            )
+        found = _predict_stage(path, own, dataset, settings, first, settings.provider if path == engine else None)
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
         rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
     position = {image: k for k, image in enumerate(dataset.ids)}
     readable = [position[image] for image in rungs[-1].predictions.ids]
     some = readable[:: max(1, len(readable) // STAGE_NODE_IMAGES)][:STAGE_NODE_IMAGES]
+    if geometry is not None:
+        served = _predict_stage(engine, sidecar, serve_as(dataset, geometry), settings, None, settings.provider)
+        served = dataclasses.replace(served, preprocessing_sha256=first.preprocessing_sha256)
+        rungs.append(Rung(f"{engine.name} served as {geometry}", rungs[-1].precision, served))
     images = dataset.in_form(contract.calibrated_input)
     return climb(rungs, np.stack([images.tensor(k) for k in some]))
+
+
+def _predict_stage(
+    path: Path,
+    sidecar: Sidecar,
+    dataset: Dataset,
+    settings: ValidateSettings,
+    known: Predictions | None,
+    provider: OrtProvider | None,
+) -> Predictions:
+    with open_compared(path, settings.threads, settings.trust, provider=provider) as session:
+        return predict(
+            session,
+            dataset,
+            batch=batch_of(session, sidecar, settings.batch),
+            strict=settings.strict,
+            threshold=decision_threshold(path, sidecar, session.output),
+            contract=sidecar.contract,
+            known=known,
+        )
 
 
 def _reference_predictions(
@@ -339,8 +351,23 @@ def _stages(engine: Path) -> list[Path]:
     """
     stages = [engine]
     while parents := [p for p in _parents(stages[0]) if p.suffix == ".onnx" and sidecar_path(p).exists()]:
+        if half := _fp16_beside(stages[0], parents[0]):
+            stages.insert(0, half)
         stages.insert(0, parents[0])
     return stages
+
+
+def _fp16_beside(graph: Path, source: Path) -> Path | None:
+    """The FP16 graph of the same `source` as an INT8 `graph` around FP16, where it lies beside it."""
+    own = read_sidecar(graph)
+    if own.kind == "engine" or own.precision_requested != "int8" or own.fields.get("quantize.around") != "fp16":
+        return None
+    digest = own.parents[os.path.relpath(source, graph.parent)]
+    for path in sorted(graph.parent.glob("*.onnx")):
+        known = read_sidecar(path) if sidecar_path(path).exists() else own
+        if known.kind == own.kind and known.precision_requested == "fp16" and digest in known.parents.values():
+            return path
+    return None
 
 
 def _parents(path: Path) -> Iterator[Path]:

@@ -128,6 +128,13 @@ class IProgressMonitor:
         self._initialised = True
 
 
+class IDebugListener:
+    """To be subclassed; its __init__ must be called."""
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+
 class IInt8EntropyCalibrator2:
     """To be subclassed; its __init__ must be called."""
 
@@ -306,6 +313,7 @@ class Network(Strict):
         self._layers: list[Layer] = []
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
+        self._debugged = False
 
     num_layers = property(lambda self: len(self._layers))
     num_inputs = property(lambda self: len(self._inputs))
@@ -322,6 +330,20 @@ class Network(Strict):
 
     def get_output(self, index: int) -> Tensor:
         return self._outputs[index]
+
+    def mark_output(self, tensor: Tensor) -> None:
+        if tensor._name in {t._name for t in self._outputs}:
+            self._module._log("ERROR", f"markOutput: {tensor._name} is already marked as an output")
+            return
+        self._outputs.append(tensor)
+
+    def mark_unfused_tensors_as_debug_tensors(self) -> bool:
+        self._debugged = not self._module._compiles  # TensorRT-RTX answers False
+        return self._debugged
+
+    def unmark_unfused_tensors_as_debug_tensors(self) -> bool:
+        self._debugged = False
+        return True
 
 
 class ParserError(Strict):
@@ -362,7 +384,7 @@ LAYER_TYPES = {
     "Softmax": "SOFTMAX",
     "Constant": "CONSTANT",
 }
-NUMPY_TYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32", "HALF": "float32"}
+NUMPY_TYPES = {"FLOAT": "float32", "UINT8": "uint8", "INT32": "int32", "HALF": "float16", "INT8": "int8"}
 DTYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 2: "UINT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 OTHERS = """MaxPool AveragePool GlobalAveragePool Flatten Reshape Clip Sigmoid Mul HardSigmoid HardSwish LRN Identity
 Tanh LeakyRelu BatchNormalization Transpose Slice Split Squeeze Unsqueeze ReduceMean Pad Constant Shape Gather Sub
@@ -690,6 +712,8 @@ class Context(Strict):
     """Shapes and addresses of one stream of work."""
 
     _config: Any = None
+    _listener: Any = None
+    _debugging = False
 
     def __init__(self, engine: Engine, own_memory: bool) -> None:
         self._engine = weakref.ref(engine)
@@ -757,6 +781,39 @@ class Context(Strict):
         self._module._computing[block] = stream_handle
         return ""
 
+    def set_debug_listener(self, listener: Any) -> bool:
+        self._listener = initialised(listener)
+        return True
+
+    def get_debug_listener(self) -> Any:
+        return self._listener
+
+    @property
+    def unfused_tensors_debug_state(self) -> bool:
+        return self._debugging
+
+    @unfused_tensors_debug_state.setter
+    def unfused_tensors_debug_state(self, flag: bool) -> None:
+        self._debugging = flag
+
+    def _tell(self, stream_handle: int) -> None:
+        """Call the listener while the work is queued: whoever wants to read has to wait for the stream. The memory is
+        the engine's again when it returns."""
+        module, engine = self._module, alive(self._engine, "the engine")
+        if self._listener is None or not self._debugging:
+            return
+        device, start = module._device, self._addresses[self._names()[0]]
+        for number, name in enumerate(engine._facts["debugged"]):
+            kind, shape = _debug_tensor(module, engine, name, self._shape)
+            nbytes = math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+            address = device.allocate("memory", nbytes)
+            compute = functools.partial(_compute_inner, module, engine, name, (start, self._shape), address)
+            device.enqueue(stream_handle, Work(compute, "compute", 0.0, ((address, nbytes, True),)))
+            told = f"__myln_k_arg__bb1_{number}_myl0" if "internal names" in module._inject else name
+            location, dtype = module.TensorLocation.DEVICE, getattr(module.DataType, DTYPES[kind])
+            self._listener.process_debug_tensor(address, location, dtype, shape, told, stream_handle)
+            device.release("memory", address)
+
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if not isinstance(memory, int):
             raise TypeError("set_tensor_address(): incompatible function arguments")
@@ -813,6 +870,7 @@ class Context(Strict):
         )
         module._device.now_ms += 0.0 if recording else module._device.enqueue_ms
         module._device.enqueue(stream_handle, work)
+        self._tell(stream_handle)
         self._unreported = True
         self._runs += 1
         return True
@@ -894,6 +952,7 @@ SUBCLASSED = {
     "ILogger": ILogger,
     "IProgressMonitor": IProgressMonitor,
     "IProfiler": IProfiler,
+    "IDebugListener": IDebugListener,
     "IInt8EntropyCalibrator2": IInt8EntropyCalibrator2,
 }
 
@@ -975,10 +1034,53 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig, kernels: s
         "told": next((way for way in ("mixed", "lost") if way in module._inject), ""),
         "kernels": {name.partition(":")[2]: int(k) for name, _, k in (e.rpartition("#") for e in kernels)},
     }
+    model = with_faults(module, network)
+    more = [t._name for t in network._outputs if t._name not in {o.name for o in model.graph.output}]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
+    facts["debugged"] = _unfused(model) if network._debugged else []
     head = json.dumps(facts).encode()
     return (
         module._magic + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head
-    ) + network._model.SerializeToString()
+    ) + model.SerializeToString()
+
+
+def with_faults(module: Any, network: Network) -> Any:
+    """A copy of the graph in which TensorRT computes some nodes wrongly: a node of "wrong NODE" gives 0.6 of what it
+    should; of "wrong fused NODE" only as long as what it makes is no output; of "wrong plain NODE" in no build of which
+    inner tensors are seen."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network._model)
+    outputs = {t._name for t in network._outputs}
+    seen = network._debugged or len(outputs) > len(network._model.graph.output)
+    for fault in (f.split(" ") for f in module._inject if f.startswith("wrong ")):
+        node = next(n for n in model.graph.node if n.name == fault[-1])
+        if (fault[1] == "fused" and node.output[0] in outputs) or (fault[1] == "plain" and seen):
+            continue
+        name, kind = node.output[0], _values(model)[node.output[0]].elem_type
+        node.output[0] = f"{name}/right"
+        factor = onnx.helper.make_tensor(f"{name}/factor", kind, [], [0.6])
+        model.graph.initializer.append(factor)
+        wrong = onnx.helper.make_node("Mul", [node.output[0], factor.name], [name], f"{name}/wrong")
+        model.graph.node.insert(list(model.graph.node).index(node) + 1, wrong)
+    return model
+
+
+def _unfused(model: Any) -> list[str]:
+    """What is left between layers: Relu and Q are fused into what makes their input, DQ into what reads it."""
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    kinds, given = _values(model), {o.name for o in model.graph.output}
+    return [
+        name
+        for node in model.graph.node
+        for name in node.output
+        if readers.get(name) not in (["Relu"], ["QuantizeLinear"], ["Mul"])
+        and node.op_type not in ("DequantizeLinear", "Constant")
+        and name not in given
+        and kinds[name].elem_type in (1, 10, 3)
+    ]
 
 
 def _compile(module: Any, context: Context, what: str) -> None:
@@ -1061,6 +1163,35 @@ def _session(module: Any, engine: Engine) -> Any:
         run = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         module._sessions[key] = (model, shapes, run)
     return module._sessions[key]
+
+
+def _debug_tensor(module: Any, engine: Engine, name: str, shape: Any) -> tuple[int, tuple[int, ...]]:
+    """Type and shape of an inner tensor at one input shape."""
+    told = _values(_session(module, engine)[0])[name]
+    return told.elem_type, tuple(d.dim_value or shape[0] for d in told.shape.dim)
+
+
+def _compute_inner(module: Any, engine: Engine, name: str, given: tuple[int, tuple[int, ...]], address: int) -> None:
+    """Run the graph again up to an inner tensor, and leave it at an address."""
+    import ctypes
+
+    key = ("inner", hash(engine._graph))
+    if key not in module._sessions:
+        model = onnx.load_from_string(engine._graph)
+        outputs = {o.name for o in model.graph.output}
+        told = [onnx.ValueInfoProto(name=n) for n in engine._facts["debugged"] if n not in outputs]
+        model.graph.output.extend(told)
+        options = runtime().SessionOptions()
+        options.intra_op_num_threads = 1
+        run = runtime().InferenceSession(
+            rounded_to_fp16(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        module._sessions[key] = run
+    run = module._sessions[key]
+    content = ctypes.string_at(given[0], 4 * math.prod(given[1]))
+    (values,) = run.run([name], {run.get_inputs()[0].name: np.frombuffer(content, np.float32).reshape(given[1])})
+    values = np.ascontiguousarray(values)
+    ctypes.memmove(address, values.ctypes.data, values.nbytes)
 
 
 def _compute(module: Any, engine: Engine, addresses: list[int], shapes: list[tuple[int, ...]]) -> None:

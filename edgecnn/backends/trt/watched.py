@@ -212,7 +212,7 @@ def _options_of(engine: Sidecar) -> BuildOptions:
     workspace = facts.get("workspace_bytes")
     return BuildOptions(
         target=engine.target,
-        batch=BatchSettings(least, best, most, tuple(sizes) if len(sizes) > 1 else None),  # type: ignore[arg-type]
+        batch=BatchSettings(least, best, most, tuple(sizes) if len(sizes) > 1 else None),
         workspace_mb=None if workspace is None else workspace / 1e6,
         optimization_level=facts.get("optimization_level"),
         hardware_compatibility=facts.get("hardware_compatibility", "none"),
