@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from edgecnn.output import say
 from edgecnn.results.divergence import EngineDivergence, TensorDifference
 
-
 FEW = 6  # suspects that may be one fused layer: seams do not tell them apart
 
 

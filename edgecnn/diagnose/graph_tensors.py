@@ -78,7 +78,7 @@ class GraphTensors:
             pairs = zip(*(self._run(s, self.names, batch) for s in (self._rounded, self._other)), strict=True)
             for name, (ours, theirs) in zip(self.names, pairs, strict=True):
                 self._signal[name] += _power(ours)
-                self._noise[name] += _power(ours.astype(np.float32) - theirs.astype(np.float32))
+                self._noise[name] += _power_of_difference(ours, theirs)
         if not np.isfinite(self._signal[self.output]):
             raise MeasurementError(
                 f"{self.path}: the graph itself gives logits that are not finite",
@@ -89,7 +89,7 @@ class GraphTensors:
         """Of the (engine's, graph's) values of a tensor in every batch that was measured."""
         error = 0.0
         for theirs, ours in pairs:
-            error += _power(theirs.astype(np.float32) - ours.astype(np.float32))
+            error += _power_of_difference(theirs, ours)
         signal = max(self._signal[name], 1e-30)
         share = error / signal
         allowed = NOISE_MARGIN * self._scale * self._noise[name] / signal + FLOOR
@@ -212,6 +212,11 @@ def _session(path: Path, model: onnx.ModelProto) -> onnxruntime.InferenceSession
 def _power(values: Tensor) -> float:
     with np.errstate(invalid="ignore", over="ignore"):
         return float(np.square(values, dtype=np.float64).sum())
+
+
+def _power_of_difference(one: Tensor, other: Tensor) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _power(one.astype(np.float32) - other.astype(np.float32))
 
 
 def _db(share: float) -> float:

@@ -1058,6 +1058,9 @@ def with_faults(module: Any, network: Network) -> Any:
             continue
         name, kind = node.output[0], _values(model)[node.output[0]].elem_type
         node.output[0] = f"{name}/right"
+        told = onnx.ValueInfoProto(name=node.output[0])
+        told.type.CopyFrom(next(v for v in (*model.graph.value_info, *model.graph.output) if v.name == name).type)
+        model.graph.value_info.append(told)
         factor = onnx.helper.make_tensor(f"{name}/factor", kind, [], [0.6])
         model.graph.initializer.append(factor)
         wrong = onnx.helper.make_node("Mul", [node.output[0], factor.name], [name], f"{name}/wrong")
@@ -1076,7 +1079,8 @@ def _unfused(model: Any) -> list[str]:
         name
         for node in model.graph.node
         for name in node.output
-        if readers.get(name) not in (["Relu"], ["QuantizeLinear"], ["Mul"])
+        if readers.get(name) not in (["Relu"], ["QuantizeLinear"])
+        and not name.endswith("/right")
         and node.op_type not in ("DequantizeLinear", "Constant")
         and name not in given
         and kinds[name].elem_type in (1, 10, 3)
@@ -1246,7 +1250,7 @@ def _records(module: Any, engine: Engine, shape: tuple[int, ...] | None) -> list
     weights = {t.name: list(t.dims) for t in model.graph.initializer}
     weighted = [n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
     for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "Constant"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "Constant") or node.name.endswith("/wrong"):
             continue
         data = node.input[0]
         kind = kind_of(data)
