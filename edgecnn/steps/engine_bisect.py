@@ -38,10 +38,6 @@ def bisect_engine(
     rounding, on up to 8 images of `data`; a graph that is no engine yet is compared with itself, as its runtime (the
     `provider`) optimizes it.
 
-        import edgecnn as ec
-        found = ec.bisect_engine("m.int8.plan", data="imgs/val")
-        found.cause, found.node
-
     Where the runtime has debug tensors one build tells all that its layers leave unfused; else, and where it names them
     in its own way, each build has one tensor as a further output, chosen so that half of the suspects are cleared. What
     is made is not kept: after a kill it begins anew, with the timings of kernels that TensorRT has kept. Raises

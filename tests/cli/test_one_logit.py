@@ -101,7 +101,7 @@ def test_accuracy_is_that_of_the_decision(
     assert live == found
 
 
-def test_the_ladder_counts_changed_decisions(
+def test_the_stages_count_changed_decisions(
     edgecnn: Callable[..., Any], pair: tuple[Path, Path], pictures: Path
 ) -> None:
     engine, flipped = pair

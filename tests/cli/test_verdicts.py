@@ -144,7 +144,7 @@ def test_a_graph_as_reference_gives_the_same(edgecnn: Callable[..., Any], made: 
     assert saved == live
 
 
-def test_the_ladder_follows_the_parents(edgecnn: Callable[..., Any], made: Path) -> None:
+def test_stages_follow_the_parents(edgecnn: Callable[..., Any], made: Path) -> None:
     result = validate(edgecnn, made, "random.onnx", "--stages", "--json")
     assert result.code == 0, result.err
     first, last = json.loads(result.out)["stages"]
@@ -153,6 +153,54 @@ def test_the_ladder_follows_the_parents(edgecnn: Callable[..., Any], made: Path)
     assert last["parting"]["node"] == "c/Conv"
     text = validate(edgecnn, made, "random.onnx", "--stages").out
     assert "moved at fp32.onnx -> random.onnx" in text
+
+
+def test_what_the_serving_side_does_is_a_stage(edgecnn: Callable[..., Any], made: Path) -> None:
+    result = validate(edgecnn, made, "int8.onnx", "--stages", "--geometry", "letterbox", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert [hop["target"] for hop in found["stages"]] == ["fp32.onnx", "int8.onnx", "int8.onnx served as letterbox"]
+    assert found["serving_geometry"] == "letterbox"
+
+
+def test_fp16_is_a_stage_before_int8_around_it(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+    """The FP16 graph of the same float graph, where it lies beside; around FP32 it is none."""
+    for name in ("fp32.onnx", "fp32.onnx.json", "reference.npz", "reference.npz.json"):
+        shutil.copy(made / name, tmp_path / name)
+    model, parents = onnx.load(made / "fp32.onnx"), parents_of(tmp_path / "int8.onnx", tmp_path / "fp32.onnx")
+    write_graph(tmp_path / "half.onnx", model, sidecar(precision_requested="fp16", parents=parents))
+    write_graph(tmp_path / "other.onnx", model, sidecar(precision_requested="fp16", parents={"x.onnx": "0" * 64}))
+    ask = ("--reference", tmp_path / "reference.npz", "--data", made / "images", "--stages", "--json")
+    for around, wanted in (("fp16", ["fp32.onnx", "half.onnx", "int8.onnx"]), ("fp32", ["fp32.onnx", "int8.onnx"])):
+        described = sidecar(precision_requested="int8", parents=parents, fields={"quantize.around": around})
+        write_graph(tmp_path / "int8.onnx", noisy(model, 0.01), described)
+        found = json.loads(edgecnn("validate", tmp_path / "int8.onnx", *ask).out)
+        assert [hop["target"] for hop in found["stages"]] == wanted
+
+
+def test_bisect_says_when_there_is_nothing_to_bisect(edgecnn: Callable[..., Any], made: Path) -> None:
+    result = validate(edgecnn, made, "int8.onnx", "--bisect", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)["bisect"]
+    assert (found["cause"], found["builds"], found["engine"]) == ("none", 0, "int8.onnx")
+    assert "agrees with int8.onnx on 8 images" in validate(edgecnn, made, "int8.onnx", "--bisect").out
+    assert "--bisect with --on" in validate(edgecnn, made, "int8.onnx", "--bisect", "--on", "nowhere").refused()
+
+
+def test_bisect_names_the_layer(edgecnn: Callable[..., Any], made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(path: Path) -> bytes:
+        model = onnx.load(path)
+        first = model.graph.node[0]
+        name, first.output[0] = first.output[0], "right"
+        model.graph.node.insert(1, helper.make_node("Neg", ["right"], [name], "wrong"))
+        return bytes(model.SerializeToString())
+
+    monkeypatch.setattr("edgecnn.backends.ort.session._rounding_fp16", faulty)
+    result = validate(edgecnn, made, "int8.onnx", "--bisect")
+    assert result.code == 0, result.err
+    assert "int8.onnx differs from int8.onnx" in result.out
+    assert f"first at Conv {onnx.load(made / 'int8.onnx').graph.node[0].name}" in result.out
+    assert "by extra outputs" in result.out
 
 
 def changed(made: Path, to: Path, **more: Any) -> Path:
@@ -196,8 +244,8 @@ def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: 
     assert found["n"] == 239
     assert found["unreadable"] == [f"b/{victim.name}"]
     assert victim.name in edgecnn(*ask, "--strict").refused()
-    ladder = edgecnn(*ask, "--stages", "--json")
-    assert [hop["n"] for hop in json.loads(ladder.out)["stages"]] == [239, 239]
+    stages = edgecnn(*ask, "--stages", "--json")
+    assert [hop["n"] for hop in json.loads(stages.out)["stages"]] == [239, 239]
 
 
 @pytest.mark.usefixtures("short_blocks")
@@ -800,7 +848,7 @@ def test_half_of_imagenets_classes_come_out_right(edgecnn: Callable[..., Any], s
 
 
 @pytest.mark.slow
-def test_the_ladder_of_a_whole_run(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_stages_of_a_whole_run(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "lenet5-digits"
     assert edgecnn("run", "lenet5-digits", "--out", folder, "--until", "validate", "--set", "train.epochs=2").code == 0
     for source in ("reference.npz", "model.safetensors"):

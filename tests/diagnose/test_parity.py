@@ -167,7 +167,7 @@ def rung(name: str, precision: str, logits: np.ndarray, graph: Path | None = Non
     return Rung(name, precision, Predictions(ids, np.zeros(len(logits), np.int64), logits, "p", "d"), graph)
 
 
-def test_the_ladder_names_the_hop(folder: Path, batch: np.ndarray) -> None:
+def test_the_stages_name_the_hop(folder: Path, batch: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     exact = rng.normal(size=(200, 10)).astype(np.float32)
     near = exact + rng.normal(size=exact.shape).astype(np.float32) * 1e-5
