@@ -15,7 +15,9 @@ from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
+    from edgecnn.measure.ten_crop import TenCrop
     from edgecnn.results.accuracy import Accuracy
+    from edgecnn.results.divergence import EngineDivergence
     from edgecnn.results.serving import ServingLoss
 
 EXAMPLES = """
@@ -76,6 +78,7 @@ def validate(
     """
     if on:
         _validate_on(context, on, reference, data)
+    from edgecnn.diagnose.stages import describe
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import bisect_engine
     from edgecnn.remote.engines import validate as step
@@ -128,22 +131,11 @@ def validate(
     if served := found.serving:
         print_text(_served(served))
     if crops:
-        top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
-        top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
-        print_text(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
-        if broken := crops.ten_crop_nan_count:
-            print_text(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
+        _print_crops(crops)
     if stages:
-        from edgecnn.diagnose.stages import describe
-
         print_text(*describe(hops))
     if parted:
-        from edgecnn.diagnose.engine_bisect import describe_divergence
-
-        print_rows(
-            [to_plain(d) for d in parted.seen if d.build], ["build", "tensor", "sqnr_db", "explained_db", "differs"]
-        )
-        print_text(*describe_divergence(parted))
+        _print_bisection(parted)
 
 
 def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data: str) -> None:
@@ -163,6 +155,24 @@ def _print_drop(found: Accuracy) -> None:
         low, high = found.top1_drop_ci_pp
         print_text(f"top-1 drop {found.top1_drop_pp:.2f} pp, 95 % interval [{low:.2f}, {high:.2f}]")
         print_text(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
+
+
+def _print_crops(crops: TenCrop) -> None:
+    top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
+    top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
+    print_text(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
+    if broken := crops.ten_crop_nan_count:
+        print_text(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
+
+
+def _print_bisection(found: EngineDivergence) -> None:
+    from edgecnn.diagnose.engine_bisect import describe_divergence
+    from edgecnn.records import to_plain
+
+    rows = [to_plain(seen) for seen in found.seen if seen.build]
+    if rows:
+        print_rows(rows, ["build", "tensor", "sqnr_db", "explained_db", "differs"])
+    print_text(*describe_divergence(found))
 
 
 def _print_decisions(found: Accuracy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from lxml import etree
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_json, read_sidecar
@@ -234,7 +235,6 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 
 
 def test_a_corrupt_image_is_counted_or_stops(edgecnn: Callable[..., Any], made: Path, tmp_path: Path) -> None:
-    import shutil
 
     images = Path(shutil.copytree(made / "images", tmp_path / "images"))
     victim = next(images.glob("b/*.png"))

@@ -108,10 +108,8 @@ class WatchedPlan(Session):
             block = allocate_block(cuda, self._engine, held)
             context = shaped_context(trt, self._engine, name, batch.shape, messages, block)
             listener = _listener(trt, cuda, stream)
-            if self._debugged:
-                context.unfused_tensors_debug_state = True
-                if not context.set_debug_listener(listener):
-                    raise failure(f"{self._graph}: TensorRT takes no debug listener", messages, "report it")
+            if self._debugged and not _told_all_unfused(context, listener):
+                raise failure(f"{self._graph}: TensorRT takes no debug listener", messages, "report it")
             buffers = dict[str, tuple[Any, int, npt.NDArray[Any]]]()
             for tensor in (name, *(spec.name for spec in self._info.outputs)):
                 kind = NUMPY[self._engine.get_tensor_dtype(tensor).name]
@@ -140,6 +138,12 @@ class WatchedPlan(Session):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._engine, self._runtime  # in this order: the runtime must outlive the engine
+
+
+def _told_all_unfused(run: Any, listener: Any) -> bool:
+    """Let a context tell a listener all that its layers leave unfused (10.13 and later)."""
+    run.unfused_tensors_debug_state = True
+    return bool(run.set_debug_listener(listener))
 
 
 def _listener(trt: Any, cuda: Cuda, stream: Any) -> Any:
@@ -202,16 +206,16 @@ def _mark_outputs(network: Any, graph: Path, tensors: Sequence[str]) -> None:
             network.mark_output(made[name])
 
 
-def _options_of(engine: Sidecar) -> BuildOptions:
+def _options_of(known: Sidecar) -> BuildOptions:
     """Those that an engine was built with, as its sidecar has them."""
-    facts = engine.facts
+    facts = known.facts
     sizes = [tuple(int(p[key][0]) for key in ("min", "opt", "max")) for p in facts.get("profiles") or []]
     least, best, most = sizes[0] if sizes else (1, 1, 1)
     if len(sizes) > 1:
         most = max(size[2] for size in sizes)
     workspace = facts.get("workspace_bytes")
     return BuildOptions(
-        target=engine.target,
+        target=known.target,
         batch=BatchSettings(least, best, most, tuple(sizes) if len(sizes) > 1 else None),
         workspace_mb=None if workspace is None else workspace / 1e6,
         optimization_level=facts.get("optimization_level"),
