@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -50,15 +51,15 @@ def test_every_suspect_is_a_tensor_of_nvidias_network(tmp_path: Path, precision:
     del parser
 
 
-def test_rtx_has_no_debug_tensors_and_takes_a_listener(tmp_path: Path) -> None:
+def test_debug_tensors_are_marked_built_and_listened_to(tmp_path: Path) -> None:
     onnx.save(tiny_graph("fp16"), tmp_path / "m.onnx")
-    trt, _, network, parser = parsed(tmp_path / "m.onnx")
-    assert network.mark_unfused_tensors_as_debug_tensors() is False
-    listener = make_listener(trt, None, None)
+    trt, builder, network, parser = parsed(tmp_path / "m.onnx")
+    assert network.mark_unfused_tensors_as_debug_tensors() is True
+    assert plan_of(trt, builder, network) is not None
+    unused: Any = None
+    listener = make_listener(trt, unused, unused)
     assert isinstance(listener, trt.IDebugListener)
     shape, host = trt.Dims([2]), trt.TensorLocation.HOST
-    import numpy as np
-
     values = np.array([1.5, -2], np.float16)
     assert listener.process_debug_tensor(values.ctypes.data, host, trt.DataType.HALF, shape, "x", 0)
     np.testing.assert_array_equal(listener.told["x"], values)

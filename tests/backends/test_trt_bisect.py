@@ -117,7 +117,7 @@ def test_internal_names_tell_nothing(one_trt: Any, graph: Graph, data: str) -> N
     assert found.builds <= 5
 
 
-def test_rtx_has_no_debug_tensors(fake_rtx: Any, graph: Graph, data: str) -> None:
+def test_rtx_leaves_nothing_between_layers(fake_rtx: Any, graph: Graph, data: str) -> None:
     found = bisected(fake_rtx, graph("fp16"), data, "/pool/GlobalAveragePool", "trt-rtx")
     assert (found.backend, found.cause, found.method) == ("trt-rtx", "layer", "extra-outputs")
     assert found.nodes == ("/pool/GlobalAveragePool",)

@@ -338,8 +338,8 @@ class Network(Strict):
         self._outputs.append(tensor)
 
     def mark_unfused_tensors_as_debug_tensors(self) -> bool:
-        self._debugged = not self._module._compiles  # TensorRT-RTX answers False
-        return self._debugged
+        self._debugged = True
+        return True
 
     def unmark_unfused_tensors_as_debug_tensors(self) -> bool:
         self._debugged = False
@@ -807,7 +807,7 @@ class Context(Strict):
             kind, shape = _debug_tensor(module, engine, name, self._shape)
             nbytes = math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
             address = device.allocate("memory", nbytes)
-            compute = functools.partial(_compute_inner, module, engine, name, (start, self._shape), address)
+            compute = functools.partial(_compute_inner, module, engine, name, (start, self._shape or ()), address)
             device.enqueue(stream_handle, Work(compute, "compute", 0.0, ((address, nbytes, True),)))
             told = f"__myln_k_arg__bb1_{number}_myl0" if "internal names" in module._inject else name
             location, dtype = module.TensorLocation.DEVICE, getattr(module.DataType, DTYPES[kind])
@@ -1037,7 +1037,8 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig, kernels: s
     model = with_faults(module, network)
     more = [t._name for t in network._outputs if t._name not in {o.name for o in model.graph.output}]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
-    facts["debugged"] = _unfused(model) if network._debugged else []
+    whole = module._compiles  # TensorRT-RTX compiles a network as one layer, which leaves nothing between layers
+    facts["debugged"] = _unfused(model) if network._debugged and not whole else []
     head = json.dumps(facts).encode()
     return (
         module._magic + bytes(20) + bytes(module._numbers) + struct.pack("<I", len(head)) + head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -13,7 +15,7 @@ def resnet50(size: int = 32, width: int = 2, seed: int = 0) -> onnx.ModelProto:
     """The nodes of a ResNet-50 with BatchNorm folded (He et al. 2015), of few channels: 122 of them."""
     rng, nodes, weights = np.random.default_rng(seed), [], []
 
-    def add(operator: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def add(operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [name], f"{name}/{operator}", **attributes))
         return name
 

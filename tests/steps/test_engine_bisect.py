@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgecnn.graph.calibration.collect import collect_from_model
     from edgecnn.graph.ptq.quantize import quantize_int8
+    from edgecnn.results.engine import Scheme
     from tests.fakes.noise import images
 
 pytestmark = pytest.mark.onnx
@@ -62,7 +63,7 @@ def test_a_wrong_layer_of_a_resnet50(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("scheme", ["tensorrt", "ort-cpu"])
-def test_integer_kernels_differ_within_their_noise(tmp_path: Path, scheme: str) -> None:
+def test_integer_kernels_differ_within_their_noise(tmp_path: Path, scheme: Scheme) -> None:
     """Codes that fall to the other side of a step, layer after layer, are no fault."""
     model, data = resnet50(width=4), noise(tmp_path, 4, 3, 32, 32)
     ranges = collect_from_model(model, "", images(8, (3, 32, 32)), batch=4, threads=1)

@@ -2,7 +2,7 @@
 
 `mark_output` takes a fused layer apart, and so changes the engine under suspicion. Debug tensors that are left unfused
 (10.13 and later, "Debug Tensors" in NVIDIA's documentation) change nothing, and are told to a listener while the engine
-runs, by the names that the inspector has for them; TensorRT-RTX answers that it has none.
+runs, by the names that the inspector has for them; those within what is compiled as a whole have names of its own.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class WatchedPlan(Session):
             block = allocate_block(cuda, self._engine, held)
             context = shaped_context(trt, self._engine, name, batch.shape, messages, block)
             listener = _listener(trt, cuda, stream)
-            if self._debugged and not _told_all_unfused(context, listener):
-                raise failure(f"{self._graph}: TensorRT takes no debug listener", messages, "report it")
+            if self._debugged:
+                _tell_all_unfused(context, listener)
             buffers = dict[str, tuple[Any, int, npt.NDArray[Any]]]()
             for tensor in (name, *(spec.name for spec in self._info.outputs)):
                 kind = NUMPY[self._engine.get_tensor_dtype(tensor).name]
@@ -140,10 +140,11 @@ class WatchedPlan(Session):
         del self._engine, self._runtime  # in this order: the runtime must outlive the engine
 
 
-def _told_all_unfused(run: Any, listener: Any) -> bool:
-    """Let a context tell a listener all that its layers leave unfused (10.13 and later)."""
+def _tell_all_unfused(run: Any, listener: Any) -> None:
+    """Let a context tell a listener all that its layers leave unfused (10.13 and later); one that takes no listener
+    tells nothing."""
     run.unfused_tensors_debug_state = True
-    return bool(run.set_debug_listener(listener))
+    run.set_debug_listener(listener)
 
 
 def _listener(trt: Any, cuda: Cuda, stream: Any) -> Any:
