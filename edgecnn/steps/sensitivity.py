@@ -71,7 +71,7 @@ def sensitivity(
     whole = output or named(graph, ENDING)
     check_output(whole, ".json", graph, ranges)
     source = sidecar_of(graph, verified=True)
-    staged = _staged(graph, ranges, method)
+    staged = open_staged(graph, ranges, method)
     from edgecnn.diagnose.node_sensitivity import choose_quantizers, measure_quantizers, summarize
 
     chosen = choose_quantizers(staged, nodes)
@@ -100,7 +100,8 @@ def sensitivity(
     return made
 
 
-def _staged(graph: Path, ranges: Path, method: str) -> StagedGraph:
+def open_staged(graph: Path, ranges: Path, method: str) -> StagedGraph:
+    """The float graph, each quantizer of which can be tried alone, with the scales that `method` makes of `ranges`."""
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.importing.head import remove_softmax
     from edgecnn.graph.load import naming

@@ -1,0 +1,1 @@
+"""Loops over steps: what is found by trying, each trial kept."""

@@ -1,0 +1,104 @@
+"""Trials of a search, each a line in a file from which a killed one goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from edgecnn.errors import BackendError, GraphError
+from edgecnn.records import record_and_problems, to_plain
+from edgecnn.results.search import ImageSet, JudgedLine, TimedLine
+from edgecnn.tuning.workbench import Kept, Workbench
+
+AT_ONCE = 8  # engines that are open together
+Say = Callable[[str], None]
+
+
+class Log(Protocol):
+    """Where trials are kept: its lines are those of before."""
+
+    def __iter__(self) -> Iterator[dict[str, object]]: ...
+
+    def append(self, line: dict[str, object]) -> None:
+        """Keep one more."""
+
+
+class Trials:
+    """What was tried before and what is tried now; each is done once. A graph that cannot be made is no reason to stop:
+    it is in `failed`, with the reason."""
+
+    def __init__(self, bench: Workbench, log: Log, say: Say) -> None:
+        self.task, self._bench, self._log, self._say = bench.task, bench, log, say
+        self._timed: dict[tuple[float, Kept, Kept], TimedLine] = {}
+        self._judged: dict[tuple[ImageSet, Kept], JudgedLine] = {}
+        for content in log:
+            timed, problems = record_and_problems(TimedLine, content)
+            if timed is not None and not problems:
+                self._know(timed)
+            judged, problems = record_and_problems(JudgedLine, content)
+            if judged is not None and not problems:
+                self._know(judged)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """What could not be made, and why, a sentence each."""
+        lines: tuple[TimedLine | JudgedLine, ...] = (*self._timed.values(), *self._judged.values())
+        return tuple(dict.fromkeys(f"{describe(line.kept)}: {line.failed}" for line in lines if line.failed))
+
+    @property
+    def judged(self) -> tuple[JudgedLine, ...]:
+        """All that was judged on held-out images."""
+        return tuple(line for (images, _), line in self._judged.items() if images == "held-out" and not line.failed)
+
+    def judge(self, kept: Kept, images: ImageSet = "held-out") -> JudgedLine:
+        """Its predictions on these images beside the float graph's."""
+        if (images, kept) not in self._judged:
+            try:
+                line = self._bench.judge(kept, images)
+            except (GraphError, BackendError) as exc:
+                line = JudgedLine(images=images, kept=kept, failed=exc.reason)
+            self._keep(line)
+            what = line.failed or f"{line.lost} lost, {line.gained} gained of {line.n} {images} images"
+            self._say(f"{describe(kept)}: {what}")
+        return self._judged[images, kept]
+
+    def time(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[TimedLine]:
+        """The latency of each of `others` over that of `against`, those that could be made, in their order."""
+        new = [kept for kept in dict.fromkeys(others) if (seconds, against, kept) not in self._timed]
+        for kept in list(new):
+            try:
+                self._bench.require_made(kept)
+            except (GraphError, BackendError) as exc:
+                self._keep(TimedLine(seconds=seconds, against=against, kept=kept, failed=exc.reason))
+                new.remove(kept)
+        for start in range(0, len(new), AT_ONCE):
+            some = new[start : start + AT_ONCE]
+            for kept, ratio in self._bench.compare(against, some, seconds).items():
+                self._keep(
+                    TimedLine(
+                        seconds=seconds,
+                        against=against,
+                        kept=kept,
+                        ratio=ratio.latency_ratio,
+                        ratio_ci=ratio.latency_ratio_ci,
+                        against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
+                    )
+                )
+        found = [self._timed[seconds, against, kept] for kept in dict.fromkeys(others)]
+        return [line for line in found if not line.failed]
+
+    def _keep(self, line: TimedLine | JudgedLine) -> None:
+        self._log.append(to_plain(line))
+        self._know(line)
+
+    def _know(self, line: TimedLine | JudgedLine) -> None:
+        if isinstance(line, TimedLine):
+            self._timed[line.seconds, line.against, line.kept] = line
+        else:
+            self._judged[line.images, line.kept] = line
+
+
+def describe(kept: Kept) -> str:
+    """A graph by what it keeps in float."""
+    few = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+    return f"INT8 but for {few}" if kept else "all INT8"

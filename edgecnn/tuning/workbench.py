@@ -1,0 +1,166 @@
+"""The graphs of a search: made, built, judged and timed by the steps that do so anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.backends import load_backend
+from edgecnn.data.dataset import Dataset
+from edgecnn.machine.threads import spin_while_waiting
+from edgecnn.measure.comparison import compare_latency
+from edgecnn.recipe.schema import Around, BatchSettings, RangeMethod
+from edgecnn.results.latency import LatencyRatio
+from edgecnn.results.search import ImageSet, JudgedLine, Objective
+from edgecnn.session import Session
+from edgecnn.steps._sessions import open_any
+from edgecnn.steps.bench import input_for
+from edgecnn.steps.build import build
+from edgecnn.steps.quantize import GlobalPool, quantize
+from edgecnn.steps.reference import reference
+from edgecnn.steps.validate import validate
+from edgecnn.targets import Target
+from edgecnn.tuning.images import SearchImages
+
+Kept = tuple[str, ...]  # nodes that stay in float, in the order of the graph
+WARMUP_MS = 50.0
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """What is searched, and by which means. `nodes` are those that can be INT8, in the order of the graph, `weighted`
+    the products among them; `patterns` stay out of INT8 in every graph, and are no nodes."""
+
+    graph: Path
+    ranges: Path
+    images: SearchImages
+    target: Target
+    scheme: Literal["tensorrt", "ort-cpu"]
+    method: RangeMethod
+    around: Around
+    patterns: tuple[str, ...]
+    global_pool: GlobalPool | None
+    objective: Objective
+    nodes: tuple[str, ...]
+    weighted: tuple[str, ...]
+    batch: int
+    threads: int
+
+    @property
+    def all_float(self) -> Kept:
+        """What is kept where nothing is INT8."""
+        return self.nodes
+
+    def in_order(self, nodes: Sequence[str] | frozenset[str]) -> Kept:
+        """These nodes in the order of the graph; all of them where no product is left to be INT8."""
+        if set(self.weighted) <= set(nodes):
+            return self.all_float
+        return tuple(name for name in self.nodes if name in nodes)
+
+
+class Workbench:
+    """Files in `folder`, each named by the search's `key` and by what it keeps: what an earlier run has made is used
+    again."""
+
+    def __init__(self, task: SearchTask, folder: Path, key: str) -> None:
+        self.task, self._folder, self._key = task, folder, key
+
+    def graph(self, kept: Kept, method: RangeMethod | None = None) -> Path:
+        """The graph that keeps `kept` in float, by the task's `method` or another."""
+        task, method = self.task, method or self.task.method
+        if kept == task.all_float:
+            return task.graph if task.scheme == "ort-cpu" else self._fp16()
+        path = self._named("onnx", method, *kept)
+        if not path.exists():
+            quantize(
+                task.graph,
+                path,
+                precision="int8",
+                scheme=task.scheme,
+                method=method,
+                around=task.around,
+                exclude=(*task.patterns, *kept),
+                global_pool=task.global_pool,
+                ranges=task.ranges,
+                dataset=task.images.calibration if method == "auto" else None,
+                targets=[task.target] if task.target.kind == "gpu" else None,
+                threads=task.threads,
+            )
+        return path
+
+    def judge(self, kept: Kept, images: ImageSet) -> JudgedLine:
+        """Against the float graph, on these images: the engine where one can be built, else the graph."""
+        task, data = self.task, self.task.images.held_out if images == "held-out" else self.task.images.test
+        graph = self.graph(kept)
+        if graph == task.graph:
+            return JudgedLine(images=images, kept=kept, n=len(data))
+        engine, found = self._engine(graph), self._named("json", images, *kept)
+        accuracy = validate(
+            engine, self._reference(images, data), found, data=data.name, dataset=data, threads=task.threads
+        )
+        found.unlink(missing_ok=True)
+        share = float(read_sidecar(graph).facts.get("int8_share_pct", 0.0))
+        return JudgedLine(
+            images=images,
+            kept=kept,
+            n=accuracy.n_labelled,
+            lost=accuracy.top1_lost or 0,
+            gained=accuracy.top1_gained or 0,
+            int8_share_pct=share,
+        )
+
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
+        """The latency of each of `others` over that of `against`, all in turn on one batch. The codes of the weights do
+        not matter to it: those of the method "auto" are left to what is judged."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(spin_while_waiting())
+            opened = dict(self._open(stack, [against, *others]))
+            first = next(iter(opened.values()))
+            images = input_for(first, self.task.graph, self.task.batch)
+            found = compare_latency(opened, images, warmup_ms=WARMUP_MS, duration_s=seconds)
+        return {kept: found[str(k)] for k, kept in enumerate(others, 1)}
+
+    def require_made(self, kept: Kept) -> None:
+        """Make the engine whose latency is asked for; raises what its making raises."""
+        self._engine(self._timed_graph(kept))
+
+    def _open(self, stack: contextlib.ExitStack, several: Sequence[Kept]) -> Iterator[tuple[str, Session]]:
+        for k, kept in enumerate(several):
+            path = self._engine(self._timed_graph(kept))
+            yield str(k), stack.enter_context(open_any(path, threads=self.task.threads))
+
+    def _timed_graph(self, kept: Kept) -> Path:
+        path = self._named("onnx", self.task.method, *kept)
+        return path if path.exists() else self.graph(kept, "mse" if self.task.method == "auto" else None)
+
+    def _engine(self, graph: Path) -> Path:
+        task = self.task
+        if task.target.kind == "cpu" or task.objective == "coverage":
+            return graph
+        engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem)
+        if not engine.exists():
+            sizes = BatchSettings(task.batch, task.batch, max(task.batch, BatchSettings.max))
+            build(graph, engine, target=task.target.name, batch=sizes)
+        return engine
+
+    def _fp16(self) -> Path:
+        path = self._named("onnx", "fp16")
+        if not path.exists():
+            targets = [self.task.target] if self.task.target.kind == "gpu" else None
+            quantize(self.task.graph, path, precision="fp16", ranges=self.task.ranges, targets=targets)
+        return path
+
+    def _reference(self, images: ImageSet, data: Dataset) -> Path:
+        path = self._named("npz", images)
+        if not path.exists():
+            reference(self.task.graph, path, data=data.name, dataset=data, threads=self.task.threads)
+        return path
+
+    def _named(self, ending: str, *words: str) -> Path:
+        content = "\n".join([self._key, *words])
+        return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.{ending}"
