@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.sensitivity import sensitivity
     from edgecnn.steps.train import train
     from edgecnn.steps.validate import validate
+    from edgecnn.tuning.search import search
 
 __all__ = [  # in the order of the flow: what does, what it gives, what it raises
     "Accuracy",
@@ -89,6 +90,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "quantize",
     "reference",
     "run",
+    "search",
     "sensitivity",
     "train",
     "validate",
@@ -105,6 +107,7 @@ _MODULES = {
     "steps.import_ranges": ("import_ranges",),
     "steps.quantize": ("quantize", "Quantized"),
     "steps.sensitivity": ("sensitivity",),
+    "tuning.search": ("search",),
     "steps.reference": ("reference",),
     "steps.build": ("build",),
     "steps.validate": ("validate",),

@@ -104,6 +104,9 @@ CALLS: dict[str, Callable[[], Any]] = {
     "calibrate, a text": lambda: ec.calibrate("absent.onnx", data="digits", images="many"),  # type: ignore[arg-type]
     "import_ranges": lambda: ec.import_ranges("absent.cache", "absent.onnx"),
     "sensitivity": lambda: ec.sensitivity("absent.onnx", ranges="absent.calib.json", data="d"),
+    "search": lambda: ec.search("absent.onnx", max_drop_pp=0.5, data="d"),
+    "search, drop": lambda: ec.search("absent.onnx", max_drop_pp=-1, data="d"),
+    "search, objective": lambda: ec.search("a.onnx", max_drop_pp=1, data="d", objective="size"),  # type: ignore[arg-type]
     "quantize": lambda: ec.quantize("absent.onnx", precision="fp16"),
     "quantize, precision": lambda: ec.quantize("absent.onnx", precision="int7"),  # type: ignore[arg-type]
     "quantize, scheme": lambda: ec.quantize("a.onnx", precision="int8", scheme="tenssort"),  # type: ignore[arg-type]

@@ -22,6 +22,10 @@ ORDER = (  # of the flow, then what only looks
     "rollback", "push", "recipe", "models", "summary", "probe",
     "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain", "compare", "history",
     "predict", "doctor", "remote",
+    "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "search",
+    "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models",
+    "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain",
+    "compare", "history", "predict", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -37,10 +37,19 @@ class SearchImages:
 
 
 def open_search_images(
-    graph: Path, ranges: Path, data: str, *, held_out: str, test: str, count: int, max_drop_pp: float
+    graph: Path,
+    ranges: Path,
+    data: str,
+    *,
+    held_out: str,
+    test: str,
+    count: int,
+    max_drop_pp: float,
+    calibration: Dataset | None = None,
 ) -> SearchImages:
-    """The calibration images are those that `ranges` were made of; without a `held_out` set, that is at most `count`
-    training images of `data` that are in no other set; without a `test` set, it is the test images of `data`.
+    """The calibration images are those that `ranges` were made of: `calibration`, or found again. Without a `held_out`
+    set, that is at most `count` training images of `data` that are in no other set; without a `test` set, it is the
+    test images of `data`.
 
     Raises `DataError` where a set has too few images, no labels, or images of another, where so few test images cannot
     prove a drop within `max_drop_pp`, and where it is not known which images calibrated.
@@ -49,7 +58,7 @@ def open_search_images(
     source = source_and_manifest(data)[0]
     tested = _labelled(open_images(sidecar, test or source, "test"), "test images")
     _require_enough(tested, max_drop_pp)
-    calibration = _find_calibration_images(graph, ranges, data)
+    calibration = _find_calibration_images(graph, ranges, data, calibration)
     hint = "name others with --test, or calibrate with others"
     _require_apart(calibration, "calibration images", tested, "test images", hint)
     if held_out:
@@ -96,10 +105,12 @@ def _require_enough(test: Dataset, max_drop_pp: float) -> None:
     )
 
 
-def _find_calibration_images(graph: Path, ranges: Path, data: str) -> Dataset:
-    """Those that the ranges were made of, found again where their sidecar or `data` says."""
+def _find_calibration_images(graph: Path, ranges: Path, data: str, opened: Dataset | None) -> Dataset:
+    """Those that the ranges were made of: `opened`, or found again where their sidecar or `data` says."""
     made = sidecar_of(ranges, verified=True)
     wanted, images = made.facts.get("data_sha256"), made.facts.get("images")
+    if opened is not None and _sha256(opened) == wanted:
+        return opened
     source, manifest = source_and_manifest(data)
     named = [str(made.fields.get(f"data.{key}") or "") for key in ("source", "calibration", "calibration_source")]
     tried = [(named[2] or named[0], named[1]), (named[2] or source, named[1]), (source, manifest)]
@@ -110,14 +121,19 @@ def _find_calibration_images(graph: Path, ranges: Path, data: str) -> Dataset:
             found = calibration_images(graph, where, calibration=chosen, images=images)
         except (DataError, ArtifactError):
             continue
-        contents = found.sha256s or [found.content_sha256(k) for k in range(len(found))]
-        if hashlib.sha256("\n".join(contents).encode()).hexdigest() == wanted:
+        if _sha256(found) == wanted:
             return found
     raise DataError(
         f"{ranges}: the images that these ranges were made of are not found in {named[0] or 'what they name'} or "
         f"{data}, so that none of them can be kept out of the others",
         f"calibrate again: edgecnn calibrate {graph.name} --data {data}",
     )
+
+
+def _sha256(data: Dataset) -> str:
+    """Of a set, as ranges hold it."""
+    contents = data.sha256s or [data.content_sha256(k) for k in range(len(data))]
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
 
 def _require_apart(one: Dataset, what: str, other: Dataset, named: str, hint: str) -> None:

@@ -14,6 +14,7 @@ from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_o
 from edgecnn.artifact.trial_log import TrialLog
 from edgecnn.artifact.write import check_output, write_artifact, write_json_artifact
 from edgecnn.backends import load_backend
+from edgecnn.data.dataset import Dataset
 from edgecnn.errors import BackendError, DeviceError
 from edgecnn.machine.threads import allowed_threads, limit_threads
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod
@@ -57,6 +58,7 @@ def search(
     global_pool: GlobalPool | None = None,
     batch: int = 1,
     threads: int | None = None,
+    calibration: Dataset | None = None,
     say: Say = lambda line: None,
     progress: Progress | None = None,
 ) -> Search:
@@ -70,7 +72,8 @@ def search(
     largest share ("coverage") of multiply-adds in INT8, which any machine can tell: graphs for a GPU are then judged by
     their rounding. The drop is that of the upper end of its 95 % interval, on the test images of `data`, or of `test`.
     Graphs are chosen by at most `images` of the training images of `data` that are not among those of `ranges` (left
-    out: X.calib.json beside the graph), or by those of `held_out`. `method`, `around`, `exclude` and `global_pool` are
+    out: X.calib.json beside the graph; their images are found again where they were, unless they are `calibration`), or
+    by those of `held_out`. `method`, `around`, `exclude` and `global_pool` are
     those of `quantize`.
 
     Writes the graph that was found (X.int8-SCHEME-search.onnx beside the input, or `output`; none where the answer is
@@ -100,6 +103,7 @@ def search(
         test=os.fspath(test),
         count=images,
         max_drop_pp=max_drop_pp,
+        calibration=calibration,
     )
     ranking = find_nodes(graph, ranges, method, exclude, scheme)
     task = SearchTask(

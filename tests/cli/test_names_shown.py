@@ -30,6 +30,7 @@ REFUSED: dict[str, list[str]] = {
     "report": ["{}", "-o", "x.md"],
     "qualify": ["{}", "--python", "{}"],
     "push": ["{}", "owner/name"],
+    "search": ["{}", "--max-drop", "1"],
     "sensitivity": ["{}", "--ranges", "{}", "--data", "{}"],
     "bundle": ["{}", "--for", "{}", "-o", "x.tar"],
     "recipe": ["show", "{}"],
