@@ -133,8 +133,7 @@ def search(
         made = _result(trials, chosen, costs, max_drop_pp, file)
         result = output.with_name(f"{output.stem}.search.json")
         provenance = derived(source, result, (graph, ranges), step="search", kind="search")
-        tools = {**tool_versions(*TOOLS["quantize"]), **load_backend(device.backend).tools()}
-        provenance = dataclasses.replace(provenance, scheme=scheme, tools=tools, device=measured_on)
+        provenance = dataclasses.replace(provenance, scheme=scheme, tools=_tools(task), device=measured_on)
         write_json_artifact(result, to_plain(made), provenance)
         shutil.rmtree(folder, ignore_errors=True)
     return made
@@ -152,6 +151,12 @@ def _require_device(target: Target, objective: Objective) -> Device | None:
     if mismatch := target_mismatch(target, here):
         raise DeviceError(mismatch, hint)
     return here
+
+
+def _tools(task: SearchTask) -> dict[str, str]:
+    """The versions of what makes the graphs, and of what is timed."""
+    timed = load_backend(task.target.backend).tools() if task.objective == "latency" else {}
+    return {**tool_versions(*TOOLS["quantize"]), **timed}
 
 
 def _search(
@@ -275,7 +280,7 @@ def _interval(line: JudgedLine) -> tuple[float, float]:
 
 def _key(task: SearchTask, device: Device | None) -> str:
     """Of what trials depend on; not of the budget, so that another one goes on with them."""
-    made_with = [__version__, *load_backend(task.target.backend).tools().values()]
+    made_with = [__version__, *_tools(task).values()]
     facts = [
         sha256_of(task.graph),
         sha256_of(task.ranges),
