@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from edgecnn.cli.options import JSON, THREADS
 from edgecnn.cli.printing import print_json
 from edgecnn.cli.progress import Counter
 from edgecnn.output import print_lines, say
+from edgecnn.recipe.schema import RangeMethod
 
 EXAMPLES = """
 edgecnn search lenet5-digits --max-drop 1.5
@@ -65,6 +67,10 @@ def search(
         Path | None,
         typer.Option(help="The ranges of a graph.  [default: X.calib.json beside it]", show_default=False),
     ] = None,
+    method: Annotated[
+        RangeMethod | None,
+        typer.Option(help="How ranges become scales.  [default: the recipe's, or auto]", show_default=False),
+    ] = None,
     target: Annotated[
         str, typer.Option(help="A device of `edgecnn targets`.  [default: the recipe's first, or cpu]")
     ] = "",
@@ -74,7 +80,7 @@ def search(
     threads: Annotated[int | None, THREADS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Find what to keep out of INT8 so that accuracy stays within a budget.
+    """Find what to keep out of INT8 for a budget of accuracy.
 
     Graphs are tried with more and more of their most sensitive nodes in float, and
     judged on images that neither calibrate nor give the verdict. Every trial is
@@ -88,9 +94,9 @@ def search(
     from edgecnn.report.search import recipe_line, search_page
     from edgecnn.tuning.search import search as find
 
-    given = {"held_out": held_out, "target": target, "batch": batch, "threads": threads}
-    arguments = _arguments(source, data, test, ranges, target)
-    arguments |= {name: value for name, value in given.items() if value}
+    given = {"held_out": held_out, "method": method, "target": target, "batch": batch, "threads": threads}
+    own = _arguments(source, data, test, ranges, target)
+    arguments = {**own, **{name: value for name, value in given.items() if value}}
     if svg is not None:
         check_output(svg, ".svg", arguments["graph"], arguments["ranges"], option="--svg")
     found = find(
@@ -114,7 +120,7 @@ def search(
     return 1 if found.answer == "none" else 0
 
 
-def _arguments(source: str, data: str, test: str, ranges: Path | None, target: str) -> dict[str, Any]:
+def _arguments(source: str, data: str, test: str, ranges: Path | None, target: str) -> Mapping[str, Any]:
     """Those that come of a graph, or of a recipe and its run."""
     from edgecnn.errors import RecipeError
     from edgecnn.pipeline.find import find_recipe_and_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from edgecnn.recipe.schema import Recipe
 from edgecnn.targets import find_target
 
 
-def search_arguments(recipe: Recipe, folder: Path, target: str) -> dict[str, Any]:
+def search_arguments(recipe: Recipe, folder: Path, target: str) -> Mapping[str, Any]:
     """The arguments of `tuning.search` for one `target` of a recipe (left out: its first), whose graph and ranges lie
     in its run's `folder`; raises `ArtifactError` where they do not."""
     graph, ranges = folder / "model.fp32.onnx", folder / RANGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ class MadeUp(Trials):
         objective: str = "latency",
         nodes: Sequence[str] = NODES,
     ) -> None:
-        made: dict[str, Any] = {name: None for name in SearchTask.__dataclass_fields__}
+        made: dict[str, Any] = dict.fromkeys(SearchTask.__dataclass_fields__)
         made |= {"nodes": tuple(nodes), "weighted": tuple(nodes), "objective": objective, "target": find_target("cpu")}
         self.task = SearchTask(**made)
         self.cost, self.lost = cost, lost
@@ -61,7 +62,7 @@ class MadeUp(Trials):
 
 
 def conversions(kept: Collection[str]) -> int:
-    return sum((one in kept) != (other in kept) for one, other in zip(NODES, NODES[1:], strict=False))
+    return sum((one in kept) != (other in kept) for one, other in pairwise(NODES))
 
 
 @pytest.mark.parametrize("best", ["", "abcdefgh", "efgh", "mnop", "abijkl", "abcdefghijklmnop"])
@@ -95,7 +96,8 @@ def test_as_few_nodes_as_needed() -> None:
 
 
 def test_the_front() -> None:
-    lines = [JudgedLine(images="held-out", kept=tuple(k), n=100, lost=n) for k, n in (("", 9), ("a", 9), ("ab", 9), ("b", 4), ("bcd", 6))]  # fmt: skip
+    losses = {"": 9, "a": 9, "ab": 9, "b": 4, "bcd": 6}
+    lines = [JudgedLine(images="held-out", kept=tuple(k), n=100, lost=n) for k, n in losses.items()]
     costs = {(): 1.0, ("a",): 3.0, ("a", "b"): 2.0, ("b",): 4.0, ("b", "c", "d"): 5.0}
     front = find_front(lines, costs.__getitem__, lambda line: line.lost)
     assert [line.kept for line in front] == [(), ("a", "b"), ("b",)]
@@ -139,7 +141,7 @@ def test_choosing_among_many_does_not_cost_the_level(monkeypatch: pytest.MonkeyP
 
     wrong = wrong_at_will = looked = 0
     for _ in range(runs):
-        trials = MadeUp(lost=lost)
+        trials = MadeUp(lambda kept: 1.0 + len(kept), lost)
         costs = {kept: (1.0 + len(kept)) / 20 for kept in candidates} | {NODES: 1.0}
         for kept in costs:
             trials.judge(kept)
