@@ -27,6 +27,11 @@ def value(name: str, digits: int = 2) -> Cell:
     return text
 
 
+def interval(name: str, digits: int = 3) -> Cell:
+    """Both ends of one; "-" where the row has none."""
+    return lambda row: f"[{row[name][0]:.{digits}f}, {row[name][1]:.{digits}f}]" if row.get(name) else "-"
+
+
 def either(name: str, yes: str, no: str) -> Cell:
     """Which of two the row is."""
     return lambda row: yes if row.get(name) else no

@@ -25,6 +25,7 @@ WHOLE = {
     "auto_cost": "",
     "ranges_cost": "cost",
     "sensitivity_cost": "",
+    "search_proof": "",
     "train_speed": "",
     "busy_neighbors": "",
 }
@@ -35,6 +36,7 @@ SHORT = {
     "auto_cost": "squeezenet1_1 --images 32 --rounds 1",
     "ranges_cost": "cost squeezenet1_1 --images 32 --rounds 1",
     "sensitivity_cost": "resnet20_cifar",
+    "search_proof": "--max-drop 0.5 --seconds 3",
     "train_speed": "--rounds 1 --cifar-images 640 --jpeg-images 32 --jpeg-batch 16",
     "busy_neighbors": "--rounds 1",
 }

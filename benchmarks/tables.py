@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from _cells import Cell, either, gain, key, quality, text, tool, value
+from _cells import Cell, either, gain, interval, key, quality, text, tool, value
 from _result import RESULTS, ROOT, Row, read_rows
 
 from edgecnn.zoo import cards
@@ -150,6 +150,26 @@ TABLES = {
             "predicted dB": value("predicted_sqnr_db"),
         },
         lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"])),
+    ),
+    "search-proof": Table(
+        "search_proof",
+        "What `edgecnn search` found on a processor, its drop's upper 95 % bound, its latency over the float graph's and"
+        " over that of the fastest graph by hand, with the 95 % interval of interleaved blocks; seconds are those of"
+        " the whole search.",
+        {
+            "network": key("network"),
+            "max drop pp": value("max_drop_pp"),
+            "nodes in float": value("kept", 0),
+            "INT8 %": value("int8_share_pct", 1),
+            "bound pp": value("drop_bound_pp"),
+            "over float": value("float_ratio", 3),
+            "best k by hand": value("hand_k", 0),
+            "over it": value("ratio", 3),
+            "its interval": interval("ratio_ci"),
+            "trials": value("trials", 0),
+            "CPU s": value("search_cpu_s", 0),
+        },
+        lambda rows: sorted(rows, key=lambda row: -row["max_drop_pp"]),
     ),
     "ranges-quality": Table(
         "ranges_quality",

@@ -39,6 +39,7 @@ from edgecnn.results.history import History
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.release import Installed
 from edgecnn.results.report import RunReport
+from edgecnn.results.search import Search
 from edgecnn.results.verdict import Verdict
 
 DOCS = Path(__file__).resolve().parent
@@ -71,6 +72,7 @@ FILES = {
     "baseline": File(Baseline, "`baselines/RECIPE/DEVICE-KEY.json` beside a recipe"),
     "accuracy-baseline": File(AccuracyBaselines, "`baselines/RECIPE/BACKEND-PRECISION.json` beside a recipe"),
     "end-to-end": File(EndToEnd, "`edgecnn bench --end-to-end --json`", False),
+    "search": File(Search, "`X.search.json` beside the graph that was found; `edgecnn search --json`"),
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
     "history": File(History, "`edgecnn history --json`", False),

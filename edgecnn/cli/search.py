@@ -16,8 +16,8 @@ from edgecnn.output import print_lines, say
 from edgecnn.recipe.schema import RangeMethod
 
 EXAMPLES = """
-edgecnn search lenet5-digits --max-drop 1.5
-edgecnn search lenet5-digits --max-drop 1.5 --objective coverage --target gpu --svg points.svg
+edgecnn search lenet5-digits --max-drop 1.5 --objective coverage --target gpu
+edgecnn search resnet20-cifar10-orin --data DIR --max-drop 0.5 --target cpu  # needs its run, and images
 edgecnn search resnet20.fp32.onnx --data cifar10:DIR --max-drop 0.5  # needs a graph with ranges, and images
 edgecnn search mobilenet_v2-orin --data DIR --max-drop 0.3 --target agx-orin  # needs an Orin with TensorRT
 """
