@@ -19,67 +19,24 @@ from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.cli import main
 from edgecnn.errors import ArtifactError, DataError, DeviceError, EdgecnnError, GraphError, RecipeError
 from edgecnn.report.search import search_page
-from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.search import ImageSet, JudgedLine, Search
 from edgecnn.tuning.workbench import Kept, Workbench
-from tests.acceptance.nets import Net, normalized, pictures, write_npz
+from tests.acceptance.nets import write_npz
+from tests.fakes.searched import GUILTY, compare_made_up, network, write_searched
 
 pytestmark = pytest.mark.onnx
-GUILTY = "mid"
-
-
-def network() -> onnx.ModelProto:
-    """One channel that `mid` reads is 3 000 times as large as the others, and as little weighted: in INT8 by min-max
-    the others are lost there, and nowhere else."""
-    net = Net(5)
-    x = net.relu(net.conv("stem", "input", (3, 12)))
-    y = net.relu(net.conv("first", x, (12, 12)))
-    y = net.relu(net.conv(GUILTY, y, (12, 12), kernel=1))
-    model = net.model(net.head(net.relu(net.conv("last", y, (12, 12)))))
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    for name, index, factor in (("first.weight", 0, 3000), ("first.bias", 0, 3000), (f"{GUILTY}.weight", 1, 1 / 3000)):
-        value = onnx.numpy_helper.to_array(arrays[name]).copy()
-        value[(slice(None),) * index + (0,)] *= factor
-        arrays[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
-    return model
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a graph, its ranges, and labelled images."""
-    folder = tmp_path_factory.mktemp("made")
-    for name, seed, count in (("train", 1, 32), ("held", 2, 240), ("test", 3, 240), ("few", 4, 60)):
-        pixels, labels = pictures(count, seed=seed)
-        write_npz(folder / f"{name}.npz", normalized(pixels), labels)
-    write_npz(folder / "unlabelled.npz", normalized(pictures(240, seed=5)[0]))
-    onnx.save(network(), folder / "m.fp32.onnx")
-    ec.calibrate(folder / "m.fp32.onnx", data=folder / "train.npz", threads=1)
-    return folder
+    return write_searched(tmp_path_factory.mktemp("made"))
 
 
 def find(folder: Path, output: Path, **more: Any) -> Search:
     arguments = {"data": folder / "train.npz", "held_out": folder / "held.npz", "test": folder / "test.npz"}
     given = {"max_drop_pp": 6.0, "objective": "coverage", "target": "gpu", "method": "minmax", "threads": 1}
     return ec.search(folder / "m.fp32.onnx", output, **{**arguments, **given, **more})
-
-
-def made_up(bench: Workbench, against: Kept, others: list[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
-    """INT8 takes half the time of float, but in `stem`, where it takes twice as much."""
-
-    def cost(kept: Kept) -> float:
-        return 1.0 + sum(1.0 if name in kept else 2.0 if name == "stem" else 0.5 for name in bench.task.weighted)
-
-    ratios = {kept: cost(kept) / cost(against) for kept in others}
-    return {
-        kept: LatencyRatio(
-            latency_reference="",
-            latency_ratio=r,
-            latency_ratio_ci=(0.99 * r, 1.01 * r),
-            latency_ratio_rounds=10,
-            reference_latency_ms_p50=1.0,
-        )
-        for kept, r in ratios.items()
-    }
 
 
 def test_the_node_that_breaks_the_budget_stays_in_float(made: Path, tmp_path: Path, capfd: Any) -> None:
@@ -139,7 +96,7 @@ def kill(phase: str, search: Callable[[], Search], monkeypatch: pytest.MonkeyPat
 
 def test_a_kill_in_each_phase(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One search, killed six times: what was done is not done again, and the answer is an undisturbed one's."""
-    monkeypatch.setattr(Workbench, "compare", made_up)
+    monkeypatch.setattr(Workbench, "compare", compare_made_up)
     options = {"objective": "latency", "target": "cpu"}
     undisturbed = find(made, tmp_path / "u.onnx", **options)
     assert (undisturbed.answer, undisturbed.kept) == ("int8", ("stem", GUILTY))
@@ -172,7 +129,7 @@ def losing(monkeypatch: pytest.MonkeyPatch, judge: Callable[[Kept], int]) -> Non
 
 
 def test_all_float_and_nothing_are_answers(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workbench, "compare", made_up)
+    monkeypatch.setattr(Workbench, "compare", compare_made_up)
     losing(monkeypatch, lambda kept: 120)
     found = find(made, tmp_path / "s.onnx", objective="latency", target="cpu")
     assert (found.answer, found.output, found.latency_ratio) == ("float", "m.fp32.onnx", None)
