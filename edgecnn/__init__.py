@@ -32,12 +32,15 @@ if TYPE_CHECKING:
         TrainingError,
         WriteError,
     )
+    from edgecnn.inspection.drift import drift
+    from edgecnn.inspection.monitor_line import monitor_line
     from edgecnn.pipeline.judge import judge
     from edgecnn.pipeline.run import run
     from edgecnn.recipe.load import load_recipe
     from edgecnn.recipe.schema import BatchSettings, Recipe
     from edgecnn.report import write_report
     from edgecnn.results.accuracy import Accuracy
+    from edgecnn.results.drift import Drift
     from edgecnn.results.latency import Latency, LatencyFile
     from edgecnn.results.report import Measurement, RunReport
     from edgecnn.results.verdict import Check, Verdict
@@ -63,6 +66,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "CrashError",
     "DataError",
     "DeviceError",
+    "Drift",
     "EdgecnnError",
     "GraphError",
     "Latency",
@@ -82,11 +86,13 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "bench",
     "build",
     "calibrate",
+    "drift",
     "export",
     "import_onnx",
     "import_ranges",
     "judge",
     "load_recipe",
+    "monitor_line",
     "quantize",
     "reference",
     "run",
@@ -115,7 +121,10 @@ _MODULES = {
     "report": ("write_report", "RunReport"),  # with what shows one in a notebook
     "recipe.load": ("load_recipe",),
     "recipe.schema": ("Recipe", "BatchSettings"),
+    "inspection.drift": ("drift",),
+    "inspection.monitor_line": ("monitor_line",),
     "results.accuracy": ("Accuracy",),
+    "results.drift": ("Drift",),
     "results.latency": ("Latency", "LatencyFile"),
     "results.report": ("Measurement",),
     "results.verdict": ("Check", "Verdict"),

@@ -105,7 +105,7 @@ def images_for_share(count: int, n: int, floor: float) -> int | None:
     return _smallest(settled, n)
 
 
-def difference_interval(count: int, n: int, other_count: int, other_n: int) -> tuple[float, float]:
+def difference_interval(count: float, n: float, other_count: float, other_n: float) -> tuple[float, float]:
     """Two-sided 95 % interval of the difference of two shares of different images, count / n - other_count / other_n,
     as proportions (the hybrid score interval, method 10 of Newcombe, Statistics in Medicine 17, 1998)."""
     share, other = count / n, other_count / other_n

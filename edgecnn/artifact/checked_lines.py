@@ -16,6 +16,7 @@ from edgecnn.output import inert_json
 from edgecnn.records import parse_json
 
 _KEY = b', "crc32": "'
+_FOLLOWED = "followed"  # of a line to which the next one belongs
 LONGEST_LINE = 1 << 26
 
 
@@ -35,10 +36,11 @@ class CheckedLines:
             self._end = end
             yield line
 
-    def append(self, line: dict[str, Any]) -> None:
-        """Write one more, or nothing: raises `WriteError`."""
-        body = inert_json(line).encode()[:-1]
-        text = body + _KEY + f'{zlib.crc32(body):08x}"}}\n'.encode()
+    def append(self, *lines: dict[str, Any]) -> None:
+        """Write one or more, which are read back together or not at all; raises `WriteError`."""
+        marked = [*({**line, _FOLLOWED: True} for line in lines[:-1]), *lines[-1:]]
+        bodies = [inert_json(line).encode()[:-1] for line in marked]
+        text = b"".join(body + _KEY + f'{zlib.crc32(body):08x}"}}\n'.encode() for body in bodies)
         with disk_errors(self._path, len(text)):
             self._file.truncate(self._end)
             self._file.write(text)
@@ -68,18 +70,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    number, end = 0, 0
+    number, read, end = 0, 0, 0
+    waiting: list[dict[str, Any]] = []
     while text := file.readline(LONGEST_LINE):
         number, whole = number + 1, text.endswith(b"\n")
         body, key, rest = text.rpartition(_KEY)
         if not whole and number > 1 and len(text) < LONGEST_LINE:
             return  # a killed process's last one
         if not key or rest != f'{zlib.crc32(body):08x}"}}\n'.encode():
-            told = "line 1 is not that of a log" if number == 1 else f"line {number} is damaged: its checksum is another"
+            told = (
+                "line 1 is not that of a log" if number == 1 else f"line {number} is damaged: its checksum is another"
+            )
             raise ArtifactError(f"{path}: {told}", "name the log of a monitor; one that was edited is not continued")
         try:
             line = parse_json(body + b"}")
         except ValueError as exc:
-            raise ArtifactError(f"{path}: line {number} is not valid JSON ({exc})", "name the log of a monitor") from exc
-        end += len(text)
-        yield line, end
+            raise ArtifactError(
+                f"{path}: line {number} is not valid JSON ({exc})", "name the log of a monitor"
+            ) from exc
+        read += len(text)
+        waiting.append(line)
+        if not line.pop(_FOLLOWED, False):
+            end = read
+            yield from ((one, end) for one in waiting)
+            waiting = []

@@ -26,6 +26,7 @@ ORDER = (  # of the flow, then what only looks
     "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models",
     "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain",
     "compare", "history", "predict", "doctor", "remote",
+    "predict", "monitor", "drift", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from edgecnn.cli.options import ALLOWED, JSON, REQUIRE_SIGNATURE, THREADS, TRUST
 from edgecnn.cli.printing import print_json
 from edgecnn.cli.progress import Counter
 from edgecnn.errors import DataError
-from edgecnn.output import print_line, say
+from edgecnn.output import print_line, print_lines, say
 
 if TYPE_CHECKING:
     from edgecnn.inspection.predict import Classified
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx three.png seven.png  # needs images
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx pictures -o found.csv  # needs images
+edgecnn predict int8.plan pictures --jsonl | edgecnn monitor - -o pictures.jsonl  # needs an engine and images
 """
 
 
@@ -37,6 +38,9 @@ def predict(
     require_signature: Annotated[bool, REQUIRE_SIGNATURE] = False,
     allowed_signers: Annotated[Path | None, ALLOWED] = None,
     as_json: Annotated[bool, JSON] = False,
+    as_lines: Annotated[
+        bool, typer.Option("--jsonl", help="Print a line of JSON for each image, for `edgecnn monitor -`.")
+    ] = False,
 ) -> None:
     """Classify images: the five most probable classes of each.
 
@@ -44,9 +48,11 @@ def predict(
     is 2 when all are done.
     """
     from edgecnn.artifact.write import check_output
-    from edgecnn.inspection.predict import COLUMNS, classify, images_of
+    from edgecnn.inspection.predict import COLUMNS, classify, images_of, lines_for_monitor
     from edgecnn.report.rows import require_rows_suffix, write_rows
 
+    if as_lines and (as_json or output is not None):
+        raise DataError("--jsonl: is one output, and --json or -o another", "give one of them")
     if output is not None:
         require_rows_suffix(output)
         check_output(output, output.suffix, engine, *images)
@@ -58,6 +64,8 @@ def predict(
     if output is not None:
         write_rows(output, COLUMNS, (row.flat for row in rows))
         say(f"{output}: written")
+    elif as_lines:
+        print_lines(lines_for_monitor(engine, rows))
     elif as_json:
         print_json([row.plain for row in rows])
     else:

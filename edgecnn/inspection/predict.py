@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
@@ -16,7 +17,11 @@ from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.data.sources.folder import IMAGE_SUFFIXES, decode, image_names
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.graph.decision import decision_threshold
+from edgecnn.inspection.monitor import network_of_sidecar
+from edgecnn.inspection.monitor_line import row_content
 from edgecnn.measure.served import scores_of
+from edgecnn.output import inert_json
+from edgecnn.records import to_plain
 from edgecnn.session import Array, class_probabilities, class_scores
 
 TOP = 5
@@ -29,11 +34,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Classified:
-    """An image with its most probable classes (label, index, probability), the best first; or why there are none."""
+    """An image with its most probable classes (label, index, probability), the best first; or why there are none. With
+    what the network was shown (uint8 [H, W] or [H, W, C]) and what it gave, [classes], where it could be read."""
 
     image: str
     top: tuple[tuple[str, int, float], ...] = ()
     error: DataError | None = None
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    logits: Array | None = field(default=None, repr=False, compare=False)
+    threshold: float = 0.0
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -79,13 +88,17 @@ def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: b
         threshold = decision_threshold(engine, sidecar, session.output)
         contract = sidecar.contract
         for path in images:
+            pixels, logits = None, None
             try:
-                image = _read(path, preprocessing, contract.input)
+                pixels = _read(path, preprocessing)
+                image = preprocessing.arrange(pixels, contract.input)
                 logits = scores_of(session.run_all({session.input.name: image[None]}), session, contract)[:1]
                 if not np.isfinite(logits).all():
                     raise DataError(f"{path}: the logits of {engine} are not finite", "validate it: `edgecnn validate`")
             except DataError as exc:
-                yield Classified(_encodable(str(path)), error=exc)
+                yield Classified(
+                    _encodable(str(path)), (), exc, pixels, None if logits is None else logits[0], threshold
+                )
                 continue
             (probability,), (scores,) = (
                 class_probabilities(logits, threshold, contract.output),
@@ -94,7 +107,22 @@ def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: b
             names = sidecar.labels or [str(k) for k in range(len(scores))]
             best = np.argsort(-scores, kind="stable")[:TOP]
             top = tuple((names[k], int(k), round(float(probability[k]), 6)) for k in best)
-            yield Classified(_encodable(str(path)), top)
+            yield Classified(_encodable(str(path)), top, None, pixels, logits[0], threshold)
+
+
+def lines_for_monitor(engine: Path, rows: Iterable[Classified]) -> Iterator[str]:
+    """What `edgecnn monitor` reads, lines of JSON: whose they are, then each image with its logits and the statistics of
+    its pixels; its time is null, for when it was taken is not known. An image that cannot be read has none."""
+    begun = False
+    for row in rows:
+        if row.logits is None:
+            continue
+        if not begun:
+            yield inert_json(
+                to_plain(network_of_sidecar(engine.name, read_sidecar(engine), len(row.logits), row.threshold))
+            )
+            begun = True
+        yield inert_json({**row_content(row.logits, row.pixels, row.image), "time": None})
 
 
 def _encodable(text: str) -> str:
@@ -102,11 +130,11 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _read(path: Path, preprocessing: Preprocessing, form: InputForm) -> Array:
+def _read(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     if not path.exists():
         raise DataError(f"{path}: no such image", "check the path")
     picture = decode(path)
     try:
-        return preprocessing.tensor(picture, form)
+        return np.asarray(preprocessing.crop_image(picture))
     except DataError as exc:
         raise DataError(f"{path}: {exc.message}", exc.hint) from exc

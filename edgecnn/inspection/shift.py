@@ -110,13 +110,15 @@ class DesignEffect:
     number. A lasting change in the middle counts in one pair of each length.
     """
 
-    LEAST_PAIRS = 16
+    LEAST_PAIRS = 8
 
     def __init__(self) -> None:
         self._levels: list[tuple[Counts | None, float, float, int]] = []
+        self._n, self._parts = 0, 0
 
     def add(self, part: Counts) -> None:
         """The next part, as counts [K]."""
+        self._n, self._parts = self._n + int(part.sum()), self._parts + bool(part.any())
         for level in range(len(self._levels) + 1):
             waiting, found, expected, pairs = self._levels[level] if level < len(self._levels) else (None, 0.0, 0.0, 0)
             if waiting is None:
@@ -128,9 +130,12 @@ class DesignEffect:
 
     @property
     def factor(self) -> float:
-        """The largest over the lengths of which there are pairs enough; 1 at least."""
+        """The largest over the lengths of which there are pairs enough, 1 at least. Of too few parts each is taken for
+        one row."""
         enough = [found / mean for _, found, mean, pairs in self._levels if pairs >= self.LEAST_PAIRS]
-        return max(1.0, *enough) if enough else 1.0
+        if not enough:
+            return max(1.0, self._n / max(self._parts, 1))
+        return max(1.0, *enough)
 
 
 def _homogeneity(ours: Counts, theirs: Counts) -> tuple[float, float]:

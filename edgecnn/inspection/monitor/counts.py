@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.measure.input_statistics import STATISTICS
 from edgecnn.results.monitor import LogLine, Network, Position, UncertainImage
 from edgecnn.session import Array, class_probabilities, class_scores
 
@@ -24,7 +23,6 @@ BOUNDS: dict[str, tuple[float, ...]] = {  # upper bounds of the bins but for the
     "sharpness": tuple(round(0.02 * 2 ** (k / 4), 4) for k in range(32)),
     "noise": tuple(round(0.1 * 2 ** (k / 4), 4) for k in range(36)),
 }
-assert set(BOUNDS) == {CONFIDENCE, *STATISTICS}
 
 
 @dataclass(frozen=True)
