@@ -47,7 +47,7 @@ def drift(
 
 def _print(found: Drift) -> None:
     rows = [_row(s.name, found) for s in found.statistics]
-    print_rows(rows, ["statistic", "n", "independent", "distance", "tells from", "p", "reference", "log", "moved"])
+    print_rows(rows, ["statistic", "independent", "distance", "limit", "p", "reference", "log", "moved"])
     for one in found.classes:
         low, high = one.difference_ci_pp
         print_text(
@@ -73,10 +73,9 @@ def _row(name: str, found: Drift) -> dict[str, Any]:
     s = next(row for row in found.statistics if row.name == name)
     return {
         "statistic": s.name,
-        "n": f"{s.n_reference}, {s.n_log}",
         "independent": f"{s.independent_reference}, {s.independent_log}",
         "distance": f"{s.distance:.3f}",
-        "tells from": f"{s.resolvable_distance:.3f}",
+        "limit": f"{s.resolvable_distance:.3f}",
         "p": f"{s.p:.4f}",
         "reference": "-" if s.median_reference is None else f"{s.median_reference:.4g}",
         "log": "-" if s.median_log is None else f"{s.median_log:.4g}",

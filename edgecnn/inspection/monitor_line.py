@@ -34,11 +34,11 @@ def monitor_line(
 def row_content(logits: npt.ArrayLike, pixels: npt.NDArray[Any] | None, image: str) -> dict[str, Any]:
     """The same as a mapping, without a time."""
     try:
-        row = np.asarray(logits, np.float32).reshape(-1)
+        row = np.asarray(logits, np.float32)
     except (ValueError, TypeError) as exc:
         raise DataError(f"logits: not a row of numbers ({exc})", "give the logits of one image, [classes]") from exc
-    if row.size == 0 or row.size != np.asarray(logits).shape[-1]:
-        raise DataError(f"logits: {list(np.asarray(logits).shape)} are not of one image", "give [classes]")
+    if row.ndim != 1 or row.size == 0:
+        raise DataError(f"logits: {list(row.shape)} are not of one image", "give [classes]")
     line: dict[str, Any] = {"logits": [float(f"{v:.7g}") if math.isfinite(v) else None for v in row.tolist()]}
     if image:
         line["image"] = image

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_engine
-from edgecnn.contract import InputForm
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.data.sources.folder import IMAGE_SUFFIXES, decode, image_names
 from edgecnn.errors import ArtifactError, DataError
@@ -111,8 +110,8 @@ def classify(engine: Path, images: Sequence[Path], threads: int | None, trust: b
 
 
 def lines_for_monitor(engine: Path, rows: Iterable[Classified]) -> Iterator[str]:
-    """What `edgecnn monitor` reads, lines of JSON: whose they are, then each image with its logits and the statistics of
-    its pixels; its time is null, for when it was taken is not known. An image that cannot be read has none."""
+    """What `edgecnn monitor` reads, lines of JSON: whose they are, then each image with its logits and the statistics
+    of its pixels; its time is null, for when it was taken is not known. An image that cannot be read has none."""
     begun = False
     for row in rows:
         if row.logits is None:

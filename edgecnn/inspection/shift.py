@@ -57,8 +57,8 @@ def share_shift(ours: Counts, theirs: Counts, n: tuple[float, float]) -> Shift:
     observed = both(_shares(ours), _shares(theirs))
     many, one = _permutation_p(ours, theirs, n, both, observed, drawn)
     limit = np.quantile(np.concatenate(drawn)[:, 1], 0.95) if drawn else math.inf
-    moved = np.flatnonzero(np.abs(moves) / spread > limit) if one <= 0.05 else []
-    return Shift(float(np.abs(moves).sum() / 2), min(1.0, 2 * min(many, one)), tuple(int(k) for k in moved))
+    moved = np.flatnonzero(np.abs(moves) / spread > limit).tolist() if one <= 0.05 else []
+    return Shift(float(np.abs(moves).sum() / 2), min(1.0, 2 * min(many, one)), tuple(moved))
 
 
 def resolvable_distance(n: tuple[float, float], level: float) -> float:
@@ -80,8 +80,8 @@ def _permutation_p(
     observed: Floats,
     drawn: list[Floats] | None = None,
 ) -> tuple[float, ...]:
-    """Of each statistic [..., S] of two rows of shares [..., K] the p-value. What is clearly above every level after the
-    first draws is not drawn further."""
+    """Of each statistic [..., S] of two rows of shares [..., K] the p-value. What is clearly above every level after
+    the first draws is not drawn further."""
     rng, pooled = np.random.default_rng(0), ours + theirs
     sizes, total = (int(ours.sum()), int(theirs.sum())), int(pooled.sum())
     exact = n[0] >= sizes[0] and n[1] >= sizes[1] and total < MOST_IMAGES

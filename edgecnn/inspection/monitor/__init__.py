@@ -50,8 +50,7 @@ def monitor(
     told = None if engine is None else network_of_engine(engine)
     if told is not None and classes not in (None, told.columns):
         raise DataError(f"{engine}: has {told.columns} outputs, not {classes}", "leave --classes as the engine has it")
-    rows = open_source(source, classes)
-    with CheckedLines(log) as lines:
+    with contextlib.closing(open_source(source, classes)) as rows, CheckedLines(log) as lines:
         counter = Counter(lines, log, prometheus, told)
         try:
             _count(counter, rows, progress)
@@ -230,14 +229,15 @@ def _uninterrupted() -> Iterator[None]:
         yield
         return
     asked: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: asked.append(n)) for number in held]
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(held, before, strict=True):
             signal.signal(number, handler)
-    for number in asked:
-        signal.raise_signal(number)
+    for again in asked:
+        signal.raise_signal(again)
 
 
 def _one_network(known: Network | None, told: Network | None, where: str) -> Network | None:

@@ -86,7 +86,7 @@ def no_tally(network: Network) -> Tally:
 
 def tally(batch: Batch, network: Network) -> Tally:
     """One batch counted; logits that are not finite are counted as such and predict nothing."""
-    finite = np.isfinite(batch.logits).all(axis=1)
+    finite = np.asarray(np.isfinite(batch.logits).all(axis=1))
     probabilities = class_probabilities(batch.logits[finite], network.threshold, network.output)
     said = class_scores(batch.logits[finite], network.threshold).argmax(axis=1)
     confidence = np.full(len(finite), np.nan)

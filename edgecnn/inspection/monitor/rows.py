@@ -41,6 +41,8 @@ class Source(Protocol):
         """Rows as bytes, some at a time; none where nothing came for `wait_s`."""
         ...
 
+    def close(self) -> None: ...
+
     def read(self, first: int, pieces: Sequence[bytes]) -> tuple[Network | None, Batch]:
         """What stands in pieces, the number `first` in front; with them whose rows those are, where that is told.
         Raises `DataError`."""
@@ -51,14 +53,14 @@ def open_source(source: str, classes: int | None) -> Source:
     """The rows of `source`: "-" for standard input, an array (.npy, .npz), else lines of JSON, or with `classes` bare
     float32, so many a row. Raises `ArtifactError`."""
     if source == "-":
-        return _stream("standard input", sys.stdin.buffer, False, classes)
+        return _stream("standard input", os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), False, classes)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
         return ArrayRows(path)
     try:
         if path.is_file():
             return _stream(source, open_regular(path), True, classes)
-        return _stream(source, path.open("rb", buffering=0), False, classes)  # type: ignore[arg-type]
+        return _stream(source, path.open("rb", buffering=0), False, classes)
     except OSError as exc:
         raise ArtifactError(
             f"{source}: cannot be read: {exc.strerror or exc}", "name a file, a named pipe, or - for standard input"
@@ -89,6 +91,10 @@ class _Stream:
                 raise DataError(f"{self.name}: a row of more than {LONGEST_ROW} bytes", "end each row with a new line")
             if not part:
                 return
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
     def _cut(self, content: bytes, ended: bool) -> tuple[list[bytes], bytes]:
         raise NotImplementedError
@@ -176,6 +182,9 @@ class ArrayRows:
             told = f"no array {exc}" if isinstance(exc, KeyError) else str(exc)
             raise ArtifactError(f"{path}: not an array of logits ({told})", "give logits [N, classes]") from exc
         self._known = known
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def pieces(self, wait_s: float) -> Iterator[list[bytes]]:
         """The bytes of each row."""
