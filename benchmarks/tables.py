@@ -153,8 +153,8 @@ TABLES = {
     ),
     "search-proof": Table(
         "search_proof",
-        "What `edgecnn search` found on a processor, its drop's upper 95 % bound, its latency over the float graph's and"
-        " over that of the fastest graph by hand, with the 95 % interval of interleaved blocks; seconds are those of"
+        "What `edgecnn search` found on a processor, its drop's upper 95 % bound, its latency over the float graph's"
+        " and over that of the fastest graph by hand, with the 95 % interval of interleaved blocks; seconds are those of"
         " the whole search.",
         {
             "network": key("network"),

@@ -17,16 +17,10 @@ from edgecnn.version import __version__
 
 SHARED_MODULES = {"app", "completion", "on", "options", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
-    "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "reference",
-    "build", "validate", "bench", "gate", "report", "qualify", "bundle", "release", "install",
-    "rollback", "push", "recipe", "models", "summary", "probe",
-    "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain", "compare", "history",
-    "predict", "doctor", "remote",
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "search",
-    "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "push", "recipe", "models",
-    "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers", "sensitivity", "explain",
-    "compare", "history", "predict", "doctor", "remote",
-    "predict", "monitor", "drift", "doctor", "remote",
+    "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "release", "install", "rollback",
+    "push", "recipe", "models", "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers",
+    "sensitivity", "explain", "compare", "history", "predict", "monitor", "drift", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_each_histogram_has_its_bounds() -> None:
     assert all(list(bounds) == sorted(set(bounds)) for bounds in BOUNDS.values())
 
 
-SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(?:\{(.*)\})? (\S+)')
+SAMPLE = re.compile(r"([a-z_:][a-z0-9_:]*)(?:\{(.*)\})? (\S+)")
 LABEL = re.compile(r'([a-z_][a-z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"(?:,|$)')
 
 
