@@ -7,7 +7,7 @@ what is not listed may still be left to the GPU by the compiler, which alone kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 import onnx
 from onnx import TensorProto
@@ -23,6 +23,7 @@ _NATIVE = (
 )
 _NOTHING = "Cast Constant ConstantOfShape DequantizeLinear Dropout Identity QuantizeLinear Shape"
 NATIVE, NOTHING = frozenset(_NATIVE.split()), frozenset(_NOTHING.split())
+TYPED_NATIVE = NATIVE | {"Div", "Greater", "Less", "Min", "Pow"}  # of TensorRT 11.4's table
 FALLS_BACK = "it runs on the GPU (--allowGPUFallback), with a copy there and back"
 
 
@@ -31,7 +32,8 @@ def find_dla_gaps(model: onnx.ModelProto, tensorrt: str) -> list[Finding]:
     one counts them. Raises `GraphError` for a graph that is none."""
     graph, shapes = flat_graph(model), infer_shapes(model)
     found = [Finding("warning", "graph", what, hint) for what, hint in _of_the_graph(model, graph, tensorrt)]
-    gaps = {id(node): why for node in graph.nodes if (why := _why_not(graph, node, shapes))}
+    native = TYPED_NATIVE if version_tuple(tensorrt) >= FIRST_TYPED_DLA else NATIVE
+    gaps = {id(node): why for node in graph.nodes if (why := _why_not(graph, node, shapes, native))}
     found += [
         Finding("warning", node.name or node.op_type, f"{node.op_type}: {gaps[id(node)]}", FALLS_BACK)
         for node in graph.nodes
@@ -66,10 +68,12 @@ def _of_the_graph(model: onnx.ModelProto, graph: OnnxGraph, tensorrt: str) -> It
             )
 
 
-def _why_not(graph: OnnxGraph, node: onnx.NodeProto, shapes: Mapping[str, tuple[int | None, ...]]) -> str:
+def _why_not(
+    graph: OnnxGraph, node: onnx.NodeProto, shapes: Mapping[str, tuple[int | None, ...]], native: Set[str]
+) -> str:
     if node.op_type in NOTHING or _is_constant(graph, node):
         return ""
-    if node.op_type not in NATIVE or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in native or node.domain not in ("", "ai.onnx"):
         return "not among the operators that TensorRT gives to a DLA"
     sizes = [shapes.get(name) or () for name in (*node.input, *node.output) if name and not graph.is_constant(name)]
     if (large := max((n for shape in sizes for n in shape[1:] if n), default=0)) > LARGEST_DIM:

@@ -75,6 +75,13 @@ def test_one_layer(kind: str, attributes: dict[str, Any], said: str) -> None:
     assert count.what.startswith(f"{int(bool(said))} of 1 layers run on the GPU")
 
 
+def test_what_a_later_release_takes_too() -> None:
+    model = one_node("Pow")
+    model.graph.node[0].input.append("input")
+    assert ["Pow" in f.what for f in find_dla_gaps(model, "10.7")[:-1]] == [True]
+    assert "0 of 1 layers" in find_dla_gaps(model, "11.4.1")[-1].what
+
+
 def test_a_network_with_the_parts_that_are_left() -> None:
     """Conv and Relu, the global pooling between them and the classifier, which is a part of its own."""
     batch, pool, count = find_dla_gaps(tiny_graph("fp32"), "10.3")

@@ -110,10 +110,10 @@ def test_a_sweep_goes_back_to_what_a_killed_one_began_with(root: Path) -> None:
     assert current_power_mode(root) == MAXN
 
 
-def test_a_user_without_a_home_has_a_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_variable_the_folder_lies_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    monkeypatch.setenv("HOME", "/home/me")
-    assert power.state_folder() == Path("/home/me/.local/state/edgecnn/power-mode")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert power.state_folder() == tmp_path / ".local/state/edgecnn/power-mode"
 
 
 @pytest.mark.parametrize("how", [RuntimeError, KeyboardInterrupt])
