@@ -71,12 +71,27 @@ def test_an_engine_that_agrees_is_not_looked_into(
 
 
 @pytest.mark.parametrize(
-    ("precision", "node"), [("fp32", "/pool/GlobalAveragePool"), ("fp16", "/conv/Conv"), ("int8", "/fc/Gemm")]
+    ("version", "precision", "node"),
+    [
+        ("10.3.0", "fp16", "/conv/Conv"),
+        ("10.3.0", "int8", "/fc/Gemm"),
+        ("10.16.1.11", "fp16", "/conv/Conv"),
+        ("10.16.1.11", "int8", "/fc/Gemm"),
+        ("11.4.0.106", "fp32", "/pool/GlobalAveragePool"),
+    ],
 )
 def test_the_wrong_layer_is_named(
-    trt: Any, device: FakeDevice, graph: Graph, data: str, precision: str, node: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    device: FakeDevice,
+    graph: Graph,
+    data: str,
+    version: str,
+    precision: str,
+    node: str,
 ) -> None:
     """By debug tensors in one build where TensorRT has them; a fused layer is told as what it is made of."""
+    trt = install(monkeypatch, tmp_path, version, device)
     source, before = graph(precision), device.live()
     found = bisected(trt, source, data, node)
     assert found.cause == "layer"
@@ -94,6 +109,7 @@ def test_the_wrong_layer_is_named(
     gc.collect()
     assert device.live() == before
     assert not device.races
+    _cuda._load.cache_clear()
 
 
 def test_one_wrong_layer_of_a_resnet50_within_8_builds(

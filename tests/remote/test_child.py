@@ -23,7 +23,7 @@ from edgecnn.errors import BackendError, CrashError
 from edgecnn.pipeline.install import self_test
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.remote.child import Child
-from edgecnn.remote.engines import bench, is_native, validate
+from edgecnn.remote.engines import bench, bisect_engine, is_native, validate
 from edgecnn.results.device import Device
 from edgecnn.steps.build import build
 from edgecnn.steps.reference import reference
@@ -84,6 +84,20 @@ def test_a_self_test_survives_its_engine(plan: Path, monkeypatch: pytest.MonkeyP
     died = self_test(plan, plan.parent, row, 1)
     assert died.verdict == "FAIL"
     assert next(died.failures()).startswith("the engine took its process down: SIGSEGV")
+
+
+def test_a_child_looks_into_builds_of_an_engine(plan: Path, trt_on_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a TensorRT without the fault of the one that built the plan."""
+    from tests.fakes.fake_tensorrt import injected
+
+    with injected(trt_on_disk, "wrong /fc/Gemm"):
+        build(plan.parent / "model.int8.onnx", plan, target="gpu", batch=BatchSettings(1, 2, 4))
+    found = bisect_engine(plan, data=str(plan.parent / "images.npz"))
+    assert (found.cause, found.method, found.builds, found.tensor) == ("fusion-or-tactic", "debug-tensors", 1, "")
+    assert [d.differs for d in found.seen if d.tensor == "logits"] == [True, False]
+    monkeypatch.setenv("FAKE_DIES", "SIGSEGV")
+    with pytest.raises(CrashError, match="SIGSEGV"):
+        bisect_engine(plan, data=str(plan.parent / "images.npz"))
 
 
 @pytest.mark.parametrize("ended", ["SIGSEGV", "SIGABRT"])
