@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from edgecnn.output import say
 from edgecnn.results.divergence import EngineDivergence, TensorDifference
 
-FEW = 6  # suspects that may be one fused layer: seams do not tell them apart
+FEW = 12  # suspects that are few fused layers: seams alone would take more builds than half by half
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ def blame_by_outputs(suspects: Sequence[Suspect], output: str, look: Look) -> Bl
 def _next_probe(known: Mapping[str, Suspect], left: Collection[str], wrong: str) -> str:
     """The tensor that halves the suspects best, one at a seam while many are left; "" where none can be looked at."""
     open_ = [known[t] for t in known if t in left and t != wrong and known[t].can_be_output]
-    candidates = [s for s in open_ if s.at_a_seam and len(left) > FEW] or open_
+    seen = {t for t in left if known[t].can_be_output}
+    candidates = [s for s in open_ if s.at_a_seam and len(seen) > FEW] or open_
 
     def at_worst(suspect: Suspect) -> int:
-        before = len(suspect.ancestors & set(left))
-        return max(before, len(left) - before)
+        before = len(suspect.ancestors & seen)
+        return max(before, len(seen) - before)
 
     best = min(candidates, key=at_worst, default=None)
     return best.tensor if best else ""

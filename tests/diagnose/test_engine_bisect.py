@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import onnx
 
     from edgecnn.diagnose.graph_tensors import GraphTensors
+    from edgecnn.graph.calibration.collect import collect_from_model
     from edgecnn.graph.fp16 import to_fp16
+    from edgecnn.graph.ptq.quantize import quantize_int8
+    from tests.fakes.noise import images
 
 pytestmark = pytest.mark.onnx
 
@@ -50,13 +53,26 @@ def looking(suspects: tuple[Suspect, ...], wrong: str, seen: list[str]) -> Calla
     return look
 
 
-def test_every_layer_of_a_resnet50_is_found_within_8_builds(suspects: tuple[Suspect, ...]) -> None:
-    assert len(suspects) == 122
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_layer_of_a_resnet50_is_found_within_8_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr("edgecnn.diagnose.engine_bisect.say", lambda line: None)
+    model = resnet50()
+    if precision == "fp16":
+        model = to_fp16(model, None)[0]
+    if precision == "int8":
+        ranges = collect_from_model(model, "", images(2, (3, 32, 32)), batch=2, threads=1)
+        model = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16").model
+    onnx.save(model, tmp_path / "resnet50.onnx")
+    suspects = GraphTensors(tmp_path / "resnet50.onnx").suspects
+    assert len(suspects) >= 122
     builds = []
     for suspect in suspects:
         seen: list[str] = []
         found = blame_by_outputs(suspects, "logits", looking(suspects, suspect.tensor, seen))
-        assert found == Blamed(suspect.tensor, (suspect.tensor,))
+        assert suspect.tensor in found.left
+        assert len(found.left) == 1 or not suspect.can_be_output or suspect.operator == "DequantizeLinear"
         builds.append(len(seen))
     assert max(builds) <= 8
 
@@ -68,9 +84,8 @@ def test_tensors_at_seams_are_looked_at_first(suspects: tuple[Suspect, ...]) -> 
     assert seams.isdisjoint({"conv1", "layer1.0.add", "layer1.0.conv1"})
     seen: list[str] = []
     blame_by_outputs(suspects, "logits", looking(suspects, "layer3.2.conv2", seen))
-    within = [probe not in seams for probe in seen]
-    assert within == sorted(within)
-    assert within.count(True) <= 2
+    assert seams.issuperset(seen[:4])
+    assert seen[-1] not in seams
 
 
 def test_a_build_that_agrees_ends_the_search(suspects: tuple[Suspect, ...]) -> None:

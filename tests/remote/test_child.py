@@ -86,7 +86,7 @@ def test_a_self_test_survives_its_engine(plan: Path, monkeypatch: pytest.MonkeyP
     assert next(died.failures()).startswith("the engine took its process down: SIGSEGV")
 
 
-def test_a_child_looks_into_builds_of_an_engine(plan: Path, trt_on_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_looks_into_builds_of_an_engine(plan: Path, trt_on_disk: Any) -> None:
     """It has a TensorRT without the fault of the one that built the plan."""
     from tests.fakes.fake_tensorrt import injected
 
@@ -95,9 +95,6 @@ def test_a_child_looks_into_builds_of_an_engine(plan: Path, trt_on_disk: Any, mo
     found = bisect_engine(plan, data=str(plan.parent / "images.npz"))
     assert (found.cause, found.method, found.builds, found.tensor) == ("fusion-or-tactic", "debug-tensors", 1, "")
     assert [d.differs for d in found.seen if d.tensor == "logits"] == [True, False]
-    monkeypatch.setenv("FAKE_DIES", "SIGSEGV")
-    with pytest.raises(CrashError, match="SIGSEGV"):
-        bisect_engine(plan, data=str(plan.parent / "images.npz"))
 
 
 @pytest.mark.parametrize("ended", ["SIGSEGV", "SIGABRT"])
