@@ -31,7 +31,6 @@ NOISE_MARGIN = 30.0  # a tensor may differ by so many times the power of its noi
 FLOOR = 1e-7  # noise over signal that float32 arithmetic in another order explains
 FP32_OF_FP16 = 2.0**-26  # the noise of rounding at 2^-24 over that at 2^-11, in power
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Add", "Mul"})
-LOOKED_PAST = frozenset({"Constant", "Identity", "Shape", "Gather"})
 
 Tensor = npt.NDArray[Any]
 Values = Mapping[str, Tensor]
@@ -121,7 +120,7 @@ def _suspects(index: OnnxGraph, types: Mapping[str, int]) -> list[Suspect]:
             continue
         for name in filter(None, node.output):
             before[name] = frozenset().union(*read)
-            if node.op_type in LOOKED_PAST or types.get(name) not in numbers:
+            if types.get(name) not in numbers:
                 continue
             before[name] |= {name}
             readers = [reader.op_type for reader, _ in index.readers.get(name, [])]

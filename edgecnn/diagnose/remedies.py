@@ -138,8 +138,10 @@ def find_the_node(e: Evidence) -> NextStep | None:
     if lost <= 0 or not p.engine or not p.reference or not p.test:
         return None
     command = ("edgecnn", "validate", str(p.engine), "--reference", str(p.reference), "--data", p.test, "--stages")
-    command += ("--bisect",) if e.lost_at("engine") > 0 else ()
-    return _step("find-the-node", command, "names the first node that is worse than its precision explains", lost)
+    deeper = ("--bisect",) if e.lost_at("engine") > 0 else ()
+    return _step(
+        "find-the-node", (*command, *deeper), "names the first node that is worse than its precision explains", lost
+    )
 
 
 def build_again(e: Evidence) -> NextStep | None:
