@@ -58,7 +58,35 @@ def strangers(folder: Path) -> Mapping[str, Target]:
         "onnx": Target("x.onnx", graphs, load_graph),
         "inspect onnx": Target("x.onnx", graphs, inspect),
         "inspect safetensors": Target("x.safetensors", (_safetensors(),), inspect),
+        **_releases(folder),
         **_small_sets(),
+    }
+
+
+def _releases(folder: Path) -> Mapping[str, Target]:
+    """A release's archive, and its manifest with the hashes that it should have."""
+    from edgecnn.bundle.manifest import BundledFile
+    from edgecnn.bundle.release import RELEASE, Release, ReleasedEngine, manifest_text, release_from_json
+    from edgecnn.bundle.tar import bundled_file, read_archive, write_tar
+    from edgecnn.results.device import Device
+
+    device = Device(cpu="c", cpu_id="1")
+    names = ("model.onnx", "model.onnx.json", "golden.npz", "reference.npz", "reference.npz.json")
+    files = {f"{device.engine_key}/{name}": bytes(700) for name in names}
+    row = ReleasedEngine(
+        recipe="r", target="cpu", device_key=device.engine_key, engine="model.onnx", name="int8", precision="int8",
+        backend="ort", device=device, golden_n=20, sqnr_db_min=9.5,
+    )  # fmt: skip
+    own: list[BundledFile] = [bundled_file(name, lambda: io.BytesIO(bytes(700))) for name in files]
+    manifest = manifest_text(Release(engines=(row,), files=tuple(own)))
+    opened = {name: (len(data), lambda: io.BytesIO(bytes(700))) for name, data in files.items()}
+    write_tar(folder / "seed.tar", manifest, opened, "release.json", b"signed")  # type: ignore[arg-type]
+    archive = (folder / "seed.tar").read_bytes()
+    return {
+        "release": Target("r.tar", (archive,), lambda path: read_archive(path, RELEASE)),
+        "release manifest": Target(
+            "release.json", (manifest,), lambda path: release_from_json(path.read_bytes(), "r.tar"), damaged_json
+        ),
     }
 
 
