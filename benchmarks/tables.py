@@ -154,8 +154,8 @@ TABLES = {
     "search-proof": Table(
         "search_proof",
         "What `edgecnn search` found on a processor, its drop's upper 95 % bound, its latency over the float graph's"
-        " and over that of the fastest graph by hand, with the 95 % interval of interleaved blocks; seconds are those of"
-        " the whole search.",
+        " and over that of the fastest graph by hand, with the 95 % interval of interleaved blocks; seconds are those"
+        " of the whole search.",
         {
             "network": key("network"),
             "max drop pp": value("max_drop_pp"),

@@ -135,7 +135,7 @@ def _bench(
         stack.enter_context(spin_while_waiting())
 
         def first(path: Path, opened: Session) -> Array:
-            _require_batch(path, opened, sizes[0])
+            require_batch(path, opened, sizes[0])
             return input_for(opened, path, sizes[0])
 
         opening = partial(open_any, threads=threads, trust=how.trust, trust_code=how.trust_code, provider=provider)
@@ -148,7 +148,7 @@ def _bench(
             require_layers(engine, session)
         planned = Planned(how.progress, settings, len(sizes) * (1 + len(paths) * (versus is not None)))
         for size in sizes:
-            _require_batch(engine, session, size)
+            require_batch(engine, session, size)
             images = input_for(session, engine, size)
             row = _alone(engine.stem, engine, session, images, settings, startup, planned, mode, options, provider)
             if versus is not None:
@@ -326,7 +326,7 @@ def input_for(session: Session, engine: Path | None, batch: int) -> Array:
     return rng.integers(0, 256, shape, np.uint8).astype(session.input.dtype)
 
 
-def _require_batch(engine: Path, session: Session, batch: int) -> None:
+def require_batch(engine: Path, session: Session, batch: int) -> None:
     frozen = session.input.shape[0]
     if frozen not in (None, batch):
         raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")

@@ -26,6 +26,8 @@ from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
 from edgecnn.steps._images import Progress
 from edgecnn.steps._provenance import derived, sidecar_of
+from edgecnn.steps._sessions import open_any
+from edgecnn.steps.bench import require_batch
 from edgecnn.steps.quantize import GlobalPool
 from edgecnn.targets import Target, find_target, target_mismatch
 from edgecnn.tuning.budget import Budget
@@ -79,7 +81,8 @@ def search(
     Writes the graph that was found (X.int8-SCHEME-search.onnx beside the input, or `output`; none where the answer is
     "none", or the graph as it is), the result beside it (.search.json), and each trial (.trials.jsonl), from which the
     same call goes on after a kill. Raises `DataError` where the images share one, are too few, or cannot prove so small
-    a drop, `ArtifactError` for ranges of another graph, `DeviceError` where the target is not here.
+    a drop, `ArtifactError` for ranges of another graph, `DeviceError` where the target is not here, `MeasurementError`
+    for a batch that a frozen graph does not take.
     """
     graph = Path(graph)
     require_packages("quantize")
@@ -95,6 +98,9 @@ def search(
     source = sidecar_of(graph, verified=True)
     sidecar_of(ranges)
     measured_on = _require_device(device, objective)
+    if measured_on is not None:
+        with open_any(graph) as session:
+            require_batch(graph, session, batch)
     found = open_search_images(
         graph,
         ranges,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from edgecnn.errors import BackendError, GraphError
+from edgecnn.errors import BackendError, DeviceError, GraphError, MissingPackageError, WriteError
 from edgecnn.records import record_and_problems, to_plain
 from edgecnn.results.search import ImageSet, JudgedLine, TimedLine
 from edgecnn.tuning.workbench import Kept, Workbench
 
-AT_ONCE = 8  # engines that are open together
+HERE = (DeviceError, MissingPackageError, WriteError)  # of this machine, and of no graph: another call goes on
 Say = Callable[[str], None]
 
 
@@ -55,6 +55,8 @@ class Trials:
         if (images, kept) not in self._judged:
             try:
                 line = self._bench.judge(kept, images)
+            except HERE:
+                raise
             except (GraphError, BackendError) as exc:
                 line = JudgedLine(images=images, kept=kept, failed=exc.reason)
             self._keep(line)
@@ -68,11 +70,13 @@ class Trials:
         for kept in list(new):
             try:
                 self._bench.require_made(kept)
+            except HERE:
+                raise
             except (GraphError, BackendError) as exc:
                 self._keep(TimedLine(seconds=seconds, against=against, kept=kept, failed=exc.reason))
                 new.remove(kept)
-        for start in range(0, len(new), AT_ONCE):
-            some = new[start : start + AT_ONCE]
+        for start in range(0, len(new), self._bench.at_once):
+            some = new[start : start + self._bench.at_once]
             for kept, ratio in self._bench.compare(against, some, seconds).items():
                 self._keep(
                     TimedLine(

@@ -9,26 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.write import atomic_path
 from edgecnn.backends import load_backend
 from edgecnn.data.dataset import Dataset
+from edgecnn.data.sources.packed import write_packed
 from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.recipe.schema import Around, BatchSettings, RangeMethod
+from edgecnn.remote import engines
 from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.search import ImageSet, JudgedLine, Objective
 from edgecnn.session import Session
+from edgecnn.steps._images import open_images
+from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import open_any
 from edgecnn.steps.bench import input_for
 from edgecnn.steps.build import build
 from edgecnn.steps.quantize import GlobalPool, quantize
 from edgecnn.steps.reference import reference
-from edgecnn.steps.validate import validate
 from edgecnn.targets import Target
 from edgecnn.tuning.images import SearchImages
 
 Kept = tuple[str, ...]  # nodes that stay in float, in the order of the graph
 WARMUP_MS = 50.0
+AT_ONCE = 8  # engines on a processor that are open together
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,12 @@ class Workbench:
 
     def __init__(self, task: SearchTask, folder: Path, key: str) -> None:
         self.task, self._folder, self._key = task, folder, key
+        self._on_device = task.target.kind == "gpu" and task.objective == "latency"
+
+    @property
+    def at_once(self) -> int:
+        """How many engines are timed in turn, before any of them counts as done."""
+        return 1 if self._on_device else AT_ONCE
 
     def graph(self, kept: Kept, method: RangeMethod | None = None) -> Path:
         """The graph that keeps `kept` in float, by the task's `method` or another."""
@@ -95,13 +108,18 @@ class Workbench:
 
     def judge(self, kept: Kept, images: ImageSet) -> JudgedLine:
         """Against the float graph, on these images: the engine where one can be built, else the graph."""
-        task, data = self.task, self.task.images.held_out if images == "held-out" else self.task.images.test
-        graph = self.graph(kept)
-        if graph == task.graph:
+        graph, found = self.graph(kept), self._named("json", images, *kept)
+        data, file = self._images(images)
+        if graph == self.task.graph:
             return JudgedLine(images=images, kept=kept, n=len(data))
-        engine, found = self._engine(graph), self._named("json", images, *kept)
-        accuracy = validate(
-            engine, self._reference(images, data), found, data=data.name, dataset=data, threads=task.threads
+        accuracy = engines.validate(
+            self._engine(graph),
+            self._reference(images, data),
+            found,
+            data=data.name,
+            dataset=lambda: data,
+            images=file,
+            threads=self.task.threads,
         )
         found.unlink(missing_ok=True)
         share = float(read_sidecar(graph).facts.get("int8_share_pct", 0.0))
@@ -115,8 +133,11 @@ class Workbench:
         )
 
     def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
-        """The latency of each of `others` over that of `against`, all in turn on one batch. The codes of the weights do
-        not matter to it: those of the method "auto" are left to what is judged."""
+        """The latency of each of `others` over that of `against`, all in turn on one batch, or on a device each in turn
+        with that one. The codes of the weights do not matter to it: those of the method "auto" are left to what is
+        judged."""
+        if self._on_device:
+            return {kept: self._compare_on_device(against, kept, seconds) for kept in others}
         with contextlib.ExitStack() as stack:
             stack.enter_context(spin_while_waiting())
             opened = dict(self._open(stack, [against, *others]))
@@ -129,6 +150,17 @@ class Workbench:
         """Make the engine whose latency is asked for; raises what its making raises."""
         self._engine(self._timed_graph(kept))
 
+    def _compare_on_device(self, against: Kept, kept: Kept, seconds: float) -> LatencyRatio:
+        """Both engines in a process of their own, where they are native code."""
+        first, second = (self._engine(self._timed_graph(one)) for one in (against, kept))
+        found = (
+            engines.bench(second, versus=first, batch=self.task.batch, duration_s=seconds, warmup_ms=WARMUP_MS)
+            .measurements[0]
+            .ratio
+        )
+        assert found is not None
+        return found
+
     def _open(self, stack: contextlib.ExitStack, several: Sequence[Kept]) -> Iterator[tuple[str, Session]]:
         for k, kept in enumerate(several):
             path = self._engine(self._timed_graph(kept))
@@ -140,12 +172,13 @@ class Workbench:
 
     def _engine(self, graph: Path) -> Path:
         task = self.task
-        if task.target.kind == "cpu" or task.objective == "coverage":
+        if not self._on_device:
             return graph
         engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem)
         if not engine.exists():
+            frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
             sizes = BatchSettings(task.batch, task.batch, max(task.batch, BatchSettings.max))
-            build(graph, engine, target=task.target.name, batch=sizes)
+            build(graph, engine, target=task.target.name, batch=None if frozen else sizes)
         return engine
 
     def _fp16(self) -> Path:
@@ -154,6 +187,21 @@ class Workbench:
             targets = [self.task.target] if self.task.target.kind == "gpu" else None
             quantize(self.task.graph, path, precision="fp16", ranges=self.task.ranges, targets=targets)
         return path
+
+    def _images(self, images: ImageSet) -> tuple[Dataset, str]:
+        """The images, and for a device the file in which a process of its own finds them."""
+        data = self.task.images.held_out if images == "held-out" else self.task.images.test
+        if not self._on_device:
+            return data, ""
+        path = self._named("npz", "images", images)
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                if data.image is not None:
+                    write_packed(temporary, data, "test", "")
+                else:
+                    tensors = np.stack([data.tensor(k) for k in range(len(data))])
+                    np.savez(temporary, input=tensors, label=np.asarray(data.labels))
+        return open_images(sidecar_of(self.task.graph), str(path), "test"), str(path)
 
     def _reference(self, images: ImageSet, data: Dataset) -> Path:
         path = self._named("npz", images)

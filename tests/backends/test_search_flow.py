@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import edgecnn as ec
-from edgecnn.tuning import workbench
-from edgecnn.tuning.workbench import Workbench
+from edgecnn.remote import engines
+from edgecnn.results.latency import LatencyRatio
+from edgecnn.tuning.workbench import Kept, Workbench
 from tests.fakes.searched import GUILTY, compare_made_up, write_searched
 
 pytestmark = pytest.mark.onnx
@@ -17,13 +19,21 @@ pytestmark = pytest.mark.onnx
 
 def test_engines_are_judged_and_timed(one_trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, opened = write_searched(tmp_path), list[str]()
-    monkeypatch.setattr(Workbench, "compare", compare_made_up)
-    validate = workbench.validate
-    monkeypatch.setattr(
-        workbench,
-        "validate",
-        lambda engine, *more, **named: (opened.append(engine.suffix), validate(engine, *more, **named))[1],
-    )
+    really, timed = Workbench.compare, list[float]()
+
+    def compare(bench: Workbench, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
+        if not timed:
+            timed.extend(ratio.latency_ratio for ratio in really(bench, against, others, 0.1).values())
+        return compare_made_up(bench, against, others, seconds)
+
+    monkeypatch.setattr(Workbench, "compare", compare)
+    validate = engines.validate
+
+    def judge(engine: Path, *more: Any, **named: Any) -> Any:
+        opened.append(engine.suffix)
+        return validate(engine, *more, **named)
+
+    monkeypatch.setattr(engines, "validate", judge)
     found = ec.search(
         folder / "m.fp32.onnx",
         folder / "s.onnx",
@@ -37,6 +47,7 @@ def test_engines_are_judged_and_timed(one_trt: Any, tmp_path: Path, monkeypatch:
     )
     assert (found.answer, found.kept, found.scheme, found.around) == ("int8", ("stem", GUILTY), "tensorrt", "fp16")
     assert set(opened) == {".plan"}
+    assert timed == [pytest.approx(1.0)]  # the fake takes its time for any engine
     assert found.latency_ratio is not None
     assert found.latency_ratio < 1
     plain = next(point for point in found.points if point.all_float)
