@@ -327,6 +327,7 @@ def input_for(session: Session, engine: Path | None, batch: int) -> Array:
 
 
 def require_batch(engine: Path, session: Session, batch: int) -> None:
+    """Raise `MeasurementError` for a batch that a frozen graph does not take."""
     frozen = session.input.shape[0]
     if frozen not in (None, batch):
         raise MeasurementError(f"{engine}: its batch is frozen at {frozen}", f"bench it with --batch {frozen}")
