@@ -19,7 +19,7 @@ EXAMPLES = """
 edgecnn search lenet5-digits --max-drop 1.5 --objective coverage --target gpu
 edgecnn search resnet20-cifar10-orin --data DIR --max-drop 0.5 --target cpu  # needs its run, and images
 edgecnn search resnet20.fp32.onnx --data cifar10:DIR --max-drop 0.5  # needs a graph with ranges, and images
-edgecnn search mobilenet_v2-orin --data DIR --max-drop 0.3 --target agx-orin  # needs an Orin with TensorRT
+edgecnn search mobilenet_v2-orin --data DIR --max-drop 0.3 --on jetson  # needs a device in the network
 """
 
 
@@ -78,6 +78,9 @@ def search(
         int | None, typer.Option(min=1, help="The batch that is timed.  [default: the recipe's, or 1]")
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
+    on: Annotated[
+        str, typer.Option(help="Build, judge and time on this machine, as ssh knows it.  [default: this one]")
+    ] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Find what to keep out of INT8 for a budget of accuracy.
@@ -94,7 +97,7 @@ def search(
     from edgecnn.report.search import recipe_line, search_page
     from edgecnn.tuning.search import search as find
 
-    given = {"held_out": held_out, "method": method, "target": target, "batch": batch, "threads": threads}
+    given = {"held_out": held_out, "method": method, "target": target, "batch": batch, "threads": threads, "host": on}
     own = _arguments(source, data, test, ranges, target)
     arguments = {**own, **{name: value for name, value in given.items() if value}}
     if svg is not None:

@@ -15,7 +15,7 @@ from edgecnn.artifact.trial_log import TrialLog
 from edgecnn.artifact.write import check_output, write_artifact, write_json_artifact
 from edgecnn.backends import load_backend
 from edgecnn.data.dataset import Dataset
-from edgecnn.errors import BackendError, DeviceError
+from edgecnn.errors import BackendError, DeviceError, RecipeError
 from edgecnn.machine.threads import allowed_threads, limit_threads
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod
 from edgecnn.records import to_plain
@@ -34,6 +34,7 @@ from edgecnn.tuning.budget import Budget
 from edgecnn.tuning.choice import Chosen, choose
 from edgecnn.tuning.fastest import SECONDS, find_fastest
 from edgecnn.tuning.images import open_search_images
+from edgecnn.tuning.on_host import HostWorkbench
 from edgecnn.tuning.ranking import Ranking, find_nodes, rank_nodes
 from edgecnn.tuning.trials import Say, Trials
 from edgecnn.tuning.workbench import Kept, SearchTask, Workbench
@@ -61,6 +62,7 @@ def search(
     batch: int = 1,
     threads: int | None = None,
     calibration: Dataset | None = None,
+    host: str = "",
     say: Say = lambda line: None,
     progress: Progress | None = None,
 ) -> Search:
@@ -97,8 +99,8 @@ def search(
     check_output(output, ".onnx", graph, ranges)
     source = sidecar_of(graph, verified=True)
     sidecar_of(ranges)
-    measured_on = _require_device(device, objective)
-    if measured_on is not None:
+    measured_on = _require_device(device, objective, host)
+    if objective == "latency":
         with open_any(graph) as session:
             require_batch(graph, session, batch)
     found = open_search_images(
@@ -127,12 +129,13 @@ def search(
         weighted=ranking.weighted,
         batch=batch,
         threads=threads or allowed_threads(),
+        host=host,
     )
     key = _key(task, measured_on)
     folder = output.with_name(f".{output.stem}.search")
     log = TrialLog(output.with_name(f"{output.stem}.trials.jsonl"), key)
     with limit_threads(task.threads), log:
-        trials = Trials(bench := Workbench(task, folder, key), log, say)
+        trials = Trials(bench := (HostWorkbench if host else Workbench)(task, folder, key), log, say)
         noise = rank_nodes(ranking, found.calibration, log, progress)
         costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
         file = _write_graph(chosen, bench, output)
@@ -145,11 +148,14 @@ def search(
     return made
 
 
-def _require_device(target: Target, objective: Objective) -> Device | None:
-    """The device whose latency is to be measured; None where none is. Raises `DeviceError` where it is not here."""
-    if objective == "coverage":
+def _require_device(target: Target, objective: Objective, host: str) -> Device | None:
+    """The device whose latency is to be measured here; None where none is. Raises `DeviceError` where it is not here,
+    `RecipeError` for a `host` on which nothing would be measured."""
+    if objective == "coverage" and host:
+        raise RecipeError(f"--objective coverage with --on {host}: it needs no other machine", "leave --on out")
+    if objective == "coverage" or host:
         return None
-    hint = "search on the device itself; or --objective coverage, which judges the rounding on any machine"
+    hint = "search on the device itself, or with --on HOST; or --objective coverage, which any machine can judge"
     try:
         here = load_backend(target.backend).device(None)
     except BackendError as exc:
@@ -161,8 +167,9 @@ def _require_device(target: Target, objective: Objective) -> Device | None:
 
 def _tools(task: SearchTask) -> dict[str, str]:
     """The versions of what makes the graphs, and of what is timed."""
-    timed = load_backend(task.target.backend).tools() if task.objective == "latency" else {}
-    return {**tool_versions(*TOOLS["quantize"]), **timed}
+    timed = task.objective == "latency" and not task.host
+    more = load_backend(task.target.backend).tools() if timed else {}
+    return {**tool_versions(*TOOLS["quantize"]), **more}
 
 
 def _search(
@@ -292,6 +299,6 @@ def _key(task: SearchTask, device: Device | None) -> str:
         sha256_of(task.ranges),
         task.images.sha256,
         *(task.target.name, task.scheme, task.method, task.around, str(task.global_pool), *task.patterns),
-        *(str(task.batch), str(task.threads), device.key if device else "", *made_with),
+        *(str(task.batch), str(task.threads), task.host, device.key if device else "", *made_with),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from edgecnn.errors import BackendError, DeviceError, GraphError, MissingPackageError, WriteError
+from edgecnn.errors import BackendError, DeviceError, GraphError, MissingPackageError, RemoteError, WriteError
 from edgecnn.records import record_and_problems, to_plain
 from edgecnn.results.search import ImageSet, JudgedLine, TimedLine
 from edgecnn.tuning.workbench import Kept, Workbench
 
-HERE = (DeviceError, MissingPackageError, WriteError)  # of this machine, and of no graph: another call goes on
+HERE = (DeviceError, MissingPackageError, RemoteError, WriteError)  # of a machine, and of no graph: a call goes on
 Say = Callable[[str], None]
 
 

@@ -20,7 +20,8 @@ from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.recipe.schema import Around, BatchSettings, RangeMethod
 from edgecnn.remote import engines
-from edgecnn.results.latency import LatencyRatio
+from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.latency import LatencyFile, LatencyRatio
 from edgecnn.results.search import ImageSet, JudgedLine, Objective
 from edgecnn.session import Session
 from edgecnn.steps._images import open_images
@@ -57,6 +58,12 @@ class SearchTask:
     weighted: tuple[str, ...]
     batch: int
     threads: int
+    host: str = ""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether engines are built, which are then judged and timed: on a device, or on another machine."""
+        return self.objective == "latency" and (self.target.kind == "gpu" or bool(self.host))
 
     @property
     def all_float(self) -> Kept:
@@ -76,12 +83,11 @@ class Workbench:
 
     def __init__(self, task: SearchTask, folder: Path, key: str) -> None:
         self.task, self._folder, self._key = task, folder, key
-        self._on_device = task.target.kind == "gpu" and task.objective == "latency"
 
     @property
     def at_once(self) -> int:
         """How many engines are timed in turn, before any of them counts as done."""
-        return 1 if self._on_device else AT_ONCE
+        return 1 if self.task.elsewhere else AT_ONCE
 
     def graph(self, kept: Kept, method: RangeMethod | None = None) -> Path:
         """The graph that keeps `kept` in float, by the task's `method` or another."""
@@ -112,32 +118,22 @@ class Workbench:
         data, file = self._images(images)
         if graph == self.task.graph:
             return JudgedLine(images=images, kept=kept, n=len(data))
-        accuracy = engines.validate(
-            self._engine(graph),
-            self._reference(images, data),
-            found,
-            data=data.name,
-            dataset=lambda: data,
-            images=file,
-            threads=self.task.threads,
-        )
-        found.unlink(missing_ok=True)
-        share = float(read_sidecar(graph).facts.get("int8_share_pct", 0.0))
+        accuracy = self._validate(self._engine(graph), self._reference(images, data), found, data, file)
         return JudgedLine(
             images=images,
             kept=kept,
             n=accuracy.n_labelled,
             lost=accuracy.top1_lost or 0,
             gained=accuracy.top1_gained or 0,
-            int8_share_pct=share,
+            int8_share_pct=float(read_sidecar(graph).facts.get("int8_share_pct", 0.0)),
         )
 
     def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
         """The latency of each of `others` over that of `against`, all in turn on one batch, or on a device each in turn
         with that one. The codes of the weights do not matter to it: those of the method "auto" are left to what is
         judged."""
-        if self._on_device:
-            return {kept: self._compare_on_device(against, kept, seconds) for kept in others}
+        if self.task.elsewhere:
+            return {kept: self._compare_elsewhere(against, kept, seconds) for kept in others}
         with contextlib.ExitStack() as stack:
             stack.enter_context(spin_while_waiting())
             opened = dict(self._open(stack, [against, *others]))
@@ -150,16 +146,33 @@ class Workbench:
         """Make the engine whose latency is asked for; raises what its making raises."""
         self._engine(self._timed_graph(kept))
 
-    def _compare_on_device(self, against: Kept, kept: Kept, seconds: float) -> LatencyRatio:
-        """Both engines in a process of their own, where they are native code."""
+    def _compare_elsewhere(self, against: Kept, kept: Kept, seconds: float) -> LatencyRatio:
         first, second = (self._engine(self._timed_graph(one)) for one in (against, kept))
-        found = (
-            engines.bench(second, versus=first, batch=self.task.batch, duration_s=seconds, warmup_ms=WARMUP_MS)
-            .measurements[0]
-            .ratio
-        )
+        found = self._bench(second, first, seconds).measurements[0].ratio
         assert found is not None
         return found
+
+    def _validate(self, engine: Path, reference: Path, output: Path, data: Dataset, file: str) -> Accuracy:
+        """In a process of its own, where the engine is native code: that finds the images in `file`."""
+        accuracy = engines.validate(
+            engine,
+            reference,
+            output,
+            data=data.name,
+            dataset=lambda: data,
+            images=file,
+            threads=self.task.threads,
+        )
+        output.unlink(missing_ok=True)
+        return accuracy
+
+    def _bench(self, engine: Path, versus: Path, seconds: float) -> LatencyFile:
+        return engines.bench(engine, versus=versus, batch=self.task.batch, duration_s=seconds, warmup_ms=WARMUP_MS)
+
+    def _build(self, graph: Path, engine: Path) -> None:
+        frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
+        sizes = BatchSettings(self.task.batch, self.task.batch, max(self.task.batch, BatchSettings.max))
+        build(graph, engine, target=self.task.target.name, batch=None if frozen else sizes)
 
     def _open(self, stack: contextlib.ExitStack, several: Sequence[Kept]) -> Iterator[tuple[str, Session]]:
         for k, kept in enumerate(several):
@@ -172,13 +185,11 @@ class Workbench:
 
     def _engine(self, graph: Path) -> Path:
         task = self.task
-        if not self._on_device:
+        if not self.task.elsewhere:
             return graph
         engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem)
         if not engine.exists():
-            frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
-            sizes = BatchSettings(task.batch, task.batch, max(task.batch, BatchSettings.max))
-            build(graph, engine, target=task.target.name, batch=None if frozen else sizes)
+            self._build(graph, engine)
         return engine
 
     def _fp16(self) -> Path:
@@ -191,7 +202,7 @@ class Workbench:
     def _images(self, images: ImageSet) -> tuple[Dataset, str]:
         """The images, and for a device the file in which a process of its own finds them."""
         data = self.task.images.held_out if images == "held-out" else self.task.images.test
-        if not self._on_device:
+        if not self.task.elsewhere:
             return data, ""
         path = self._named("npz", "images", images)
         if not path.exists():

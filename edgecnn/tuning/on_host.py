@@ -1,0 +1,44 @@
+"""The graphs of a search on another machine: made here, built, judged and timed there over ssh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.data.dataset import Dataset
+from edgecnn.recipe.schema import BatchSettings
+from edgecnn.records import record_from_mapping
+from edgecnn.remote.command import Argument, Output, Source, command_on
+from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.latency import LatencyFile
+from edgecnn.tuning.workbench import WARMUP_MS, Workbench
+
+AGAIN = "bring the edgecnn of that machine up to this one: edgecnn remote setup HOST"
+
+
+class HostWorkbench(Workbench):
+    """Each step is the command of that name on the task's `host`, to which files go once. Raises `RemoteError` where it
+    is lost, or where it refuses a graph: which of both is in the words of that machine."""
+
+    def _build(self, graph: Path, engine: Path) -> None:
+        batch = self.task.batch
+        frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
+        sizes = [] if frozen else [f"--profile={batch}:{batch}:{max(batch, BatchSettings.max)}"]
+        self._run("build", f"--target={self.task.target.name}", *sizes, Output(engine, "--output"), Source(graph))
+
+    def _validate(self, engine: Path, reference: Path, output: Path, data: Dataset, file: str) -> Accuracy:
+        found = self._run("validate", Source(reference, "--reference"), Source(Path(file), "--data"), Source(engine))
+        return record_from_mapping(Accuracy, found, f"{self.task.host}: its answer", AGAIN)
+
+    def _bench(self, engine: Path, versus: Path, seconds: float) -> LatencyFile:
+        numbers = [f"--batch={self.task.batch}", f"--duration={seconds:g}", f"--warmup={WARMUP_MS:g}"]
+        found = self._run("bench", *numbers, Source(engine, "--engine"), Source(versus, "--vs"))
+        return record_from_mapping(LatencyFile, found, f"{self.task.host}: its answer", AGAIN)
+
+    def _run(self, *arguments: Argument) -> Any:
+        (lane,) = command_on([self.task.host], arguments, as_json=True)
+        if lane.error is not None:
+            raise lane.error
+        assert lane.found is not None
+        return lane.found.result
