@@ -81,7 +81,7 @@ class Search:
     The upper end of the 95 % interval of the top-1 drop is to be at most `max_drop_pp`, on `n` test images, which chose
     nothing; `held_out_n` others chose among the graphs, `calibration_n` others made them. `output` is the file of the
     answer ("" for none), `around` the precision of what is not INT8. `latency_threads` and `latency_batch` are those of
-    every latency; without an objective "latency" there are none.
+    every latency; without an objective "latency" there are none, and on a device no threads.
     """
 
     __pydantic_config__ = STRICT

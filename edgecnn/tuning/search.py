@@ -247,7 +247,7 @@ def _result(
         latency_ratio_ci=of_answer.latency_ratio_ci if of_answer else None,
         latency_ms_p50=of_answer.latency_ms_p50 if of_answer else None,
         latency_batch=task.batch if timed else None,
-        latency_threads=task.threads if timed else None,
+        latency_threads=task.threads if timed and not task.elsewhere else None,
         points=tuple(points),
         failed=trials.failed,
     )
