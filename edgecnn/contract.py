@@ -9,6 +9,7 @@ from typing import Literal
 INPUT, OUTPUT = "input", "logits"  # float32 NCHW; float32 [N, classes]
 BATCH = "batch"  # the name of the dynamic axis
 OPSET = 19  # the first with FP16 scales in Q/DQ; TensorRT 10.3 reads up to 20
+OLD_OPSET = 17  # TensorRT 8.5 and 8.6 read up to it
 IR_VERSION = 9  # the oldest that opset 19 has
 MAX_DIFFERENCE = 1e-4  # of max |logit|: what a graph may differ from what it was made from
 

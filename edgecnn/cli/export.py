@@ -41,6 +41,9 @@ def export(
     trust_code: Annotated[bool, TRUST_CODE] = False,
     takes: Annotated[Literal["normalised", "raw-nchw", "uint8-nhwc"], TAKES] = "normalised",
     gives: Annotated[Literal["logits", "probabilities", "top-k"], GIVES] = "logits",
+    opset: Annotated[
+        int, typer.Option(help="19, or 17 for a float32 graph that TensorRT 8 is to build.", show_default=False)
+    ] = 19,
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: MODEL.fp32.onnx]")] = None,
     accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
@@ -67,6 +70,7 @@ def export(
             trust_code=trust_code,
             takes=takes,
             gives=gives,
+            opset=opset,
         )
     seconds, made = round(time.perf_counter() - started, 3), read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)

@@ -7,13 +7,13 @@ import onnx
 from onnx import version_converter
 
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
-from edgecnn.contract import INPUT, MAX_DIFFERENCE
+from edgecnn.contract import INPUT, MAX_DIFFERENCE, OLD_OPSET
 from edgecnn.errors import GraphError
 from edgecnn.graph.load import onnx_errors
 from edgecnn.graph.onnx_graph import opset_of
 from edgecnn.session import Array
 
-OLD_OPSET, OLD_IR_VERSION = 17, 8  # TensorRT 8.5 and 8.6 read up to 17
+OLD_IR_VERSION = 8
 BATCHES = (1, 2)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
-from edgecnn.contract import InputForm, OutputForm, ServingContract
+from edgecnn.contract import OLD_OPSET, OPSET, InputForm, OutputForm, ServingContract
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
@@ -49,6 +49,7 @@ def export(
     trust_code: bool = False,
     takes: InputForm = ExportSettings.input,
     gives: OutputForm = ExportSettings.output,
+    opset: int = OPSET,
 ) -> Path:
     """Export a network of the zoo, or one's own, to ONNX, proven equal to PyTorch; returns the graph.
 
@@ -63,13 +64,15 @@ def export(
     (or `@REVISION` behind it) is one of the Hugging Face Hub, of timm or as `edgecnn push` put it there. By default the
     graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1,
     2 and `max_batch`. `takes` and `gives` choose another serving contract: pixels as "raw-nchw" (float32, 0 to 255) or
-    "uint8-nhwc", "probabilities" or the "top-k" of them. Without an `output` it is MODEL.fp32.onnx here, or beside the
-    checkpoint. Raises `ModelError` for a network that is not known or does not fit its weights, `GraphError` where the
-    logits differ.
+    "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for TensorRT 8 to build, and not quantized.
+    Without an `output` it is MODEL.fp32.onnx here, or beside the checkpoint. Raises `ModelError` for a network that
+    is not known or does not fit its weights, `GraphError` where the logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
     require_one_of("takes", takes, InputForm)
     require_one_of("gives", gives, OutputForm)
+    if opset not in (OPSET, OLD_OPSET):
+        raise ModelError(f"--opset {opset}", f"{OPSET}, or {OLD_OPSET} for TensorRT 8, whose parser reads up to that")
     contract = ServingContract(takes, gives)
     if not isinstance(model, str) or names_factory(model):
         if size is not None or weights not in ("default", "none"):
@@ -77,11 +80,11 @@ def export(
                 "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
             )
         named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code, ema)
-        return _export_own(named, path_or_none(output), max_batch, contract)
+        return _export_own(named, path_or_none(output), max_batch, contract, opset)
     if model.startswith(PREFIX):
         if checkpoint is not None or weights != "default" or classes is not None or size is not None or preprocess:
             raise ModelError(f"{model}: brings its weights, classes and preprocessing", "leave the other options out")
-        return _export_from_hub(model, path_or_none(output), labels, max_batch, contract)
+        return _export_from_hub(model, path_or_none(output), labels, max_batch, contract, opset)
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
@@ -118,16 +121,16 @@ def export(
         wnids=wnids,
         facts=to_plain(info),
     )
-    export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract)
+    export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, opset=opset)
     return path
 
 
-def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract: ServingContract) -> Path:
+def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract: ServingContract, opset: int) -> Path:
     require_packages("export")
     made, labels = open_own(source)
     folder = source.checkpoint.parent if source.checkpoint else Path()
     path = output or folder / f"{stem_of(made.card.name)}.fp32.onnx"
-    return _write_own(made, labels, path, source.given, max_batch, contract)
+    return _write_own(made, labels, path, source.given, max_batch, contract, opset)
 
 
 def _write_own(
@@ -137,6 +140,7 @@ def _write_own(
     given: tuple[Path, ...],
     max_batch: int,
     contract: ServingContract,
+    opset: int,
 ) -> Path:
     check_output(path, ".onnx", *given, *made.files)
     sidecar = dataclasses.replace(
@@ -144,7 +148,7 @@ def _write_own(
         made_by=f"edgecnn export {made.card.name}",
         parents=parents_of(path, *made.files, *given),
     )
-    export_network(made.network, made.card, path, sidecar, max_batch=max_batch, contract=contract)
+    export_network(made.network, made.card, path, sidecar, max_batch=max_batch, contract=contract, opset=opset)
     return path
 
 
@@ -154,6 +158,7 @@ def _export_from_hub(
     labels: Sequence[str] | FilePath | None,
     max_batch: int,
     contract: ServingContract,
+    opset: int,
 ) -> Path:
     """Export what a repository of the Hub holds: a checkpoint of the zoo with its sidecar, or a network of timm."""
     require_packages("export")
@@ -161,10 +166,19 @@ def _export_from_hub(
     path, weights = output or Path(f"{stem_in(found)}.fp32.onnx"), found.files[WEIGHTS]
     if (name := network_of_zoo(found)) is not None:
         takes, gives = contract.input, contract.output
-        return export(name, path, checkpoint=weights, labels=labels, max_batch=max_batch, takes=takes, gives=gives)
+        return export(
+            name,
+            path,
+            checkpoint=weights,
+            labels=labels,
+            max_batch=max_batch,
+            takes=takes,
+            gives=gives,
+            opset=opset,
+        )
     made, known = open_timm(found)
     named = labels_of_own(OwnSource(made.card.name, labels=labels), made, known)
-    return _write_own(made, named, path, (weights,), max_batch, contract)
+    return _write_own(made, named, path, (weights,), max_batch, contract, opset)
 
 
 def export_checkpoint(
@@ -198,6 +212,7 @@ def export_network(
     *,
     max_batch: int = BatchSettings.max,
     contract: ServingContract | None = None,
+    opset: int = OPSET,
 ) -> Sidecar:
     """Write `network` as the graph `output` with its sidecar; returns the sidecar as written.
 
@@ -232,8 +247,21 @@ def export_network(
             whole = dataclasses.replace(contract, classes=done.facts["classes"])
             fold_file(temporary, whole, preprocessing_from_json(done.preprocessing or {}))
             done.facts.update(whole.facts)
+        if opset != OPSET:
+            _lower(temporary)
+            done.facts["opset"] = opset
 
     return write_artifact(output, write, done)
+
+
+def _lower(path: Path) -> None:
+    """Write the graph in `path` again at the opset that TensorRT 8 reads."""
+    import onnx
+
+    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.opset import lower_opset
+
+    onnx.save(lower_opset(load_graph(path), "the graph"), path)
 
 
 def _write_by_torch(network: nn.Module, card: ModelCard, max_batch: int, reason: str, path: Path) -> ExportFacts:

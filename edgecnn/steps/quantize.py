@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.artifact.write import check_output, write_artifact
+from edgecnn.contract import OLD_OPSET, OPSET
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.machine.cpu import cpu_device
@@ -270,6 +271,12 @@ def _idle_rules(exclude: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
 
 
 def _simplified(graph: Path) -> onnx.ModelProto:
+    """Raises `RecipeError` for a graph that was exported for TensorRT 8, whose dialect has no FP16 scales."""
+    if sidecar_of(graph).facts.get("opset") == OLD_OPSET:
+        raise RecipeError(
+            f"{graph}: was exported at opset {OLD_OPSET}, as the float32 graph that TensorRT 8 builds",
+            f"export it without --opset: INT8 and FP16 graphs are made at opset {OPSET}",
+        )
     from edgecnn.graph.load import naming
     from edgecnn.graph.serving import load_body
     from edgecnn.graph.simplify import simplify_graph

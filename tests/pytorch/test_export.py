@@ -203,3 +203,23 @@ def test_training_mode_survives_an_export(tmp_path: Path) -> None:
     exported(module, tmp_path)
     assert module.training
     assert module.body.bn1.training
+
+
+def test_opset_17_is_the_same_network(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """For TensorRT 8: proven equal to the graph at 19; it has the float graph alone."""
+    from edgecnn.cli import main
+
+    ask = ["export", "lenet5", "--weights", "none", "--opset"]
+    assert main([*ask, "17", "-o", str(tmp_path / "old.onnx")]) == 0
+    model = onnx.load(tmp_path / "old.onnx")
+    assert ([(o.domain, o.version) for o in model.opset_import], model.ir_version) == ([("", 17)], 8)
+    assert verified_sidecar(tmp_path / "old.onnx").facts["opset"] == 17
+    capfd.readouterr()
+    assert main([*ask, "18", "-o", str(tmp_path / "new.onnx")]) == 2
+    assert "--opset 18" in capfd.readouterr().err
+    assert not (tmp_path / "new.onnx").exists()
+    for precision in ("int8", "fp16"):
+        np.savez(tmp_path / "images.npz", input=np.zeros((4, 1, 32, 32), np.float32))
+        given = ["--precision", precision, "--data", str(tmp_path / "images.npz"), "-o", str(tmp_path / "q.onnx")]
+        assert main(["quantize", str(tmp_path / "old.onnx"), *given]) == 2, precision
+        assert "opset 17" in capfd.readouterr().err
