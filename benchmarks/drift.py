@@ -133,11 +133,15 @@ def main() -> None:
         if change != "none":
             changed = photographs(shared, change)
             found = {str(n): found_pct(plain, changed, n, statistic=MOVES[change]) for n in SIZES}
-            recorder.add({"what": change}, {"how": said, "statistic": MOVES[change], "images": "ImageNet", **_least(found)})
+            recorder.add(
+                {"what": change}, {"how": said, "statistic": MOVES[change], "images": "ImageNet", **_least(found)}
+            )
     rows = cifar(shared)
     recorder.add({"what": "none, CIFAR-10"}, {"logs": 400, "alarms": alarms(rows, 400, 2000), "images": "CIFAR-10"})
     found = {str(n): shares_pct(rows, n) for n in (50, 100, 200, 300, 500, 1000)}
-    recorder.add({"what": "shares"}, {"how": "10 % to 20 %", "statistic": "classes", "images": "CIFAR-10", **_least(found)})
+    recorder.add(
+        {"what": "shares"}, {"how": "10 % to 20 %", "statistic": "classes", "images": "CIFAR-10", **_least(found)}
+    )
 
 
 def _least(found: dict[str, float]) -> dict[str, object]:

@@ -110,7 +110,8 @@ class DesignEffect:
     number. A lasting change in the middle counts in one pair of each length.
     """
 
-    LEAST_PAIRS = 8
+    LEAST_PAIRS, FEWEST_PAIRS = 16, 2
+    ALIKE = 1.5
 
     def __init__(self) -> None:
         self._levels: list[tuple[Counts | None, float, float, int]] = []
@@ -130,12 +131,13 @@ class DesignEffect:
 
     @property
     def factor(self) -> float:
-        """The largest over the lengths of which there are pairs enough, 1 at least. Of too few parts each is taken for
-        one row."""
-        enough = [found / mean for _, found, mean, pairs in self._levels if pairs >= self.LEAST_PAIRS]
-        if not enough:
+        """The largest over the lengths of which there are pairs enough, 1 at least; where that is clearly more, those
+        of few pairs count too, for what is alike may be longer. Of too few parts each is taken for one row."""
+        ratios = [(found / mean, pairs) for _, found, mean, pairs in self._levels if pairs >= self.FEWEST_PAIRS]
+        factor = max((ratio for ratio, pairs in ratios if pairs >= self.LEAST_PAIRS), default=None)
+        if factor is None:
             return max(1.0, self._n / max(self._parts, 1))
-        return max(1.0, *enough)
+        return max(1.0, factor if factor < self.ALIKE else max(ratio for ratio, _ in ratios))
 
 
 def _homogeneity(ours: Counts, theirs: Counts) -> tuple[float, float]:

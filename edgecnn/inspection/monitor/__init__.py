@@ -24,7 +24,7 @@ from edgecnn.records import to_plain
 from edgecnn.results.monitor import Monitored, Network, Position
 
 LINE_S = 60.0  # so much at most is lost with a process that is killed
-OPEN_HOURS = 8  # of rows that do not come in order
+OPEN_MINUTES = 8  # of rows that do not come in order
 MOST_ROWS = 1 << 16  # in one line
 
 
@@ -118,10 +118,10 @@ class Counter:
         self._begun = known is not None
         self._read: dict[int, set[str]] = {}
         self._position: Position | None = None
-        self._open: dict[str | None, Tally] = {}
+        self._open: dict[int | None, Tally] = {}
         self._total: Tally | None = None
         self._hours: set[str] = set()
-        self._since, self._minute = time.monotonic(), 0.0
+        self._since, self._minute = time.monotonic(), 0
         self._latest: float | None = None
         self.n_new = 0
         if known is not None:
@@ -160,40 +160,42 @@ class Counter:
         known = known or Network(columns=columns)
         if columns != known.columns:
             raise DataError(f"{where}: {columns} logits in a row, {known.columns} before", "one log is of one network")
-        latest, backwards = self._latest, dict[str | None, int]()
-        by_hour: dict[str | None, list[int]] = {}
+        latest, backwards = self._latest, dict[int | None, int]()
+        by_minute: dict[int | None, list[int]] = {}
         for k, moment in enumerate(batch.times):
-            hour = hour_of(moment)
-            by_hour.setdefault(hour, []).append(k)
+            minute = None if moment is None else int(moment // LINE_S)
+            by_minute.setdefault(minute, []).append(k)
             if moment is not None:
-                backwards[hour] = backwards.get(hour, 0) + (latest is not None and moment < latest)
+                backwards[minute] = backwards.get(minute, 0) + (latest is not None and moment < latest)
                 latest = moment
         counted = dict(self._open)
-        for hour, chosen in by_hour.items():
-            part = replace(tally(batch.take(chosen), known), backwards=backwards.get(hour, 0))
-            counted[hour] = counted[hour] + part if hour in counted else part
+        for minute, chosen in by_minute.items():
+            part = replace(tally(batch.take(chosen), known), backwards=backwards.get(minute, 0))
+            counted[minute] = counted[minute] + part if minute in counted else part
         self._network, self._latest, self.n_new = known, latest, self.n_new + len(batch.logits)
         self._open, self._position = counted, position
 
     def write_when_due(self) -> None:
         """Write lines after a minute of the clock or of the rows' times, and of much that came at once."""
         counted = sum(t.n for t in self._open.values())
-        minute = max((t.last_time_s or 0.0 for t in self._open.values()), default=0.0) // LINE_S
-        due = time.monotonic() - self._since >= LINE_S or counted >= MOST_ROWS or len(self._open) > OPEN_HOURS
+        minute = max((m for m in self._open if m is not None), default=0)
+        due = time.monotonic() - self._since >= LINE_S or counted >= MOST_ROWS or len(self._open) > OPEN_MINUTES
         if self._open and (due or minute > self._minute):
             self.write()
             self._minute = max(minute, self._minute)
 
     def write(self) -> None:
-        """Append what is counted, one line for each hour; raises `WriteError`, and then it is still to be written."""
+        """Append what is counted, a line for each minute; raises `WriteError`, and then it is still to be written."""
         self._since = time.monotonic()
         if self._network is None or not self._open:
             return
         with _uninterrupted():
-            lines = [to_plain(line_of(counted, hour, self._position)) for hour, counted in self._open.items()]
+            hours = [hour_of(None if minute is None else minute * LINE_S) for minute in self._open]
+            tallies = list(self._open.values())
+            lines = [to_plain(line_of(t, hour, self._position)) for hour, t in zip(hours, tallies, strict=True)]
             self._lines.append(*([] if self._begun else [header_line(self._network)]), *lines)
             self._begun = True
-            for hour, counted in self._open.items():
+            for hour, counted in zip(hours, tallies, strict=True):
                 self._total = (self._total or no_tally(self._network)) + counted
                 self._note_hour(hour)
             self._open = {}
