@@ -391,6 +391,33 @@ TABLES = {
             "CPU s": value("cpu_s", 0),
         },
     ),
+    "drift": Table(
+        "drift",
+        "In how many of 100 repeats a change is found by the statistic that it moves, from so many images in the log: of"
+        " photographs of ImageNet against 250 others, through MobileNetV1; of CIFAR-10 against 2 000, the class that moved"
+        " named. Alarms: logs out of 400 in which nothing changed.",
+        {
+            "change": key("what"),
+            "how": text("how"),
+            "statistic": text("statistic"),
+            "least n with 95 %": value("least_n", 0),
+            "found % at n": lambda row: ", ".join(f"{n}: {p:.0f}" for n, p in row.get("found_pct", {}).items()) or "-",
+            "alarms of 400": value("alarms", 0),
+        },
+    ),
+    "light": Table(
+        "light",
+        "Whole processes in turn, processor time of the best round beside an empty interpreter's; the wheel as pip"
+        " installs it with its dependencies.",
+        {
+            "what": key("what"),
+            "MB": value("size_mb", 1),
+            "CPU ms": value("cpu_ms", 0),
+            "clock ms": value("clock_ms", 0),
+            "beyond an empty interpreter, ms": value("beyond_ms", 0),
+            "times an empty interpreter": value("ratio", 1),
+        },
+    ),
     "faults": Table(
         "faults",
         "Each file operation of a command failed once, and was once the last that had an effect: no pair was torn, the"

@@ -124,6 +124,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "bench, duration": lambda: ec.bench("absent.onnx", duration_s=-1),
     "bench, batches": lambda: ec.bench("absent.onnx", batches=(1, 0)),
     "judge": lambda: ec.judge("nowhere"),
+    "drift": lambda: ec.drift("absent.jsonl", "absent.jsonl"),
+    "monitor_line": lambda: ec.monitor_line([]),
     "load_recipe": lambda: ec.load_recipe("lenet5-digits", ["train.epoch=1"]),
 }
 
