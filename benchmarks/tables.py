@@ -393,9 +393,9 @@ TABLES = {
     ),
     "drift": Table(
         "drift",
-        "In how many of 100 repeats a change is found by the statistic that it moves, from so many images in the log: of"
-        " photographs of ImageNet against 250 others, through MobileNetV1; of CIFAR-10 against 2 000, the class that moved"
-        " named. Alarms: logs out of 400 in which nothing changed.",
+        "In how many of 100 repeats a change is found by the statistic that it moves, from so many images in the log:"
+        " of photographs of ImageNet against 250 others, through MobileNetV1; of CIFAR-10 against 2 000, the class that"
+        " moved named. Alarms: logs out of 400 in which nothing changed.",
         {
             "change": key("what"),
             "how": text("how"),

@@ -17,8 +17,8 @@ from tests.fakes.on_disk import SITE
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
-# Refused to edgecnn's modules, also in the processes that it starts; the fake, which computes with them, has them. So has
-# `_half`, which is ONNX Runtime's and which the fake uses.
+# Refused to edgecnn's modules, also in the processes that it starts; the fake, which computes with them, has them. So
+# has `_half`, which is ONNX Runtime's and which the fake uses.
 GUARD = """
 import builtins, importlib.util, sys
 HOST = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "safetensors"}
@@ -50,7 +50,7 @@ def on_device(folder: Path, root: Path, *commands: list[str]) -> subprocess.Comp
     text = "\n".join("\t".join(words) for words in commands)
     return subprocess.run(
         [sys.executable, "-c", COMMANDS],
-        input=text, cwd=folder, env={**os.environ, "PYTHONPATH": path, "FAKE_TENSORRT": "10.13.0"},
+        input=text, cwd=folder, env={**os.environ, "PYTHONPATH": path, "FAKE_TENSORRT": "10.13.3.9"},
         capture_output=True, text=True,
     )  # fmt: skip
 
