@@ -402,6 +402,7 @@ GUARDED = {  # where bytes become values, and why no stranger's do so unlooked a
     "data/label_file.py": "what literal_eval raises is an error of the file's",
     "graph/ptq/subgraph.py": "a folder of this process's own",
     "inspection/artifact.py": "eight bytes, fewer of which are an error of the file's",
+    "inspection/monitor/rows.py": "after `require_arrays`",
     "measure/predict.py": "after `require_arrays`",
     "pytorch/checkpoint.py": "with weights_only, its own state; and what was dumped in the same line",
     "pytorch/checkpoint_file.py": "with weights_only, after the archive was looked at",

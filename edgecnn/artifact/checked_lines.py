@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from edgecnn.artifact.journal import open_journal
 from edgecnn.artifact.temporary import disk_errors
@@ -15,6 +15,7 @@ from edgecnn.limits import open_regular
 from edgecnn.output import inert_json
 from edgecnn.records import parse_json
 
+Line: TypeAlias = dict[str, object]
 _KEY = b', "crc32": "'
 _FOLLOWED = "followed"  # of a line to which the next one belongs
 LONGEST_LINE = 1 << 26
@@ -29,14 +30,14 @@ class CheckedLines:
         self._path, self._file = path, open_journal(path)
         self._end = 0
 
-    def lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[Line]:
         """The lines of before, the first one first; to be read to the end before anything is appended."""
         self._file.seek(0)
         for line, end in _whole_lines(self._file, self._path):
             self._end = end
             yield line
 
-    def append(self, *lines: dict[str, Any]) -> None:
+    def append(self, *lines: Line) -> None:
         """Write one or more, which are read back together or not at all; raises `WriteError`."""
         marked = [*({**line, _FOLLOWED: True} for line in lines[:-1]), *lines[-1:]]
         bodies = [inert_json(line).encode()[:-1] for line in marked]
@@ -58,7 +59,7 @@ class CheckedLines:
                 self._path.unlink(missing_ok=True)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a log that another process may be writing, without one that is not finished; raises
     `ArtifactError`."""
     try:
@@ -69,9 +70,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}", "name the log of a monitor") from exc
 
 
-def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[Line, int]]:
     number, read, end = 0, 0, 0
-    waiting: list[dict[str, Any]] = []
+    waiting: list[Line] = []
     while text := file.readline(LONGEST_LINE):
         number, whole = number + 1, text.endswith(b"\n")
         body, key, rest = text.rpartition(_KEY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,8 +30,9 @@ def drift(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
-    """Say what moved from a reference to a log beyond sampling noise.
+    """Say what moved beyond sampling noise.
 
+    From a reference to the log of a monitor: classes, confidence, statistics of the input.
     Exit code 0: nothing did, 1: something did, 3: too few images to say.
     """
     from edgecnn.inspection.drift import drift as compared
@@ -69,7 +70,7 @@ def _print(found: Drift) -> None:
         print_text(f"no drift (at {100 * found.level:g} % for all statistics together)")
 
 
-def _row(name: str, found: Drift) -> dict[str, Any]:
+def _row(name: str, found: Drift) -> dict[str, str]:
     s = next(row for row in found.statistics if row.name == name)
     return {
         "statistic": s.name,

@@ -31,7 +31,7 @@ def monitor_line(
     return inert_json(content if time_s is None else {**content, "time": time_s})
 
 
-def row_content(logits: npt.ArrayLike, pixels: npt.NDArray[Any] | None, image: str) -> dict[str, Any]:
+def row_content(logits: npt.ArrayLike, pixels: npt.NDArray[Any] | None, image: str) -> dict[str, object]:
     """The same as a mapping, without a time."""
     try:
         row = np.asarray(logits, np.float32)
@@ -39,7 +39,7 @@ def row_content(logits: npt.ArrayLike, pixels: npt.NDArray[Any] | None, image: s
         raise DataError(f"logits: not a row of numbers ({exc})", "give the logits of one image, [classes]") from exc
     if row.ndim != 1 or row.size == 0:
         raise DataError(f"logits: {list(row.shape)} are not of one image", "give [classes]")
-    line: dict[str, Any] = {"logits": [float(f"{v:.7g}") if math.isfinite(v) else None for v in row.tolist()]}
+    line: dict[str, object] = {"logits": [float(f"{v:.7g}") if math.isfinite(v) else None for v in row.tolist()]}
     if image:
         line["image"] = image
     if pixels is not None:

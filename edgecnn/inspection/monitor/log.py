@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from edgecnn.artifact.checked_lines import read_lines
+from edgecnn.artifact.checked_lines import Line, read_lines
 from edgecnn.errors import ArtifactError
 from edgecnn.inspection.monitor.counts import BOUNDS, Tally, tally_of
 from edgecnn.records import record_from_mapping, to_plain
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     tally: Tally
 
 
-def header_line(network: Network) -> dict[str, Any]:
+def header_line(network: Network) -> Line:
     """The first line of a new log."""
     return dict(to_plain(LogHeader(kind=KIND, network=network, bounds=BOUNDS)))
 
@@ -46,7 +46,7 @@ def read_log(path: Path) -> tuple[Network, Iterator[Entry]]:
     return network, entries(lines, network, path)
 
 
-def network_of(lines: Iterator[dict[str, Any]], path: Path) -> Network | None:
+def network_of(lines: Iterator[Line], path: Path) -> Network | None:
     """What the header says, the first of the lines; None where there is none."""
     content = next(lines, None)
     if content is None:
@@ -62,7 +62,7 @@ def network_of(lines: Iterator[dict[str, Any]], path: Path) -> Network | None:
     return network
 
 
-def entries(lines: Iterable[dict[str, Any]], network: Network, path: Path) -> Iterator[Entry]:
+def entries(lines: Iterable[Line], network: Network, path: Path) -> Iterator[Entry]:
     """The counts of lines that follow the header."""
     for number, content in enumerate(lines, 2):
         line = record_from_mapping(LogLine, content, f"{path}: line {number}", _HINT)

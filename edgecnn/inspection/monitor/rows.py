@@ -8,9 +8,9 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,7 @@ LONGEST_ROW = 1 << 26  # bytes
 LONGEST_NAME = 1024  # characters
 LATEST = 253402300800.0  # the year 10 000, in seconds since 1970
 _READ = 1 << 16
+_Row: TypeAlias = "Mapping[str, Any]"  # of a line, by its keys
 _ALLOWED = ("logits", "time", "image", *STATISTICS)
 _FORM = f"a row has {', '.join(_ALLOWED)}, of which only logits are needed"
 
@@ -109,7 +110,7 @@ class JsonRows(_Stream):
         return ([*found, rest] if ended and rest else found), b"" if ended else rest
 
     def read(self, first: int, pieces: Sequence[bytes]) -> tuple[Network | None, Batch]:
-        network, rows, now = None, list[dict[str, Any]](), time.time()
+        network, rows, now = None, list[_Row](), time.time()
         for number, piece in enumerate(pieces, first + 1):
             if not piece.strip():
                 continue
@@ -202,7 +203,7 @@ class ArrayRows:
         return None, Batch(np.asarray(self._logits[part], np.float32), times, images, values)
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _arrays(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".npy":
         with open_regular(path) as file:
             shape, fortran, dtype = require_array(file, os.fstat(file.fileno()).st_size, path.name)
@@ -216,7 +217,7 @@ def _arrays(path: Path) -> dict[str, Any]:
         return {name: content[name] for name in ("logits", "ids", "time", *STATISTICS) if name in content}
 
 
-def _row(content: dict[str, Any], where: str, now: float, columns: int | None) -> dict[str, Any]:
+def _row(content: Mapping[str, Any], where: str, now: float, columns: int | None) -> _Row:
     if unknown := [key for key in content if key not in _ALLOWED]:
         raise DataError(f"{where}: unknown key {unknown[0][:60]!r}", _FORM)
     logits = content.get("logits")
@@ -224,7 +225,7 @@ def _row(content: dict[str, Any], where: str, now: float, columns: int | None) -
         raise DataError(f"{where}: logits are not a list of numbers", '{"logits": [0.5, -1.25]}; null is not finite')
     if columns not in (None, len(logits)):
         raise DataError(f"{where}: {len(logits)} logits, {columns} in the lines before", "one log is of one network")
-    row: dict[str, Any] = {"logits": [math.nan if v is None else v for v in logits]}
+    row: dict[str, object] = {"logits": [math.nan if v is None else v for v in logits]}
     for name in STATISTICS:
         value = content.get(name)
         if value is not None and not (_is_number(value) and math.isfinite(value) and abs(value) < 1e300):
