@@ -12,7 +12,7 @@ from edgecnn.cli.printing import print_json
 from edgecnn.output import print_text
 
 EXAMPLES = """
-edgecnn predict int8.plan frames --jsonl | edgecnn monitor - -o camera.jsonl  # needs an engine and images
+edgecnn monitor rows.jsonl -o camera.jsonl  # needs rows, such as `edgecnn predict --jsonl` prints
 edgecnn monitor logits.fifo --classes 10 -o camera.jsonl --prometheus camera.prom  # needs a pipe of float32
 """
 

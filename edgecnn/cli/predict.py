@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx three.png seven.png  # needs images
 edgecnn predict runs/lenet5-digits/cpu/int8.onnx pictures -o found.csv  # needs images
-edgecnn predict int8.plan pictures --jsonl | edgecnn monitor - -o pictures.jsonl  # needs an engine and images
+edgecnn predict runs/lenet5-digits/cpu/int8.onnx pictures --jsonl  # needs images
 """
 
 
