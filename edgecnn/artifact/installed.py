@@ -36,9 +36,14 @@ _HINT = f"free some space, or choose a folder that you may write to with {OPTION
 
 def default_folder() -> Path:
     """`$XDG_DATA_HOME/edgecnn/installed` (XDG Base Directory Specification), in ~/.local/share where that is not set,
-    or relative."""
+    or relative; raises `WriteError` for a user without a home."""
     base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "edgecnn" / "installed"
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".local" / "share"
+        except RuntimeError as exc:
+            raise WriteError("this user has no home folder to install into", f"name a folder with {OPTION}") from exc
+    return base / "edgecnn" / "installed"
 
 
 def require_place(folder: Path) -> None:

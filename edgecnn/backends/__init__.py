@@ -162,7 +162,7 @@ def backend_of(path: Path) -> Backend:
     """The backend that recognizes a file as an engine; raises `ArtifactError` for one that none does."""
     found = recognizing_backend(path)
     if found is None:
-        suffixes = ", ".join(suffix for backend in load_backends() for suffix in backend.SUFFIXES)
+        suffixes = ", ".join(dict.fromkeys(suffix for backend in load_backends() for suffix in backend.SUFFIXES))
         raise ArtifactError(f"{path}: not an engine", f"engines end in {suffixes}")
     return found
 

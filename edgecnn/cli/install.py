@@ -42,7 +42,8 @@ def install(
         print_json(to_plain(done))
     elif failed:
         print_text(f"FAIL {archive}: {'; '.join(test.failures())}")
-        say(f"{archive}: what served before serves on")
+        serves = Path(done.path).parent.is_symlink()
+        say(f"{archive}: {'what served before serves on' if serves else 'nothing is installed'}")
     else:
         sqnr = f", SQNR {test.sqnr_db:.1f} dB" if test.sqnr_db is not None else ""
         by = f", signed by {installed.signed_by}" if installed.signed_by else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -60,4 +61,5 @@ def release(
         return
     print_rows(plain["engines"], ["recipe", "name", "device_key", "golden_n", "sqnr_db_min", "tested_here"])
     signed = "signed" if made.signed else "not signed"
-    say(f"{output}: release {made.release}, {signed}, {made.size_mb:.1f} MB; there: `edgecnn install {output.name}`")
+    there = shlex.quote(f"./{output.name}" if output.name.startswith("-") else output.name)
+    say(f"{output}: release {made.release}, {signed}, {made.size_mb:.1f} MB; there: `edgecnn install {there}`")

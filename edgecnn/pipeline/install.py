@@ -23,7 +23,7 @@ from edgecnn.artifact.installed import (
     switch,
     write_installed,
 )
-from edgecnn.artifact.signature import check_signature, is_required, signature_path
+from edgecnn.artifact.signature import check_signature, is_required, require_signature, signature_path
 from edgecnn.artifact.temporary import disk_errors, require_space, scratch_folder, temporary_folder
 from edgecnn.backends import load_backend
 from edgecnn.bundle.release import (
@@ -109,7 +109,8 @@ def install(
 def rollback(to: str | os.PathLike[str] | None = None) -> Installation:
     """Let the release serve again that the one which serves now took over from; nothing is run.
 
-    Raises `ArtifactError` where there is none, or where a file of it is not as it was released.
+    Raises `ArtifactError` where there is none, where a file of it is not as it was released, and where it is not signed
+    as demanded.
     """
     folder = default_folder() if to is None else Path(to)
     if not (folder / CURRENT).is_symlink():
@@ -127,6 +128,8 @@ def rollback(to: str | os.PathLike[str] | None = None) -> Installation:
         before = read_installed(folder, now.previous)
         if damaged := damaged_file(at, before.device_key):
             raise ArtifactError(f"{at / damaged}: is not as it was released; {now.release} serves on", again)
+        require_signature(at / MANIFEST)
+        check_signature(at / MANIFEST, (at / MANIFEST).read_bytes())
         switch(folder, now.previous)
     return Installation(path=str(folder / CURRENT / before.engine), changed=True, installed=before)
 
@@ -179,7 +182,7 @@ def _place(folder: Path, row: ReleasedEngine, found: Archive[Release]) -> tuple[
     """The name under which a release is to lie, and whether it lies there whole: beside one that is damaged."""
     number, name = 1, release_name(found.text)
     while (at := release_folder(folder, name)).exists():
-        if not _damaged(folder, name, at, row, found.text):
+        if not _damaged(folder, name, at, row, found):
             return name, True
         number += 1
         name = f"{release_name(found.text)}-{number}"
@@ -196,9 +199,13 @@ def _previous(folder: Path, before: str, name: str) -> str:
         return ""
 
 
-def _damaged(folder: Path, name: str, at: Path, row: ReleasedEngine, manifest: bytes) -> bool:
+def _damaged(folder: Path, name: str, at: Path, row: ReleasedEngine, found: Archive[Release]) -> bool:
+    """Whether anything of a release is not as it came, the signature that it comes with now among it."""
+    signature = signature_path(at / MANIFEST)
+    if found.signature and not (signature.is_file() and signature.read_bytes() == found.signature):
+        return True
     try:
-        return read_installed(folder, name).engine != row.engine or damaged_file(at, row.device_key, manifest) != ""
+        return read_installed(folder, name).engine != row.engine or damaged_file(at, row.device_key, found.text) != ""
     except ArtifactError:
         return True
 
@@ -235,7 +242,7 @@ def _tested(archive: Path, at: Path, row: ReleasedEngine, threads: int | None) -
     try:
         return self_test(at / row.engine, at, row, threads)
     except EdgecnnError as exc:
-        exc.message = exc.message.replace(str(at / row.engine), f"{archive}: {row.device_key}/{row.engine}")
+        exc.message = exc.message.replace(f"{at}/", f"{archive}: {row.device_key}/")
         if type(exc) is BackendError:
             exc.hint = f"a release is for the runtime that it was made with: {_AGAIN}"
         raise

@@ -12,7 +12,7 @@ from edgecnn.artifact.external import external_files
 from edgecnn.artifact.run_folder import VERDICT as RUN_VERDICT
 from edgecnn.artifact.run_folder import ResultFile, TargetRun
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path, verified_sidecar
-from edgecnn.artifact.signature import sign, signature_path
+from edgecnn.artifact.signature import REQUIRED, is_required, sign, signature_path
 from edgecnn.artifact.temporary import temporary_folder
 from edgecnn.artifact.trust import DEFAULT_KEY
 from edgecnn.artifact.write import check_output
@@ -87,18 +87,23 @@ def release(
     classes; `ArtifactError`, `DataError` and `WriteError`.
     """
     check_output(output, ".tar")
+    if not signed and is_required():
+        raise ArtifactError(f"{output}: not to be signed, where {REQUIRED} demands it", "leave --unsigned out")
+    signing = (key or DEFAULT_KEY).expanduser() if signed else None
     chosen = [_chosen(recipe, run, engine) for name in runs for recipe, run in _judged(name, say)]
     _require_one_classifier(chosen)
     with temporary_folder(output) as made:
         files, rows, tested = dict[str, Opened](), list[ReleasedEngine](), list[bool]()
         for one in chosen:
             row, own = _packed(one, made / one.run.device.engine_key)
-            tested.append(_tested_here(one, row, made / row.device_key, threads, say))
             rows.append(row)
             files |= {f"{row.device_key}/{name}": opened for name, opened in own.items()}
-        signing = (key or DEFAULT_KEY).expanduser() if signed else None
         if signing:
             files |= _signatures(files, rows, signing)
+        for one, row in zip(chosen, rows, strict=True):
+            if is_required():
+                _sign_golden(files, made / row.device_key)
+            tested.append(_tested_here(one, row, made / row.device_key, threads, say))
         named = tuple(bundled_file(path, opened) for path, opened in files.items())
         manifest = manifest_text(Release(engines=tuple(rows), files=named))
         release_from_json(manifest, str(output))
@@ -252,6 +257,14 @@ def _golden(one: _Chosen, folder: Path) -> tuple[Predictions, bytes]:
     written = write_predictions(folder / REFERENCE, found, replace(known, parents={}, made_by="edgecnn release"))
     dated = json.dumps(to_plain(replace(written, created=known.created)), indent=1, ensure_ascii=False)
     return found, f"{dated}\n".encode()
+
+
+def _sign_golden(files: Mapping[str, Opened], golden: Path) -> None:
+    """Put the sidecar of the golden predictions, and its signature, beside them as they are packed."""
+    described = sidecar_path(golden / REFERENCE)
+    for path in (described, signature_path(described)):
+        with files[f"{golden.name}/{path.name}"]() as file:
+            path.write_bytes(file.read())
 
 
 def _tested_here(one: _Chosen, row: ReleasedEngine, golden: Path, threads: int | None, say: Say) -> bool:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -544,6 +545,116 @@ def test_who_made_a_release(
         line.format(keys / "allowed"), shell=True, cwd=board / "there" / "current", check=True, capture_output=True
     )
     assert b"Good" in told.stdout
+
+
+@pytest.mark.sshd
+@needs_openssh
+def test_where_signatures_are_demanded(
+    host: Path, board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+) -> None:
+    """Also where a release is made and taken back; a signature that comes later is kept."""
+    keys = tmp_path_factory.mktemp("keys")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(keys / "k")], check=True)
+    (keys / "allowed").write_text(f"ada@factory {(keys / 'k.pub').read_text()}")
+    shutil.copytree(host / "run", board / "run")
+    assert install(edgecnn, "a.tar").code == 0
+    assert edgecnn("sign", "run", "--key", keys / "k").code == 0
+    monkeypatch.setenv("EDGECNN_ALLOWED_SIGNERS", str(keys / "allowed"))
+    monkeypatch.setenv("EDGECNN_REQUIRE_SIGNATURE", "1")
+    monkeypatch.chdir(host)
+    pack = ("release", board / "run", "-o", board / "signed.tar", "--threads", "1")
+    edgecnn(*pack, "--unsigned").refused("EDGECNN_REQUIRE_SIGNATURE", "leave --unsigned out")
+    done = edgecnn(*pack, "--key", keys / "k", "--json")
+    assert (done.code, json.loads(done.out or "{}").get("signed")) == (0, True), done.said
+    monkeypatch.chdir(board)
+    name = name_of(board / "signed.tar")
+    monkeypatch.delenv("EDGECNN_REQUIRE_SIGNATURE")
+    with tarfile.open(board / "signed.tar") as tar:
+        files = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    manifest, _ = files.pop("release.json"), files.pop("release.json.sig")
+    opened = {path: (len(data), lambda data=data: io.BytesIO(data)) for path, data in files.items()}
+    write_tar(board / "stripped.tar", manifest, opened, "release.json")  # type: ignore[arg-type]
+    assert install(edgecnn, "stripped.tar").code == 0
+    assert serving(board / "there") == name
+    monkeypatch.setenv("EDGECNN_REQUIRE_SIGNATURE", "1")
+    done = install(edgecnn, "signed.tar")
+    assert done.code == 0, done.said
+    now = read_installed(board / "there", serving(board / "there"))
+    assert (now.release[:16], now.signed_by, now.previous) == (name, "ada@factory", name_of(board / "a.tar"))
+    assert (board / "there" / "current" / "release.json.sig").is_file()
+    edgecnn("rollback", "--to", "there").refused(name_of(board / "a.tar"), "is not signed")
+    assert read_installed(board / "there", serving(board / "there")) == now
+    monkeypatch.delenv("EDGECNN_REQUIRE_SIGNATURE")
+    assert edgecnn("rollback", "--to", "there").code == 0
+    assert serving(board / "there") == name_of(board / "a.tar")
+
+
+def test_errors_name_the_archive(board: Path, edgecnn: Command) -> None:
+    """Not the folder that it was unpacked into, which is gone."""
+    for name in ("golden.npz", "reference.npz", "reference.npz.json", "model.onnx.json"):
+        rewrite(board / "a.tar", board / "x.tar", {name: lambda text: b"PK"})
+        done = install(edgecnn, "x.tar")
+        done.refused(f"error: x.tar: {name_of_device(board)}/{name}: ")
+        assert ".tmp" not in done.err
+    rewrite(board / "a.tar", board / "x.tar", row={"golden_n": 21})
+    done = install(edgecnn, "x.tar")
+    assert (done.code, "nothing is installed" in done.err, "serves on" in done.err) == (1, True, False), done.said
+
+
+def name_of_device(board: Path) -> str:
+    return read_archive(board / "a.tar", RELEASE).manifest.engines[0].device_key
+
+
+def test_something_whole_is_there_at_every_moment(board: Path, edgecnn: Command) -> None:
+    """What opens the engine by the link, or in the folder it led to, finds it while others take its place."""
+    assert install(edgecnn).code == 0
+    ended, reads, lost = threading.Event(), list[bytes](), list[str]()
+
+    def serve() -> None:
+        while not ended.wait(0.0005):
+            try:
+                folder = (board / "there" / "current").resolve(strict=True)
+                reads.append((board / "there" / "current" / "model.onnx").read_bytes())
+                assert (
+                    sha256_of(folder / "model.onnx") == json.loads((folder / "model.onnx.json").read_text())["sha256"]
+                )
+            except (OSError, AssertionError) as exc:
+                lost.append(repr(exc))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        for archive in ("b.tar", "", "b.tar", ""):
+            done = install(edgecnn, archive) if archive else edgecnn("rollback", "--to", "there")
+            assert done.code == 0, done.said
+    finally:
+        ended.set()
+        server.join()
+    assert (lost, len(set(reads))) == ([], 1)
+    assert len(reads) > 4
+
+
+def test_odd_names(host: Path, board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dash, spaces and a line's end are parts of names, and what is told to be typed can be typed."""
+    monkeypatch.chdir(host)
+    for name, typed in {"-r s.tar": "'./-r s.tar'", "it's.tar": "'it'\"'\"'s.tar'"}.items():
+        done = edgecnn("release", "run", "-o", f"./{name}", "--unsigned", "--threads", "1")
+        (host / name).rename(board / name)
+        assert (done.code, f"`edgecnn install {typed}`" in done.err) == (0, True), done.said
+    monkeypatch.chdir(board)
+    done = edgecnn("install", "--threads", "1", "--to", "a b\nc", "--", "-r s.tar")
+    assert done.code == 0, done.said
+    assert serving(board / "a b\nc") == name_of(board / "a.tar")
+
+
+def test_a_user_without_a_home(edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    edgecnn("rollback").refused("has no home", "--to")
 
 
 def test_where_nothing_can_be_installed(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
