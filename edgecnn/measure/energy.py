@@ -123,12 +123,11 @@ def energy_of(
     if len(blocks) > 1:
         half = mean_half_width((taken - resting * seconds) / queries) + mean_half_width(idle_w) * per_query
         spread = (net - half, net + half)
-        if spread[1] <= 0:
-            raise MeasurementError(
-                f"the machine took less power while queries ran ({whole / per_query:.2f} W) than idle "
-                f"({resting:.2f} W)",
-                "stop other work",
-            )
+    if (spread[1] if spread else net) <= 0:
+        raise MeasurementError(
+            f"the machine took less power while queries ran ({whole / per_query:.2f} W) than idle ({resting:.2f} W)",
+            "stop other work",
+        )
     images = 1000 / batch
     by_rail = {
         name: sum(joules(s.start_s, s.end_s, counted[:, k]) for s in steady) / float(seconds.sum())
