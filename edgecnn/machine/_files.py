@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 ROOT = Path("/")
@@ -16,8 +17,9 @@ def text_of(path: Path) -> str:
 
 
 def number_of(path: Path) -> float | None:
-    """The number that stands in a file; None where there is none."""
+    """The number that stands in a file; None where there is none that is finite."""
     try:
-        return float(text_of(path))
+        found = float(text_of(path))
     except ValueError:
         return None
+    return found if math.isfinite(found) else None

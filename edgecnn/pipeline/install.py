@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def install(
     with held(folder, OPTION):
         require_links(folder)
         before = current_release(folder)
+        _tell_of_another(folder, before, row, say)
         name, is_there = _place(folder, row, found)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         installed = Installed(
@@ -187,6 +189,15 @@ def _place(folder: Path, row: ReleasedEngine, found: Archive[Release]) -> tuple[
         number += 1
         name = f"{release_name(found.text)}-{number}"
     return name, False
+
+
+def _tell_of_another(folder: Path, before: str, row: ReleasedEngine, say: Say) -> None:
+    """Of a release of another recipe that serves there: a folder is one classifier's."""
+    with contextlib.suppress(ArtifactError):  # nothing serves, or it is damaged
+        if before and (other := read_installed(folder, before).recipe) != row.recipe:
+            say(
+                f"{folder}: {other} serves there, this is {row.recipe}: name a folder for each classifier with {OPTION}"
+            )
 
 
 def _previous(folder: Path, before: str, name: str) -> str:

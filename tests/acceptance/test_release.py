@@ -657,6 +657,14 @@ def test_a_user_without_a_home(edgecnn: Command, monkeypatch: pytest.MonkeyPatch
     edgecnn("rollback").refused("has no home", "--to")
 
 
+def test_another_classifier_in_the_folder_is_told(board: Path, edgecnn: Command) -> None:
+    assert install(edgecnn).code == 0
+    rewrite(board / "a.tar", board / "x.tar", row={"recipe": "cars"})
+    done = install(edgecnn, "x.tar")
+    assert (done.code, "there: red serves there, this is cars" in done.err) == (0, True), done.said
+    assert "serves there" not in install(edgecnn, "x.tar").err
+
+
 def test_where_nothing_can_be_installed(board: Path, edgecnn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """One error each, before anything is unpacked; what was there is there."""
     (board / "full").mkdir()

@@ -111,7 +111,11 @@ def test_the_rails_that_make_up_a_board_are_added_and_their_parts_are_not(
 def test_a_rail_that_stops_answering_is_no_reading(tmp_path: Path) -> None:
     sensor = open_power_sensor("", laid_out(tmp_path, ORIN_NX))
     assert sensor is not None
-    (tmp_path / "sys/class/hwmon/hwmon1/curr3_input").unlink()
+    current = tmp_path / "sys/class/hwmon/hwmon1/curr3_input"
+    for broken in ("", "nan", "inf", "12 mA"):
+        current.write_text(broken)
+        assert sensor.read() is None
+    current.unlink()
     assert sensor.read() is None
 
 
