@@ -133,6 +133,8 @@ class Flow:
             "inspect PLAN": ask("inspect", OLD_PLAN),
             "layers": ask("layers", OLD_PLAN),
             "models": ask("models"),
+            "monitor": ask("monitor", self.logits(), "-o", work / "log.jsonl"),
+            "drift": ask("drift", reference, work / "log.jsonl"),
             "predict": ask("predict", cpu / "int8.onnx", picture),
             "probe": ask("probe", "lenet5", "--weights", "none", "--data", "digits", "--images", 10),
             "quantize fp16": ask("quantize", graph, "--precision", "fp16", "-o", work / "fp16.onnx"),
@@ -172,6 +174,12 @@ class Flow:
         told = ("--preprocess", self.work / "cropped.json", "--labels", self.work / "labels.txt")
         done("import", self.foreign(), *told, "-o", path)
         return path
+
+    def logits(self) -> Path:
+        """The logits of the run's reference as a monitor reads them."""
+        with np.load(self.run / "reference.npz") as archive:
+            np.save(self.work / "logits.npy", archive["logits"])
+        return self.work / "logits.npy"
 
     def copied(self) -> Path:
         """A copy of the run, to judge or to damage."""

@@ -24,6 +24,7 @@ from edgecnn.artifact.sidecar import (
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph, scheme_of_graph
+from edgecnn.backends._graph_file import read_structure
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
 from edgecnn.backends.ort.session import OrtSession, require_classifier
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, WriteError
@@ -108,7 +109,8 @@ class OrtBackend:
         from edgecnn.artifact.temporary import scratch_folder
 
         sidecar = read_sidecar(engine) if sidecar_path(engine).exists() else Sidecar(kind="graph")
-        model = onnx.load(graph)
+        model = read_structure(graph)
+        onnx.load_external_data_for_model(model, str(graph.parent))
         given = {output.name for output in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
         with scratch_folder() as folder:
