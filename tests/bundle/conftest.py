@@ -1,13 +1,19 @@
-"""A stand-in for NVIDIA's trtexec, and scripts that find it."""
+"""A stand-in for NVIDIA's trtexec, and scripts that find it; NVIDIA's client for Triton."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.backends.conftest import unpacked
+
+CLIENT, ITS_JSON = "2.73.0", "1.23"
 
 TRTEXEC = r"""#!/bin/sh
 echo "&&&& RUNNING TensorRT.trtexec [TensorRT vVERSION] # trtexec $*"
@@ -45,3 +51,13 @@ def build(tmp_path: Path) -> Build:
         return done.returncode, asked, done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tritonclient() -> Any:
+    """The module `tritonclient.grpc`, whose other packages come with ours."""
+    wheels = f"tritonclient=={CLIENT}", f"python-rapidjson=={ITS_JSON}"
+    folder = unpacked(f"tritonclient-{CLIENT}-grpc", *wheels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        return importlib.import_module("tritonclient.grpc")

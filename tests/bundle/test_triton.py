@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,6 @@ from edgecnn.bundle.served import Served
 from edgecnn.bundle.triton import config_text
 from edgecnn.cli import main
 from edgecnn.recipe.schema import BatchSettings, Recipe
-from tests.backends.conftest import unpacked
 from tests.bundle.conftest import Build
 
 if TYPE_CHECKING:
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.torch
 
-CLIENT = "2.73.0"
 PREPROCESSING = {"resize": 256, "crop": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "channels": 3}
 
 
@@ -34,16 +30,10 @@ def served(batch: BatchSettings, **facts: Any) -> Served:
     return Served(recipe, "int8", here, sidecar, here, here, "10.3")
 
 
-@pytest.fixture(scope="module")
-def messages() -> types.ModuleType:
-    """Triton's model_config.proto as its client carries it; the client's other packages are not needed for it."""
-    path = unpacked(f"tritonclient-{CLIENT}", f"tritonclient=={CLIENT}") / "tritonclient/grpc/model_config_pb2.py"
-    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def messages(tritonclient: Any) -> Any:
+    """Triton's model_config.proto as its client carries it."""
+    return tritonclient.model_config_pb2
 
 
 def parsed(text: str, messages: Any) -> Any:
