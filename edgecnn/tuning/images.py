@@ -22,7 +22,7 @@ FEWEST = 16  # of each set
 @dataclass(frozen=True)
 class SearchImages:
     """`calibration` makes the graphs and ranks the nodes, `held_out` chooses among the graphs, `test` judges what was
-    chosen. The last two have labels."""
+    chosen. The last two have labels, and each of their images once: a copy proves nothing more."""
 
     calibration: Dataset
     held_out: Dataset
@@ -30,10 +30,11 @@ class SearchImages:
 
     @property
     def sha256(self) -> str:
-        """Of all of them."""
+        """Of all of them, and of the labels."""
         sets = (self.calibration, self.held_out, self.test)
-        shas = (one.sha256(k) for one in sets for k in range(len(one)))
-        return hashlib.sha256("\n".join(shas).encode()).hexdigest()
+        shas = [one.sha256(k) for one in sets for k in range(len(one))]
+        labels = [str(label) for one in (self.held_out, self.test) for label in np.asarray(one.labels).tolist()]
+        return hashlib.sha256("\n".join(shas + labels).encode()).hexdigest()
 
 
 def open_search_images(
@@ -87,7 +88,8 @@ def _labelled(data: Dataset, what: str) -> Dataset:
             f"{data.name}: the {what} have no labels, and without them no drop of top-1 can be measured",
             "name a labelled data set: class folders that bear the model's names, or an .npz with `label`",
         )
-    return data if len(known) == len(data) else data.subset(known)
+    first = list({data.sha256(k): k for k in reversed(known)}.values())[::-1]
+    return data if len(first) == len(data) else data.subset(first)
 
 
 def _require_enough(test: Dataset, max_drop_pp: float) -> None:

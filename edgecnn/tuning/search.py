@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, tool_versions
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sha256_of, sidecar_path, tool_versions
 from edgecnn.artifact.trial_log import TrialLog
 from edgecnn.artifact.write import check_output, write_artifact, write_json_artifact
 from edgecnn.backends import load_backend
@@ -138,9 +138,12 @@ def search(
         trials = Trials(bench := (HostWorkbench if host else Workbench)(task, folder, key), log, say)
         noise = rank_nodes(ranking, found.calibration, log, progress)
         costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
-        file = _write_graph(chosen, bench, output)
-        made = _result(trials, chosen, costs, max_drop_pp, file)
         result = output.with_name(f"{output.stem}.search.json")
+        file = _write_graph(chosen, bench, output)
+        if file != output and result.exists():  # that of another budget is no answer to this one
+            for old in (output, sidecar_path(output)):
+                old.unlink(missing_ok=True)
+        made = _result(trials, chosen, costs, max_drop_pp, file)
         provenance = derived(source, result, (graph, ranges), step="search", kind="search")
         provenance = dataclasses.replace(provenance, scheme=scheme, tools=_tools(task), device=measured_on)
         write_json_artifact(result, to_plain(made), provenance)
@@ -297,6 +300,7 @@ def _key(task: SearchTask, device: Device | None) -> str:
     facts = [
         sha256_of(task.graph),
         sha256_of(task.ranges),
+        str(to_plain(sidecar_of(task.graph).contract)),
         task.images.sha256,
         *(task.target.name, task.scheme, task.method, task.around, str(task.global_pool), *task.patterns),
         *(str(task.batch), str(task.threads), task.host, device.key if device else "", *made_with),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -33,10 +34,10 @@ class Trials:
         self._judged: dict[tuple[ImageSet, Kept], JudgedLine] = {}
         for content in log:
             timed, problems = record_and_problems(TimedLine, content)
-            if timed is not None and not problems:
+            if timed is not None and not problems and self._can_be(timed):
                 self._know(timed)
             judged, problems = record_and_problems(JudgedLine, content)
-            if judged is not None and not problems:
+            if judged is not None and not problems and self._can_be(judged):
                 self._know(judged)
 
     @property
@@ -90,6 +91,19 @@ class Trials:
                 )
         found = [self._timed[seconds, against, kept] for kept in dict.fromkeys(others)]
         return [line for line in found if not line.failed]
+
+    def _can_be(self, line: TimedLine | JudgedLine) -> bool:
+        """Whether a search has written this line of an earlier one's: another one is tried again."""
+        if line.kept != self.task.in_order(frozenset(line.kept)):
+            return False
+        if line.failed:
+            return True
+        if isinstance(line, TimedLine):
+            ratios = (line.ratio, *line.ratio_ci)
+            return all(0 < value < math.inf for value in ratios) and 0 <= line.against_ms_p50 < math.inf
+        data = self.task.images.held_out if line.images == "held-out" else self.task.images.test
+        counted = min(line.lost, line.gained) >= 0 and line.lost + line.gained <= line.n
+        return line.n == len(data) and counted and 0 <= line.int8_share_pct <= 100
 
     def _keep(self, line: TimedLine | JudgedLine) -> None:
         self._log.append(to_plain(line))
