@@ -16,7 +16,7 @@ from edgecnn.contract import TOP_K, Geometry
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.geometry import serve_as
 from edgecnn.data.preprocess import first_difference
-from edgecnn.diagnose.stages import Hop, Rung, climb
+from edgecnn.diagnose.stages import EXPLAINED_DB, Hop, Rung, climb
 from edgecnn.errors import ArtifactError, MeasurementError, RecipeError
 from edgecnn.graph.decision import decision_threshold
 from edgecnn.machine.threads import allowed_threads
@@ -256,7 +256,7 @@ def compare_stages(
         own = sidecar if path == engine else sidecar_of(path)
         found = _predict_stage(path, own, dataset, settings, first, settings.provider if path == engine else None)
         graph = path if path.suffix == ".onnx" and own.kind != "engine" else None
-        rungs.append(Rung(path.name, own.precision_requested or "fp32", found, graph))
+        rungs.append(Rung(path.name, _precision(path, own, settings.provider), found, graph))
     position = {image: k for k, image in enumerate(dataset.ids)}
     readable = [position[image] for image in rungs[-1].predictions.ids]
     some = readable[:: max(1, len(readable) // STAGE_NODE_IMAGES)][:STAGE_NODE_IMAGES]
@@ -344,32 +344,51 @@ def _without_logits(dataset: Dataset, like: Predictions) -> Predictions:
     )
 
 
+def _precision(path: Path, sidecar: Sidecar, provider: OrtProvider | None) -> str:
+    """What was asked for, or what a graph holds; the coarsest where neither tells."""
+    told = engine_info(path, sidecar, provider).precision_requested
+    return told if told in EXPLAINED_DB else "int8"
+
+
 def _stages(engine: Path) -> list[Path]:
     """The graphs of edgecnn that `engine` was made from, the first one first, as far as they are here; then `engine`.
 
-    A graph from elsewhere is left out: importing it gave its tensors other names.
+    A graph from elsewhere is left out: importing it gave its tensors other names. Raises `ArtifactError` for another
+    graph than the one that a stage was made from.
     """
     stages = [engine]
-    while parents := [p for p in _parents(stages[0]) if p.suffix == ".onnx" and sidecar_path(p).exists()]:
-        if half := _fp16_beside(stages[0], parents[0]):
-            stages.insert(0, half)
-        stages.insert(0, parents[0])
+    while found := next(_parents(stages[0]), None):
+        parent, digest = found
+        if (known := sha256_of(parent)) != digest or any(map(parent.samefile, stages)):
+            raise ArtifactError(
+                f"{parent}: is not the graph that {stages[0].name} was made from: its sha256 is {known[:12]}, of that "
+                f"one {digest[:12]}",
+                f"copy that graph here, or make {stages[0].name} again from this one",
+            )
+        half = _fp16_beside(stages[0], digest)
+        stages = [parent, *([half] if half else []), *stages]
     return stages
 
 
-def _fp16_beside(graph: Path, source: Path) -> Path | None:
-    """The FP16 graph of the same `source` as an INT8 `graph` around FP16, where it lies beside it."""
+def _fp16_beside(graph: Path, digest: str) -> Path | None:
+    """The FP16 graph of the same source, by its `digest`, as an INT8 `graph` around FP16, where it lies beside it."""
     own = read_sidecar(graph)
     if own.kind == "engine" or own.precision_requested != "int8" or own.fields.get("quantize.around") != "fp16":
         return None
-    digest = own.parents[os.path.relpath(source, graph.parent)]
     for path in sorted(graph.parent.glob("*.onnx")):
-        known = read_sidecar(path) if sidecar_path(path).exists() else own
+        try:
+            known = read_sidecar(path)
+        except ArtifactError:  # of no stage
+            continue
         if known.kind == own.kind and known.precision_requested == "fp16" and digest in known.parents.values():
             return path
     return None
 
 
-def _parents(path: Path) -> Iterator[Path]:
+def _parents(path: Path) -> Iterator[tuple[Path, str]]:
+    """The graphs with a sidecar that are here, of those that `path` was made from, and their sha256."""
     if sidecar_path(path).exists():
-        yield from (path.parent / name for name in read_sidecar(path).parents)
+        for name, digest in read_sidecar(path).parents.items():
+            parent = path.parent / name
+            if parent.suffix == GRAPH and parent.is_file() and sidecar_path(parent).exists():
+                yield parent, digest
