@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def test_lines_that_no_search_writes_are_tried_again(
     sound = edgecnn(*asked(made, output, 6))
     assert json.loads(sound.out)["kept"] == [GUILTY]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    wrong = itertools.cycle(
+    wrong: Iterator[dict[str, object]] = itertools.cycle(
         [{"n": 0}, {"n": 10**400}, {"lost": -9}, {"lost": 999}, {"int8_share_pct": 1e9}, {"kept": ["ghost"]}]
     )
     damaged = [{**line, **next(wrong)} if "images" in line else line for line in lines]
