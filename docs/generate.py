@@ -33,10 +33,12 @@ from edgecnn.results.accuracy_baseline import AccuracyBaselines
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.comparison import Comparison
 from edgecnn.results.crash import CrashFile
+from edgecnn.results.drift import Drift
 from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.explanation import Explanation
 from edgecnn.results.history import History
 from edgecnn.results.latency import LatencyFile
+from edgecnn.results.monitor import Monitored
 from edgecnn.results.release import Installed
 from edgecnn.results.report import RunReport
 from edgecnn.results.search import Search
@@ -75,6 +77,8 @@ FILES = {
     "search": File(Search, "`X.search.json` beside the graph that was found; `edgecnn search --json`"),
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
+    "drift": File(Drift, "`edgecnn drift --json`", False),
+    "monitored": File(Monitored, "`edgecnn monitor --json`", False),
     "history": File(History, "`edgecnn history --json`", False),
     "release": File(Release, "`release.json`, the first member of a release (`edgecnn release`)", False),
     "installed": File(Installed, "`installed.json` of an installed release (`edgecnn install`)", False),

@@ -23,17 +23,17 @@ LONGEST_LINE = 1 << 26
 
 class CheckedLines:
     """The file `path`, to append to, a context manager; what a killed process left unfinished at its end is cut off
-    when the first line is written. One process at a time has it. Raises `ArtifactError` for a file of anything else,
-    `WriteError` where it cannot be written."""
+    when the first line is written. `start` is that of its first line. One process at a time has it. Raises
+    `ArtifactError` for a file of anything else, `WriteError` where it cannot be written."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, open_journal(path)
+    def __init__(self, path: Path, start: bytes) -> None:
+        self._path, self._start, self._file = path, start, open_journal(path)
         self._end = 0
 
     def lines(self) -> Iterator[Line]:
         """The lines of before, the first one first; to be read to the end before anything is appended."""
         self._file.seek(0)
-        for line, end in _whole_lines(self._file, self._path):
+        for line, end in _whole_lines(self._file, self._path, self._start):
             self._end = end
             yield line
 
@@ -59,24 +59,25 @@ class CheckedLines:
                 self._path.unlink(missing_ok=True)
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, start: bytes) -> Iterator[Line]:
     """The lines of a log that another process may be writing, without one that is not finished; raises
     `ArtifactError`."""
     try:
         with open_regular(path) as file:
-            for line, _ in _whole_lines(file, path):
+            for line, _ in _whole_lines(file, path, start):
                 yield line
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror or exc}", "name the log of a monitor") from exc
 
 
-def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[Line, int]]:
+def _whole_lines(file: BinaryIO, path: Path, start: bytes) -> Iterator[tuple[Line, int]]:
     number, read, end = 0, 0, 0
     waiting: list[Line] = []
     while text := file.readline(LONGEST_LINE):
         number, whole = number + 1, text.endswith(b"\n")
         body, key, rest = text.rpartition(_KEY)
-        if not whole and number > 1 and len(text) < LONGEST_LINE:
+        begun = number > 1 or text[: len(start)] == start[: len(text)]
+        if not whole and begun and len(text) < LONGEST_LINE:
             return  # a killed process's last one
         if not key or rest != f'{zlib.crc32(body):08x}"}}\n'.encode():
             told = (

@@ -40,7 +40,7 @@ def drift(
 
     found = compared(reference, log, last_hours=last)
     if as_json:
-        print_json({**to_plain(found), "moved": list(found.moved)})
+        print_json(to_plain(found))
     else:
         _print(found)
     return found.exit_code

@@ -173,6 +173,7 @@ def compare_samples(ours: Sample, theirs: Sample) -> Drift:
         n_reference=ours.total.n,
         n_log=theirs.total.n,
         level=LEVEL,
+        moved=tuple(name for name in names if moved[name]),
         verdict="drift" if any(moved.values()) else "too few" if few else "no drift",
         statistics=rows,
         classes=_moved_classes(ours, theirs, shifts[CLASSES].moved) if moved.get(CLASSES) else (),

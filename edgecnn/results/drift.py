@@ -57,6 +57,7 @@ class Drift:
     n_log: int
     level: float
     verdict: Literal["drift", "no drift", "too few"]
+    moved: tuple[str, ...]  # the names of the statistics that moved
     statistics: tuple[StatisticShift, ...]
     classes: tuple[ClassShift, ...]
     least_certain: tuple[UncertainImage, ...]
@@ -66,8 +67,3 @@ class Drift:
     def exit_code(self) -> int:
         """As that of a gate: 0 nothing moved, 1 something did, 3 too few images to say."""
         return {"no drift": 0, "drift": 1, "too few": 3}[self.verdict]
-
-    @property
-    def moved(self) -> tuple[str, ...]:
-        """The names of what moved."""
-        return tuple(s.name for s in self.statistics if s.moved)

@@ -108,7 +108,7 @@ def test_prometheus_reads_it(tmp_path: Path, log: Path) -> None:
     series = parsed(prometheus.read_text(encoding="utf-8"))
     assert sum(series["edgecnn_images_total"].values()) == 9
     shown = {dict(labels)["label"]: value for labels, value in series["edgecnn_predicted_total"].items()}
-    assert shown == {'q\\"uote': 3, "back\\\\slash": 6}
+    assert shown == {'q\\"uote': 3, "back\\\\slash": 6, "new\\\\nline \\\\x1b[31m": 0}
     assert sum(series["edgecnn_sharpness_count"].values()) == 9
     assert next(iter(series["edgecnn_sharpness_sum"].values())) == pytest.approx(0.3 * 36)
     assert "edgecnn_noise_count" not in series

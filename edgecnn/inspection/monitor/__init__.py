@@ -17,7 +17,7 @@ from edgecnn.artifact.write import check_output, write_bytes
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.graph.decision import LOGIT, PROBABILITY
 from edgecnn.inspection.monitor.counts import Batch, Tally, line_of, no_tally, tally
-from edgecnn.inspection.monitor.log import entries, header_line, hour_of, network_of
+from edgecnn.inspection.monitor.log import START, entries, flaw_of, header_line, hour_of, network_of
 from edgecnn.inspection.monitor.prometheus import prometheus_text
 from edgecnn.inspection.monitor.rows import Source, open_source
 from edgecnn.records import to_plain
@@ -50,7 +50,7 @@ def monitor(
     told = None if engine is None else network_of_engine(engine)
     if told is not None and classes not in (None, told.columns):
         raise DataError(f"{engine}: has {told.columns} outputs, not {classes}", "leave --classes as the engine has it")
-    with contextlib.closing(open_source(source, classes)) as rows, CheckedLines(log) as lines:
+    with contextlib.closing(open_source(source, classes)) as rows, CheckedLines(log, START) as lines:
         counter = Counter(lines, log, prometheus, told)
         try:
             _count(counter, rows, progress)
@@ -73,7 +73,7 @@ def network_of_sidecar(name: str, sidecar: Sidecar, columns: int, threshold: flo
     if threshold is None:
         threshold = PROBABILITY if sidecar.contract.output != "logits" and columns == 1 else LOGIT
     labels = tuple(sidecar.labels or ())
-    return Network(
+    network = Network(
         columns=columns,
         engine=name,
         engine_sha256=sidecar.sha256,
@@ -82,6 +82,9 @@ def network_of_sidecar(name: str, sidecar: Sidecar, columns: int, threshold: flo
         output=sidecar.contract.output,
         threshold=threshold,
     )
+    if (flaw := flaw_of(network)) is not None:
+        raise ArtifactError(f"{name}: its sidecar's {flaw}", "give --classes in place of --engine")
+    return network
 
 
 def _preprocessing_sha256(sidecar: Sidecar) -> str:
@@ -168,6 +171,10 @@ class Counter:
             if moment is not None:
                 backwards[minute] = backwards.get(minute, 0) + (latest is not None and moment < latest)
                 latest = moment
+        newest = max((m for m in by_minute if m is not None), default=0)
+        if newest > self._minute:  # the minutes before are whole
+            self.write()
+            self._minute = newest
         counted = dict(self._open)
         for minute, chosen in by_minute.items():
             part = replace(tally(batch.take(chosen), known), backwards=backwards.get(minute, 0))
@@ -176,13 +183,11 @@ class Counter:
         self._open, self._position = counted, position
 
     def write_when_due(self) -> None:
-        """Write lines after a minute of the clock or of the rows' times, and of much that came at once."""
+        """Write the first rows at once, then lines after a minute of the clock, and of much that came at once."""
         counted = sum(t.n for t in self._open.values())
-        minute = max((m for m in self._open if m is not None), default=0)
         due = time.monotonic() - self._since >= LINE_S or counted >= MOST_ROWS or len(self._open) > OPEN_MINUTES
-        if self._open and (due or minute > self._minute):
+        if due or not self._begun:
             self.write()
-            self._minute = max(minute, self._minute)
 
     def write(self) -> None:
         """Append what is counted, a line for each minute; raises `WriteError`, and then it is still to be written."""

@@ -14,6 +14,7 @@ from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.monitor import LogHeader, LogLine, Network
 
 KIND = "edgecnn monitor log"
+START = f'{{"kind": "{KIND}"'.encode()
 _HINT = "name the log of `edgecnn monitor`, made by this version"
 HOUR_S = 3600
 
@@ -39,7 +40,7 @@ def hour_of(time_s: float | None) -> str | None:
 
 def read_log(path: Path) -> tuple[Network, Iterator[Entry]]:
     """Whose log it is, and its lines; raises `ArtifactError`."""
-    lines = read_lines(path)
+    lines = read_lines(path, START)
     network = network_of(lines, path)
     if network is None:
         raise ArtifactError(f"{path}: is empty", _HINT)
@@ -56,10 +57,18 @@ def network_of(lines: Iterator[Line], path: Path) -> Network | None:
     header = record_from_mapping(LogHeader, content, f"{path}: line 1", _HINT)
     if dict(header.bounds) != BOUNDS or header.schema != 1:
         raise ArtifactError(f"{path}: its histograms have other bins than those of this version", _HINT)
-    network = header.network
-    if not 0 < network.columns < 1 << 24 or (network.labels and len(network.labels) != network.classes):
-        raise ArtifactError(f"{path}: {len(network.labels)} labels of {network.columns} columns", _HINT)
-    return network
+    if (flaw := flaw_of(header.network)) is not None:
+        raise ArtifactError(f"{path}: {flaw}", _HINT)
+    return header.network
+
+
+def flaw_of(network: Network) -> str | None:
+    """Why there is no such network; None where there can be."""
+    if not 0 < network.columns < 1 << 24:
+        return f"columns = {network.columns}: from 1 to {(1 << 24) - 1} were expected"
+    if network.labels and len(network.labels) != network.classes:
+        return f"{len(network.labels)} labels of {network.columns} columns: {network.classes} or none were expected"
+    return None
 
 
 def entries(lines: Iterable[Line], network: Network, path: Path) -> Iterator[Entry]:

@@ -18,8 +18,9 @@ _HELP = {
 
 
 def prometheus_text(total: Tally, network: Network, name: str) -> str:
-    """All that a log holds, as counters that only grow: an hour's are `increase(X[1h])`. `name` tells one log's series
-    from another's."""
+    """All that a log holds, as counters that only grow: an hour's are `increase(X[1h])`, which does not see the first
+    count of a series that was not there before; so classes begin with 0. `name` tells one log's series from another's.
+    """
     return "".join(f"{line}\n" for line in _lines(total, network, {"log": name}))
 
 
@@ -33,8 +34,7 @@ def _lines(total: Tally, network: Network, labels: Mapping[str, str]) -> Iterato
         yield f"{family}{_labels(labels)} {count}"
     yield from _family("edgecnn_predicted_total", "Images by the class that was predicted.", "counter")
     for k, count in enumerate(total.predicted.tolist()):
-        if count:
-            yield f"edgecnn_predicted_total{_labels({**labels, 'class': str(k), 'label': network.label(k)})} {count}"
+        yield f"edgecnn_predicted_total{_labels({**labels, 'class': str(k), 'label': network.label(k)})} {count}"
     for name, counts in total.histograms.items():
         if counts.any():
             yield from _histogram(f"edgecnn_{name}", _HELP[name], labels, name, counts, total.sums[name])

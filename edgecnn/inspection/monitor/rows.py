@@ -16,6 +16,7 @@ import numpy as np
 
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.inspection.monitor.counts import Batch
+from edgecnn.inspection.monitor.log import flaw_of
 from edgecnn.limits import DAMAGED_ZIP, open_regular, require_array, require_arrays
 from edgecnn.measure.input_statistics import STATISTICS
 from edgecnn.records import mapping_from_json, record_from_mapping
@@ -26,6 +27,7 @@ ROWS_AT_ONCE = 1024
 LONGEST_ROW = 1 << 26  # bytes
 LONGEST_NAME = 1024  # characters
 LATEST = 253402300800.0  # the year 10 000, in seconds since 1970
+MOST = 1e300  # of a statistic, so that their sum is finite
 _READ = 1 << 16
 _Row: TypeAlias = "Mapping[str, Any]"  # of a line, by its keys
 _ALLOWED = ("logits", "time", "image", *STATISTICS)
@@ -54,6 +56,8 @@ def open_source(source: str, classes: int | None) -> Source:
     """The rows of `source`: "-" for standard input, an array (.npy, .npz), else lines of JSON, or with `classes` bare
     float32, so many a row. Raises `ArtifactError`."""
     if source == "-":
+        if sys.stdin is None:
+            raise DataError("standard input: is closed", "pipe the rows into it: `... | edgecnn monitor - -o X.jsonl`")
         return _stream("standard input", os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), False, classes)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
@@ -77,15 +81,21 @@ class _Stream:
         self.name, self.kept, self._file = name, kept, file
 
     def pieces(self, wait_s: float) -> Iterator[list[bytes]]:
-        rest = b""
+        rest = bytearray()
         if self.kept:
             self._file.seek(0)
         while True:
             if not self.kept and not select.select([self._file], [], [], wait_s)[0]:
                 yield []
                 continue
-            part = os.read(self._file.fileno(), _READ)
-            found, rest = self._cut(rest + part, not part)
+            try:
+                part = os.read(self._file.fileno(), _READ)
+            except OSError as exc:
+                raise ArtifactError(
+                    f"{self.name}: cannot be read: {exc.strerror or exc}", "look at its writer"
+                ) from exc
+            rest += part
+            found = self._cut(rest, not part) if not part or self._may_end(part, rest) else []
             for k in range(0, len(found), ROWS_AT_ONCE):
                 yield found[k : k + ROWS_AT_ONCE]
             if len(rest) > LONGEST_ROW:
@@ -97,7 +107,12 @@ class _Stream:
         """Let go of the file."""
         self._file.close()
 
-    def _cut(self, content: bytes, ended: bool) -> tuple[list[bytes], bytes]:
+    def _may_end(self, part: bytes, rest: bytearray) -> bool:
+        """Whether a row ends in the `part` that came last."""
+        raise NotImplementedError
+
+    def _cut(self, rest: bytearray, ended: bool) -> list[bytes]:
+        """Take the rows out of what came."""
         raise NotImplementedError
 
 
@@ -105,9 +120,13 @@ class JsonRows(_Stream):
     """One JSON object a line: `logits`, and `time`, `image` and statistics of the input where they are known. A line
     with `engine` says whose the lines are."""
 
-    def _cut(self, content: bytes, ended: bool) -> tuple[list[bytes], bytes]:
-        *found, rest = content.split(b"\n")
-        return ([*found, rest] if ended and rest else found), b"" if ended else rest
+    def _may_end(self, part: bytes, rest: bytearray) -> bool:
+        return b"\n" in part
+
+    def _cut(self, rest: bytearray, ended: bool) -> list[bytes]:
+        *found, last = bytes(rest).split(b"\n")
+        rest[:] = b"" if ended else last
+        return [*found, last] if ended and last else found
 
     def read(self, first: int, pieces: Sequence[bytes]) -> tuple[Network | None, Batch]:
         network, rows, now = None, list[_Row](), time.time()
@@ -120,6 +139,8 @@ class JsonRows(_Stream):
                 found = record_from_mapping(
                     Network, content, where, "begin with the line that `edgecnn predict` writes"
                 )
+                if (flaw := flaw_of(found)) is not None:
+                    raise DataError(f"{where}: {flaw}", "begin with the line that `edgecnn predict` writes")
                 if network not in (None, found):
                     raise DataError(f"{where}: rows of another engine", "one log is that of one engine: name another")
                 network = found
@@ -141,19 +162,16 @@ class FloatRows(_Stream):
         super().__init__(name, file, kept)
         self._size = 4 * classes
 
-    def _cut(self, content: bytes, ended: bool) -> tuple[list[bytes], bytes]:
-        whole = len(content) // self._size * self._size
-        found = [content[k : k + self._size] for k in range(0, whole, self._size)]
-        return found, content[whole:]
+    def _may_end(self, part: bytes, rest: bytearray) -> bool:
+        return len(rest) >= self._size
 
-    def pieces(self, wait_s: float) -> Iterator[list[bytes]]:
-        """As of any stream; raises `DataError` where it ends within a row."""
-        total = 0
-        for found in super().pieces(wait_s):
-            total += len(found)
-            yield found
-        if self.kept and os.fstat(self._file.fileno()).st_size != total * self._size:
+    def _cut(self, rest: bytearray, ended: bool) -> list[bytes]:
+        whole = len(rest) // self._size * self._size
+        found = [bytes(rest[k : k + self._size]) for k in range(0, whole, self._size)]
+        del rest[:whole]
+        if ended and rest:
             raise DataError(f"{self.name}: ends within a row of {self._size} bytes", "check --classes")
+        return found
 
     def read(self, first: int, pieces: Sequence[bytes]) -> tuple[Network | None, Batch]:
         """Rows with the time of their arrival; those of a file have none."""
@@ -179,6 +197,8 @@ class ArrayRows:
                 wanted = "U" if name == "ids" else "iuf"
                 if values.shape != self._logits.shape[:1] or values.dtype.kind not in wanted:
                     raise ValueError(f"{name} is {values.dtype} {list(values.shape)} of {len(self._logits)} rows")
+                if name in STATISTICS and not (np.abs(values[~np.isnan(values)]) < MOST).all():
+                    raise ValueError(f"{name} is not finite; NaN stands for what is not known")
         except DAMAGED_ZIP as exc:
             told = f"no array {exc}" if isinstance(exc, KeyError) else str(exc)
             raise ArtifactError(f"{path}: not an array of logits ({told})", "give logits [N, classes]") from exc
@@ -228,7 +248,7 @@ def _row(content: Mapping[str, Any], where: str, now: float, columns: int | None
     row: dict[str, object] = {"logits": [math.nan if v is None else v for v in logits]}
     for name in STATISTICS:
         value = content.get(name)
-        if value is not None and not (_is_number(value) and math.isfinite(value) and abs(value) < 1e300):
+        if value is not None and not (_is_number(value) and math.isfinite(value) and abs(value) < MOST):
             raise DataError(f"{where}: {name} {value!r:.60} is not a finite number", "leave it out where it is unknown")
         row[name] = math.nan if value is None else float(value)
     return {
