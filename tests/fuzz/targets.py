@@ -178,6 +178,7 @@ def ours(folder: Path) -> Mapping[str, Target]:
             lambda path: preprocessing_from_json(_object(parse_json, path)), damaged_json,
         ),
         "predictions": Target("p.npz", (_predictions(folder),), _predictions_again, damaged_zip),
+        **_monitors(folder),
     }  # fmt: skip
     for name, read in (("report", read_report), ("latency", read_latency)):
         if seeds := tuple(path.read_bytes() for path in sorted(golden.rglob(f"{name}.json"))):
@@ -278,6 +279,60 @@ def _packed(folder: Path) -> bytes:
     dataset = open_dataset(str(folder / "pictures"), preprocessing_from_json(PREPROCESS), "test")
     write_packed(folder / "packed.npz", dataset, "test", "")
     return (folder / "packed.npz").read_bytes()
+
+
+def _monitors(folder: Path) -> Mapping[str, Target]:
+    """Rows for a monitor; its log as it lies there, and each of its lines as if its checksum were right."""
+    from edgecnn.artifact.checked_lines import CheckedLines
+    from edgecnn.errors import DataError, EdgecnnError
+    from edgecnn.inspection.drift import drift
+    from edgecnn.inspection.monitor import monitor
+    from edgecnn.inspection.monitor.log import START
+    from edgecnn.records import parse_json
+
+    network = {"engine": "m.plan", "columns": 2, "labels": ["a", "b"]}
+    row = {"logits": [0.5, None], "time": 1.7e9, "image": "a.png", "noise": 2.0, "sharpness": 0.1}
+    rows = "\n".join(
+        map(json.dumps, (network, row, {**row, "logits": [1, 2], "time": "2026-11-27T10:00:00Z"}))
+    ).encode()
+    (folder / "rows").write_bytes(rows)
+    monitor(str(folder / "rows"), folder / "log.jsonl", prometheus=folder / "log.prom")
+    log = (folder / "log.jsonl").read_bytes()
+    with CheckedLines(folder / "log.jsonl", START) as known:
+        lines = list(known.lines())
+
+    def counted(path: Path) -> object:
+        """What is taken makes a log that is read again."""
+        out = path.with_name("of-rows.jsonl")
+        for old in (out, out.with_suffix(".prom")):
+            old.unlink(missing_ok=True)
+        try:
+            return monitor(str(path), out, prometheus=out.with_suffix(".prom"))
+        finally:
+            if out.exists():
+                try:
+                    drift(out, out)
+                except EdgecnnError as exc:
+                    raise AssertionError("a log that was written is not read") from exc
+
+    def checked(path: Path) -> object:
+        content = list(_object(parse_json, path).values())
+        if not all(isinstance(line, dict) for line in content):
+            raise DataError("no lines", "")
+        made = path.with_name("checked.jsonl")
+        made.unlink(missing_ok=True)
+        with CheckedLines(made, START) as log:
+            log.append(*content)  # type: ignore[arg-type]
+        return drift(made, made)
+
+    return {
+        "monitored rows": Target("rows", (rows,), counted, damaged_bytes),
+        "monitored row": Target(
+            "rows", (json.dumps(row).encode(), json.dumps(network).encode()), counted, damaged_json
+        ),
+        "monitor's log": Target("m.jsonl", (log,), lambda path: drift(path, path)),
+        "monitor's lines": Target("m.json", (json.dumps(dict(enumerate(lines))).encode(),), checked, damaged_json),
+    }
 
 
 def _journal(folder: Path) -> Target:
