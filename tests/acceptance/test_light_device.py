@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.acceptance.channel_pictures import RED, class_model, level, save_color
 from tests.fakes.on_disk import SITE
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -34,6 +35,23 @@ def absent(name, package=None):
     return None if name.partition(".")[0] in HOST and ours(sys._getframe(1)) else found(name, package)
 builtins.__import__, importlib.util.find_spec = guarded, absent
 """
+RECIPE = """
+precisions = ["fp32", "fp16"]
+targets = ["gpu"]
+[model]
+onnx = "net.onnx"
+[input]
+size = 8
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+[data]
+source = "images"
+[bench]
+duration_s = 0.1
+warmup_ms = 0
+[tolerances]
+agreement_pct_min = 60
+"""
 COMMANDS = """
 import sys
 from edgecnn.cli import main
@@ -42,10 +60,10 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-def on_device(folder: Path, root: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
+def on_device(folder: Path, root: Path, *commands: list[str], guard: str = GUARD) -> subprocess.CompletedProcess[str]:
     """Commands one after the other in a process of a device, with a TensorRT that is a fake."""
     (folder / "guard").mkdir(exist_ok=True)
-    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+    (folder / "guard" / "sitecustomize.py").write_text(guard)
     path = os.pathsep.join(map(str, (folder / "guard", SITE, root)))
     text = "\n".join("\t".join(words) for words in commands)
     return subprocess.run(
@@ -76,6 +94,35 @@ def test_build_validate_bench_gate_monitor_and_drift_import_nothing_of_the_host(
     refused = on_device(tmp_path, root, ["calibrate", f"{run}/model.fp32.onnx", "--data", "digits", "-o", "c.json"])
     assert refused.returncode != 0
     assert "needs the package" in refused.stderr, "the guard holds"
+
+
+def test_install_tests_an_engine_and_rollback_serves_the_one_before_without_the_host_s_packages(
+    root: Path, tmp_path: Path
+) -> None:
+    for label in range(4):
+        for k in range(6):
+            save_color(tmp_path / f"images/test/c{label}/{k}.png", (level(label, 4), 40 * label + k, 10 * k))
+    (tmp_path / "net.onnx").write_bytes(class_model(4, RED).SerializeToString())
+    (tmp_path / "net.toml").write_text(RECIPE)
+    made = on_device(
+        tmp_path,
+        root,
+        ["run", "net.toml", "--out", "run", "--threads", "1"],
+        ["release", "run", "-o", "a.tar", "--unsigned"],
+        ["release", "run", "-o", "b.tar", "--unsigned", "--engine", "fp32"],
+        guard="",
+    )
+    assert made.returncode == 0, made.stderr
+    done = on_device(
+        tmp_path,
+        root,
+        ["install", "a.tar", "--to", "there"],
+        ["install", "b.tar", "--to", "there", "--json"],
+        ["rollback", "--to", "there"],
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"engine": "fp32"' in done.stdout or ".fp32." in done.stdout, done.stdout
+    assert list((tmp_path / "there").rglob("*.plan"))
 
 
 def test_the_core_is_small_and_cold_starts_are_short(
