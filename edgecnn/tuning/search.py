@@ -139,10 +139,7 @@ def search(
         noise = rank_nodes(ranking, found.calibration, log, progress)
         costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
         result = output.with_name(f"{output.stem}.search.json")
-        file = _write_graph(chosen, bench, output)
-        if file != output and result.exists():  # that of another budget is no answer to this one
-            for old in (output, sidecar_path(output)):
-                old.unlink(missing_ok=True)
+        file = _write_graph(chosen, bench, output, result)
         made = _result(trials, chosen, costs, max_drop_pp, file)
         provenance = derived(source, result, (graph, ranges), step="search", kind="search")
         provenance = dataclasses.replace(provenance, scheme=scheme, tools=_tools(task), device=measured_on)
@@ -206,12 +203,13 @@ def _judge_safer(budget: Budget, start: Kept, order: Sequence[str]) -> None:
         budget.holds({*start, *rest[: -(-len(rest) // share)]})
 
 
-def _write_graph(chosen: Chosen, bench: Workbench, output: Path) -> Path | None:
-    """The file of the answer: `output`, or the float graph where that is it; None where there is no answer."""
-    if chosen.answer is None:
-        return None
-    made = bench.graph(chosen.answer.kept)
-    if made == bench.task.graph:
+def _write_graph(chosen: Chosen, bench: Workbench, output: Path, result: Path) -> Path | None:
+    """The file of the answer: `output`, or the float graph where that is it; None where there is no answer. The
+    `output` that an earlier `result` had is then no answer to this budget, and does not stay."""
+    made = None if chosen.answer is None else bench.graph(chosen.answer.kept)
+    if made is None or made == bench.task.graph:
+        for old in (output, sidecar_path(output)) if result.exists() else ():
+            old.unlink(missing_ok=True)
         return made
     sidecar: Sidecar = dataclasses.replace(
         read_sidecar(made), parents=parents_of(output, bench.task.graph, bench.task.ranges)
