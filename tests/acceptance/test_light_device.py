@@ -134,7 +134,9 @@ def test_the_core_is_small_and_cold_starts_are_short(
     light: Any = import_module("light")
     try:
         python = light.install(tmp_path)
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as exc:
+        if "pip" not in exc.cmd:
+            raise
         pytest.skip("pip cannot install the core here: no package index is reached")
     assert light.size_mb(tmp_path / "env") < 150
     (tmp_path / "stub").mkdir()
