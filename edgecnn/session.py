@@ -21,6 +21,7 @@ from edgecnn.errors import BackendError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.results.accuracy import Task
     from edgecnn.results.layers import EngineLayer, LayerTimes
 
@@ -252,6 +253,18 @@ def types_mismatch(
         return None
     shown = [", ".join(f"{name} {dtype}" for name, dtype in tensors) for tensors in (found, wanted)]
     return f"has {shown[0]}; the serving contract of its sidecar has {shown[1]}"
+
+
+def outputs_mismatch(sidecar: Sidecar, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """In what inputs and outputs are not those that a sidecar names: the features, one float32 input and float32
+    outputs of these names, or what `types_mismatch` says of the serving contract."""
+    if not (features := sidecar.features):
+        return types_mismatch(sidecar.contract, inputs, outputs)
+    kinds = {spec.dtype for spec in (*inputs, *outputs)}
+    if len(inputs) == 1 and {spec.name for spec in outputs} == set(features) and kinds == {"float32"}:
+        return None
+    found = ", ".join(f"{spec.name} {spec.dtype}" for spec in (*inputs, *outputs))
+    return f"has {found}; its sidecar names one input and the features {', '.join(features)}, all float32"
 
 
 def task_of(columns: int | None) -> Task:

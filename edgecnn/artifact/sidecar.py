@@ -79,8 +79,24 @@ class Sidecar:
         )
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the outputs of a features graph, and of what was made of one; empty for a classifier."""
+        return tuple(self.facts.get("features") or ())
+
+    def require_classes(self, path: Path | str = "the artifact") -> Sidecar:
+        """This sidecar; raises `ArtifactError` where what it describes, at `path`, gives features and no classes."""
+        if self.features:
+            raise ArtifactError(
+                f"{path}: a features graph: it gives {', '.join(self.features)}, and no classes",
+                "of it there are calibrate, quantize, build, validate, inspect and features; for the rest export the "
+                "network without --features",
+            )
+        return self
+
+    @property
     def contract(self) -> ServingContract:
-        """What it takes and gives; raises `ArtifactError` for an unknown serving contract."""
+        """What it takes and gives; raises `ArtifactError` for an unknown serving contract, and for features."""
+        self.require_classes()
         asked = (self.facts.get("serving_input", "normalised"), self.facts.get("serving_output", "logits"))
         for value, known in zip(asked, (InputForm, OutputForm), strict=True):
             if value not in get_args(known):

@@ -199,9 +199,19 @@ def open_engine(
 ) -> Session:
     """Open an engine with the backend that recognizes it, or a graph with that of a `provider`.
 
-    Raises `ArtifactError` for another file, and for one without a sidecar where signatures are demanded; `GraphError`
-    for a graph that was exported in training mode.
+    Raises `ArtifactError` for another file, for one without a sidecar where signatures are demanded, and for one that
+    gives features in place of classes; `GraphError` for a graph that was exported in training mode.
     """
+    require_signature(sidecar_path(path))
+    if sidecar_path(path).exists():
+        read_sidecar(path).require_classes(path)
+    return open_with_any_outputs(path, threads, trust, provider=provider)
+
+
+def open_with_any_outputs(
+    path: Path, threads: int | None = None, trust: bool = False, *, provider: OrtProvider | None = None
+) -> Session:
+    """`open_engine`, of one that gives features too."""
     require_signature(sidecar_path(path))
     return backend_for(path, provider).open_engine(path, threads, trust)
 

@@ -10,11 +10,12 @@ import typer
 
 from edgecnn.cli.options import ACCEPT_HASH, EMA, GIVES, JSON, NETWORK, PREPROCESS, TAKES, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
-from edgecnn.output import say
+from edgecnn.output import print_text, say
 
 EXAMPLES = """
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors -o lenet5.fp32.onnx
 edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors --input uint8-nhwc --output top-k -o five.onnx
+edgecnn export lenet5 --checkpoint runs/lenet5-digits/model.safetensors --features conv2,pool
 edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
 edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
@@ -44,6 +45,9 @@ def export(
     opset: Annotated[
         int, typer.Option(help="19, or 17 for a float32 graph that TensorRT 8 is to build.", show_default=False)
     ] = 19,
+    features: Annotated[
+        str, typer.Option(help="Outputs in place of logits: C3,C4,C5 or pool, names that `edgecnn summary` lists.")
+    ] = "",
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: MODEL.fp32.onnx]")] = None,
     accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
@@ -71,6 +75,7 @@ def export(
             takes=takes,
             gives=gives,
             opset=opset,
+            features=[name.strip() for name in features.split(",")] if features else (),
         )
     seconds, made = round(time.perf_counter() - started, 3), read_sidecar(path)
     source = weights if checkpoint is None else str(checkpoint)
@@ -81,7 +86,10 @@ def export(
     keys = ("classes", "params", "nodes", "max_difference", "weights")
     row = {"path": str(path), "name": made.facts["model"], **{k: made.facts[k] for k in keys}, "seconds": seconds}
     row |= {"input_shape": made.facts["input_shape"], "size_mb": path.stat().st_size / 1e6, "sha256": made.sha256}
+    row |= {"features": made.facts["features"]} if made.features else {}
     if as_json:
         print_json(row)
     else:
         print_rows([row], ["path", "input_shape", "params", "nodes", "max_difference", "seconds", "size_mb"])
+        for name, shape in made.facts.get("features", {}).items():
+            print_text(f"{name}: {'x'.join(map(str, shape))}")

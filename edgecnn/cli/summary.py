@@ -41,13 +41,16 @@ def summary(
     if as_json:
         print_json(content)
         return
-    columns = ["name", "type", "output_shape", "params", "weights", "macs", "activation_bytes"]
-    totals = {"name": "total", **{c: content[c] for c in columns[3:]}}
+    columns = ["name", "type", "output_shape", "receptive_field", "params", "weights", "macs", "activation_bytes"]
+    totals = {"name": "total", **{c: content[c] for c in columns[4:]}}
     print_rows([*content["layers"], totals], columns)
     if found.auxiliary:
         print_line()
         print_line("in training only, and in no total:")
         print_rows(content["auxiliary"], ["name", "type", "params", "weights"])
+    print_line()
+    print_line("features (export --features):")
+    print_rows(content["features"], ["name", "layer", "shape", "stride", "receptive_field"])
     print_line()
     print_text(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
     print_text(

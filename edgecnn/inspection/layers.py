@@ -20,7 +20,7 @@ def layer_table(path: Path, *, timed: bool, batch: int, queries: int, trust: boo
     no layers, `MeasurementError` for an engine whose runtime does not time layers.
     """
     if not timed:
-        layers = layers_from_json(read_sidecar(path).facts.get("layers") or [])
+        layers = layers_from_json(read_sidecar(path).require_classes(path).facts.get("layers") or [])
         if not layers:
             raise ArtifactError(f"{path}: its sidecar names no layers", "only TensorRT plans built by edgecnn do")
         return table_of(layers, {})

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgecnn.errors import ModelError
+from edgecnn.pytorch.features import Made, find_features
 from edgecnn.pytorch.models import build_model
+from edgecnn.pytorch.receptive_field import PIXEL, Fields, field_of, widest
 from edgecnn.results.summary import LayerSummary, NetworkSummary
 from edgecnn.zoo import check_size, find_model
 
@@ -32,6 +34,8 @@ class _Recorder(fx.Interpreter):
         super().__init__(module)
         self.layers: list[LayerSummary] = []
         self.peak_bytes = 0
+        self._fields: dict[fx.Node, Fields] = {}
+        self.made: dict[fx.Node, Made] = {}
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The meta kernel of batch normalization is written in Python, and took half of a deep network's time."""
@@ -44,11 +48,21 @@ class _Recorder(fx.Interpreter):
         result = super().run_node(n)
         after = before | _storages([result])
         self.peak_bytes = max(self.peak_bytes, sum(after.values()))
+        layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else _kind(n)
+        self._fields[n] = self._field(n, layer, result)
+        if isinstance(result, Tensor):
+            self.made[n] = Made(_name(n), tuple(result.shape[1:]), self._fields[n])
         if n.op.startswith("call_") and isinstance(result, Tensor):
             made = sum(size for storage, size in after.items() if storage not in before)
-            layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
-            self.layers.append(_facts(_name(n), layer or _kind(n), result, made))
+            self.layers.append(_facts(_name(n), layer, result, made, self._fields[n]))
         return result
+
+    def _field(self, n: fx.Node, layer: nn.Module | str, result: Any) -> Fields:
+        read = [(self.env[a], self._fields[a]) for a in n.all_input_nodes]
+        tensors = [(value, field) for value, field in read if isinstance(value, Tensor)]
+        if isinstance(result, Tensor) and tensors:
+            return field_of(layer, tensors, result)
+        return widest(field for _, field in read) if read else PIXEL
 
 
 def _storages(values: Iterable[Any]) -> dict[int, int]:
@@ -104,20 +118,21 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
         auxiliary=tuple(auxiliary),
         stages=tuple(model.stage_names),  # type: ignore[arg-type]
         head=tuple(model.head_names),  # type: ignore[arg-type]
+        features=find_features(model, recorder.made),
         peak_activation_bytes=recorder.peak_bytes,
     )
 
 
-def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int) -> LayerSummary:
-    shape = tuple(output.shape[1:])
+def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int, fields: Fields) -> LayerSummary:
+    shape, field = tuple(output.shape[1:]), tuple(side.size for side in fields)
     if isinstance(layer, str):
-        return LayerSummary(name, layer, shape, 0, 0, 0, made_bytes)
+        return LayerSummary(name, layer, shape, 0, 0, 0, made_bytes, field)
     macs = 0
     if isinstance(layer, nn.Conv2d):
         macs = output[0].numel() * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear):
         macs = output[0].numel() * layer.in_features
-    return LayerSummary(name, type(layer).__name__, shape, *_params(layer), macs, made_bytes)
+    return LayerSummary(name, type(layer).__name__, shape, *_params(layer), macs, made_bytes, field)
 
 
 def _params(layer: nn.Module) -> tuple[int, int]:

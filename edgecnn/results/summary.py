@@ -11,7 +11,8 @@ from edgecnn.records import STRICT
 @dataclass(frozen=True)
 class LayerSummary:
     """One layer for one image. `output_shape` is without the batch; `weights` are `params` without biases and
-    BN parameters; `activation_bytes` is the float32 output, 0 where it shares its input's memory."""
+    BN parameters; `activation_bytes` is the float32 output, 0 where it shares its input's memory; `receptive_field`
+    are the rows and columns of the image that one value sees, padding included."""
 
     __pydantic_config__ = STRICT
 
@@ -22,6 +23,22 @@ class LayerSummary:
     weights: int
     macs: int
     activation_bytes: int
+    receptive_field: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """What `edgecnn export --features` can give: the output of `layer` (of `pool`, what this layer reads, averaged over
+    its positions), of one image. Neighbors are `stride` pixels apart; 0 where there are no positions."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    stage: str
+    layer: str
+    shape: tuple[int, ...]
+    stride: int
+    receptive_field: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class NetworkSummary:
     auxiliary: tuple[LayerSummary, ...]  # layers that only training runs; in no total
     stages: tuple[str, ...]  # what `train = "last-N"` counts from the end
     head: tuple[str, ...]  # what another number of classes replaces
+    features: tuple[FeatureMap, ...]  # by name: C<k>, the last map of stride 2^k, the stages, and pool
     peak_activation_bytes: int  # the most that is alive at once, input included, when each output is freed after use
 
     @property

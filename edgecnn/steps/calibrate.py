@@ -95,7 +95,7 @@ def calibration_images(
 ) -> Dataset:
     """The training images to calibrate `graph` with; where `named`, their classes must be the model's."""
     source = sidecar_of(graph)
-    form = source.contract.calibrated_input
+    form = "normalised" if source.features else source.contract.calibrated_input
     if calibration:
         return open_images(source, f"{find_manifest(calibration)}:{data}", "train", named=named).in_form(form)
     whole = open_images(source, data, "train", named=named)
@@ -114,6 +114,7 @@ def check_images(
     """Whether the images of `data` are fit to calibrate `graph`, and none of them is a test image of `test` (left out:
     the test split of the same data set)."""
     require_packages("calibrate")
+    sidecar_of(graph).require_classes(graph)
     dataset = images_named(graph, data, images, named=True)
     tested = open_images(sidecar_of(graph), test or source_and_manifest(data)[0], "test")
     if skip_corrupt:

@@ -50,6 +50,7 @@ def export(
     takes: InputForm = ExportSettings.input,
     gives: OutputForm = ExportSettings.output,
     opset: int = OPSET,
+    features: Sequence[str] = (),
 ) -> Path:
     """Export a network of the zoo, or one's own, to ONNX, proven equal to PyTorch; returns the graph.
 
@@ -65,7 +66,9 @@ def export(
     graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1,
     2 and `max_batch`. `takes` and `gives` choose another serving contract: pixels as "raw-nchw" (float32, 0 to 255) or
     "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for TensorRT 8 to build, and not quantized.
-    Without an `output` it is MODEL.fp32.onnx here, or beside the checkpoint. Raises `ModelError` for a network that
+    `features` of a network of the zoo, by the names that `edgecnn summary` lists ("C3", "layer2", "pool"), are its
+    outputs in place of logits. Without an `output` it is MODEL.fp32.onnx (or MODEL.features.fp32.onnx) here, or
+    beside the checkpoint. Raises `ModelError` for a network that
     is not known or does not fit its weights, `GraphError` where the logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
@@ -74,6 +77,8 @@ def export(
     if opset not in (OPSET, OLD_OPSET):
         raise ModelError(f"--opset {opset}", f"{OPSET}, or {OLD_OPSET} for TensorRT 8, whose parser reads up to that")
     contract = ServingContract(takes, gives)
+    if features:
+        _require_stages(model, contract, labels)
     if not isinstance(model, str) or names_factory(model):
         if size is not None or weights not in ("default", "none"):
             raise ModelError(
@@ -93,7 +98,10 @@ def export(
             f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
             "give one of them",
         )
-    path = path_or_none(output) or (checkpoint.parent if checkpoint else Path()) / f"{card.name}.fp32.onnx"
+    path = (
+        path_or_none(output)
+        or (checkpoint.parent if checkpoint else Path()) / f"{card.name}{'.features' * bool(features)}.fp32.onnx"
+    )
     if isinstance(labels, (str, os.PathLike)):
         labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
@@ -117,12 +125,24 @@ def export(
         made_by=f"edgecnn export {card.name}",
         parents=parents_of(path, file, known={file: info.weights_sha256 or ""}) if file.is_file() else {},
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
-        labels=names,
-        wnids=wnids,
+        labels=None if features else names,
+        wnids=None if features else wnids,
         facts=to_plain(info),
     )
-    export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, opset=opset)
+    export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, features=features, opset=opset)
     return path
+
+
+def _require_stages(model: str | nn.Module, contract: ServingContract, labels: Sequence[str] | FilePath | None) -> None:
+    if not contract.is_plain or labels is not None:
+        raise ModelError(
+            "features in place of logits are of normalised images, and have no classes",
+            "leave --input, --output and --labels out",
+        )
+    if not isinstance(model, str) or names_factory(model) or model.startswith(PREFIX):
+        raise ModelError(
+            "features are named by the stages of a network of the zoo", "`edgecnn summary NETWORK` lists them"
+        )
 
 
 def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract: ServingContract, opset: int) -> Path:
@@ -213,20 +233,26 @@ def export_network(
     max_batch: int = BatchSettings.max,
     contract: ServingContract | None = None,
     opset: int = OPSET,
+    features: Sequence[str] = (),
 ) -> Sidecar:
     """Write `network` as the graph `output` with its sidecar; returns the sidecar as written.
 
     `sidecar` brings what only the caller knows (labels, parents, recipe fields, the source of the weights); what the
     export establishes is added here. `output` is replaced only when the graph is proven equal to the network, and that
-    of another serving `contract` to the plain graph. Raises `ModelError` and `GraphError`.
+    of another serving `contract` to the plain graph; `features` are its outputs where they are named.
+    Raises `ModelError` and `GraphError`.
     """
     from edgecnn.graph.serving import fold_file
     from edgecnn.pytorch.export.exporter import UntranslatedError
     from edgecnn.pytorch.export.exporter import export_network as make_graph
+    from edgecnn.pytorch.export.features import export_features
 
     write_graph: Callable[[Path], ExportFacts]
     try:
-        write_graph = make_graph(network, card, max_batch=max_batch).write
+        if features:
+            write_graph = export_features(network, card, features, max_batch=max_batch).write
+        else:
+            write_graph = make_graph(network, card, max_batch=max_batch).write
     except UntranslatedError as exc:
         if card.family != OWN:
             raise

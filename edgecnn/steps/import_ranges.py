@@ -28,7 +28,7 @@ def import_ranges(cache: FilePath, graph: FilePath, output: FilePath | None = No
     cache, graph = Path(cache), Path(graph)
     output = path_or_none(output) or named(graph, "calib.json")
     check_output(output, ".json", graph, cache)
-    source = sidecar_of(graph, verified=True)
+    source = sidecar_of(graph, verified=True).require_classes(graph)
     ranges = read(cache, graph)
     made = derived(
         source,

@@ -70,7 +70,7 @@ def sensitivity(
         )
     whole = output or named(graph, ENDING)
     check_output(whole, ".json", graph, ranges)
-    source = sidecar_of(graph, verified=True)
+    source = sidecar_of(graph, verified=True).require_classes(graph)
     staged = open_staged(graph, ranges, method)
     from edgecnn.diagnose.node_sensitivity import choose_quantizers, measure_quantizers, summarize
 

@@ -97,7 +97,7 @@ def search(
     output = path_or_none(output) or named(graph, f"int8-{scheme}-search.onnx")
     ranges = path_or_none(ranges) or named(graph, "calib.json")
     check_output(output, ".onnx", graph, ranges)
-    source = sidecar_of(graph, verified=True)
+    source = sidecar_of(graph, verified=True).require_classes(graph)
     sidecar_of(ranges)
     measured_on = _require_device(device, objective, host)
     if objective == "latency":

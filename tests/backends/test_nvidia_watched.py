@@ -11,13 +11,13 @@ import pytest
 if TYPE_CHECKING:
     import onnx
 
+    from edgecnn.artifact.sidecar import Sidecar
     from edgecnn.backends.trt.build import make_builder, make_network, parse_graph
     from edgecnn.backends.trt.check import _plan as plan_of
     from edgecnn.backends.trt.flavor import RTX
     from edgecnn.backends.trt.library import load_tensorrt, recording
     from edgecnn.backends.trt.watched import _listener as make_listener
     from edgecnn.backends.trt.watched import _mark_outputs as mark_outputs
-    from edgecnn.contract import ServingContract
     from edgecnn.diagnose.graph_tensors import GraphTensors
     from edgecnn.errors import BackendError
     from tests.fakes.resnet50 import resnet50
@@ -31,7 +31,7 @@ def parsed(path: Path) -> tuple[Any, ...]:
     with recording(trt) as messages:
         builder = make_builder(trt, None, messages)
         network = make_network(trt, builder)
-        parser = parse_graph(trt, RTX, network, path, ServingContract(), messages)
+        parser = parse_graph(trt, RTX, network, path, Sidecar(kind="graph"), messages)
     return trt, builder, network, parser
 
 

@@ -50,7 +50,7 @@ def test_summary_as_a_table_has_totals_and_says_what_only_training_runs(edgecnn:
     pytest.importorskip("torch")
     lines = edgecnn("summary", "googlenet", "--classes", 37, "--size", 96).out.splitlines()
     total = next(line.split() for line in lines if line.startswith("total"))
-    assert total[3] == "5637829"  # 6 624 904 less 963 rows of 1025
+    assert total[4] == "5637829"  # 6 624 904 less 963 rows of 1025
     assert any(line.startswith("aux2.fc2") and "37925" in line for line in lines)
     assert "googlenet for 3x96x96 and 37 classes" in "\n".join(lines)
 

@@ -14,7 +14,7 @@ from edgecnn.backends._onnxruntime import load_onnxruntime, onnxruntime_errors, 
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.machine.packages import missing_package
 from edgecnn.machine.threads import allowed_threads
-from edgecnn.session import Array, Session, SessionInfo, TensorSpec, types_mismatch
+from edgecnn.session import Array, Session, SessionInfo, TensorSpec, outputs_mismatch
 
 DTYPES = {"float": "float32", "double": "float64"}  # the others bear numpy's names
 ONNX_TYPES = {dtype: kind for kind, dtype in DTYPES.items()}
@@ -106,12 +106,11 @@ def spec_of(value: Any) -> TensorSpec:
 
 def require_classifier(path: Path, info: SessionInfo, sidecar: Sidecar) -> None:
     """Raise `ArtifactError` unless a session has one float input and one float output, or those of its sidecar's
-    serving contract."""
+    serving contract, or the features that this names."""
     inputs, outputs = info.inputs, info.outputs
-    wanted = sidecar.contract
-    if mismatch := types_mismatch(wanted, inputs, outputs):
+    if mismatch := outputs_mismatch(sidecar, inputs, outputs):
         raise ArtifactError(f"{path}: {mismatch}", "its sidecar is of another file: copy both again, or export again")
-    if not wanted.is_plain:
+    if sidecar.features or not sidecar.contract.is_plain:
         return
     hint = "`edgecnn import` makes a foreign graph fit"
     if len(inputs) != 1 or len(outputs) != 1 or {inputs[0].dtype, outputs[0].dtype} != {"float32"}:

@@ -40,7 +40,6 @@ from edgecnn.backends.trt.profiles import add_profiles
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import BuildCache, unlocked_hint
-from edgecnn.contract import ServingContract
 from edgecnn.errors import BackendError, DeviceError, GraphError
 from edgecnn.machine.cpu import system_name
 from edgecnn.machine.jetson import available_memory_bytes
@@ -48,7 +47,7 @@ from edgecnn.output import say
 from edgecnn.results.device import Device
 from edgecnn.results.engine import FREEDOM
 from edgecnn.results.layers import EngineLayer, layers_to_json, obtained_precision, share_facts, shares_of
-from edgecnn.session import types_mismatch
+from edgecnn.session import outputs_mismatch
 from edgecnn.targets import find_target, target_mismatch
 
 MacsByNode = Mapping[str, int | None]
@@ -140,7 +139,7 @@ def _new_plan(
     implicit = options.implicit
     builder = make_builder(trt, cuda, messages)
     network = make_weakly_typed_network(trt, builder) if implicit else make_network(trt, builder)
-    parser = parse_graph(trt, flavor, network, graph, source.contract, messages)
+    parser = parse_graph(trt, flavor, network, graph, source, messages)
     requested = precision_to_ask_for(graph, requested_precision(trt, network, graph, source), implicit)
     weighing = macs_by_node(trt, network)
     config, notes = make_config(trt, builder, cuda, options, messages)
@@ -217,7 +216,7 @@ def make_network(trt: Any, builder: Any) -> Any:
 
 
 def parse_graph(
-    trt: Any, flavor: Flavor, network: Any, graph: Path, contract: ServingContract, messages: Sequence[Message]
+    trt: Any, flavor: Flavor, network: Any, graph: Path, source: Sidecar, messages: Sequence[Message]
 ) -> Any:
     """Put a graph into `network`; returns the parser, which must outlive the build. Raises `GraphError`."""
     parser = trt.OnnxParser(network, logger_for(trt))
@@ -230,8 +229,8 @@ def parse_graph(
             f"{graph}: {flavor.product} {trt.__version__} cannot parse it: {problems[0]}{more}",
             "opset 19 is what every supported TensorRT takes: export or import the graph again with edgecnn",
         )
-    if not contract.is_plain:
-        _require_contract(network, graph, contract)
+    if source.features or not source.contract.is_plain:
+        _require_outputs(network, graph, source)
         return parser
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise GraphError(
@@ -245,7 +244,7 @@ def parse_graph(
     return parser
 
 
-def _require_contract(network: Any, graph: Path, contract: ServingContract) -> None:
+def _require_outputs(network: Any, graph: Path, source: Sidecar) -> None:
     inputs, outputs = (
         [spec_of(t.name, tuple(t.shape), t.dtype) for t in tensors]
         for tensors in (
@@ -253,7 +252,7 @@ def _require_contract(network: Any, graph: Path, contract: ServingContract) -> N
             map(network.get_output, range(network.num_outputs)),
         )
     )
-    if mismatch := types_mismatch(contract, inputs, outputs):
+    if mismatch := outputs_mismatch(source, inputs, outputs):
         raise GraphError(f"{graph}: {mismatch}", "its sidecar is of another file: copy both again, or export again")
 
 

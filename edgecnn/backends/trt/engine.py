@@ -37,11 +37,10 @@ from edgecnn.backends.trt.plan import foreign_prefix_error, plan_mismatch, read_
 from edgecnn.backends.trt.profiles import profile_for, profile_text, profiles_of
 from edgecnn.backends.trt.rtx import RtxRuntime
 from edgecnn.backends.trt.timing import default_cache_path
-from edgecnn.contract import ServingContract
 from edgecnn.errors import ArtifactError, BackendError, DeviceError
 from edgecnn.output import say
 from edgecnn.results.layers import EngineLayer, LayerTimes
-from edgecnn.session import Array, PipelineOptions, Session, SessionInfo, TensorSpec, Timing, types_mismatch
+from edgecnn.session import Array, PipelineOptions, Session, SessionInfo, TensorSpec, Timing, outputs_mismatch
 
 if TYPE_CHECKING:
     from edgecnn.backends.trt.pipelined import TrtPipeline
@@ -224,15 +223,16 @@ class TrtSession(Session):
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
         types = {engine.get_tensor_dtype(n) for n in names}
-        contract = self.sidecar.contract if self.sidecar else ServingContract()
-        if contract.is_plain and (len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}):
+        sidecar = self.sidecar or Sidecar(kind="engine")
+        plain = not sidecar.features and sidecar.contract.is_plain
+        if plain and (len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}):
             raise ArtifactError(
                 f"{self.path}: inputs {inputs}, outputs {outputs} of {sorted(t.name for t in types)}; a classifier has "
                 "one FLOAT input and one FLOAT output, where its sidecar names no other serving contract",
                 "build it with edgecnn from a graph that `edgecnn import` accepts",
             )
         taken, given = ([self._spec(name) for name in names] for names in (inputs, outputs))
-        if mismatch := types_mismatch(contract, taken, given):
+        if mismatch := outputs_mismatch(sidecar, taken, given):
             raise ArtifactError(f"{self.path}: {mismatch}", "copy plan and sidecar together, or build it again")
         return taken[0], tuple(given)
 

@@ -53,7 +53,7 @@ def build_watched(flavor: Flavor, engine: Path, graph: Path, tensors: Sequence[s
     with recording(trt) as messages:
         builder = make_builder(trt, cuda if flavor.needs_gpu else None, messages)
         network = make_network(trt, builder)
-        parser = parse_graph(trt, flavor, network, graph, source.contract, messages)
+        parser = parse_graph(trt, flavor, network, graph, source, messages)
         if tensors is None:
             mark = getattr(network, "mark_unfused_tensors_as_debug_tensors", None)
             if mark is None or not mark():

@@ -153,7 +153,7 @@ def _open(
 ) -> tuple[onnx.ModelProto, Preprocessing | None, Labels | None]:
     """The graph, with the preprocessing and labels that are given, or else stand in its sidecar or metadata."""
     model = load_graph(source)
-    own = verified_sidecar(source) if sidecar_path(source).exists() else None
+    own = verified_sidecar(source).require_classes(source) if sidecar_path(source).exists() else None
     if own is not None and not (contract := own.contract).is_plain:
         raise GraphError(
             f"{source}: takes {contract.input} and gives {contract.output} already, by its sidecar",

@@ -61,7 +61,7 @@ def monitor(
 
 def network_of_engine(engine: Path) -> Network:
     """What the sidecar of an engine or graph says of its outputs; raises `ArtifactError` where it does not."""
-    sidecar = verified_sidecar(engine)
+    sidecar = verified_sidecar(engine).require_classes(engine)
     columns = sidecar.facts.get("classes") or len(sidecar.labels or ())
     if not isinstance(columns, int) or not columns:
         raise ArtifactError(f"{engine}: its sidecar tells no classes", "give --classes in place of --engine")

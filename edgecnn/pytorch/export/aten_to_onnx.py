@@ -7,7 +7,7 @@ otherwise: a Reshape gets its target as a constant, and no arithmetic on shapes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -32,7 +32,11 @@ class Translation:
     """
 
     def __init__(
-        self, program: torch.export.ExportedProgram, module: nn.Module, operators: Mapping[str, Translate]
+        self,
+        program: torch.export.ExportedProgram,
+        module: nn.Module,
+        operators: Mapping[str, Translate],
+        outputs: Sequence[str] = (OUTPUT,),
     ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, torch.Tensor] = {}
@@ -40,15 +44,15 @@ class Translation:
         self._program, self._module, self._operators = program, module, operators
         self._values: dict[fx.Node, str] = {}  # by the node that owns the memory: in-place operators rebind it
         self._owners: dict[fx.Node, fx.Node] = {}
-        self._names: set[str] = {INPUT, OUTPUT}
+        self._names: set[str] = {INPUT, *outputs}
         self._producers: dict[str, onnx.NodeProto] = {}
         self._fused: dict[str, str] = {}
         self._bind_placeholders()
         for node in program.graph.nodes:
             if node.op == "call_function" and not self._is_size(node):
                 self._translate(node)
-        self._name_output(next(n for n in program.graph.nodes if n.op == "output"))
-        self._drop_unused()
+        self._name_outputs(next(n for n in program.graph.nodes if n.op == "output"), outputs)
+        self._drop_unused(outputs)
 
     def value(self, node: fx.Node) -> str:
         """The ONNX name of what `node` holds now; a parameter becomes an initializer when it is first used."""
@@ -155,18 +159,28 @@ class Translation:
         self._names.add(candidate)
         return candidate
 
-    def _name_output(self, output: fx.Node) -> None:
+    def _name_outputs(self, output: fx.Node, names: Sequence[str]) -> None:
         (results,) = output.args
-        if not isinstance(results, (tuple, list)) or len(results) != 1 or not isinstance(results[0], fx.Node):
+        tensors = [r for r in results if isinstance(r, fx.Node)] if isinstance(results, (tuple, list)) else []
+        if len(tensors) != len(names) or len(tensors) != len(results):  # type: ignore[arg-type]
             count = len(results) if isinstance(results, (tuple, list)) else 0
-            raise ModelError(f"the network returns {count} values in eval mode, not one tensor of logits", ADVICE)
-        old = self.value(results[0])
+            wanted = "one tensor of logits" if len(names) == 1 else f"{len(names)} tensors"
+            raise ModelError(f"the network returns {count} values in eval mode, not {wanted}", ADVICE)
+        new = dict[str, str]()
+        for tensor, name in zip(tensors, names, strict=True):
+            if (other := new.setdefault(self.value(tensor), name)) != name:
+                raise ModelError(f"{other} and {name} are the same tensor", "name it once")
         for node in self.nodes:
-            for names in (node.input, node.output):
-                for k, name in enumerate(names):
-                    if name == old:
-                        names[k] = OUTPUT
+            for tensors_of_node in (node.input, node.output):
+                for k, name in enumerate(tensors_of_node):
+                    tensors_of_node[k] = new.get(name, name)
 
-    def _drop_unused(self) -> None:
+    def _drop_unused(self, outputs: Sequence[str]) -> None:
+        needed, kept = set(outputs), list[onnx.NodeProto]()
+        for node in reversed(self.nodes):
+            if not needed.isdisjoint(node.output):
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
         used = dict.fromkeys(name for node in self.nodes for name in node.input)
         self.initializers = {name: self.initializers[name] for name in used if name in self.initializers}

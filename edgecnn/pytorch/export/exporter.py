@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class ExportedGraph:
         """Write the graph to `path` and compare its logits in ONNX Runtime with the network's, at batch 1, 2 and
         `max_batch`; raises `GraphError` when they differ."""
         positions = write_onnx(path, self.model, self.initializers)
-        session = _load(path, self.model, self.initializers, positions)
+        session = load_written(path, self.model, self.initializers, positions)
         return ExportFacts(
             model=self.card.name,
             input_shape=self.card.input_shape,
@@ -78,9 +79,7 @@ def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> Ex
     try:
         images = make_probe_images(card.input_shape, PROBES)
         logits = compute_logits(network, card, images)
-        translation = _translate(trace_program(network, card), network)
-        model = _make_model(translation, card, logits.shape[1])
-        _check(model, translation)
+        translation, model = translate_network(network, card, {OUTPUT: logits.shape[1:]})
     finally:
         network.train(was_training)
     auxiliary = tuple(f"{name}." for name in getattr(network, "aux_names", ()))  # branches of training alone
@@ -95,9 +94,20 @@ def export_network(network: nn.Module, card: ModelCard, *, max_batch: int) -> Ex
     )
 
 
-def _translate(program: torch.export.ExportedProgram, network: nn.Module) -> Translation:
+def translate_network(
+    network: nn.Module, card: ModelCard, outputs: Mapping[str, Sequence[int]]
+) -> tuple[Translation, onnx.ModelProto]:
+    """A network in eval mode that gives these `outputs` [N, *shape]: its translation, and the graph, checked, without
+    the initializers that the translation holds. Raises as `export_network` does."""
+    translation = _translate(trace_program(network, card), network, tuple(outputs))
+    model = _make_model(translation, card, outputs)
+    _check(model, translation)
+    return translation, model
+
+
+def _translate(program: torch.export.ExportedProgram, network: nn.Module, outputs: Sequence[str]) -> Translation:
     try:
-        return Translation(program, network, OPERATORS)
+        return Translation(program, network, OPERATORS, outputs)
     except ModelError as exc:
         raise UntranslatedError(exc.message, exc.hint) from exc
     except Exception as exc:  # of a program unlike any of the zoo's
@@ -165,13 +175,13 @@ def compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
     return result
 
 
-def _make_model(translation: Translation, card: ModelCard, classes: int) -> onnx.ModelProto:
+def _make_model(translation: Translation, card: ModelCard, outputs: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         translation.nodes,
         card.name,
         [value(INPUT, onnx.TensorProto.FLOAT, [BATCH, *card.input_shape])],
-        [value(OUTPUT, onnx.TensorProto.FLOAT, [BATCH, classes])],
+        [value(name, onnx.TensorProto.FLOAT, [BATCH, *shape]) for name, shape in outputs.items()],
     )
     return onnx.helper.make_model(
         graph,
@@ -195,20 +205,21 @@ def _check(model: onnx.ModelProto, translation: Translation) -> None:
         onnx.checker.check_model(light)
         inferred = onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise GraphError(f"the exported graph is not valid: {_first_line(exc)}", _REPORT) from exc
+        raise GraphError(f"the exported graph is not valid: {_first_line(exc)}", REPORT) from exc
     known = {v.name for v in [*inferred.graph.value_info, *inferred.graph.output]}
     lost = [n for node in model.graph.node for n in node.output if n not in known]
     if lost:
-        raise GraphError(f"the exported graph: no shape could be inferred for {lost[0]}", _REPORT)
+        raise GraphError(f"the exported graph: no shape could be inferred for {lost[0]}", REPORT)
 
 
-_REPORT = "this network needs a translation that edgecnn lacks: report its name and this message"
+REPORT = "this network needs a translation that edgecnn lacks: report its name and this message"
 
 
-def _load(
+def load_written(
     path: Path, model: onnx.ModelProto, arrays: dict[str, npt.NDArray[Any]], positions: dict[str, int]
 ) -> onnxruntime.InferenceSession:
-    with onnxruntime_errors("the exported graph", hint=_REPORT, error=GraphError):
+    """A session on a graph that was just written; raises `GraphError`."""
+    with onnxruntime_errors("the exported graph", hint=REPORT, error=GraphError):
         return session_on(path, model, arrays, positions)
 
 
@@ -223,16 +234,16 @@ def compare_logits(session: onnxruntime.InferenceSession, images: Array, expecte
     for batch in sorted({1, 2, max_batch}):
         rows = np.arange(batch)
         rows = (rows + rows // len(images)) % len(images)
-        with onnxruntime_errors("the exported graph", f"fails at batch {batch}", _REPORT, GraphError):
+        with onnxruntime_errors("the exported graph", f"fails at batch {batch}", REPORT, GraphError):
             (found,) = session.run([OUTPUT], {INPUT: images[rows]})
         if found.shape != (batch, expected.shape[1]):
-            raise GraphError(f"the exported graph gives {list(found.shape)} at batch {batch}", _REPORT)
+            raise GraphError(f"the exported graph gives {list(found.shape)} at batch {batch}", REPORT)
         difference = float(np.abs(found - expected[rows]).max()) / scale
         if not difference <= MAX_DIFFERENCE:
             raise GraphError(
                 f"the exported graph differs from PyTorch by {difference:.1e} of max |logit| at batch {batch}, "
                 f"allowed {MAX_DIFFERENCE:.0e}",
-                _REPORT,
+                REPORT,
             )
         worst = max(worst, difference)
     return worst

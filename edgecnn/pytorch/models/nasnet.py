@@ -40,12 +40,16 @@ class SameConv(nn.Conv2d):
 class SameMaxPool(nn.Module):
     """3x3 by 2, "same": in an even map the last window hangs over the edge, which is what `ceil_mode` means."""
 
+    kernel_size, stride = 3, 2
+
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, 3, 2, (x.shape[-2] % 2, x.shape[-1] % 2), ceil_mode=True)
 
 
 class SameAvgPool(nn.Module):
     """3x3 by 2, "same", the border counted as zeros."""
+
+    kernel_size, stride = 3, 2
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom = _border(x.shape[-2], 3, 2)

@@ -1,0 +1,104 @@
+"""Features: what a network's stages are called, what one value of them sees, and the graph that gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.errors import ModelError
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import onnx
+    import torch
+
+    from edgecnn.backends import open_with_any_outputs
+    from edgecnn.pytorch.features import giving_features
+    from edgecnn.pytorch.models import build_model
+    from edgecnn.pytorch.summary import summarize
+    from edgecnn.steps.export import export
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "field"),
+    [("inception_v3", "C5", 1311), ("vgg16", "C4", 212 - 16), ("resnet18", "C5", 435), ("mobilenet_v1", "C5", 315)],
+)
+def test_receptive_fields_are_the_published_ones(name: str, feature: str, field: int) -> None:
+    """Of Araujo, Norris and Sim, 2019; VGG's is there that of the pooling behind, which adds 16."""
+    known = {f.name: f for f in summarize(name).features}
+    assert known[feature].receptive_field == (field, field)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "lenet5"])
+def test_what_a_value_sees_is_what_moves_it(name: str) -> None:
+    """Of the gradient at one value in the middle, where the image is large enough, no pixel outside is not 0."""
+    network, found = build_model(name).eval(), summarize(name)
+    for layer in network.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.uniform_(layer.weight, 0.01, 0.02)  # nothing cancels
+    maps = [f for f in found.features if f.stride and f.receptive_field[0] < found.input_shape[1]]
+    assert len(maps) >= 2
+    for feature in maps:
+        image = torch.rand(1, *found.input_shape, requires_grad=True)
+        with giving_features(network, [feature]):
+            (values,) = network(image)
+        middle = values.shape[-1] // 2
+        values[0, :, middle, middle].sum().backward()
+        rows = image.grad[0].abs().sum((0, 2)).nonzero()
+        assert int(rows.max() - rows.min()) + 1 == feature.receptive_field[0]
+
+
+def test_the_names_are_of_stages_and_of_the_pyramid() -> None:
+    found = {f.name: (f.layer, f.shape, f.stride) for f in summarize("resnet50").features}
+    assert [n for n in found if n.startswith("C")] == ["C1", "C2", "C3", "C4", "C5"]
+    assert found["C4"] == found["layer3"] == ("layer3", (1024, 14, 14), 16)
+    assert found["C1"] == ("relu", (64, 112, 112), 2)
+    assert found["pool"] == ("fc", (2048,), 0)
+    assert found.keys() >= {"layer1", "layer4", "conv1"}
+
+
+def test_a_features_graph_gives_what_the_network_has_inside(tmp_path: Path) -> None:
+    path = export("resnet20_cifar", tmp_path / "f.onnx", weights="none", features=["C2", "layer1", "pool"])
+    sidecar = read_sidecar(path)
+    assert sidecar.features == ("C2", "layer1", "pool")
+    assert sidecar.facts["features"] == {"C2": [64, 8, 8], "layer1": [16, 32, 32], "pool": [64]}
+    assert sidecar.labels is None
+    model = onnx.load(path)
+    assert "Gemm" not in {node.op_type for node in model.graph.node}, "the head is not needed"
+    images = np.random.default_rng(3).standard_normal((4, 3, 32, 32), np.float32)
+    with open_with_any_outputs(path) as session:
+        found = session.run_all({"input": images})
+    assert {name: values.shape for name, values in found.items()} == {
+        "C2": (4, 64, 8, 8),
+        "layer1": (4, 16, 32, 32),
+        "pool": (4, 64),
+    }
+    np.testing.assert_allclose(found["pool"], found["C2"].mean((2, 3)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "hint"),
+    [
+        (["C7"], "no features 'C7'", "'C2'"),
+        (["layr3"], "no features 'layr3'", "layer3"),
+        (["C2", "layer3"], "C2 and layer3 are the same map", "once"),
+        ([""], "no features ''", "there are C1, C2"),
+    ],
+)
+def test_names_that_are_none(tmp_path: Path, names: list[str], said: str, hint: str) -> None:
+    with pytest.raises(ModelError, match=said) as raised:
+        export("resnet20_cifar", tmp_path / "f.onnx", weights="none", features=names)
+    assert hint in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_names_of_one_tensor(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="fc2 and pool are the same tensor"):
+        export("lenet5", tmp_path / "f.onnx", weights="none", features=["fc2", "pool"])
+    with pytest.raises(ModelError, match="have no classes"):
+        export("lenet5", tmp_path / "f.onnx", weights="none", features=["pool"], gives="probabilities")
