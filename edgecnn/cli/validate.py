@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.divergence import EngineDivergence
     from edgecnn.results.serving import ServingLoss
+    from edgecnn.steps.validate import ValidateSettings
 
 EXAMPLES = """
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --stages
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --bisect
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
+edgecnn validate pool.int8.onnx --reference pool.fp32.onnx --data val  # needs a features graph
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
 edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device in the network
 """
@@ -78,6 +80,14 @@ def validate(
     """
     if on:
         _validate_on(context, on, reference, data)
+    if _gives_features(engine):
+        from edgecnn.steps.validate import ValidateSettings
+
+        classifying = {"stages": stages, "bisect": bisect, "tta": tta, "reject": reject}
+        classifying |= {"threshold": threshold, "geometry": geometry}
+        settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
+        _validate_features(engine, reference, output, data, settings, classifying, as_json)
+        return
     from edgecnn.diagnose.stages import describe
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import bisect_engine
@@ -136,6 +146,42 @@ def validate(
         print_text(*describe(hops))
     if parted:
         _print_bisection(parted)
+
+
+def _gives_features(engine: Path) -> bool:
+    from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
+
+    return sidecar_path(engine).exists() and bool(read_sidecar(engine).features)
+
+
+def _validate_features(
+    engine: Path,
+    reference: Path,
+    output: Path | None,
+    data: str,
+    settings: ValidateSettings,
+    classifying: dict[str, object],
+    as_json: bool,
+) -> None:
+    from edgecnn.errors import ArtifactError
+    from edgecnn.records import to_plain
+    from edgecnn.steps.validate_features import validate_features
+
+    if asked := [f"--{name}" for name, value in classifying.items() if value]:
+        raise ArtifactError(
+            f"{engine}: a features graph, which decides nothing: {', '.join(asked)}",
+            "leave it out: there are no classes",
+        )
+    with stdout_kept():
+        found = validate_features(
+            engine, reference, output, data=data, settings=settings, progress=Counter("validate", "images")
+        )
+    if as_json:
+        print_json(to_plain(found))
+        return
+    print_rows(to_plain(found)["outputs"], ["name", "shape", "n", "nan_count", "sqnr_db", "cosine_mean", "cosine_min"])
+    if found.unreadable:
+        print_text(f"{len(found.unreadable)} images cannot be read, the first: {found.unreadable[0]}")
 
 
 def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data: str) -> None:

@@ -64,17 +64,19 @@ class ObservedTensors(Protocol):
     def tensors(self) -> Mapping[str, Observed]: ...
 
 
-def to_fp16(model: onnx.ModelProto, ranges: ObservedTensors | None = None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def to_fp16(
+    model: onnx.ModelProto, ranges: ObservedTensors | None = None, *, features: bool = False
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The FP16 graph of a float32 graph (prepared first) or of one with Q/DQ pairs, and what stayed float32.
 
     The names that come back are tensors whose calibrated values exceed half of FP16's limit or are all below its
     normal numbers, and initializers that FP16 cannot hold; the nodes that touch them compute in float32. So do nodes
-    that may add up more than FP16 holds, which are named by their result. Raises `GraphError` when the graph holds FP16
-    already, or a tensor did not get the type that it should have.
+    that may add up more than FP16 holds, which are named by their result. With `features` there may be several outputs.
+    Raises `GraphError` when the graph holds FP16 already, or a tensor did not get the type that it should have.
     """
     require_no_fp16(model)
     quantized = any(node.op_type in QDQ for node in model.graph.node)
-    ready = _unfold_batch_norm(model if quantized else simplify_graph(model))
+    ready = _unfold_batch_norm(model if quantized else simplify_graph(model, features=features))
     graph = flat_graph(ready)
     types = _find_float_tensors(ready)
     wide = _find_wide(graph, types, {} if ranges is None else ranges.tensors)

@@ -153,9 +153,9 @@ def require_unquantized(model: onnx.ModelProto, source: Path | str = "FILE") -> 
         )
 
 
-def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> None:
+def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False, features: bool = False) -> None:
     """Raise `GraphError` unless `model` maps one float32 NCHW input to logits in standard, unquantized operators, as
-    for inference; with `pairs` Q/DQ pairs are allowed."""
+    for inference; with `pairs` Q/DQ pairs are allowed, with `features` several outputs."""
     if not pairs:
         require_unquantized(model)
     for node in model.graph.node:  # first: where a converter left some, other things are missing too
@@ -168,7 +168,7 @@ def require_float_classifier(model: onnx.ModelProto, *, pairs: bool = False) -> 
             )
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
+    if len(inputs) != 1 or (len(model.graph.output) != 1 and not features):
         raise GraphError(
             f"the graph has inputs {[i.name for i in inputs]} and outputs {[o.name for o in model.graph.output]}",
             "a classifier with one input and one output is needed",

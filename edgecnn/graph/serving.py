@@ -145,8 +145,14 @@ def body_of(model: onnx.ModelProto, contract: ServingContract) -> onnx.ModelProt
 
 
 def contract_of(path: Path) -> ServingContract:
-    """The serving contract of the graph `path` by its sidecar; the plain one where it has none."""
-    return read_sidecar(path).contract if sidecar_path(path).exists() else ServingContract()
+    """The serving contract of the graph `path` by its sidecar; the plain one where it has none, or gives features."""
+    known = sidecar_path(path).exists() and not gives_features(path)
+    return read_sidecar(path).contract if known else ServingContract()
+
+
+def gives_features(path: Path) -> bool:
+    """Whether the graph `path` gives features in place of logits, by its sidecar."""
+    return sidecar_path(path).exists() and bool(read_sidecar(path).features)
 
 
 def load_body(path: Path) -> onnx.ModelProto:

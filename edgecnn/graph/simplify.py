@@ -28,9 +28,10 @@ IMPORT_IT = "`edgecnn import` makes a foreign graph fit, or says what is wrong w
 _VANISHING = {"Identity", "Dropout", "Cast"}
 
 
-def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in the form described above, equal in what it computes; raises `GraphError`."""
-    require_float_classifier(model)
+def simplify_graph(model: onnx.ModelProto, *, features: bool = False) -> onnx.ModelProto:
+    """A copy of `model` in the form described above, equal in what it computes; with `features` it may have several
+    outputs. Raises `GraphError`."""
+    require_float_classifier(model, features=features)
     if any(node.op_type in READS_SHAPE for node in model.graph.node):
         model = copy_model(model)
         fold_shape_arithmetic(model)

@@ -106,7 +106,9 @@ def quantize(
     _require_known(precision, scheme, method, around, images, threads)
     output = path_or_none(output) or named(graph, f"{precision}.onnx" if precision == "fp16" else f"int8-{scheme}.onnx")
     check_output(output, ".onnx", graph, ranges)
-    sidecar_of(graph, verified=True)
+    source = sidecar_of(graph, verified=True)
+    if explain:
+        source.require_classes(f"{graph}: --explain asks for the noise in logits")
     if data and dataset is None:
         dataset = images_named(graph, os.fspath(data), images)
     settings = QuantizeSettings(method, around, tuple(exclude) or None, global_pool)
@@ -152,7 +154,7 @@ def _fp16(
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.fp16 import to_fp16
-    from edgecnn.graph.serving import add_ends, contract_of, load_body
+    from edgecnn.graph.serving import add_ends, contract_of, gives_features, load_body
 
     known = None if ranges is None else read_ranges(ranges, sha256_of(graph))
     if known is not None and known.imported:
@@ -161,7 +163,7 @@ def _fp16(
         )
     if known is None and dataset is not None:
         known = collect_ranges(graph, dataset, threads=allowed_threads(), progress=progress)
-    model, kept = to_fp16(load_body(graph), known)
+    model, kept = to_fp16(load_body(graph), known, features=gives_features(graph))
     add_ends(model, contract_of(graph))
     checked = "weights only: no calibration ranges were given" if known is None else "weights and activations"
     facts = {"kept_float32": list(kept), "range_check": checked}
@@ -186,7 +188,7 @@ def _int8(
     from edgecnn.graph.calibration.collect import collect_ranges
     from edgecnn.graph.calibration.file import read_ranges
     from edgecnn.graph.ptq.quantize import quantize_int8
-    from edgecnn.graph.serving import add_ends, contract_of, load_body
+    from edgecnn.graph.serving import add_ends, contract_of, gives_features, load_body
 
     if ranges is not None:
         known = read_ranges(ranges, sha256_of(graph))
@@ -207,6 +209,7 @@ def _int8(
         excluded=excluded,
         pools=settings.global_pool == "int8",
         data=dataset,
+        features=gives_features(graph),
         progress=progress,
     )
     report = made.report
@@ -278,11 +281,11 @@ def _simplified(graph: Path) -> onnx.ModelProto:
             f"export it without --opset: INT8 and FP16 graphs are made at opset {OPSET}",
         )
     from edgecnn.graph.load import naming
-    from edgecnn.graph.serving import load_body
+    from edgecnn.graph.serving import gives_features, load_body
     from edgecnn.graph.simplify import simplify_graph
 
     with naming(graph):
-        return simplify_graph(load_body(graph))
+        return simplify_graph(load_body(graph), features=gives_features(graph))
 
 
 def _require_clean(model: onnx.ModelProto, targets: Sequence[Target]) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:  # imported before the first test of this file
+    from edgecnn.backends import open_with_any_outputs
     from edgecnn.steps.export import export
 
 pytestmark = pytest.mark.torch
@@ -46,3 +49,61 @@ def test_summary_lists_them(edgecnn: Callable[..., Any]) -> None:
     assert {f["name"]: f["shape"] for f in found["features"]}["pool"] == [84]
     assert found["layers"][3]["receptive_field"] == [14, 14]
     assert "features (export --features)" in edgecnn("summary", "lenet5").out
+
+
+def pictures(folder: Path, per_class: int = 10) -> Path:
+    """Noise of two kinds, for training and for tests."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name, size in (("coarse", 4), ("fine", 16)):
+            (folder / split / name).mkdir(parents=True)
+            for k in range(per_class):
+                noise = Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8))
+                noise.resize((32, 32), Image.Resampling.BICUBIC).save(folder / split / name / f"{k}.png")
+    return folder
+
+
+def test_each_output_keeps_its_values_in_fp16_and_int8(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
+    data, graph = pictures(tmp_path / "data"), tmp_path / "f.fp32.onnx"
+    export("resnet20_cifar", graph, weights="none", features=["C2", "layer1", "pool"])
+    ranges = tmp_path / "f.calib.json"
+    assert edgecnn("calibrate", graph, "--data", data, "-o", ranges).code == 0
+    known = json.loads(ranges.read_text())["tensors"]
+    assert {t["name"] for t in known} >= {"C2", "layer1", "pool"}
+    for precision, least, most in (("fp16", 50, 80), ("int8", 25, 50)):
+        made, result = tmp_path / f"f.{precision}.onnx", tmp_path / f"{precision}.json"
+        given = () if precision == "fp16" else ("--data", data)
+        assert edgecnn("quantize", graph, "--precision", precision, "--ranges", ranges, *given, "-o", made).code == 0
+        said = edgecnn("validate", made, "--reference", graph, "--data", data, "-o", result, "--json")
+        rows = {row["name"]: row for row in json.loads(said.out)["outputs"]}
+        assert rows.keys() == {"C2", "layer1", "pool"}
+        assert json.loads(result.read_text())["outputs"] == json.loads(said.out)["outputs"]
+        assert all(
+            least < row["sqnr_db"] < most and row["cosine_min"] > 0.999 and row["n"] == 20 for row in rows.values()
+        )
+        assert json.loads(said.out)["unreadable"] == []
+    refused = edgecnn(
+        "quantize", graph, "--precision", "int8", "--ranges", ranges, "--data", data, "--explain", "-o", made
+    ).refused()
+    assert "a features graph" in refused
+    assert (
+        "which decides nothing: --stages"
+        in edgecnn("validate", made, "--reference", graph, "--data", data, "--stages").refused()
+    )
+
+
+def test_other_features_are_no_reference(edgecnn: Callable[..., Any], pool: Path, tmp_path: Path) -> None:
+    other = export("lenet5", tmp_path / "other.onnx", weights="none", features=["fc1"])
+    plain = export("lenet5", tmp_path / "plain.onnx", weights="none")
+    said = edgecnn("validate", pool, "--reference", other, "--data", "digits").refused()
+    assert "gives pool, and" in said
+    assert "gives no features" in edgecnn("validate", pool, "--reference", plain, "--data", "digits").refused()
+    assert "a features graph" in edgecnn("validate", plain, "--reference", pool, "--data", "digits").refused()
+
+
+def test_an_engine_is_built_of_it(edgecnn: Callable[..., Any], pool: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "engine.onnx"
+    assert edgecnn("build", pool, "-o", engine).code == 0
+    with open_with_any_outputs(engine) as session:
+        assert session.run(np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 84)
+    assert "engine.onnx: a features graph" in edgecnn("bench", "--engine", engine).refused()

@@ -25,7 +25,7 @@ from edgecnn.graph.calibration.watch import choose_steps, is_pooled
 from edgecnn.graph.load import naming
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.qdq.pairs import activated_output
-from edgecnn.graph.serving import load_body
+from edgecnn.graph.serving import gives_features, load_body
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.limits import DAMAGED_ZIP, require_arrays
 from edgecnn.machine.threads import Seats, allowed_threads
@@ -57,7 +57,7 @@ def collect_ranges(
     """
     digest = sha256_of(graph)
     with naming(graph):
-        simple = simplify_graph(load_body(graph))
+        simple = simplify_graph(load_body(graph), features=gives_features(graph))
     return collect_from_model(
         simple,
         digest,

@@ -69,8 +69,9 @@ def tie_channels(graph: OnnxGraph) -> TiedChannels:
     made.pin(made.ids[graph.input])
     for node in graph.nodes:
         _follow(graph, node, made)
-    if graph.output in made.ids:
-        made.pin(made.ids[graph.output])
+    for name in graph.outputs:
+        if name in made.ids:
+            made.pin(made.ids[name])
     return made
 
 

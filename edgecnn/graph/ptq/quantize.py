@@ -62,14 +62,17 @@ def quantize_int8(
     excluded: Collection[str] = (),
     pools: bool = False,
     data: Dataset | None = None,
+    features: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizedGraph:
     """The INT8 graph of the float graph `model`, with what is not INT8 in `around` (`ort-cpu` is always FP32);
-    the nodes `excluded` are not, TensorRT's global average pools are with `pools`.
+    the nodes `excluded` are not, TensorRT's global average pools are with `pools`. One that gives `features` has no
+    logits to judge by: "auto" takes the ranges of mse.
 
     Raises `GraphError` naming the node or tensor that cannot be quantized.
     """
-    ready = give_own_constants(simplify_graph(model)) if method == "auto" else simplify_graph(model)
+    ready = simplify_graph(model, features=features)
+    ready = give_own_constants(ready) if method == "auto" else ready
     ready = with_own_weights(ready, excluded)
     spans = {name: max(one.high, 0.0) - min(one.low, 0.0) for name, one in ranges.tensors.items()}
     placement = place(ready, scheme, excluded, pools=pools, spans=spans)
@@ -79,7 +82,7 @@ def quantize_int8(
     half = around == "fp16"
     left_out = [*describe_float_products(ready), *find_dead(ready, placement, ranges)]
     data = None if data is None else distinct_images(data)
-    seen_as, why = (None, "without images") if data is None else _look_at_images(ready, data)
+    seen_as, why = (None, "without images") if data is None else _look_at_images(ready, data, features)
     doubt = "" if seen_as is None else measure_told(seen_as).reason
     compared: list[CandidateRow] = []
     if method != "auto":
@@ -124,10 +127,12 @@ def quantize_int8(
     return QuantizedGraph(made, report, placement, chosen)
 
 
-def _look_at_images(model: onnx.ModelProto, data: Dataset) -> tuple[npt.NDArray[np.float32] | None, str]:
+def _look_at_images(
+    model: onnx.ModelProto, data: Dataset, features: bool
+) -> tuple[npt.NDArray[np.float32] | None, str]:
     """The float graph's logits of the images to judge on, then of others, `LOOKED_AT` in all or each; or None and why
     these are too few or too much alike."""
-    if why := _why_too_few(data):
+    if why := "of a features graph, which has no logits" if features else _why_too_few(data):
         return None, why
     judged = judging_images(data)
     others = sorted(set(range(len(data))) - set(judged))[: max(0, LOOKED_AT - len(judged))]
@@ -165,8 +170,8 @@ def find_dead(model: onnx.ModelProto, placement: Placement, ranges: Ranges) -> l
         one = ranges.tensors[quantized.tensor]
         if one.low == one.high:
             found.append((quantized.tensor, one.low))
-    output = ranges.tensors.get(model.graph.output[0].name)
-    if found and (output is None or np.array_equal(output.channel_low, output.channel_high)):
+    outputs = [ranges.tensors.get(output.name) for output in model.graph.output]
+    if found and all(one is None or np.array_equal(one.channel_low, one.channel_high) for one in outputs):
         raise GraphError(
             f"tensor {found[0][0]!r} was {found[0][1]:g} everywhere on the calibration images, and so were the logits",
             "the layers before it are dead, or the images are all alike: calibrate with other images",

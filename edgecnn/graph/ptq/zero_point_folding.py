@@ -35,7 +35,9 @@ def find_foldable_groups(model: onnx.ModelProto, placement: Placement) -> set[st
     for group, tensors in groups.items():
         chains = [c for t in tensors if (c := find_rectified(graph, t)) is not None]
         if len({c.bound for c in chains}) <= 1 and all(
-            t != graph.output and _is_made_with_bias(graph, t, paired, group) and _is_taken_out(graph, t, paired, group)
+            t not in graph.outputs
+            and _is_made_with_bias(graph, t, paired, group)
+            and _is_taken_out(graph, t, paired, group)
             for t in tensors
         ):
             found.add(group)
@@ -69,7 +71,7 @@ def find_rectified(graph: OnnxGraph, tensor: str) -> Rectified | None:
     while (node := graph.producer.get(name)) is not None and node.op_type in _ACTIVATIONS:
         passed.append(node)
         name = node.input[0]
-        if len(graph.readers[name]) != 1 or name == graph.output:
+        if len(graph.readers[name]) != 1 or name in graph.outputs:
             return None
     if node is None or node.op_type not in ("Conv", "Gemm") or not passed or not has_own_bias(graph, node):
         return None
