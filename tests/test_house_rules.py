@@ -404,6 +404,7 @@ GUARDED = {  # where bytes become values, and why no stranger's do so unlooked a
     "inspection/artifact.py": "eight bytes, fewer of which are an error of the file's",
     "inspection/monitor/rows.py": "after `require_arrays`",
     "measure/predict.py": "after `require_arrays`",
+    "measure/vectors.py": "after `require_arrays`",
     "pytorch/checkpoint.py": "with weights_only, its own state; and what was dumped in the same line",
     "pytorch/checkpoint_file.py": "with weights_only, after the archive was looked at",
     "remote/agent.py": "on a device, from the machine that asks there, and what it has written itself",

@@ -20,7 +20,8 @@ ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "search",
     "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "release", "install", "rollback",
     "push", "recipe", "models", "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers",
-    "sensitivity", "explain", "compare", "history", "predict", "monitor", "drift", "doctor", "remote",
+    "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "monitor",
+    "drift", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -107,3 +107,20 @@ def test_an_engine_is_built_of_it(edgecnn: Callable[..., Any], pool: Path, tmp_p
     with open_with_any_outputs(engine) as session:
         assert session.run(np.zeros((2, 1, 32, 32), np.float32)).shape == (2, 84)
     assert "engine.onnx: a features graph" in edgecnn("bench", "--engine", engine).refused()
+
+
+def test_vectors_and_neighbours(edgecnn: Callable[..., Any], pool: Path, tmp_path: Path) -> None:
+    data, index = pictures(tmp_path / "data"), tmp_path / "F.npz"
+    (data / "val" / "fine" / "0.png").write_bytes((data / "train" / "fine" / "3.png").read_bytes())
+    (data / "val" / "fine" / "1.png").write_bytes(b"no picture")
+    made = json.loads(edgecnn("features", pool, data, "-o", index, "--json").out)
+    assert (made["n_train"], made["n_test"], made["dimensions"]) == (20, 19, 84)
+    assert made["unreadable"] == ["fine/1.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["F.npz", "F.npz.json", "data"]
+    found = json.loads(edgecnn("neighbours", index, "test:fine/0.png", "-k", 3, "--json").out)
+    assert found["nearest"][0] == {
+        "image": "fine/3.png", "split": "train", "label_name": "fine", "cosine": pytest.approx(1, abs=1e-4)
+    }  # fmt: skip
+    assert found["near_duplicates"][0]["same_file"] is True
+    assert "nearest to fine/2.png" in edgecnn("neighbours", index, "test:fine/2.png").out
+    assert "no image 'cat'" in edgecnn("neighbours", index, "cat").refused()
