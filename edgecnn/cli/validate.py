@@ -83,7 +83,7 @@ def validate(
     if _gives_features(engine):
         from edgecnn.steps.validate import ValidateSettings
 
-        classifying = {"stages": stages, "bisect": bisect, "tta": tta, "reject": reject}
+        classifying: dict[str, object] = {"stages": stages, "bisect": bisect, "tta": tta, "reject": reject}
         classifying |= {"threshold": threshold, "geometry": geometry}
         settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
         _validate_features(engine, reference, output, data, settings, classifying, as_json)
