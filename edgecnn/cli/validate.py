@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.divergence import EngineDivergence
     from edgecnn.results.serving import ServingLoss
-    from edgecnn.steps.validate import ValidateSettings
 
 EXAMPLES = """
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits
@@ -81,12 +80,7 @@ def validate(
     if on:
         _validate_on(context, on, reference, data)
     if _gives_features(engine):
-        from edgecnn.steps.validate import ValidateSettings
-
-        classifying: dict[str, object] = {"stages": stages, "bisect": bisect, "tta": tta, "reject": reject}
-        classifying |= {"threshold": threshold, "geometry": geometry}
-        settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
-        _validate_features(engine, reference, output, data, settings, classifying, as_json)
+        _validate_features(engine, reference, output, data, context.params)
         return
     from edgecnn.diagnose.stages import describe
     from edgecnn.records import to_plain
@@ -120,14 +114,14 @@ def validate(
     crops = validate_ten_crop(engine, reference, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings, geometry=geometry) if stages else []
     if not is_first():
-        return
+        return None
     with stdout_kept():
         parted = bisect_engine(engine, data=data, threads=threads, provider=provider, trust=trust) if bisect else None
     row = to_plain(found) | (to_plain(crops) if crops else {})
     if as_json:
         more = ({"stages": to_plain(hops)} if stages else {}) | ({"bisect": to_plain(parted)} if parted else {})
         print_json(row | more)
-        return
+        return None
     print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
     _print_drop(found)
     if not found.n_labelled:
@@ -155,18 +149,17 @@ def _gives_features(engine: Path) -> bool:
 
 
 def _validate_features(
-    engine: Path,
-    reference: Path,
-    output: Path | None,
-    data: str,
-    settings: ValidateSettings,
-    classifying: dict[str, object],
-    as_json: bool,
+    engine: Path, reference: Path, output: Path | None, data: str, options: dict[str, object]
 ) -> None:
     from edgecnn.errors import ArtifactError
-    from edgecnn.records import to_plain
+    from edgecnn.records import record_from_mapping, to_plain
+    from edgecnn.steps.validate import ValidateSettings
     from edgecnn.steps.validate_features import validate_features
 
+    fields = ValidateSettings.__dataclass_fields__
+    given = {name: value for name, value in options.items() if name in fields}
+    settings = record_from_mapping(ValidateSettings, given, "the options", "see --help")
+    classifying = {k: options[k] for k in ("stages", "bisect", "tta", "reject", "threshold", "geometry")}
     if asked := [f"--{name}" for name, value in classifying.items() if value]:
         raise ArtifactError(
             f"{engine}: a features graph, which decides nothing: {', '.join(asked)}",
@@ -176,7 +169,7 @@ def _validate_features(
         found = validate_features(
             engine, reference, output, data=data, settings=settings, progress=Counter("validate", "images")
         )
-    if as_json:
+    if options["as_json"]:
         print_json(to_plain(found))
         return
     print_rows(to_plain(found)["outputs"], ["name", "shape", "n", "nan_count", "sqnr_db", "cosine_mean", "cosine_min"])
