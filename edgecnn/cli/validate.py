@@ -114,26 +114,15 @@ def validate(
     crops = validate_ten_crop(engine, reference, data=data, settings=settings, progress=progress) if tta else None
     hops = compare_stages(engine, reference, data=data, settings=settings, geometry=geometry) if stages else []
     if not is_first():
-        return None
+        return
     with stdout_kept():
         parted = bisect_engine(engine, data=data, threads=threads, provider=provider, trust=trust) if bisect else None
     row = to_plain(found) | (to_plain(crops) if crops else {})
     if as_json:
         more = ({"stages": to_plain(hops)} if stages else {}) | ({"bisect": to_plain(parted)} if parted else {})
         print_json(row | more)
-        return None
-    print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
-    _print_drop(found)
-    if not found.n_labelled:
-        print_text("no labels: agreement alone is measured (class folders need a model whose labels are known)")
-    if found.calibration_error_pp is not None:
-        print_text(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
-    if found.decision_flips_n is not None:
-        _print_decisions(found)
-    for finding in found.findings:
-        print_text(finding)
-    if served := found.serving:
-        print_text(_served(served))
+        return
+    _print_accuracy(found, row)
     if crops:
         _print_crops(crops)
     if stages:
@@ -187,6 +176,21 @@ def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data
         images = pack_images(reference, data, scratch)
         files = ("engine", "reference", "data")
         run_on(context, hosts, files=files, outputs=("output",), refused=whole_pictures, replaced={"data": images})
+
+
+def _print_accuracy(found: Accuracy, row: dict[str, object]) -> None:
+    print_rows([row], ["name", "n", "top1_pct", "reference_top1_pct", "top5_pct", "agreement_pct", "sqnr_db"])
+    _print_drop(found)
+    if not found.n_labelled:
+        print_text("no labels: agreement alone is measured (class folders need a model whose labels are known)")
+    if found.calibration_error_pp is not None:
+        print_text(f"confidence is {found.calibration_error_pp:.2f} pp from the reference's")
+    if found.decision_flips_n is not None:
+        _print_decisions(found)
+    for finding in found.findings:
+        print_text(finding)
+    if served := found.serving:
+        print_text(_served(served))
 
 
 def _print_drop(found: Accuracy) -> None:
