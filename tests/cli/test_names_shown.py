@@ -33,6 +33,8 @@ REFUSED: dict[str, list[str]] = {
     "release": ["{}", "-o", "x.tar"],
     "monitor": ["{}", "-o", "x.jsonl"],
     "drift": ["{}", "{}"],
+    "features": ["{}", "{}", "-o", "x.npz"],
+    "neighbours": ["{}", "{}"],
     "search": ["{}", "--max-drop", "1"],
     "sensitivity": ["{}", "--ranges", "{}", "--data", "{}"],
     "bundle": ["{}", "--for", "{}", "-o", "x.tar"],
