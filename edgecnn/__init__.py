@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from edgecnn.inspection.drift import drift
     from edgecnn.inspection.monitor_line import monitor_line
+    from edgecnn.inspection.neighbours import neighbours
     from edgecnn.pipeline.judge import judge
     from edgecnn.pipeline.run import run
     from edgecnn.recipe.load import load_recipe
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
     from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.drift import Drift
     from edgecnn.results.latency import Latency, LatencyFile
+    from edgecnn.results.neighbours import Neighbours
     from edgecnn.results.report import Measurement, RunReport
     from edgecnn.results.verdict import Check, Verdict
     from edgecnn.steps.bench import bench
     from edgecnn.steps.build import build
     from edgecnn.steps.calibrate import calibrate
     from edgecnn.steps.export import export
+    from edgecnn.steps.features import features
     from edgecnn.steps.import_ import import_onnx
     from edgecnn.steps.import_ranges import import_ranges
     from edgecnn.steps.quantize import Quantized, quantize
@@ -75,6 +78,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "MeasurementError",
     "MissingPackageError",
     "ModelError",
+    "Neighbours",
     "Quantized",
     "Recipe",
     "RecipeError",
@@ -88,11 +92,13 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "calibrate",
     "drift",
     "export",
+    "features",
     "import_onnx",
     "import_ranges",
     "judge",
     "load_recipe",
     "monitor_line",
+    "neighbours",
     "quantize",
     "reference",
     "run",
@@ -123,9 +129,12 @@ _MODULES = {
     "recipe.schema": ("Recipe", "BatchSettings"),
     "inspection.drift": ("drift",),
     "inspection.monitor_line": ("monitor_line",),
+    "steps.features": ("features",),
+    "inspection.neighbours": ("neighbours",),
     "results.accuracy": ("Accuracy",),
     "results.drift": ("Drift",),
     "results.latency": ("Latency", "LatencyFile"),
+    "results.neighbours": ("Neighbours",),
     "results.report": ("Measurement",),
     "results.verdict": ("Check", "Verdict"),
 }

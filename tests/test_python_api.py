@@ -126,6 +126,9 @@ CALLS: dict[str, Callable[[], Any]] = {
     "judge": lambda: ec.judge("nowhere"),
     "drift": lambda: ec.drift("absent.jsonl", "absent.jsonl"),
     "monitor_line": lambda: ec.monitor_line([]),
+    "features": lambda: ec.features("absent.onnx", "F.npz", data="digits"),
+    "features, batch": lambda: ec.features("absent.onnx", "F.npz", data="digits", batch=0),
+    "neighbours": lambda: ec.neighbours("absent.npz", "cat/1.jpg"),
     "load_recipe": lambda: ec.load_recipe("lenet5-digits", ["train.epoch=1"]),
 }
 

@@ -27,7 +27,7 @@ def neighbours(
 
     Also near-duplicates between training and test images, and images whose neighbors bear another label.
     """
-    from edgecnn.inspection.neighbours import find_neighbours
+    from edgecnn.inspection.neighbours import neighbours as find_neighbours
     from edgecnn.records import to_plain
 
     found = find_neighbours(index, image, k)

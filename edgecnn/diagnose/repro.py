@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.artifact.pair import sync_file
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.artifact.temporary import disk_errors, scratch_folder, temporary_folder
 from edgecnn.backends import Opinion, load_backend, load_backends
 from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session
@@ -47,6 +48,8 @@ def reduce_failure(
     folder = path.with_suffix(".repro") if folder is None else Path(folder)
     if not path.is_file():
         raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path, or export the graph first")
+    if sidecar_path(path).exists():
+        read_sidecar(path).require_classes(path)
     if folder.exists():
         raise WriteError(f"{folder}: exists already", "choose another folder with -o, or remove it")
     if importlib.util.find_spec("onnx") is None:

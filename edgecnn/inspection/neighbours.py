@@ -23,13 +23,21 @@ STRANGER_SHARE = 0.01  # of training images with such a pair among themselves, b
 BLOCK = 1024  # images compared with all training images at once
 
 
-def find_neighbours(index: Path, image: str, k: int = 6) -> Neighbours:
-    """The `k` training images nearest to `image`, an id of the `index` that `edgecnn features` wrote (SPLIT:ID where
+def neighbours(index: Path | str, image: Path | str, k: int = 6) -> Neighbours:
+    """What resembles an image in an index of features, and what the whole index says of its images.
+
+        import edgecnn as ec
+        ec.features("pool.int8.onnx", "imgs.npz", data="imgs")
+        found = ec.neighbours("imgs.npz", "cat/12.jpg")
+        print(found.nearest, found.near_duplicates, found.disagreements)
+
+    The `k` training images nearest to `image`, an id of the `index` that `edgecnn features` wrote (SPLIT:ID where
     both splits have it) or a file that is in it; the near-duplicates between the splits; and the images with a label
     that most of their `k` neighbors do not bear.
 
     Raises `DataError` for an image that is not in the index, `ArtifactError` for a file that is none.
     """
+    index, image = Path(index), str(image)
     found = read_vectors(index)
     train = [n for n, split in enumerate(found.splits) if split == TRAIN]
     if k < 1 or k >= len(train):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.limits import read_file
 from edgecnn.recipe.location import locate
@@ -38,7 +39,10 @@ def list_recipes() -> dict[str, Path]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a recipe given by its stem or by a path; raises `RecipeError` with the nearest names."""
+    """The file of a recipe given by its stem or by a path; raises `RecipeError` with the nearest names, and
+    `ArtifactError` where a features graph is given, of which there are no runs."""
+    if Path(name_or_path).is_file() and sidecar_path(Path(name_or_path)).is_file():
+        read_sidecar(Path(name_or_path)).require_classes(name_or_path)
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
         if not path.is_file():

@@ -89,7 +89,7 @@ def pack_images(described: Path, data: str, scratch: Path) -> Path:
     """The images that `data` names as one file that a machine without them can read: packed after resize and crop as
     the sidecar of `described` says, or the file itself where it holds none that could be. Raises `DataError`, and
     `ArtifactError` where there is no sidecar."""
-    sidecar = read_sidecar(described)
+    sidecar = read_sidecar(described).require_classes(f"{described} with --on")
     dataset = open_images(sidecar, data, "test")
     if dataset.image is None:
         return Path(data)
@@ -116,6 +116,8 @@ def _belonging(path: Path) -> list[Path]:
     if not path.is_file():
         raise ArtifactError(f"{path}: {what_lacks(path)}", "check the path: it names a file on this machine")
     own = path.absolute()
+    if sidecar_path(own).is_file():
+        read_sidecar(own).require_classes(f"{path} with --on")
     beside = [sidecar_path(own), signature_path(sidecar_path(own)), signature_path(own)]
     weights = list(external_files(own).values()) if own.suffix == ".onnx" else []
     return [own, *(p for p in beside if p.is_file()), *(w.absolute() for w in weights)]

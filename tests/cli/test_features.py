@@ -33,6 +33,16 @@ REFUSED = [
     "search {} --data digits --max-drop 1",
     "calibrate {} --data digits --check",
     "monitor rows.jsonl --engine {} -o log.jsonl",
+    "repro {}",
+    "import-ranges {} --graph {}",
+    "run {}",
+    "gate {}",
+    "explain {}",
+    "report {} -o other.md",
+    "bundle {} --for cpu -o other.tar",
+    "bundle {} --for triton -o other",
+    "release {} --unsigned -o other.tar",
+    "push {} owner/name",
 ]
 
 
@@ -42,6 +52,14 @@ def test_everything_else_refuses_it_by_name(edgecnn: Callable[..., Any], pool: P
     image.write_bytes(b"")
     said = edgecnn(*line.format(pool, pool, image=image).split()).refused()
     assert "pool.onnx: a features graph: it gives pool, and no classes" in said
+
+
+@pytest.mark.parametrize(
+    "line", ["build {}", "bench --engine {}", "validate {} --reference {} --data digits"], ids=lambda line: line[:8]
+)
+def test_it_goes_to_no_other_machine(edgecnn: Callable[..., Any], pool: Path, line: str) -> None:
+    said = edgecnn(*line.format(pool, pool).split(), "--on", "jetson").refused()
+    assert "pool.onnx with --on: a features graph: it gives pool, and no classes" in said
 
 
 def test_summary_lists_them(edgecnn: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.errors import DataError
-from edgecnn.inspection.neighbours import find_neighbours
+from edgecnn.inspection.neighbours import neighbours
 from edgecnn.measure.vectors import Vectors, write_vectors
 
 
@@ -35,7 +35,7 @@ def index(tmp_path: Path) -> Path:
 
 
 def test_what_is_near_is_found(index: Path) -> None:
-    found = find_neighbours(index, "train:a/3", 4)
+    found = neighbours(index, "train:a/3", 4)
     assert (found.image, found.split, found.label_name, found.n_train, found.n_test) == ("a/3", "train", "a", 40, 10)
     assert [n.label_name for n in found.nearest if n.image != "b/0"] == ["a"] * sum(
         n.image != "b/0" for n in found.nearest
@@ -48,7 +48,7 @@ def test_what_is_near_is_found(index: Path) -> None:
     assert (same.train_image, same.test_image, same.same_file) == ("a/1", "a/0", True)
     assert (near.train_image, near.test_image, near.same_file) == ("b/2", "b/1", False)
     assert [(d.image, d.label_name, d.neighbours_label_name) for d in found.disagreements] == [("b/0", "b", "a")]
-    assert find_neighbours(index, "test:a/0", 1).nearest[0].image == "a/1"
+    assert neighbours(index, "test:a/0", 1).nearest[0].image == "a/1"
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_what_is_near_is_found(index: Path) -> None:
 )
 def test_what_cannot_be_looked_up(index: Path, image: str, k: int, said: str, hint: str) -> None:
     with pytest.raises(DataError, match=said) as raised:
-        find_neighbours(index, image, k)
+        neighbours(index, image, k)
     assert hint in raised.value.hint
 
 
 def test_a_file_that_is_not_in_it(index: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"7")
-    assert find_neighbours(index, str(tmp_path / "x.png"), 2).image == "a/7"
+    assert neighbours(index, str(tmp_path / "x.png"), 2).image == "a/7"
     (tmp_path / "y.png").write_bytes(b"other")
     with pytest.raises(DataError, match="no image"):
-        find_neighbours(index, str(tmp_path / "y.png"), 2)
+        neighbours(index, str(tmp_path / "y.png"), 2)
