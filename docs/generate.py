@@ -36,9 +36,11 @@ from edgecnn.results.crash import CrashFile
 from edgecnn.results.drift import Drift
 from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.explanation import Explanation
+from edgecnn.results.features import FeaturesAgreement
 from edgecnn.results.history import History
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.monitor import Monitored
+from edgecnn.results.neighbours import Neighbours
 from edgecnn.results.release import Installed
 from edgecnn.results.report import RunReport
 from edgecnn.results.search import Search
@@ -77,6 +79,8 @@ FILES = {
     "search": File(Search, "`X.search.json` beside the graph that was found; `edgecnn search --json`"),
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
+    "features-agreement": File(FeaturesAgreement, "`edgecnn validate -o` of a features graph"),
+    "neighbours": File(Neighbours, "`edgecnn neighbours --json`", False),
     "drift": File(Drift, "`edgecnn drift --json`", False),
     "monitored": File(Monitored, "`edgecnn monitor --json`", False),
     "history": File(History, "`edgecnn history --json`", False),
