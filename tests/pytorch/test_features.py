@@ -107,3 +107,11 @@ def test_two_names_of_one_tensor(tmp_path: Path) -> None:
         export("lenet5", tmp_path / "f.onnx", weights="none", features=["fc2", "pool"])
     with pytest.raises(ModelError, match="have no classes"):
         export("lenet5", tmp_path / "f.onnx", weights="none", features=["pool"], gives="probabilities")
+
+
+def test_a_features_graph_for_tensorrt_8(tmp_path: Path) -> None:
+    path = export("lenet5", tmp_path / "f.onnx", weights="none", features=["pool"], opset=17)
+    model = onnx.load(path)
+    assert [entry.version for entry in model.opset_import] == [17]
+    assert [output.name for output in model.graph.output] == ["pool"]
+    assert read_sidecar(path).features == ("pool",)
