@@ -27,7 +27,6 @@ def neighbours(index: Path | str, image: Path | str, k: int = 6) -> Neighbours:
     """What resembles an image in an index of features, and what the whole index says of its images.
 
         import edgecnn as ec
-        ec.features("pool.int8.onnx", "imgs.npz", data="imgs")
         found = ec.neighbours("imgs.npz", "cat/12.jpg")
         print(found.nearest, found.near_duplicates, found.disagreements)
 

@@ -30,9 +30,13 @@ def features(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Vectors:
-    """Write the vectors of the images of `data`, its training images and its test images where it has some, by a
-    features `engine` that gives one vector an image (`edgecnn export --features pool`).
+    """Write the vectors of the images of `data` by a features `engine` that gives one vector an image.
 
+        import edgecnn as ec
+        pool = ec.export("resnet18", "pool.fp32.onnx", features=["pool"])
+        found = ec.features(pool, "imgs.npz", data="imgs")
+
+    The training images, and the test images where there are some: `found.vectors` [N, D] in the order of `found.ids`.
     Interrupted, the same call goes on where it stopped. An unreadable image is left out and listed, with `strict` it
     raises `DataError`. Raises `ArtifactError` for an engine without features, `MeasurementError` for one without a
     vector.
