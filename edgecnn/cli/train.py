@@ -16,6 +16,7 @@ from edgecnn.output import say
 EXAMPLES = """
 edgecnn train lenet5-digits --set train.epochs=1 --out runs/quick
 edgecnn train resnet20-cifar10 --data cifar10:/data/cifar10  # needs data
+edgecnn train lenet5-digits --qat --set qat.epochs=2 --out runs/quick  # needs runs/quick
 """
 
 
@@ -34,12 +35,16 @@ def train(
     ] = False,
     threads: Annotated[int | None, MAKING_THREADS] = None,
     skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the INT8 graphs of OUT, quantized as the recipe says, for qat.epochs.")
+    ] = False,
     accept_hash: Annotated[bool, ACCEPT_HASH] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Train a recipe's network.
+    """Train a recipe's network, or with --qat its INT8 graphs.
 
-    The checkpoint of the best epoch is OUT/model.safetensors. Under torchrun several processes train it.
+    The checkpoint of the best epoch is OUT/model.safetensors. Under torchrun several processes train it. With --qat the
+    float32 graph and its ranges must be in OUT (`edgecnn run RECIPE --until calibrate`), and one process trains.
     """
     from edgecnn.artifact.hold import held
     from edgecnn.recipe.load import load_recipe
@@ -48,12 +53,13 @@ def train(
     settings = load_recipe(recipe, override or (), data=data)
     folder = out or Path("runs") / settings.name
     from edgecnn.pytorch.training.progress import open_progress
-    from edgecnn.steps.train import train as step
+    from edgecnn.steps.qat import train_quantized
+    from edgecnn.steps.train import train as train_float
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         with held(folder) if first else contextlib.nullcontext():
-            result = step(
+            made = (train_quantized if qat else train_float)(
                 settings,
                 folder,
                 resume=resume,
@@ -67,8 +73,12 @@ def train(
         raise
     if not first:
         return
-    row = {"name": settings.name, **to_plain(result)}
+    results = made if isinstance(made, tuple) else (made,)
+    rows = [{"name": settings.name, **to_plain(result)} for result in results]
     if as_json:
-        print_json(row)
-    else:
-        print_rows([row], ["name", "best_epoch", "validation_top1_pct", "top1_pct", "n", "seconds", "checkpoint"])
+        print_json(rows if qat else rows[0])
+        return
+    columns = ["best_epoch", "validation_top1_pct", "top1_pct", "n", "seconds"]
+    print_rows(
+        rows, ["name", *(["scheme"] if qat else []), *columns, *(["sqnr_db", "graph"] if qat else ["checkpoint"])]
+    )

@@ -35,6 +35,7 @@ from edgecnn.steps.build import build
 from edgecnn.steps.calibrate import calibrate
 from edgecnn.steps.export import export_checkpoint
 from edgecnn.steps.gate import accuracy_baseline_path, baseline_path, gate
+from edgecnn.steps.qat import train_graph
 from edgecnn.steps.quantize import quantize
 from edgecnn.steps.reference import reference
 from edgecnn.steps.report import report
@@ -161,6 +162,8 @@ def _with_those_found(made: Path, named: tuple[Path, ...]) -> tuple[Path, ...]:
 def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, targets: list[Target]) -> Task:
     settings, output = shop.recipe.quantize, shop.folder / variant.graph
     precision = "int8" if variant.precision == "int8" else "fp16"
+    if precision == "int8" and shop.recipe.qat.epochs:
+        return _qat_task(shop, variant, fp32, ranges, targets)
     return Task(
         "quantize",
         output,
@@ -183,6 +186,19 @@ def _quantize_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, t
             progress=shop.progress("quantize"),
         ),
     )
+
+
+def _qat_task(shop: Workshop, variant: Variant, fp32: Path, ranges: Path, targets: list[Target]) -> Task:
+    recipe, seen = shop.recipe, image_identity(TRAIN_IMAGES, shop.recipe.data.source, "train")
+
+    def make() -> None:
+        from edgecnn.pytorch.training.progress import open_progress
+
+        images = shop.calibration_images(fp32)
+        train_graph(recipe, shop.folder, variant, images, targets, threads=shop.threads, progress=open_progress())
+
+    fields = {**fields_of("quantize", recipe.quantize), **fields_of("qat", recipe.qat)}
+    return Task("quantize", shop.folder / variant.graph, "graph", (fp32, ranges), fields, make, facts=seen)
 
 
 def _train(shop: Workshop) -> None:

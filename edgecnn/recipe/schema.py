@@ -235,6 +235,17 @@ class QuantizeSettings:
 
 
 @dataclass(frozen=True)
+class QatSettings:
+    """Quantization-aware training of the INT8 graphs, as `[train]` says but for these; epochs = 0 leaves them as they
+    were quantized."""
+
+    __pydantic_config__ = STRICT
+
+    epochs: Count = 0
+    learning_rate: Amount = 0.001  # falls to 0 along a cosine; SGD with momentum 0.9, without weight decay
+
+
+@dataclass(frozen=True)
 class BuildSettings:
     """How TensorRT builds engines."""
 
@@ -314,6 +325,7 @@ class Recipe:
     export: ExportSettings = field(default_factory=ExportSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
+    qat: QatSettings = field(default_factory=QatSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)

@@ -1,1 +1,1 @@
-"""Quantization-aware training: an INT8 graph as a PyTorch network that learns, and the same graph with what it learned."""
+"""Quantization-aware training: an INT8 graph as a network that learns, and the same graph with what it learned."""

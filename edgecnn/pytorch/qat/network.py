@@ -64,14 +64,18 @@ class QuantizedNetwork(nn.Module):
         for one in self._learned.values():
             self.register_parameter(one.key, nn.Parameter(self._start(one)))
         self._last = {name: k for k, node in enumerate(self._nodes) for name in node.input}
-        self._pixels = normalized
+        self._pixels = normalized is not None
         if normalized is not None:
             self.register_buffer("mean", torch.tensor(normalized.mean).view(1, -1, 1, 1), persistent=False)
             self.register_buffer("std", torch.tensor(normalized.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._pixels is not None:
+        if self._pixels:
             x = (x * self.get_buffer("std") + self.get_buffer("mean")) * 255
+        return self.graph_logits(x)
+
+    def graph_logits(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of images as the graph takes them."""
         values = {self._input: x}
         for k, node in enumerate(self._nodes):
             inputs = [self._read(name, values) for name in node.input]
@@ -196,14 +200,18 @@ class QuantizedNetwork(nn.Module):
 
     def _quantize(self, node: onnx.NodeProto, inputs: list[Tensor | None]) -> Tensor:
         x, scale, zero = inputs
-        assert x is not None and scale is not None and zero is not None
+        assert x is not None
+        assert scale is not None
+        assert zero is not None
         low, high = _KINDS[self._kinds[node.input[2]]]
         by = self._coarser
         return quantize(x, scale * by, (zero / by).round(), low / by, (high + 1) / by - 1)
 
     def _dequantize(self, node: onnx.NodeProto, attributes: dict[str, Any], inputs: list[Tensor | None]) -> Tensor:
         codes, scale, zero = inputs
-        assert codes is not None and scale is not None and zero is not None
+        assert codes is not None
+        assert scale is not None
+        assert zero is not None
         by = self._coarser if self._kinds[node.input[2]] in _KINDS else 1
         axis = attributes.get("axis", 1) if scale.ndim else None
         step, offset = (along(value, axis, codes.ndim) for value in (scale * by, (zero / by).round()))

@@ -156,9 +156,7 @@ def _slice(
     return x[tuple(index)]
 
 
-def _pad(
-    a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
-) -> Tensor:
+def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     if a.get("mode", b"constant") != b"constant":
         raise _refuse(f"padding by {a['mode'].decode()!r}")
     amounts = _list(pads)

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,8 @@ from torch import nn
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.stale import TRAIN_IMAGES
 from edgecnn.artifact.write import write_artifact
-from edgecnn.data.dataset import Dataset, stratified
-from edgecnn.data.open import has_test_split, images_sha256, open_dataset
-from edgecnn.data.preprocess import Preprocessing
-from edgecnn.data.recipe_input import zoo_preprocessing
-from edgecnn.errors import ArtifactError, DataError, RecipeError, TrainingError
+from edgecnn.data.open import images_sha256
+from edgecnn.errors import ArtifactError, RecipeError, TrainingError
 from edgecnn.machine.threads import allowed_threads, limit_threads, spare_threads
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
@@ -41,14 +38,14 @@ from edgecnn.pytorch.checkpoint import (
     write_state,
 )
 from edgecnn.pytorch.threads import torch_threads
-from edgecnn.pytorch.training.epoch import DataSplits, Score, Trainer
+from edgecnn.pytorch.training.epoch import Score, Trainer
 from edgecnn.pytorch.training.events import EventFile
-from edgecnn.pytorch.training.loader import ImageLoader
 from edgecnn.pytorch.training.lr_schedule import Plateau
 from edgecnn.pytorch.training.process_group import ProcessGroup, join_process_group
 from edgecnn.pytorch.training.progress import Progress, Silent
-from edgecnn.pytorch.training.transfer import cache_features, known_labels, make_learner, start_network
-from edgecnn.recipe.schema import AugmentSettings, Recipe, TrainSettings
+from edgecnn.pytorch.training.splits import open_splits
+from edgecnn.pytorch.training.transfer import cache_features, make_learner, start_network
+from edgecnn.recipe.schema import Recipe, TrainSettings
 from edgecnn.records import to_plain
 from edgecnn.results.training import Epoch, TrainResult
 from edgecnn.version import __version__
@@ -56,6 +53,7 @@ from edgecnn.version import __version__
 START_ANEW = f"restore the data; or start anew: without --resume, in `edgecnn run` after removing {STATE_NAME}"
 TIMES = ("images_per_s", "seconds")  # which say nothing of the weights, and are others each time
 RANK_KEYS = {"data.source", "train.workers"}  # may differ between the ranks of a job
+MakeTrainer = Callable[[Recipe, ProcessGroup, bool, Progress], Trainer]
 
 
 @dataclass
@@ -81,8 +79,9 @@ def train(
     threads: int | None = None,
     skip_corrupt: bool = False,
     progress: Progress | None = None,
+    make: MakeTrainer | None = None,
 ) -> TrainResult:
-    """Train `recipe.model` on `recipe.data` into the folder `output`.
+    """Train `recipe.model`, or what `make` makes of the recipe, on `recipe.data` into the folder `output`.
 
     Written after each epoch: `best.safetensors`, `last.safetensors` and `training-state.pt`; at the end
     `model.safetensors`, the best. The same recipe gives the same weights on the same machine, torch and thread count,
@@ -102,7 +101,7 @@ def train(
     ):
         fields = {k: v for k, v in checkpoint_fields(recipe).items() if k not in RANK_KEYS}
         processes.check_agreement("the recipe", fields | {"edgecnn": __version__, "torch": torch.__version__})
-        run = TrainingRun(recipe, output, make_trainer(recipe, processes, skip_corrupt, progress))
+        run = TrainingRun(recipe, output, (make or make_trainer)(recipe, processes, skip_corrupt, progress))
         if resume or (resume is None and processes.on_first_rank("look for a run", lambda: can_resume(output, recipe))):
             run.restore()
         run.to_the_end()
@@ -181,64 +180,6 @@ def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.devic
     if settings.sync_batchnorm and not on_gpu:
         raise RecipeError("train.sync_batchnorm needs GPUs", "leave it out on a CPU: statistics are per process there")
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-
-
-def open_splits(recipe: Recipe, device: torch.device, skip_corrupt: bool) -> DataSplits:
-    """Open the recipe's data and hold part of the training split out; raises `DataError` when it cannot be trained on.
-
-    Test classes are matched with the training classes by name; one that these lack is refused. Where the data has no
-    test split of its own, none is reported.
-    """
-    settings, preprocessing = recipe.train, zoo_preprocessing(recipe)
-    known = known_labels(recipe.model.weights)
-    whole = _open_train(recipe, preprocessing, known)
-    labels = list(whole.label_names or ())
-    _check_trainable(recipe, whole, labels)
-    source = recipe.data.source
-    test = open_dataset(source, preprocessing, "test", labels) if has_test_split(source) else None
-    assert whole.labels is not None
-    count = round(settings.validation * len(whole))
-    held = set(stratified(whole.labels, whole.ids, count, settings.seed)) if count else set[int]()
-    kept = whole.subset([i for i in range(len(whole)) if i not in held])
-    if len(kept) < settings.batch:
-        raise DataError(
-            f"{whole.name}: {len(kept)} training images make no batch of {settings.batch}",
-            f"set train.batch to at most {len(kept)}",
-        )
-
-    def pictures(dataset: Dataset, augment: AugmentSettings) -> ImageLoader:
-        return ImageLoader(
-            dataset, augment, device, seed=settings.seed, workers=settings.workers, skip_corrupt=skip_corrupt
-        )
-
-    plain = AugmentSettings()
-    return DataSplits(
-        train=pictures(kept, settings.augment),
-        validation=pictures(whole.subset(sorted(held)), plain) if held else None,
-        test=None if test is None else pictures(test, plain),
-        labels=labels,
-        preprocessing=preprocessing,
-    )
-
-
-def _open_train(recipe: Recipe, preprocessing: Preprocessing, known: Sequence[str]) -> Dataset:
-    """The training split, in the order of the classes that the weights know where it has just those."""
-    found = open_dataset(recipe.data.source, preprocessing, "train")
-    if sorted(found.label_names or ()) == sorted(known) and list(found.label_names or ()) != list(known):
-        return open_dataset(recipe.data.source, preprocessing, "train", known)
-    return found
-
-
-def _check_trainable(recipe: Recipe, whole: Dataset, labels: list[str]) -> None:
-    if whole.labels is None or not labels:
-        raise DataError(f"{whole.name}: has no labels to learn", "name an image folder or a data set with labels")
-    if len(labels) < 2:
-        raise DataError(f"{whole.name}: one class only ({labels[0]})", "a classifier needs at least two classes")
-    if recipe.model.classes is not None and recipe.model.classes != len(labels):
-        raise RecipeError(
-            f"model.classes = {recipe.model.classes}, but {recipe.data.source} has {len(labels)} classes",
-            "leave model.classes out: it then follows the data",
-        )
 
 
 class TrainingRun:
