@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.errors import GraphError
@@ -18,7 +16,6 @@ from edgecnn.graph.ptq.candidates import compute_logits
 from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.zero_point_folding import fold_zero_points
 from edgecnn.graph.simplify import simplify_graph
-from edgecnn.quantization import QuantParams
 from tests.fakes.graphs import build
 from tests.fakes.int8 import RESIDUAL, pictures, sqnr_db, uneven
 

@@ -1,0 +1,117 @@
+"""`train --qat`: begins with what `quantize` makes, resumes to the bit, goes on in a run; and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from edgecnn.artifact.sidecar import verified_sidecar
+from edgecnn.artifact.stale import TRAIN_IMAGES
+from edgecnn.errors import ArtifactError, DataError, EdgecnnError, RecipeError
+from edgecnn.graph.onnx_graph import OnnxGraph
+from edgecnn.pipeline.run import plan
+from edgecnn.pytorch.training.progress import Epoch, Silent
+from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.schema import Recipe
+from edgecnn.steps.qat import train_quantized
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch
+
+pytestmark = [pytest.mark.torch, pytest.mark.onnx]
+
+TENSORRT = 'targets=["agx-orin"]'
+
+
+class Interrupt(Silent):
+    """Kills the run when the first epoch is done."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("lenet5-digits", ["qat.epochs=2", TENSORRT, *overrides])
+
+
+def run_folder(digits: Path, folder: Path) -> Path:
+    """A run of which the float graph and its ranges are there."""
+    folder.mkdir()
+    for name in ("model.safetensors", "model.fp32.onnx", "model.calib.json"):
+        for path in digits.glob(f"{name}*"):
+            shutil.copy(path, folder)
+    return folder
+
+
+def test_killed_and_resumed_it_is_the_same_graph_which_a_run_takes(digits: Path, tmp_path: Path) -> None:
+    whole, killed = (run_folder(digits, tmp_path / name) for name in ("whole", "killed"))
+    [made] = train_quantized(recipe(), whole, threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_quantized(recipe(), killed, threads=1, progress=Interrupt())
+    assert not (killed / "model.int8-tensorrt.onnx").exists()
+    torch.rand(7)  # the state of the process must not matter
+    [again] = train_quantized(recipe(), killed, threads=1, resume=True)
+    assert again.graph.read_bytes() == made.graph.read_bytes()
+
+    before, after = (OnnxGraph(onnx.load(path)) for path in (whole / "qat/tensorrt/start.onnx", made))
+    assert [n.SerializeToString() for n in before.nodes] == [n.SerializeToString() for n in after.nodes]
+    moved = {n for n in before.initializers if (before.array(n) != after.array(n)).any()}
+    assert 5 <= len(moved) <= 10, "weights and biases of five layers"
+    sidecar = verified_sidecar(made.graph)
+    assert (sidecar.scheme, sidecar.precision_obtained, sidecar.facts["method"]) == ("tensorrt", "int8", "auto")
+    assert sidecar.fields["qat.epochs"] == 2
+    assert sidecar.fields["quantize.method"] == "auto"
+    assert sidecar.facts[TRAIN_IMAGES]
+    assert set(sidecar.parents) == {"model.fp32.onnx", "model.calib.json"}
+    assert made.sqnr_db == sidecar.facts["qat_sqnr_db"] >= 40
+
+    def due(settings: Recipe) -> list[str]:
+        return [reason for task, reason in plan(settings, whole, until="quantize") if task.output == made.graph]
+
+    assert due(recipe()) == []
+    assert due(recipe("qat.learning_rate=0.01")) == ["qat.learning_rate changed from 0.001 to 0.01"]
+    assert due(load_recipe("lenet5-digits", [TENSORRT])) == ["qat.epochs changed from 2 to None"]
+
+    with pytest.raises(ArtifactError, match="a trained INT8 graph is there"):
+        train_quantized(recipe(), whole, threads=1)
+    bytes_before = made.graph.read_bytes()
+    [other] = train_quantized(recipe("qat.learning_rate=0.05"), whole, threads=1, retrain=True)
+    assert other.graph.read_bytes() != bytes_before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["qat.epochs=0"], RecipeError, "qat.epochs is 0: there is nothing to train"),
+        (['precisions=["fp32", "fp16"]'], RecipeError, "no INT8 graph to train"),
+        ([], ArtifactError, "model.fp32.onnx: no such file: quantization-aware training begins with a trained network"),
+    ],
+)
+def test_what_cannot_be_begun(overrides: list[str], error: type[EdgecnnError], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message) as caught:
+        train_quantized(recipe(*overrides), tmp_path)
+    assert caught.value.hint
+
+
+def test_networks_that_are_not_of_the_zoo_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[model]\ntimm = "resnet10t"\nweights = "none"\n[data]\nsource = "digits"\n[qat]\nepochs = 1\n')
+    with pytest.raises(RecipeError, match="only networks of the zoo are trained here"):
+        train_quantized(path, tmp_path)
+
+
+def test_images_of_other_classes_are_refused(digits: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = run_folder(digits, tmp_path / "run")
+    for name in ("ants", "bees"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in range(20):
+            Image.new("L", (32, 32), 10 * k).save(tmp_path / "data" / name / f"{k}.png")
+    settings = recipe(f"data.source={tmp_path / 'data'}", "data.calibration=", "quantize.method=mse")
+    with pytest.raises(DataError, match="classes"):
+        train_quantized(settings, folder, threads=1)
