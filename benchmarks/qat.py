@@ -68,6 +68,7 @@ def measure(bits: int, options: argparse.Namespace, folder: Path) -> dict[str, A
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.backends._half import rounded_to_fp16
     from edgecnn.graph.ptq.candidates import compute_logits
+    from edgecnn.graph.simplify import simplify_graph
     from edgecnn.pytorch.qat.network import QuantizedNetwork
     from edgecnn.pytorch.qat.train import Trained, train_quantized
     from edgecnn.recipe.load import load_recipe
@@ -87,7 +88,9 @@ def measure(bits: int, options: argparse.Namespace, folder: Path) -> dict[str, A
     described = dataclasses.replace(read_sidecar(int8), labels=list(test.label_names or ()))
     started = time.process_time()
     work = folder / str(bits)
-    trained = train_quantized(recipe, model, described, work, threads=options.threads, bits=bits)
+    trained = train_quantized(
+        recipe, model, simplify_graph(onnx.load(fp32)), described, work, threads=options.threads, bits=bits
+    )
     spent = time.process_time() - started
     before = dataclasses.replace(trained, network=QuantizedNetwork(model, bits=bits).eval())
     exact = compute_logits(onnx.load(fp32), test)

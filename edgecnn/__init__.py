@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.features import features
     from edgecnn.steps.import_ import import_onnx
     from edgecnn.steps.import_ranges import import_ranges
+    from edgecnn.steps.qat import train_quantized
     from edgecnn.steps.quantize import Quantized, quantize
     from edgecnn.steps.reference import reference
     from edgecnn.steps.sensitivity import sensitivity
@@ -105,6 +106,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "search",
     "sensitivity",
     "train",
+    "train_quantized",
     "validate",
     "write_report",
 ]
@@ -113,6 +115,7 @@ _MODULES = {
     "pipeline.run": ("run",),
     "pipeline.judge": ("judge",),
     "steps.train": ("train",),
+    "steps.qat": ("train_quantized",),
     "steps.export": ("export",),
     "steps.import_": ("import_onnx",),
     "steps.calibrate": ("calibrate",),

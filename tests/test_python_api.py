@@ -96,6 +96,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "run, threads": lambda: ec.run("lenet5-digits", threads=0),
     "train": lambda: ec.train("nowhere.toml"),
     "train, threads": lambda: ec.train("lenet5-digits", threads=0),
+    "train_quantized": lambda: ec.train_quantized("lenet5-digits"),
     "export": lambda: ec.export("lenet6"),
     "export, classes": lambda: ec.export("lenet5", classes=-1),
     "import_onnx": lambda: ec.import_onnx("absent.onnx"),

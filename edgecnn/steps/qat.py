@@ -112,6 +112,7 @@ def train_graph(
     """
     from edgecnn.graph.load import load_graph
     from edgecnn.graph.serving import load_body
+    from edgecnn.graph.simplify import simplify_graph
     from edgecnn.pytorch.qat.train import train_quantized as run_training
 
     output, work = folder / variant.graph, folder / "qat" / variant.scheme
@@ -121,6 +122,7 @@ def train_graph(
     trained = run_training(
         recipe,
         load_body(start),
+        simplify_graph(load_body(parents[0])),
         source,
         work,
         resume=resume,

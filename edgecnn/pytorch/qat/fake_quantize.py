@@ -38,9 +38,9 @@ class _Half(torch.autograd.Function):
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor, low: float, high: float) -> Tensor:
     """The codes of `x`, as whole floats within [low, high]; `scale` and `zero` broadcast against it."""
-    return torch.as_tensor(_Codes.apply(x, scale, zero, low, high))  # type: ignore[no-untyped-call]
+    return torch.as_tensor(_Codes.apply(x, scale, zero, low, high))
 
 
 def round_to_half(x: Tensor) -> Tensor:
     """`x` as FP16 holds it, float32."""
-    return torch.as_tensor(_Half.apply(x))  # type: ignore[no-untyped-call]
+    return torch.as_tensor(_Half.apply(x))

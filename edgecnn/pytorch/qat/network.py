@@ -18,7 +18,7 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import GraphError
 from edgecnn.pytorch.qat.fake_quantize import quantize, round_to_half
 from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS
-from edgecnn.quantization import QuantParams, round_to_nearest
+from edgecnn.quantization import Dtype, QuantParams, round_to_nearest
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
@@ -32,7 +32,7 @@ class _Learned:
     name: str
     key: str
     scale: str | None
-    axis: int
+    axis: int | None
     largest: float
     half: bool
 
@@ -41,10 +41,10 @@ class QuantizedNetwork(nn.Module):
     """An INT8 graph (Q/DQ pairs, FP16 or float32 around them) as a network: images [N, C, H, W] -> logits [N, classes].
 
     Weights and biases of every Conv, Gemm and MatMul learn, held in float32 and rounded in each pass to what the graph
-    holds; scales and zero points, and what else the graph has, stand. It begins as what the graph computes.
-    `normalized` is the preprocessing of the images that it is given where the graph itself takes pixels (0 to 255).
-    With fewer `bits` every step of 8 bits is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError`
-    for a node that cannot be trained.
+    holds; scales and zero points, and what else the graph has, stand. It begins as what the graph computes; a float
+    graph has no roundings and is computed as it is. `normalized` is the preprocessing of the images that it is given
+    where the graph itself takes pixels (0 to 255). With fewer `bits` every step of 8 bits is 2^(8 - bits) times as
+    large, of as many codes fewer. Raises `GraphError` for a node that cannot be trained.
     """
 
     def __init__(self, model: onnx.ModelProto, *, normalized: Preprocessing | None = None, bits: int = 8) -> None:
@@ -112,7 +112,7 @@ class QuantizedNetwork(nn.Module):
         for node in self._nodes:
             if node.op_type == "QuantizeLinear":
                 scale, zero = (self._constant(name) for name in node.input[1:3])
-                dtype = "uint8" if self._kinds[node.input[2]] == "uint8" else "int8"
+                dtype: Dtype = "uint8" if self._kinds[node.input[2]] == "uint8" else "int8"
                 yield node.input[0], QuantParams(float(scale), int(zero), dtype)
 
     def _find_learned(self, graph: onnx.GraphProto, held: dict[str, TensorProto]) -> Iterator[_Learned]:

@@ -99,7 +99,7 @@ def _clip(a: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | No
 
 
 def _hard_sigmoid(a: Attributes, x: Tensor) -> Tensor:
-    return (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1)
+    return torch.clamp(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0, 1)
 
 
 def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def _concat(a: Attributes, *parts: Tensor) -> Tensor:
 
 def _split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor]:
     if sizes is None:
-        return x.chunk(a["num_outputs"], a.get("axis", 0))
-    return x.split(_list(sizes), a.get("axis", 0))
+        return torch.chunk(x, a["num_outputs"], a.get("axis", 0))
+    return torch.split_with_sizes(x, _list(sizes), a.get("axis", 0))
 
 
 def _slice(

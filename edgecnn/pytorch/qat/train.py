@@ -50,6 +50,7 @@ class Trained:
 def train_quantized(
     recipe: Recipe,
     graph: onnx.ModelProto,
+    teacher: onnx.ModelProto,
     source: Sidecar,
     folder: Path,
     *,
@@ -59,12 +60,14 @@ def train_quantized(
     progress: Progress | None = None,
     bits: int = 8,
 ) -> Trained:
-    """Train the INT8 `graph` on the recipe's images for `qat.epochs`; `source` is its sidecar, `folder` holds the
-    checkpoints. It resumes as `training.loop.train` does, and raises the same; `GraphError` for a node that cannot be
+    """Train the INT8 `graph` on the recipe's images for `qat.epochs` to give the probabilities of the float graph
+    `teacher`, of which it was made; `source` is its sidecar, `folder` holds the checkpoints. Labels only choose the
+    best epoch. It resumes as `training.loop.train` does, and raises the same; `GraphError` for a node that cannot be
     trained, `DataError` for images of other classes than the graph's, `TrainingError` for several processes."""
     preprocessing = preprocessing_from_json(source.preprocessing or {})
     takes_pixels = source.contract.calibrated_input != "normalised"
-    network = QuantizedNetwork(graph, normalized=preprocessing if takes_pixels else None, bits=bits)
+    pixels = preprocessing if takes_pixels else None
+    network, known = QuantizedNetwork(graph, normalized=pixels, bits=bits), QuantizedNetwork(teacher, normalized=pixels)
 
     def make(recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, progress: Progress) -> Trainer:
         if processes.size > 1:
@@ -73,7 +76,8 @@ def train_quantized(
             )
         splits = _open_splits(recipe, source, preprocessing, processes.device, skip_corrupt)
         network.to(processes.device)
-        learner = Learner(network, network, [ParameterGroup(list(network.parameters()))])
+        groups = [ParameterGroup(list(network.parameters()))]
+        learner = Learner(network, network, groups, teacher=known.to(processes.device))
         return Trainer(recipe.train, learner, splits, processes, progress)
 
     result = train(
@@ -103,6 +107,7 @@ def with_qat_settings(recipe: Recipe) -> Recipe:
         warmup_epochs=0.0,
         milestones=None,
         early_stop=0,
+        label_smoothing=0.0,
         ema=0.0,
         amp="off",
         channels_last=False,

@@ -66,13 +66,15 @@ class DataSplits:
 @dataclass
 class Learner:
     """A network, and which part of it learns: `body` maps a source's inputs to logits (the network itself, or what
-    follows the frozen part), `groups` are the optimizer's, `frozen` the submodules that stay in eval mode."""
+    follows the frozen part), `groups` are the optimizer's, `frozen` the submodules that stay in eval mode. With a
+    `teacher` its probabilities are learned in place of labels (Hinton et al., arXiv:1503.02531)."""
 
     network: nn.Module
     body: nn.Module
     groups: list[ParameterGroup]
     frozen: list[nn.Module] = field(default_factory=list)
     auxiliary_weight: float = 0.0
+    teacher: nn.Module | None = None
 
 
 class Trainer:
@@ -152,8 +154,13 @@ class Trainer:
         with self._autocast():
             outputs = self.body(x)
             heads = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss = self._loss(heads, label) * share
-            if partners is not None:
+            if self.learner.teacher is not None:
+                with torch.no_grad():
+                    wanted = self.learner.teacher(x).float().softmax(1)
+                loss = self._loss(heads, wanted)
+            else:
+                loss = self._loss(heads, label) * share
+            if partners is not None and self.learner.teacher is None:
                 loss = loss + self._loss(heads, label[partners]) * (1 - share)
         # Processes average their gradients: weigh by this one's part of the whole batch.
         self.scaler.scale(loss * (len(label) * processes.size / settings.batch)).backward()  # type: ignore[no-untyped-call]
@@ -170,9 +177,9 @@ class Trainer:
             [loss.detach().double() * len(label), correct.double(), correct.new_full((), len(label)).double()]
         )
 
-    def _loss(self, heads: tuple[Tensor, ...], label: Tensor) -> Tensor:
+    def _loss(self, heads: tuple[Tensor, ...], wanted: Tensor) -> Tensor:
         smoothing = self.settings.label_smoothing
-        main, *auxiliary = (F.cross_entropy(logits.float(), label, label_smoothing=smoothing) for logits in heads)
+        main, *auxiliary = (F.cross_entropy(logits.float(), wanted, label_smoothing=smoothing) for logits in heads)
         return main + self.learner.auxiliary_weight * sum(auxiliary, main.new_zeros(()))
 
     def _prepared(self, x: Tensor) -> Tensor:
