@@ -57,7 +57,7 @@ def made() -> Callable[[str], QuantizedGraph]:
     def graph(kind: str) -> QuantizedGraph:
         if kind not in done:
             text, scheme, around = KINDS[kind]
-            model, data = uneven(text), pictures(32)
+            model, data = uneven(text), pictures(64)
             ranges = collect_from_model(simplify_graph(model), "", data)
             options: dict[str, Any] = {"around": around, "data": data}
             done[kind] = quantize_int8(model, ranges, scheme, **options)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_every_weight_learns_through_the_graph(made: Callable[[str], QuantizedGr
     first = loss()
     first.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for p in network.parameters())
-    for _ in range(8):
+    for _ in range(3):
         optimizer.step()
         optimizer.zero_grad()
         loss().backward()  # type: ignore[no-untyped-call]

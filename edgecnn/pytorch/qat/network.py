@@ -17,7 +17,7 @@ from edgecnn.backends._half import rounded_to_fp16
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import GraphError
 from edgecnn.pytorch.qat.fake_quantize import quantize, round_to_half
-from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS
+from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS, Attributes
 from edgecnn.quantization import Dtype, QuantParams, round_to_nearest
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -180,9 +180,7 @@ class QuantizedNetwork(nn.Module):
             scale, largest = scale * self._coarser, (one.largest + 1) / self._coarser - 1
         return quantize(parameter, scale, torch.zeros_like(scale), -largest, largest)
 
-    def _compute(
-        self, node: onnx.NodeProto, attributes: dict[str, Any], inputs: list[Tensor | None]
-    ) -> tuple[Tensor, ...]:
+    def _compute(self, node: onnx.NodeProto, attributes: Attributes, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
         if node.op_type == "QuantizeLinear":
             return (self._quantize(node, inputs),)
         if node.op_type == "DequantizeLinear":
@@ -207,7 +205,7 @@ class QuantizedNetwork(nn.Module):
         by = self._coarser
         return quantize(x, scale * by, (zero / by).round(), low / by, (high + 1) / by - 1)
 
-    def _dequantize(self, node: onnx.NodeProto, attributes: dict[str, Any], inputs: list[Tensor | None]) -> Tensor:
+    def _dequantize(self, node: onnx.NodeProto, attributes: Attributes, inputs: list[Tensor | None]) -> Tensor:
         codes, scale, zero = inputs
         assert codes is not None
         assert scale is not None
@@ -223,6 +221,6 @@ def along(values: Tensor, axis: int | None, rank: int) -> Tensor:
     return values.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes_of(node: onnx.NodeProto) -> Attributes:
     """A node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
