@@ -111,7 +111,9 @@ def _require_others(source: str, calibrating: Dataset, test: Dataset) -> None:
 def _require_split(recipe: Recipe) -> None:
     """Refuse to judge by the images that the network was trained or calibrated on; raises `DataError`."""
     source, reduced = recipe.data.source, set(recipe.precisions) - {"fp32"} and not recipe.data.calibration_source
-    learns = [word for word, does in (("trained", recipe.train.epochs), ("calibrated", reduced)) if does]
+    learns = [
+        word for word, does in (("trained", recipe.train.epochs or recipe.qat.epochs), ("calibrated", reduced)) if does
+    ]
     if learns and not is_split(source):
         raise DataError(
             f"{recipe.path}: data.source = {source!r}: {' and '.join(learns)} on the images that it is judged by",

@@ -84,6 +84,10 @@ def _find_network_contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             f"train.epochs = {recipe.train.epochs}: only networks of the zoo are trained here; leave it out"
         )
+    if model.own and recipe.qat.epochs:
+        problems.append(f"qat.epochs = {recipe.qat.epochs}: only networks of the zoo are trained here; leave it out")
+    if recipe.qat.epochs and "int8" not in recipe.precisions:
+        problems.append(f"qat.epochs = {recipe.qat.epochs} trains INT8 graphs: precisions has no 'int8'")
     if model.labels and not model.own:
         problems.append("model.labels is a setting of model.python, model.timm and model.onnx")
     if given.layout and not (model.python or model.onnx):

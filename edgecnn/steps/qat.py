@@ -65,7 +65,7 @@ def train_quantized(
     targets = [find_target(name) for name in recipe.targets]
     variants = {v.graph: v for target in targets for v in variants_of(recipe, on_cpu=target.kind == "cpu")}
     wanted = [v for v in variants.values() if v.precision == "int8" and v.scheme != "implicit"]
-    _require_trainable(recipe, wanted)
+    _require_trainable(recipe)
     fp32, data = folder / "model.fp32.onnx", recipe.data
     for path in (fp32, folder / RANGES):
         if not path.is_file():
@@ -165,19 +165,10 @@ def train_graph(
     )
 
 
-def _require_trainable(recipe: Recipe, wanted: list[Variant]) -> None:
+def _require_trainable(recipe: Recipe) -> None:
     if recipe.qat.epochs == 0:
         raise RecipeError(
             f"{recipe.path}: qat.epochs is 0: there is nothing to train", "set it: --set qat.epochs=2, or [qat] epochs"
-        )
-    if recipe.model.own:
-        raise RecipeError(
-            f"{recipe.path}: qat.epochs = {recipe.qat.epochs}: only networks of the zoo are trained here",
-            "name one in model.name, with weights of your own in model.weights",
-        )
-    if not wanted:
-        raise RecipeError(
-            f"{recipe.path}: qat.epochs = {recipe.qat.epochs}, and no INT8 graph to train", "add 'int8' to precisions"
         )
     require_packages("train")
     require_packages("quantize")

@@ -87,7 +87,7 @@ def test_killed_and_resumed_it_is_the_same_graph_which_a_run_takes(digits: Path,
     ("overrides", "error", "message"),
     [
         (["qat.epochs=0"], RecipeError, "qat.epochs is 0: there is nothing to train"),
-        (['precisions=["fp32", "fp16"]'], RecipeError, "no INT8 graph to train"),
+        (['precisions=["fp32", "fp16"]'], RecipeError, "qat.epochs = 2 trains INT8 graphs: precisions has no 'int8'"),
         ([], ArtifactError, "model.fp32.onnx: no such file: quantization-aware training begins with a trained network"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_cannot_be_begun(overrides: list[str], error: type[EdgecnnError], m
 def test_networks_that_are_not_of_the_zoo_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text('[model]\ntimm = "resnet10t"\nweights = "none"\n[data]\nsource = "digits"\n[qat]\nepochs = 1\n')
-    with pytest.raises(RecipeError, match="only networks of the zoo are trained here"):
+    with pytest.raises(RecipeError, match="qat.epochs = 1: only networks of the zoo are trained here"):
         train_quantized(path, tmp_path)
 
 
