@@ -133,29 +133,6 @@ TABLES = {
         },
         lambda rows: sorted(rows, key=lambda row: (row["network"], -row["images"], row["busy"])),
     ),
-    "qat": Table(
-        "qat",
-        "Top-1 of all test images, of the float graph, of the INT8 graph as `auto` quantizes it, and trained; the drop"
-        " to the untrained one is paired, with its 95 % interval. Recovered: of what quantization lost. Graph: SQNR of"
-        " the written graph's logits in ONNX Runtime against the network's, and on how many images both say the same.",
-        {
-            "network": key("network"),
-            "bits": value("bits", 0),
-            "steps": value("steps", 0),
-            "rate": value("learning_rate", 4),
-            "float, %": value("float_top1_pct"),
-            "`auto`, %": value("ptq_top1_pct"),
-            "trained, %": value("qat_top1_pct"),
-            "drop, pp": lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(
-                row["drop_to_ptq_pp"], *row["drop_to_ptq_ci_pp"]
-            ),
-            "recovered, %": value("recovered_pct", 0),
-            "graph, dB": value("graph_sqnr_db", 1),
-            "same": text("same_top1"),
-            "CPU s": value("cpu_s", 0),
-        },
-        lambda rows: sorted(rows, key=lambda row: -row["bits"]),
-    ),
     "sensitivity-cost": Table(
         "sensitivity_cost",
         "CPU seconds and peak memory of whole processes in turn, two threads each: `edgecnn sensitivity` of all nodes,"
