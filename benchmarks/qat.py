@@ -1,6 +1,6 @@
 """What quantization-aware training wins back: at 8 bits, and at fewer, where quantization alone loses.
 
-    python benchmarks/qat.py [--bits 8 5] [--epochs 1] [--learning-rate 0.0001] [--threads 1] [--shared DIR]
+    python benchmarks/qat.py [--bits 8 5] [--epochs 1] [--learning-rate 0.02] [--threads 1] [--shared DIR]
 
 ResNet-20 with the weights and the CIFAR-10 images of the shared folder: its graph for TensorRT as `auto` quantizes it,
 then trained as `edgecnn train --qat` trains it, of the 20 000 training images nine tenths. Top-1 of all test images,
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 5])
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=0.0001)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", ROOT / ".." / "shared")))
     options = parser.parse_args()

@@ -242,7 +242,7 @@ class QatSettings:
     __pydantic_config__ = STRICT
 
     epochs: Count = 0
-    learning_rate: Amount = 0.0001  # falls to 0 along a cosine; SGD with momentum 0.9, without weight decay
+    learning_rate: Amount = 0.02  # of AdamW, in quantization steps an update; falls to 0 along a cosine
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,39 @@ def test_with_fewer_bits_the_same_range_has_fewer_codes(made: Callable[[str], Qu
     assert 5 < sqnr_db(whole, coarse) < 30
 
 
+def test_the_least_of_updates_changes_no_code_and_more_of_them_learn(made: Callable[[str], QuantizedGraph]) -> None:
+    """No weight begins halfway between two codes, where all that do would jump with the first update, of any size."""
+    graph = made("residual, a folded zero point")
+    network, teacher = (QuantizedNetwork(model, bits=5) for model in (graph.model, graph.candidate.model))
+    shown = pictures(64)
+    images = torch.from_numpy(np.stack([shown.tensor(k) for k in range(64)]))
+    with torch.no_grad():
+        wanted = teacher(images)
+
+    def distance() -> torch.Tensor:
+        return (network(images) - wanted).square().sum() / wanted.square().sum()
+
+    first = distance()
+    first.backward()  # type: ignore[no-untyped-call]
+    before = {name: network.codes(name) for name in network.learned if network.codes(name).dtype == np.int8}
+    with torch.no_grad():
+        for parameter, step in network.steps():
+            assert parameter.grad is not None
+            parameter.sub_(1e-4 * step * parameter.grad.sign())
+    assert all(np.array_equal(network.codes(name), codes) for name, codes in before.items())
+    with torch.no_grad():
+        assert distance().item() <= 1.02 * first.item()
+
+    optimizer = torch.optim.Adam([{"params": [p], "lr": 0.02 * step} for p, step in network.steps()])
+    for _ in range(20):
+        optimizer.zero_grad()
+        distance().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        assert (distance() / first).item() < 0.8
+    assert any(not np.array_equal(network.codes(name), codes) for name, codes in before.items())
+
+
 def test_a_node_that_cannot_be_trained_is_named() -> None:
     model = build("c1 = Conv(input, k=3)\nr1 = Relu(c1)\nf = Flatten(r1)\nlogits = Gemm(f, rows=256, out=5)")
     next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Celu"

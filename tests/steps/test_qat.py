@@ -74,7 +74,7 @@ def test_killed_and_resumed_it_is_the_same_graph_which_a_run_takes(digits: Path,
         return [reason for task, reason in plan(settings, whole, until="quantize") if task.output == made.graph]
 
     assert due(recipe()) == []
-    assert due(recipe("qat.learning_rate=0.01")) == ["qat.learning_rate changed from 0.1 to 0.01"]
+    assert due(recipe("qat.learning_rate=0.2")) == ["qat.learning_rate changed from 0.1 to 0.2"]
     assert due(recipe("qat.epochs=0")) == ["qat.epochs changed from 2 to None"]
 
     with pytest.raises(ArtifactError, match="a trained INT8 graph is there"):

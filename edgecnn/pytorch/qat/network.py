@@ -18,16 +18,19 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import GraphError
 from edgecnn.pytorch.qat.fake_quantize import quantize, round_to_half
 from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS, Attributes
-from edgecnn.quantization import Dtype, QuantParams, round_to_nearest
+from edgecnn.quantization import Dtype, QuantParams
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+# Weights begin anywhere in this share of their codes' cells: from the middle, updates of like size would take them
+# across the boundaries in one and the same step, and those on a boundary would cross it with the least update.
+SPREAD = 0.9
 _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 @dataclass(frozen=True)
 class _Learned:
-    """An initializer that learns, held in float32: as integers of `scale` [its shape after broadcasting] in the graph,
-    else as FP16 (`half`) or float32."""
+    """An initializer that learns, held in float32: int8 codes as the codes before rounding, int32 as the numbers that
+    it stands for by its `scale` [one, or one a channel of `axis`], else as FP16 (`half`) or float32."""
 
     name: str
     key: str
@@ -35,16 +38,18 @@ class _Learned:
     axis: int | None
     largest: float
     half: bool
+    codes: bool
 
 
 class QuantizedNetwork(nn.Module):
     """An INT8 graph (Q/DQ pairs, FP16 or float32 around them) as a network: images [N, C, H, W] -> logits [N, classes].
 
     Weights and biases of every Conv, Gemm and MatMul learn, held in float32 and rounded in each pass to what the graph
-    holds; scales and zero points, and what else the graph has, stand. It begins as what the graph computes; a float
-    graph has no roundings and is computed as it is. `normalized` is the preprocessing of the images that it is given
-    where the graph itself takes pixels (0 to 255). With fewer `bits` every step of 8 bits is 2^(8 - bits) times as
-    large, of as many codes fewer. Raises `GraphError` for a node that cannot be trained.
+    holds, quantized weights in steps of their scales; scales and zero points, and what else the graph has, stand. It
+    begins as what the graph computes; a float graph has no roundings and is computed as it is. `normalized` is the
+    preprocessing of the images that it is given where the graph itself takes pixels (0 to 255). With fewer `bits` every
+    step of 8 bits is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError` for a node that cannot be
+    trained.
     """
 
     def __init__(self, model: onnx.ModelProto, *, normalized: Preprocessing | None = None, bits: int = 8) -> None:
@@ -95,17 +100,28 @@ class QuantizedNetwork(nn.Module):
                 tensor.CopyFrom(numpy_helper.from_array(self.codes(tensor.name), tensor.name))
         return made
 
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The initializers that learn."""
+        return tuple(self._learned)
+
     def codes(self, name: str) -> npt.NDArray[Any]:
         """A learned initializer as the graph holds it: int8 codes, int32 biases, FP16 or float32 values."""
         one = self._learned[name]
         values = self.get_parameter(one.key).detach().cpu().numpy()
         if one.scale is None:
             return values.astype(np.float16 if one.half else np.float32)
+        if one.codes:
+            return np.asarray(np.rint(values).clip(-self._bound(one), self._bound(one)) * self._coarser, np.int8)
         scale = np.asarray(self._constant(one.scale).cpu(), np.float32).reshape(-1)
-        if self._kinds[name] == "int8":
-            return round_to_nearest(values, scale, one.axis).codes
         shape = [-1 if k == one.axis else 1 for k in range(values.ndim)]
         return np.asarray(np.rint(values.astype(np.float64) / scale.reshape(shape)), np.int32)
+
+    def steps(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """(what learns, the size of a quantization step in its unit): 1 for codes, else 1/127 of its largest number."""
+        for one in self._learned.values():
+            parameter = self.get_parameter(one.key)
+            yield parameter, 1.0 if one.codes else float(parameter.detach().abs().max()) / 127 or 1 / 127
 
     def quantizers(self) -> Iterator[tuple[str, QuantParams]]:
         """(tensor, how it is stored) of every QuantizeLinear."""
@@ -129,16 +145,22 @@ class QuantizedNetwork(nn.Module):
         for name, node in found.items():
             key, kind = name.replace(".", "/"), held[name].data_type
             if node is None:
-                yield _Learned(name, key, None, None, 0.0, kind == TensorProto.FLOAT16)
+                yield _Learned(name, key, None, None, 0.0, kind == TensorProto.FLOAT16, False)
                 continue
-            largest = 127 if kind == TensorProto.INT8 else 2**30
-            yield _Learned(name, key, node.input[1], attributes_of(node).get("axis", 1), largest, False)
+            largest, axis = (127 if kind == TensorProto.INT8 else 2**30), attributes_of(node).get("axis", 1)
+            yield _Learned(name, key, node.input[1], axis, largest, False, kind == TensorProto.INT8)
 
     def _start(self, one: _Learned) -> Tensor:
         values = self._constant(one.name).float()
         if one.scale is None:
             return values
+        if one.codes:
+            codes = (values / self._coarser).round_().clamp_(-self._bound(one), self._bound(one))
+            return codes + SPREAD * (torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) - 0.5)
         return values * along(self._constant(one.scale), one.axis, values.ndim)
+
+    def _bound(self, one: _Learned) -> float:
+        return (one.largest + 1) / self._coarser - 1 if one.codes else one.largest
 
     def _keep(self, name: str, values: npt.NDArray[Any]) -> None:
         """A constant: floats and codes move with the network, sizes and axes stay where they are."""
@@ -175,10 +197,9 @@ class QuantizedNetwork(nn.Module):
         if one.scale is None:
             return round_to_half(parameter) if one.half else parameter
         scale = along(self._constant(one.scale), one.axis, parameter.ndim)
-        largest = one.largest
-        if self._kinds[name] == "int8":
-            scale, largest = scale * self._coarser, (one.largest + 1) / self._coarser - 1
-        return quantize(parameter, scale, torch.zeros_like(scale), -largest, largest)
+        if one.codes:
+            scale = torch.ones_like(scale)
+        return quantize(parameter, scale, torch.zeros_like(scale), -self._bound(one), self._bound(one))
 
     def _compute(self, node: onnx.NodeProto, attributes: Attributes, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
         if node.op_type == "QuantizeLinear":

@@ -26,7 +26,6 @@ from edgecnn.pytorch.training.splits import split_images
 from edgecnn.recipe.schema import Recipe
 from edgecnn.results.training import TrainResult
 
-MOMENTUM = 0.9
 _BATCH = 64
 
 
@@ -76,7 +75,7 @@ def train_quantized(
             )
         splits = _open_splits(recipe, source, preprocessing, processes.device, skip_corrupt)
         network.to(processes.device)
-        groups = [ParameterGroup(list(network.parameters()))]
+        groups = [ParameterGroup([parameter], step) for parameter, step in network.steps()]
         learner = Learner(network, network, groups, teacher=known.to(processes.device))
         return Trainer(recipe.train, learner, splits, processes, progress)
 
@@ -99,9 +98,7 @@ def with_qat_settings(recipe: Recipe) -> Recipe:
         recipe.train,
         epochs=recipe.qat.epochs,
         learning_rate=recipe.qat.learning_rate,
-        optimizer="sgd",
-        momentum=MOMENTUM,
-        nesterov=False,
+        optimizer="adamw",
         weight_decay=0.0,
         lr_schedule="cosine",
         warmup_epochs=0.0,
