@@ -21,9 +21,6 @@ from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS, Attributes
 from edgecnn.quantization import Dtype, QuantParams
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-# Weights begin anywhere in this share of their codes' cells: from the middle, updates of like size would take them
-# across the boundaries in one and the same step, and those on a boundary would cross it with the least update.
-SPREAD = 0.9
 _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
@@ -154,9 +151,8 @@ class QuantizedNetwork(nn.Module):
         values = self._constant(one.name).float()
         if one.scale is None:
             return values
-        if one.codes:
-            codes = (values / self._coarser).round_().clamp_(-self._bound(one), self._bound(one))
-            return codes + SPREAD * (torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) - 0.5)
+        if one.codes:  # whole: halfway between two codes a weight follows the least of updates, and many do so at once
+            return (values / self._coarser).round_().clamp_(-self._bound(one), self._bound(one))
         return values * along(self._constant(one.scale), one.axis, values.ndim)
 
     def _bound(self, one: _Learned) -> float:
