@@ -152,7 +152,7 @@ class QuantizedNetwork(nn.Module):
         if one.scale is None:
             return values
         if one.codes:  # whole: halfway between two codes a weight follows the least of updates, and many do so at once
-            return (values / self._coarser).round_().clamp_(-self._bound(one), self._bound(one))
+            return torch.clamp((values / self._coarser).round(), -self._bound(one), self._bound(one))
         return values * along(self._constant(one.scale), one.axis, values.ndim)
 
     def _bound(self, one: _Learned) -> float:
