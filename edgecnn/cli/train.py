@@ -16,7 +16,7 @@ from edgecnn.output import say
 EXAMPLES = """
 edgecnn train lenet5-digits --set train.epochs=1 --out runs/quick
 edgecnn train resnet20-cifar10 --data cifar10:/data/cifar10  # needs data
-edgecnn train lenet5-digits --qat --set qat.epochs=2  # needs runs/lenet5-digits
+edgecnn train lenet5-digits --qat --set qat.epochs=1
 """
 
 

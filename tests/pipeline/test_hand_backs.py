@@ -62,6 +62,7 @@ def handed_on(ranks: dict[str, int]) -> Iterator[dict[tuple[str, str], bool]]:
         sys.setprofile(None)
 
 
+@pytest.mark.cpu_s(20)
 @pytest.mark.usefixtures("short_blocks")
 def test_a_recipe_is_seldom_handed_back(tmp_path: Path, root: Path) -> None:
     pytest.importorskip("torch")
