@@ -4,7 +4,7 @@
 
 CPU seconds and peak memory of whole processes in turn, from a file of (seeded) weights to the written graph, default
 threads: `edgecnn export --checkpoint`, which ends with the checker, shape inference and the comparison with PyTorch in
-ONNX Runtime at batch 1, 2 and 8; and a script that builds the same network, loads the weights and calls
+ONNX Runtime at batch 1 and 3; and a script that builds the same network, loads the weights and calls
 `torch.onnx.export(dynamo=True)`, which compares nothing. `--busy` has two busy loops beside both.
 """
 

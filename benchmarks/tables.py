@@ -239,7 +239,7 @@ TABLES = {
     "export-speed": Table(
         "export_speed",
         "Whole processes in turn, from weights to the file: `edgecnn export`, checked and compared with PyTorch in ONNX"
-        " Runtime at batch 1, 2 and 8, and `torch.onnx.export(dynamo=True)`, which compares nothing. Ratio: `edgecnn` /"
+        " Runtime at batch 1 and 3, and `torch.onnx.export(dynamo=True)`, which compares nothing. Ratio: `edgecnn` /"
         " torch.onnx.",
         {
             "network": key("network"),
@@ -257,7 +257,7 @@ TABLES = {
     "exports": Table(
         "networks",
         "`edgecnn export` with seeded weights, in one process for all. Difference: the largest between ONNX Runtime and"
-        " PyTorch over batch 1, 2 and 3, as a share of max |logit| (allowed 1e-4).",
+        " PyTorch over batch 1 and 3, as a share of max |logit| (allowed 1e-4).",
         {
             "network": key("network"),
             "parameters": lambda row: f"{row['params']:,}",

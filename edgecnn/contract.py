@@ -11,6 +11,7 @@ BATCH = "batch"  # the name of the dynamic axis
 OPSET = 19  # the first with FP16 scales in Q/DQ; TensorRT 10.3 reads up to 20
 OLD_OPSET = 17  # TensorRT 8.5 and 8.6 read up to it
 IR_VERSION = 9  # the oldest that opset 19 has
+PROVED_BATCH = 3  # beside 1, where nobody says what an engine must serve
 MAX_DIFFERENCE = 1e-4  # of max |logit|: what a graph may differ from what it was made from
 
 InputForm = Literal["normalised", "raw-nchw", "uint8-nhwc"]

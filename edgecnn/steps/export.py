@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
-from edgecnn.contract import OLD_OPSET, OPSET, InputForm, OutputForm, ServingContract
+from edgecnn.contract import OLD_OPSET, OPSET, PROVED_BATCH, InputForm, OutputForm, ServingContract
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
@@ -44,7 +44,7 @@ def export(
     classes: int | None = None,
     labels: Sequence[str] | FilePath | None = None,
     size: int | None = None,
-    max_batch: int = BatchSettings.max,
+    max_batch: int = PROVED_BATCH,
     preprocess: FilePath = "",
     trust_code: bool = False,
     takes: InputForm = ExportSettings.input,
@@ -63,10 +63,10 @@ def export(
     What is not given comes from a checkpoint's sidecar, else from the zoo. An own network is a module, or
     FILE.py:FUNCTION, which is run only with `trust_code`; its `preprocess` is a preset or a JSON file. `hf://OWNER/REPO`
     (or `@REVISION` behind it) is one of the Hugging Face Hub, of timm or as `edgecnn push` put it there. By default the
-    graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1,
-    2 and `max_batch`. `takes` and `gives` choose another serving contract: pixels as "raw-nchw" (float32, 0 to 255) or
-    "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for TensorRT 8 to build, and not quantized.
-    `features` of a network of the zoo, by the names that `edgecnn summary` lists ("C3", "layer2", "pool"), are its
+    graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1
+    and `max_batch`, in a recipe its largest batch. `takes` and `gives` choose another serving contract: pixels as
+    "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for
+    TensorRT 8 to build, and not quantized. `features` of a network of the zoo, by the names that `edgecnn summary` lists ("C3", "layer2", "pool"), are its
     outputs in place of logits. Without an `output` it is MODEL.fp32.onnx (or MODEL.features.fp32.onnx) here, or
     beside the checkpoint. Raises `ModelError` for a network that
     is not known or does not fit its weights, `GraphError` where the logits differ.
@@ -230,7 +230,7 @@ def export_network(
     output: Path,
     sidecar: Sidecar,
     *,
-    max_batch: int = BatchSettings.max,
+    max_batch: int = PROVED_BATCH,
     contract: ServingContract | None = None,
     opset: int = OPSET,
     features: Sequence[str] = (),

@@ -49,7 +49,7 @@ def compare(change: Callable[[np.ndarray], Any], max_batch: int = 8) -> Graph:
     return graph
 
 
-@pytest.mark.parametrize(("max_batch", "batches"), [(1, [1, 2]), (2, [1, 2]), (3, [1, 2, 3]), (17, [1, 2, 17])])
+@pytest.mark.parametrize(("max_batch", "batches"), [(1, [1, 2]), (2, [1, 2]), (3, [1, 3]), (17, [1, 17])])
 def test_each_batch_is_run(max_batch: int, batches: list[int]) -> None:
     assert compare(lambda logits: logits, max_batch).batches == batches
 
@@ -76,7 +76,7 @@ def test_what_is_wrong_in_a_large_batch_alone_is_found(change: Callable[[np.ndar
 
 
 def test_a_frozen_batch_is_found() -> None:
-    with pytest.raises(GraphError, match=r"gives \[1, 7\] at batch 2"):
+    with pytest.raises(GraphError, match=r"gives \[1, 7\] at batch 8"):
         compare(lambda logits: logits[:1])
 
 
