@@ -66,10 +66,10 @@ def export(
     graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1
     and `max_batch`, in a recipe its largest batch. `takes` and `gives` choose another serving contract: pixels as
     "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for
-    TensorRT 8 to build, and not quantized. `features` of a network of the zoo, by the names that `edgecnn summary` lists ("C3", "layer2", "pool"), are its
-    outputs in place of logits. Without an `output` it is MODEL.fp32.onnx (or MODEL.features.fp32.onnx) here, or
-    beside the checkpoint. Raises `ModelError` for a network that
-    is not known or does not fit its weights, `GraphError` where the logits differ.
+    TensorRT 8 to build, and not quantized. `features` of a network of the zoo, by the names that `edgecnn summary`
+    lists ("C3", "layer2", "pool"), are its outputs in place of logits. Without an `output` it is MODEL.fp32.onnx (or
+    MODEL.features.fp32.onnx) here, or beside the checkpoint. Raises `ModelError` for a network that is not known or
+    does not fit its weights, `GraphError` where the logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
     require_one_of("takes", takes, InputForm)
