@@ -20,6 +20,7 @@ edgecnn search lenet5-digits --max-drop 1.5 --objective coverage --target gpu
 edgecnn search resnet20-cifar10-orin --data DIR --max-drop 0.5 --target cpu  # needs its run, and images
 edgecnn search resnet20.fp32.onnx --data cifar10:DIR --max-drop 0.5  # needs a graph with ranges, and images
 edgecnn search mobilenet_v2-orin --data DIR --max-drop 0.3 --on jetson  # needs a device in the network
+edgecnn search mobilenet_v2-orin --data DIR --max-drop 0.3 --objective energy  # needs a Jetson, or a GPU with NVML
 """
 
 
@@ -38,8 +39,10 @@ def search(
         ),
     ],
     objective: Annotated[
-        Literal["latency", "coverage"],
-        typer.Option(help="The least latency on this machine, or the largest share of multiply-adds in INT8."),
+        Literal["latency", "coverage", "energy"],
+        typer.Option(
+            help="The least latency or energy on this machine, or the largest share of multiply-adds in INT8."
+        ),
     ] = "latency",
     output: Annotated[
         Path | None,

@@ -36,6 +36,15 @@ def _headline(found: Search) -> Iterator[str]:
             f"graph, 95 % interval [{low:.3f}, {high:.3f}]",
             "  ",
         )
+    if found.energy_ratio is not None and found.energy_ratio_ci is not None:
+        low, high = found.energy_ratio_ci
+        yield from wrap(
+            f"{found.joules_per_inference:.4g} J per inference above idle at batch {found.latency_batch}, "
+            f"{found.energy_ratio:.3f} x the float graph, 95 % interval [{low:.3f}, {high:.3f}]",
+            "  ",
+        )
+    if found.power_sensor:
+        yield from wrap(f"energy: {found.power_sensor}; a meter at the wall reads more", "  ")
 
 
 def _answer(found: Search) -> str:
@@ -66,6 +75,9 @@ def _lines(found: Search, point: SearchPoint) -> Iterator[str]:
     if point.latency_ratio is not None and point.latency_ratio_ci is not None:
         low, high = point.latency_ratio_ci
         yield f"{'':{NAME}} {point.latency_ratio:.3f} x [{low:.3f}, {high:.3f}], {point.latency_ms_p50:.3g} ms"
+    if point.energy_ratio is not None and point.energy_ratio_ci is not None:
+        low, high = point.energy_ratio_ci
+        yield f"{'':{NAME}} {point.energy_ratio:.3f} x [{low:.3f}, {high:.3f}], {point.joules_per_inference:.4g} J"
 
 
 def _name(found: Search, point: SearchPoint) -> str:

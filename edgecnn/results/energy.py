@@ -58,9 +58,14 @@ class Energy:
         )
 
     @property
+    def sensor_with_rails(self) -> str:
+        """The sensor, and which of its rails are added up."""
+        return f"{' + '.join(self.power_rails)} by {self.power_sensor}"
+
+    @property
     def source(self) -> str:
         """Which sensor and rails, how often, and that a meter at the wall reads more."""
         return (
-            f"{' + '.join(self.power_rails)} by {self.power_sensor}, {self.power_samples} readings "
+            f"{self.sensor_with_rails}, {self.power_samples} readings "
             f"({self.power_sampling_pct:.2f} % of the run); a meter at the wall reads more"
         )

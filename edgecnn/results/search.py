@@ -9,16 +9,16 @@ from edgecnn.records import STRICT
 from edgecnn.results.accuracy import Interval
 from edgecnn.results.engine import Scheme
 
-Objective = Literal["latency", "coverage"]
+Objective = Literal["latency", "coverage", "energy"]
 Answer = Literal["int8", "float", "none"]
 ImageSet = Literal["held-out", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimedLine:
-    """One comparison that is done: the median latency of the graph that keeps the nodes `kept` in float over that of
-    the one that keeps `against`, in turn for `seconds` each, with its 95 % interval. Where the graph could not be made,
-    `failed` says why."""
+class ComparedLine:
+    """One comparison that is done: the median latency, or the energy of a query, of the graph that keeps the nodes
+    `kept` in float over that of the one that keeps `against`, in turn for `seconds` each, with its 95 % interval; what
+    the latter's is, in ms, or in J by the `power_sensor`. Where the graph could not be made, `failed` says why."""
 
     __pydantic_config__ = STRICT
 
@@ -28,6 +28,8 @@ class TimedLine:
     ratio: float = 1.0
     ratio_ci: Interval = (1.0, 1.0)
     against_ms_p50: float = 0.0
+    against_joules: float = 0.0
+    power_sensor: str = ""
     failed: str = ""
 
 
@@ -53,8 +55,8 @@ class SearchPoint:
 
     `top1_drop_pp` with its 95 % interval is that on the `n` held-out images; `expected_bound_pp` is the upper end of
     the interval that as many images as the verdict has would give with the same shares. `test_*` are those on the test
-    images, None where it was not looked at there. Latencies are medians, the ratio is to the float graph; None where
-    none was measured.
+    images, None where it was not looked at there. Latencies are medians, energies those of a query above idle; ratios
+    are to the float graph; None where none was measured.
     """
 
     __pydantic_config__ = STRICT
@@ -72,6 +74,14 @@ class SearchPoint:
     test_n: int | None = None
     test_top1_drop_pp: float | None = None
     test_top1_drop_ci_pp: Interval | None = None
+    energy_ratio: float | None = None
+    energy_ratio_ci: Interval | None = None
+    joules_per_inference: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Of whichever was measured."""
+        return self.latency_ratio if self.energy_ratio is None else self.energy_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +91,8 @@ class Search:
     The upper end of the 95 % interval of the top-1 drop is to be at most `max_drop_pp`, on `n` test images, which chose
     nothing; `held_out_n` others chose among the graphs, `calibration_n` others made them. `output` is the file of the
     answer ("" for none), `around` the precision of what is not INT8. `latency_threads` and `latency_batch` are those of
-    every latency; without an objective "latency" there are none, and on a device no threads.
+    every latency and energy; with the objective "coverage" there are none, and on a device no threads. Energies are
+    those of `power_sensor`, above idle.
     """
 
     __pydantic_config__ = STRICT
@@ -111,3 +122,7 @@ class Search:
     latency_threads: int | None
     points: tuple[SearchPoint, ...]
     failed: tuple[str, ...]
+    energy_ratio: float | None = None
+    energy_ratio_ci: Interval | None = None
+    joules_per_inference: float | None = None
+    power_sensor: str = ""

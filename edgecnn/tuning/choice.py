@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgecnn.results.search import JudgedLine, TimedLine
+from edgecnn.results.search import ComparedLine, JudgedLine
 from edgecnn.statistics import drop_interval
 from edgecnn.tuning.budget import Budget
 from edgecnn.tuning.trials import Trials
 from edgecnn.tuning.workbench import Kept
 
 LONGEST = 4  # graphs that the test images are asked about, the float graph apart
-SECONDS = 3.0  # of each, in turn, once they are chosen: what was chosen for a short timing looks faster than it is
+# Of each, in turn, once they are chosen: what was chosen for a short run looks better than it is.
+SECONDS = {"latency": 3.0, "energy": 10.0}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the test images proved (None: not even the float graph), what they were asked about, and the latencies of
-    these over the float graph's."""
+    """What the test images proved (None: not even the float graph), what they were asked about, and the latencies or
+    energies of these over the float graph's."""
 
     answer: JudgedLine | None
     asked: dict[Kept, JudgedLine]
-    timed: dict[Kept, TimedLine]
+    compared: dict[Kept, ComparedLine]
 
 
 def find_front(
@@ -51,10 +52,11 @@ def choose(trials: Trials, budget: Budget, most: float, costs: dict[Kept, float]
     lines = [line for line in trials.judged if line.kept in costs and line.kept != plain]
     lines = [line for line in lines if budget.holds(line.kept) and costs[line.kept] < costs[plain]]
     front = _spread(find_front(lines, costs.__getitem__, budget.bound))
-    timed: dict[Kept, TimedLine] = {}
-    if task.objective == "latency" and front:
-        timed = {line.kept: line for line in trials.time(plain, [line.kept for line in front], SECONDS)}
-        fresh = {kept: line.ratio for kept, line in timed.items() if line.ratio < 1}
+    compared: dict[Kept, ComparedLine] = {}
+    if task.measures and front:
+        seconds = SECONDS[task.objective]
+        compared = {line.kept: line for line in trials.compare(plain, [line.kept for line in front], seconds)}
+        fresh = {kept: line.ratio for kept, line in compared.items() if line.ratio < 1}
         front = find_front([line for line in front if line.kept in fresh], fresh.__getitem__, budget.bound)
     asked: dict[Kept, JudgedLine] = {}
     answer = None
@@ -63,7 +65,7 @@ def choose(trials: Trials, budget: Budget, most: float, costs: dict[Kept, float]
         if not proves(asked[kept], most):
             break
         answer = asked[kept]
-    return Chosen(answer, asked, timed)
+    return Chosen(answer, asked, compared)
 
 
 def proves(line: JudgedLine, most: float) -> bool:

@@ -31,9 +31,10 @@ class HostWorkbench(Workbench):
         found = self._run("validate", Source(reference, "--reference"), Source(Path(file), "--data"), Source(engine))
         return record_from_mapping(Accuracy, found, f"{self.task.host}: its answer", AGAIN)
 
-    def _bench(self, engine: Path, versus: Path, seconds: float) -> LatencyFile:
+    def _bench(self, engine: Path, versus: Path | None, seconds: float) -> LatencyFile:
         numbers = [f"--batch={self.task.batch}", f"--duration={seconds:g}", f"--warmup={WARMUP_MS:g}"]
-        found = self._run("bench", *numbers, Source(engine, "--engine"), Source(versus, "--vs"))
+        compared = [] if versus is None else [Source(versus, "--vs")]
+        found = self._run("bench", *numbers, Source(engine, "--engine"), *compared)
         return record_from_mapping(LatencyFile, found, f"{self.task.host}: its answer", AGAIN)
 
     def _run(self, *arguments: Argument) -> Any:

@@ -1,4 +1,4 @@
-"""The graph of least latency, or of the largest share of INT8, whose drop stays within a budget."""
+"""The graph of least latency or energy, or of the largest share of INT8, whose drop stays within a budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgecnn.machine.threads import allowed_threads, limit_threads
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.search import JudgedLine, Objective, Search, SearchPoint, TimedLine
+from edgecnn.results.search import ComparedLine, JudgedLine, Objective, Search, SearchPoint
 from edgecnn.statistics import drop_interval
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
@@ -72,19 +72,19 @@ def search(
         found = ec.search("m.fp32.onnx", max_drop_pp=0.5, data="imgs")
         found.answer, found.kept, found.latency_ratio
 
-    The `objective` is the least latency of one `batch` [N, C, H, W] on the `target`, which must be this machine, or the
-    largest share ("coverage") of multiply-adds in INT8, which any machine can tell: graphs for a GPU are then judged by
-    their rounding. The drop is that of the upper end of its 95 % interval, on the test images of `data`, or of `test`.
-    Graphs are chosen by at most `images` of the training images of `data` that are not among those of `ranges` (left
-    out: X.calib.json beside the graph; their images are found again where they were, unless they are `calibration`), or
-    by those of `held_out`. `method`, `around`, `exclude` and `global_pool` are
-    those of `quantize`.
+    The `objective` is the least latency of one `batch` [N, C, H, W] on the `target`, which must be this machine, or its
+    least energy above idle, or the largest share ("coverage") of multiply-adds in INT8, which any machine can tell:
+    graphs for a GPU are then judged by their rounding. The drop is that of the upper end of its 95 % interval, on the
+    test images of `data`, or of `test`. Graphs are chosen by at most `images` of the training images of `data` that are
+    not among those of `ranges` (left out: X.calib.json beside the graph; their images are found again where they were,
+    unless they are `calibration`), or by those of `held_out`. `method`, `around`, `exclude` and `global_pool` are those
+    of `quantize`.
 
     Writes the graph that was found (X.int8-SCHEME-search.onnx beside the input, or `output`; none where the answer is
     "none", or the graph as it is), the result beside it (.search.json), and each trial (.trials.jsonl), from which the
     same call goes on after a kill. Raises `DataError` where the images share one, are too few, or cannot prove so small
     a drop, `ArtifactError` for ranges of another graph, `DeviceError` where the target is not here, `MeasurementError`
-    for a batch that a frozen graph does not take.
+    for a batch that a frozen graph does not take, and for an energy that no sensor tells.
     """
     graph = Path(graph)
     require_packages("quantize")
@@ -100,7 +100,7 @@ def search(
     source = sidecar_of(graph, verified=True).require_classes(graph)
     sidecar_of(ranges)
     measured_on = _require_device(device, objective, host)
-    if objective == "latency":
+    if objective != "coverage":
         with open_any(graph) as session:
             require_batch(graph, session, batch)
     found = open_search_images(
@@ -133,9 +133,11 @@ def search(
     )
     key = _key(task, measured_on)
     folder = output.with_name(f".{output.stem}.search")
+    bench = (HostWorkbench if host else Workbench)(task, folder, key)
+    power_sensor = bench.require_power_sensor() if objective == "energy" else ""
     log = TrialLog(output.with_name(f"{output.stem}.trials.jsonl"), key)
     with limit_threads(task.threads), log:
-        trials = Trials(bench := (HostWorkbench if host else Workbench)(task, folder, key), log, say)
+        trials = Trials(bench, log, say, power_sensor)
         noise = rank_nodes(ranking, found.calibration, log, progress)
         costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
         result = output.with_name(f"{output.stem}.search.json")
@@ -149,7 +151,7 @@ def search(
 
 
 def _require_device(target: Target, objective: Objective, host: str) -> Device | None:
-    """The device whose latency is to be measured here; None where none is. Raises `DeviceError` where it is not here,
+    """The device that is to be measured here; None where none is. Raises `DeviceError` where it is not here,
     `RecipeError` for a `host` on which nothing would be measured."""
     if objective == "coverage" and host:
         raise RecipeError(f"--objective coverage with --on {host}: it needs no other machine", "leave --on out")
@@ -159,7 +161,7 @@ def _require_device(target: Target, objective: Objective, host: str) -> Device |
     try:
         here = load_backend(target.backend).device(None)
     except BackendError as exc:
-        raise DeviceError(f"target {target.name}: no latency can be measured here: {exc.message}", hint) from exc
+        raise DeviceError(f"target {target.name}: no {objective} can be measured here: {exc.message}", hint) from exc
     if mismatch := target_mismatch(target, here):
         raise DeviceError(mismatch, hint)
     return here
@@ -167,8 +169,8 @@ def _require_device(target: Target, objective: Objective, host: str) -> Device |
 
 def _tools(task: SearchTask) -> dict[str, str]:
     """The versions of what makes the graphs, and of what is timed."""
-    timed = task.objective == "latency" and not task.host
-    more = load_backend(task.target.backend).tools() if timed else {}
+    measured = task.measures and not task.host
+    more = load_backend(task.target.backend).tools() if measured else {}
     return {**tool_versions(*TOOLS["quantize"]), **more}
 
 
@@ -178,8 +180,7 @@ def _search(
     """The costs of what was tried, and what came of it."""
     task = trials.task
     budget = Budget(trials, len(task.images.test), most)
-    timed = task.objective == "latency"
-    starts: list[Kept] = [find_fastest(trials), ()] if timed else [()]
+    starts: list[Kept] = [find_fastest(trials), ()] if task.measures else [()]
     for start in dict.fromkeys(starts):
         for order in (ranking.by_noise(noise), ranking.by_noise_per_multiply_add(noise)):
             holding = budget.find_holding(start, order, ranking.multiply_adds)
@@ -187,11 +188,11 @@ def _search(
                 break
     trials.judge(task.all_float)
     _judge_safer(budget, starts[0], ranking.by_noise(noise))
-    if not timed:
+    if not task.measures:
         costs = {line.kept: -line.int8_share_pct for line in trials.judged}
     else:
         tried = [line.kept for line in trials.judged if line.kept != task.all_float]
-        costs = {line.kept: line.ratio for line in trials.time(task.all_float, tried, SECONDS)}
+        costs = {line.kept: line.ratio for line in trials.compare(task.all_float, tried, SECONDS[task.objective])}
         costs[task.all_float] = 1.0
     return costs, choose(trials, budget, most, costs)
 
@@ -221,7 +222,7 @@ def _write_graph(chosen: Chosen, bench: Workbench, output: Path, result: Path) -
 def _result(
     trials: Trials, chosen: Chosen, costs: Mapping[Kept, float], max_drop_pp: float, file: Path | None
 ) -> Search:
-    task, answer, timed = trials.task, chosen.answer, trials.task.objective == "latency"
+    task, answer = trials.task, chosen.answer
     points = [_point(trials, line, chosen) for line in trials.judged]
     points.sort(key=lambda point: (costs.get(point.kept, 0.0), point.expected_bound_pp))
     of_answer = next((point for point in points if answer is not None and point.kept == answer.kept), None)
@@ -247,16 +248,21 @@ def _result(
         latency_ratio=of_answer.latency_ratio if of_answer else None,
         latency_ratio_ci=of_answer.latency_ratio_ci if of_answer else None,
         latency_ms_p50=of_answer.latency_ms_p50 if of_answer else None,
-        latency_batch=task.batch if timed else None,
-        latency_threads=task.threads if timed and not task.elsewhere else None,
+        latency_batch=task.batch if task.measures else None,
+        latency_threads=task.threads if task.measures and not task.elsewhere else None,
         points=tuple(points),
         failed=trials.failed,
+        energy_ratio=of_answer.energy_ratio if of_answer else None,
+        energy_ratio_ci=of_answer.energy_ratio_ci if of_answer else None,
+        joules_per_inference=of_answer.joules_per_inference if of_answer else None,
+        power_sensor=trials.power_sensor,
     )
 
 
 def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:
     task = trials.task
-    time = chosen.timed.get(line.kept) or _timed(trials, line.kept)
+    found = chosen.compared.get(line.kept) or _compared(trials, line.kept)
+    time, energy = (None, found) if task.objective == "energy" else (found, None)
     test = chosen.asked.get(line.kept)
     known = test is not None and not test.failed
     n = len(task.images.test)
@@ -274,13 +280,17 @@ def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:
         test_n=test.n if test and known else None,
         test_top1_drop_pp=_drop(test) if test and known else None,
         test_top1_drop_ci_pp=_interval(test) if test and known else None,
+        energy_ratio=energy.ratio if energy else None,
+        energy_ratio_ci=energy.ratio_ci if energy else None,
+        joules_per_inference=energy.ratio * energy.against_joules if energy else None,
     )
 
 
-def _timed(trials: Trials, kept: Kept) -> TimedLine | None:
-    if trials.task.objective == "coverage" or kept == trials.task.all_float:
+def _compared(trials: Trials, kept: Kept) -> ComparedLine | None:
+    task = trials.task
+    if not task.measures or kept == task.all_float:
         return None
-    return next(iter(trials.time(trials.task.all_float, [kept], SECONDS)), None)
+    return next(iter(trials.compare(task.all_float, [kept], SECONDS[task.objective])), None)
 
 
 def _drop(line: JudgedLine) -> float:
@@ -301,6 +311,6 @@ def _key(task: SearchTask, device: Device | None) -> str:
         str(to_plain(sidecar_of(task.graph).contract)),
         task.images.sha256,
         *(task.target.name, task.scheme, task.method, task.around, str(task.global_pool), *task.patterns),
-        *(str(task.batch), str(task.threads), task.host, device.key if device else "", *made_with),
+        *(task.objective, str(task.batch), str(task.threads), task.host, device.key if device else "", *made_with),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edgecnn.errors import BackendError, DeviceError, GraphError, MissingPackageError, RemoteError, WriteError
 from edgecnn.records import record_and_problems, to_plain
-from edgecnn.results.search import ImageSet, JudgedLine, TimedLine
+from edgecnn.results.search import ComparedLine, ImageSet, JudgedLine
 from edgecnn.tuning.workbench import Kept, Workbench
 
 HERE = (DeviceError, MissingPackageError, RemoteError, WriteError)  # of a machine, and of no graph: a call goes on
@@ -28,14 +28,15 @@ class Trials:
     """What was tried before and what is tried now; each is done once. A graph that cannot be made is no reason to stop:
     it is in `failed`, with the reason."""
 
-    def __init__(self, bench: Workbench, log: Log, say: Say) -> None:
+    def __init__(self, bench: Workbench, log: Log, say: Say, power_sensor: str = "") -> None:
         self.task, self._bench, self._log, self._say = bench.task, bench, log, say
-        self._timed: dict[tuple[float, Kept, Kept], TimedLine] = {}
+        self.power_sensor = power_sensor
+        self._compared: dict[tuple[float, Kept, Kept], ComparedLine] = {}
         self._judged: dict[tuple[ImageSet, Kept], JudgedLine] = {}
         for content in log:
-            timed, problems = record_and_problems(TimedLine, content)
-            if timed is not None and not problems and self._can_be(timed):
-                self._know(timed)
+            compared, problems = record_and_problems(ComparedLine, content)
+            if compared is not None and not problems and self._can_be(compared):
+                self._know(compared)
             judged, problems = record_and_problems(JudgedLine, content)
             if judged is not None and not problems and self._can_be(judged):
                 self._know(judged)
@@ -43,7 +44,7 @@ class Trials:
     @property
     def failed(self) -> tuple[str, ...]:
         """What could not be made, and why, a sentence each."""
-        lines: tuple[TimedLine | JudgedLine, ...] = (*self._timed.values(), *self._judged.values())
+        lines: tuple[ComparedLine | JudgedLine, ...] = (*self._compared.values(), *self._judged.values())
         return tuple(dict.fromkeys(f"{describe(line.kept)}: {line.failed}" for line in lines if line.failed))
 
     @property
@@ -65,55 +66,78 @@ class Trials:
             self._say(f"{describe(kept)}: {what}")
         return self._judged[images, kept]
 
-    def time(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[TimedLine]:
-        """The latency of each of `others` over that of `against`, those that could be made, in their order."""
-        new = [kept for kept in dict.fromkeys(others) if (seconds, against, kept) not in self._timed]
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[ComparedLine]:
+        """The latency or the energy of each of `others` over that of `against`, those that could be made, in their
+        order."""
+        new = [kept for kept in dict.fromkeys(others) if (seconds, against, kept) not in self._compared]
         for kept in list(new):
             try:
                 self._bench.require_made(kept)
             except HERE:
                 raise
             except (GraphError, BackendError) as exc:
-                self._keep(TimedLine(seconds=seconds, against=against, kept=kept, failed=exc.reason))
+                self._keep(ComparedLine(seconds=seconds, against=against, kept=kept, failed=exc.reason))
                 new.remove(kept)
         for start in range(0, len(new), self._bench.at_once):
             some = new[start : start + self._bench.at_once]
-            for kept, ratio in self._bench.compare(against, some, seconds).items():
-                self._keep(
-                    TimedLine(
-                        seconds=seconds,
-                        against=against,
-                        kept=kept,
-                        ratio=ratio.latency_ratio,
-                        ratio_ci=ratio.latency_ratio_ci,
-                        against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
-                    )
-                )
-        found = [self._timed[seconds, against, kept] for kept in dict.fromkeys(others)]
+            for line in self._measure(against, some, seconds):
+                self._keep(line)
+                if line.against_joules:
+                    self._say(f"{describe(line.kept)}: {line.ratio:.3f} x the energy, {_between(line.ratio_ci)}")
+        found = [self._compared[seconds, against, kept] for kept in dict.fromkeys(others)]
         return [line for line in found if not line.failed]
 
-    def _can_be(self, line: TimedLine | JudgedLine) -> bool:
+    def _measure(self, against: Kept, others: Sequence[Kept], seconds: float) -> Iterator[ComparedLine]:
+        if self.task.objective == "energy":
+            for kept in others:
+                energy = self._bench.compare_energy(against, kept, seconds)
+                yield ComparedLine(
+                    seconds=seconds,
+                    against=against,
+                    kept=kept,
+                    ratio=energy.ratio,
+                    ratio_ci=energy.ci,
+                    against_joules=energy.against_joules,
+                    power_sensor=energy.power_sensor,
+                )
+            return
+        for kept, ratio in self._bench.compare(against, others, seconds).items():
+            yield ComparedLine(
+                seconds=seconds,
+                against=against,
+                kept=kept,
+                ratio=ratio.latency_ratio,
+                ratio_ci=ratio.latency_ratio_ci,
+                against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
+            )
+
+    def _can_be(self, line: ComparedLine | JudgedLine) -> bool:
         """Whether a search has written this line of an earlier one's: another one is tried again."""
         if line.kept != self.task.in_order(frozenset(line.kept)):
             return False
         if line.failed:
             return True
-        if isinstance(line, TimedLine):
+        if isinstance(line, ComparedLine):
             ratios = (line.ratio, *line.ratio_ci)
-            return all(0 < value < math.inf for value in ratios) and 0 <= line.against_ms_p50 < math.inf
+            known = 0 <= line.against_ms_p50 < math.inf and 0 <= line.against_joules < math.inf
+            return all(0 < value < math.inf for value in ratios) and known and line.power_sensor == self.power_sensor
         data = self.task.images.held_out if line.images == "held-out" else self.task.images.test
         counted = min(line.lost, line.gained) >= 0 and line.lost + line.gained <= line.n
         return line.n == len(data) and counted and 0 <= line.int8_share_pct <= 100
 
-    def _keep(self, line: TimedLine | JudgedLine) -> None:
+    def _keep(self, line: ComparedLine | JudgedLine) -> None:
         self._log.append(to_plain(line))
         self._know(line)
 
-    def _know(self, line: TimedLine | JudgedLine) -> None:
-        if isinstance(line, TimedLine):
-            self._timed[line.seconds, line.against, line.kept] = line
+    def _know(self, line: ComparedLine | JudgedLine) -> None:
+        if isinstance(line, ComparedLine):
+            self._compared[line.seconds, line.against, line.kept] = line
         else:
             self._judged[line.images, line.kept] = line
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return "95 % interval [{:.3f}, {:.3f}]".format(*interval)
 
 
 def describe(kept: Kept) -> str:

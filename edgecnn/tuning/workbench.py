@@ -18,6 +18,8 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.data.sources.packed import write_packed
 from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.comparison import compare_latency
+from edgecnn.measure.energy import require_energy
+from edgecnn.measure.energy_ratio import EnergyRatio, energy_ratio
 from edgecnn.recipe.schema import Around, BatchSettings, RangeMethod
 from edgecnn.remote import engines
 from edgecnn.results.accuracy import Accuracy
@@ -36,6 +38,7 @@ from edgecnn.tuning.images import SearchImages
 
 Kept = tuple[str, ...]  # nodes that stay in float, in the order of the graph
 WARMUP_MS = 50.0
+SENSED_S = 2.5  # until a sensor that averages over a second has told one of queries alone
 AT_ONCE = 8  # engines on a processor that are open together
 
 
@@ -61,9 +64,14 @@ class SearchTask:
     host: str = ""
 
     @property
+    def measures(self) -> bool:
+        """Whether graphs are compared by what a machine tells of their engines."""
+        return self.objective != "coverage"
+
+    @property
     def elsewhere(self) -> bool:
         """Whether engines are built, which are then judged and timed: on a device, or on another machine."""
-        return self.objective == "latency" and (self.target.kind == "gpu" or bool(self.host))
+        return self.measures and (self.target.kind == "gpu" or bool(self.host))
 
     @property
     def all_float(self) -> Kept:
@@ -86,8 +94,8 @@ class Workbench:
 
     @property
     def at_once(self) -> int:
-        """How many engines are timed in turn, before any of them counts as done."""
-        return 1 if self.task.elsewhere else AT_ONCE
+        """How many engines are measured in turn, before any of them counts as done."""
+        return 1 if self.task.elsewhere or self.task.objective == "energy" else AT_ONCE
 
     def graph(self, kept: Kept, method: RangeMethod | None = None) -> Path:
         """The graph that keeps `kept` in float, by the task's `method` or another."""
@@ -142,6 +150,21 @@ class Workbench:
             found = compare_latency(opened, images, warmup_ms=WARMUP_MS, duration_s=seconds)
         return {kept: found[str(k)] for k, kept in enumerate(others, 1)}
 
+    def compare_energy(self, against: Kept, kept: Kept, seconds: float) -> EnergyRatio:
+        """The energy of a query of `kept` over that of `against`: four runs, forwards and backwards, each with the idle
+        power before and after it."""
+        first, second = (self._engine(self._timed_graph(one)) for one in (against, kept))
+        theirs, ours, ours_again, theirs_again = (
+            require_energy(self._bench(engine, None, seconds)) for engine in (first, second, second, first)
+        )
+        return energy_ratio((ours, ours_again), (theirs, theirs_again))
+
+    def require_power_sensor(self) -> str:
+        """The sensor that tells the energy of the float graph, with its rails; raises `MeasurementError` where none
+        does."""
+        engine = self._engine(self._timed_graph(self.task.all_float))
+        return require_energy(self._bench(engine, None, SENSED_S)).sensor_with_rails
+
     def require_made(self, kept: Kept) -> None:
         """Make the engine whose latency is asked for; raises what its making raises."""
         self._engine(self._timed_graph(kept))
@@ -166,8 +189,15 @@ class Workbench:
         output.unlink(missing_ok=True)
         return accuracy
 
-    def _bench(self, engine: Path, versus: Path, seconds: float) -> LatencyFile:
-        return engines.bench(engine, versus=versus, batch=self.task.batch, duration_s=seconds, warmup_ms=WARMUP_MS)
+    def _bench(self, engine: Path, versus: Path | None, seconds: float) -> LatencyFile:
+        return engines.bench(
+            engine,
+            versus=versus,
+            batch=self.task.batch,
+            duration_s=seconds,
+            warmup_ms=WARMUP_MS,
+            threads=None if self.task.elsewhere else self.task.threads,
+        )
 
     def _build(self, graph: Path, engine: Path) -> None:
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)

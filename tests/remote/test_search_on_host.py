@@ -7,21 +7,45 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import edgecnn as ec
 from edgecnn.cli import main
-from edgecnn.results.latency import LatencyRatio
+from edgecnn.measure.energy import require_energy
+from edgecnn.records import to_plain
+from edgecnn.remote.command import Source
+from edgecnn.results.device import Device
+from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow
 from edgecnn.tuning.on_host import HostWorkbench
 from edgecnn.tuning.workbench import Kept
 from tests.fakes.fake_ssh import ssh_here
+from tests.fakes.measurements import energy, latency
 from tests.fakes.searched import GUILTY, compare_made_up, write_searched
 from tests.fakes.sshd import empty_wheels
 
 pytestmark = pytest.mark.onnx
 NEEDED = ["numpy==9", "pillow==99", "pydantic==9", "typer==9", "rich==99", "tomli==9"]
 Times = dict[Kept, LatencyRatio]
+
+
+def test_an_energy_is_asked_for_by_bench_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --vs, which times both in turn and tells no energy of the second."""
+    asked: list[object] = []
+    row = LatencyRow(latency=latency("e"), energy=energy(0.02, (0.019, 0.021)))
+    told = to_plain(LatencyFile(device=Device(cpu="x"), reference=None, measurements=(row,)))
+
+    def command_on(hosts: Sequence[str], arguments: Sequence[object], *, as_json: bool) -> Any:
+        asked.extend([*hosts, *arguments, as_json])
+        return (SimpleNamespace(error=None, found=SimpleNamespace(result=told)),)
+
+    monkeypatch.setattr("edgecnn.tuning.on_host.command_on", command_on)
+    bench = HostWorkbench(SimpleNamespace(host="jetson", batch=4), tmp_path, "key")  # type: ignore[arg-type]
+    assert require_energy(bench._bench(tmp_path / "e.plan", None, 4.0)).joules_per_inference == 0.02
+    numbers = ["--batch=4", "--duration=4", "--warmup=50"]
+    assert asked == ["jetson", "bench", *numbers, Source(tmp_path / "e.plan", "--engine"), True]
 
 
 @pytest.mark.slow
@@ -41,7 +65,8 @@ def test_a_search_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return compare_made_up(bench, against, others, seconds)
 
     monkeypatch.setattr(HostWorkbench, "compare", compare)
-    monkeypatch.setattr("edgecnn.tuning.search.find_fastest", lambda trials: trials.time((), [("stem",)], 0.5)[0].kept)
+    first = ("stem",)
+    monkeypatch.setattr("edgecnn.tuning.search.find_fastest", lambda trials: trials.compare((), [first], 0.5)[0].kept)
     found = ec.search(
         folder / "m.fp32.onnx",
         folder / "s.onnx",

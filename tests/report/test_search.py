@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from lxml import etree
 
@@ -48,6 +49,23 @@ def test_the_page() -> None:
     plain = replace(FOUND, answer="float", kept=FLOAT.kept, output="g.onnx", objective="coverage", latency_ratio=None)
     assert any(line.startswith("  all FP32: no graph with INT8") for line in search_page(plain).split("\n"))
     assert recipe_line(plain) == ""
+
+
+def test_energies_on_the_page_and_as_dots() -> None:
+    none: dict[str, Any] = {"latency_ratio": None, "latency_ratio_ci": None, "latency_ms_p50": None}
+    own: dict[str, Any] = {"energy_ratio": 0.613, "energy_ratio_ci": (0.601, 0.625), "joules_per_inference": 0.01234}
+    points = tuple(replace(point, **none, **own) for point in (WHOLE, POINT)) + (FLOAT,)
+    found = replace(FOUND, objective="energy", points=points, power_sensor="VDD_IN by INA\x1b[2J", **none, **own)
+    lines = search_page(found).split("\n")
+    assert max(map(width_of, lines)) <= 80
+    assert "\x1b" not in "".join(lines)
+    said = " ".join(" ".join(lines).split())
+    assert "0.01234 J per inference above idle at batch 1, 0.613 x the float graph, 95 % interval [0.601, 0.6" in said
+    assert "a meter at the wall reads more" in said
+    assert said.count("0.613 x [0.601, 0.625], 0.01234 J") == 2
+    svg = search_svg(found)
+    assert "energy over the float graph" in svg
+    assert len(etree.fromstring(svg.encode()).xpath("//*[local-name()='circle']")) == 3
 
 
 def test_the_dots() -> None:

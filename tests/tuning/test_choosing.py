@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edgecnn.results.search import ImageSet, JudgedLine, TimedLine
+from edgecnn.results.search import ComparedLine, ImageSet, JudgedLine
 from edgecnn.statistics import drop_interval
 from edgecnn.targets import find_target
 from edgecnn.tuning import choice
@@ -41,10 +41,10 @@ class MadeUp(Trials):
         self.tried: dict[tuple[ImageSet, Kept], JudgedLine] = {}
         self.asked: list[Kept] = []
 
-    def time(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[TimedLine]:
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[ComparedLine]:
         ratios = {kept: self.cost(kept) / self.cost(against) for kept in others}
         return [
-            TimedLine(seconds=seconds, against=against, kept=kept, ratio=r, ratio_ci=(0.99 * r, 1.01 * r))
+            ComparedLine(seconds=seconds, against=against, kept=kept, ratio=r, ratio_ci=(0.99 * r, 1.01 * r))
             for kept, r in ratios.items()
         ]
 

@@ -1,4 +1,4 @@
-"""Graphs that a search tried: the drop that is expected of each over its latency, or over its share of INT8."""
+"""Graphs that a search tried: the drop that is expected of each over its latency, its energy or its share of INT8."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ text { fill: currentColor } .axis { stroke: #8888 } .budget { stroke: #b3261e; s
 
 def search_svg(found: Search) -> str:
     """A dot for each graph (filled: asked on test images; ringed: the answer), the budget as a line."""
-    timed = found.objective == "latency"
+    measured = found.objective != "coverage"
     points = [p for p in found.points if _place(found, p) is not None]
     across = [x for p in points if (x := _place(found, p)) is not None] or [0.0]
     most = 1.1 * max([found.max_drop_pp, *(p.expected_bound_pp for p in points)])
-    low, high = (0.0, 1.05 * max([1.0, *across])) if timed else (0.0, 100.0)
+    low, high = (0.0, 1.05 * max([1.0, *across])) if measured else (0.0, 100.0)
 
     def at(x: float, y: float) -> tuple[float, float]:
         wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
         return LEFT + wide * (x - low) / (high - low), TOP + tall * (1 - y / most)
 
-    label = "latency over the float graph's" if timed else "multiply-adds in INT8, %"
+    label = f"{found.objective} over the float graph's" if measured else "multiply-adds in INT8, %"
     heading = f"{found.graph} for {found.target}: {found.answer}, top-1 drop at most {found.max_drop_pp:g} pp"
     budget = at(low, found.max_drop_pp)[1]
     parts = [
@@ -53,7 +53,7 @@ def search_svg(found: Search) -> str:
 def _place(found: Search, point: SearchPoint) -> float | None:
     if found.objective == "coverage":
         return point.int8_share_pct
-    return 1.0 if point.all_float else point.latency_ratio
+    return 1.0 if point.all_float else point.ratio
 
 
 def _dot(found: Search, point: SearchPoint, x: float, y: float) -> Iterator[str]:
