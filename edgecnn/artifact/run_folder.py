@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgecnn.artifact.dla_log import read_dla_log
 from edgecnn.artifact.sidecar import Sidecar, read_json, sha256_of, sidecar_from_json
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.records import record_from_mapping
@@ -20,6 +21,7 @@ from edgecnn.results.verdict import Verdict
 
 ACCURACY = "*.accuracy.json"
 CRASH = "*.crash.json"
+DLA_LOG = "*.dla.log"
 LATENCY = "latency.json"
 BUILDS = "builds"  # of a target's folder: one like it for each of several builds
 VERDICT = "verdict.json"
@@ -45,12 +47,13 @@ class ResultFile:
 @dataclass(frozen=True)
 class TargetRun:
     """What was measured of one target: its engines' accuracies, their latencies, the crashes of those that
-    took their process down, and the verdict if there is one."""
+    took their process down, what was reported of builds for a DLA, and the verdict if there is one."""
 
     folder: Path
     accuracies: tuple[ResultFile, ...]
     latency: ResultFile | None
     crashes: tuple[ResultFile, ...] = ()
+    dla_builds: tuple[ResultFile, ...] = ()
 
     @functools.cached_property
     def verdict(self) -> ResultFile | None:
@@ -61,13 +64,14 @@ class TargetRun:
     @property
     def results(self) -> tuple[ResultFile, ...]:
         """What a verdict is made from."""
-        return (*self.accuracies, *([self.latency] if self.latency else ()), *self.crashes)
+        return (*self.accuracies, *([self.latency] if self.latency else ()), *self.crashes, *self.dla_builds)
 
     @functools.cached_property
     def builds(self) -> tuple[TargetRun, ...]:
         """Each of the builds that its engines were chosen from; none where each was built once."""
         most = max((m.rebuilds.rebuilds_n for m in self.measurements if m.rebuilds), default=0)
-        return tuple(read_target_run(self.folder / BUILDS / str(k)) for k in range(1, most + 1))
+        found = (read_target_run(self.folder / BUILDS / str(k)) for k in range(1, most + 1))
+        return tuple(replace(one, dla_builds=self.dla_builds) for one in found)
 
     @functools.cached_property
     def device(self) -> Device:
@@ -125,6 +129,23 @@ class TargetRun:
                     crash=crash.crash if crash else None,
                 )
             )
+        return self._with_dla_builds(found)
+
+    def _with_dla_builds(self, found: list[Measurement]) -> tuple[Measurement, ...]:
+        """Each build for a DLA belongs to the engine of its precision whose graph has Q/DQ pairs, where that is INT8;
+        raises `MeasurementError` where there is none, or one already."""
+        for file in self.dla_builds:
+            precision = file.content.dla_precision
+            fit = [m for m in found if m.engine.precision_requested == precision and m.engine.scheme != "implicit"]
+            if len(fit) != 1 or fit[0].dla is not None:
+                what = (
+                    f"{len(fit)} engines were" if len(fit) != 1 else "another log stands beside it of the one that was"
+                )
+                raise MeasurementError(
+                    f"{file.path}: a build for a DLA in {precision}: {what} measured in that precision",
+                    "keep one log of each precision, beside the engine of the GPU",
+                )
+            found = [replace(m, dla=file.content) if m is fit[0] else m for m in found]
         return tuple(found)
 
 
@@ -140,7 +161,19 @@ def read_target_run(folder: Path) -> TargetRun:
         accuracies,
         read_latency(folder / LATENCY) if (folder / LATENCY).exists() else None,
         tuple(_read(CrashFile, path, "`edgecnn run`") for path in sorted(folder.glob(CRASH))),
+        tuple(_read_dla_build(path) for path in sorted(folder.glob(DLA_LOG))),
     )
+
+
+def _read_dla_build(path: Path) -> ResultFile:
+    build = read_dla_log(path)
+    graphs = sorted(path.parent.parent.glob("model.*.onnx"))
+    if not any(sha256_of(graph) == build.dla_graph_sha256 for graph in graphs):
+        raise MeasurementError(
+            f"{path}: a build of another graph than those of this run ({len(graphs)} graphs in {path.parent.parent})",
+            "make the bundle and the build again: edgecnn bundle RUN --for trtexec --dla 0 -o DIR",
+        )
+    return ResultFile(path, build, None)
 
 
 def read_latency(path: Path) -> ResultFile:

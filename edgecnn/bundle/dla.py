@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecnn.artifact.calibration_cache import calibration_cache_text
+from edgecnn.artifact.dla_log import GRAPH_LINE, PRECISION_LINE
+from edgecnn.artifact.sidecar import file_sha256, sha256_of
 from edgecnn.bundle.served import (
     CACHE,
     GRAPH,
@@ -30,6 +32,9 @@ gpu=$(grep -c '\\[GpuLayer\\]' @LOG@ || true)
 echo "$dla parts on the DLA, $gpu layers left to the GPU:"
 sed -n 's/.*\\[GpuLayer\\] /    /p' @LOG@
 [ "$dla" -gt 0 ] || say "no layer runs on the DLA: this would be a plan for the GPU" "@LOG@ says why of each"
+[ "$(sha256sum @GRAPH@ | cut -d " " -f 1)" = @FILE@ ] || say "@GRAPH@ is not what the bundle had" "copy it again"
+echo "@PRECISION_LINE@@PRECISION@" >>@LOG@
+echo "@GRAPH_LINE@@SHA256@" >>@LOG@
 """
 
 
@@ -44,7 +49,9 @@ def write_for_dla(served: Served, core: int, folder: Path) -> None:
         raise RecipeError("--dla with --precision fp32: a DLA computes FP16 and INT8", "name one of them")
     typed = served.version >= FIRST_TYPED_DLA
     about = [f"./{BUILD_DLA} builds for DLA core {core}; {LOG} says which layers it leaves to the GPU.", NEVER_RUN]
-    copy_graph(served.graph if typed else served.fp32, folder / GRAPH)
+    about.append(f"The gate counts them: copy {LOG} to runs/NAME/TARGET/{served.precision}.dla.log.")
+    graph = served.graph if typed else served.fp32
+    copy_graph(graph, folder / GRAPH)
     options = [] if typed else ["--fp16"]
     if served.precision == "int8" and not typed:
         lacking = _write_cache(served, folder)
@@ -60,15 +67,31 @@ def write_for_dla(served: Served, core: int, folder: Path) -> None:
         exact=served.precision == "int8" and not typed,
         shapes=shapes,
         log=LOG,
-        then=COUNT.replace("@LOG@", LOG),
+        then=_count(served, graph),
     )
     write_text(folder / BUILD_DLA, script, program=True)
     write_text(folder / README, readme(served, [*about, f"The DLA takes one size: batches of {size}."]))
 
 
+def _count(served: Served, graph: Path) -> str:
+    """What the script prints of the report, and adds to it: of which graph, in which precision."""
+    words = {
+        "LOG": LOG,
+        "GRAPH": GRAPH,
+        "FILE": file_sha256(graph),
+        "PRECISION_LINE": PRECISION_LINE,
+        "PRECISION": served.precision,
+        "GRAPH_LINE": GRAPH_LINE,
+        "SHA256": sha256_of(graph),
+    }
+    text = COUNT
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
 def _write_cache(served: Served, folder: Path) -> list[str]:
     """The calibration cache, and the tensors that have no scale in it."""
-    from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.graph.calibration.file import implicit_scales, read_ranges
     from edgecnn.graph.dla import dla_scales
     from edgecnn.graph.load import load_graph

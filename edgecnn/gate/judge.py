@@ -85,7 +85,8 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
         if limit is None:
             continue
         if not any(rule.measured(m) or rule.why_unserved(m) for m in concerned):
-            yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent)
+            open_ = Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent)
+            yield dataclasses.replace(open_, mappable=not rule.must_be_told)
             continue
         for m in concerned:
             if not rule.serves(m):

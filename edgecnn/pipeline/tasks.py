@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.run_folder import BUILDS, LATENCY, REPORT, VERDICT, read_latency, read_target_run
+from edgecnn.artifact.run_folder import BUILDS, DLA_LOG, LATENCY, REPORT, VERDICT, read_latency, read_target_run
 from edgecnn.artifact.sidecar import read_sidecar, sha256_of
 from edgecnn.artifact.stale import LOCATIONS, TRAIN_IMAGES
 from edgecnn.backends import load_backend
@@ -233,7 +233,7 @@ def _target_tasks(shop: Workshop, target: Target, images: Mapping[str, str]) -> 
     baselines = [baseline_path(recipe, _measured_on(latency) or device or Device())]
     baselines += [accuracy_baseline_path(recipe, target.backend, precision) for precision in recipe.precisions]
     judged = [path for where in (folder, *builds) for path in (*_accuracies(recipe, target, where), where / LATENCY)]
-    judged_by = (*judged, *(path for path in baselines if path.is_file()))
+    judged_by = (*judged, *sorted(folder.glob(DLA_LOG)), *(path for path in baselines if path.is_file()))
     tolerances = fields_of("tolerances", recipe.tolerances)
     yield Task(
         "gate", verdict, "verdict", judged_by, tolerances, lambda: gate(read_target_run(folder), recipe), target.name

@@ -35,7 +35,17 @@ def find_contradictions(recipe: Recipe) -> list[str]:
     problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
     if recipe.tolerances.serving_drop_pp_max is not None and recipe.input.geometry is None:
         problems.append("tolerances.serving_drop_pp_max needs input.geometry: what does the serving side do?")
-    return problems + _find_training_contradictions(recipe)
+    return problems + _find_dla_contradictions(recipe) + _find_training_contradictions(recipe)
+
+
+def _find_dla_contradictions(recipe: Recipe) -> list[str]:
+    if recipe.tolerances.dla_gpu_layers_max is None:
+        return []
+    lacking = [name for name in recipe.targets if name in targets() and not targets()[name].dla_cores]
+    problems = [f"tolerances.dla_gpu_layers_max: target {name!r} has no DLA that is known" for name in lacking]
+    if set(recipe.precisions) == {"fp32"}:
+        problems.append("tolerances.dla_gpu_layers_max: a DLA computes FP16 and INT8, and precisions has neither")
+    return problems
 
 
 def _find_build_contradictions(recipe: Recipe) -> list[str]:

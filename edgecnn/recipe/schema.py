@@ -304,6 +304,7 @@ class Tolerances:
     load_s_max: Amount | None = None
     first_query_ms_max: Amount | None = None
     joules_per_inference_max: Amount | None = None  # above idle; one query of bench.batch images
+    dla_gpu_layers_max: Count | None = None  # of a build for a DLA core, by trtexec's log beside the engines
     serving_drop_pp_max: Percent | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 

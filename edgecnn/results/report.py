@@ -11,6 +11,7 @@ from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.crash import Crash
 from edgecnn.results.device import Device
+from edgecnn.results.dla import DlaBuild
 from edgecnn.results.energy import Energy
 from edgecnn.results.engine import EngineFacts, EngineInfo
 from edgecnn.results.latency import Latency, LatencyRatio
@@ -36,6 +37,7 @@ class Measurement:
     rebuilds: Rebuilds | None = field(default=None, metadata=FLAT)
     energy: Energy | None = field(default=None, metadata=FLAT)
     crash: Crash | None = field(default=None, metadata=FLAT)
+    dla: DlaBuild | None = field(default=None, metadata=FLAT)
     baseline_drops: tuple[BaselineDrop, ...] = ()
 
     @property

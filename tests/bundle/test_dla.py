@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.artifact.calibration_cache import read_calibration_cache
+from edgecnn.artifact.dla_log import read_dla_log
 from edgecnn.artifact.sidecar import sha256_of
 from edgecnn.cli import main
 from edgecnn.errors import DeviceError, EdgecnnError, RecipeError
@@ -53,7 +54,8 @@ def test_the_script_counts_what_is_left_to_the_gpu(
     digits: Path, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = bundled(digits, tmp_path / "out", "orin-nx-8gb", "fp16")
-    lines = "".join(f'echo "{line}"\n' for line in REPORT.splitlines())
+    passed = "&&&& PASSED TensorRT.trtexec [TensorRT v100300] # trtexec --onnx=model.onnx"
+    lines = "".join(f'echo "{line}"\n' for line in (*REPORT.splitlines(), passed))
     from tests.bundle import conftest
 
     monkeypatch.setattr(conftest, "TRTEXEC", conftest.TRTEXEC.replace("exit CODE", lines + "exit CODE"))
@@ -62,7 +64,14 @@ def test_the_script_counts_what_is_left_to_the_gpu(
     assert "--fp16 --useDLACore=0 --allowGPUFallback" in asked
     assert "--int8" not in asked
     assert (out / "model.dla0.plan").exists()
-    assert "[GpuLayer] POOLING: /pool/GlobalAveragePool" in (out / "build.log").read_text()
+    reported = read_dla_log(out / "build.log")
+    assert (reported.dla_core, reported.dla_precision, reported.dla_parts) == (0, "fp16", 1)
+    assert reported.dla_gpu_layers == ("POOLING: /pool/GlobalAveragePool",)
+    assert reported.dla_graph_sha256 == sha256_of(digits / "model.fp32.onnx")
+    assert "copy build.log to runs/NAME/TARGET/fp16.dla.log" in (out / "README.txt").read_text()
+    with (out / "model.onnx").open("ab") as graph:
+        graph.write(b"more")
+    assert "model.onnx is not what the bundle had" in build(out / "build-dla.sh", 100300)[2]
 
 
 def test_from_11_4_1_the_typed_graph(digits: Path, tmp_path: Path, build: Build) -> None:

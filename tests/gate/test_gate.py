@@ -33,7 +33,7 @@ def only(verdict: Verdict) -> Any:
 
 def test_every_tolerance_of_a_recipe_has_a_rule() -> None:
     assert set(RULES) == {f.name for f in fields(Tolerances)} - {"inconclusive"}
-    assert len(RULES) == 20
+    assert len(RULES) == 21
     assert all(name == rule.tolerance for name, rule in RULES.items())
 
 
@@ -215,8 +215,8 @@ def test_an_engine_that_does_no_better_than_guessing_fails_where_its_reference_d
     assert constant.accuracy is not None
     assert constant.accuracy.top1_drop_ci_pp is not None
     assert constant.accuracy.top1_drop_ci_pp[1] < 20  # which the drop alone would let pass
-    for limits in ({"top1_drop_pp_max": 20.0}, {"agreement_pct_min": 70.0}):
-        verdict = judge(Tolerances(**limits, inconclusive="pass"), [constant])
+    for limits in (Tolerances(top1_drop_pp_max=20.0), Tolerances(agreement_pct_min=70.0)):
+        verdict = judge(replace(limits, inconclusive="pass"), [constant])
         assert verdict.exit_code == 1
         assert "the engine does no better than guessing" in only(verdict).evidence
         assert "n = 2000" in only(verdict).evidence

@@ -3,6 +3,7 @@
 from edgecnn.gate.rules import (
     accuracy,
     decision,
+    dla,
     energy,
     latency,
     precision,
@@ -14,5 +15,5 @@ from edgecnn.gate.rules import (
 )
 from edgecnn.gate.rules.rule import Rule
 
-FAMILIES = (accuracy, regression, shares, decision, precision, latency, size, startup, energy, serving)
+FAMILIES = (accuracy, regression, shares, decision, precision, latency, size, startup, energy, dla, serving)
 RULES: dict[str, Rule] = {rule.tolerance: rule for family in FAMILIES for rule in family.RULES}
