@@ -40,6 +40,7 @@ BUILD = DlaBuild(
         (BUILD, 6, "FAIL", "POOLING: p4 and 2 more; accuracy and speed beside this are the GPU's"),
         (replace(BUILD, dla_gpu_layers=()), 0, "PASS", "0 layers left to the GPU; accuracy"),
         (replace(BUILD, dla_parts=0), 100, "FAIL", "0 parts on the DLA"),
+        (replace(BUILD, dla_gpu_layers=("P" * 9999,)), 1, "PASS", f"GPU: {'P' * 100}...; accuracy"),
     ],
 )
 def test_the_count_is_held_against_the_limit(build: DlaBuild, limit: int, verdict: str, said: str) -> None:

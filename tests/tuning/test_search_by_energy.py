@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,29 @@ def test_the_graph_of_least_energy_within_the_budget(
     assert len(joules) == done + 1, "each trial is there already; the sensor is asked again"
     assert f"energy: {RAILS}; a meter at the wall reads more" in said
     assert "J per inference above idle at batch 1" in said
+
+
+def test_an_energy_that_idle_power_hides_ends_it_and_the_same_command_goes_on(
+    made: Path, tmp_path: Path, joules: list[Kept], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = importlib.import_module("edgecnn.tuning.workbench").engines.bench
+
+    def noisy(engine: Path, **how: Any) -> LatencyFile:
+        found: LatencyFile = good(engine, **how)
+        if len(joules) != 12:
+            return found
+        row = LatencyRow(latency=latency(engine.stem), energy=energy(0.01, (-0.01, 0.03)))
+        return dataclasses.replace(found, measurements=(row,))
+
+    monkeypatch.setattr("edgecnn.tuning.workbench.engines.bench", noisy)
+    assert main(words(made, tmp_path / "s.onnx")) == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("error: the energy of a query cannot be told from the idle power: 5.00 W while")
+    assert "the same command then goes on" in hint
+    kept = (tmp_path / "s.trials.jsonl").read_text()
+    assert kept.count('"ratio"') == 2
+    assert main(words(made, tmp_path / "s.onnx")) == 0
+    assert (tmp_path / "s.trials.jsonl").read_text().startswith(kept)
 
 
 def test_trials_of_another_objective_or_sensor_are_not_taken(

@@ -8,7 +8,7 @@ from edgecnn.gate.rules.rule import Rule
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check
 
-SHOWN = 5
+SHOWN, LETTERS = 5, 100  # names in the evidence, and how much of each: fused layers bear those of all their nodes
 
 
 def _owes(measurement: Measurement, measurements: Sequence[Measurement]) -> bool:
@@ -21,7 +21,8 @@ def _judge(measurement: Measurement, rule: Rule, limit: float) -> Check:
     assert found is not None
     layers = found.dla_gpu_layers
     more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-    named = f": {', '.join(layers[:SHOWN])}{more}" if layers else ""
+    names = (name if len(name) <= LETTERS else f"{name[:LETTERS]}..." for name in layers[:SHOWN])
+    named = f": {', '.join(names)}{more}" if layers else ""
     evidence = (
         f"TensorRT {found.dla_tensorrt} for DLA core {found.dla_core}: {found.dla_parts} parts on the DLA, "
         f"{len(layers)} layers left to the GPU{named}; accuracy and speed beside this are the GPU's"
