@@ -101,8 +101,7 @@ def search(
     sidecar_of(ranges)
     measured_on = _require_device(device, objective, host)
     if objective != "coverage":
-        with open_any(graph) as session:
-            require_batch(graph, session, batch)
+        _require_batch(graph, batch)
     found = open_search_images(
         graph,
         ranges,
@@ -135,8 +134,7 @@ def search(
     folder = output.with_name(f".{output.stem}.search")
     bench = (HostWorkbench if host else Workbench)(task, folder, key)
     power_sensor = bench.require_power_sensor() if objective == "energy" else ""
-    log = TrialLog(output.with_name(f"{output.stem}.trials.jsonl"), key)
-    with limit_threads(task.threads), log:
+    with limit_threads(task.threads), TrialLog(output.with_name(f"{output.stem}.trials.jsonl"), key) as log:
         trials = Trials(bench, log, say, power_sensor)
         noise = rank_nodes(ranking, found.calibration, log, progress)
         costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
@@ -165,6 +163,11 @@ def _require_device(target: Target, objective: Objective, host: str) -> Device |
     if mismatch := target_mismatch(target, here):
         raise DeviceError(mismatch, hint)
     return here
+
+
+def _require_batch(graph: Path, batch: int) -> None:
+    with open_any(graph) as session:
+        require_batch(graph, session, batch)
 
 
 def _tools(task: SearchTask) -> dict[str, str]:

@@ -167,6 +167,7 @@ def test_one_comparison_beside_rails_that_are_read(made: Path, tmp_path: Path, m
     monkeypatch.setattr(measured, "IDLE_S", 0.05)
     monkeypatch.setattr(measured, "PERIOD_S", 0.01)
     monkeypatch.setattr(measured, "BLOCK_S", 0.04)
+    monkeypatch.setattr("edgecnn.measure.latency.CLOCK_PERIOD_S", 0.05)
     now = {"watts": 2.0}
     really = measured.measure_with_energy
 
@@ -186,11 +187,11 @@ def test_one_comparison_beside_rails_that_are_read(made: Path, tmp_path: Path, m
     seen: list[Any] = []
 
     def stop(trials: Any) -> Kept:
-        seen.extend(trials.compare(trials.task.all_float, [()], 1.1))
+        seen.extend(trials.compare(trials.task.all_float, [()], 0.5))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgecnn.tuning.search.find_fastest", stop)
-    monkeypatch.setattr("edgecnn.tuning.workbench.SENSED_S", 0.6)
+    monkeypatch.setattr("edgecnn.tuning.workbench.SENSED_S", 0.15)
     assert main(words(made, tmp_path / "s.onnx")) == 130
     (line,) = seen
     assert line.power_sensor == RAILS
