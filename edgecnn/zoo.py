@@ -34,9 +34,10 @@ class ModelCard:
     """What is known about a network without building it.
 
     `input_shape` is (channels, height, width); `macs` counts multiply-adds for one image of that shape; `params` leaves
-    out auxiliary branches, which only training runs. `min_size` is the smallest square input that the network can take,
-    and with `fixed_size` the only one. `top1_pct` and `top5_pct` are the publisher's, or the
-    paper's where nobody publishes weights.
+    out auxiliary branches, which only training runs; `peak_activation_bytes` are the most alive at once in float32,
+    `weight_layers` the convolutions and fully connected layers on the longest way to the logits. `min_size` is the
+    smallest square input that the network can take, and with `fixed_size` the only one. `top1_pct` and `top5_pct` are
+    the publisher's, or the paper's where nobody publishes weights.
     """
 
     __pydantic_config__ = STRICT
@@ -50,6 +51,8 @@ class ModelCard:
     params: int
     macs: int
     preprocessing: PreprocessingFields
+    peak_activation_bytes: int = 0
+    weight_layers: int = 0
     top1_pct: float | None = None
     top5_pct: float | None = None
     aliases: tuple[str, ...] = ()

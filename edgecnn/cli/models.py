@@ -52,6 +52,8 @@ def models(
             "year": card.year,
             "params": card.params,
             "macs": card.macs,
+            "peak_activation_bytes": card.peak_activation_bytes,
+            "weight_layers": card.weight_layers,
             "input_shape": list(card.input_shape),
             "classes": card.classes,
             "top1_pct": card.top1_pct,

@@ -55,7 +55,8 @@ def summary(
     print_text(f"stages, first to last: {' '.join(found.stages)}; head: {' '.join(found.head)}")
     print_text(
         f"{found.name} for {'x'.join(map(str, found.input_shape))} and {found.classes} classes: "
-        f"{found.params / 1e6:.2f} M parameters, {found.macs / 1e6:.1f} M multiply-adds, "
-        f"{found.params * 4 / 1e6:.1f} MB of weights and {found.activation_bytes / 1e6:.1f} MB of activations in "
-        f"float32, of which at most {found.peak_activation_bytes / 1e6:.1f} MB are needed at once"
+        f"{found.weight_layers} weight layers deep, {found.params / 1e6:.2f} M parameters, "
+        f"{found.macs / 1e6:.1f} M multiply-adds, {found.params * 4 / 1e6:.1f} MB of weights and "
+        f"{found.activation_bytes / 1e6:.1f} MB of activations in float32, of which at most "
+        f"{found.peak_activation_bytes / 1e6:.1f} MB are needed at once"
     )

@@ -35,6 +35,7 @@ class _Recorder(fx.Interpreter):
         self.layers: list[LayerSummary] = []
         self.peak_bytes = 0
         self._fields: dict[fx.Node, Fields] = {}
+        self._depths: dict[fx.Node, int] = {}
         self.made: dict[fx.Node, Made] = {}
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -50,12 +51,19 @@ class _Recorder(fx.Interpreter):
         self.peak_bytes = max(self.peak_bytes, sum(after.values()))
         layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else _kind(n)
         self._fields[n] = self._field(n, layer, result)
+        weighted = isinstance(layer, nn.Conv2d | nn.Linear)
+        self._depths[n] = weighted + max((self._depths[source] for source in n.all_input_nodes), default=0)
         if isinstance(result, Tensor):
             self.made[n] = Made(_name(n), tuple(result.shape[1:]), self._fields[n])
         if n.op.startswith("call_") and isinstance(result, Tensor):
             made = sum(size for storage, size in after.items() if storage not in before)
             self.layers.append(_facts(_name(n), layer, result, made, self._fields[n]))
         return result
+
+    @property
+    def weight_layers(self) -> int:
+        """Convolutions and fully connected layers on the longest way so far."""
+        return max(self._depths.values())
 
     def _field(self, n: fx.Node, layer: nn.Module | str, result: Any) -> Fields:
         read = [(self.env[a], self._fields[a]) for a in n.all_input_nodes]
@@ -120,6 +128,7 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
         head=tuple(model.head_names),  # type: ignore[arg-type]
         features=find_features(model, recorder.made),
         peak_activation_bytes=recorder.peak_bytes,
+        weight_layers=recorder.weight_layers,
     )
 
 

@@ -57,6 +57,7 @@ class NetworkSummary:
     head: tuple[str, ...]  # what another number of classes replaces
     features: tuple[FeatureMap, ...]  # by name: C<k>, the last map of stride 2^k, the stages, and pool
     peak_activation_bytes: int  # the most that is alive at once, input included, when each output is freed after use
+    weight_layers: int  # convolutions and fully connected layers on the longest way from the image to the logits
 
     @property
     def params(self) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from edgecnn.cli import main
 from edgecnn.recipe.load import list_recipes, load_recipe
+from edgecnn.recipe.schema import settings_rows
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
@@ -81,3 +82,8 @@ def test_every_recipe_loads_and_its_network_is_in_the_zoo() -> None:
         recipe = load_recipe(name)
         assert recipe.title
         find_model(recipe.model.name)
+
+
+def test_the_plain_and_the_residual_recipe_differ_in_the_network_alone() -> None:
+    plain, residual = (dict(settings_rows(load_recipe(f"{name}20-cifar10"))) for name in ("plain", "resnet"))
+    assert {key for key in plain if plain[key] != residual[key]} == {"title", "model.name"}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
 pytestmark = pytest.mark.torch
 
-NETWORKS = 64
+NETWORKS = 65
 MODELS = Path(__file__).resolve().parents[2] / "edgecnn" / "pytorch" / "models"
 
 
@@ -76,6 +76,7 @@ def test_the_order_is_that_of_the_papers_and_aliases_are_unique() -> None:
 def test_parameters_and_multiply_adds_are_those_of_the_table(name: str) -> None:
     card, found = cards()[name], summarize(name)
     assert (found.params, found.macs) == (card.params, card.macs)
+    assert (found.peak_activation_bytes, found.weight_layers) == (card.peak_activation_bytes, card.weight_layers)
     assert found.layers[-1].output_shape == (card.classes,)
 
 

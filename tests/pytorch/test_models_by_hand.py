@@ -15,13 +15,13 @@ from edgecnn.zoo import find_model, imagenet_classes
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
-    from torch import fx, nn
+    from torch import nn
 
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.models._parts import ChannelShuffle, GridPool, local_response_norm, rounded_channels
     from edgecnn.pytorch.models.efficientnet import StochasticDepth
     from edgecnn.pytorch.models.resnet_cifar import OptionA
-    from edgecnn.pytorch.summary import LayerTracer, summarize
+    from edgecnn.pytorch.summary import summarize
     from edgecnn.pytorch.weights import load_checkpoint
 
 pytestmark = pytest.mark.torch
@@ -116,16 +116,19 @@ def test_cifar_resnets_have_the_papers_parameters(depth: int, millions: float) -
     }
 
 
-def _weighted_layers(name: str) -> int:
-    """Convolutions and fully connected layers on the longest way from input to logits."""
-    with torch.device("meta"):
-        model = build_model(name).eval()
-    layers = dict(model.named_modules())
-    depth: dict[fx.Node, int] = {}
-    for node in LayerTracer().trace(model).nodes:
-        own = node.op == "call_module" and isinstance(layers[str(node.target)], nn.Conv2d | nn.Linear)
-        depth[node] = own + max((depth[source] for source in node.all_input_nodes), default=0)
-    return max(depth.values())
+def test_a_plain_network_is_the_residual_one_without_its_shortcuts() -> None:
+    """Of blocks that give 0, a shortcut lets the image through and a plain network nothing."""
+    plain, residual = build_model("plain20_cifar").eval(), build_model("resnet20_cifar").eval()
+    assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in residual.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        for network in (plain, residual):
+            for path, found in network.named_modules():
+                if path.endswith("bn2"):
+                    found.weight.zero_()
+        (a, b), (c, d) = plain(images), residual(images)
+    assert torch.equal(a, b)
+    assert not torch.allclose(c, d, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +137,12 @@ def _weighted_layers(name: str) -> int:
     + [(f"vgg{n}{bn}", n) for n in (11, 13, 16, 19) for bn in ("", "_bn")]
     + [(f"resnet{n}", n) for n in (18, 34, 50, 101, 152)]
     + [(f"resnet{n}_cifar", n) for n in (20, 32, 44, 56, 110)]
+    + [("plain20_cifar", 20)]
     + [("wide_resnet50_2", 50), ("resnext101_32x8d", 101), ("mobilenet_v1", 28)]
     + [(f"densenet{n}", n) for n in (121, 161, 169, 201)],
 )
 def test_depth_is_that_of_the_name(name: str, depth: int) -> None:
-    assert _weighted_layers(name) == depth
+    assert summarize(name).weight_layers == find_model(name).weight_layers == depth
 
 
 @pytest.mark.parametrize(
