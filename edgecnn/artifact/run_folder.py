@@ -14,6 +14,7 @@ from edgecnn.records import record_from_mapping
 from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.crash import CrashFile
 from edgecnn.results.device import Device
+from edgecnn.results.gradients import GradientNorms
 from edgecnn.results.latency import LatencyFile
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.sensitivity import ENDING, Sensitivity
@@ -26,6 +27,7 @@ LATENCY = "latency.json"
 BUILDS = "builds"  # of a target's folder: one like it for each of several builds
 VERDICT = "verdict.json"
 REPORT = "report.json"
+GRADIENTS = "gradient-norms.json"  # of the run: what its training recorded
 
 Content = TypeVar("Content")
 
@@ -195,6 +197,19 @@ def read_report(path: Path) -> tuple[RunReport, Sidecar]:
     if file.provenance is None:
         raise ArtifactError(f"{path}: does not say what made it", "run `edgecnn run` again")
     return file.content, file.provenance
+
+
+def read_gradients(folder: Path) -> GradientNorms | None:
+    """The gradient norms that a training recorded in its run folder, if it did; raises `ArtifactError` for a damaged
+    file."""
+    path = folder / GRADIENTS
+    if not path.is_file():
+        return None
+    found: GradientNorms = _read(GradientNorms, path, "`edgecnn train`").content
+    rows = {len(found.layers)} | {len(row) for row in found.norms}
+    if len(rows) != 1 or len(found.norms) != len(found.epochs) or not found.layers or not found.epochs:
+        raise ArtifactError(f"{path}: its rows do not belong together", "make it again: `edgecnn train`")
+    return found
 
 
 def find_sensitivity(folder: Path, graph_sha256: str) -> ResultFile | None:

@@ -157,6 +157,7 @@ class TrainSettings:
     sync_batchnorm: bool = False  # statistics over all processes; GPUs only
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Count | None = field(default=None, metadata=FREE)  # decoding threads; left out: --threads
+    gradient_norms: bool = field(default=False, metadata=FREE)  # record each layer's, averaged over an epoch
     seed: Count = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from edgecnn.artifact.run_folder import REPORT, ResultFile, TargetRun, read_report
+from edgecnn.artifact.run_folder import REPORT, ResultFile, TargetRun, read_gradients, read_report
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.contract import ServingContract
 from edgecnn.data.calibration_set import UNDECODED, find_manifest, is_manifest, position_of, read_manifest
@@ -25,6 +25,7 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, EdgecnnError
 from edgecnn.measure.predict import Predictions, read_predictions
+from edgecnn.results.gradients import GradientNorms
 from edgecnn.results.report import RunReport
 from edgecnn.session import class_scores
 
@@ -71,8 +72,8 @@ class RunDetails:
     """Of a target's `folder`: the `recipe` that its run carries, the `names` of the classes, and what is served.
 
     `judged` is when, `changed` how many images did, of which `pictures` show some; `noise` is of each engine where
-    `quantize --explain` ran; `others` are the other judged targets of the run; `unseen` says why changed images are not
-    shown, and `missing` what else is left out.
+    `quantize --explain` ran; `others` are the other judged targets of the run, `gradients` what its training recorded;
+    `unseen` says why changed images are not shown, and `missing` what else is left out.
     """
 
     folder: str = ""
@@ -87,6 +88,7 @@ class RunDetails:
     unseen: str = ""
     noise: Mapping[str, LayerNoise] = field(default_factory=dict)
     others: Sequence[RunReport] = ()
+    gradients: GradientNorms | None = None
     missing: Sequence[str] = ()
 
 
@@ -113,6 +115,7 @@ def read_details(run: TargetRun) -> RunDetails:
         unseen=unseen,
         noise=_noise(run),
         others=_others(run.folder, missing),
+        gradients=read_gradients(run.folder.parent),
         missing=missing,
     )
 

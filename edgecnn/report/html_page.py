@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from edgecnn.report.charts.gradients import gradients_drawing
 from edgecnn.report.details import RunDetails
 from edgecnn.report.page.accuracy import accuracy_section, class_section, picture_section
 from edgecnn.report.page.document import document
-from edgecnn.report.page.elements import element, folded, join, table_of
+from edgecnn.report.page.elements import Html, element, folded, join, section, table_of
 from edgecnn.report.page.glossary import glossary
 from edgecnn.report.page.inside import layer_section, serving_section, share_section
 from edgecnn.report.page.latency import latency_section, tradeoff_section
@@ -35,11 +36,19 @@ def html_report(results: RunReport, details: RunDetails | None = None) -> str:
         picture_section(details),
         layer_section(details),
         share_section(results),
+        gradient_section(details),
         serving_section(results, details),
         folded("All measurements in one table", table_of(measurement_table(results))),
         provenance_section(results, details),
         element("footer", folded("What the words mean", glossary())),
     )
+
+
+def gradient_section(details: RunDetails) -> Html:
+    """The norm of each layer's gradient, epoch by epoch, where the training recorded them."""
+    drawn = gradients_drawing([details.gradients]) if details.gradients else Html()
+    note = "Mean over an epoch's steps of the norm of the loss's gradient by a layer's weights, before clipping."
+    return section("Gradients of the training", element("p", note, class_="note") if drawn else Html(), drawn)
 
 
 def html_tables(results: RunReport) -> str:

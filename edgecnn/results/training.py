@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,8 @@ from edgecnn.records import STRICT
 
 @dataclass(frozen=True)
 class Epoch:
-    """A completed epoch; the validation figures are None where no images are held out."""
+    """A completed epoch; the validation figures are None where no images are held out, `gradient_norms` by layer are
+    recorded where `train.gradient_norms` asks for them."""
 
     __pydantic_config__ = STRICT
 
@@ -25,6 +26,7 @@ class Epoch:
     images_per_s: float
     seconds: float
     learning_rate: float
+    gradient_norms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.artifact.run_folder import read_gradients
 from edgecnn.artifact.sidecar import read_sidecar, verified_sidecar
 from edgecnn.data.dataset import batches
 from edgecnn.data.open import open_dataset
@@ -117,6 +118,30 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[st
     for name in ("model", "best", "last"):
         assert same(tmp_path / f"whole/{name}.safetensors", tmp_path / f"killed/{name}.safetensors")
     torch.load(tmp_path / "whole" / STATE_NAME, weights_only=True)
+
+
+def test_gradient_norms_are_recorded_where_they_are_asked_for_and_change_nothing(tmp_path: Path) -> None:
+    """Of one step an epoch over all images: the norms of the gradients that autograd gives, before clipping."""
+    settings: dict[str, Any] = {"epochs": 2, "batch": 1257, "validation": 0.0, "learning_rate": 0.0, "clip_norm": 1e-3}
+    train(recipe(gradient_norms=True, **settings), tmp_path / "asked", threads=1)
+    train(recipe(**settings), tmp_path / "plain", threads=1)
+    assert same(tmp_path / "asked/model.safetensors", tmp_path / "plain/model.safetensors")
+    made, other = (read_sidecar(tmp_path / name / "model.safetensors") for name in ("asked", "plain"))
+    assert made.fields == other.fields
+    assert read_gradients(tmp_path / "plain") is None
+    found = read_gradients(tmp_path / "asked")
+    assert found is not None
+    assert (found.model, found.layers, found.epochs) == ("lenet5", ("conv1", "conv2", "fc1", "fc2", "fc3"), (1, 2))
+    network = build_model("lenet5")
+    network.load_state_dict(read_weights(tmp_path / "asked/model.safetensors"))
+    images = open_dataset("digits", preprocessing_from_json(made.preprocessing or {}), "train")
+    (batch,) = batches(images, len(images))
+    torch.nn.functional.cross_entropy(network(torch.from_numpy(batch.input)), torch.from_numpy(batch.label)).backward()
+    exact = [float(network.get_submodule(layer).weight.grad.norm()) for layer in found.layers]
+    assert found.norms[0] == pytest.approx(exact, rel=1e-3)
+    assert found.norms[1] == pytest.approx(exact, rel=1e-3)
+    train(recipe(**settings), tmp_path / "asked", threads=1)
+    assert read_gradients(tmp_path / "asked") is None, "those of an earlier training are gone"
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import TrainingError
 from edgecnn.pytorch.training.augment import key, mix_images
+from edgecnn.pytorch.training.gradients import GradientMeter
 from edgecnn.pytorch.training.loader import Batch, ImageLoader, Positions, Source
 from edgecnn.pytorch.training.lr_schedule import Plateau, learning_rate_factor
 from edgecnn.pytorch.training.optimizer import MovingAverage, ParameterGroup, make_optimizer
@@ -89,6 +90,7 @@ class Trainer:
         self.body = processes.parallel(learner.body)
         self.optimizer = make_optimizer(learner.groups, settings)
         self.average = MovingAverage(self.network, settings.ema) if settings.ema else None
+        self.gradients = GradientMeter(self.network) if settings.gradient_norms else None
         self.plateau = Plateau()
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.amp == "fp16")
         self.count = len(splits.train.readable)
@@ -164,8 +166,11 @@ class Trainer:
                 loss = loss + self._loss(heads, label[partners]) * (1 - share)
         # Processes average their gradients: weigh by this one's part of the whole batch.
         self.scaler.scale(loss * (len(label) * processes.size / settings.batch)).backward()  # type: ignore[no-untyped-call]
-        if settings.clip_norm:
+        if settings.clip_norm or self.gradients is not None:
             self.scaler.unscale_(self.optimizer)
+        if self.gradients is not None:
+            self.gradients.add()
+        if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()

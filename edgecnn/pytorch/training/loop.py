@@ -40,6 +40,7 @@ from edgecnn.pytorch.checkpoint import (
 from edgecnn.pytorch.threads import torch_threads
 from edgecnn.pytorch.training.epoch import Score, Trainer
 from edgecnn.pytorch.training.events import EventFile
+from edgecnn.pytorch.training.gradients import write_gradient_norms
 from edgecnn.pytorch.training.lr_schedule import Plateau
 from edgecnn.pytorch.training.process_group import ProcessGroup, join_process_group
 from edgecnn.pytorch.training.progress import Progress, Silent
@@ -243,6 +244,7 @@ class TrainingRun:
                 images_per_s=images_per_s,
                 seconds=time.monotonic() - started,
                 learning_rate=trainer.rate,
+                gradient_norms=trainer.gradients.take_means() if trainer.gradients else {},
             )
             self.history.append(done)
             self._write(epoch + 1, score)
@@ -324,6 +326,7 @@ class TrainingRun:
                 "history": to_plain(self.history),
             },
         )
+        write_gradient_norms(self.output, self.history, self._sidecar(self.output, {}))
 
     def _sidecar(self, path: Path, facts: Mapping[str, Any]) -> Sidecar:
         splits, device = self.trainer.splits, self.trainer.processes.facts()
@@ -338,4 +341,5 @@ def _scalars(done: Epoch) -> dict[str, float | None]:
         "train/learning_rate": done.learning_rate,
         "validation/loss": done.validation_loss,
         "validation/top1_pct": done.validation_top1_pct,
+        **{f"gradient_norm/{layer}": norm for layer, norm in done.gradient_norms.items()},
     }
