@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ from edgecnn.output import print_line, say
 EXAMPLES = """
 edgecnn models --family resnet
 edgecnn models --plot zoo.svg
+edgecnn models --plot memory.svg --against memory
+edgecnn models --plot deeper.svg --against year
 edgecnn models --plot runs.svg --runs runs/lenet5-digits
 """
 
@@ -23,13 +25,17 @@ def models(
     family: Annotated[str, typer.Option(help="List only this family.", autocompletion=complete_family)] = "",
     as_json: Annotated[bool, JSON] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw top-1 against multiply-adds to this .svg instead.")] = None,
+    against: Annotated[
+        Literal["macs", "memory", "year"],
+        typer.Option(help="With --plot: top-1 against multiply-adds or memory, or layers against the paper's year."),
+    ] = "macs",
     runs: Annotated[
         list[Path] | None, typer.Option(help="With --plot: draw the latency that this run measured; repeatable.")
     ] = None,
 ) -> None:
     """List the networks of the zoo, or plot them.
 
-    The plot shows accuracy against complexity, or against the latency that runs measured.
+    The plot shows accuracy against complexity, or against the latency that runs measured, or depth over the years.
     """
     from edgecnn.errors import ModelError, RecipeError, nearest
     from edgecnn.zoo import cards
@@ -37,13 +43,16 @@ def models(
     if runs and (plot is None or family):
         raise RecipeError("--runs goes with --plot and without --family", "give --plot FILE.svg")
 
+    if against != "macs" and (plot is None or runs):
+        raise RecipeError(f"--against {against} goes with --plot and without --runs", "give --plot FILE.svg")
+
     families = {card.family for card in cards().values()}
     if family and family not in families:
         raise ModelError(
             f"no family {family!r}", nearest(family, families) or f"families: {', '.join(sorted(families))}"
         )
     if plot is not None:
-        _draw(plot, runs, family)
+        _draw(plot, runs, family, against)
         return
     rows = [
         {
@@ -79,14 +88,14 @@ def models(
         print_rows(shown, ["name", "year", "params", "macs", "input_shape", "top1_pct", "weights"])
 
 
-def _draw(plot: Path, runs: list[Path] | None, family: str) -> None:
+def _draw(plot: Path, runs: list[Path] | None, family: str, against: Literal["macs", "memory", "year"]) -> None:
     from edgecnn.report.charts.complexity import write_run_plot, write_zoo_plot
     from edgecnn.zoo import cards
 
     if runs:
         write_run_plot(plot, runs)
     else:
-        left_out = write_zoo_plot(plot, (card for card in cards().values() if family in ("", card.family)))
+        left_out = write_zoo_plot(plot, (card for card in cards().values() if family in ("", card.family)), against)
         if left_out:
             say(f"without a published ImageNet top-1, and so not drawn: {', '.join(left_out)}")
     print_line(plot)

@@ -30,6 +30,15 @@ def test_one_family(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
     assert "resnet18" not in text
 
 
+@pytest.mark.parametrize(("against", "said"), [("memory", "peak activations, MiB"), ("year", "weight layers")])
+def test_other_axes(edgecnn: Callable[..., Any], tmp_path: Path, against: str, said: str) -> None:
+    assert edgecnn("models", "--family", "vgg", "--plot", tmp_path / "f.svg", "--against", against).code == 0
+    assert said in (tmp_path / "f.svg").read_text(encoding="utf-8")
+    assert "--plot" in edgecnn("models", "--against", against).refused()
+    runs = ("--plot", tmp_path / "g.svg", "--runs", tmp_path)
+    assert "without --runs" in edgecnn("models", *runs, "--against", against).refused()
+
+
 def test_mistakes(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
     assert "SVG" in edgecnn("models", "--plot", tmp_path / "zoo.png").refused()
     assert "--plot" in edgecnn("models", "--runs", tmp_path).refused()

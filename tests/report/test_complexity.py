@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_json_artifact
 from edgecnn.errors import EdgecnnError, MeasurementError
 from edgecnn.records import to_plain
-from edgecnn.report.charts.complexity import run_panels, write_run_plot, write_zoo_plot, zoo_panel
+from edgecnn.report.charts.complexity import (
+    depth_panel,
+    memory_panel,
+    run_panels,
+    write_run_plot,
+    write_zoo_plot,
+    zoo_panel,
+)
 from edgecnn.report.charts.discs import Box, Disc, Panel, Spot, disc_plot, linear_ticks, log_ticks, place_labels
 from edgecnn.results.device import Device
 from edgecnn.results.report import Measurement, RunReport
@@ -86,9 +94,10 @@ def test_an_accuracy_that_no_published_weights_back_is_marked() -> None:
     assert "from the paper" not in disc_plot([zoo_panel([find_model("resnet50")])])
 
 
-def test_labels_of_the_zoo_can_be_read() -> None:
+@pytest.mark.parametrize("panel", [zoo_panel, memory_panel, depth_panel])
+def test_labels_of_the_zoo_can_be_read(panel: Callable[[list[ModelCard]], Panel]) -> None:
     """No two labels cover each other by more than a tenth of one, and none covers the centre of a small disc."""
-    svg = ET.fromstring(disc_plot([zoo_panel(imagenet())]))
+    svg = ET.fromstring(disc_plot([panel(imagenet())]))
     labels = [t for t in svg.iter(f"{SVG}text") if t.get("class") == "label"]
     assert {t.text for t in labels} == {c.name for c in imagenet()}
     boxes = []
@@ -99,6 +108,20 @@ def test_labels_of_the_zoo_can_be_read() -> None:
         for other in boxes[:k]:
             smaller = min((b.right - b.left) * (b.bottom - b.top) for b in (box, other))
             assert box.overlap(other) < 0.1 * smaller
+
+
+def test_memory_and_years() -> None:
+    """VGG-16: 138 357 544 parameters, and twice 64 maps of 224 x 224 alive at once."""
+    (vgg,) = memory_panel([find_model("vgg16")]).discs
+    assert vgg.x == pytest.approx(4 * (138_357_544 + 2 * 64 * 224 * 224) / 2**20)
+    depths = depth_panel([find_model(name) for name in ("alexnet", "vgg16", "resnet152")])
+    assert [(d.x, d.y, d.group) for d in depths.discs] == [
+        (2012, 8, "below 65 %"), (2014, 16, "70 to 75 %"), (2015, 152, "from 80 %"),
+    ]  # fmt: skip
+    drawn = {title.split(":")[0]: place for title, place in discs_of(disc_plot([depths])).items()}
+    assert drawn["alexnet"][0] < drawn["vgg16"][0] < drawn["resnet152"][0]
+    above = [drawn[a][1] - drawn[b][1] for a, b in (("alexnet", "vgg16"), ("vgg16", "resnet152"))]
+    assert above[1] / above[0] == pytest.approx(math.log(152 / 16) / math.log(2), rel=0.02)
 
 
 def test_a_label_moves_away_from_what_is_there() -> None:
@@ -179,7 +202,7 @@ def test_runs_are_drawn_at_their_measured_latency_one_panel_per_device(tmp_path:
     assert sorted(map(str, titles)) == ["Accuracy against latency: orin_15w", "Accuracy against latency: xeon"]
     assert len(list(ET.fromstring(svg).iter(f"{SVG}polyline"))) == 3, "one path per run and device"
     panels = {p.title.rpartition(" ")[2]: p for p in run_panels([report("a", "orin"), report("b", "orin")])}
-    assert [(d.label, d.cost, d.accuracy_pct) for d in panels["orin"].discs] == [
+    assert [(d.label, d.x, d.y) for d in panels["orin"].discs] == [
         ("a fp32", 2.0, 70.0), ("a int8", 1.0, 69.0), ("b fp32", 2.0, 70.0), ("b int8", 1.0, 69.0),
     ]  # fmt: skip
     assert {d.params for d in panels["orin"].discs} == {find_model("resnet18").params}

@@ -1,4 +1,5 @@
-"""A plot of discs as SVG: accuracy against cost on a logarithmic axis, the area of a disc its number of parameters.
+"""A plot of discs as SVG: accuracy against cost, say, each axis linear or logarithmic, and the area of a disc its
+number of parameters.
 
 Written directly, without a plotting library: an axis, discs, labels that avoid each other, two legends. Lengths are in
 pixels of the SVG's own view box; y grows downwards.
@@ -33,8 +34,8 @@ class Disc:
     outline; `tip` shows on hovering."""
 
     label: str
-    cost: float
-    accuracy_pct: float
+    x: float
+    y: float
     params: int
     group: str
     tip: str = ""
@@ -44,17 +45,20 @@ class Disc:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `tick` writes a cost; `groups` maps each group to its colour, in the legend's order; `quoted`
-    is what the legend calls a dashed outline."""
+    """One pair of axes. `x_tick` and `y_tick` write a value; `groups` maps each group to its colour, in the legend's
+    order; `quoted` is what the legend calls a dashed outline."""
 
     title: str
     notes: tuple[str, ...]
-    cost_axis: str
-    accuracy_axis: str
+    x_axis: str
+    y_axis: str
     discs: tuple[Disc, ...]
     groups: dict[str, str]
-    tick: Callable[[float], str]
+    x_tick: Callable[[float], str]
     quoted: str = ""
+    x_log: bool = True
+    y_log: bool = False
+    y_tick: Callable[[float], str] = "{:g}".format
 
 
 @dataclass(frozen=True)
@@ -107,33 +111,31 @@ def disc_plot(panels: Sequence[Panel]) -> str:
 
 
 def _panel(panel: Panel, largest: int) -> Iterator[str]:
-    costs = _log_range([d.cost for d in panel.discs])
-    accuracies = _linear_range([d.accuracy_pct for d in panel.discs])
+    across = _axis([d.x for d in panel.discs], panel.x_log)
+    upward = _axis([d.y for d in panel.discs], panel.y_log)
     frame = Box(LEFT, TOP + LINE * len(panel.notes), WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM)
 
-    def x(cost: float) -> float:
-        share = math.log(cost / costs[0]) / math.log(costs[1] / costs[0])
-        return frame.left + share * (frame.right - frame.left)
+    def x(value: float) -> float:
+        return frame.left + across.share(value) * (frame.right - frame.left)
 
-    def y(accuracy: float) -> float:
-        share = (accuracy - accuracies[0]) / (accuracies[1] - accuracies[0])
-        return frame.bottom - share * (frame.bottom - frame.top)
+    def y(value: float) -> float:
+        return frame.bottom - upward.share(value) * (frame.bottom - frame.top)
 
     yield _text("title", LEFT, 30, panel.title)
     for index, note in enumerate(panel.notes):
         yield _text("note", LEFT, 49 + LINE * index, note)
-    for cost in log_ticks(*costs):
-        yield _line("grid", x(cost), frame.top, x(cost), frame.bottom)
-        yield _text("tick", x(cost), frame.bottom + 18, panel.tick(cost), "middle")
-    for accuracy in linear_ticks(*accuracies):
-        yield _line("grid", frame.left, y(accuracy), frame.right, y(accuracy))
-        yield _text("tick", frame.left - 8, y(accuracy) + 4, f"{accuracy:g}", "end")
+    for value in across.ticks:
+        yield _line("grid", x(value), frame.top, x(value), frame.bottom)
+        yield _text("tick", x(value), frame.bottom + 18, panel.x_tick(value), "middle")
+    for value in upward.ticks:
+        yield _line("grid", frame.left, y(value), frame.right, y(value))
+        yield _text("tick", frame.left - 8, y(value) + 4, panel.y_tick(value), "end")
     yield _line("frame", frame.left, frame.bottom, frame.right, frame.bottom)
     yield _line("frame", frame.left, frame.top, frame.left, frame.bottom)
-    yield _text("axis", (frame.left + frame.right) / 2, frame.bottom + 44, panel.cost_axis, "middle")
-    upright = _text("axis", 0, 0, panel.accuracy_axis, "middle")
+    yield _text("axis", (frame.left + frame.right) / 2, frame.bottom + 44, panel.x_axis, "middle")
+    upright = _text("axis", 0, 0, panel.y_axis, "middle")
     yield f'<g transform="translate(22 {(frame.top + frame.bottom) / 2:.1f}) rotate(-90)">{upright}</g>'
-    spots = [Spot(x(d.cost), y(d.accuracy_pct), _radius(d.params, largest)) for d in panel.discs]
+    spots = [Spot(x(d.x), y(d.y), _radius(d.params, largest)) for d in panel.discs]
     yield from _paths(panel, spots)
     yield from _discs(panel, spots)
     yield from _labels(panel, spots, frame)
@@ -264,18 +266,41 @@ def _round_sizes(largest: int) -> list[int]:
     return [max(1, top // 50), top // 5, top]
 
 
-def _log_range(costs: Sequence[float]) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Axis:
+    """The ends of an axis."""
+
+    low: float
+    high: float
+    log: bool
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, from 0 to 1."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[float]:
+        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+
+
+def _axis(values: Sequence[float], log: bool) -> _Axis:
+    return _Axis(*(_log_range(values) if log else _linear_range(values)), log)
+
+
+def _log_range(values: Sequence[float]) -> tuple[float, float]:
     """The least and the largest with a margin for their discs."""
-    low, high = min(costs), max(costs)
+    low, high = min(values), max(values)
     margin = max(1.25, (high / low) ** 0.07)
     return low / margin, high * margin
 
 
 def _linear_range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the largest with a margin of a tenth; at least two points apart."""
+    """The least and the largest with a margin of a tenth, of at least one; what is per cent ends at 100.5."""
     low, high = min(values), max(values)
     margin = max(1.0, 0.1 * (high - low))
-    return low - margin, min(high + margin, 100.5)
+    return low - margin, min(high + margin, 100.5) if high <= 100 else high + margin
 
 
 def log_ticks(low: float, high: float) -> list[float]:
