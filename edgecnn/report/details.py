@@ -5,8 +5,6 @@ Nothing of it is needed: what is not here any more is left out, and the page say
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from edgecnn.artifact.run_folder import REPORT, ResultFile, TargetRun, read_gradients, read_report
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
@@ -25,14 +22,12 @@ from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import DataError, EdgecnnError
 from edgecnn.measure.predict import Predictions, read_predictions
+from edgecnn.report.thumbnail import thumbnail_uri
 from edgecnn.results.gradients import GradientNorms
 from edgecnn.results.report import RunReport
 from edgecnn.session import class_scores
 
 PICTURES = 36  # of the images that changed: most of them are seen by looking at these
-SIDE = 96  # pixels of a thumbnail
-PIXELATED = 40  # pixels: up to this side a picture is kept as it is
-QUALITY = 72  # of a thumbnail's JPEG
 LAYERS = 15  # of the tensors that make most noise
 
 
@@ -232,7 +227,7 @@ def _uris(
     for name in chosen:
         try:
             if name in position and known.get(name, "") in ("", dataset.sha256(position[name])):
-                found[name] = _uri(dataset, position[name])
+                found[name] = thumbnail_uri(dataset, position[name])
         except DataError:
             continue
     left = len(chosen) - len(found)
@@ -247,24 +242,3 @@ def _open(sidecar: Sidecar) -> Dataset:
         root = source.partition(".txt:")[2]
         source = root or read_manifest(find_manifest(source)).source
     return open_dataset(source, preprocessing, "test", [nfc(n) for n in sidecar.labels or ()], sidecar.wnids or ())
-
-
-def _uri(dataset: Dataset, index: int) -> tuple[str, bool]:
-    """An image before resize and crop, small, and whether each of its pixels is kept; "" for one that is preprocessed
-    already."""
-    if dataset.pixels is not None:
-        array = dataset.pixels(index)
-        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3])
-    elif dataset.image is not None:
-        picture = dataset.image(index)
-    else:
-        return "", False
-    if dataset.preprocessing is not None and dataset.preprocessing.exif_orientation:
-        picture = ImageOps.exif_transpose(picture)
-    picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-    tiny = max(picture.size) <= PIXELATED
-    picture.thumbnail((SIDE, SIDE))
-    kind, encoded = ("png" if tiny else "jpeg"), io.BytesIO()
-    picture.info.clear()  # what a file says beside its pixels stays with it
-    picture.save(encoded, kind, optimize=True, **({} if tiny else {"quality": QUALITY}))
-    return f"data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}", tiny

@@ -142,3 +142,18 @@ def test_vectors_and_neighbours(edgecnn: Callable[..., Any], pool: Path, tmp_pat
     assert found["near_duplicates"][0]["same_file"] is True
     assert "nearest to fine/2.png" in edgecnn("neighbours", index, "test:fine/2.png").out
     assert "no image 'cat'" in edgecnn("neighbours", index, "cat").refused()
+    page = tmp_path / "near.html"
+    assert edgecnn("neighbours", index, "test:fine/0.png", "-k", 3, "-o", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    shown = json.loads(edgecnn("neighbours", index, "test:fine/0.png", "-k", 3, "--json").out)
+    assert text.count('src="data:image/png;base64,') == 1 + 3 + 2 * len(shown["near_duplicates"]) + len(
+        shown["disagreements"]
+    )
+    assert "are not shown" not in text
+    (data / "train" / "fine" / "3.png").write_bytes((data / "train" / "fine" / "2.png").read_bytes())
+    assert edgecnn("neighbours", index, "test:fine/0.png", "-k", 3, "-o", page).code == 0
+    assert "1 images are not here, or are others by now" in page.read_text(encoding="utf-8")
+    data.rename(tmp_path / "elsewhere")
+    assert edgecnn("neighbours", index, "test:fine/0.png", "-k", 3, "-o", page).code == 0
+    assert "The images are not shown" in page.read_text(encoding="utf-8")
+    assert ".html" in edgecnn("neighbours", index, "test:fine/0.png", "-o", tmp_path / "near.txt").refused()
