@@ -33,6 +33,7 @@ TEXT_BYTES = 1 << 29  # of JSON and TOML
 TEXT_DEPTH = 100  # objects within each other
 EXPANSION = 300  # of what is compressed: numbers that are all alike come to a thousand
 SMALL = 1 << 24  # bytes that may be unpacked, whatever they come from
+EMPTY = 1 << 20  # rows of an array that holds no bytes: a header of 100 bytes could name any number
 GRAPH_NODES = 100_000
 GRAPH_ENTRIES = 30 * GRAPH_NODES  # of all that nodes and tensors hold: 200 bytes each, once read
 GRAPH_BYTES = 2 * 10**9  # with its weights; a protobuf message ends at 2^31 - 1
@@ -140,4 +141,6 @@ def require_array(member: IO[bytes], size: int, name: str) -> tuple[tuple[int, .
     shape, fortran, dtype = npy_header(member)
     if member.tell() + math.prod(shape) * dtype.itemsize != size or min(shape, default=0) < 0:
         raise ValueError(f"{name} is {dtype} {list(shape)}, in {size} bytes")
+    if member.tell() == size and max(shape, default=0) > EMPTY:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, and holds nothing")
     return shape, fortran, dtype

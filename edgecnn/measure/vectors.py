@@ -79,6 +79,11 @@ def collect_vectors(
         skip = None if strict else lambda name, error: unreadable.append(name)
         for part in batches(dataset.subset(range(done, len(dataset))), batch, workers, skip, hashed=True):
             vectors = run_features(session, part.input)[output]
+            if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+                raise MeasurementError(
+                    f"the vector of {part.ids[bad[0]]!r} is not finite",
+                    "`edgecnn validate ENGINE --reference GRAPH` tells how many are; FP16 overflows beyond 65 504",
+                )
             places = [position[name] for name in part.ids]
             rows |= dict(zip(places, vectors, strict=True))
             shas |= dict(zip(places, part.sha256s, strict=True))
@@ -160,26 +165,37 @@ def read_vectors(path: Path) -> Vectors:
     verified_sidecar(path)
     try:
         require_arrays(path)
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(path, allow_pickle=False) as content, np.errstate(over="ignore"):
             found = Vectors(
-                ids=_strings(content["ids"]),
-                splits=_strings(content["splits"]),
-                labels=content["labels"].astype(np.int64),
-                label_names=_strings(content["label_names"]),
-                sha256s=tuple(s.decode() for s in content["sha256"].tolist()),
-                vectors=content["vectors"].astype(np.float32),
-                unreadable=_strings(content["unreadable"]),
+                ids=_strings(content, "ids"),
+                splits=_strings(content, "splits"),
+                labels=_array(content, "labels", "i", 1).astype(np.int64),
+                label_names=_strings(content, "label_names"),
+                sha256s=tuple(s.decode() for s in _array(content, "sha256", "S", 1).tolist()),
+                vectors=_array(content, "vectors", "f", 2).astype(np.float32),
+                unreadable=_strings(content, "unreadable"),
             )
-    except (AttributeError, TypeError, *DAMAGED_ZIP) as exc:
+    except DAMAGED_ZIP as exc:
         raise ArtifactError(
             f"{path}: not a file of features ({exc})", "make it with `edgecnn features ENGINE FOLDER -o F.npz`"
         ) from exc
     counts = {len(found.ids), len(found.splits), len(found.labels), len(found.sha256s), len(found.vectors)}
-    named = not len(found.labels) or int(found.labels.max()) < max(1, len(found.label_names))
-    if len(counts) != 1 or found.vectors.ndim != 2 or not named:
-        raise ArtifactError(f"{path}: its arrays do not belong together", "make it again with `edgecnn features`")
+    again = "make it again with `edgecnn features`"
+    named = not len(found.labels) or -1 <= found.labels.min() <= found.labels.max() < max(1, len(found.label_names))
+    if len(counts) != 1 or not named or not set(found.splits) <= {TRAIN, TEST} or not found.ids:
+        raise ArtifactError(f"{path}: its arrays do not belong together", again)
+    if len(bad := np.flatnonzero(~np.isfinite(found.vectors).all(axis=1))):
+        raise ArtifactError(f"{path}: the vector of {found.ids[bad[0]]!r} is not finite", again)
     return found
 
 
-def _strings(array: Any) -> tuple[str, ...]:
-    return tuple(str(s) for s in array)
+def _array(content: Any, name: str, kind: str, dimensions: int) -> Any:
+    """One of the arrays; raises `ValueError` for one of another kind or number of dimensions."""
+    array = content[name]
+    if array.dtype.kind != kind or array.ndim != dimensions:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _strings(content: Any, name: str) -> tuple[str, ...]:
+    return tuple(str(s) for s in _array(content, name, "U", 1))

@@ -64,7 +64,8 @@ def read_thumbnails(index: Path, found: Neighbours) -> Thumbnails:
 def neighbours_page(found: Neighbours, pictures: Thumbnails | None = None) -> str:
     """The page; names in it are text, whatever they hold."""
     pictures = pictures or Thumbnails({})
-    near = "the same files" if not found.near_checked else "near-duplicates"
+    near = "near-duplicates" if found.near_checked else "the same files"
+    between = f"{near} between {found.n_train} training and {found.n_test} test images"
     title = f"Nearest to {found.image}"
     return document(
         title,
@@ -86,9 +87,7 @@ def neighbours_page(found: Neighbours, pictures: Thumbnails | None = None) -> st
         ),
         section(
             "Near-duplicates between training and test images",
-            _said(
-                len(found.near_duplicates), f"{near} between {found.n_train} training and {found.n_test} test images"
-            ),
+            _said(len(found.near_duplicates), between),
             _figures(
                 join(
                     _figure(pictures.uris, (split, name), "", f"{said} {k}, {split}: cosine {pair.cosine:.4f}")

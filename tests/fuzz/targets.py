@@ -178,6 +178,7 @@ def ours(folder: Path) -> Mapping[str, Target]:
             lambda path: preprocessing_from_json(_object(parse_json, path)), damaged_json,
         ),
         "predictions": Target("p.npz", (_predictions(folder),), _predictions_again, damaged_zip),
+        "features": Target("F.npz", (_features(folder),), _features_again, damaged_zip),
         **_monitors(folder),
     }  # fmt: skip
     for name, read in (("report", read_report), ("latency", read_latency)):
@@ -267,6 +268,33 @@ def _predictions(folder: Path) -> bytes:
     )  # fmt: skip
     write_predictions(folder / "p.npz", made, Sidecar(kind="predictions"))
     return (folder / "p.npz").read_bytes()
+
+
+def _features(folder: Path) -> bytes:
+    from edgecnn.measure.vectors import Vectors, write_vectors
+
+    made = Vectors(
+        ids=("a/0", "a/1", "b/0", "a/0"), splits=("train",) * 3 + ("test",), labels=np.array([0, 0, 1, -1]),
+        label_names=("a", "b"), sha256s=tuple(f"{k}" * 64 for k in range(4)),
+        vectors=np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32), unreadable=("b/1",),
+    )  # fmt: skip
+    write_vectors(folder / "F.npz", made, Sidecar(kind="features"))
+    return (folder / "F.npz").read_bytes()
+
+
+def _features_again(path: Path) -> object:
+    """As `_predictions_again`; what is read is looked up in, and shown."""
+    import dataclasses
+
+    from edgecnn.inspection.neighbours import neighbours
+    from edgecnn.measure.vectors import read_vectors
+    from edgecnn.records import to_plain
+    from edgecnn.report.neighbours_page import neighbours_page
+
+    sidecar = dataclasses.replace(Sidecar(kind="features"), sha256=sha256_of(path))
+    sidecar_path(path).write_text(json.dumps(to_plain(sidecar)))
+    found = read_vectors(path)
+    return neighbours_page(neighbours(path, f"{found.splits[0]}:{found.ids[0]}", 1))
 
 
 def _packed(folder: Path) -> bytes:

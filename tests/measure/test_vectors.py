@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.vectors import (
@@ -95,3 +99,54 @@ def test_maps_are_no_vector() -> None:
     assert find_vector_output(Path("e"), Fake()) == "pool"
     with pytest.raises(MeasurementError, match="gives C3, of which 0"):
         find_vector_output(Path("e"), Maps())
+
+
+HOSTILE: list[tuple[str, dict[str, Any], str]] = [
+    ("a pickle", {"ids": np.array(["a", {"b": 1}], object)}, "ids.npy is object"),
+    ("numbers for names", {"ids": np.arange(2)}, "ids is int64"),
+    ("names for numbers", {"vectors": np.array([["a"], ["b"]])}, "vectors is <U1"),
+    ("labels that are not whole", {"labels": np.array([0.0, np.nan])}, "labels is float64"),
+    ("a label below none", {"labels": np.array([0, -2])}, "do not belong together"),
+    ("another split", {"splits": np.array(["train", "other"])}, "do not belong together"),
+    ("a row too few", {"vectors": np.ones((1, 3), np.float32)}, "do not belong together"),
+    ("one vector for all", {"vectors": np.ones(2, np.float32)}, "vectors is float32"),
+    ("NaN", {"vectors": np.array([[1, 2], [np.nan, 1]], np.float32)}, "vector of 'b' is not finite"),
+    ("beyond float32", {"vectors": np.array([[1, 2], [3, 1e300]])}, "vector of 'b' is not finite"),
+    ("no ASCII in a hash", {"sha256": np.array([b"\xff" * 64] * 2, "S64")}, "not a file of features"),
+    ("zeros that unpack to much", {"vectors": np.zeros((2, 1 << 23), np.float32)}, "unpacks to 67 MB"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "said"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
+def test_a_hostile_file_is_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
+    good: dict[str, Any] = {
+        "ids": np.array(["a", "b"]), "splits": np.array(["train", "test"]), "labels": np.array([0, 0]),
+        "label_names": np.array(["x"]), "sha256": np.array([b"0" * 64] * 2), "unreadable": np.array([], np.str_),
+        "vectors": np.ones((2, 3), np.float32),
+    }  # fmt: skip
+    path = tmp_path / "F.npz"
+    write_artifact(path, lambda made: np.savez_compressed(made, **(good | arrays)), Sidecar(kind="features"))
+    with pytest.raises(ArtifactError, match=said):
+        read_vectors(path)
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((10**15,), "<U0"), ((10**15, 0), "<U8")])
+def test_names_without_bytes_are_not_counted(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    """A header of 100 bytes may name any number of them."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+
+    def write(made: Path) -> None:
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr("ids.npy", header.getvalue())
+
+    write_artifact(tmp_path / "F.npz", write, Sidecar(kind="features"))
+    with pytest.raises(ArtifactError, match="holds nothing"):
+        read_vectors(tmp_path / "F.npz")
+
+
+def test_an_engine_whose_vectors_are_not_finite(tmp_path: Path) -> None:
+    data = images(3)
+    data.tensor(1)[:] = np.inf
+    with pytest.raises(MeasurementError, match="vector of '1.png' is not finite"):
+        collect(Fake(), data, tmp_path / "j")
