@@ -46,7 +46,11 @@ def export(
         int, typer.Option(help="19, or 17 for a float32 graph that TensorRT 8 is to build.", show_default=False)
     ] = 19,
     features: Annotated[
-        str, typer.Option(help="Outputs in place of logits: C3,C4,C5 or pool, names that `edgecnn summary` lists.")
+        str,
+        typer.Option(
+            help="Outputs in place of logits: C3,C4,C5 or pool, names that `edgecnn summary` lists; of an own network "
+            "its parts."
+        ),
     ] = "",
     output: Annotated[Path | None, typer.Option("-o", help="The graph to write.  [default: MODEL.fp32.onnx]")] = None,
     accept_hash: Annotated[bool, ACCEPT_HASH] = False,

@@ -24,8 +24,10 @@ class Made(NamedTuple):
     fields: Fields
 
 
-def find_features(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[FeatureMap, ...]:
-    """The features of a zoo network whose layers were traced and run.
+def find_features(
+    network: nn.Module, made: Mapping[fx.Node, Made], stages: Sequence[str], heads: Sequence[str]
+) -> tuple[FeatureMap, ...]:
+    """The features of a network whose layers were traced and run, of these `stages` and before the first of `heads`.
 
     Those of a stage are its output behind the normalization and activation that follow; the last with stride 2^k are
     C<k>, as feature pyramids call them (Lin et al. 2017). `pool` is what the first layer of the head reads, averaged
@@ -33,7 +35,7 @@ def find_features(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[Fea
     """
     by_layer = dict[str, FeatureMap]()
     calls = [str(node.target) for node in made if node.op == "call_module"]
-    for stage in network.stage_names:  # type: ignore[union-attr]
+    for stage in stages:
         inside = [node for node in made if f"{made[node].name}.".startswith(f"{stage}.")]
         if not inside or not any(stage in (path, str(node.target)) for node in inside for path in _scopes(node)):
             continue
@@ -42,10 +44,28 @@ def find_features(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[Fea
             last, layer = then, str(then.target)
         if last in made:
             by_layer.setdefault(layer, _feature(stage, stage, layer, made[last]))
-    stages = tuple(by_layer.values())
-    pyramid = {f.stride.bit_length() - 1: f for f in stages if f.stride > 1 and f.stride.bit_count() == 1}
+    found = tuple(by_layer.values())
+    pyramid = {f.stride.bit_length() - 1: f for f in found if f.stride > 1 and f.stride.bit_count() == 1}
     named = [FeatureMap(f"C{k}", f.stage, f.layer, f.shape, f.stride, f.receptive_field) for k, f in pyramid.items()]
-    return (*named, *stages, *_pooled(network, made))
+    return (*named, *found, *_pooled(made, heads))
+
+
+def name_stages(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The stages and the head of a network that does not name them: the layer that runs last of those with weights is
+    the head, the parts beside it in the outermost module that has several are the stages."""
+    weighted = [
+        str(node.target)
+        for node in made
+        if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), (nn.Linear, nn.Conv2d))
+    ]
+    if not weighted:
+        return (), ()
+    prefix, outermost = "", network
+    while len(children := dict(outermost.named_children())) == 1:
+        (name, outermost) = next(iter(children.items()))
+        prefix = f"{prefix}{name}."
+    parts = [f"{prefix}{name}" for name in children]
+    return tuple(p for p in parts if not f"{weighted[-1]}.".startswith(f"{p}.")), (weighted[-1],)
 
 
 def choose_features(known: Sequence[FeatureMap], names: Sequence[str]) -> tuple[FeatureMap, ...]:
@@ -116,9 +136,9 @@ def _feature(name: str, stage: str, layer: str, made: Made) -> FeatureMap:
     return FeatureMap(name, stage, layer, made.shape, stride, tuple(field.size for field in made.fields))
 
 
-def _pooled(network: nn.Module, made: Mapping[fx.Node, Made]) -> Iterator[FeatureMap]:
-    heads = [node for node in made if node.op == "call_module" and node.target in network.head_names]  # type: ignore[operator]
-    if heads and (read := heads[0].all_input_nodes[0]) in made:
+def _pooled(made: Mapping[fx.Node, Made], heads: Sequence[str]) -> Iterator[FeatureMap]:
+    calls = [node for node in made if node.op == "call_module" and node.target in heads]
+    if calls and (read := calls[0].all_input_nodes[0]) in made:
         _, shape, fields = made[read]
         seen = over(fields, shape[1:]) if len(shape) == 3 else fields
-        yield FeatureMap(POOL, "", str(heads[0].target), shape[:1], 0, tuple(field.size for field in seen))
+        yield FeatureMap(POOL, "", str(calls[0].target), shape[:1], 0, tuple(field.size for field in seen))

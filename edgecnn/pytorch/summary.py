@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgecnn.errors import ModelError
-from edgecnn.pytorch.features import Made, find_features
+from edgecnn.pytorch.features import Made, find_features, name_stages
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.receptive_field import PIXEL, Fields, field_of, widest
-from edgecnn.results.summary import LayerSummary, NetworkSummary
-from edgecnn.zoo import check_size, find_model
+from edgecnn.results.summary import FeatureMap, LayerSummary, NetworkSummary
+from edgecnn.zoo import OWN, ModelCard, check_size, find_model
 
 
 class LayerTracer(fx.Tracer):
@@ -126,10 +126,35 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
         auxiliary=tuple(auxiliary),
         stages=tuple(model.stage_names),  # type: ignore[arg-type]
         head=tuple(model.head_names),  # type: ignore[arg-type]
-        features=find_features(model, recorder.made),
+        features=find_features(model, recorder.made, tuple(model.stage_names), tuple(model.head_names)),  # type: ignore[arg-type]
         peak_activation_bytes=recorder.peak_bytes,
         weight_layers=recorder.weight_layers,
     )
+
+
+def features_of(network: nn.Module, card: ModelCard) -> tuple[FeatureMap, ...]:
+    """What `export --features` can give of a network; one that is not of the zoo is traced as it is, and its stages are
+    the parts that it is put together of. Raises `ModelError` where it cannot be traced, or has no layer that ends it.
+    """
+    if card.family != OWN:
+        return summarize(card.name, size=card.input_shape[1]).features
+    try:
+        recorder = _Recorder(fx.GraphModule(network, LayerTracer().trace(network)))
+        with torch.no_grad():
+            recorder.run(torch.zeros(1, *card.input_shape))
+    except Exception as exc:  # of whatever stands in a forward
+        said = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+        raise ModelError(
+            f"{card.name}: its stages cannot be told: {said}",
+            "torch.fx must be able to trace its forward, which may not look at values; without --features it need not",
+        ) from exc
+    found = find_features(network, recorder.made, *name_stages(network, recorder.made))
+    if not found:
+        raise ModelError(
+            f"{card.name}: has no stages: no convolution or fully connected layer that is a module",
+            "keep them as attributes of the network: self.fc = nn.Linear(...)",
+        )
+    return found
 
 
 def _facts(name: str, layer: nn.Module | str, output: Tensor, made_bytes: int, fields: Fields) -> LayerSummary:

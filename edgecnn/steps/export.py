@@ -66,10 +66,11 @@ def export(
     graph takes float32 images [N, C, size, size] and gives logits [N, classes]; it is proven in ONNX Runtime at N = 1
     and `max_batch`, in a recipe its largest batch. `takes` and `gives` choose another serving contract: pixels as
     "raw-nchw" (float32, 0 to 255) or "uint8-nhwc", "probabilities" or the "top-k" of them. `opset` 17 is for
-    TensorRT 8 to build, and not quantized. `features` of a network of the zoo, by the names that `edgecnn summary`
-    lists ("C3", "layer2", "pool"), are its outputs in place of logits. Without an `output` it is MODEL.fp32.onnx (or
-    MODEL.features.fp32.onnx) here, or beside the checkpoint. Raises `ModelError` for a network that is not known or
-    does not fit its weights, `GraphError` where the logits differ.
+    TensorRT 8 to build, and not quantized. `features`, by the names that `edgecnn summary` lists of a network of the
+    zoo ("C3", "layer2", "pool"), are its outputs in place of logits; the stages of an own one are the parts that it
+    has as attributes. Without an `output` it is MODEL.fp32.onnx (or MODEL.features.fp32.onnx) here, or beside the
+    checkpoint. Raises `ModelError` for a network that is not known or does not fit its weights, `GraphError` where the
+    logits differ.
     """
     require_at_least(1, classes=classes, size=size, max_batch=max_batch)
     require_one_of("takes", takes, InputForm)
@@ -77,19 +78,22 @@ def export(
     if opset not in (OPSET, OLD_OPSET):
         raise ModelError(f"--opset {opset}", f"{OPSET}, or {OLD_OPSET} for TensorRT 8, whose parser reads up to that")
     contract = ServingContract(takes, gives)
-    if features:
-        _require_stages(model, contract, labels)
+    if features and (labels is not None or not contract.is_plain):
+        raise ModelError(
+            "features in place of logits are of normalised images, and have no classes",
+            "leave --input, --output and --labels out",
+        )
     if not isinstance(model, str) or names_factory(model):
         if size is not None or weights not in ("default", "none"):
             raise ModelError(
                 "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
             )
         named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code, ema)
-        return _export_own(named, path_or_none(output), max_batch, contract, opset)
+        return _export_own(named, path_or_none(output), max_batch, contract, opset, features)
     if model.startswith(PREFIX):
         if checkpoint is not None or weights != "default" or classes is not None or size is not None or preprocess:
             raise ModelError(f"{model}: brings its weights, classes and preprocessing", "leave the other options out")
-        return _export_from_hub(model, path_or_none(output), labels, max_batch, contract, opset)
+        return _export_from_hub(model, path_or_none(output), labels, max_batch, contract, opset, features)
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
@@ -133,24 +137,19 @@ def export(
     return path
 
 
-def _require_stages(model: str | nn.Module, contract: ServingContract, labels: Sequence[str] | FilePath | None) -> None:
-    if not contract.is_plain or labels is not None:
-        raise ModelError(
-            "features in place of logits are of normalised images, and have no classes",
-            "leave --input, --output and --labels out",
-        )
-    if not isinstance(model, str) or names_factory(model) or model.startswith(PREFIX):
-        raise ModelError(
-            "features are named by the stages of a network of the zoo", "`edgecnn summary NETWORK` lists them"
-        )
-
-
-def _export_own(source: OwnSource, output: Path | None, max_batch: int, contract: ServingContract, opset: int) -> Path:
+def _export_own(
+    source: OwnSource,
+    output: Path | None,
+    max_batch: int,
+    contract: ServingContract,
+    opset: int,
+    features: Sequence[str],
+) -> Path:
     require_packages("export")
     made, labels = open_own(source)
     folder = source.checkpoint.parent if source.checkpoint else Path()
-    path = output or folder / f"{stem_of(made.card.name)}.fp32.onnx"
-    return _write_own(made, labels, path, source.given, max_batch, contract, opset)
+    path = output or folder / f"{stem_of(made.card.name)}{'.features' * bool(features)}.fp32.onnx"
+    return _write_own(made, labels, path, source.given, max_batch, contract, opset, features)
 
 
 def _write_own(
@@ -161,14 +160,24 @@ def _write_own(
     max_batch: int,
     contract: ServingContract,
     opset: int,
+    features: Sequence[str],
 ) -> Path:
     check_output(path, ".onnx", *given, *made.files)
     sidecar = dataclasses.replace(
-        sidecar_of_own(made, path, labels, kind="graph"),
+        sidecar_of_own(made, path, None if features else labels, kind="graph"),
         made_by=f"edgecnn export {made.card.name}",
         parents=parents_of(path, *made.files, *given),
     )
-    export_network(made.network, made.card, path, sidecar, max_batch=max_batch, contract=contract, opset=opset)
+    export_network(
+        made.network,
+        made.card,
+        path,
+        sidecar,
+        max_batch=max_batch,
+        contract=contract,
+        opset=opset,
+        features=features,
+    )
     return path
 
 
@@ -179,11 +188,13 @@ def _export_from_hub(
     max_batch: int,
     contract: ServingContract,
     opset: int,
+    features: Sequence[str],
 ) -> Path:
     """Export what a repository of the Hub holds: a checkpoint of the zoo with its sidecar, or a network of timm."""
     require_packages("export")
     found = fetch(address)
-    path, weights = output or Path(f"{stem_in(found)}.fp32.onnx"), found.files[WEIGHTS]
+    path = output or Path(f"{stem_in(found)}{'.features' * bool(features)}.fp32.onnx")
+    weights = found.files[WEIGHTS]
     if (name := network_of_zoo(found)) is not None:
         takes, gives = contract.input, contract.output
         return export(
@@ -195,10 +206,11 @@ def _export_from_hub(
             takes=takes,
             gives=gives,
             opset=opset,
+            features=features,
         )
     made, known = open_timm(found)
     named = labels_of_own(OwnSource(made.card.name, labels=labels), made, known)
-    return _write_own(made, named, path, (weights,), max_batch, contract, opset)
+    return _write_own(made, named, path, (weights,), max_batch, contract, opset, features)
 
 
 def export_checkpoint(
@@ -254,7 +266,7 @@ def export_network(
         else:
             write_graph = make_graph(network, card, max_batch=max_batch).write
     except UntranslatedError as exc:
-        if card.family != OWN:
+        if card.family != OWN or features:
             raise
         write_graph = functools.partial(_write_by_torch, network, card, max_batch, f"{exc.message}")
     done = dataclasses.replace(

@@ -73,6 +73,8 @@ def test_a_run_goes_there_and_its_network_comes_back(
     sidecar = read_sidecar(Path("digits.fp32.onnx"))
     assert any(hub.commit_of("me/digits") in parent for parent in sidecar.parents)
     assert (sidecar.facts["model"], sidecar.labels) == ("lenet5", [str(d) for d in range(10)])
+    assert main(["export", "hf://me/digits", "--features", "pool"]) == 0
+    assert read_sidecar(Path("digits.features.fp32.onnx")).facts["features"] == {"pool": [84]}
 
 
 def test_a_network_of_timm(hub: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +97,10 @@ def test_a_network_of_timm(hub: StandIn, capsys: pytest.CaptureFixture[str]) -> 
     assert sidecar.labels == ["a", "b", "c"]
     assert sidecar.preprocessing is not None
     assert (sidecar.preprocessing["mean"], sidecar.facts["input_shape"]) == ([0.5] * 3, [3, 64, 64])
+    assert main(["export", address, "--features", "layer2,pool"]) == 0
+    vectors = read_sidecar(Path("tiny.features.fp32.onnx")).facts["features"]
+    assert vectors.keys() == {"layer2", "pool"}
+    assert vectors["pool"] == [network.num_features]
     assert "leave the other options out" in refusal(capsys, "export", address, "--classes", 3)
 
     wrong = {

@@ -109,6 +109,70 @@ def test_two_names_of_one_tensor(tmp_path: Path) -> None:
         export("lenet5", tmp_path / "f.onnx", weights="none", features=["pool"], gives="probabilities")
 
 
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU())
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Linear(8, 5))
+
+    def forward(self, x):
+        x = self.body(self.stem(x)).mean((2, 3))
+        return self.classifier(-x if LOOKS and x.shape[0] and bool((x == 7).all()) else x)
+
+def make():
+    return Net()
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = Net()
+
+    def forward(self, x):
+        return self.model(x)
+
+def wrapped():
+    return Wrapped()
+"""
+
+
+@pytest.mark.parametrize(("function", "prefix"), [("make", ""), ("wrapped", "model.")])
+def test_stages_of_an_own_network_are_its_parts(tmp_path: Path, function: str, prefix: str) -> None:
+    (tmp_path / "net.py").write_text(f"LOOKS = False\n{OWN}")
+    names = ["C2", f"{prefix}stem", "pool"]
+    path = export(
+        f"{tmp_path / 'net.py'}:{function}", tmp_path / "f.onnx", preprocess="cifar-32", trust_code=True, features=names
+    )
+    made = read_sidecar(path)
+    assert (made.features, made.labels) == (tuple(names), None)
+    assert made.facts["features"] == {"C2": [8, 8, 8], f"{prefix}stem": [4, 16, 16], "pool": [8]}
+    with open_with_any_outputs(path) as session:
+        found = session.run_all({"input": np.random.default_rng(3).standard_normal((4, 3, 32, 32), np.float32)})
+    np.testing.assert_allclose(found["pool"], found["C2"].mean((2, 3)), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ModelError, match="no features 'C9'") as raised:
+        export(f"{tmp_path / 'net.py'}:{function}", preprocess="cifar-32", trust_code=True, features=["C9"])
+    assert "'C1'" in raised.value.hint
+
+
+def test_stages_that_cannot_be_told(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(f"LOOKS = True\n{OWN}")
+    (tmp_path / "bare.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Bare(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.w = nn.Parameter(torch.linspace(-1, 1, 15).reshape(5, 3))\n"
+        "    def forward(self, x):\n        return x.mean((2, 3)) @ self.w.T\n"
+    )
+    for name, said in (("net.py:make", "its stages cannot be told"), ("bare.py:Bare", "has no stages")):
+        with pytest.raises(ModelError, match=said) as raised:
+            export(str(tmp_path / name), tmp_path / "f.onnx", preprocess="cifar-32", trust_code=True, features=["pool"])
+        assert name in raised.value.message
+        assert not (tmp_path / "f.onnx").exists()
+
+
 def test_a_features_graph_for_tensorrt_8(tmp_path: Path) -> None:
     path = export("lenet5", tmp_path / "f.onnx", weights="none", features=["pool"], opset=17)
     model = onnx.load(path)

@@ -27,7 +27,7 @@ from edgecnn.pytorch.export.exporter import (
 )
 from edgecnn.pytorch.export.onnx_writer import write_onnx
 from edgecnn.pytorch.features import choose_features, giving_features
-from edgecnn.pytorch.summary import summarize
+from edgecnn.pytorch.summary import features_of
 from edgecnn.results.export import ExportFacts
 from edgecnn.session import Array
 from edgecnn.zoo import ModelCard
@@ -64,13 +64,13 @@ class FeaturesGraph:
 
 
 def export_features(network: nn.Module, card: ModelCard, names: Sequence[str], *, max_batch: int) -> FeaturesGraph:
-    """`network`, of the zoo and in eval mode, as a graph whose outputs are the features of these `names`.
+    """`network`, in eval mode, as a graph whose outputs are the features of these `names`.
 
     Raises `ModelError` for a name that the network does not have, and as `export_network` does.
     """
-    chosen = choose_features(summarize(card.name, size=card.input_shape[1]).features, names)
     was_training = network.training
     network.eval()
+    chosen = choose_features(features_of(network, card), names)
     try:
         images = make_probe_images(card.input_shape, PROBES)
         compute_logits(network, card, images)
