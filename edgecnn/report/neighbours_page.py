@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.data.calibration_set import UNDECODED, position_of
+from edgecnn.data.dataset import Split
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import DataError, EdgecnnError
@@ -42,7 +43,8 @@ def read_thumbnails(index: Path, found: Neighbours) -> Thumbnails:
     made = read_sidecar(index)
     preprocessing = preprocessing_from_json(made.preprocessing) if made.preprocessing else UNDECODED
     uris = dict[Key, tuple[str, bool]]()
-    for split in (TRAIN, TEST):
+    splits: tuple[Split, Split] = ("train", "test")
+    for split in splits:
         names = sorted(name for where, name in wanted if where == split)
         if not names:
             continue

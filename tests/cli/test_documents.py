@@ -51,7 +51,7 @@ def test_every_block_of_commands_runs_or_says_why_not() -> None:
 def scratch(digits: Path, tmp_path: Path) -> Path:
     """A folder to run examples in: that of a checkout where `lenet5-digits` was run."""
     shutil.copytree(digits, tmp_path / "runs" / "lenet5-digits")
-    for name in ("calibration", "recipes", "benchmarks"):
+    for name in ("calibration", "recipes", "benchmarks", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 

@@ -39,9 +39,9 @@ def test_runs_are_drawn_on_one_scale_and_names_stay_text() -> None:
     root = ET.fromstring(gradients_svg([norms("<b>&"), norms("residual", scale=100)]))
     first, second = root.findall(f"{SVG}g")
     assert "<b>& (net): gradient norm by layer" in [t.text for t in first.iter(f"{SVG}text")]
-    heights = [{c.get("cy") for c in panel.iter(f"{SVG}circle")} for panel in (first, second)]
+    heights = [{float(c.get("cy", 0)) for c in panel.iter(f"{SVG}circle")} for panel in (first, second)]
     assert len(list(first.iter(f"{SVG}polyline"))) == 8
-    assert all(float(a or 0) > float(b or 0) for a, b in zip(sorted(heights[0]), sorted(heights[1]), strict=True))
+    assert all(a > b for a, b in zip(sorted(heights[0]), sorted(heights[1]), strict=True))
     assert gradient_section(RunDetails(gradients=norms())).count("<polyline") == 8
     assert gradient_section(RunDetails()) == ""
 
