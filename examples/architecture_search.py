@@ -41,7 +41,7 @@ SPACE = (len(CHANNELS), len(KERNELS)) * LAYERS  # options of each decision: 8^3 
 SYNTHETIC = (4,) * 8  # 65 536
 PIXELS = Preprocessing(resize=8, crop=8, mean=(0.3,), std=(0.35,), channels=1)
 EPOCHS, BATCH, LATENCY_BATCH = 4, 32, 64
-STEP, BASELINE_DECAY, CHILDREN_PER_STEP = 0.03, 0.8, 5
+STEP, BASELINE_DECAY, CHILDREN_PER_STEP = 0.012, 0.8, 5
 
 
 class Controller(nn.Module):
@@ -212,14 +212,14 @@ def main() -> None:
     """The command line of this program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--synthetic", action="store_true", help="a reward whose optimum is known, no training")
-    parser.add_argument("--children", type=int, help="in each search [40; synthetic: 300]")
+    parser.add_argument("--children", type=int, help="in each search [60; synthetic: 200]")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--w", type=float, default=-0.07, help="exponent of latency / target [-0.07, as MnasNet]")
     parser.add_argument("--keep", type=Path, default=Path("build/architecture_search.json"), help="measured children")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.synthetic:
-        compare(synthetic_reward, SYNTHETIC, given.children or 300, given.seeds)
+        compare(synthetic_reward, SYNTHETIC, given.children or 200, given.seeds)
         return
     digits = Digits(given.keep)
     target = digits.child((1, 1) * LAYERS).latency_ms
@@ -229,7 +229,7 @@ def main() -> None:
         return child.accuracy * (child.latency_ms / target) ** given.w
 
     print(f"target: {target:.3f} ms for {LATENCY_BATCH} images, that of {' '.join(describe((1, 1) * LAYERS))}")
-    compare(lambda seed: reward, SPACE, given.children or 40, given.seeds)
+    compare(lambda seed: reward, SPACE, given.children or 60, given.seeds)
     every = {name: c.accuracy * (c.latency_ms / target) ** given.w for name, c in digits.children.items()}
     for name in sorted(every, key=lambda name: -every[name])[:3]:
         child = digits.children[name]
