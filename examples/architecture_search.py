@@ -1,4 +1,4 @@
-"""Architecture search by reinforcement: Zoph and Le, "Neural architecture search with reinforcement learning", ICLR 2017.
+"""Zoph and Le, "Neural architecture search with reinforcement learning", ICLR 2017.
 
 An LSTM writes a network as a sequence of decisions, each given to it as the input of the next. The network (a "child")
 is trained, and its reward raises or lowers the probabilities of the decisions by REINFORCE, with the moving average of
@@ -20,8 +20,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 import edgecnn as ec
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import Preprocessing
+from edgecnn.records import record_from_json
 from edgecnn.statistics import mean_half_width
 
 Decisions = tuple[int, ...]
@@ -101,7 +103,8 @@ def synthetic_reward(seed: int) -> Reward:
     return lambda decisions: float(np.mean(hidden == decisions))
 
 
-class Child(NamedTuple):
+@dataclass(frozen=True)
+class Child:
     """Of an INT8 engine: top-1 on held-out training images and on test images, 0 to 1, and median latency."""
 
     accuracy: float
@@ -109,14 +112,21 @@ class Child(NamedTuple):
     latency_ms: float
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Children by what `describe` calls them."""
+
+    children: dict[str, Child]
+
+
 class Digits:
     """Children trained on the UCI digits, each once: `file` keeps them."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self.children = dict[str, Child]()
+        self.file, self.children = file, dict[str, Child]()
         if file.exists():
-            self.children = {name: Child(*row) for name, row in json.loads(file.read_text()).items()}
+            hint = "it is no file of this program: name another with --keep, or remove it"
+            self.children = record_from_json(Kept, file.read_bytes(), str(file), hint).children
         images, labels = self._read("train")
         held = np.arange(len(labels)) % 3 == 0
         self.train = torch.from_numpy(images[~held]), torch.from_numpy(labels[~held])
@@ -134,7 +144,7 @@ class Digits:
             self.children[name] = self._measure(self._trained(decisions))
             self.file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.file.with_suffix(".partial")
-            temporary.write_text(json.dumps(self.children, indent=0))
+            temporary.write_text(json.dumps(asdict(Kept(self.children)), indent=1))
             temporary.replace(self.file)
         return self.children[name]
 
@@ -163,9 +173,7 @@ class Digits:
             int8 = ec.quantize(graph, precision="int8", scheme="ort-cpu", method="mse", data="digits", images=128)
             engine = ec.build(int8, target="cpu")
             latency = ec.bench(engine, batch=LATENCY_BATCH, duration_s=0.1, warmup_ms=20, threads=1)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            session = onnxruntime.InferenceSession(os.fspath(int8), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(os.fspath(int8), providers=["CPUExecutionProvider"])
             accuracies = [
                 float((session.run(None, {"input": images})[0].argmax(1) == labels).mean())
                 for images, labels in (self.held, self.test)
@@ -183,29 +191,27 @@ def build(decisions: Decisions) -> nn.Module:
     """Convolutions with maxima of 2x2 between them, an average, a linear layer: logits [N, 10] of [N, 1, 8, 8]."""
     layers, before = list[nn.Module](), 1
     for channels, kernel in zip(decisions[::2], decisions[1::2], strict=True):
+        width, size = CHANNELS[channels], KERNELS[kernel]
         layers += [nn.MaxPool2d(2)] if layers else []
-        size = KERNELS[kernel]
-        layers += [nn.Conv2d(before, CHANNELS[channels], size, padding=size // 2, bias=False)]
-        before = CHANNELS[channels]
-        layers += [nn.BatchNorm2d(before), nn.ReLU()]
+        layers += [nn.Conv2d(before, width, size, padding=size // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
 
 
-def compare(reward_of: Callable[[int], Reward], space: Sequence[int], children: int, seeds: int) -> list[float]:
-    """Print both searches for every seed; the paired differences between the best of each."""
-    print("seed  controller best  last fifth  random best   mean")
+def compare(reward_of: Callable[[int], Reward], space: Sequence[int], children: int, seeds: int) -> None:
+    """Print both searches for every seed, and the paired differences between the best of each."""
+    print("seed  best of controller  its last fifth  best at random    mean")
     differences = []
     for seed in range(seeds):
         reward = reward_of(seed)
         ours, random = (how(reward, space, children, seed) for how in (search, search_at_random))
         differences.append(max(ours) - max(random))
-        last = ours[-(children // 5 or 1) :]
-        print(f"{seed:4} {max(ours):16.4f} {np.mean(last):11.4f} {max(random):12.4f} {np.mean(random):6.4f}", flush=True)
+        last = np.mean(ours[-max(1, children // 5) :])
+        print(f"{seed:4}  {max(ours):18.4f}  {last:14.4f}  {max(random):14.4f}  {np.mean(random):6.4f}", flush=True)
     won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     interval = f" +- {mean_half_width(differences):.4f} (95 %)" if seeds > 1 else ""
     print(f"controller minus random, best of {children} children: {np.mean(differences):+.4f}{interval}")
     print(f"better in {won} of {seeds} seeds, equal in {seeds - won - lost}, worse in {lost}")
-    return differences
 
 
 def main() -> None:
@@ -217,6 +223,8 @@ def main() -> None:
     parser.add_argument("--w", type=float, default=-0.07, help="exponent of latency / target [-0.07, as MnasNet]")
     parser.add_argument("--keep", type=Path, default=Path("build/architecture_search.json"), help="measured children")
     given = parser.parse_args()
+    if min(given.seeds, 1 if given.children is None else given.children) < 1:
+        parser.error("--children and --seeds count from 1")
     torch.set_num_threads(1)
     if given.synthetic:
         compare(synthetic_reward, SYNTHETIC, given.children or 200, given.seeds)
@@ -224,19 +232,14 @@ def main() -> None:
     digits = Digits(given.keep)
     target = digits.child((1, 1) * LAYERS).latency_ms
 
-    def reward(decisions: Decisions) -> float:
-        child = digits.child(decisions)
+    def reward_of(child: Child) -> float:
         return child.accuracy * (child.latency_ms / target) ** given.w
 
     print(f"target: {target:.3f} ms for {LATENCY_BATCH} images, that of {' '.join(describe((1, 1) * LAYERS))}")
-    compare(lambda seed: reward, SPACE, given.children or 60, given.seeds)
-    every = {name: c.accuracy * (c.latency_ms / target) ** given.w for name, c in digits.children.items()}
-    for name in sorted(every, key=lambda name: -every[name])[:3]:
-        child = digits.children[name]
-        print(
-            f"{name}: reward {every[name]:.4f}, INT8 top-1 {100 * child.accuracy:.2f} % held out, "
-            f"{100 * child.test_accuracy:.2f} % test, {child.latency_ms:.3f} ms"
-        )
+    compare(lambda seed: lambda decisions: reward_of(digits.child(decisions)), SPACE, given.children or 60, given.seeds)
+    name, best = max(digits.children.items(), key=lambda item: reward_of(item[1]))
+    print(f"best of {len(digits.children)} children, {name}: reward {reward_of(best):.4f}, {best.latency_ms:.3f} ms,")
+    print(f"INT8 top-1 {100 * best.accuracy:.1f} % on held-out images, {100 * best.test_accuracy:.1f} % on test images")
 
 
 if __name__ == "__main__":

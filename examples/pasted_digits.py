@@ -86,7 +86,8 @@ class Painter:
     def _digit(self, size: int) -> tuple[Pixels, int]:
         """A digit [size, size], whose ink touches two sides of the square at least, and its class."""
         dataset, index = self.dataset, int(self.random.integers(len(self.dataset)))
-        assert dataset.image is not None and dataset.labels is not None
+        assert dataset.image is not None
+        assert dataset.labels is not None
         image = dataset.image(index).convert("L")
         left, top, right, bottom = image.getbbox() or (0, 0, *image.size)
         half = max(right - left, bottom - top) / 2
@@ -135,8 +136,9 @@ def fit(network: nn.Module, count: int, epochs: int, loss_of: Callable[[Tensor],
 
 
 def features_graphs(source: str, folder: Path) -> tuple[Path, Path]:
-    """The features graphs in FP32 and in INT8 for ONNX Runtime's integer kernels; the weights in `folder` are trained
-    once."""
+    """The features graphs in FP32 and in INT8 for ONNX Runtime's integer kernels; weights that are in `folder` already
+    are not trained again."""
+    folder = folder / source.partition(":")[0]
     weights = folder / "backbone.pth"
     if not weights.exists():
         print(f"training {NETWORK} on {SINGLES} pictures of single digits", flush=True)
