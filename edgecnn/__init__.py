@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.bench import bench
     from edgecnn.steps.build import build
     from edgecnn.steps.calibrate import calibrate
+    from edgecnn.steps.ensemble import export_ensemble
     from edgecnn.steps.export import export
     from edgecnn.steps.features import features
     from edgecnn.steps.import_ import import_onnx
@@ -93,6 +94,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "calibrate",
     "drift",
     "export",
+    "export_ensemble",
     "features",
     "import_onnx",
     "import_ranges",
@@ -117,6 +119,7 @@ _MODULES = {
     "steps.train": ("train",),
     "steps.qat": ("train_quantized",),
     "steps.export": ("export",),
+    "steps.ensemble": ("export_ensemble",),
     "steps.import_": ("import_onnx",),
     "steps.calibrate": ("calibrate",),
     "steps.import_ranges": ("import_ranges",),

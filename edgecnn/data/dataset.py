@@ -225,3 +225,10 @@ def stratified(labels: Labels, ids: Sequence[str], count: int, seed: int = 0) ->
         by_class.setdefault(int(labels[position]), []).append(position)
     turns = ((turn, label, p) for label, members in by_class.items() for turn, p in enumerate(members))
     return sorted(p for _, _, p in heapq.nsmallest(count, turns))
+
+
+def held_out(dataset: Dataset, share: float, seed: int) -> list[int]:
+    """The positions of the images that training holds out of labelled ones to choose its epoch by."""
+    assert dataset.labels is not None
+    count = round(share * len(dataset))
+    return stratified(dataset.labels, dataset.ids, count, seed) if count else []

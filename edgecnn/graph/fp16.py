@@ -3,7 +3,8 @@
 Initializers become real FP16, tensors are typed FP16, and Casts stand where the types meet. What does not fit FP16
 stays float32 and is named: tensors whose calibrated values come near its limit or are all below its normal numbers,
 weights beyond or below it, scales that are no normal FP16 numbers, an epsilon that would be 0, operators whose sums
-inside may come to more than FP16 holds, and those that ONNX has in float32 alone. A layer that reads an INT8 tensor in
+inside may come to more than FP16 holds, and those that ONNX has in float32 alone. So does, unnamed, the average of an
+ensemble, as the Softmax behind a classifier. A layer that reads an INT8 tensor in
 float32 gets a DequantizeLinear of its own, with a float32 scale, since a Cast between the two would end the INT8
 computation. Without ranges only the weights can be checked. BatchNormalization becomes Mul and Add: its variance and
 epsilon lose their digits in FP16, the quotients do not.
@@ -19,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.errors import GraphError
+from edgecnn.graph.ensemble import average_nodes
 from edgecnn.graph.inner_sums import largest_sum
 from edgecnn.graph.onnx_graph import (
     QDQ,
@@ -79,13 +81,14 @@ def to_fp16(
     ready = _unfold_batch_norm(model if quantized else simplify_graph(model, features=features))
     graph = flat_graph(ready)
     types = _find_float_tensors(ready)
-    wide = _find_wide(graph, types, {} if ranges is None else ranges.tensors)
+    average = {name: None for node in average_nodes(graph.nodes) for name in node.output}
+    wide = _find_wide(graph, types, {} if ranges is None else ranges.tensors, average)
     sums = {} if ranges is None else _sums(graph, infer_shapes(ready), ranges.tensors)
     sums |= {node.output[0]: None for node in graph.nodes if node.op_type in _F32_ALONE}
-    writer = _Writer(graph, types, wide, sums)
+    writer = _Writer(graph, types, wide, {**sums, **average})
     made = writer.written(ready)
     _assert_types(made, writer.planned)
-    return made, _in_order(graph, {**wide, **sums})
+    return made, _in_order(graph, {**wide, **{name: None for name in sums if name not in average}})
 
 
 def require_no_fp16(model: onnx.ModelProto) -> None:
@@ -160,11 +163,15 @@ def _find_float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(name for name, kind in known.items() if kind == _F32)
 
 
-def _find_wide(graph: OnnxGraph, floats: frozenset[str], seen: Mapping[str, Observed]) -> dict[str, None]:
-    """The activations and initializers that FP16 cannot hold."""
+def _find_wide(
+    graph: OnnxGraph, floats: frozenset[str], seen: Mapping[str, Observed], average: Mapping[str, None]
+) -> dict[str, None]:
+    """The activations and initializers that FP16 cannot hold; the results of an `average` are float32 anyway."""
     largest, _ = _bounds(graph, seen)
     wide = dict.fromkeys(n for n in graph.inputs if not _is_half(largest.get(n, 0.0)))
     for node in graph.nodes:
+        if node.output[0] in average:
+            continue
         for index, name in enumerate(node.input):
             if name not in floats or name not in graph.initializers:
                 continue

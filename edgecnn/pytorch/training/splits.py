@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from edgecnn.data.dataset import Dataset, stratified
+from edgecnn.data.dataset import Dataset, held_out
 from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.data.recipe_input import zoo_preprocessing
@@ -39,8 +39,7 @@ def split_images(
     `DataError` where they make no batch."""
     assert whole.labels is not None
     assert whole.preprocessing is not None
-    count = round(settings.validation * len(whole))
-    held = set(stratified(whole.labels, whole.ids, count, settings.seed)) if count else set[int]()
+    held = set(held_out(whole, settings.validation, settings.seed))
     kept = whole.subset([i for i in range(len(whole)) if i not in held])
     if len(kept) < settings.batch:
         raise DataError(
