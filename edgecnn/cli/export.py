@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,7 +104,7 @@ def export(
     one input and one list of classes.
     """
     if ensemble:
-        _export_ensemble(context.params)
+        _export_ensemble(context)
         return
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.errors import ModelError
@@ -149,14 +149,14 @@ def export(
             print_text(f"{stage}: {'x'.join(map(str, shape))}")
 
 
-def _export_ensemble(options: dict[str, Any]) -> None:
+def _export_ensemble(context: typer.Context) -> None:
     from edgecnn.artifact.sidecar import read_sidecar
     from edgecnn.cli.progress import Counter
     from edgecnn.errors import ModelError, WriteError
     from edgecnn.steps.ensemble import export_ensemble
 
-    defaults = {name: option.default for name, option in inspect.signature(export).parameters.items()}
-    if given := [n for n in OF_ONE_NETWORK if options[n] != defaults[n]]:
+    options, defaults = context.params, inspect.signature(export).parameters
+    if given := [name for name in OF_ONE_NETWORK if options[name] != defaults[name].default]:
         shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ModelError(f"{shown} with --ensemble: of one network", "give it where the members are exported")
     if options["output"] is None:

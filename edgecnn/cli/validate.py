@@ -15,6 +15,7 @@ from edgecnn.output import print_text, say
 from edgecnn.recipe.schema import OrtProvider
 
 if TYPE_CHECKING:
+    from edgecnn.measure.multi_scale import MultiScale
     from edgecnn.measure.ten_crop import TenCrop
     from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.divergence import EngineDivergence
@@ -25,6 +26,7 @@ edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --stages
 edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits/reference.npz --data digits --bisect
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
+edgecnn validate int8.onnx --reference reference.npz --data val --tta ten-crop --scales 256,288  # needs images
 edgecnn validate pool.int8.onnx --reference pool.fp32.onnx --data val  # needs a features graph
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
 edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device in the network
@@ -52,6 +54,10 @@ def validate(
     tta: Annotated[
         Literal["ten-crop"] | None, typer.Option(help="Also the competitions' figure, an upper reference.")
     ] = None,
+    scales: Annotated[
+        str,
+        typer.Option(help="Also over several sizes of the short side, pixels: 224,256,288; with --tta ten crops each."),
+    ] = "",
     threshold: Annotated[
         list[str] | None,
         typer.Option(help="Decide at this probability: one number, or CLASS=NUMBER for each class that has one."),
@@ -88,11 +94,12 @@ def validate(
     from edgecnn.remote.engines import validate as step
     from edgecnn.steps._foreign import is_foreign
     from edgecnn.steps._shared import is_first
-    from edgecnn.steps.validate import ValidateSettings, compare_stages, validate_ten_crop
+    from edgecnn.steps.validate import ValidateSettings, compare_stages
+    from edgecnn.steps.validate_views import validate_views
 
     if is_foreign(engine) and not is_foreign(reference) and is_first():
         say(f"{engine}: has no sidecar: preprocessing and labels are those of {reference}")
-    progress = Counter("validate", "images")
+    progress, sizes = Counter("validate", "images"), _sizes(scales)
     with stdout_kept():
         found = step(
             engine,
@@ -111,7 +118,11 @@ def validate(
             progress=progress,
         )
     settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
-    crops = validate_ten_crop(engine, reference, data=data, settings=settings, progress=progress) if tta else None
+    crops = None
+    if tta or sizes:
+        crops = validate_views(
+            engine, reference, data=data, scales=sizes, ten_crop=bool(tta), settings=settings, progress=progress
+        )
     hops = compare_stages(engine, reference, data=data, settings=settings, geometry=geometry) if stages else []
     if not is_first():
         return
@@ -148,7 +159,7 @@ def _validate_features(
     fields = ValidateSettings.__dataclass_fields__
     given = {name: value for name, value in options.items() if name in fields}
     settings = record_from_mapping(ValidateSettings, given, "the options", "see --help")
-    classifying = {k: options[k] for k in ("stages", "bisect", "tta", "reject", "threshold", "geometry")}
+    classifying = {k: options[k] for k in ("stages", "bisect", "tta", "scales", "reject", "threshold", "geometry")}
     if asked := [f"--{name}" for name, value in classifying.items() if value]:
         raise ArtifactError(
             f"{engine}: a features graph, which decides nothing: {', '.join(asked)}",
@@ -171,7 +182,7 @@ def _validate_on(context: typer.Context, hosts: list[str], reference: Path, data
     from edgecnn.artifact.temporary import scratch_folder
     from edgecnn.remote.command import pack_images
 
-    whole_pictures = ("geometry", "tta", "stages", "bisect", "trust_code")
+    whole_pictures = ("geometry", "tta", "scales", "stages", "bisect", "trust_code")
     with scratch_folder() as scratch:
         images = pack_images(reference, data, scratch)
         files = ("engine", "reference", "data")
@@ -200,12 +211,24 @@ def _print_drop(found: Accuracy) -> None:
         print_text(f"{found.top1_lost} lost, {found.top1_gained} gained, McNemar p = {found.mcnemar_p:.3g}")
 
 
-def _print_crops(crops: TenCrop) -> None:
-    top5 = "" if crops.ten_crop_top5_pct is None else f", top-5 {crops.ten_crop_top5_pct:.2f} %"
-    top1, n = crops.ten_crop_top1_pct, crops.ten_crop_n
-    print_text(f"ten-crop, not what an engine does: top-1 {top1:.2f} %{top5} (n = {n})")
-    if broken := crops.ten_crop_nan_count:
-        print_text(f"ten-crop: logits that are not finite (NaN or infinite) on {broken} of {n} images")
+def _print_crops(crops: TenCrop | MultiScale) -> None:
+    found = {key.removeprefix("ten_crop_").removeprefix("multi_scale_"): v for key, v in vars(crops).items()}
+    what = "ten-crop"
+    if sizes := found.get("sizes_px"):
+        what = f"{'ten-crop' if found['crops'] > 1 else 'center crop'} at {', '.join(map(str, sizes))} pixels"
+    top5 = "" if found["top5_pct"] is None else f", top-5 {found['top5_pct']:.2f} %"
+    print_text(f"{what}, not what an engine does: top-1 {found['top1_pct']:.2f} %{top5} (n = {found['n']})")
+    if broken := found["nan_count"]:
+        print_text(f"{what}: logits that are not finite (NaN or infinite) on {broken} of {found['n']} images")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    from edgecnn.errors import RecipeError
+
+    try:
+        return tuple(int(size) for size in text.split(",")) if text else ()
+    except ValueError:
+        raise RecipeError(f"--scales {text}: not whole numbers of pixels", "for example --scales 224,256,288") from None
 
 
 def _print_bisection(found: EngineDivergence) -> None:

@@ -5,7 +5,7 @@ Krizhevsky et al. 2012, section 4.1. What competitions report; no engine does it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,21 +69,39 @@ class TenCrop:
     ten_crop_nan_count: int
 
 
+@dataclass(frozen=True)
+class ViewShares:
+    """Top-1 and top-5 (None for five classes or fewer) in per cent of `n` labelled images, those with a view whose
+    logits are not finite (`nan_count`) as wrong."""
+
+    top1_pct: float
+    top5_pct: float | None
+    n: int
+    nan_count: int
+
+
 def measure_ten_crop(dataset: Dataset, run: Callable[[Dataset], Predictions]) -> TenCrop:
     """Top-1 and top-5 by the mean of the probabilities that `run` predicts for each of the ten crops."""
+    found = measure_views(ten_crops(dataset), run)
+    return TenCrop(found.top1_pct, found.top5_pct, found.n, found.nan_count)
+
+
+def measure_views(views: Sequence[Dataset], run: Callable[[Dataset], Predictions]) -> ViewShares:
+    """Top-1 and top-5 by the mean of the probabilities that `run` predicts for each of several views of the same
+    images; raises `MeasurementError` where none has a label."""
     total: Any = 0.0
-    for crops in ten_crops(dataset):
-        found = run(crops)
+    for view in views:
+        found = run(view)
         total = total + class_probabilities(found.logits, found.threshold, found.output)
     known = found.labels >= 0
     if not known.any():
-        raise MeasurementError(f"{dataset.name}: has no labels", "ten-crop accuracy needs labelled images")
+        raise MeasurementError(f"{views[0].name}: has no labels", "accuracy over several crops needs labelled images")
     finite = np.isfinite(total[known]).all(1)
     ranked = np.argsort(-total[known], axis=1, kind="stable")[:, :5]
     hits = (ranked == found.labels[known][:, None]) & finite[:, None]
-    return TenCrop(
-        ten_crop_top1_pct=100 * float(hits[:, 0].mean()),
-        ten_crop_top5_pct=100 * float(hits.any(1).mean()) if found.classes > 5 else None,
-        ten_crop_n=int(known.sum()),
-        ten_crop_nan_count=int((~finite).sum()),
+    return ViewShares(
+        top1_pct=100 * float(hits[:, 0].mean()),
+        top5_pct=100 * float(hits.any(1).mean()) if found.classes > 5 else None,
+        n=int(known.sum()),
+        nan_count=int((~finite).sum()),
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecnn.artifact.sidecar import Sidecar, parents_of, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.stale import TRAIN_IMAGES
@@ -282,7 +282,7 @@ def _write(
         opset=OPSET,
         max_difference=difference,
     )
-    told: dict[str, Any] = {
+    told: dict[str, object] = {
         "ensemble": [
             to_plain(EnsembleMember(m.name, m.sidecar.sha256, w)) for m, w in zip(members, weights, strict=True)
         ]

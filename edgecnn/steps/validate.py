@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sha256_of, sidecar_path
 from edgecnn.artifact.write import check_output, write_json_artifact
-from edgecnn.contract import TOP_K, Geometry
+from edgecnn.contract import Geometry
 from edgecnn.data.dataset import Dataset, spread
 from edgecnn.data.geometry import serve_as
 from edgecnn.data.preprocess import first_difference
@@ -24,7 +24,6 @@ from edgecnn.measure.classification import measure_accuracy, require_comparable
 from edgecnn.measure.decision import decision_thresholds
 from edgecnn.measure.geometry import measure_serving_loss
 from edgecnn.measure.predict import Predictions, Progress, predict, read_predictions
-from edgecnn.measure.ten_crop import TenCrop, measure_ten_crop
 from edgecnn.recipe.schema import DecisionSettings, OrtProvider, fields_of
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import Accuracy, AccuracyFile
@@ -186,41 +185,6 @@ class _Runs:
         """Remove the journals: what they were for is written."""
         for journal in self._journals:
             journal.unlink(missing_ok=True)
-
-
-def validate_ten_crop(
-    engine: Path,
-    reference: Path,
-    *,
-    data: str,
-    settings: ValidateSettings | None = None,
-    progress: Progress | None = None,
-) -> TenCrop:
-    """Accuracy of `engine` with ten crops of each test image: an upper reference, beside what an engine does. What a
-    foreign engine does not say of itself, the `reference` does."""
-    settings, sidecar = settings or ValidateSettings(), sidecar_beside(engine, reference)
-    contract = sidecar.contract
-    if contract.output == "top-k":
-        raise MeasurementError(
-            f"{engine}: names its {TOP_K} best classes alone, and ten crops are averaged over all",
-            "leave --tta out, or export with --output probabilities",
-        )
-    with open_compared(engine, settings.threads, settings.trust, provider=settings.provider) as session:
-        batch, workers = batch_of(session, sidecar, settings.batch), settings.threads or allowed_threads()
-        threshold = decision_threshold(engine, sidecar, session.output)
-        return measure_ten_crop(
-            open_images(sidecar, data, "test"),
-            lambda crops: predict_shared(
-                session,
-                crops,
-                batch=batch,
-                workers=workers,
-                progress=progress,
-                strict=settings.strict,
-                threshold=threshold,
-                contract=contract,
-            ),
-        )
 
 
 def compare_stages(
