@@ -17,7 +17,7 @@ from edgecnn.results.ensemble import MemberWeights
 from edgecnn.session import class_probabilities
 
 FEWEST_IMAGES = 100  # that weights are chosen on
-_STEPS, _STILL = 10_000, 1e-7
+_STEPS, _STILL = 10_000, 1e-6
 _LEAST = 1e-12  # a probability: one image alone decides nothing
 
 Floats = npt.NDArray[np.float64]
