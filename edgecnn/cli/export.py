@@ -176,11 +176,12 @@ def _export_ensemble(context: typer.Context) -> None:
     keys = ("classes", "params", "nodes", "max_difference", "input_shape", "ensemble", "member_weights")
     row = {"path": str(path), "name": made.facts["model"], **{k: made.facts[k] for k in keys if k in made.facts}}
     row |= {"seconds": seconds, "size_mb": path.stat().st_size / 1e6, "sha256": made.sha256}
+    if chosen := row.get("member_weights"):
+        chosen = row["member_weights"] = {key: value for key, value in chosen.items() if key != "images"}
     if options["as_json"]:
         print_json(row)
         return
     print_rows([row], SHOWN)
-    chosen = row.get("member_weights")
     alone = chosen["member_log_loss"] if chosen else [None] * len(row["ensemble"])
     print_rows(
         [{**m, "log_loss": loss} for m, loss in zip(row["ensemble"], alone, strict=True)],

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgecnn.errors import MeasurementError
 from edgecnn.measure.predict import Predictions
-from edgecnn.results.ensemble import MemberWeights
+from edgecnn.results.ensemble import DIGITS, MemberWeights
 from edgecnn.session import class_probabilities
 
 FEWEST_IMAGES = 100  # that weights are chosen on
@@ -46,6 +46,7 @@ def choose_member_weights(members: Sequence[Predictions], data: str) -> MemberWe
         log_loss=_log_loss(likely, weights),
         equal_log_loss=_log_loss(likely, equal),
         member_log_loss=tuple(float(-np.log(one).mean()) for one in likely.T),
+        images=tuple(sorted(digest[:DIGITS] for digest in members[0].sha256s)),
     )
 
 

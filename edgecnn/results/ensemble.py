@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgecnn.records import STRICT
+
+DIGITS = 12  # of a sha256: enough to tell images apart
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class EnsembleMember:
 @dataclass(frozen=True)
 class MemberWeights:
     """Weights in the order of the members, chosen on `n` labelled images of `data`, and what that brought there: the
-    mean negative logarithm of the label's probability, by these weights, by equal ones, and of each member alone."""
+    mean negative logarithm of the label's probability, by these weights, by equal ones, and of each member alone.
+    `images` are the first digits of the images' sha256."""
 
     __pydantic_config__ = STRICT
 
@@ -31,3 +35,9 @@ class MemberWeights:
     log_loss: float
     equal_log_loss: float
     member_log_loss: tuple[float, ...]
+    images: tuple[str, ...]
+
+    def count_used(self, sha256s: Iterable[str]) -> int:
+        """How many of these images the weights were chosen on."""
+        known = set(self.images)
+        return sum(digest[:DIGITS] in known for digest in sha256s)

@@ -14,14 +14,14 @@ from edgecnn.artifact.stale import TRAIN_IMAGES
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.contract import OPSET, InputForm, OutputForm, ServingContract
 from edgecnn.data.calibration_set import is_manifest
-from edgecnn.data.dataset import Dataset, held_out
+from edgecnn.data.dataset import Dataset, held_out, spread
 from edgecnn.data.open import images_sha256, is_split
 from edgecnn.data.preprocess import first_difference, preprocessing_from_json
 from edgecnn.errors import ArtifactError, GraphError, ModelError, RecipeError
 from edgecnn.limits import GRAPH_BYTES
 from edgecnn.machine.threads import allowed_threads
 from edgecnn.measure.predict import Progress
-from edgecnn.records import to_plain
+from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.ensemble import EnsembleMember, MemberWeights
 from edgecnn.results.export import ExportFacts
 from edgecnn.steps import TOOLS
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
 FLOAT_GRAPH = "model.fp32.onnx"  # of a run
+MOST_IMAGES = 2000  # for a few weights
 _SUM = 1e-3  # from 1: what weights written with three digits may lack
 
 
@@ -70,8 +71,8 @@ def export_ensemble(
     average of the members are proven equal in ONNX Runtime at N = 1 and 2. They count alike, by `weights` (which add up
     to 1), or by those that make the labels of validation images most likely: of `weights_from`, which is a folder
     without a split or a manifest, or the data set that every member was trained on by `run`, of which the images count
-    that every member held out. `takes` and `gives` are the serving contract, as in `export`; as logits it gives the
-    logarithm of the probabilities. Raises `ModelError` for networks that are no ensemble, `RecipeError` for weights,
+    that every member held out; at most 2000 images, spread over the classes. `takes` and `gives` are the serving
+    contract, as in `export`; as logits it gives the logarithm of the probabilities. Raises `ModelError` for networks that are no ensemble, `RecipeError` for weights,
     `GraphError` for a graph, and the errors of the data.
     """
     require_packages("calibrate")  # what any step on a graph needs
@@ -88,6 +89,19 @@ def export_ensemble(
     chosen = _choose(known, weights_from, progress) if weights_from else None
     shares = _shares(known, chosen.weights if chosen else weights)
     return _write(known, shares, output, ServingContract(takes, gives), chosen)
+
+
+def describe_used(sidecar: Sidecar, sha256s: Sequence[str]) -> tuple[str, ...]:
+    """That images with these identities chose the weights of the ensemble that a sidecar describes; nothing where none
+    did. Raises `ArtifactError` for a sidecar that is none."""
+    if (told := sidecar.facts.get("member_weights")) is None:
+        return ()
+    chosen = record_from_mapping(
+        MemberWeights, told, "the sidecar's member_weights", "make the ensemble again with this version"
+    )
+    if not (used := chosen.count_used(sha256s)):
+        return ()
+    return (f"{used} of {len(sha256s)} images chose the ensemble's weights: it may do worse on others",)
 
 
 def _graph_of(member: Path) -> Path:
@@ -211,6 +225,7 @@ def _choose(members: Sequence[_Member], data: str, progress: Progress | None) ->
     from edgecnn.measure.mixture import choose_member_weights
 
     images = _validation_images(members, data)
+    images = images.subset(spread(images, MOST_IMAGES))
     rows = []
     for k, member in enumerate(members):
         with open_reference_source(member.path, None) as session:

@@ -34,6 +34,7 @@ from edgecnn.steps._images import open_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, GRAPH, batch_of, device_of_session, engine_info, open_reference_source
 from edgecnn.steps._shared import is_first, predict_shared
+from edgecnn.steps.ensemble import describe_used
 
 STAGE_IMAGES = 512
 STAGE_NODE_IMAGES = 8
@@ -116,6 +117,8 @@ def validate(
     with open_compared(engine, settings.threads, settings.trust, provider=provider) as session:
         found = run(session, chosen)
         accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
+        used = describe_used(sidecar, found.sha256s)
+        accuracy = dataclasses.replace(accuracy, findings=(*accuracy.findings, *used)) if used else accuracy
         if served is not None and geometry is not None and not accuracy.nan_count:
             loss = measure_serving_loss(geometry, run(session, served, f".{geometry}"), found)
             accuracy = dataclasses.replace(accuracy, serving=loss)

@@ -172,6 +172,10 @@ def test_weights_are_chosen_on_images_that_no_member_learned_from(pictures: Path
         ec.export_ensemble(trained, tmp_path / "ens.onnx", weights_from=pictures)
     plain = ec.export_ensemble(trained, tmp_path / "ens.onnx", weights_from=pictures / "val")
     assert read_sidecar(plain).facts["member_weights"]["n"] == 100
+    told_so = "100 of 100 images chose the ensemble's weights: it may do worse on others"
+    assert told_so in ec.validate(plain, trained[0], data=pictures).findings
+    fair = ec.export_ensemble(trained, tmp_path / "fair.onnx")
+    assert told_so not in ec.validate(fair, trained[0], data=pictures).findings
 
 
 def other(tmp_path: Path, **changed: Any) -> list[Path]:
