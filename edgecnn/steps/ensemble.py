@@ -72,7 +72,8 @@ def export_ensemble(
     to 1), or by those that make the labels of validation images most likely: of `weights_from`, which is a folder
     without a split or a manifest, or the data set that every member was trained on by `run`, of which the images count
     that every member held out; at most 2000 images, spread over the classes. `takes` and `gives` are the serving
-    contract, as in `export`; as logits it gives the logarithm of the probabilities. Raises `ModelError` for networks that are no ensemble, `RecipeError` for weights,
+    contract, as in `export`; as logits it gives the logarithm of the probabilities. Raises `ModelError` for networks
+    that are no ensemble, `RecipeError` for weights,
     `GraphError` for a graph, and the errors of the data.
     """
     require_packages("calibrate")  # what any step on a graph needs
