@@ -405,6 +405,24 @@ TABLES = {
             "alarms of 400": value("alarms", 0),
         },
     ),
+    "ensembles": Table(
+        "ensembles",
+        "CIFAR-10 re-encoded as JPEG, 10 000 test images; one image, one thread of ONNX Runtime, INT8 by its integer"
+        " kernels. Gain: top-1 over the best member in float32, paired, with its 95 % interval; ratio: its latency over"
+        " that member's, in turn; INT8 drop: to the same graph in float32, paired.",
+        {
+            "graph": key("model"),
+            "precision": text("precision"),
+            "weights": lambda row: ", ".join(f"{w:.2f}" for w in row.get("weights", [])) or "-",
+            "top-1 %": value("top1_pct"),
+            "gain pp": value("gain_pp"),
+            "95 %": interval("gain_ci_pp", 2),
+            "ms (median)": value("latency_ms_p50", 2),
+            "ratio": value("latency_ratio", 2),
+            "INT8 drop pp": value("int8_drop_pp"),
+            "of it 95 %": interval("int8_drop_ci_pp", 2),
+        },
+    ),
     "light": Table(
         "light",
         "Whole processes in turn, processor time of the best round beside an empty interpreter's; the wheel as pip"

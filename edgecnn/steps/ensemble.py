@@ -73,8 +73,7 @@ def export_ensemble(
     without a split or a manifest, or the data set that every member was trained on by `run`, of which the images count
     that every member held out; at most 2000 images, spread over the classes. `takes` and `gives` are the serving
     contract, as in `export`; as logits it gives the logarithm of the probabilities. Raises `ModelError` for networks
-    that are no ensemble, `RecipeError` for weights,
-    `GraphError` for a graph, and the errors of the data.
+    that are no ensemble, `RecipeError` for weights, `GraphError` for a graph, and the errors of the data.
     """
     require_packages("calibrate")  # what any step on a graph needs
     require_one_of("takes", takes, InputForm)
