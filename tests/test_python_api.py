@@ -99,6 +99,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "train_quantized": lambda: ec.train_quantized("lenet5-digits"),
     "export": lambda: ec.export("lenet6"),
     "export, classes": lambda: ec.export("lenet5", classes=-1),
+    "export_ensemble": lambda: ec.export_ensemble(["absent.onnx", "other.onnx"], "ens.onnx"),
+    "export_ensemble, one": lambda: ec.export_ensemble("absent.onnx", "ens.onnx"),
     "import_onnx": lambda: ec.import_onnx("absent.onnx"),
     "calibrate": lambda: ec.calibrate("absent.onnx", data="digits"),
     "calibrate, images": lambda: ec.calibrate("absent.onnx", data="digits", images=-5),

@@ -21,8 +21,8 @@ edgecnn export mobilenet_v2  # needs network access, for its published weights
 edgecnn export resnet18 --checkpoint mine.pth --classes 37  # needs weights
 edgecnn export net.py:make --trust-code --checkpoint net.pth --preprocess imagenet-224  # needs a network of yours
 edgecnn export resnet50 --checkpoint last.pth.tar --ema  # needs weights
-edgecnn export --ensemble runs/a runs/b c.fp32.onnx -o ens.onnx  # needs three networks of one input and classes
-edgecnn export --ensemble a.onnx b.onnx --member-weights-from val -o ens.onnx  # needs networks and images
+edgecnn export --ensemble runs/a runs/b c.fp32.onnx -o ens.onnx  # needs three runs
+edgecnn export --ensemble a.onnx b.onnx --member-weights-from val -o ens.onnx  # needs graphs and images
 edgecnn export hf://timm/resnet18.a1_in1k  # needs network access, and edgecnn[hub]
 """
 
