@@ -353,9 +353,12 @@ def _fp16_beside(graph: Path, digest: str) -> Path | None:
 
 
 def _parents(path: Path) -> Iterator[tuple[Path, str]]:
-    """The graphs with a sidecar that are here, of those that `path` was made from, and their sha256."""
-    if sidecar_path(path).exists():
-        for name, digest in read_sidecar(path).parents.items():
-            parent = path.parent / name
-            if parent.suffix == GRAPH and parent.is_file() and sidecar_path(parent).exists():
-                yield parent, digest
+    """The graphs with a sidecar that are here, of those that `path` was made from, and their sha256; of an ensemble
+    none, since it is none of its members in another precision."""
+    if not sidecar_path(path).exists():
+        return
+    known = read_sidecar(path)
+    graphs = {path.parent / name: digest for name, digest in known.parents.items() if name.endswith(GRAPH)}
+    if "ensemble" in known.facts and len(graphs) > 1:
+        return
+    yield from ((p, digest) for p, digest in graphs.items() if p.is_file() and sidecar_path(p).exists())

@@ -26,6 +26,7 @@ from edgecnn.data.open import images_sha256, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import EdgecnnError
 from edgecnn.session import Array, class_probabilities
+from edgecnn.steps.validate import compare_stages
 from edgecnn.steps.validate_views import validate_views
 from tests.fakes.tiny import CLASSES, SIZE, tiny_graph
 
@@ -130,6 +131,13 @@ def test_every_precision_averages_in_float32(whole: Path, pictures: Path, tmp_pa
     assert found.agreement_pct is not None
     assert found.agreement_pct > 95
     assert found.n == 100
+
+
+def test_no_member_is_a_stage_before_it(members: list[Path], pictures: Path, tmp_path: Path) -> None:
+    whole = ec.export_ensemble(members, tmp_path / "ens.fp32.onnx", gives="logits")
+    made = ec.quantize(whole, tmp_path / "ens.fp16.onnx", precision="fp16")
+    [hop] = compare_stages(made.path, whole, data=str(pictures))
+    assert (hop.source, hop.target) == ("ens.fp32.onnx", "ens.fp16.onnx")
 
 
 def test_it_is_compared_with_a_member_on_the_same_images(whole: Path, members: list[Path], pictures: Path) -> None:
