@@ -50,6 +50,11 @@ class _Member:
         """Of its input, 0 for a dynamic axis."""
         return tuple(d.dim_value for d in self.model.graph.input[0].type.tensor_type.shape.dim)
 
+    @property
+    def classes(self) -> int:
+        """The columns of its output, 0 where they are not fixed."""
+        return [*(d.dim_value for d in self.model.graph.output[0].type.tensor_type.shape.dim), 0, 0][1]
+
 
 def export_ensemble(
     members: Sequence[FilePath],
@@ -122,7 +127,7 @@ def _graph_of(member: Path) -> Path:
 def _open_members(named: Sequence[Path], paths: Sequence[Path]) -> list[_Member]:
     """The members, each held against the first."""
     from edgecnn.artifact.external import external_files
-    from edgecnn.graph.load import load_graph
+    from edgecnn.graph.load import load_graph, naming, require_float_classifier
 
     size = sum(file.stat().st_size for path in paths for file in (path, *external_files(path).values()))
     if size > GRAPH_BYTES:
@@ -141,6 +146,13 @@ def _open_members(named: Sequence[Path], paths: Sequence[Path]) -> list[_Member]
             )
         stem = name.resolve().name if name.is_dir() else path.stem.removesuffix(".fp32")
         member = _Member(stem, path, sidecar, load_graph(path))
+        with naming(path):
+            require_float_classifier(member.model)
+        if member.classes != len(sidecar.labels or ()):
+            raise ModelError(
+                f"{path}: gives {member.classes} logits, and its sidecar names {len(sidecar.labels or ())} classes",
+                "export it again",
+            )
         if found:
             _require_alike(found[0], member)
         found.append(member)

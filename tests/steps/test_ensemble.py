@@ -218,8 +218,10 @@ REFUSED: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
     "opset 17": (lambda tmp: other(tmp, facts={"opset": 17}), "of opset 17"),
     "pixels": (lambda tmp: other(tmp, facts={"serving_input": "raw-nchw"}), "takes raw-nchw"),
     "one logit": (lambda tmp: other(tmp, facts={"classes": 1}), "gives one logit"),
-    "other classes": (lambda tmp: other(tmp, labels=LABELS[:4]), "4 classes, of which class 4 is absent"),
+    "other classes": (lambda tmp: other(tmp, labels=[*LABELS[:4], "fox"]), "class 4 is 'fox'; of the 5 of .* 'elk'"),
     "another order": (lambda tmp: other(tmp, labels=LABELS[::-1]), "class 0 is 'elk'; of the 5 of .* it is 'ant'"),
+    "pairs that its sidecar does not tell": (lambda tmp: other(tmp, model=tiny_graph("int8")), "other.onnx: .*uantize"),
+    "other logits than classes": (lambda tmp: other(tmp, labels=[*LABELS, "fox"]), "gives 5 logits, .* 6 classes"),
     "no classes": (lambda tmp: other(tmp, labels=None), "its classes are not known"),
     "no preprocessing": (lambda tmp: other(tmp, preprocessing=None), "its preprocessing is not known"),
     "another preprocessing": (
