@@ -266,7 +266,7 @@ def _validation_images(members: Sequence[_Member], data: str) -> Dataset:
         return open_images(sidecar, data, "train")
     if not is_split(data):
         return open_images(sidecar, data, "test")
-    digest = images_sha256(data, "train")
+    whole, digest = open_images(sidecar, data, "train"), images_sha256(data, "train")
     for member in members:
         if not member.sidecar.fields.get("train.validation") or member.sidecar.facts.get(TRAIN_IMAGES) != digest:
             raise RecipeError(
@@ -274,7 +274,6 @@ def _validation_images(members: Sequence[_Member], data: str) -> Dataset:
                 "name validation images: a folder without a test split, or a manifest; or members that `edgecnn run` "
                 "trained on this data with train.validation",
             )
-    whole = open_images(sidecar, data, "train")
     unseen = set(range(len(whole)))
     for member in members:
         fields = member.sidecar.fields

@@ -178,6 +178,8 @@ def test_weights_are_chosen_on_images_that_no_member_learned_from(pictures: Path
     write(trained[1], network(2), **told, fields={"train.validation": 0.0, "train.seed": 1})
     with pytest.raises(EdgecnnError, match=r"which of its training images .*2\.onnx has not learned from is not known"):
         ec.export_ensemble(trained, tmp_path / "ens.onnx", weights_from=pictures)
+    with pytest.raises(EdgecnnError, match="no data set"):
+        ec.export_ensemble(trained, tmp_path / "ens.onnx", weights_from=tmp_path / "absent")
     plain = ec.export_ensemble(trained, tmp_path / "ens.onnx", weights_from=pictures / "val")
     assert read_sidecar(plain).facts["member_weights"]["n"] == 100
     told_so = "100 of 100 images chose the ensemble's weights: it may do worse on others"
