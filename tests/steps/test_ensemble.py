@@ -289,3 +289,17 @@ def test_the_command(members: list[Path], tmp_path: Path, capfd: pytest.CaptureF
     ):
         assert cli.main(["export", *more]) == 2
         assert said in capfd.readouterr().err
+
+
+def test_scales_on_the_command_line(whole: Path, pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["validate", str(whole), "--reference", str(whole), "--data", str(pictures), "--scales"]
+    assert cli.main([*command, "10,11", "--tta", "ten-crop"]) == 0
+    assert "ten-crop at 10, 11 pixels, not what an engine does: top-1 " in capfd.readouterr().out
+    for scales, said in (
+        ("7,10", "scale 7: the crop of 8 pixels does not fit in"),
+        ("10", "scales 10: at least two different ones"),
+        ("10,10", "scales 10, 10: at least two different ones"),
+        ("big", "--scales big: not whole numbers of pixels"),
+    ):
+        assert cli.main([*command, scales]) == 2
+        assert f"error: {said}" in capfd.readouterr().err
