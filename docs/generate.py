@@ -44,6 +44,7 @@ from edgecnn.results.neighbours import Neighbours
 from edgecnn.results.release import Installed
 from edgecnn.results.report import RunReport
 from edgecnn.results.search import Search
+from edgecnn.results.transfer import TransferTable
 from edgecnn.results.verdict import Verdict
 
 DOCS = Path(__file__).resolve().parent
@@ -80,6 +81,7 @@ FILES = {
     "explanation": File(Explanation, "`edgecnn explain --json`", False),
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
     "features-agreement": File(FeaturesAgreement, "`edgecnn validate -o` of a features graph"),
+    "transfer-table": File(TransferTable, "`transfer-table.json` of a table's folder; `edgecnn transfer-table --json`"),
     "neighbours": File(Neighbours, "`edgecnn neighbours --json`", False),
     "drift": File(Drift, "`edgecnn drift --json`", False),
     "monitored": File(Monitored, "`edgecnn monitor --json`", False),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgecnn.inspection.neighbours import neighbours
     from edgecnn.pipeline.judge import judge
     from edgecnn.pipeline.run import run
+    from edgecnn.pipeline.transfer_table import transfer_table
     from edgecnn.recipe.load import load_recipe
     from edgecnn.recipe.schema import BatchSettings, Recipe
     from edgecnn.report import write_report
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from edgecnn.results.latency import Latency, LatencyFile
     from edgecnn.results.neighbours import Neighbours
     from edgecnn.results.report import Measurement, RunReport
+    from edgecnn.results.transfer import TransferTable
     from edgecnn.results.verdict import Check, Verdict
     from edgecnn.steps.bench import bench
     from edgecnn.steps.build import build
@@ -87,6 +89,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "RemoteError",
     "RunReport",
     "TrainingError",
+    "TransferTable",
     "Verdict",
     "WriteError",
     "bench",
@@ -109,6 +112,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "sensitivity",
     "train",
     "train_quantized",
+    "transfer_table",
     "validate",
     "write_report",
 ]
@@ -116,6 +120,7 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
 _MODULES = {
     "pipeline.run": ("run",),
     "pipeline.judge": ("judge",),
+    "pipeline.transfer_table": ("transfer_table",),
     "steps.train": ("train",),
     "steps.qat": ("train_quantized",),
     "steps.export": ("export",),
@@ -142,6 +147,7 @@ _MODULES = {
     "results.latency": ("Latency", "LatencyFile"),
     "results.neighbours": ("Neighbours",),
     "results.report": ("Measurement",),
+    "results.transfer": ("TransferTable",),
     "results.verdict": ("Check", "Verdict"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from edgecnn.measure.decision import measure_operating_point
 from edgecnn.measure.predict import Predictions, require_same_images
 from edgecnn.recipe.schema import DecisionSettings
 from edgecnn.results.accuracy import Accuracy, ChangedImage, ClassLoss, ClassShare, Paired
-from edgecnn.results.correctness import pack_bits
+from edgecnn.results.correctness import images_digest, pack_bits
 from edgecnn.session import Array, class_scores
 from edgecnn.statistics import drop_interval, guess_p, mcnemar_p, wilson_interval
 
@@ -102,13 +101,13 @@ def _with_counts(accuracy: Accuracy, engine: Predictions, ours: _Scored, labelle
         return accuracy
     labels, right = engine.labels[known], ours.top1[known]
     hashes = engine.sha256s or ("",) * len(engine.ids)
-    images = "\n".join(f"{engine.ids[k]}\t{hashes[k]}\t{_label_name(engine, int(engine.labels[k]))}" for k in known)
+    images = [(engine.ids[k], hashes[k], _label_name(engine, int(engine.labels[k]))) for k in known]
     n, top1_n = (np.bincount(labels[chosen], minlength=accuracy.classes) for chosen in (labels >= 0, right))
     return replace(
         accuracy,
         top1_n=int(right.sum()),
         top5_n=int(ours.top5[known].sum()) if accuracy.top5_pct is not None else None,
-        images_sha256=hashlib.sha256(images.encode()).hexdigest(),
+        images_sha256=images_digest(images),
         top1_bits=pack_bits(right),
         class_top1=tuple(ClassShare(k, _label_name(engine, k), int(n[k]), int(top1_n[k])) for k in range(len(n))),
     )

@@ -166,6 +166,13 @@ def can_resume(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
+def seconds_trained(folder: Path, recipe: Recipe) -> float:
+    """How long the completed epochs of an unfinished run of the same recipe have taken; 0 where there is none."""
+    if not can_resume(folder, recipe):
+        return 0.0
+    return float(sum(epoch["seconds"] for epoch in read_state(folder, recipe)["history"]))
+
+
 def _changes(state: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Setting], dict[str, Setting], list[str]]:
     before, now = parse_json(state["fields"]), json.loads(json.dumps(checkpoint_fields(recipe)))
     keys = sorted(before.keys() | now.keys())

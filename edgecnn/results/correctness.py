@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,11 @@ Bools = npt.NDArray[np.bool_]
 def pack_bits(right: Bools) -> str:
     """[N] as base64 of one bit for each image, the first one in the highest bit."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def images_digest(images: Iterable[tuple[str, str, str]]) -> str:
+    """What tells test images from others: (id, sha256, name of the label) of each, in the order of the bits."""
+    return hashlib.sha256("\n".join("\t".join(one) for one in images).encode()).hexdigest()
 
 
 def unpack_bits(text: str, n: int, count: int, where: str, hint: str) -> Bools:

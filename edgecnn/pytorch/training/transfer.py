@@ -19,7 +19,7 @@ from torch.fx.passes.split_module import split_module
 
 from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.errors import RecipeError
-from edgecnn.pytorch.models import build_model
+from edgecnn.pytorch.models import build_model, build_model_to_fill
 from edgecnn.pytorch.training.augment import key
 from edgecnn.pytorch.training.epoch import DataSplits, Learner
 from edgecnn.pytorch.training.loader import CachedFeatures, Source
@@ -110,6 +110,15 @@ def make_learner(recipe: Recipe, network: nn.Module) -> Learner:
     if slow:
         groups.append(ParameterGroup(slow, recipe.transfer.rate_factor))
     return Learner(network, network, groups, frozen, auxiliary)
+
+
+def count_parameters(recipe: Recipe, classes: int) -> tuple[int, int]:
+    """How many parameters the recipe's network has with `classes`, auxiliary branches included, and how many of them
+    learn; raises `RecipeError` where it has fewer stages than are to learn."""
+    network = build_model_to_fill(recipe.model.name, classes)
+    learner = make_learner(recipe, network)
+    learning = [p for group in learner.groups for p in group.params]
+    return sum(p.numel() for p in network.parameters()), sum(p.numel() for p in learning)
 
 
 def cache_features(
