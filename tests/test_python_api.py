@@ -132,6 +132,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "features": lambda: ec.features("absent.onnx", "F.npz", data="digits"),
     "features, batch": lambda: ec.features("absent.onnx", "F.npz", data="digits", batch=0),
     "neighbours": lambda: ec.neighbours("absent.npz", "cat/1.jpg"),
+    "transfer_table": lambda: ec.transfer_table("digits", models=["resnet81"]),
+    "transfer_table, stages": lambda: ec.transfer_table("digits", models=["resnet18"], last_stages=[0]),
     "load_recipe": lambda: ec.load_recipe("lenet5-digits", ["train.epoch=1"]),
 }
 

@@ -104,7 +104,7 @@ def train_row(
         cpu_minutes=cpu_minutes,
         n=found.n_labelled,
         top1_n=found.top1_n or 0,
-        top1_pct=100 * (found.top1_n or 0) / found.n_labelled,
+        top1_pct=found.top1_pct or 0.0,
         top1_ci_pct=_interval(found.top1_n or 0, found.n_labelled),
         int8=int8,
         images_sha256=found.images_sha256,

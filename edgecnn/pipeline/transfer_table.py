@@ -100,7 +100,7 @@ def _assemble(base: Recipe, plans: Sequence[TransferPlan], threads: int, rows: S
     pairs = pair_rows(rows)
     first = plans[0].train
     return TransferTable(
-        data=first.name,
+        data=base.data.source,
         recipe=base.name,
         classes=len(first.label_names or ()),
         n_train=len(first),

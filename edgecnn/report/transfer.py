@@ -29,13 +29,13 @@ def transfer_text(found: TransferTable) -> Iterator[str]:
         yield ""
         yield from table_lines(PROBE_HEADS, [_cells(row.stage, row, gains) for row in probes])
     yield ""
-    runs_of = {row.name for row in found.rows if row.trains != PROBE}
+    shown = _short_names(found)
     for pair in found.pairs:
-        if pair.second in runs_of:
-            yield from wrap(_difference(pair))
+        if pair.second in shown:
+            yield from wrap(_difference(pair, shown))
     yield ""
     for answer in found.answers:
-        yield from wrap(answer_text(answer, found.n))
+        yield from wrap(_answer(answer, found.n, shown))
     yield from wrap("gain: over the head on the same images; minutes by the clock; INT8: as TensorRT rounds it")
 
 
@@ -64,15 +64,23 @@ def _int8(row: TransferRow) -> str:
     return "-" if found is None else f"{found.top1_drop_pp:+.1f} {_ends(found.top1_drop_ci_pp)}"
 
 
-def _difference(pair: TransferPair) -> str:
+def _short_names(found: TransferTable) -> dict[str, str]:
+    """What the runs are called: without their network where there is only one."""
+    return {r.name: r.name if found.answers[1:] else r.trains for r in found.rows if r.trains != PROBE}
+
+
+def _difference(pair: TransferPair, shown: dict[str, str]) -> str:
     told = "told apart" if pair.differs else "not told apart"
-    return f"{pair.second} over {pair.first}: {pair.gain_pp:+.1f} pp {_ends(pair.gain_ci_pp)}, {told}"
+    between = f"{shown[pair.second]} over {shown[pair.first]}"
+    return f"{between}: {pair.gain_pp:+.1f} pp {_ends(pair.gain_ci_pp)}, {told}"
 
 
-def answer_text(answer: TransferAnswer, n: int) -> str:
+def _answer(answer: TransferAnswer, n: int, shown: dict[str, str]) -> str:
     """What to train, and what that may cost."""
-    better = f" better than {', '.join(answer.better_than)};" if answer.better_than else ""
+    better = (
+        f"better than {' and '.join(shown[name] for name in answer.better_than)}, and " if answer.better_than else ""
+    )
     return (
-        f"answer: {answer.name}:{better} that no run is better is all that {n} images tell: it may lose up to "
-        f"{answer.lost_pp_max:.1f} pp against {answer.against}"
+        f"{answer.model}: {shown[answer.name]}: {better}no run is told to be better on {n} images; it may lose up to "
+        f"{answer.lost_pp_max:.1f} pp against {shown[answer.against]}"
     )

@@ -41,6 +41,7 @@ REFUSED: dict[str, list[str]] = {
     "recipe": ["show", "{}"],
     "models": ["--plot", "{}/x.txt"],
     "probe": ["{}", "--data", "{}"],
+    "transfer-table": ["{}", "--model", "{}"],
     "targets": ["{}"],
     "check": ["{}"],
     "predict": ["{}", "{}"],
