@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT
+from edgecnn.cli.options import IMAGES, JSON, MAKING_THREADS, MOST_IMAGES, SKIP_CORRUPT, TRUST_CODE
 from edgecnn.cli.printing import print_json, print_rows
 from edgecnn.cli.progress import Counter
 from edgecnn.output import print_text, say
@@ -16,12 +16,13 @@ from edgecnn.steps import CALIBRATION_IMAGES
 EXAMPLES = """
 edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data digits -o lenet5.calib.json
 edgecnn calibrate lenet5.fp32.onnx --data calibration/mine.txt --check  # needs a graph and a manifest
+edgecnn calibrate resnet20.fp32.onnx --data-free -o resnet20.calib.json  # needs a graph with batch normalization
 """
 
 
 def calibrate(
     graph: Annotated[Path, typer.Argument(help="A float32 graph, X.onnx.")],
-    data: Annotated[str, IMAGES],
+    data: Annotated[str, IMAGES] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The ranges to write, X.calib.json.")] = None,
     images: Annotated[int, MOST_IMAGES] = CALIBRATION_IMAGES,
     batch: Annotated[int | None, typer.Option(min=1, help="Images that run at once.  [default: by their size]")] = None,
@@ -32,6 +33,13 @@ def calibrate(
         typer.Option(min=4000, max=109999, help="The TensorRT version in its header.  [default: 100300, for 10.3.0]"),
     ] = None,
     skip_corrupt: Annotated[bool, SKIP_CORRUPT] = False,
+    data_free: Annotated[
+        bool,
+        typer.Option(
+            "--data-free", help="Without images, as a last resort: 32 are made from the network's batch normalization."
+        ),
+    ] = False,
+    trust_code: Annotated[bool, TRUST_CODE] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Examine the images; 3 if something speaks against them.")
     ] = False,
@@ -49,6 +57,19 @@ def calibrate(
     from edgecnn.steps import calibrate as step
     from edgecnn.steps._shared import is_first
 
+    if data_free == bool(data):
+        raise RecipeError(
+            "calibrate takes images (--data), or with --data-free none at all", "give one of the two: --data is better"
+        )
+    for option, given in (
+        ("--check", check),
+        ("--skip-corrupt", skip_corrupt),
+        ("--images", images != CALIBRATION_IMAGES),
+    ):
+        if data_free and given:
+            raise RecipeError(f"calibrate {option} is of images, and --data-free has none", f"leave {option} out")
+    if trust_code and not data_free:
+        raise RecipeError("calibrate --trust-code: no code is run but with --data-free", "leave it out")
     if check and (output or trt_cache):
         named = "-o" if output else "--trt-cache"
         raise RecipeError(
@@ -68,6 +89,8 @@ def calibrate(
         graph,
         output,
         data=data,
+        data_free=data_free,
+        trust_code=trust_code,
         images=images,
         batch=batch,
         threads=threads,
@@ -83,7 +106,8 @@ def calibrate(
         print_json({"path": str(output), **made})
     else:
         print_rows(made["tensors"], list(made["tensors"][0]))
-        say(f"{output}: {len(made['tensors'])} tensors over {made['n']} images")
+        said = f"calibrated without images: {made['n']} were made" if data_free else f"over {made['n']} images"
+        say(f"{output}: {len(made['tensors'])} tensors {said}")
     return 0
 
 

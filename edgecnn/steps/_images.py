@@ -14,6 +14,7 @@ from edgecnn.output import say
 from edgecnn.steps._shared import is_first
 
 Progress = Callable[[int, int], None]
+DATA_FREE = "calibrated_without_images"  # in a sidecar: what was calibrated with instead
 CORRUPT = "corrupt_calibration_images"  # in a sidecar: how many were left out
 
 
@@ -43,3 +44,9 @@ def without_corrupt(dataset: Dataset, threads: int | None = None) -> Dataset:
     if corrupt and is_first():
         say(f"{len(corrupt)} of {len(dataset)} images left out, the first: {next(iter(corrupt.values()))}")
     return dataset.subset([k for k, name in enumerate(dataset.ids) if name not in corrupt])
+
+
+def without_images(sidecar: Sidecar) -> tuple[str, ...]:
+    """That no image was seen when what `sidecar` describes was calibrated, where that is so."""
+    made = sidecar.facts.get(DATA_FREE)
+    return (f"calibrated without images ({made}): a last resort, real ones lose less",) if made else ()

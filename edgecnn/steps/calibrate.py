@@ -20,7 +20,8 @@ from edgecnn.machine.threads import limit_threads, spare_threads
 from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
-from edgecnn.steps._images import CORRUPT, Progress, open_images, without_corrupt
+from edgecnn.steps._data_free import make_calibration_images
+from edgecnn.steps._images import CORRUPT, DATA_FREE, Progress, open_images, without_corrupt
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
 
@@ -34,7 +35,9 @@ def calibrate(
     graph: FilePath,
     output: FilePath | None = None,
     *,
-    data: FilePath,
+    data: FilePath = "",
+    data_free: bool = False,
+    trust_code: bool = False,
     calibration: str = "",
     calibration_source: str = "",
     images: int = CALIBRATION_IMAGES,
@@ -55,19 +58,26 @@ def calibrate(
     the classes, or those that the manifest `calibration` names; `calibration_source` is where they are, if not in
     `data`. `batch` images [N, C, H, W] run at once (left out: by their size); `dataset` are the images where the caller
     has opened them, `facts` are added to the sidecar. `skip_corrupt` leaves unreadable images out and counts them in
-    the sidecar. Interrupted, the same call goes on where it stopped; under torchrun the processes share the images.
+    the sidecar. `data_free` is the last resort, without images: they are made from the batch normalization of the
+    network that the graph was exported from (one's own is run only with `trust_code`).
+    Interrupted, the same call goes on where it stopped; under torchrun the processes share the images.
     Raises `DataError` for images that cannot be used, `GraphError` for the graph.
     """
     require_packages("calibrate")
     from edgecnn.graph.calibration.file import write_ranges
 
     graph, data = Path(graph), os.fspath(data)
+    if data_free == bool(data or dataset):
+        raise DataError(f"{graph}: calibration takes images (--data), or with --data-free none", "give one of the two")
     if not calibration:
         data, calibration = source_and_manifest(data)
     output = path_or_none(output) or named(graph, "calib.json")
     require_at_least(1, images=images, batch=batch, threads=threads)
     check_output(output, ".json", graph)
     source = sidecar_of(graph, verified=True)
+    if data_free:
+        dataset = make_calibration_images(graph, trust_code=trust_code, progress=progress)
+        facts = {**(facts or {}), DATA_FREE: dataset.name}
     chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
     if skip_corrupt:
         chosen, known = without_corrupt(chosen, threads), len(chosen)

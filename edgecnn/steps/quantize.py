@@ -21,7 +21,7 @@ from edgecnn.results.engine import Scheme
 from edgecnn.results.quantization import QuantizationReport
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
-from edgecnn.steps._images import CORRUPT, Progress, without_corrupt
+from edgecnn.steps._images import CORRUPT, DATA_FREE, Progress, without_corrupt, without_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps.calibrate import images_named
 from edgecnn.targets import Target, find_target
@@ -133,7 +133,9 @@ def quantize(
         else:
             model, made, report = _int8(graph, output, settings, scheme, excluded, ranges, dataset, explain, progress)
     made = dataclasses.replace(made, device=cpu_device(threads), facts={**made.facts, **corrupt})
-    warnings = _require_clean(model, known_targets) + _idle_rules(exclude, scheme) + _doubts(report)
+    warnings = (
+        _require_clean(model, known_targets) + _idle_rules(exclude, scheme) + _doubts(report) + without_images(made)
+    )
     import onnx
 
     sidecar = write_artifact(output, lambda temporary: onnx.save(model, str(temporary)), made)
@@ -254,8 +256,11 @@ def _doubts(report: QuantizationReport | None) -> tuple[str, ...]:
 def _source(graph: Path, ranges: Path | None) -> Sidecar:
     """The graph's sidecar, with the values that its ranges were made with."""
     own = sidecar_of(graph)
-    known = sidecar_of(ranges).fields if ranges is not None else {}
-    return dataclasses.replace(own, fields={**own.fields, **known})
+    if ranges is None:
+        return own
+    known = sidecar_of(ranges)
+    made = {key: value for key, value in known.facts.items() if key == DATA_FREE}
+    return dataclasses.replace(own, fields={**own.fields, **known.fields}, facts={**own.facts, **made})
 
 
 def _excluded(model: onnx.ModelProto, settings: QuantizeSettings, scheme: Scheme) -> frozenset[str]:

@@ -30,7 +30,7 @@ from edgecnn.results.accuracy import Accuracy, AccuracyFile
 from edgecnn.session import Session
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._foreign import open_compared, sidecar_beside
-from edgecnn.steps._images import open_images
+from edgecnn.steps._images import open_images, without_images
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._sessions import CHECKPOINT, GRAPH, batch_of, device_of_session, engine_info, open_reference_source
 from edgecnn.steps._shared import is_first, predict_shared
@@ -117,8 +117,8 @@ def validate(
     with open_compared(engine, settings.threads, settings.trust, provider=provider) as session:
         found = run(session, chosen)
         accuracy = measure_accuracy(name or engine.stem, found, expected, decision=decision)
-        used = describe_used(sidecar, found.sha256s)
-        accuracy = dataclasses.replace(accuracy, findings=(*accuracy.findings, *used)) if used else accuracy
+        told = (*describe_used(sidecar, found.sha256s), *without_images(sidecar))
+        accuracy = dataclasses.replace(accuracy, findings=(*accuracy.findings, *told))
         if served is not None and geometry is not None and not accuracy.nan_count:
             loss = measure_serving_loss(geometry, run(session, served, f".{geometry}"), found)
             accuracy = dataclasses.replace(accuracy, serving=loss)
