@@ -66,6 +66,11 @@ def mean_db(method: str) -> Cell:
     return text
 
 
+def sqnr_and_agreement(method: str) -> Cell:
+    """dB / per cent."""
+    return lambda row: "{sqnr_db:.1f} / {agreement_pct:.1f}".format(**row[method])
+
+
 def by_exporter(rows: Sequence[Row]) -> list[Row]:
     """One row for each origin and exporter of real_graphs.txt: how many are listed, run, and what became of them."""
     lines = (ROOT / "benchmarks" / "real_graphs.txt").read_text(encoding="utf-8").splitlines()
@@ -321,6 +326,22 @@ TABLES = {
             ),
         },
         lambda rows: sorted(rows, key=lambda row: (row["network"], row["set"].rstrip("0123456789"), row["images"])),
+    ),
+    "data-free": Table(
+        "data_free",
+        "SQNR of the logits in dB and agreement with the float graph in per cent: ranges by 32 images that"
+        " `calibrate --data-free` made, beside those by 64 real ones; `auto` with the real ones has them, without it"
+        " takes least squared error.",
+        {
+            "network": key("network"),
+            "n": value("n", 0),
+            **{
+                f"{method} {origin}": sqnr_and_agreement(f"{origin}_{method}")
+                for method in ("minmax", "entropy", "mse", "auto")
+                for origin in ("made", "real")
+            },
+            "CPU s": value("made_s", 0),
+        },
     ),
     "auto-cost": Table(
         "auto_cost",

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ModelError
 from edgecnn.session import Array
 
 AT_ONCE, STEPS, RATE = 32, 60, 0.1
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Progress = Callable[[int, int], None]
 
 
@@ -34,7 +34,7 @@ def make_images(
     normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay within what a picture can
     hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network without batch normalization.
     """
-    norms = [m for m in network.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ModelError(
             "the network has no batch normalization, and so keeps nothing of the images that it was trained on",
@@ -58,7 +58,7 @@ def _say(progress: Progress, first: int, size: int, count: int, steps: int, step
 
 def _distill(
     network: nn.Module,
-    norms: list[nn.Module],
+    norms: list[_BatchNorm],
     x: Tensor,
     bounds: tuple[Tensor, Tensor],
     steps: int,
@@ -67,6 +67,7 @@ def _distill(
     apart: list[Tensor] = []
 
     def compare(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
         apart.append(_distance(norm, inputs[0]))
 
     hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
@@ -89,12 +90,14 @@ def _distill(
     return x.detach()
 
 
-def _distance(norm: nn.Module, x: Tensor) -> Tensor:
+def _distance(norm: _BatchNorm, x: Tensor) -> Tensor:
     """Between the distribution of `x` [N, C, ...] and that kept by `norm`, as a share of the variance behind it: what
     counts is what the layers behind read, so that each channel is weighed by its gain."""
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert var is not None
     axes = [0, *range(2, x.ndim)]
-    var: Tensor = norm.running_var + norm.eps  # type: ignore[operator]
-    gain = 1 / var if norm.weight is None else norm.weight.square() / var  # type: ignore[operator]
-    moved = (x.mean(axes) - norm.running_mean).square()
-    spread = (x.var(axes, correction=0).clamp_min(1e-12).sqrt() - norm.running_var.clamp_min(0).sqrt()).square()  # type: ignore[operator]
-    return ((moved + spread) * gain).sum() / (norm.running_var * gain).sum().clamp_min(1e-12)
+    gain = (1 if norm.weight is None else norm.weight.square()) / (var + norm.eps)
+    moved = (x.mean(axes) - mean).square()
+    spread = (x.var(axes, correction=0).clamp_min(1e-12).sqrt() - var.clamp_min(0).sqrt()).square()
+    return ((moved + spread) * gain).sum() / (var * gain).sum().clamp_min(1e-12)

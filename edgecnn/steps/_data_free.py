@@ -32,9 +32,10 @@ def make_calibration_images(graph: Path, *, trust_code: bool = False, progress: 
     from edgecnn.pytorch.threads import torch_threads
 
     source = read_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    if "model" not in source.facts or source.preprocessing is None:
+    known = source.facts.keys() >= {"model", "classes"} and (source.parents or "weights" in source.facts)
+    if not known or source.preprocessing is None:
         raise ArtifactError(
-            f"{graph}: was not exported by edgecnn: the statistics of its batch normalization are not known",
+            f"{graph}: does not say which network of edgecnn's export it is, and with which weights",
             "calibrate with images: --data",
         )
     source.require_classes(f"{graph}: --data-free")

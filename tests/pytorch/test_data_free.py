@@ -29,8 +29,9 @@ def network() -> torch.nn.Module:
     seen = torch.rand(64, 3, 8, 8) * torch.tensor([0.1, 1.0, 0.02]).view(3, 1, 1) - torch.tensor([1, 0, 0.4]).view(
         3, 1, 1
     )
-    for norm in (made[1], made[4]):
-        norm.momentum = None
+    for layer in made:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
     made(seen)
     return made.eval().requires_grad_(False)
 

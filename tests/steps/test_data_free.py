@@ -106,4 +106,4 @@ def test_weights_that_are_others_now_are_refused(
     assert "mine.safetensors: other weights than those" in capsys.readouterr().err
     (tmp_path / f"{graph.name}.json").unlink()
     assert main(words) == 2
-    assert "was not exported by edgecnn" in capsys.readouterr().err
+    assert "does not say which network" in capsys.readouterr().err
