@@ -123,12 +123,12 @@ def _make_images(network: str, graph: Path, settled: np.ndarray) -> np.ndarray:
     from edgecnn.data.preprocess import preprocessing_from_json
     from edgecnn.pytorch.data_free import make_images
     from edgecnn.pytorch.threads import torch_threads
-    from edgecnn.steps._data_free import IMAGES
+    from edgecnn.steps._data_free import IMAGES, STEPS
     from edgecnn.zoo import presets
 
     preprocessing: Preprocessing = preprocessing_from_json(presets()[NETWORKS[network] or ""])
     with torch_threads(1):
-        return make_images(_with_norms(graph, settled[:SETTLED]), preprocessing, IMAGES)
+        return make_images(_with_norms(graph, settled[:SETTLED]), preprocessing, IMAGES, steps=STEPS)
 
 
 def _with_norms(graph: Path, settled: np.ndarray) -> nn.Module:

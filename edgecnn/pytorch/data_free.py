@@ -15,7 +15,7 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import ModelError
 from edgecnn.session import Array
 
-AT_ONCE, STEPS, RATE = 32, 60, 0.1
+AT_ONCE, RATE = 32, 0.1
 Progress = Callable[[int, int], None]
 
 
@@ -24,15 +24,16 @@ def make_images(
     preprocessing: Preprocessing,
     count: int,
     *,
-    steps: int = STEPS,
+    steps: int,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Array:
     """`count` images, normalised float32 [count, C, H, W], that `network` (in eval mode) takes for its training images.
 
-    Noise is moved by Adam, `AT_ONCE` images together, until mean and standard deviation of what goes into each batch
-    normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay within what a picture can
-    hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network without batch normalization.
+    Noise is moved by so many `steps` of Adam, `AT_ONCE` images together, until mean and standard deviation of what goes
+    into each batch normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay within
+    what a picture can hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network without
+    batch normalization.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

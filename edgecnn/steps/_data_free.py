@@ -19,7 +19,7 @@ from edgecnn.steps._images import Progress
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGES = 32
+IMAGES, STEPS = 32, 60
 NAME = "made from batch normalization"
 
 
@@ -44,7 +44,7 @@ def make_calibration_images(graph: Path, *, trust_code: bool = False, progress: 
     network = _network_of(graph, source, trust_code).eval().requires_grad_(False)
     with torch_threads(1):  # with more, sums are in another order
         try:
-            made = make_images(network, preprocessing, IMAGES, progress=progress)
+            made = make_images(network, preprocessing, IMAGES, steps=STEPS, progress=progress)
         except EdgecnnError as exc:
             raise type(exc)(f"{graph}: {exc.message}", exc.hint) from exc
         dataset = _dataset(_as_pixels(made, preprocessing) if pixels else made)

@@ -81,4 +81,4 @@ def test_without_batch_normalization_nothing_is_known() -> None:
     from edgecnn.pytorch.data_free import make_images
 
     with pytest.raises(ModelError, match="no batch normalization"):
-        make_images(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), PREPROCESSING, 4)
+        make_images(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), PREPROCESSING, 4, steps=2)

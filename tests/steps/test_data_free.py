@@ -34,11 +34,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecnn.pytorch import data_free
     from edgecnn.steps import _data_free
 
     monkeypatch.setattr(_data_free, "IMAGES", 4)
-    monkeypatch.setattr(data_free.make_images, "__kwdefaults__", {**data_free.make_images.__kwdefaults__, "steps": 2})
+    monkeypatch.setattr(_data_free, "STEPS", 2)
 
 
 def test_ranges_say_that_no_image_was_seen_and_so_does_all_that_is_made_of_them(
