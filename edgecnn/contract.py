@@ -19,6 +19,7 @@ OutputForm = Literal["logits", "probabilities", "top-k"]
 Geometry = Literal["nvinfer-squash", "letterbox", "cv2-bilinear", "no-antialias"]
 TOP_K = 5  # classes that a top-k output names, fewer where there are no more
 PROBABILITIES = "probabilities"  # float32 [N, classes]
+EMBEDDING = "embedding"  # float32 [N, D] of unit length: what an embedding network gives in place of logits
 TOP_PROBABILITIES, TOP_CLASSES = "top_probabilities", "top_classes"  # float32 and int32 [N, k], best first
 
 

@@ -19,7 +19,7 @@ from edgecnn.artifact.external import external_files
 from edgecnn.artifact.pair import settle
 from edgecnn.artifact.pair import sidecar_path as sidecar_path
 from edgecnn.artifact.signature import check_signature, require_signature
-from edgecnn.contract import InputForm, OutputForm, ServingContract
+from edgecnn.contract import EMBEDDING, InputForm, OutputForm, ServingContract
 from edgecnn.errors import ArtifactError
 from edgecnn.limits import read_file, require_regular
 from edgecnn.records import STRICT, mapping_from_json, record_from_mapping
@@ -83,8 +83,19 @@ class Sidecar:
         """The names of the outputs of a features graph, and of what was made of one; empty for a classifier."""
         return tuple(self.facts.get("features") or ())
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives an embedding alone, by which two images are of one class or not."""
+        return self.features == (EMBEDDING,)
+
     def require_classes(self, path: Path | str = "the artifact") -> Sidecar:
         """This sidecar; raises `ArtifactError` where what it describes, at `path`, gives features and no classes."""
+        if self.embeds:
+            raise ArtifactError(
+                f"{path}: an embedding network: it tells whether two images are of one class, and gives no classes",
+                "of it there are run, export, calibrate, quantize, reference, build, validate, bench, gate, inspect, "
+                "features and same",
+            )
         if self.features:
             raise ArtifactError(
                 f"{path}: a features graph: it gives {', '.join(self.features)}, and no classes",

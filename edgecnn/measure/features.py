@@ -29,8 +29,8 @@ def run_features(session: Session, images: Array) -> dict[str, Array]:
     return {name: rows[:size] for name, rows in session.run_all({session.input.name: images}).items()}
 
 
-class _Tally:
-    """What is known of one output so far."""
+class Tally:
+    """What is known of one output so far, its rows beside those of the reference."""
 
     def __init__(self) -> None:
         self.signal = self.noise = self.cosines = 0.0
@@ -38,6 +38,7 @@ class _Tally:
         self.n = self.broken = 0
 
     def add(self, ids: Sequence[str], found: Array, expected: Array) -> None:
+        """Count the rows [N, ...] of images."""
         for image, one, other in zip(ids, found, expected, strict=True):
             ours, theirs = one.astype(np.float64).reshape(-1), other.astype(np.float64).reshape(-1)
             if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
@@ -53,6 +54,7 @@ class _Tally:
                 self.least, self.worst = alike, image
 
     def result(self, name: str, shape: tuple[int, ...]) -> FeatureAgreement:
+        """What they come to."""
         told = self.n > 0
         level = 10 * math.log10(self.signal / self.noise) if self.signal and self.noise else None
         mean, least = (self.cosines / self.n, self.least) if told else (None, None)
@@ -76,7 +78,7 @@ def compare_features(
     outputs are not the same.
     """
     outputs = [spec.name for spec in reference.info.outputs]
-    tallies, shapes, unreadable = {name: _Tally() for name in outputs}, dict[str, tuple[int, ...]](), list[str]()
+    tallies, shapes, unreadable = {name: Tally() for name in outputs}, dict[str, tuple[int, ...]](), list[str]()
     skip: Callable[[str, DataError], None] | None = None if strict else lambda image, error: unreadable.append(image)
     done = 0
     for part in batches(dataset, batch, workers, skip):

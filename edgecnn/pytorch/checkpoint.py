@@ -36,7 +36,8 @@ Weights = Mapping[str, Tensor]
 
 def checkpoint_fields(recipe: Recipe) -> dict[str, Setting]:
     """The recipe's values that decide a checkpoint, as they stand in its sidecar."""
-    return {**recipe.values("model", "data.source", "train", "transfer"), **input_fields(recipe)}
+    verification = recipe.values("verification") if recipe.train.loss is not None else {}
+    return {**recipe.values("model", "data.source", "train", "transfer"), **verification, **input_fields(recipe)}
 
 
 def checkpoint_sidecar(

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecnn.artifact.sidecar import verified_sidecar
+from edgecnn.artifact.sidecar import Sidecar, verified_sidecar
+from edgecnn.contract import EMBEDDING, OUTPUT
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.pytorch.checkpoint import read_weights
+from edgecnn.pytorch.embedding import EmbeddingNetwork
 from edgecnn.pytorch.models import build_model
 from edgecnn.pytorch.own import build_again, in_nchw
 from edgecnn.pytorch.threads import count_torch_threads, torch_threads
@@ -36,17 +38,18 @@ class Reference(Session):
         self, network: nn.Module, input_shape: tuple[int, int, int], classes: int, threads: int | None = None
     ) -> None:
         self.network = network.eval().requires_grad_(False)
+        output = EMBEDDING if isinstance(network, EmbeddingNetwork) else OUTPUT
         self._threads = torch_threads(threads)
         self._info = SessionInfo(
             inputs=(TensorSpec("input", (None, *input_shape), "float32"),),
-            outputs=(TensorSpec("logits", (None, classes), "float32"),),
+            outputs=(TensorSpec(output, (None, classes), "float32"),),
             sync=self.SYNC,
             threads=count_torch_threads(threads),
         )
 
     @property
     def info(self) -> SessionInfo:
-        """An `input` NCHW and `logits` [N, classes]."""
+        """An `input` NCHW and `logits` [N, classes], or an `embedding` [N, D]."""
         return self._info
 
     def run_all(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -163,7 +166,7 @@ def _network_of(checkpoint: Path, trust_code: bool) -> tuple[nn.Module, tuple[in
     if "origin" in sidecar.facts:
         network = build_again(checkpoint, sidecar, trust_code=trust_code)
     else:
-        network = build_model(sidecar.facts["model"], sidecar.facts["classes"])
+        network = build_model(sidecar.facts["model"], _outputs_of(sidecar))
     try:
         network.load_state_dict(read_weights(checkpoint))
     except RuntimeError as exc:
@@ -171,4 +174,11 @@ def _network_of(checkpoint: Path, trust_code: bool) -> tuple[nn.Module, tuple[in
             f"{checkpoint}: does not fit {sidecar.facts['model']}: {exc}", "train again with this version"
         ) from exc
     network = in_nchw(network, sidecar.facts.get("layout"))
-    return network, preprocessing_from_json(sidecar.preprocessing).input_shape, sidecar.facts["classes"]
+    if sidecar.embeds:
+        network = EmbeddingNetwork(network)
+    return network, preprocessing_from_json(sidecar.preprocessing).input_shape, _outputs_of(sidecar)
+
+
+def _outputs_of(sidecar: Sidecar) -> int:
+    found: int = sidecar.facts["features"][EMBEDDING][0] if sidecar.embeds else sidecar.facts["classes"]
+    return found

@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 
 from edgecnn.errors import nearest
-from edgecnn.recipe.schema import Recipe
+from edgecnn.recipe.schema import ExportSettings, Recipe
+from edgecnn.recipe.verification import VerificationSettings
 from edgecnn.targets import targets
+
+VERIFYING = ("verification_drop_pp_max", "embedding_cosine_min")
+CLASSIFYING = (
+    "top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min", "top1_regression_pp_max", "top1_pct_min",
+    "top5_pct_min", "class_top1_pct_min", "class_recall_pct_min", "calibration_error_pp_max", "serving_drop_pp_max",
+)  # fmt: skip
 
 
 def find_contradictions(recipe: Recipe) -> list[str]:
@@ -35,7 +42,8 @@ def find_contradictions(recipe: Recipe) -> list[str]:
     problems += _find_network_contradictions(recipe) + _find_decision_contradictions(recipe)
     if recipe.tolerances.serving_drop_pp_max is not None and recipe.input.geometry is None:
         problems.append("tolerances.serving_drop_pp_max needs input.geometry: what does the serving side do?")
-    return problems + _find_dla_contradictions(recipe) + _find_training_contradictions(recipe)
+    problems += _find_dla_contradictions(recipe) + _find_training_contradictions(recipe)
+    return problems + _find_verification_contradictions(recipe)
 
 
 def _find_dla_contradictions(recipe: Recipe) -> list[str]:
@@ -71,7 +79,7 @@ def _find_profile_contradictions(recipe: Recipe) -> list[str]:
 
 
 def _find_decision_contradictions(recipe: Recipe) -> list[str]:
-    if recipe.decision.threshold is not None:
+    if recipe.decision.threshold is not None or recipe.train.loss is not None:
         return []
     names = ("decision_flips_pct_max", "class_recall_pct_min")
     judged = [name for name in names if getattr(recipe.tolerances, name) is not None]
@@ -135,3 +143,42 @@ def _find_training_contradictions(recipe: Recipe) -> list[str]:
     if augment.area and augment.jitter:
         problems.append("train.augment.area and train.augment.jitter exclude each other")
     return problems
+
+
+def _find_verification_contradictions(recipe: Recipe) -> list[str]:
+    """An embedding has no classes to decide, and a classifier no distances."""
+    train, own, tolerances = recipe.train, recipe.verification, recipe.tolerances
+    asked = {"verification": own != VerificationSettings()}
+    asked |= {f"tolerances.{key}": getattr(tolerances, key) is not None for key in VERIFYING}
+    if train.loss is None:
+        return [f"{key} needs train.loss, 'triplet' or 'contrastive'" for key, given in asked.items() if given]
+    where = f"train.loss = {train.loss!r}"
+    if not train.epochs:
+        return [f"{where} needs train.epochs: the threshold is chosen when training is over"]
+    problems = []
+    if train.batch % own.images_per_class or train.batch < 2 * own.images_per_class:
+        problems.append(
+            f"train.batch = {train.batch} is no number of classes, two or more, of "
+            f"verification.images_per_class = {own.images_per_class}"
+        )
+    validation, test = own.validation_classes or (), own.test_classes or ()
+    for key, names in (("validation_classes", validation), ("test_classes", test)):
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            problems.append(f"verification.{key}: {twice[0]!r} stands there more than once")
+    if both := sorted({*validation} & {*test}):
+        problems.append(f"verification.test_classes: {both[0]!r} is one of the validation classes too")
+    without = {
+        "train.label_smoothing": train.label_smoothing,
+        "train.mixup": train.mixup,
+        "train.cutmix": train.cutmix,
+        "qat.epochs": recipe.qat.epochs,
+        "decision.threshold": recipe.decision.threshold is not None,
+        "data.test": recipe.data.test,
+        "input.geometry": recipe.input.geometry,
+        "model.classes": recipe.model.classes,
+        "export": recipe.export != ExportSettings(),
+        "build.weakly_typed": recipe.build.weakly_typed,
+    }
+    problems += [f"{where}: {key} is a classifier's: leave it out" for key, given in without.items() if given]
+    judged = [key for key in CLASSIFYING if getattr(tolerances, key) is not None]
+    return problems + [f"{where}: tolerances.{key} is a classifier's: leave it out" for key in judged]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge, Interval, Len, MinLen
 
 from edgecnn.contract import Geometry, InputForm, OutputForm
+from edgecnn.recipe.verification import VerificationSettings
 from edgecnn.records import STRICT
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -131,6 +132,7 @@ class TrainSettings:
     __pydantic_config__ = STRICT
 
     epochs: Count = 0
+    loss: Literal["triplet", "contrastive"] | None = None  # of an embedding ([verification]); left out: cross-entropy
     batch: PositiveCount = 64  # of the whole job: several processes share it
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Amount = 0.1
@@ -307,6 +309,8 @@ class Tolerances:
     joules_per_inference_max: Amount | None = None  # above idle; one query of bench.batch images
     dla_gpu_layers_max: Count | None = None  # of a build for a DLA core, by trtexec's log beside the engines
     serving_drop_pp_max: Percent | None = None
+    verification_drop_pp_max: Percent | None = None
+    embedding_cosine_min: Annotated[float, Interval(ge=-1, le=1)] | None = None
     inconclusive: Literal["inconclusive", "pass", "fail"] = "inconclusive"
 
 
@@ -324,6 +328,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
+    verification: VerificationSettings = field(default_factory=VerificationSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)

@@ -257,11 +257,13 @@ def export_network(
     from edgecnn.graph.serving import fold_file
     from edgecnn.pytorch.export.exporter import UntranslatedError
     from edgecnn.pytorch.export.exporter import export_network as make_graph
-    from edgecnn.pytorch.export.features import export_features
+    from edgecnn.pytorch.export.features import export_embedding, export_features
 
     write_graph: Callable[[Path], ExportFacts]
     try:
-        if features:
+        if sidecar.embeds:
+            write_graph = export_embedding(network, card, max_batch=max_batch).write
+        elif features:
             write_graph = export_features(network, card, features, max_batch=max_batch).write
         else:
             write_graph = make_graph(network, card, max_batch=max_batch).write

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from edgecnn.backends._onnxruntime import onnxruntime_errors
-from edgecnn.contract import INPUT, MAX_DIFFERENCE, OPSET
+from edgecnn.contract import EMBEDDING, INPUT, MAX_DIFFERENCE, OPSET
 from edgecnn.errors import GraphError, ModelError
 from edgecnn.pytorch.export.exporter import (
     PROBES,
@@ -86,6 +86,20 @@ def export_features(network: nn.Module, card: ModelCard, names: Sequence[str], *
         network.train(was_training)
     arrays = {name: t.detach().cpu().numpy() for name, t in translation.initializers.items()}
     return FeaturesGraph(card, model, arrays, images, features, max_batch)
+
+
+def export_embedding(network: nn.Module, card: ModelCard, *, max_batch: int) -> FeaturesGraph:
+    """An embedding `network` as a graph whose output is called so. Raises as `export_network` does."""
+    was_training = network.training
+    network.eval()
+    try:
+        images = make_probe_images(card.input_shape, PROBES)
+        rows = compute_logits(network, card, images)
+        translation, model = translate_network(network, card, {EMBEDDING: rows.shape[1:]})
+    finally:
+        network.train(was_training)
+    arrays = {name: t.detach().cpu().numpy() for name, t in translation.initializers.items()}
+    return FeaturesGraph(card, model, arrays, images, {EMBEDDING: rows}, max_batch)
 
 
 def _compare(

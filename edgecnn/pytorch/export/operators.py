@@ -215,6 +215,13 @@ def _mean(c: Call) -> str:
     return c.add("ReduceMean", inputs, keepdims=c.integer("keepdim"))[0]
 
 
+def _sum(c: Call) -> str:
+    rank = len(c.shape("self"))
+    axes = sorted(d % rank for d in c.integers("dim"))
+    inputs = [c.value("self"), c.graph.constant(f"axes.{'.'.join(map(str, axes))}", axes)]
+    return c.add("ReduceSum", inputs, keepdims=c.integer("keepdim"))[0]
+
+
 def _reshape(c: Call) -> str:
     """Flatten, view, squeeze and unsqueeze: all are known by the shape that they make."""
     source, target = c.shape("self"), c.shape()
@@ -325,6 +332,7 @@ OPERATORS: dict[str, Translate] = {
     "aten.avg_pool2d": _avg_pool,
     "aten.adaptive_avg_pool2d": _adaptive_avg_pool,
     "aten.mean": _mean,
+    "aten.sum": _sum,
     "aten.flatten": _reshape,
     "aten.view": _reshape,
     "aten.reshape": _reshape,

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ class Trainer:
         if self.average is not None:
             processes.broadcast(self.average.weights.values())
         loss, top1_pct, images = self._means(processes.all_reduce(sums), epoch)
-        guessing = math.log(len(self.splits.labels))
+        guessing = self.guessing_loss()
         if loss > DIVERGED * guessing:
             raise TrainingError(
                 f"training diverged: the mean loss of epoch {epoch + 1} is {loss:.3g}; guessing gives {guessing:.3g}",
@@ -177,7 +178,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.network)
-        correct = (heads[0].detach().argmax(1) == label).sum()
+        correct = self._count_right(heads[0].detach(), label)
         return torch.stack(
             [loss.detach().double() * len(label), correct.double(), correct.new_full((), len(label)).double()]
         )
@@ -186,6 +187,13 @@ class Trainer:
         smoothing = self.settings.label_smoothing
         main, *auxiliary = (F.cross_entropy(logits.float(), wanted, label_smoothing=smoothing) for logits in heads)
         return main + self.learner.auxiliary_weight * sum(auxiliary, main.new_zeros(()))
+
+    def _count_right(self, output: Tensor, label: Tensor) -> Tensor:
+        return (output.argmax(1) == label).sum()
+
+    def guessing_loss(self) -> float:
+        """The loss of a network that knows nothing."""
+        return math.log(len(self.splits.labels))
 
     def _prepared(self, x: Tensor) -> Tensor:
         wanted = self.settings.channels_last and x.ndim == 4
@@ -207,6 +215,14 @@ class Trainer:
                 f"(now {self.settings.learning_rate:g}) or set train.clip_norm; no epoch was completed",
             )
         return loss / max(1, images), 100 * correct / max(1, images), images
+
+    def facts(self) -> dict[str, Any]:
+        """What the sidecars of all its checkpoints say besides."""
+        return {}
+
+    def closing_facts(self) -> dict[str, Any]:
+        """What that of the result says besides, of the weights that are kept."""
+        return {}
 
     @torch.no_grad()
     def evaluate(self, source: Source, body: nn.Module | None = None) -> Score:

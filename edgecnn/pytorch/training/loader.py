@@ -44,6 +44,7 @@ class Source(Protocol):
     """Labeled inputs by position."""
 
     device: torch.device
+    labels: Tensor
     readable: Positions
     corrupt: dict[str, str]
 

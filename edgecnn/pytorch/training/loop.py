@@ -11,8 +11,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,14 @@ from edgecnn.pytorch.checkpoint import (
     write_checkpoint,
     write_state,
 )
+from edgecnn.pytorch.embedding import EmbeddingNetwork
 from edgecnn.pytorch.threads import torch_threads
+from edgecnn.pytorch.training.class_splits import open_class_splits
 from edgecnn.pytorch.training.epoch import Score, Trainer
 from edgecnn.pytorch.training.events import EventFile
 from edgecnn.pytorch.training.gradients import write_gradient_norms
 from edgecnn.pytorch.training.lr_schedule import Plateau
+from edgecnn.pytorch.training.metric import MetricTrainer
 from edgecnn.pytorch.training.process_group import ProcessGroup, join_process_group
 from edgecnn.pytorch.training.progress import Progress, Silent
 from edgecnn.pytorch.training.splits import open_splits
@@ -151,9 +154,34 @@ def make_trainer(recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, pr
             f"{processes.size} processes cannot share batches of {settings.batch} images",
             "start fewer processes, or set a larger train.batch (it is of the whole job)",
         )
+    if settings.loss is not None:
+        return _make_metric_trainer(recipe, processes, skip_corrupt, progress)
     splits = processes.on_all_ranks("open the data", lambda: open_splits(recipe, processes.device, skip_corrupt))
     processes.check_agreement("the data", splits.identity())
-    network, notes = processes.on_all_ranks("start the network", lambda: start_network(recipe, splits.labels))
+    network = _start(recipe, splits.labels, processes, progress)
+    learner = make_learner(recipe, network)
+    learner, splits = cache_features(recipe, learner, splits, progress)
+    return Trainer(settings, learner, splits, processes, progress)
+
+
+def _make_metric_trainer(
+    recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, progress: Progress
+) -> MetricTrainer:
+    """The same for an embedding: the outputs of the network's last layer, of unit length."""
+    if processes.size > 1:
+        raise TrainingError(
+            f"train.loss = {recipe.train.loss!r} with {processes.size} processes, whose batches would share no pairs",
+            "start it without torchrun: one trains",
+        )
+    splits, classes = open_class_splits(recipe, processes.device, skip_corrupt)
+    network = _start(recipe, [""] * recipe.verification.embedding, processes, progress)
+    learner, splits = cache_features(recipe, make_learner(recipe, network), splits, progress)
+    learner = replace(learner, body=EmbeddingNetwork(learner.body))
+    return MetricTrainer(recipe, learner, splits, classes, processes, progress)
+
+
+def _start(recipe: Recipe, outputs: Sequence[str], processes: ProcessGroup, progress: Progress) -> nn.Module:
+    network, notes = processes.on_all_ranks("start the network", lambda: start_network(recipe, outputs))
     for note in notes:
         progress.note(note)
     network.to(processes.device)
@@ -161,9 +189,7 @@ def make_trainer(recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, pr
         network.to(memory_format=torch.channels_last)
     if settings.sync_batchnorm and processes.size > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    learner = make_learner(recipe, network)
-    learner, splits = cache_features(recipe, learner, splits, progress)
-    return Trainer(settings, learner, splits, processes, progress)
+    return network
 
 
 def training_device(settings: TrainSettings, local_rank: int = 0) -> torch.device:
@@ -277,6 +303,7 @@ class TrainingRun:
         )
         if trainer.processes.writes:
             facts = {k: v for k, v in to_plain(result).items() if k not in ("checkpoint", *TIMES)}
+            facts |= trainer.closing_facts()
             if images := images_sha256(self.recipe.data.source, "train"):
                 facts[TRAIN_IMAGES] = images
 
@@ -330,7 +357,9 @@ class TrainingRun:
 
     def _sidecar(self, path: Path, facts: Mapping[str, Any]) -> Sidecar:
         splits, device = self.trainer.splits, self.trainer.processes.facts()
-        return checkpoint_sidecar(self.recipe, path, splits.labels, splits.preprocessing, device, facts)
+        facts = {**facts, **self.trainer.facts()}
+        made = checkpoint_sidecar(self.recipe, path, splits.labels, splits.preprocessing, device, facts)
+        return replace(made, labels=None, wnids=None) if made.embeds else made
 
 
 def _scalars(done: Epoch) -> dict[str, float | None]:
