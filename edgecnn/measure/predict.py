@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from edgecnn.results.accuracy import Task
 from edgecnn.session import Array, Session, task_of
 
 Progress = Callable[[int, int], None]
+PredictedForm = Literal[OutputForm, "embedding"]
 HASHED_AHEAD = 1024  # images of a journal at a time: what waits for a thread is in memory
 
 
@@ -34,7 +35,7 @@ class Predictions:
 
     One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
     Where `output` says so, probabilities stand in their place; of top-k those of the classes that are named, and
-    `NOT_NAMED` for the others. `unreadable` are the ids of images that could not be decoded; they are
+    `NOT_NAMED` for the others; of an embedding network its embeddings [N, D]. `unreadable` are the ids of images that could not be decoded; they are
     in none of the other fields. `sha256s` are the images' identities; files of earlier versions have none.
     """
 
@@ -46,7 +47,7 @@ class Predictions:
     label_names: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     threshold: float = 0.0
-    output: OutputForm = "logits"
+    output: PredictedForm = "logits"
     sha256s: tuple[str, ...] = ()
 
     @property
@@ -286,11 +287,11 @@ def read_predictions(path: Path) -> Predictions:
     return predictions
 
 
-def _output_form(array: Any) -> OutputForm:
+def _output_form(array: Any) -> PredictedForm:
     found = str(array)
-    if found not in get_args(OutputForm):
+    if found not in get_args(PredictedForm):
         raise ValueError(f"an output {found!r}")
-    return cast(OutputForm, found)
+    return cast(PredictedForm, found)
 
 
 def _strings(array: Any) -> tuple[str, ...]:

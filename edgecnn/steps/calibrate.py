@@ -21,6 +21,7 @@ from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
 from edgecnn.steps._data_free import make_calibration_images
+from edgecnn.steps._embeddings import without_unseen
 from edgecnn.steps._images import CORRUPT, DATA_FREE, Progress, open_images, without_corrupt
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
@@ -107,8 +108,9 @@ def calibration_images(
     source = sidecar_of(graph)
     form = "normalised" if source.features else source.contract.calibrated_input
     if calibration:
-        return open_images(source, f"{find_manifest(calibration)}:{data}", "train", named=named).in_form(form)
-    whole = open_images(source, data, "train", named=named)
+        chosen = open_images(source, f"{find_manifest(calibration)}:{data}", "train", named=named)
+        return without_unseen(source, chosen).in_form(form)
+    whole = without_unseen(source, open_images(source, data, "train", named=named))
     return whole.subset(spread(whole, images)).in_form(form)
 
 

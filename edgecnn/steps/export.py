@@ -7,12 +7,12 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
-from edgecnn.contract import OLD_OPSET, OPSET, PROVED_BATCH, InputForm, OutputForm, ServingContract
+from edgecnn.contract import EMBEDDING, OLD_OPSET, OPSET, PROVED_BATCH, InputForm, OutputForm, ServingContract
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
@@ -110,6 +110,7 @@ def export(
         labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
     require_packages("export")
+    from edgecnn.pytorch.embedding import EmbeddingNetwork
     from edgecnn.pytorch.export.exporter import resize_card
     from edgecnn.pytorch.models import build_model, build_model_to_fill
     from edgecnn.pytorch.weights import load_weights
@@ -120,10 +121,18 @@ def export(
     card = _card_of(card, file, own)
     if size is not None:
         card = resize_card(card, size)
-    wanted = classes or own.facts.get("classes") or card.classes
-    names, wnids = _labels_of(card, own, wanted, labels)
+    names, wnids, facts = None, None, dict[str, Any]()
+    if own.embeds:
+        _require_plain_embedding(file, contract, asked=bool(features) or classes is not None or labels is not None)
+        facts = {key: own.facts[key] for key in ("features", "verification") if key in own.facts}
+        wanted = own.facts["features"][EMBEDDING][0]
+    else:
+        wanted = classes or own.facts.get("classes") or card.classes
+        names, wnids = _labels_of(card, own, wanted, labels)
     network = (build_model if source == "none" else build_model_to_fill)(card.name, wanted)
     info = load_weights(network, card, source, ema=ema)
+    if own.embeds:
+        network = EmbeddingNetwork(network)
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn export {card.name}",
@@ -131,10 +140,18 @@ def export(
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
         labels=None if features else names,
         wnids=None if features else wnids,
-        facts=to_plain(info),
+        facts={**to_plain(info), **facts},
     )
     export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, features=features, opset=opset)
     return path
+
+
+def _require_plain_embedding(file: Path, contract: ServingContract, *, asked: bool) -> None:
+    if asked or not contract.is_plain:
+        raise ModelError(
+            f"{file}: an embedding network: it takes normalised images, and has no classes",
+            "leave --input, --output, --classes, --labels and --features out",
+        )
 
 
 def _export_own(

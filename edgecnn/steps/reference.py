@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from edgecnn.artifact.write import check_output
@@ -82,6 +82,11 @@ def reference(
     check_output(output, ".npz", source)
     require_named(source)
     sidecar = verified_sidecar(source) if sidecar_path(source).exists() else Sidecar(kind="graph")
+    if sidecar.embeds:
+        from edgecnn.steps.verification import reference_embeddings
+
+        settings: Any = {"threads": threads, "dataset": dataset, "facts": facts, "progress": progress}
+        return reference_embeddings(source, output, data=data, **settings)
     chosen = dataset or open_images(sidecar, data, "test")
     with open_reference_source(source, threads, trust_code=trust_code) as session:
         threshold = decision_threshold(source, sidecar, session.output)

@@ -185,9 +185,9 @@ def _start(recipe: Recipe, outputs: Sequence[str], processes: ProcessGroup, prog
     for note in notes:
         progress.note(note)
     network.to(processes.device)
-    if settings.channels_last:
+    if recipe.train.channels_last:
         network.to(memory_format=torch.channels_last)
-    if settings.sync_batchnorm and processes.size > 1:
+    if recipe.train.sync_batchnorm and processes.size > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network
 

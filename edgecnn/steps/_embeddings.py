@@ -1,0 +1,94 @@
+"""Embeddings of the images that may test an embedding network, and the pairs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.contract import EMBEDDING
+from edgecnn.data.class_split import images_for_pairs, of_classes
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import has_test_split, open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.data.sources.lfw import lfw, lfw_pairs, lfw_root
+from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.measure.pairs import Pairs, all_pairs
+from edgecnn.measure.predict import Predictions
+from edgecnn.records import record_from_mapping
+from edgecnn.results.verification import ChosenThreshold
+from edgecnn.session import Session
+from edgecnn.steps._shared import predict_shared
+
+
+def chosen_threshold(path: Path | str, sidecar: Sidecar) -> ChosenThreshold:
+    """What an embedding network is judged by; raises `ArtifactError` where `path` is none, and `MeasurementError` where
+    no validation pairs have chosen a threshold."""
+    if not sidecar.embeds:
+        raise ArtifactError(
+            f"{path}: no embedding network, by its sidecar", "train one: `train.loss` in a recipe, `edgecnn train`"
+        )
+    if "verification" not in sidecar.facts:
+        raise MeasurementError(
+            f"{path}: no validation pairs have chosen a threshold for it: its training is not finished",
+            "finish it (`edgecnn train --resume`), and make this again from model.safetensors",
+        )
+    again = "make it again from the checkpoint"
+    return record_from_mapping(ChosenThreshold, sidecar.facts["verification"], f"{path}: its threshold", again)
+
+
+def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
+    """Images to calibrate an embedding network with: of the classes that it was trained on, where the data has those;
+    images of other networks as they come."""
+    if not sidecar.embeds or dataset.labels is None:
+        return dataset
+    seen = sidecar.facts.get("verification", {}).get("train_classes", ())
+    return of_classes(dataset, seen) if set(dataset.label_names or ()) & set(seen) else dataset
+
+
+def open_unseen(path: Path, sidecar: Sidecar, data: str) -> Dataset:
+    """The images of `data` that can test an embedding network: of classes that neither its training nor its threshold
+    saw, of the test split where there is one; or those in LFW's pairs. Raises `DataError` where there are none."""
+    chosen = chosen_threshold(path, sidecar)
+    preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
+    if (root := lfw_root(data)) is not None:
+        return lfw(root, preprocessing)
+    whole = open_dataset(data, preprocessing, "test" if has_test_split(data) else "train")
+    if whole.labels is None:
+        raise DataError(
+            f"{whole.name}: has no classes, and pairs are of one class or of two", "put images in a folder of each"
+        )
+    known = {*chosen.train_classes, *chosen.validation_classes}
+    unseen = [name for name in whole.label_names or () if name not in known]
+    if not unseen:
+        raise DataError(
+            f"{whole.name}: all of its classes trained the network or chose its threshold",
+            "name images of other classes",
+        )
+    return images_for_pairs(of_classes(whole, unseen))
+
+
+def pairs_in(data: str, predictions: Predictions) -> Pairs:
+    """LFW's own pairs, or every two images. Raises `DataError` where unreadable images leave none of either kind."""
+    if (root := lfw_root(data)) is not None:
+        position = {name: k for k, name in enumerate(predictions.ids)}
+        rows = [(position[a], position[b], s) for a, b, s in lfw_pairs(root) if a in position and b in position]
+        first, second, same = (np.array(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        pairs = Pairs(np.asarray(first, np.int64), np.asarray(second, np.int64), np.asarray(same, np.bool_))
+    else:
+        pairs = all_pairs(predictions.labels)
+    if pairs.same.all() or not pairs.same.any():
+        raise DataError(f"{predictions.dataset}: its readable images make no pairs of both kinds", "check the files")
+    return pairs
+
+
+def predict_embeddings(session: Session, dataset: Dataset, **settings: Any) -> Predictions:
+    """Embeddings [N, D] of every image, as the `logits` of predictions; the rest is as `predict` does it."""
+    found = predict_shared(session, dataclasses.replace(dataset, labels=None), **settings)
+    assert dataset.labels is not None
+    position = {name: k for k, name in enumerate(dataset.ids)}
+    labels = dataset.labels[[position[name] for name in found.ids]]
+    return dataclasses.replace(found, labels=labels, output=EMBEDDING)
