@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgecnn.inspection.drift import drift
     from edgecnn.inspection.monitor_line import monitor_line
     from edgecnn.inspection.neighbours import neighbours
+    from edgecnn.inspection.same import same
     from edgecnn.pipeline.judge import judge
     from edgecnn.pipeline.run import run
     from edgecnn.pipeline.transfer_table import transfer_table
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from edgecnn.results.report import Measurement, RunReport
     from edgecnn.results.transfer import TransferTable
     from edgecnn.results.verdict import Check, Verdict
+    from edgecnn.results.verification import SamePair, Verification
     from edgecnn.steps.bench import bench
     from edgecnn.steps.build import build
     from edgecnn.steps.calibrate import calibrate
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from edgecnn.steps.sensitivity import sensitivity
     from edgecnn.steps.train import train
     from edgecnn.steps.validate import validate
+    from edgecnn.steps.verification import validate_verification
     from edgecnn.tuning.search import search
 
 __all__ = [  # in the order of the flow: what does, what it gives, what it raises
@@ -88,9 +91,11 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "RecipeError",
     "RemoteError",
     "RunReport",
+    "SamePair",
     "TrainingError",
     "TransferTable",
     "Verdict",
+    "Verification",
     "WriteError",
     "bench",
     "build",
@@ -108,12 +113,14 @@ __all__ = [  # in the order of the flow: what does, what it gives, what it raise
     "quantize",
     "reference",
     "run",
+    "same",
     "search",
     "sensitivity",
     "train",
     "train_quantized",
     "transfer_table",
     "validate",
+    "validate_verification",
     "write_report",
 ]
 
@@ -134,6 +141,7 @@ _MODULES = {
     "steps.reference": ("reference",),
     "steps.build": ("build",),
     "steps.validate": ("validate",),
+    "steps.verification": ("validate_verification",),
     "steps.bench": ("bench",),
     "report": ("write_report", "RunReport"),  # with what shows one in a notebook
     "recipe.load": ("load_recipe",),
@@ -142,6 +150,7 @@ _MODULES = {
     "inspection.monitor_line": ("monitor_line",),
     "steps.features": ("features",),
     "inspection.neighbours": ("neighbours",),
+    "inspection.same": ("same",),
     "results.accuracy": ("Accuracy",),
     "results.drift": ("Drift",),
     "results.latency": ("Latency", "LatencyFile"),
@@ -149,6 +158,7 @@ _MODULES = {
     "results.report": ("Measurement",),
     "results.transfer": ("TransferTable",),
     "results.verdict": ("Check", "Verdict"),
+    "results.verification": ("SamePair", "Verification"),
 }
 
 

@@ -102,7 +102,7 @@ class TargetRun:
     def measurements(self) -> tuple[Measurement, ...]:
         """One for each engine: those with a latency first, in their order. Raises `MeasurementError` for none."""
         rows = {row.latency.name: row for row in self.latency.content.measurements} if self.latency else {}
-        files = {file.content.accuracy.name: file.content for file in self.accuracies}
+        files = {file.content.name: file.content for file in self.accuracies}
         crashes = {file.content.name: file.content for file in self.crashes}
         if not rows and not files and not crashes:
             raise MeasurementError(
@@ -123,6 +123,7 @@ class TargetRun:
                     engine=engine,
                     facts=row.facts if row else None,
                     accuracy=file.accuracy if file else None,
+                    verification=file.verification if file else None,
                     latency=row.latency if row else None,
                     ratio=row.ratio if row else None,
                     startup=row.startup if row else None,
@@ -155,7 +156,10 @@ def read_target_run(folder: Path) -> TargetRun:
     """What was measured in a target's folder; raises `ArtifactError` for a damaged file, `MeasurementError` for
     results that cannot be told apart."""
     accuracies = tuple(_read(AccuracyFile, path, "`edgecnn validate`") for path in sorted(folder.glob(ACCURACY)))
-    names = [file.content.accuracy.name for file in accuracies]
+    for file in accuracies:
+        if file.content.accuracy is None and file.content.verification is None:
+            raise ArtifactError(f"{file.path}: damaged: it has no accuracy", "make it again: `edgecnn validate`")
+    names = [file.content.name for file in accuracies]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise MeasurementError(f"{folder}: {twice} was validated more than once", "keep one accuracy of each engine")
     return TargetRun(

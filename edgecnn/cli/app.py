@@ -15,13 +15,15 @@ from edgecnn.cli.options import epilog
 from edgecnn.output import print_line
 from edgecnn.version import __version__
 
-SHARED_MODULES = {"app", "completion", "on", "options", "printing", "progress"}
+SHARED_MODULES = {"app", "completion", "on", "options", "pairs", "printing", "progress"}
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "search",
     "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "release", "install", "rollback",
     "push", "recipe", "models", "summary", "probe", "transfer-table",
     "targets", "check", "repro", "sign", "verify", "inspect", "layers",
     "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "monitor",
+    "push", "recipe", "models", "summary", "probe", "targets", "check", "repro", "sign", "verify", "inspect", "layers",
+    "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "same", "monitor",
     "drift", "doctor", "remote",
 )  # fmt: skip
 

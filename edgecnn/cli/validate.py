@@ -28,6 +28,7 @@ edgecnn validate runs/lenet5-digits/cpu/int8.onnx --reference runs/lenet5-digits
 edgecnn validate int8.onnx --reference reference.npz --data val --geometry letterbox  # needs images
 edgecnn validate int8.onnx --reference reference.npz --data val --tta ten-crop --scales 256,288  # needs images
 edgecnn validate pool.int8.onnx --reference pool.fp32.onnx --data val  # needs a features graph
+edgecnn validate faces.int8.onnx --reference faces.reference.npz --data lfw:DIR  # needs an embedding network
 edgecnn validate theirs.onnx --reference reference.npz --data val  # needs a graph of another tool
 edgecnn validate int8.plan --reference reference.npz --data val --on jetson  # needs a device in the network
 """
@@ -85,6 +86,11 @@ def validate(
     """
     if on:
         _validate_on(context, on, reference, data)
+    if _gives_features(engine, embedding=True):
+        from edgecnn.cli.pairs import validate_pairs
+
+        validate_pairs(engine, reference, output, data, context.params)
+        return
     if _gives_features(engine):
         _validate_features(engine, reference, output, data, context.params)
         return
@@ -142,10 +148,11 @@ def validate(
         _print_bisection(parted)
 
 
-def _gives_features(engine: Path) -> bool:
+def _gives_features(engine: Path, *, embedding: bool = False) -> bool:
     from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 
-    return sidecar_path(engine).exists() and bool(read_sidecar(engine).features)
+    known = read_sidecar(engine) if sidecar_path(engine).exists() else None
+    return known is not None and (known.embeds if embedding else bool(known.features))
 
 
 def _validate_features(

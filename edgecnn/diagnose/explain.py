@@ -165,7 +165,7 @@ def _noise_by_node(found: Sensitivity) -> tuple[LayerNoise, ...]:
 
 def _places(run: TargetRun, m: Measurement, graph: Path | None, recipe: Recipe, rerun: tuple[str, ...]) -> Places:
     folder = run.folder.parent
-    file = next((f for f in run.accuracies if f.content.accuracy.name == m.name), None)
+    file = next((f for f in run.accuracies if f.content.name == m.name), None)
     parents = [run.folder / name for name in (file.provenance.parents if file and file.provenance else ())]
     kinds = {made.kind: _short(path) for path in reversed(parents) if path.is_file() and (made := _sidecar(path))}
     ranges = sorted(folder.glob("*.calib.json"))

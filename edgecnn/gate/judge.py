@@ -114,6 +114,10 @@ def _check_finite(measurement: Measurement) -> Iterator[Check]:
     if accuracy is not None and accuracy.nan_count:
         evidence = f"logits that are not finite on {accuracy.nan_count} of {accuracy.n} images"
         yield Check(measurement.name, "nan_count_max", float(accuracy.nan_count), None, 0.0, "FAIL", evidence)
+    pairs = measurement.verification
+    if pairs is not None and (broken := pairs.verification_nan_count):
+        evidence = f"embeddings that are not finite on {broken} of {pairs.verification_n} images"
+        yield Check(measurement.name, "nan_count_max", float(broken), None, 0.0, "FAIL", evidence)
 
 
 def _nothing_measured(name: str) -> Check:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.contract import EMBEDDING
 from edgecnn.data.dataset import Labels
-from edgecnn.errors import MeasurementError
+from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.features import Tally
 from edgecnn.measure.pairs import Floats, Pairs, Rates, SortedPairs, squared_distances
 from edgecnn.measure.predict import Predictions
+from edgecnn.records import record_from_mapping
 from edgecnn.results.verification import ChosenThreshold, Interval, Verification
 from edgecnn.statistics import drop_interval, wilson_interval
 
@@ -22,6 +25,22 @@ FALSE_ACCEPTS = 100  # expected ones, for a rate to be told
 IDENTITIES = 20  # for an interval that speaks of other classes too
 REPLICATES = 500
 Resampled = Literal["identities", "images"]
+
+
+def threshold_of(path: Path | str, sidecar: Sidecar) -> ChosenThreshold:
+    """What an embedding network is judged by; raises `ArtifactError` where `path` is none, and `MeasurementError` where
+    no validation pairs have chosen a threshold."""
+    if not sidecar.embeds:
+        raise ArtifactError(
+            f"{path}: no embedding network, by its sidecar", "train one: `train.loss` in a recipe, `edgecnn train`"
+        )
+    if "verification" not in sidecar.facts:
+        raise MeasurementError(
+            f"{path}: no validation pairs have chosen a threshold for it: its training is not finished",
+            "finish it (`edgecnn train --resume`), and make this again from model.safetensors",
+        )
+    again = "make it again from the checkpoint"
+    return record_from_mapping(ChosenThreshold, sidecar.facts["verification"], f"{path}: its threshold", again)
 
 
 def measure_verification(

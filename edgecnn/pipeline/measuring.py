@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,20 @@ from edgecnn.steps.crash import crash_path, crashed_in, keep_crash
 
 def validate_or_crash(engine: Path, reference: Path, output: Path, *, name: str, **settings: Any) -> None:
     """`validate`, or the crash of the engine beside `output`, in place of its accuracy."""
+    _validate_or_crash(isolated.validate, engine, reference, output, name, settings)
+
+
+def verify_or_crash(engine: Path, reference: Path, output: Path, *, name: str, **settings: Any) -> None:
+    """The same of an embedding engine."""
+    _validate_or_crash(isolated.validate_verification, engine, reference, output, name, settings)
+
+
+def _validate_or_crash(
+    step: Callable[..., object], engine: Path, reference: Path, output: Path, name: str, settings: Mapping[str, Any]
+) -> None:
     crash_path(output.parent, name).unlink(missing_ok=True)
     try:
-        isolated.validate(engine, reference, output, name=name, **settings)
+        step(engine, reference, output, name=name, **settings)
     except CrashError as exc:
         output.unlink(missing_ok=True)
         keep_crash(output.parent, name, engine, "validate", exc)

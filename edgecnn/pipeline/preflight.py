@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgecnn.data.calibration_rule import read_rule, require_kind, require_listed, split_of
 from edgecnn.data.calibration_set import find_calibration_set, find_manifest, read_manifest, undecoded
+from edgecnn.data.class_split import split_classes
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import is_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing
@@ -61,6 +62,9 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing | None) -> None:
             f"{recipe.path}: data.test = {data.test!r} holds {manifest.split} images",
             "write a test set: edgecnn calibration-set DATA --test -o NAME.txt",
         )
+    if recipe.train.loss is not None:
+        _check_classes(recipe, preprocessing)
+        return
     _require_split(recipe)
     test = open_dataset(data.source, preprocessing or undecoded(data.source), "test")
     if test.label_names:
@@ -93,6 +97,15 @@ def _check_images(recipe: Recipe, preprocessing: Preprocessing | None) -> None:
         )
     if kind_of(source) == "imagenet" or data.calibration_source:
         _require_others(source, calibrating, test)
+
+
+def _check_classes(recipe: Recipe, preprocessing: Preprocessing | None) -> None:
+    """Of an embedding network, whose classes are split and not its images."""
+    source = recipe.data.source
+    names = open_dataset(source, preprocessing or undecoded(source), "train").label_names
+    if not names:
+        raise DataError(f"{source}: has no labels to learn", "name an image folder or a data set with labels")
+    split_classes(source, names, recipe.verification)
 
 
 def _require_others(source: str, calibrating: Dataset, test: Dataset) -> None:

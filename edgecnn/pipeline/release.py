@@ -136,7 +136,7 @@ def _judged(name: str, say: Say) -> list[tuple[Recipe, TargetRun]]:
 
 def _chosen(recipe: Recipe, run: TargetRun, name: str) -> _Chosen:
     wanted = _wanted(run, name)
-    file = next(f for f in run.accuracies if f.content.accuracy.name == wanted.name)
+    file = next(f for f in run.accuracies if f.content.name == wanted.name)
     engine, reference = _parents(run, file)
     sidecar = verified_sidecar(engine)
     if not run.device:

@@ -16,7 +16,7 @@ from edgecnn.bundle.manifest import RANGES
 from edgecnn.data.recipe_input import input_fields
 from edgecnn.errors import ArtifactError, BackendError, MeasurementError
 from edgecnn.pipeline.kept import kept_tasks
-from edgecnn.pipeline.measuring import bench_or_crash, validate_or_crash
+from edgecnn.pipeline.measuring import bench_or_crash, validate_or_crash, verify_or_crash
 from edgecnn.pipeline.workshop import (
     Task,
     Workshop,
@@ -117,6 +117,8 @@ def _network_tasks(shop: Workshop, checkpoint: Path, fp32: Path) -> Iterator[Tas
     code = split_factory(model.python)[0] if model.python else None
     given = (*((code,) if code else ()), Path(model.weights))
     trained, seen = {**recipe.values("model", "train", "transfer"), **input_fields(recipe)}, dict[str, str]()
+    if recipe.train.loss is not None:
+        trained |= recipe.values("verification")
     if recipe.train.epochs:
         trained |= recipe.values("data.source")
         seen = image_identity(TRAIN_IMAGES, recipe.data.source, "train")
@@ -326,6 +328,9 @@ def _engine_tasks(
         tools,
         Device(tensorrt=device.tensorrt) if device and target.built_anywhere else device,
     )
+    if recipe.train.loss is not None:
+        yield _verify_task(shop, target, variant, engine, accuracy, images)
+        return
     yield Task(
         "validate",
         accuracy,
@@ -345,6 +350,33 @@ def _engine_tasks(
             reject=recipe.decision.reject,
             dataset=lambda: shop.test_images(engine),
             geometry=geometry,
+            facts=dict(images),
+            progress=shop.progress("validate"),
+        ),
+        target.name,
+        facts=images,
+    )
+
+
+def _verify_task(
+    shop: Workshop, target: Target, variant: Variant, engine: Path, accuracy: Path, images: Mapping[str, str]
+) -> Task:
+    predictions = shop.folder / "reference.npz"
+    return Task(
+        "validate",
+        accuracy,
+        "accuracy",
+        (engine, predictions),
+        {},
+        lambda: verify_or_crash(
+            engine,
+            predictions,
+            accuracy,
+            name=variant.name,
+            data=shop.test_source,
+            batch=min(VALIDATION_BATCH, shop.recipe.batch.max),
+            threads=shop.threads,
+            dataset=lambda: shop.test_images(engine),
             facts=dict(images),
             progress=shop.progress("validate"),
         ),

@@ -18,6 +18,7 @@ from edgecnn.data.open import images_sha256
 from edgecnn.errors import DataError
 from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.results.device import Device
+from edgecnn.steps._embeddings import open_unseen
 from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps.calibrate import calibration_images
 
@@ -73,7 +74,13 @@ class Workshop:
 
     def test_images(self, source: Path) -> Dataset:
         """The recipe's test images, as the network of the artifact `source` expects them."""
-        return self._once("test", lambda: open_images(read_sidecar(source), self.test_source, "test"))
+        return self._once("test", lambda: self._open_test_images(source))
+
+    def _open_test_images(self, source: Path) -> Dataset:
+        sidecar = read_sidecar(source)
+        if sidecar.embeds:
+            return open_unseen(source, sidecar, self.test_source)
+        return open_images(sidecar, self.test_source, "test")
 
     @property
     def test_source(self) -> str:
@@ -98,6 +105,8 @@ class Workshop:
 
 def validate_fields(recipe: Recipe) -> Mapping[str, Any]:
     """The values of a recipe by which accuracies are measured."""
+    if recipe.train.loss is not None:
+        return {}
     geometry = recipe.input.geometry
     return {**fields_of("decision", recipe.decision), **({"input.geometry": geometry} if geometry else {})}
 

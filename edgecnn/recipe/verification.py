@@ -19,7 +19,11 @@ class VerificationSettings:
     __pydantic_config__ = STRICT
 
     embedding: Annotated[int, Ge(1)] = 64  # numbers in it: the outputs of the network's last layer
-    margin: Annotated[float, Ge(0)] | None = None  # left out: 0.2 of the triplet loss (squared distance), 1 of the contrastive (distance)
+    margin: Annotated[float, Ge(0)] | None = (
+        None  # left out: 0.2 of the triplet loss (squared distance), 1 of the contrastive (distance)
+    )
     images_per_class: Annotated[int, Ge(2)] = 8  # of a batch, which has train.batch of them in all
-    validation_classes: Annotated[tuple[str, ...], MinLen(2)] | None = None  # left out: a fifth of the classes, at least two; the test classes likewise
+    validation_classes: Annotated[tuple[str, ...], MinLen(2)] | None = (
+        None  # left out: a fifth of the classes, at least two; the test classes likewise
+    )
     test_classes: Annotated[tuple[str, ...], MinLen(2)] | None = None

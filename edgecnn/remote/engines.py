@@ -20,9 +20,11 @@ from edgecnn.results.device import Device
 from edgecnn.results.divergence import EngineDivergence
 from edgecnn.results.end_to_end import EndToEnd
 from edgecnn.results.latency import LatencyFile
+from edgecnn.results.verification import Verification
 from edgecnn.steps import bench as latency
 from edgecnn.steps import end_to_end as served
 from edgecnn.steps import validate as accuracy
+from edgecnn.steps import verification as pairs
 from edgecnn.steps._arguments import FilePath
 from edgecnn.steps._images import Progress
 from edgecnn.steps._sessions import CHECKPOINT
@@ -61,6 +63,25 @@ def validate(
     with Child() as child:
         found = child.call(str(engine), "validate", _as_json(given), progress)
     return record_from_mapping(Accuracy, found, str(engine), "report it")
+
+
+def validate_verification(
+    engine: Path,
+    reference: Path,
+    output: Path | None = None,
+    *,
+    dataset: Callable[[], Dataset] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Verification:
+    """`steps.validate_verification`. Raises `CrashError` where the engine takes its process down."""
+    if not is_native(engine, provider=settings.get("provider")) and not is_native(reference):
+        opened = dataset() if dataset else None
+        return pairs.validate_verification(engine, reference, output, dataset=opened, progress=progress, **settings)
+    given = {"engine": engine, "reference": reference, "output": output, **settings}
+    with Child() as child:
+        found = child.call(str(engine), "validate_verification", _as_json(given), progress)
+    return record_from_mapping(Verification, found, str(engine), "report it")
 
 
 def bisect_engine(engine: FilePath, *, provider: OrtProvider | None = None, **settings: Any) -> EngineDivergence:

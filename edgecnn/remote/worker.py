@@ -36,6 +36,7 @@ from edgecnn.steps.build import build
 from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
 from edgecnn.steps.engine_bisect import bisect_engine
 from edgecnn.steps.validate import validate
+from edgecnn.steps.verification import validate_verification
 
 BUG = 101
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -62,6 +63,10 @@ class Worker:
         """`steps.validate`; `images` are opened in place of what `data` names."""
         chosen = _images(engine, images) if images else None
         return _plain(validate(engine, dataset=chosen, progress=self._progress, **settings))
+
+    def validate_verification(self, engine: str, reference: str, **settings: Any) -> Mapping[str, Any]:
+        """`steps.validate_verification`."""
+        return _plain(validate_verification(Path(engine), Path(reference), progress=self._progress, **settings))
 
     def bisect_engine(self, engine: str, **settings: Any) -> Mapping[str, Any]:
         """`steps.bisect_engine`."""

@@ -89,7 +89,7 @@ class RunDetails:
 
 def read_details(run: TargetRun) -> RunDetails:
     """What the files of a target say beside its results; raises `ArtifactError` for a damaged one."""
-    made = {f.content.accuracy.name: f.provenance for f in run.accuracies if f.provenance}
+    made = {f.content.name: f.provenance for f in run.accuracies if f.provenance}
     first = next(iter(made.values()), None)
     verdict = run.verdict.provenance if run.verdict else None
     recipes = [path for path in run.folder.parent.glob("*.toml") if sidecar_path(path).is_file()]
@@ -130,7 +130,7 @@ def _confusions(files: Sequence[ResultFile], saved: Predictions) -> list[Confusi
     predicted = class_scores(saved.logits, saved.threshold).argmax(axis=1)
     position = {name: k for k, name in enumerate(saved.ids)}
     found = []
-    for accuracy in (f.content.accuracy for f in files):
+    for accuracy in (f.content.accuracy for f in files if f.content.accuracy):
         left_out = [position[name] for name in accuracy.unreadable if name in position]
         known = np.ones(len(saved.ids), bool)
         known[left_out] = False
@@ -166,7 +166,7 @@ def _noise(run: TargetRun) -> dict[str, LayerNoise]:
         told = ((source, shares) for source, made in [*own, *alike] if (shares := _shares(made)))
         source, shares = next(told, ("", []))
         if shares:
-            found[file.content.accuracy.name] = LayerNoise(shares[:LAYERS], len(shares), source)
+            found[file.content.name] = LayerNoise(shares[:LAYERS], len(shares), source)
     return found
 
 
@@ -199,7 +199,7 @@ def _pictures(
     shown."""
     said: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     labels, lost = dict[str, tuple[int, int]](), dict[str, int]()
-    for accuracy in (f.content.accuracy for f in files):
+    for accuracy in (f.content.accuracy for f in files if f.content.accuracy):
         for image in accuracy.changed:
             said[image.id][image.engine].append(accuracy.name)
             labels[image.id] = image.label, image.reference

@@ -14,6 +14,7 @@ from edgecnn.report.tables import (
     conditions,
     headline,
     measurement_table,
+    verification_table,
 )
 from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.baseline import Baseline, BaselineRow
@@ -29,6 +30,7 @@ def markdown_report(results: RunReport) -> str:
     """The whole report."""
     parts = [
         f"# {_inline(headline(results))}",
+        markdown_table(verification_table(results)),
         markdown_table(measurement_table(results)),
         "\n".join(map(_item, conditions(results))),
         "## Verdict per tolerance",

@@ -41,18 +41,61 @@ def conditions(results: RunReport) -> list[str]:
             lines += [f"{m.name}: {w}" for w in latency.warnings]
         lines += [f"{m.name}: {w}" for w in (m.own_ratio.latency_ratio_warnings if m.own_ratio else ())]
         lines += [f"{m.name}: {f}" for f in (m.accuracy.findings if m.accuracy else ())]
+        lines += [f"{m.name}: {f}" for f in (m.verification.verification_findings if m.verification else ())]
     return [*lines, *results.notes]
 
 
+VERIFICATION_COLUMNS = (
+    "precision", "pairs", "verified %", "drop pp [95 %]", "ROC AUC [95 %]", "least cosine", "size MB",
+)  # fmt: skip
+
+
+def verification_row(m: Measurement) -> tuple[str, ...]:
+    """One engine in these columns."""
+    found, size = m.verification, _cell(m.figure("size_mb"), ".2f")
+    if found is None:
+        return (m.name, *["-"] * 5, size)
+    return (
+        m.name,
+        f"{found.same_pairs + found.different_pairs}",
+        f"{found.verification_pct:.2f}",
+        _with_interval(found.verification_drop_pp, found.verification_drop_ci_pp, ".2f"),
+        _with_interval(found.roc_auc, found.roc_auc_ci, ".3f"),
+        _cell(found.embedding_cosine_least, ".4f"),
+        size,
+    )
+
+
+def verification_table(results: RunReport) -> Table:
+    """How the embeddings of a run verify; no rows where it has none."""
+    rows = [
+        (
+            *verification_row(m)[:-1],
+            _cell(found.embedding_cosine_mean, ".4f"),
+            f"{found.decisions_changed_n}",
+            _with_interval(found.tar_at_far_1e2_pct, found.tar_at_far_1e2_ci_pct, ".2f"),
+            _with_interval(found.tar_at_far_1e3_pct, found.tar_at_far_1e3_ci_pct, ".2f"),
+            f"{found.verification_threshold:.4g}",
+        )
+        for m in results.measurements
+        if (found := m.verification)
+    ]
+    more = ("mean cosine", "decisions changed", "TAR % at FAR 1e-2", "TAR % at FAR 1e-3", "threshold")
+    return Table((*VERIFICATION_COLUMNS[:-1], *more), tuple(rows))
+
+
 def measurement_table(results: RunReport) -> Table:
-    """Precision x (accuracy, latency, size)."""
-    columns: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
-        ("precision", lambda m: m.name),
+    """Precision x (accuracy, latency, size); of embeddings `verification_table` has the accuracy."""
+    classifying: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
         ("n", lambda m: _cell(m.figure("n"), "d")),
         ("top-1 %", lambda m: _cell(m.figure("top1_pct"), ".2f")),
         ("top-5 %", lambda m: _cell(m.figure("top5_pct"), ".2f")),
         ("top-1 drop pp [95 %]", _drop),
         ("agreement %", lambda m: _cell(m.figure("agreement_pct"), ".2f")),
+    )
+    columns: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
+        ("precision", lambda m: m.name),
+        *(() if any(m.verification for m in results.measurements) else classifying),
         ("mode", lambda m: m.own_latency.mode if m.own_latency else "-"),
         ("p50 ms", lambda m: _cell(m.figure("latency_ms_p50"), ".3f")),
         ("p90 ms", lambda m: _cell(m.figure("latency_ms_p90"), ".3f")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecnn.output import inert, table_lines, wrap
-from edgecnn.report.tables import headline
+from edgecnn.report.tables import VERIFICATION_COLUMNS, headline, verification_row
 from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import MEASURED, Check
@@ -26,6 +26,8 @@ def terminal_report(results: RunReport) -> str:
 
 def _accuracy_lines(measurements: Sequence[Measurement]) -> list[str]:
     header = ("precision", "n", "top-1 %", "top-1 drop pp [95 %]", "agreement %", "size MB")
+    if any(m.verification for m in measurements):
+        return table_lines(VERIFICATION_COLUMNS, [verification_row(m) for m in measurements])
     rows = []
     for m in measurements:
         drop = (m.accuracy.top1_drop_pp, m.accuracy.top1_drop_ci_pp) if m.accuracy else (None, None)

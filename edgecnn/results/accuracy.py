@@ -9,6 +9,7 @@ from edgecnn.contract import OutputForm
 from edgecnn.records import FLAT, STRICT
 from edgecnn.results.engine import EngineInfo
 from edgecnn.results.serving import ServingLoss
+from edgecnn.results.verification import Verification
 from edgecnn.statistics import wilson_interval
 
 Task = Literal["classification", "binary"]  # several classes, or one column that decides between two
@@ -200,9 +201,11 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyFile:
-    """`X.accuracy.json`: the accuracy of one engine, and which one it is."""
+    """`X.accuracy.json`: the accuracy of one engine, of an embedding how it verifies, and which one it is."""
 
     __pydantic_config__ = STRICT
 
-    accuracy: Accuracy = field(metadata=FLAT)
+    name: str
+    accuracy: Accuracy | None = field(default=None, metadata=FLAT)
+    verification: Verification | None = field(default=None, metadata=FLAT)
     engine: EngineInfo = field(metadata=FLAT)

@@ -18,6 +18,7 @@ from edgecnn.results.latency import Latency, LatencyRatio
 from edgecnn.results.rebuilds import Rebuilds
 from edgecnn.results.startup import Startup
 from edgecnn.results.verdict import Verdict
+from edgecnn.results.verification import Verification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Measurement:
     engine: EngineInfo = field(metadata=FLAT)
     facts: EngineFacts | None = field(default=None, metadata=FLAT)
     accuracy: Accuracy | None = field(default=None, metadata=FLAT)
+    verification: Verification | None = field(default=None, metadata=FLAT)
     latency: Latency | None = field(default=None, metadata=FLAT)
     ratio: LatencyRatio | None = field(default=None, metadata=FLAT)
     startup: Startup | None = field(default=None, metadata=FLAT)
@@ -63,7 +65,15 @@ class Measurement:
     def figure(self, key: str) -> float | None:
         """A number by its key in the JSON ("top1_pct", "latency_ms_p50"); None where it was not measured, and for the
         speed of a simulated engine."""
-        parts = (self.accuracy, self.own_latency, self.own_ratio, self.startup, self.own_energy, self.facts)
+        parts = (
+            self.accuracy,
+            self.verification,
+            self.own_latency,
+            self.own_ratio,
+            self.startup,
+            self.own_energy,
+            self.facts,
+        )
         value: float | None = next((getattr(part, key) for part in parts if hasattr(part, key)), None)
         return value
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from edgecnn.records import FLAT, STRICT
-from edgecnn.results.engine import EngineInfo
+from edgecnn.records import STRICT
 
 Interval = tuple[float, float]
 
@@ -80,16 +79,6 @@ class Verification:
             f"Verification({self.name}: {self.verification_pct:.1f} %, drop {self.verification_drop_pp:.2f} pp "
             f"[{low:.1f}, {high:.1f}], ROC AUC {self.roc_auc:.4f}, {self.same_pairs + self.different_pairs} pairs)"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerificationFile:
-    """`X.verification.json`: how one engine verifies, and which one it is."""
-
-    __pydantic_config__ = STRICT
-
-    verification: Verification = field(metadata=FLAT)
-    engine: EngineInfo = field(metadata=FLAT)
 
 
 @dataclass(frozen=True)

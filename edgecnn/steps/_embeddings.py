@@ -15,29 +15,12 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import has_test_split, open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.lfw import lfw, lfw_pairs, lfw_root
-from edgecnn.errors import ArtifactError, DataError, MeasurementError
+from edgecnn.errors import DataError
 from edgecnn.measure.pairs import Pairs, all_pairs
 from edgecnn.measure.predict import Predictions
-from edgecnn.records import record_from_mapping
-from edgecnn.results.verification import ChosenThreshold
+from edgecnn.measure.verification import threshold_of
 from edgecnn.session import Session
 from edgecnn.steps._shared import predict_shared
-
-
-def chosen_threshold(path: Path | str, sidecar: Sidecar) -> ChosenThreshold:
-    """What an embedding network is judged by; raises `ArtifactError` where `path` is none, and `MeasurementError` where
-    no validation pairs have chosen a threshold."""
-    if not sidecar.embeds:
-        raise ArtifactError(
-            f"{path}: no embedding network, by its sidecar", "train one: `train.loss` in a recipe, `edgecnn train`"
-        )
-    if "verification" not in sidecar.facts:
-        raise MeasurementError(
-            f"{path}: no validation pairs have chosen a threshold for it: its training is not finished",
-            "finish it (`edgecnn train --resume`), and make this again from model.safetensors",
-        )
-    again = "make it again from the checkpoint"
-    return record_from_mapping(ChosenThreshold, sidecar.facts["verification"], f"{path}: its threshold", again)
 
 
 def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
@@ -52,7 +35,7 @@ def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
 def open_unseen(path: Path, sidecar: Sidecar, data: str) -> Dataset:
     """The images of `data` that can test an embedding network: of classes that neither its training nor its threshold
     saw, of the test split where there is one; or those in LFW's pairs. Raises `DataError` where there are none."""
-    chosen = chosen_threshold(path, sidecar)
+    chosen = threshold_of(path, sidecar)
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     if (root := lfw_root(data)) is not None:
         return lfw(root, preprocessing)

@@ -6,8 +6,8 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from edgecnn.artifact.sidecar import Sidecar, sidecar_path
-from edgecnn.backends import backend_for, open_engine
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
+from edgecnn.backends import backend_for, open_engine, open_with_any_outputs
 from edgecnn.backends._graph_facts import scheme_of_graph
 from edgecnn.errors import ArtifactError, BackendError
 from edgecnn.machine.cpu import cpu_device
@@ -38,7 +38,13 @@ def open_any(
                 "export it: the graph can be run by each provider",
             )
         return open_checkpoint(path, threads, trust_code=trust_code)
-    return open_engine(path, threads, trust, provider=provider)
+    opening = open_with_any_outputs if gives_embedding(path) else open_engine
+    return opening(path, threads, trust, provider=provider)
+
+
+def gives_embedding(path: Path) -> bool:
+    """Whether an engine, a graph or a checkpoint is of an embedding network, by its sidecar."""
+    return sidecar_path(path).exists() and read_sidecar(path).embeds
 
 
 def device_of_session(session: Session) -> Device | None:

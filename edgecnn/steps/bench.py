@@ -321,7 +321,8 @@ def input_for(session: Session, engine: Path | None, batch: int) -> Array:
     """A batch for `session`: seeded noise, or seeded pixels where the serving contract of `engine` takes those."""
     shape = (batch, *(n or 1 for n in session.input.shape[1:]))
     rng = np.random.default_rng(0)
-    if engine is None or sidecar_of(engine).contract.input == "normalised":
+    known = None if engine is None else sidecar_of(engine)
+    if known is None or known.embeds or known.contract.input == "normalised":
         return rng.standard_normal(shape, np.float32)
     return rng.integers(0, 256, shape, np.uint8).astype(session.input.dtype)
 

@@ -65,7 +65,7 @@ def keep_accuracy(builds: Sequence[Path], output: Path, name: str, engine: Path,
         return
     made = read_sidecar(engine)
     run = read_target_run(builds[made.facts["rebuild"] - 1])
-    (found,) = (file for file in run.accuracies if file.content.accuracy.name == name)
+    (found,) = (file for file in run.accuracies if file.content.name == name)
     _write(output, found, made.fields, engine, reference)
 
 

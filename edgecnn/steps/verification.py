@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from edgecnn.limits import what_lacks
 from edgecnn.machine.threads import allowed_threads
 from edgecnn.measure.classification import require_comparable
 from edgecnn.measure.predict import Predictions, Progress, read_predictions, write_predictions
-from edgecnn.measure.verification import measure_verification
+from edgecnn.measure.verification import measure_verification, threshold_of
+from edgecnn.recipe.schema import OrtProvider
 from edgecnn.records import to_plain
-from edgecnn.results.verification import Verification, VerificationFile
+from edgecnn.results.accuracy import AccuracyFile
+from edgecnn.results.verification import Verification
 from edgecnn.session import Session
-from edgecnn.steps._embeddings import chosen_threshold, open_unseen, pairs_in, predict_embeddings
+from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
+from edgecnn.steps._embeddings import open_unseen, pairs_in, predict_embeddings
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._sessions import (
     CHECKPOINT,
@@ -62,28 +66,40 @@ def reference_embeddings(
 
 
 def validate_verification(
-    engine: Path,
-    reference: Path,
-    output: Path | None = None,
+    engine: FilePath,
+    reference: FilePath,
+    output: FilePath | None = None,
     *,
-    data: str,
+    data: FilePath,
     name: str = "",
-    settings: ValidateSettings | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    provider: OrtProvider | None = None,
+    strict: bool = False,
+    trust: bool = False,
     dataset: Dataset | None = None,
     facts: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """How an embedding `engine` verifies beside its `reference` (saved embeddings, a graph or a checkpoint), on pairs of
-    the images of `data` that neither its training nor its threshold saw; written to `output` where one is named.
+    """How an embedding `engine` verifies beside its `reference` (saved embeddings, a graph or a checkpoint).
 
-    Raises `ArtifactError` where one of the two is no embedding network, `MeasurementError` where they cannot be
+        import edgecnn as ec
+        found = ec.validate_verification("e.int8.onnx", "reference.npz", data="digits")
+        found.verification_pct, found.verification_drop_ci_pp, found.roc_auc
+
+    Pairs are of images of `data` (at most 600) whose classes neither the training nor the threshold saw, two images
+    each once, or LFW's own. Other arguments are as in `ec.validate`. Raises `ArtifactError` where one of the two is no embedding network, `MeasurementError` where they cannot be
     compared or no validation pairs have chosen a threshold, and the errors of the data.
     """
-    settings = settings or ValidateSettings()
+    engine, reference, output, data = Path(engine), Path(reference), path_or_none(output), os.fspath(data)
+    require_at_least(1, batch=batch, threads=threads)
+    if provider is not None:
+        require_one_of("provider", provider, OrtProvider)
+    settings = ValidateSettings(batch, threads, strict, trust, provider=provider)
     if output is not None:
         check_output(output, ".json", engine, reference)
     sidecar = sidecar_of(engine)
-    chosen = chosen_threshold(engine, sidecar)
+    chosen = threshold_of(engine, sidecar)
     images = dataset or open_unseen(engine, sidecar, data)
     known = _reference_of(reference, sidecar, images, settings)
     journal = None if output is None else output.with_name(f".{output.name}.partial")
@@ -112,9 +128,11 @@ def validate_verification(
     if output is not None and is_first():
         fields = {"data.source": data}
         made = derived(
-            sidecar, output, (engine, reference), step="validate", kind="verification", fields=fields, facts=facts
+            sidecar, output, (engine, reference), step="validate", kind="accuracy", fields=fields, facts=facts
         )
-        file = VerificationFile(verification=measured, engine=engine_info(engine, sidecar, settings.provider))
+        file = AccuracyFile(
+            name=measured.name, verification=measured, engine=engine_info(engine, sidecar, settings.provider)
+        )
         write_json_artifact(output, to_plain(file), dataclasses.replace(made, device=device))
     if journal is not None:
         journal.unlink(missing_ok=True)
@@ -127,7 +145,7 @@ def _reference_of(reference: Path, engine: Sidecar, images: Dataset, settings: V
             f"{reference}: {what_lacks(reference)}", "make it: `edgecnn reference SOURCE --data D -o reference.npz`"
         )
     known = sidecar_of(reference)
-    chosen_threshold(reference, known)
+    threshold_of(reference, known)
     if difference := first_difference(engine.preprocessing or {}, known.preprocessing or {}):
         raise MeasurementError(
             f"{reference}: its preprocessing is not the engine's: {difference} in the reference",

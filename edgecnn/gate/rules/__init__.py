@@ -12,8 +12,22 @@ from edgecnn.gate.rules import (
     shares,
     size,
     startup,
+    verification,
 )
 from edgecnn.gate.rules.rule import Rule
 
-FAMILIES = (accuracy, regression, shares, decision, precision, latency, size, startup, energy, dla, serving)
+FAMILIES = (
+    accuracy,
+    regression,
+    shares,
+    decision,
+    precision,
+    latency,
+    size,
+    startup,
+    energy,
+    dla,
+    serving,
+    verification,
+)
 RULES: dict[str, Rule] = {rule.tolerance: rule for family in FAMILIES for rule in family.RULES}

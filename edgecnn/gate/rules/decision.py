@@ -7,6 +7,7 @@ import math
 from edgecnn.gate.rules.guessing import Guess, against_guessing, engine_guess, needed_text, reference_guess
 from edgecnn.gate.rules.rule import Rule, accuracy_of, concerns_all, outcome_below
 from edgecnn.gate.rules.shares import OfClass, judge_classes
+from edgecnn.gate.rules.verification import judge_changed_pairs
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import Check
 from edgecnn.statistics import images_for_share, wilson_interval
@@ -15,10 +16,16 @@ UNDECIDED = "not measured at a threshold: validate with the recipe's [decision]"
 
 
 def _decided(measurement: Measurement) -> bool:
+    return measurement.verification is not None or _decided_class(measurement)
+
+
+def _decided_class(measurement: Measurement) -> bool:
     return measurement.accuracy is not None and measurement.accuracy.decision_flips_n is not None
 
 
 def _judge_flips(measurement: Measurement, rule: Rule, limit: float) -> Check:
+    if measurement.verification is not None:
+        return judge_changed_pairs(measurement, rule, limit)
     accuracy = accuracy_of(measurement)
     n, count = accuracy.n, accuracy.decision_flips_n
     assert count is not None
@@ -84,7 +91,7 @@ RULES = (
         "class_recall_pct_min",
         "recall",
         "%",
-        _decided,
+        _decided_class,
         _judge_recall,
         concerns_all,
         absent=UNDECIDED,

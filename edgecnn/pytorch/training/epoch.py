@@ -33,12 +33,14 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and accuracy over n images."""
+    """Mean loss and accuracy over n images; of an embedding the area under the ROC curve of their pairs besides, by
+    which epochs are then compared."""
 
     loss: float
     top1_pct: float
     top5_pct: float
     n: int
+    roc_auc: float | None = None
 
 
 @dataclass

@@ -67,11 +67,15 @@ class Best:
     epoch: int = 0
     top1_pct: float | None = None
     loss: float = math.inf
+    roc_auc: float | None = None
 
     def beaten_by(self, score: Score | None) -> bool:
-        """Higher top-1 wins, then lower loss; without a validation set the later epoch."""
+        """Higher top-1 wins, then lower loss; of an embedding the larger area under the ROC curve; without a validation
+        set the later epoch."""
         if score is None or self.top1_pct is None:
             return True
+        if score.roc_auc is not None and self.roc_auc is not None:
+            return score.roc_auc > self.roc_auc
         return (score.top1_pct, -score.loss) > (self.top1_pct, -self.loss)
 
 
@@ -328,7 +332,8 @@ class TrainingRun:
         trainer = self.trainer
         better = self.best.beaten_by(score)
         if better:
-            self.best = Best(epoch, score.top1_pct if score else None, score.loss if score else math.inf)
+            known = (score.top1_pct, score.loss, score.roc_auc) if score else ()
+            self.best = Best(epoch, *known)
         if not trainer.processes.writes:
             return
         weights = trainer.average.weights if trainer.average else trainer.network.state_dict()

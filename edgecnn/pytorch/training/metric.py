@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from edgecnn.contract import EMBEDDING
 from edgecnn.data.class_split import LEAST, ClassSplit
 from edgecnn.errors import DataError
-from edgecnn.measure.pairs import all_pairs, choose_threshold, squared_distances
+from edgecnn.measure.pairs import SortedPairs, all_pairs, choose_threshold, squared_distances
 from edgecnn.pytorch.embedding import EmbeddingNetwork
 from edgecnn.pytorch.training.augment import key
 from edgecnn.pytorch.training.epoch import EVALUATION_BATCH, DataSplits, Learner, Score, Trainer
@@ -139,6 +139,7 @@ class MetricTrainer(Trainer):
             top1_pct=100 * float(hits[:, 0].float().mean()),
             top5_pct=100 * float(hits.any(1).float().mean()),
             n=len(labels),
+            roc_auc=_roc_auc(rows, labels),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -162,6 +163,12 @@ class MetricTrainer(Trainer):
             train_classes=self.classes.train,
             validation_classes=self.classes.validation,
         )
+
+
+def _roc_auc(rows: Tensor, labels: Tensor) -> float:
+    values, pairs = rows.cpu().numpy(), all_pairs(labels.cpu().numpy())
+    distances = squared_distances(values, pairs)
+    return SortedPairs(distances, np.flatnonzero(pairs.same), np.flatnonzero(~pairs.same), 0.0).measure(None, ()).auc
 
 
 def _nearest(rows: Tensor, count: int) -> Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from edgecnn.report.charts.inline import Scale, Whisker, kind_of, whisker_mark
 from edgecnn.report.details import Confusion, Picture, RunDetails
-from edgecnn.report.page.elements import Html, bullets, element, folded, join, section, table
+from edgecnn.report.page.elements import Html, bullets, element, folded, join, section, table, table_of
 from edgecnn.report.page.glossary import term
+from edgecnn.report.tables import verification_table
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.statistics import wilson_interval
 
@@ -58,6 +59,14 @@ def top1_interval(m: Measurement) -> tuple[float, float] | None:
 def accuracy_section(results: RunReport) -> Html:
     """Drops and top-1 of all engines, each with its interval."""
     measured = [m for m in results.measurements if m.accuracy]
+    if (pairs := verification_table(results)).rows:
+        said = [
+            f"{m.name}: {f}"
+            for m in results.measurements
+            if m.verification
+            for f in m.verification.verification_findings
+        ]
+        return section("Accuracy", table_of(pairs), bullets(said))
     if not measured:
         return section("Accuracy", element("p", "No accuracy was measured."))
     limits = {c.name: c.limit for c in results.verdict.checks if c.tolerance == "top1_drop_pp_max"}

@@ -11,6 +11,7 @@ from edgecnn.report.page.glossary import term
 from edgecnn.report.tables import check_table, headline
 from edgecnn.results.report import Measurement, RunReport
 from edgecnn.results.verdict import Check, Verdict
+from edgecnn.results.verification import Verification
 
 SAID = {
     "PASS": "Every check passed: what was measured keeps the recipe's tolerances.",
@@ -97,6 +98,8 @@ def engine_in_words(m: Measurement) -> Html:
 
 def _accuracy_in_words(m: Measurement) -> str:
     found = m.accuracy
+    if m.verification is not None:
+        return _verification_in_words(m.verification)
     if found is None:
         return ""
     if found.top1_pct is None or found.top1_drop_pp is None or found.top1_drop_ci_pp is None:
@@ -107,6 +110,14 @@ def _accuracy_in_words(m: Measurement) -> str:
     return (
         f"{found.top1_pct:.2f} % of {found.n_labelled} images right, {against} its reference "
         f"(95 % interval of the drop: {low:.2f} to {high:.2f} pp)"
+    )
+
+
+def _verification_in_words(found: Verification) -> str:
+    low, high = found.verification_drop_ci_pp
+    return (
+        f"tells pairs of one class from pairs of two in {found.verification_pct:.2f} % (drop "
+        f"{found.verification_drop_pp:.2f} pp, 95 % interval {low:.2f} to {high:.2f} pp), ROC AUC {found.roc_auc:.3f}"
     )
 
 
