@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgecnn.cli.printing import print_json, print_rows, stdout_kept
 from edgecnn.cli.progress import Counter
@@ -10,7 +11,7 @@ from edgecnn.errors import ArtifactError
 from edgecnn.output import print_text
 
 
-def validate_pairs(engine: Path, reference: Path, output: Path | None, data: str, options: dict[str, object]) -> None:
+def validate_pairs(engine: Path, reference: Path, output: Path | None, data: str, options: dict[str, Any]) -> None:
     """Measure, write and print how it verifies."""
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import validate_verification

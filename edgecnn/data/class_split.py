@@ -27,9 +27,8 @@ class ClassSplit:
 
 
 def split_classes(source: str, names: Sequence[str], settings: VerificationSettings) -> ClassSplit:
-    """The classes of `source` in three parts: those that `settings` name, or a fifth of them by the hash of their names.
-
-    Raises `DataError` for too few of them, and `RecipeError` for a name that is not there.
+    """The classes of `source` in three parts: those that `settings` name, or a fifth of them by the hash of their
+    names. Raises `DataError` for too few of them, and `RecipeError` for a name that is not there.
     """
     if len(names) < 3 * LEAST:
         found = "one class only" if len(names) == 1 else f"{len(names)} classes"
@@ -78,8 +77,8 @@ def require_twos(dataset: Dataset) -> Dataset:
         )
     if (alone := np.flatnonzero(counts < 2)).size:
         raise DataError(
-            f"{dataset.name}: the class {names[labels[alone[0]]]!r} has one image, and so have {len(alone) - 1} others: "
-            "it makes no pair",
+            f"{dataset.name}: the class {names[labels[alone[0]]]!r} has one image, which makes no pair; so have "
+            f"{len(alone) - 1} other classes",
             "add images to these classes, or take their folders away",
         )
     return dataset

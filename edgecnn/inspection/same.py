@@ -9,11 +9,11 @@ import numpy as np
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.backends import open_with_any_outputs
+from edgecnn.data.pairs import Pairs, squared_distances
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.folder import decode
 from edgecnn.errors import ArtifactError, DataError
 from edgecnn.measure.features import run_features
-from edgecnn.measure.pairs import Pairs, squared_distances
 from edgecnn.measure.verification import threshold_of
 from edgecnn.results.verification import SamePair
 from edgecnn.session import Array

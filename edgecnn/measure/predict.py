@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from edgecnn.results.accuracy import Task
 from edgecnn.session import Array, Session, task_of
 
 Progress = Callable[[int, int], None]
-PredictedForm = Literal[OutputForm, "embedding"]
 HASHED_AHEAD = 1024  # images of a journal at a time: what waits for a thread is in memory
 
 
@@ -35,8 +34,8 @@ class Predictions:
 
     One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
     Where `output` says so, probabilities stand in their place; of top-k those of the classes that are named, and
-    `NOT_NAMED` for the others; of an embedding network its embeddings [N, D]. `unreadable` are the ids of images that could not be decoded; they are
-    in none of the other fields. `sha256s` are the images' identities; files of earlier versions have none.
+    `NOT_NAMED` for the others. The logits of an embedding network are its embeddings
+    [N, D]. `unreadable` are the ids of images that could not be decoded; they are in none of the other fields. `sha256s` are the images' identities; files of earlier versions have none.
     """
 
     ids: tuple[str, ...]
@@ -47,7 +46,7 @@ class Predictions:
     label_names: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     threshold: float = 0.0
-    output: PredictedForm = "logits"
+    output: OutputForm = "logits"
     sha256s: tuple[str, ...] = ()
 
     @property
@@ -287,11 +286,11 @@ def read_predictions(path: Path) -> Predictions:
     return predictions
 
 
-def _output_form(array: Any) -> PredictedForm:
+def _output_form(array: Any) -> OutputForm:
     found = str(array)
-    if found not in get_args(PredictedForm):
+    if found not in get_args(OutputForm):
         raise ValueError(f"an output {found!r}")
-    return cast(PredictedForm, found)
+    return cast(OutputForm, found)
 
 
 def _strings(array: Any) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ import numpy as np
 from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.contract import EMBEDDING
 from edgecnn.data.dataset import Labels
+from edgecnn.data.pairs import Floats, Pairs, Rates, SortedPairs, squared_distances
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.features import Tally
-from edgecnn.measure.pairs import Floats, Pairs, Rates, SortedPairs, squared_distances
 from edgecnn.measure.predict import Predictions
 from edgecnn.records import record_from_mapping
 from edgecnn.results.verification import ChosenThreshold, Interval, Verification
@@ -75,9 +75,9 @@ def measure_verification(
         different_pairs=int((~pairs.same).sum()),
         resampled=resampled,
         verification_threshold=chosen.threshold,
-        verification_pct=100 * whole.ours_accuracy,
-        verification_ci_pct=_ends(draws, lambda d: 100 * d.ours_accuracy),
-        reference_verification_pct=100 * whole.theirs_accuracy,
+        verification_pct=100 * whole.ours.accuracy,
+        verification_ci_pct=_ends(draws, lambda d: 100 * d.ours.accuracy),
+        reference_verification_pct=100 * whole.theirs.accuracy,
         verification_drop_pp=100 * whole.drop,
         verification_drop_ci_pp=_no_narrower(_ends(draws, lambda d: 100 * d.drop), drop_interval(0, 0, n)),
         decisions_changed_n=int(changed.sum()),
@@ -101,18 +101,15 @@ def measure_verification(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One weighting of the pairs: rates of engine and reference, their accuracies and the share of decisions that
-    differ, 0 to 1."""
+    """One weighting of the pairs: rates of engine and reference, and the share of decisions that differ, 0 to 1."""
 
     ours: Rates
     theirs: Rates
-    ours_accuracy: float
-    theirs_accuracy: float
     changed: float
 
     @property
     def drop(self) -> float:
-        return self.theirs_accuracy - self.ours_accuracy
+        return self.theirs.accuracy - self.ours.accuracy
 
 
 class _Sample:
@@ -126,10 +123,10 @@ class _Sample:
 
     def measure(self, weights: Floats | None) -> _Drawn:
         """With a weight for each pair; None: each counts once."""
-        rates = [one.measure(weights, self.fars) for one in self.sorted]
+        ours, theirs = (one.measure(weights, self.fars) for one in self.sorted)
         total = float(len(self.pairs)) if weights is None else float(weights.sum())
         changed = float(len(self.changed)) if weights is None else float(weights[self.changed].sum())
-        return _Drawn(*rates, *(r.accuracy for r in rates), changed / total)
+        return _Drawn(ours, theirs, changed / total)
 
     def resample(self, labels: Labels, resampled: Resampled) -> Iterator[_Drawn]:
         """`REPLICATES` draws with replacement: of identities, whose pairs count as often as they were drawn, or of the
@@ -153,7 +150,11 @@ class _Sample:
 
 
 def _ends(draws: Sequence[_Drawn], value: Callable[[_Drawn], float]) -> Interval:
-    low, high = np.quantile([value(drawn) for drawn in draws], (0.025, 0.975))
+    return _quantiles([value(drawn) for drawn in draws])
+
+
+def _quantiles(values: Sequence[float]) -> Interval:
+    low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -169,7 +170,7 @@ def _tars(told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn]) -> dict
     for far, key in zip(FARS, ("1e2", "1e3"), strict=True):
         k = told.index(far) if far in told else None
         found[f"tar_at_far_{key}_pct"] = None if k is None else 100 * whole.ours.tar[k]
-        found[f"tar_at_far_{key}_ci_pct"] = None if k is None else _ends(draws, lambda d, k=k: 100 * d.ours.tar[k])
+        found[f"tar_at_far_{key}_ci_pct"] = None if k is None else _quantiles([100 * d.ours.tar[k] for d in draws])
         found[f"reference_tar_at_far_{key}_pct"] = None if k is None else 100 * whole.theirs.tar[k]
     return found
 

@@ -8,8 +8,8 @@ EPSILON = 1e-6  # FP16 can hold it; of an embedding of zeros it makes zeros
 
 
 class EmbeddingNetwork(nn.Module):
-    """[N, C, H, W] -> [N, D] of unit length: the D outputs of the `backbone`'s last layer over their norm. In train mode
-    a backbone with auxiliary heads gives (embedding, auxiliary, ...)."""
+    """[N, C, H, W] -> [N, D] of unit length: the D outputs of the `backbone`'s last layer over their norm. In train
+    mode a backbone with auxiliary heads gives (embedding, auxiliary, ...)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from edgecnn.artifact.sidecar import Sidecar
-from edgecnn.contract import EMBEDDING
 from edgecnn.data.class_split import images_for_pairs, of_classes
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import has_test_split, open_dataset
+from edgecnn.data.pairs import Pairs, all_pairs
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.lfw import lfw, lfw_pairs, lfw_root
 from edgecnn.errors import DataError
-from edgecnn.measure.pairs import Pairs, all_pairs
 from edgecnn.measure.predict import Predictions
 from edgecnn.measure.verification import threshold_of
 from edgecnn.session import Session
@@ -74,4 +73,4 @@ def predict_embeddings(session: Session, dataset: Dataset, **settings: Any) -> P
     assert dataset.labels is not None
     position = {name: k for k, name in enumerate(dataset.ids)}
     labels = dataset.labels[[position[name] for name in found.ids]]
-    return dataclasses.replace(found, labels=labels, output=EMBEDDING)
+    return dataclasses.replace(found, labels=labels)

@@ -88,8 +88,9 @@ def validate_verification(
         found.verification_pct, found.verification_drop_ci_pp, found.roc_auc
 
     Pairs are of images of `data` (at most 600) whose classes neither the training nor the threshold saw, two images
-    each once, or LFW's own. Other arguments are as in `ec.validate`. Raises `ArtifactError` where one of the two is no embedding network, `MeasurementError` where they cannot be
-    compared or no validation pairs have chosen a threshold, and the errors of the data.
+    each once, or LFW's own. Other arguments are as in `ec.validate`. Raises `ArtifactError`
+    where one of the two is no embedding network, `MeasurementError` where they cannot be compared or no validation
+    pairs have chosen a threshold, and the errors of the data.
     """
     engine, reference, output, data = Path(engine), Path(reference), path_or_none(output), os.fspath(data)
     require_at_least(1, batch=batch, threads=threads)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from edgecnn.contract import EMBEDDING
 from edgecnn.data.class_split import LEAST, ClassSplit
+from edgecnn.data.pairs import SortedPairs, all_pairs, choose_threshold, squared_distances
 from edgecnn.errors import DataError
-from edgecnn.measure.pairs import SortedPairs, all_pairs, choose_threshold, squared_distances
 from edgecnn.pytorch.embedding import EmbeddingNetwork
 from edgecnn.pytorch.training.augment import key
 from edgecnn.pytorch.training.epoch import EVALUATION_BATCH, DataSplits, Learner, Score, Trainer
@@ -46,8 +46,8 @@ def triplet_loss(embeddings: Tensor, label: Tensor, margin: float) -> Tensor:
 
 
 def contrastive_loss(embeddings: Tensor, label: Tensor, margin: float) -> Tensor:
-    """Mean over pairs of one class of d^2, and over pairs of two of max(margin - d, 0)^2, half of each (Hadsell, Chopra,
-    LeCun 2006, here with both kinds of pairs alike in weight)."""
+    """Mean over pairs of one class of d^2, and over pairs of two of max(margin - d, 0)^2, half of each, with distances
+    d that are not squared (Hadsell, Chopra, LeCun 2006, here with both kinds of pairs alike in weight)."""
     d = distances_within(embeddings)
     same = label[:, None] == label
     apart = F.relu(margin - (d + 1e-12).sqrt()).square()[~same].mean()

@@ -60,13 +60,9 @@ def accuracy_section(results: RunReport) -> Html:
     """Drops and top-1 of all engines, each with its interval."""
     measured = [m for m in results.measurements if m.accuracy]
     if (pairs := verification_table(results)).rows:
-        said = [
-            f"{m.name}: {f}"
-            for m in results.measurements
-            if m.verification
-            for f in m.verification.verification_findings
-        ]
-        return section("Accuracy", table_of(pairs), bullets(said))
+        verified = [(m.name, m.verification) for m in results.measurements if m.verification]
+        notes = [f"{name}: {said}" for name, one in verified for said in one.verification_findings]
+        return section("Accuracy", table_of(pairs), bullets(notes))
     if not measured:
         return section("Accuracy", element("p", "No accuracy was measured."))
     limits = {c.name: c.limit for c in results.verdict.checks if c.tolerance == "top1_drop_pp_max"}

@@ -63,7 +63,8 @@ def choose_threshold(distances: Floats, same: Bools) -> tuple[float, float]:
 class Rates:
     """Of weighted pairs, each 0 to 1: the area under the ROC curve, which is how probable it is that a same pair is
     nearer than a different one (Mann and Whitney 1947; ties count half), the share of same pairs accepted at each rate
-    of false accepts, and the mean of the shares of same pairs accepted and of different ones refused at the threshold."""
+    of false accepts, and the mean of the shares of same pairs accepted and of different ones refused at the
+    threshold."""
 
     auc: float
     tar: tuple[float, ...]
