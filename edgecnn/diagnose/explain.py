@@ -12,6 +12,7 @@ from edgecnn.data.calibration_set import find_calibration_set
 from edgecnn.diagnose.losses import class_drops, image_changes, largest_loss, stage_losses
 from edgecnn.diagnose.remedies import Evidence, Places, next_steps
 from edgecnn.errors import ArtifactError, DataError, MeasurementError, nearest
+from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Recipe
 from edgecnn.recipe.variants import variants_of
 from edgecnn.records import record_and_problems
@@ -46,6 +47,7 @@ def explain(
     that `quantize --explain` made of it. Raises `MeasurementError` for an engine that is not there, or that is there
     on several targets.
     """
+    require_classifier(recipe, "an explanation")
     run, verdict, found = _chosen(judged, engine)
     targets = {one.target: one.measurements for one, _ in judged}
     folder, made_of = run.folder.parent, _graph_of(found, recipe)

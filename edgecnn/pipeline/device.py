@@ -40,6 +40,7 @@ from edgecnn.measure.predict import read_predictions
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import all_tasks
 from edgecnn.pipeline.workshop import HOST, Workshop, source_of_tests, test_set_of
+from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Recipe
 from edgecnn.steps._arguments import require_one_of
 from edgecnn.steps._images import open_images
@@ -69,6 +70,7 @@ def bundle(recipe: Recipe, folder: Path, output: Path, *, target: str, images: I
     date, `DataError` for images that are not those of the reference, `WriteError`.
     """
     require_one_of("images", images, Images)
+    require_classifier(recipe, "a bundle")
     if target not in recipe.targets:
         raise RecipeError(
             f"{folder}: the recipe's targets are {', '.join(recipe.targets)}, not {target}",

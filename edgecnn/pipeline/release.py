@@ -40,6 +40,7 @@ from edgecnn.pipeline.device import bundled_images
 from edgecnn.pipeline.find import find_run
 from edgecnn.pipeline.install import self_test
 from edgecnn.pipeline.workshop import source_of_tests
+from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.results.accuracy import Accuracy
@@ -122,6 +123,7 @@ def release(
 def _judged(name: str, say: Say) -> list[tuple[Recipe, TargetRun]]:
     """The targets of a run that were measured; raises `MeasurementError` where one of them did not pass."""
     recipe, runs = find_run(name, say=say)
+    require_classifier(recipe, "a release")
     for run in runs:
         verdict = report_of(run, recipe).verdict
         if verdict.verdict != "PASS":

@@ -19,6 +19,7 @@ from edgecnn.pipeline.device import bundled_images
 from edgecnn.pipeline.staleness import stale_tasks
 from edgecnn.pipeline.tasks import all_tasks
 from edgecnn.pipeline.workshop import HOST, Task, Workshop
+from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Precision, Recipe
 from edgecnn.steps._arguments import require_packages
 from edgecnn.targets import Target, targets, version_tuple
@@ -51,6 +52,7 @@ def bundle_for_serving(
     the recipe does not have, `ArtifactError` for a run that is not up to date, `WriteError`, and what the destination
     raises.
     """
+    require_classifier(recipe, "a bundle")
     require_packages("quantize")
     if dla is not None and destination != "trtexec":
         raise RecipeError(f"--dla {dla} for {destination}: the script for a DLA is trtexec's", "--for trtexec")

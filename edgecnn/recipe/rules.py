@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgecnn.errors import nearest
+from edgecnn.errors import RecipeError, nearest
 from edgecnn.recipe.schema import ExportSettings, Recipe
 from edgecnn.recipe.verification import VerificationSettings
 from edgecnn.targets import targets
@@ -14,6 +14,15 @@ CLASSIFYING = (
     "top1_drop_pp_max", "top5_drop_pp_max", "agreement_pct_min", "top1_regression_pp_max", "top1_pct_min",
     "top5_pct_min", "class_top1_pct_min", "class_recall_pct_min", "calibration_error_pp_max", "serving_drop_pp_max",
 )  # fmt: skip
+
+
+def require_classifier(recipe: Recipe, what: str) -> None:
+    """Raise `RecipeError` where the recipe is of an embedding, of which there is no `what`."""
+    if recipe.train.loss is not None:
+        raise RecipeError(
+            f"{recipe.path}: train.loss = {recipe.train.loss!r}: an embedding network; {what} is of classifiers",
+            "of an embedding network there are run, gate and report, and what takes its graphs and engines",
+        )
 
 
 def find_contradictions(recipe: Recipe) -> list[str]:

@@ -103,7 +103,7 @@ def read_details(run: TargetRun) -> RunDetails:
         judged=verdict.created if verdict else "",
         names=names or (predictions.label_names if predictions else ()),
         preprocessing=preprocessing_from_json(first.preprocessing) if first and first.preprocessing else None,
-        contract=first.contract if first else ServingContract(),
+        contract=first.contract if first and not first.embeds else ServingContract(),
         confusions=tuple(_confusions(run.accuracies, predictions)) if predictions else (),
         pictures=pictures,
         changed=changed,

@@ -35,6 +35,7 @@ REFUSED: dict[str, list[str]] = {
     "drift": ["{}", "{}"],
     "features": ["{}", "{}", "-o", "x.npz"],
     "neighbours": ["{}", "{}"],
+    "same": ["{}", "{}", "{}"],
     "search": ["{}", "--max-drop", "1"],
     "sensitivity": ["{}", "--ranges", "{}", "--data", "{}"],
     "bundle": ["{}", "--for", "{}", "-o", "x.tar"],
