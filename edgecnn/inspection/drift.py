@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.artifact.sidecar import sidecar_path
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.inspection.monitor.counts import BOUNDS, Batch, Tally, median_of, no_tally, tally
 from edgecnn.inspection.monitor.log import Entry, read_log
@@ -100,6 +100,11 @@ def read_reference(path: Path) -> Sample:
             raise ArtifactError(f"{path}: no reference.npz in it", "name a run folder, predictions, or a log")
         path = found[0]
     if path.suffix == ".npz" and sidecar_path(path).exists():
+        if read_sidecar(path).facts.get("golden"):
+            raise ArtifactError(
+                f"{path}: golden images of a release: the clearest of each class, and no sample to see a drift from",
+                "name a log of this engine on test images, or the reference.npz of the run",
+            )
         known = read_predictions(path)
         columns = int(known.logits.shape[1])
         labels = known.label_names if len(known.label_names) == max(2, columns) else ()

@@ -256,7 +256,8 @@ def _golden(one: _Chosen, folder: Path) -> tuple[Predictions, bytes]:
     require_same_images(images.ids, digests, dict(zip(found.ids, found.sha256s, strict=False)))
     if write_packed(folder / GOLDEN, images, "test", "") != len(found.ids):
         raise DataError(f"{dataset.name}: a golden image cannot be read", "check the files of the test images")
-    written = write_predictions(folder / REFERENCE, found, replace(known, parents={}, made_by="edgecnn release"))
+    told = replace(known, parents={}, made_by="edgecnn release", facts={**known.facts, "golden": True})
+    written = write_predictions(folder / REFERENCE, found, told)
     dated = json.dumps(to_plain(replace(written, created=known.created)), indent=1, ensure_ascii=False)
     return found, f"{dated}\n".encode()
 

@@ -171,6 +171,16 @@ def test_a_release_serves_and_the_one_before_serves_again(board: Path, edgecnn: 
     assert serving(board / "there") == a
 
 
+def test_golden_images_are_no_sample_to_see_a_drift_from(board: Path, edgecnn: Command) -> None:
+    """They are the clearest of each class: beside them the test images themselves would have moved."""
+    (board / "log.jsonl").write_text("")
+    assert edgecnn("install", board / "a.tar", "--to", board / "there").code == 0
+    current = board / "there" / "current"
+    for reference in (current, current / "reference.npz"):
+        words = ("golden images of a release", "no sample", "reference.npz of the run")
+        edgecnn("drift", reference, board / "log.jsonl").refused(*words)
+
+
 def test_installed_twice_is_installed_once(board: Path, edgecnn: Command) -> None:
     assert install(edgecnn).code == 0
     before = content(board / "there")

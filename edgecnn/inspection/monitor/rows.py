@@ -249,7 +249,9 @@ def _row(content: Mapping[str, Any], where: str, now: float, columns: int | None
     for name in STATISTICS:
         value = content.get(name)
         if value is not None and not (_is_number(value) and math.isfinite(value) and abs(value) < MOST):
-            raise DataError(f"{where}: {name} {value!r:.60} is not a finite number", "leave it out where it is unknown")
+            raise DataError(
+                f"{where}: {name} {value!r:.60} is no number below {MOST:g}", "leave it out where it is unknown"
+            )
         row[name] = math.nan if value is None else float(value)
     return {
         **row,
