@@ -1,11 +1,12 @@
 """Three CIFAR-10 networks and their ensemble: accuracy against latency, in float32 and in INT8, beside the best member.
 
-    python benchmarks/ensembles.py [--work DIR] [--plot FILE.svg] [--seconds 3] [--threads 1] [--shared DIR]
+    python benchmarks/ensembles.py [--images 10000] [--calibration 512] [--work DIR] [--plot FILE.svg] [--seconds 3]
+        [--threads 1] [--shared DIR]
 
 The members are trained as `MEMBERS` says on the 20 000 CIFAR-10 images of the shared folder, of which a twentieth is
-held out of each training, the same of all: the weights of the second ensemble are chosen on these. Top-1 is of the
-10 000 test images, paired with the best member in float32; INT8 is what ONNX Runtime's integer kernels give. A latency
-is that of one image, in turn with the best member's. `--work` keeps the runs, and what is there is not trained again.
+held out of each training, the same of all: the weights of the second ensemble are chosen on these. Top-1 is of test
+images, paired with the best member in float32; INT8 is what ONNX Runtime's integer kernels give. A latency is that of
+one image, in turn with the best member's. `--work` keeps the runs, and what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from _result import ROOT, Recorder, Row
 
+if TYPE_CHECKING:
+    from edgecnn.data.dataset import Dataset
+    from edgecnn.measure.predict import Predictions
+
 MEMBERS = {
-    "resnet20": ("model.name=resnet20_cifar", "train.epochs=3"),
+    "resnet20": ("train.epochs=3",),
     "resnet20-he": ("train.init=he", "train.batch=32", "train.learning_rate=0.1", "train.epochs=2"),
-    "resnet32": ("model.name=resnet32_cifar", "train.epochs=2"),
+    "resnet20-b32": ("train.batch=32", "train.learning_rate=0.1", "train.epochs=2"),
 }
 HELD_OUT = "train.validation=0.05"
 
@@ -31,6 +37,8 @@ HELD_OUT = "train.validation=0.05"
 def main() -> None:
     """Train, merge, quantize and measure; print and file one row for each graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--seconds", type=float, default=3)
@@ -52,18 +60,58 @@ def measure(options: argparse.Namespace, work: Path) -> list[Row]:
     members = list(graphs.values())
     graphs["ensemble"] = ec.export_ensemble(members, work / "ensemble.fp32.onnx")
     graphs["ensemble, weighted"] = ec.export_ensemble(members, work / "weighted.fp32.onnx", weights_from=source)
-    top1 = {name: ec.validate(graphs[name], graphs[name], data=source).top1_pct or 0.0 for name in MEMBERS}
-    best = max(top1, key=lambda name: top1[name])
-    recorder = Recorder("ensembles", "python benchmarks/ensembles.py", tools=("onnx", "onnxruntime"))
+    images = test_images(graphs["ensemble"], source, options.images)
+    floats = {name: answers(path, images, source, options) for name, path in graphs.items()}
+    best = max(MEMBERS, key=lambda name: right(floats[name]).mean())
+    words = f"--images {options.images} --calibration {options.calibration} --threads {options.threads}"
+    recorder = Recorder("ensembles", f"python benchmarks/ensembles.py {words}", tools=("onnx", "onnxruntime"))
     rows = []
     for name, fp32 in graphs.items():
-        ranges = ec.calibrate(fp32, data=source)
-        stem = fp32.parent / fp32.name.removesuffix(".fp32.onnx")
-        int8 = ec.quantize(fp32, f"{stem}.int8.onnx", precision="int8", scheme="ort-cpu", ranges=ranges, data=source)
-        for precision, path in (("fp32", fp32), ("int8", Path(int8))):
-            found = beside(path, graphs[best], fp32, source, options)
-            rows.append(recorder.add({"model": name, "precision": precision}, {"best_member": best, **found}))
+        found = row_of(fp32, floats[name], graphs[best], floats[best], options)
+        rows.append(recorder.add({"model": name, "precision": "fp32"}, {"best_member": best, **found}))
+        path = fp32.with_name(fp32.name.replace("fp32", "int8"))
+        data = {"data": source, "images": options.calibration}
+        int8 = Path(ec.quantize(fp32, path, precision="int8", scheme="ort-cpu", threads=options.threads, **data))
+        answered = answers(int8, images, source, options)
+        found = row_of(int8, answered, graphs[best], floats[best], options)
+        drop, ends = paired(floats[name], answered)
+        found |= {"int8_drop_pp": drop, "int8_drop_ci_pp": ends}
+        rows.append(recorder.add({"model": name, "precision": "int8"}, {"best_member": best, **found}))
     return rows
+
+
+def test_images(graph: Path, source: str, count: int) -> Dataset:
+    """So many test images, spread over the classes."""
+    from edgecnn.artifact.sidecar import read_sidecar
+    from edgecnn.data.dataset import spread
+    from edgecnn.steps._images import open_images
+
+    whole = open_images(read_sidecar(graph), source, "test")
+    return whole.subset(spread(whole, count))
+
+
+def answers(path: Path, images: Dataset, source: str, options: argparse.Namespace) -> Predictions:
+    """What one graph says of them."""
+    import edgecnn as ec
+    from edgecnn.measure.predict import read_predictions
+
+    made = ec.reference(path, path.with_suffix(".npz"), data=source, dataset=images, threads=options.threads)
+    return read_predictions(made)
+
+
+def right(predictions: Predictions) -> np.ndarray:
+    """[n], which images are."""
+    return np.asarray(predictions.logits.argmax(axis=1) == predictions.labels)
+
+
+def paired(before: Predictions, after: Predictions) -> tuple[float, list[float]]:
+    """The drop of top-1 from one to the other in points, and its 95 % interval."""
+    from edgecnn.statistics import drop_interval
+
+    old, new = right(before), right(after)
+    lost, gained = int((old & ~new).sum()), int((~old & new).sum())
+    ends = drop_interval(lost, gained, len(old))
+    return round(100 * (lost - gained) / len(old), 2), [round(100 * float(end), 2) for end in ends]
 
 
 def train(name: str, source: str, work: Path, threads: int) -> Path:
@@ -79,33 +127,27 @@ def train(name: str, source: str, work: Path, threads: int) -> Path:
     return work / name / "model.fp32.onnx"
 
 
-def beside(path: Path, best: Path, fp32: Path, source: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy and latency of one graph, beside the best member and, of an INT8 one, beside its own in float32."""
+def row_of(
+    path: Path, found: Predictions, best: Path, of_best: Predictions, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Accuracy and latency of one graph, beside the best member."""
     import edgecnn as ec
     from edgecnn.artifact.sidecar import read_sidecar
 
-    found = ec.validate(path, best, data=source, threads=options.threads)
-    drop, low_high = found.top1_drop_pp or 0.0, found.top1_drop_ci_pp or (0.0, 0.0)
-    other = None if path == best else best
-    latency = ec.bench(path, versus=other, duration_s=options.seconds, threads=options.threads).measurements[0]
-    known = read_sidecar(fp32).facts
-    row: dict[str, Any] = {
-        "n": found.n,
-        "top1_pct": round(found.top1_pct or 0.0, 2),
-        "gain_pp": round(-drop, 2),
-        "gain_ci_pp": [round(-end, 2) for end in reversed(low_high)],
-        "latency_ms_p50": round(latency.latency.latency_ms_p50, 3) if latency.latency else None,
+    drop, (low, high) = paired(of_best, found)
+    versus = None if path == best else best
+    timed = ec.bench(path, versus=versus, duration_s=options.seconds, threads=options.threads).measurements[0]
+    known = read_sidecar(path).facts
+    row = {
+        "n": len(found.ids),
+        "top1_pct": round(100 * float(right(found).mean()), 2),
+        "gain_pp": -drop,
+        "gain_ci_pp": [-high, -low],
+        "latency_ms_p50": round(timed.latency.latency_ms_p50, 3),
+        "latency_ratio": 1.0 if timed.ratio is None else round(timed.ratio.latency_ratio, 3),
         "params": known["params"],
     }
-    if latency.ratio is not None:
-        row["latency_ratio"] = round(latency.ratio.latency_ratio, 3)
-    if path != fp32:
-        own = ec.validate(path, fp32, data=source, threads=options.threads)
-        row["int8_drop_pp"] = round(own.top1_drop_pp or 0.0, 2)
-        row["int8_drop_ci_pp"] = [round(end, 2) for end in own.top1_drop_ci_pp or ()]
-    if "ensemble" in known:
-        row["weights"] = [round(member["weight"], 4) for member in known["ensemble"]]
-    return row
+    return row | ({"weights": [round(m["weight"], 4) for m in known["ensemble"]]} if "ensemble" in known else {})
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -428,12 +428,13 @@ TABLES = {
     ),
     "ensembles": Table(
         "ensembles",
-        "CIFAR-10 re-encoded as JPEG, 10 000 test images; one image, one thread of ONNX Runtime, INT8 by its integer"
-        " kernels. Gain: top-1 over the best member in float32, paired, with its 95 % interval; ratio: its latency over"
-        " that member's, in turn; INT8 drop: to the same graph in float32, paired.",
+        "CIFAR-10 re-encoded as JPEG; latency of one image, one thread of ONNX Runtime, INT8 by its integer kernels."
+        " Gain: top-1 over the best member in float32, paired, with its 95 % interval; ratio: its latency over that"
+        " member's, in turn; INT8 drop: to the same graph in float32, paired.",
         {
             "graph": key("model"),
             "precision": text("precision"),
+            "images": value("n", 0),
             "weights": lambda row: ", ".join(f"{w:.2f}" for w in row.get("weights", [])) or "-",
             "top-1 %": value("top1_pct"),
             "gain pp": value("gain_pp"),

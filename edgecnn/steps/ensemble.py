@@ -53,7 +53,8 @@ class _Member:
     @property
     def classes(self) -> int:
         """The columns of its output, 0 where they are not fixed."""
-        return [*(d.dim_value for d in self.model.graph.output[0].type.tensor_type.shape.dim), 0, 0][1]
+        dims = self.model.graph.output[0].type.tensor_type.shape.dim
+        return int(dims[1].dim_value) if len(dims) == 2 else 0
 
 
 def export_ensemble(
