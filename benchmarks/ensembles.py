@@ -5,8 +5,9 @@
 
 The members are trained as `MEMBERS` says on the 20 000 CIFAR-10 images of the shared folder, of which a twentieth is
 held out of each training, the same of all: the weights of the second ensemble are chosen on these. Top-1 is of test
-images, paired with the best member in float32; INT8 is what ONNX Runtime's integer kernels give. A latency is that of
-one image on one core, as processor time, in turn with the best member's: other work on the machine lengthens the clock's. `--work` keeps the runs, and what is there is not trained again.
+images, paired with the best member in float32; INT8 is what ONNX Runtime's integer kernels give. A latency is the
+processor time of one image on one core, in turn with the best member's: the clock's is that of the machine's other work
+too. `--work` keeps the runs, and what is there is not trained again.
 """
 
 from __future__ import annotations

@@ -428,9 +428,9 @@ TABLES = {
     ),
     "ensembles": Table(
         "ensembles",
-        "CIFAR-10 re-encoded as JPEG; latency of one image on one core, as processor time of ONNX Runtime, INT8 by"
-        " its integer kernels. Gain: top-1 over the best member in float32, paired, with its 95 % interval; ratio: its latency over that"
-        " member's, in turn; INT8 drop: to the same graph in float32, paired.",
+        "CIFAR-10 re-encoded as JPEG; latency of one image on one core, as processor time of ONNX Runtime, INT8 by its"
+        " integer kernels. Gain: top-1 over the best member in float32, paired, with its 95 % interval; ratio: latency"
+        " over that member's, in turn; INT8 drop: to the same graph in float32, paired.",
         {
             "graph": key("model"),
             "precision": text("precision"),
