@@ -54,6 +54,8 @@ def report(
     if beside and format_ != "gradients":
         raise MeasurementError("--beside goes with --format gradients", "`edgecnn compare` sets results side by side")
     if format_ == "gradients":
+        if recipe:
+            raise MeasurementError("--recipe is of a judged run: --format gradients needs no verdict", "leave it out")
         _show_gradients([Path(run) if Path(run).is_dir() else Path("runs") / run, *(beside or ())], output)
         return
     if output is None and format_ is None:

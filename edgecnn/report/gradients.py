@@ -18,7 +18,8 @@ def require_gradients(folder: Path) -> GradientNorms:
     found = read_gradients(folder)
     if found is None:
         raise MeasurementError(
-            f"{folder}: no {GRADIENTS} in it", "train with `--set train.gradient_norms=true`, or name another run"
+            f"{folder}: no {GRADIENTS} in it",
+            "train with `--set train.gradient_norms=true` (anew: --retrain), or name another run",
         )
     return found
 

@@ -58,6 +58,7 @@ def test_they_are_read_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["report", str(tmp_path), "--format", "gradients"]) == 2
     assert "train.gradient_norms=true" in capsys.readouterr().err
     assert main([*command[:4], "--format", "md"]) == 2
+    assert main([*command, "--recipe", "lenet5-digits"]) == 2
     broken = {**to_plain(norms()), "epochs": [1]}
     write_json_artifact(tmp_path / "a" / "gradient-norms.json", broken, Sidecar(kind="gradients"))
     with pytest.raises(ArtifactError, match="do not belong together"):

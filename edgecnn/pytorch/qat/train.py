@@ -109,6 +109,7 @@ def with_qat_settings(recipe: Recipe) -> Recipe:
         amp="off",
         channels_last=False,
         sync_batchnorm=False,
+        gradient_norms=False,
     )
     return replace(recipe, train=settings)
 
