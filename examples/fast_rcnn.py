@@ -29,10 +29,10 @@ from torchvision.ops import batched_nms, box_iou, roi_align
 
 import edgecnn as ec
 
-TRAINING, TEST, EPOCHS, STEP = 800, 400, 20, 2e-3
-PROPOSED_SIDES, GRID = (16, 19, 22, 26), 3  # pixels; proposals lie GRID pixels apart
+TRAINING, TEST, EPOCHS, STEP = 800, 300, 12, 2e-3
+PROPOSED_SIDES, GRID = (16, 19, 22, 26), 4  # pixels; proposals lie GRID pixels apart
 ROIS, FOREGROUND = 32, 0.25  # of a picture in training, and the share of those that are objects, as in the paper
-CELLS, HIDDEN, BACKGROUND = 5, 256, 10
+CELLS, HIDDEN, BACKGROUND = 5, 128, 10
 SCORE_MIN, NMS_IOU, MATCH_IOU = 0.05, 0.3, 0.5
 
 
