@@ -114,6 +114,7 @@ def train_backbone(source: str, file: Path) -> None:
     """Train the network on pictures of single training digits, and write its weights."""
     torch.manual_seed(0)
     pictures = Painter(source, "train", seed=0).pictures(SINGLES, digits=1, side=SINGLE_SIDE)
+    print(f"training {NETWORK} on {SINGLES} pictures of single digits", flush=True)
     images, labels = torch.from_numpy(network_input(pictures)), torch.tensor([int(p.labels[0]) for p in pictures])
     network = build_model(NETWORK, 10).train()
     fit(network, SINGLES, EPOCHS, lambda chosen: nn.functional.cross_entropy(network(images[chosen]), labels[chosen]))
@@ -141,7 +142,6 @@ def features_graphs(source: str, folder: Path) -> tuple[Path, Path]:
     folder = folder / source.partition(":")[0]
     weights = folder / "backbone.pth"
     if not weights.exists():
-        print(f"training {NETWORK} on {SINGLES} pictures of single digits", flush=True)
         train_backbone(source, weights)
     fp32 = ec.export(NETWORK, folder / "features.fp32.onnx", checkpoint=weights, size=SIDE, features=MAPS)
     calibration = folder / "calibration.npz"

@@ -44,7 +44,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 def run(folder: Path, name: str, *arguments: str) -> str:
     """What a program prints, called in `folder`."""
-    command = [sys.executable, EXAMPLES / f"{name}.py", *arguments]
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
