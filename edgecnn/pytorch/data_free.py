@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecnn.data.preprocess import Preprocessing
@@ -16,6 +17,7 @@ from edgecnn.errors import ModelError
 from edgecnn.session import Array
 
 AT_ONCE, RATE = 32, 0.1
+BLUR, CONTRAST = 8, 1.2  # pixels; what interpolation takes from the deviation
 Progress = Callable[[int, int], None]
 
 
@@ -30,7 +32,7 @@ def make_images(
 ) -> Array:
     """`count` images, normalised float32 [count, C, H, W], that `network` (in eval mode) takes for its training images.
 
-    Noise is moved by so many `steps` of Adam, `AT_ONCE` images together, until mean and standard deviation of what goes
+    Smooth noise is moved by so many `steps` of Adam, `AT_ONCE` images together, until mean and standard deviation of what goes
     into each batch normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay within
     what a picture can hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network without
     batch normalization.
@@ -47,10 +49,18 @@ def make_images(
     made = []
     for first in range(0, count, AT_ONCE):
         size = min(AT_ONCE, count - first)
-        x = torch.randn(size, *preprocessing.input_shape, generator=generator).clamp(*bounds)
+        x = _smooth_noise((size, *preprocessing.input_shape), generator).clamp(*bounds)
         say = None if progress is None else partial(_say, progress, first, size, count, steps)
         made.append(_distill(network, norms, x, bounds, steps, say).numpy())
     return np.concatenate(made)
+
+
+def _smooth_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    """About normal, of `BLUR` pixels: of white noise all images become alike on average over their
+    maps, and what a global pool gives would never be as large as on pictures."""
+    count, channels, *size = shape
+    coarse = torch.randn(count, channels, *(max(1, s // BLUR) for s in size), generator=generator)
+    return CONTRAST * F.interpolate(coarse, size=size, mode="bicubic")
 
 
 def _say(progress: Progress, first: int, size: int, count: int, steps: int, step: int) -> None:
