@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.open import open_dataset
+from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.measure.classification import measure_accuracy
+from edgecnn.measure.predict import Predictions
 from edgecnn.pipeline import transfer_rows
+from edgecnn.recipe.schema import Recipe
+from edgecnn.records import to_plain
+from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.correctness import unpack_bits
+from edgecnn.results.engine import EngineInfo
 from edgecnn.statistics import drop_interval
+from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import torch
+    import torch._dynamo  # which the first optimizer loads
 
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.probe import probe
@@ -50,42 +63,126 @@ def start(tmp_path: Path) -> Path:
     return tmp_path / "start.pth"
 
 
+@dataclass
+class FakeRuns:
+    """In place of runs: weights that say which run they are of, and engines whose logits are random; `wrong` says how
+    many images each gets wrong. `calls` are those that found something to do."""
+
+    test: Dataset
+    wrong: dict[str, int]
+    killed_in: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+    def __call__(self, recipe: Recipe, folder: Path, say: object, *, until: str, **named: object) -> None:
+        assert named["threads"] == 1
+        made = folder / ("model.safetensors" if until == "train" else "cpu/fp32.accuracy.json")
+        if made.exists():
+            return
+        if (folder.name, until) == (self.killed_in, "train"):
+            raise KeyboardInterrupt
+        self.calls.append((folder.name, until))
+        self.recipes[folder.name] = recipe
+        made.parent.mkdir(parents=True, exist_ok=True)
+        if until == "train":
+            time.sleep(0.01)
+            made.write_bytes(folder.name.encode())
+            return
+        wrong = self.wrong[recipe.transfer.train or "scratch"]
+        reference = self.predictions(wrong)
+        for name, scheme, more in (("fp32", "", 0), ("int8", "ort-cpu", 1), ("int8-tensorrt", "tensorrt", 3)):
+            accuracy = measure_accuracy(name, self.predictions(wrong + more), reference)
+            engine = EngineInfo(
+                backend="ort",
+                provider="CPUExecutionProvider",
+                precision_requested=name[:4],
+                scheme=scheme,  # type: ignore[arg-type]
+                target="cpu",
+            )
+            content = to_plain(AccuracyFile(accuracy=accuracy, engine=engine))
+            (made.parent / f"{name}.accuracy.json").write_text(json.dumps(content))
+
+    def predictions(self, wrong: int) -> Predictions:
+        """With the first so many images wrong."""
+        labels, n = self.test.labels, len(self.test)
+        assert labels is not None
+        said = np.where(np.arange(n) < wrong, 1 - labels, labels)
+        hashes = tuple(self.test.sha256(k) for k in range(n))
+        names = self.test.label_names or ()
+        return Predictions(self.test.ids, labels, np.eye(2, dtype=np.float32)[said], label_names=names, sha256s=hashes)
+
+
 def test_a_killed_table_goes_on_with_what_is_complete(
     edgecnn: Callable[..., Any], images: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecnn.pytorch.probe.DECAYS", (0.01,))  # fits take most of the time otherwise
-    out, run_recipe = tmp_path / "table", transfer_rows.run_recipe
+    """Runs apart, which tests of their own hold to this."""
+    test = open_dataset(str(images), preprocessing_from_json(find_model("lenet5").preprocessing), "test")
+    runs = FakeRuns(test, {"head": 12, "last-2": 1, "all": 0, "scratch": 11}, "lenet5-all")
+    monkeypatch.setattr(transfer_rows, "run_recipe", runs)
+    monkeypatch.setattr("edgecnn.pytorch.probe.DECAYS", (0.01,))
+    monkeypatch.setattr("edgecnn.pytorch.probe.FOLDS", 2)
+    out = tmp_path / "table"
     command = ["transfer-table", images, "--model", "lenet5", "--weights", start, *QUICK, "-o", out]
-
-    def killed(recipe: Any, folder: Path, *given: Any, **named: Any) -> Any:
-        if folder.name == "lenet5-all":
-            raise KeyboardInterrupt
-        return run_recipe(recipe, folder, *given, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(transfer_rows, "run_recipe", killed)
-        assert edgecnn(*command).code == 130
+    assert edgecnn(*command).code == 130
     assert not (out / "transfer-table.json").exists()
-    done = {name: (out / f"lenet5-{name}/model.safetensors").stat().st_mtime_ns for name in RUNS[:2]}
+    assert runs.calls == [(f"lenet5-{name}", until) for name in RUNS[:2] for until in ("train", "validate")]
     log = (out / ".transfer-table.jsonl").read_bytes()
+
+    runs.killed_in, runs.calls = "", []
     result = edgecnn(*command, "--json", "--svg", tmp_path / "table.svg")
     assert result.code == 0, result.err
-    assert {name: (out / f"lenet5-{name}/model.safetensors").stat().st_mtime_ns for name in done} == done
+    assert runs.calls == [(f"lenet5-{name}", until) for name in RUNS[2:] for until in ("train", "validate")]
     assert (out / ".transfer-table.jsonl").read_bytes().startswith(log)
     assert "linear classifier" not in result.err, "the probes are complete too"
-
     found = json.loads(result.out)
     content = json.loads((out / "transfer-table.json").read_text())
     assert content.pop("provenance")["parents"].keys() == {f"lenet5-{name}/model.safetensors" for name in RUNS}
     assert content == found
     require_rows(found, out)
+    tensorrt = [one["top1_drop_pp"] for row in found["rows"] for one in row["int8"] if one["scheme"] == "tensorrt"]
+    assert tensorrt == pytest.approx([15.0] * 4)
+    [answer] = found["answers"]
+    assert (answer["name"], answer["better_than"]) == ("lenet5 last-2", ["lenet5 head"])
+    asked = {
+        name: (runs.recipes[f"lenet5-{name}"].model.weights, runs.recipes[f"lenet5-{name}"].transfer.train)
+        for name in RUNS
+    }
+    assert asked == {name: (str(start), name) for name in RUNS[:3]} | {"scratch": ("none", "")}
+
+    runs.calls = []
+    assert "gain: over the head" in edgecnn(*command).out
+    assert runs.calls == []
     probes = [row for row in found["rows"] if row["trains"] == "probe"]
     alone = probe("lenet5", str(images), str(start))
     assert [row["stage"] for row in probes] == [one.name for one in alone] == STAGES
     assert [row["top1_pct"] for row in probes] == pytest.approx([one.top1_pct for one in alone])
     assert (tmp_path / "table.svg").read_text().startswith("<svg")
-    assert "gain: over the head" in edgecnn(*command).out
+
+
+def test_images_that_change_meanwhile_are_no_comparison(
+    edgecnn: Callable[..., Any], images: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocessing = preprocessing_from_json(find_model("lenet5").preprocessing)
+    test = open_dataset(str(images), preprocessing, "test").subset(range(19))
+    monkeypatch.setattr(transfer_rows, "run_recipe", FakeRuns(test, dict.fromkeys(RUNS, 0)))
+    monkeypatch.setattr("edgecnn.pytorch.probe.DECAYS", (0.01,))
+    monkeypatch.setattr("edgecnn.pytorch.probe.FOLDS", 2)
+    command = ["transfer-table", images, "--model", "lenet5", "--weights", start, *QUICK, "-o", tmp_path / "table"]
+    assert "was measured on other test images" in edgecnn(*command).refused()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_row_is_a_run(edgecnn: Callable[..., Any], images: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "table"
+    command = ["transfer-table", images, "--model", "lenet5", "--weights", start, *QUICK, "-o", out, "--json"]
+    made = edgecnn(*command)
+    assert made.code == 0, made.err
+    found = json.loads(made.out)
+    require_rows(found, out)
+    assert json.loads(edgecnn(*command).out) == found
     assert "weights are not replaced unasked" in edgecnn(*command, "--set", "train.epochs=2").refused()
+    assert edgecnn("run", out / "lenet5-head", "--set", "bench.duration_s=0.2").code in (0, 3)
 
 
 def require_rows(found: dict[str, Any], out: Path) -> None:
