@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.probe import probe
+    from edgecnn.pytorch.threads import torch_threads
 
 pytestmark = pytest.mark.torch
 
@@ -153,7 +154,8 @@ def test_a_killed_table_goes_on_with_what_is_complete(
     assert "gain: over the head" in edgecnn(*command).out
     assert runs.calls == []
     probes = [row for row in found["rows"] if row["trains"] == "probe"]
-    alone = probe("lenet5", str(images), str(start))
+    with torch_threads(1):
+        alone = probe("lenet5", str(images), str(start))
     assert [row["stage"] for row in probes] == [one.name for one in alone] == STAGES
     assert [row["top1_pct"] for row in probes] == pytest.approx([one.top1_pct for one in alone])
     assert (tmp_path / "table.svg").read_text().startswith("<svg")
