@@ -79,10 +79,14 @@ def measure_verification(
         verification_ci_pct=_ends(draws, lambda d: 100 * d.ours.accuracy),
         reference_verification_pct=100 * whole.theirs.accuracy,
         verification_drop_pp=100 * whole.drop,
-        verification_drop_ci_pp=_no_narrower(_ends(draws, lambda d: 100 * d.drop), drop_interval(0, 0, n)),
+        verification_drop_ci_pp=_no_narrower(
+            _ends(draws, lambda d: 100 * d.drop), 100 * whole.drop, drop_interval(0, 0, n)[1]
+        ),
         decisions_changed_n=int(changed.sum()),
         decisions_changed_pct=100 * float(changed.mean()),
-        decisions_changed_ci_pct=_no_narrower(_ends(draws, lambda d: 100 * d.changed), wilson_interval(0, n)),
+        decisions_changed_ci_pct=_no_narrower(
+            _ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, wilson_interval(0, n)[1]
+        ),
         roc_auc=whole.ours.auc,
         roc_auc_ci=_ends(draws, lambda d: d.ours.auc),
         reference_roc_auc=whole.theirs.auc,
@@ -158,10 +162,10 @@ def _quantiles(values: Sequence[float]) -> Interval:
     return float(low), float(high)
 
 
-def _no_narrower(interval: Interval, none_seen: Interval) -> Interval:
-    """An interval, widened to what holds where none of so many images shows anything: draws of images among which no
-    decision changed would all say 0."""
-    return min(interval[0], 100 * none_seen[0]), max(interval[1], 100 * none_seen[1])
+def _no_narrower(interval: Interval, value: float, none_seen: float) -> Interval:
+    """An interval about `value`, on each side at least as wide as the half-width `none_seen`, a share, of what holds
+    where none of so many images shows anything: draws of images among which no decision changed would all say 0."""
+    return min(interval[0], value - 100 * none_seen), max(interval[1], value + 100 * none_seen)
 
 
 def _tars(told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn]) -> dict[str, Any]:

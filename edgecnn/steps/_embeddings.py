@@ -36,14 +36,21 @@ def open_unseen(path: Path, sidecar: Sidecar, data: str) -> Dataset:
     saw, of the test split where there is one; or those in LFW's pairs. Raises `DataError` where there are none."""
     chosen = threshold_of(path, sidecar)
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
+    known = {*chosen.train_classes, *chosen.validation_classes}
     if (root := lfw_root(data)) is not None:
-        return lfw(root, preprocessing)
+        faces = lfw(root, preprocessing)
+        if seen := sorted(known.intersection(faces.label_names or ())):
+            raise DataError(
+                f"{data}: its pairs have {len(seen)} people who trained the network or chose its threshold, the first "
+                f"is {seen[0]}",
+                "hold the people of pairs.txt out of training: [verification] test_classes",
+            )
+        return faces
     whole = open_dataset(data, preprocessing, "test" if has_test_split(data) else "train")
     if whole.labels is None:
         raise DataError(
             f"{whole.name}: has no classes, and pairs are of one class or of two", "put images in a folder of each"
         )
-    known = {*chosen.train_classes, *chosen.validation_classes}
     unseen = [name for name in whole.label_names or () if name not in known]
     if not unseen:
         raise DataError(
