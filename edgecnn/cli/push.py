@@ -33,11 +33,13 @@ def push(
     """
     from edgecnn.bundle.hub import CARD, files_for_hub, push_to_hub, require_repository
     from edgecnn.pipeline.find import find_judged
+    from edgecnn.recipe.rules import require_classifier
     from edgecnn.report.card import model_card
     from edgecnn.steps.report import report_of
 
     require_repository(repository)
     judged_by, judged = find_judged(run, recipe)
+    require_classifier(judged_by, "a model card")
     card, files = model_card(report_of(judged, judged_by), judged_by), files_for_hub(judged)
     size_mb = (sum(path.stat().st_size for path in files.values()) + len(card.encode())) / 1e6
     commit = "" if dry_run else push_to_hub(repository, files, card, private=private)

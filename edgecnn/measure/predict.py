@@ -34,9 +34,9 @@ class Predictions:
 
     One column decides between two classes: 1 above `threshold` (0 for a logit, 0.5 for a probability), else 0.
     Where `output` says so, probabilities stand in their place; of top-k those of the classes that are named, and
-    `NOT_NAMED` for the others. The logits of an embedding network are its embeddings [N, D]. `unreadable` are the ids of
-    images that could not be decoded; they are in none of the other fields. `sha256s` are the images' identities; files
-    of earlier versions have none.
+    `NOT_NAMED` for the others. The logits of an embedding network are its embeddings [N, D]. `unreadable` are the ids
+    of images that could not be decoded; they are in none of the other fields. `sha256s` are the images' identities;
+    files of earlier versions have none.
     """
 
     ids: tuple[str, ...]

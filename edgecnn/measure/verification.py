@@ -66,6 +66,7 @@ def measure_verification(
     tally = Tally()
     tally.add(engine.ids, engine.logits, reference.logits)
     alike = tally.result(EMBEDDING, engine.logits.shape[1:])
+    flips = _no_narrower(_ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, wilson_interval(0, n)[1])
     found = Verification(
         name=name,
         verification_data=engine.dataset,
@@ -84,9 +85,7 @@ def measure_verification(
         ),
         decisions_changed_n=int(changed.sum()),
         decisions_changed_pct=100 * float(changed.mean()),
-        decisions_changed_ci_pct=_no_narrower(
-            _ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, wilson_interval(0, n)[1]
-        ),
+        decisions_changed_ci_pct=(max(0.0, flips[0]), min(100.0, flips[1])),
         roc_auc=whole.ours.auc,
         roc_auc_ci=_ends(draws, lambda d: d.ours.auc),
         reference_roc_auc=whole.theirs.auc,

@@ -34,7 +34,8 @@ class Verification:
     pairs that are taken for same and of different ones that are not; the drop is the reference's minus the engine's in
     percentage points. `roc_auc` is that of the distances (Mann and Whitney), `tar_at_far_1e2_pct` the share of same
     pairs accepted where 1 % of the different ones are; it is None with fewer than 100 expected false accepts. Intervals
-    are of 95 % by the bootstrap over `resampled` (Bolle, Ratha, Pankanti 2004). Cosines are between the two embeddings of an image.
+    are of 95 % by the bootstrap over `resampled` (Bolle, Ratha, Pankanti 2004). Cosines are between the two embeddings
+    of an image.
     """
 
     __pydantic_config__ = STRICT

@@ -22,9 +22,11 @@ def test_a_fifth_of_the_classes_each_is_held_out_and_named_ones_as_they_are_name
     found = split_classes("some", TEN, VerificationSettings())
     parts = (found.train, found.validation, found.test)
     assert [len(part) for part in parts] == [6, 2, 2]
-    assert sorted(sum(map(list, parts), [])) == TEN
+    assert sorted(name for part in parts for name in part) == TEN
     assert split_classes("some", TEN[::-1], VerificationSettings()).test == found.test[::-1]  # by name, not by place
-    named = split_classes("some", TEN, VerificationSettings(validation_classes=("9", "1"), test_classes=("0", "2", "3")))
+    named = split_classes(
+        "some", TEN, VerificationSettings(validation_classes=("9", "1"), test_classes=("0", "2", "3"))
+    )
     assert (named.validation, named.test) == (("1", "9"), ("0", "2", "3"))
     half = split_classes("some", TEN, VerificationSettings(test_classes=("0", "1", "2")))
     assert not {*half.validation} & {"0", "1", "2"}

@@ -1,4 +1,4 @@
-"""What an embedding loses beside its reference, with intervals that say what they are over; and the gate's word on it."""
+"""What an embedding loses beside its reference, with intervals that say what they are over; and what the gate says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edgecnn.gate.judge import judge
 from edgecnn.measure import verification
 from edgecnn.measure.predict import Predictions
 from edgecnn.measure.verification import measure_verification, threshold_of
-from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.recipe.schema import Tolerances
+from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.report import Measurement
 from edgecnn.results.verification import ChosenThreshold, Verification
@@ -106,7 +106,9 @@ def test_over_identities_classes_that_differ_much_leave_more_open() -> None:
 def test_a_rate_of_false_accepts_is_told_from_a_hundred_expected_ones_on() -> None:
     found = measured(classes=4, each=12)  # 864 pairs of different classes
     assert found.tar_at_far_1e2_pct is found.tar_at_far_1e2_ci_pct is found.reference_tar_at_far_1e2_pct is None
-    assert any("rate of 0.01" in f and "864" in f and "9 false accepts are expected" in f for f in found.verification_findings)
+    assert any(
+        "rate of 0.01" in f and "864" in f and "9 false accepts are expected" in f for f in found.verification_findings
+    )
     more = measured(classes=3, each=60)  # 10 800
     assert more.tar_at_far_1e2_pct is not None
     assert more.tar_at_far_1e2_ci_pct is not None
@@ -160,7 +162,9 @@ def test_a_classifier_owes_no_embedding_and_an_embedding_no_classes() -> None:
     one = Measurement(name="int8", engine=engine(), verification=measured())
     verdict = judge(Tolerances(top1_drop_pp_max=1.0), [one])
     assert [c.verdict for c in verdict.checks] == ["INCONCLUSIVE"]
-    assert judge(Tolerances(embedding_cosine_min=0.5), [Measurement(name="a", engine=engine())]).verdict == "INCONCLUSIVE"
+    assert (
+        judge(Tolerances(embedding_cosine_min=0.5), [Measurement(name="a", engine=engine())]).verdict == "INCONCLUSIVE"
+    )
 
 
 def test_its_file_is_read_as_it_was_written() -> None:
