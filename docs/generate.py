@@ -46,6 +46,7 @@ from edgecnn.results.report import RunReport
 from edgecnn.results.search import Search
 from edgecnn.results.transfer import TransferTable
 from edgecnn.results.verdict import Verdict
+from edgecnn.results.verification import SamePair
 
 DOCS = Path(__file__).resolve().parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -82,6 +83,7 @@ FILES = {
     "comparison": File(Comparison, "`edgecnn compare --json`", False),
     "features-agreement": File(FeaturesAgreement, "`edgecnn validate -o` of a features graph"),
     "transfer-table": File(TransferTable, "`transfer-table.json` of a table's folder; `edgecnn transfer-table --json`"),
+    "same": File(SamePair, "`edgecnn same --json`", False),
     "neighbours": File(Neighbours, "`edgecnn neighbours --json`", False),
     "drift": File(Drift, "`edgecnn drift --json`", False),
     "monitored": File(Monitored, "`edgecnn monitor --json`", False),
