@@ -78,16 +78,10 @@ def export(
     if opset not in (OPSET, OLD_OPSET):
         raise ModelError(f"--opset {opset}", f"{OPSET}, or {OLD_OPSET} for TensorRT 8, whose parser reads up to that")
     contract = ServingContract(takes, gives)
-    if features and (labels is not None or not contract.is_plain):
-        raise ModelError(
-            "features in place of logits are of normalised images, and have no classes",
-            "leave --input, --output and --labels out",
-        )
+    if features:
+        _require_no_classes(contract, labels)
     if not isinstance(model, str) or names_factory(model):
-        if size is not None or weights not in ("default", "none"):
-            raise ModelError(
-                "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
-            )
+        _require_no_zoo_options(size, weights)
         named = OwnSource(model, path_or_none(checkpoint), classes, labels, preprocess, trust_code, ema)
         return _export_own(named, path_or_none(output), max_batch, contract, opset, features)
     if model.startswith(PREFIX):
@@ -97,15 +91,9 @@ def export(
     card, checkpoint = find_model(model), path_or_none(checkpoint)
     if size is not None:
         check_size(card, size, size)
-    if checkpoint is not None and weights != "default":
-        raise ModelError(
-            f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
-            "give one of them",
-        )
-    path = (
-        path_or_none(output)
-        or (checkpoint.parent if checkpoint else Path()) / f"{card.name}{'.features' * bool(features)}.fp32.onnx"
-    )
+    _require_one_source(checkpoint, weights)
+    beside = checkpoint.parent if checkpoint else Path()
+    path = path_or_none(output) or beside / f"{card.name}{'.features' * bool(features)}.fp32.onnx"
     if isinstance(labels, (str, os.PathLike)):
         labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
@@ -144,6 +132,29 @@ def export(
     )
     export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, features=features, opset=opset)
     return path
+
+
+def _require_no_classes(contract: ServingContract, labels: Sequence[str] | FilePath | None) -> None:
+    if not contract.is_plain or labels is not None:
+        raise ModelError(
+            "features in place of logits are of normalised images, and have no classes",
+            "leave --input, --output and --labels out",
+        )
+
+
+def _require_no_zoo_options(size: int | None, weights: str) -> None:
+    if size is not None or weights not in ("default", "none"):
+        raise ModelError(
+            "--size and --weights are of networks of the zoo", "give --preprocess, and weights as a --checkpoint"
+        )
+
+
+def _require_one_source(checkpoint: Path | None, weights: str) -> None:
+    if checkpoint is not None and weights != "default":
+        raise ModelError(
+            f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
+            "give one of them",
+        )
 
 
 def _require_plain_embedding(file: Path, contract: ServingContract, *, asked: bool) -> None:
