@@ -139,7 +139,7 @@ def _load_base(recipe: str, overrides: Sequence[str], data: str) -> Recipe:
     require_here(data, "DATA")
     for override in overrides:
         key, _ = parse_override(override)
-        if key in VARIED or any(own.startswith(f"{key}.") for own in VARIED):
+        if key in VARIED or key in {own.partition(".")[0] for own in VARIED}:
             raise RecipeError(
                 f"--set {override}: the rows of the table set {key}", "--model, --weights and --last-stages vary them"
             )
