@@ -17,7 +17,7 @@ def transfer_text(found: TransferTable) -> Iterator[str]:
     """The rows of each network, how its runs differ, and the answer."""
     yield from wrap(
         f"{found.data}: {found.n_train} training images of {found.classes} classes, {found.n} test images; "
-        f"{found.epochs} epochs, {found.threads} threads"
+        f"epochs: {found.epochs}, threads: {found.threads}"
     )
     for answer in found.answers:
         rows = [row for row in found.rows if row.model == answer.model]
@@ -54,13 +54,13 @@ def _ends(interval: Interval) -> str:
     return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def for_tensorrt(int8: Sequence[TransferInt8]) -> TransferInt8 | None:
+def _for_tensorrt(int8: Sequence[TransferInt8]) -> TransferInt8 | None:
     """INT8 as TensorRT rounds it."""
     return next((one for one in int8 if one.scheme == "tensorrt"), None)
 
 
 def _int8(row: TransferRow) -> str:
-    found = for_tensorrt(row.int8)
+    found = _for_tensorrt(row.int8)
     return "-" if found is None else f"{found.top1_drop_pp:+.1f} {_ends(found.top1_drop_ci_pp)}"
 
 
