@@ -29,23 +29,23 @@ from torch import Tensor, nn
 import edgecnn as ec
 from edgecnn.statistics import wilson_interval
 
-TRAINING, TEST, EPOCHS, STEP = 3000, 600, 20, 4e-3
+TRAINING, TEST, EPOCHS, STEP = 3000, 600, 25, 4e-3
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 END = "."
-WORDS = [END, "a", "an", "left", "of", "above", *DIGITS]
+WORDS = [END, "a", "left", "of", "above", *DIGITS]
 LONGEST, HIDDEN = 7, 128  # words with the end; units
 
 
 def caption_of(picture: Picture) -> list[str]:
     """What is on a picture of one or two digits: the left one first, or the upper one where that is the clearer."""
-    names = [["an" if label == 8 else "a", DIGITS[label]] for label in picture.labels]
+    names = [DIGITS[label] for label in picture.labels]
     if len(names) == 1:
-        return [*names[0], END]
+        return ["a", *names, END]
     (x, y), (other_x, other_y) = (picture.boxes[:, :2] + picture.boxes[:, 2:]) / 2
     beside = abs(x - other_x) > abs(y - other_y)
     if (x > other_x) if beside else (y > other_y):
         names.reverse()
-    return [*names[0], *(["left", "of"] if beside else ["above"]), *names[1], END]
+    return ["a", names[0], *(["left", "of"] if beside else ["above"]), "a", names[1], END]
 
 
 class Decoder(nn.Module):

@@ -119,7 +119,8 @@ def train_backbone(source: str, file: Path) -> None:
     network = build_model(NETWORK, 10).train()
     fit(network, SINGLES, EPOCHS, lambda chosen: nn.functional.cross_entropy(network(images[chosen]), labels[chosen]))
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": network.state_dict()}, file)
+    torch.save({"state_dict": network.state_dict()}, file.with_suffix(".partial"))
+    file.with_suffix(".partial").replace(file)
 
 
 def fit(network: nn.Module, count: int, epochs: int, loss_of: Callable[[Tensor], Tensor], step: float = 3e-3) -> None:
