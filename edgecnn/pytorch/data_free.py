@@ -32,10 +32,10 @@ def make_images(
 ) -> Array:
     """`count` images, normalised float32 [count, C, H, W], that `network` (in eval mode) takes for its training images.
 
-    Smooth noise is moved by so many `steps` of Adam, `AT_ONCE` images together, until mean and standard deviation of what goes
-    into each batch normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay within
-    what a picture can hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network without
-    batch normalization.
+    Smooth noise is moved by so many `steps` of Adam, `AT_ONCE` images together, until mean and standard deviation of
+    what goes into each batch normalization are those that it has kept (Y. Cai et al., "ZeroQ", CVPR 2020); pixels stay
+    within what a picture can hold. The same for the same `seed`, in one thread. Raises `ModelError` for a network
+    without batch normalization.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
@@ -56,8 +56,8 @@ def make_images(
 
 
 def _smooth_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """About normal, of `BLUR` pixels: of white noise all images become alike on average over their
-    maps, and what a global pool gives would never be as large as on pictures."""
+    """About normal, of blurs `BLUR` pixels wide: made of white noise all images are alike on average over their maps,
+    and what a global pool gives is never as large as on pictures."""
     count, channels, *size = shape
     coarse = torch.randn(count, channels, *(max(1, s // BLUR) for s in size), generator=generator)
     return CONTRAST * F.interpolate(coarse, size=size, mode="bicubic")
