@@ -29,6 +29,7 @@ from edgecnn.results.qualification import Environment, Qualification
 from edgecnn.results.report import Measurement
 from edgecnn.results.verdict import RUNS, Check, Verdict
 from edgecnn.session import Array, Session, SessionInfo, TensorSpec, Timing
+from edgecnn.steps._images import without_images
 from edgecnn.steps._sessions import VALIDATION_BATCH
 from edgecnn.steps.bench import engine_facts
 from edgecnn.targets import Target
@@ -167,7 +168,8 @@ def _compared(
     except BackendError as exc:
         return found, f"it cannot be run: {label_there}: {exc.message}"
     accuracy = measure_accuracy(name, read_predictions(given), read_predictions(expected))
-    found = dataclasses.replace(found, accuracy=accuracy)
+    said = (*accuracy.findings, *without_images(read_sidecar(theirs)))
+    found = dataclasses.replace(found, accuracy=dataclasses.replace(accuracy, findings=said))
     one = _opened(here, ours, question)
     try:
         other = _opened(there, theirs, question)

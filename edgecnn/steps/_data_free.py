@@ -13,7 +13,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import ArtifactError, EdgecnnError
 from edgecnn.session import Array
-from edgecnn.steps._arguments import require_packages
+from edgecnn.steps._arguments import load_torch, require_packages
 from edgecnn.steps._images import Progress
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def make_calibration_images(graph: Path, *, trust_code: bool = False, progress: 
     bit each time. Raises `ArtifactError` where the weights that the graph was exported from cannot be found, and
     `ModelError` for a network without batch normalization."""
     require_packages("train")
+    load_torch()
     from edgecnn.pytorch.data_free import make_images
     from edgecnn.pytorch.threads import torch_threads
 
