@@ -8,8 +8,7 @@ with w < 0, both of the INT8 engine: accuracy on held-out digits, latency as `ed
     python examples/architecture_search.py --synthetic     # a reward whose optimum is known: seconds
     python examples/architecture_search.py                 # on digits; children are kept and not trained again
 
-Both print, for every seed, the best of as many children drawn at random beside the controller's, and the mean paired
-difference with its 95 % interval.
+Both print the controller's beside as many children drawn at random, and the paired differences with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -199,19 +198,20 @@ def build(decisions: Decisions) -> nn.Module:
 
 
 def compare(reward_of: Callable[[int], Reward], space: Sequence[int], children: int, seeds: int) -> None:
-    """Print both searches for every seed, and the paired differences between the best of each."""
+    """Print both searches for every seed, and the paired differences between them."""
     print("seed  best of controller  its last fifth  best at random    mean")
-    differences = []
+    rows = []
     for seed in range(seeds):
-        reward = reward_of(seed)
-        ours, random = (how(reward, space, children, seed) for how in (search, search_at_random))
-        differences.append(max(ours) - max(random))
-        last = np.mean(ours[-max(1, children // 5) :])
-        print(f"{seed:4}  {max(ours):18.4f}  {last:14.4f}  {max(random):14.4f}  {np.mean(random):6.4f}", flush=True)
-    won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    interval = f" +- {mean_half_width(differences):.4f} (95 %)" if seeds > 1 else ""
-    print(f"controller minus random, best of {children} children: {np.mean(differences):+.4f}{interval}")
-    print(f"better in {won} of {seeds} seeds, equal in {seeds - won - lost}, worse in {lost}")
+        ours, random = (how(reward_of(seed), space, children, seed) for how in (search, search_at_random))
+        row = max(ours), np.mean(ours[-max(1, children // 5) :]), max(random), np.mean(random)
+        print(f"{seed:4}  {row[0]:18.4f}  {row[1]:14.4f}  {row[2]:14.4f}  {row[3]:6.4f}", flush=True)
+        rows.append(row)
+    for what, k in ((f"best of {children} children", 0), ("mean of the last fifth and of all", 1)):
+        differences = [row[k] - row[k + 2] for row in rows]
+        interval = f" +- {mean_half_width(differences):.4f} (95 %)" if seeds > 1 else ""
+        won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+        seen = f"better in {won} of {seeds} seeds, worse in {lost}"
+        print(f"controller minus random, {what}: {np.mean(differences):+.4f}{interval}, {seen}")
 
 
 def main() -> None:

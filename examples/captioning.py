@@ -150,8 +150,8 @@ def main() -> None:
     for name, ours in said.items():
         report(name, ours, true)
     report("most frequent", [Counter(map(tuple, captions)).most_common(1)[0][0]] * TEST, true)
-    for ours, theirs in zip(said["INT8"][:5], true[:5], strict=True):
-        print(f"  {' '.join(ours[:-1])}" + ("" if ours == theirs else f" (it is {' '.join(theirs[:-1])})"))
+    for one, other in zip(said["INT8"][:5], true[:5], strict=True):
+        print(f"  {' '.join(one[:-1])}" + ("" if one == other else f" (it is {' '.join(other[:-1])})"))
 
 
 if __name__ == "__main__":

@@ -177,7 +177,9 @@ def test_architecture_search_on_digits(tmp_path: Path) -> None:
         assert 0 < child["accuracy"] <= 1
         assert abs(child["accuracy"] - child["test_accuracy"]) < 0.15
         assert 0.005 < child["latency_ms"] < 50
-    assert re.search(r"controller minus random, best of 10 children: [+-]0\.\d{4} \+- \d\.\d{4} \(95 %\)", first)
+    assert re.search(
+        r"controller minus random, best of 10 children: [+-]0\.\d{4} \+- \d\.\d{4} \(95 %\), better in", first
+    )
     assert re.search(rf"best of {len(kept)} children, .*: reward (0\.9|1\.0)", first)
     assert run(tmp_path, "architecture_search", "--seeds", "2", "--children", "10") == first
 
