@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgecnn.errors import ArtifactError
 from edgecnn.output import print_text
 
 
-def validate_pairs(engine: Path, reference: Path, output: Path | None, data: str, options: dict[str, Any]) -> None:
+def validate_pairs(engine: Path, reference: Path, output: Path | None, data: str, options: Mapping[str, Any]) -> None:
     """Measure, write and print how it verifies."""
     from edgecnn.records import to_plain
     from edgecnn.remote.engines import validate_verification

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from edgecnn.errors import ArtifactError, MeasurementError
 from edgecnn.measure.features import Tally
 from edgecnn.measure.predict import Predictions
 from edgecnn.records import record_from_mapping
+from edgecnn.results.features import FeatureAgreement
 from edgecnn.results.verification import ChosenThreshold, Interval, Verification
 from edgecnn.statistics import drop_interval, wilson_interval
 
@@ -63,9 +64,7 @@ def measure_verification(
     sample = _Sample(pairs, ours, theirs, chosen.threshold, told)
     whole, draws = sample.measure(None), [*sample.resample(engine.labels, resampled)]
     changed = (ours <= chosen.threshold) != (theirs <= chosen.threshold)
-    tally = Tally()
-    tally.add(engine.ids, engine.logits, reference.logits)
-    alike = tally.result(EMBEDDING, engine.logits.shape[1:])
+    alike, (tar, fine) = _alike(engine, reference), (_tar(far, told, whole, draws) for far in FARS)
     flips = _no_narrower(_ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, wilson_interval(0, n)[1])
     found = Verification(
         name=name,
@@ -90,7 +89,12 @@ def measure_verification(
         roc_auc_ci=_ends(draws, lambda d: d.ours.auc),
         reference_roc_auc=whole.theirs.auc,
         reference_roc_auc_ci=_ends(draws, lambda d: d.theirs.auc),
-        **_tars(told, whole, draws),
+        tar_at_far_1e2_pct=tar[0],
+        tar_at_far_1e2_ci_pct=tar[1],
+        reference_tar_at_far_1e2_pct=tar[2],
+        tar_at_far_1e3_pct=fine[0],
+        tar_at_far_1e3_ci_pct=fine[1],
+        reference_tar_at_far_1e3_pct=fine[2],
         embedding_cosine_mean=alike.cosine_mean,
         embedding_cosine_least=alike.cosine_min,
         embedding_worst_image=alike.worst_image,
@@ -153,11 +157,7 @@ class _Sample:
 
 
 def _ends(draws: Sequence[_Drawn], value: Callable[[_Drawn], float]) -> Interval:
-    return _quantiles([value(drawn) for drawn in draws])
-
-
-def _quantiles(values: Sequence[float]) -> Interval:
-    low, high = np.quantile(values, (0.025, 0.975))
+    low, high = np.quantile([value(drawn) for drawn in draws], (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -167,15 +167,21 @@ def _no_narrower(interval: Interval, value: float, none_seen: float) -> Interval
     return min(interval[0], value - 100 * none_seen), max(interval[1], value + 100 * none_seen)
 
 
-def _tars(told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn]) -> dict[str, Any]:
-    """True accepts at each rate of false ones: value, interval and the reference's; None where it cannot be told."""
-    found: dict[str, Any] = {}
-    for far, key in zip(FARS, ("1e2", "1e3"), strict=True):
-        k = told.index(far) if far in told else None
-        found[f"tar_at_far_{key}_pct"] = None if k is None else 100 * whole.ours.tar[k]
-        found[f"tar_at_far_{key}_ci_pct"] = None if k is None else _quantiles([100 * d.ours.tar[k] for d in draws])
-        found[f"reference_tar_at_far_{key}_pct"] = None if k is None else 100 * whole.theirs.tar[k]
-    return found
+def _tar(
+    far: float, told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn]
+) -> tuple[float | None, Interval | None, float | None]:
+    """True accepts at a rate of false ones, in per cent: value, interval and the reference's; None where it cannot be
+    told."""
+    if far not in told:
+        return None, None, None
+    k = told.index(far)
+    return 100 * whole.ours.tar[k], _ends(draws, lambda d: 100 * d.ours.tar[k]), 100 * whole.theirs.tar[k]
+
+
+def _alike(engine: Predictions, reference: Predictions) -> FeatureAgreement:
+    tally = Tally()
+    tally.add(engine.ids, engine.logits, reference.logits)
+    return tally.result(EMBEDDING, engine.logits.shape[1:])
 
 
 def _with_findings(found: Verification, engine: Predictions) -> Verification:

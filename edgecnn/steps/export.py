@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
@@ -98,7 +98,6 @@ def export(
         labels = read_labels(Path(labels))[0]
     check_output(path, ".onnx", checkpoint)
     require_packages("export")
-    from edgecnn.pytorch.embedding import EmbeddingNetwork
     from edgecnn.pytorch.export.exporter import resize_card
     from edgecnn.pytorch.models import build_model, build_model_to_fill
     from edgecnn.pytorch.weights import load_weights
@@ -109,18 +108,13 @@ def export(
     card = _card_of(card, file, own)
     if size is not None:
         card = resize_card(card, size)
-    names, wnids, facts = None, None, dict[str, Any]()
     if own.embeds:
-        _require_plain_embedding(file, contract, asked=bool(features) or classes is not None or labels is not None)
-        facts = {key: own.facts[key] for key in ("features", "verification") if key in own.facts}
-        wanted = own.facts["features"][EMBEDDING][0]
-    else:
-        wanted = classes or own.facts.get("classes") or card.classes
-        names, wnids = _labels_of(card, own, wanted, labels)
+        asked = bool(features) or classes is not None or labels is not None
+        return _export_embedding(card, file, own, path, max_batch, contract, opset, asked=asked)
+    wanted = classes or own.facts.get("classes") or card.classes
+    names, wnids = _labels_of(card, own, wanted, labels)
     network = (build_model if source == "none" else build_model_to_fill)(card.name, wanted)
     info = load_weights(network, card, source, ema=ema)
-    if own.embeds:
-        network = EmbeddingNetwork(network)
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn export {card.name}",
@@ -128,7 +122,7 @@ def export(
         preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
         labels=None if features else names,
         wnids=None if features else wnids,
-        facts={**to_plain(info), **facts},
+        facts=to_plain(info),
     )
     export_network(network, card, path, sidecar, max_batch=max_batch, contract=contract, features=features, opset=opset)
     return path
@@ -157,12 +151,40 @@ def _require_one_source(checkpoint: Path | None, weights: str) -> None:
         )
 
 
-def _require_plain_embedding(file: Path, contract: ServingContract, *, asked: bool) -> None:
+def _export_embedding(
+    card: ModelCard,
+    file: Path,
+    own: Sidecar,
+    path: Path,
+    max_batch: int,
+    contract: ServingContract,
+    opset: int,
+    *,
+    asked: bool,
+) -> Path:
+    """Export the checkpoint `file` of an embedding network with its threshold; raises `ModelError` where something of a
+    classifier is asked for."""
+    from edgecnn.pytorch.embedding import EmbeddingNetwork
+    from edgecnn.pytorch.models import build_model_to_fill
+    from edgecnn.pytorch.weights import load_weights
+
     if asked or not contract.is_plain:
         raise ModelError(
             f"{file}: an embedding network: it takes normalised images, and has no classes",
             "leave --input, --output, --classes, --labels and --features out",
         )
+    network = build_model_to_fill(card.name, own.facts["features"][EMBEDDING][0])
+    info = load_weights(network, card, str(file))
+    known = {key: own.facts[key] for key in ("features", "verification") if key in own.facts}
+    sidecar = Sidecar(
+        kind="graph",
+        made_by=f"edgecnn export {card.name}",
+        parents=parents_of(path, file, known={file: info.weights_sha256 or ""}),
+        preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
+        facts={**to_plain(info), **known},
+    )
+    export_network(EmbeddingNetwork(network), card, path, sidecar, max_batch=max_batch, opset=opset)
+    return path
 
 
 def _export_own(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,11 +218,11 @@ class Trainer:
             )
         return loss / max(1, images), 100 * correct / max(1, images), images
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Mapping[str, Any]:
         """What the sidecars of all its checkpoints say besides."""
         return {}
 
-    def closing_facts(self) -> dict[str, Any]:
+    def closing_facts(self) -> Mapping[str, Any]:
         """What that of the result says besides, of the weights that are kept."""
         return {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -142,11 +142,11 @@ class MetricTrainer(Trainer):
             roc_auc=_roc_auc(rows, labels),
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Mapping[str, Any]:
         """The network's kind, as its sidecars say it."""
         return {"classes": 0, "features": {EMBEDDING: [self.dimensions]}}
 
-    def closing_facts(self) -> dict[str, Any]:
+    def closing_facts(self) -> Mapping[str, Any]:
         """The threshold that pairs of the validation classes choose."""
         return {"verification": to_plain(self.choose_threshold())}
 
