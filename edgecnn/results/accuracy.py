@@ -205,7 +205,13 @@ class AccuracyFile:
 
     __pydantic_config__ = STRICT
 
-    name: str
+    name: str = ""  # that of its result, which need not be said again
     accuracy: Accuracy | None = field(default=None, metadata=FLAT)
     verification: Verification | None = field(default=None, metadata=FLAT)
     engine: EngineInfo = field(metadata=FLAT)
+
+    def __post_init__(self) -> None:
+        """Takes the name of the accuracy, or of the verification."""
+        found = self.accuracy or self.verification
+        if found is not None and not self.name:
+            object.__setattr__(self, "name", found.name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgecnn.artifact.hub import PREFIX, WEIGHTS
 from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions, verified_sidecar
 from edgecnn.artifact.write import check_output, write_artifact
-from edgecnn.contract import EMBEDDING, OLD_OPSET, OPSET, PROVED_BATCH, InputForm, OutputForm, ServingContract
+from edgecnn.contract import OLD_OPSET, OPSET, PROVED_BATCH, InputForm, OutputForm, ServingContract
 from edgecnn.data.label_file import read_labels
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.errors import ModelError
@@ -109,8 +109,10 @@ def export(
     if size is not None:
         card = resize_card(card, size)
     if own.embeds:
+        from edgecnn.steps._export_embedding import export_embedding_checkpoint
+
         asked = bool(features) or classes is not None or labels is not None
-        return _export_embedding(card, file, own, path, max_batch, contract, opset, asked=asked)
+        return export_embedding_checkpoint(card, file, own, path, max_batch, contract, opset, asked=asked)
     wanted = classes or own.facts.get("classes") or card.classes
     names, wnids = _labels_of(card, own, wanted, labels)
     network = (build_model if source == "none" else build_model_to_fill)(card.name, wanted)
@@ -149,42 +151,6 @@ def _require_one_source(checkpoint: Path | None, weights: str) -> None:
             f"--checkpoint {checkpoint} and --weights {weights} are two sources of one network's weights",
             "give one of them",
         )
-
-
-def _export_embedding(
-    card: ModelCard,
-    file: Path,
-    own: Sidecar,
-    path: Path,
-    max_batch: int,
-    contract: ServingContract,
-    opset: int,
-    *,
-    asked: bool,
-) -> Path:
-    """Export the checkpoint `file` of an embedding network with its threshold; raises `ModelError` where something of a
-    classifier is asked for."""
-    from edgecnn.pytorch.embedding import EmbeddingNetwork
-    from edgecnn.pytorch.models import build_model_to_fill
-    from edgecnn.pytorch.weights import load_weights
-
-    if asked or not contract.is_plain:
-        raise ModelError(
-            f"{file}: an embedding network: it takes normalised images, and has no classes",
-            "leave --input, --output, --classes, --labels and --features out",
-        )
-    network = build_model_to_fill(card.name, own.facts["features"][EMBEDDING][0])
-    info = load_weights(network, card, str(file))
-    known = {key: own.facts[key] for key in ("features", "verification") if key in own.facts}
-    sidecar = Sidecar(
-        kind="graph",
-        made_by=f"edgecnn export {card.name}",
-        parents=parents_of(path, file, known={file: info.weights_sha256 or ""}),
-        preprocessing=preprocessing_from_json(card.preprocessing).to_json(),
-        facts={**to_plain(info), **known},
-    )
-    export_network(EmbeddingNetwork(network), card, path, sidecar, max_batch=max_batch, opset=opset)
-    return path
 
 
 def _export_own(

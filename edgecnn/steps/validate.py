@@ -140,9 +140,7 @@ def validate(
         made = dataclasses.replace(made, device=device)
         write_json_artifact(
             output,
-            to_plain(
-                AccuracyFile(name=accuracy.name, accuracy=accuracy, engine=engine_info(engine, sidecar, provider))
-            ),
+            to_plain(AccuracyFile(accuracy=accuracy, engine=engine_info(engine, sidecar, provider))),
             made,
         )
     run.forget()

@@ -131,9 +131,7 @@ def validate_verification(
         made = derived(
             sidecar, output, (engine, reference), step="validate", kind="accuracy", fields=fields, facts=facts
         )
-        file = AccuracyFile(
-            name=measured.name, verification=measured, engine=engine_info(engine, sidecar, settings.provider)
-        )
+        file = AccuracyFile(verification=measured, engine=engine_info(engine, sidecar, settings.provider))
         write_json_artifact(output, to_plain(file), dataclasses.replace(made, device=device))
     if journal is not None:
         journal.unlink(missing_ok=True)

@@ -168,7 +168,7 @@ def test_a_classifier_owes_no_embedding_and_an_embedding_no_classes() -> None:
 
 
 def test_its_file_is_read_as_it_was_written() -> None:
-    found = AccuracyFile(name="int8", verification=measured(), engine=engine())
+    found = AccuracyFile(verification=measured(), engine=engine())
     plain = to_plain(found)
     assert plain["name"] == "int8"
     assert plain["verification_pct"] == found.verification.verification_pct if found.verification else False

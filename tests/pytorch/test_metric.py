@@ -134,6 +134,6 @@ def test_classes_that_make_no_batch_and_several_processes_are_refused(tmp_path: 
         train(recipe("train.batch=128"), tmp_path)
     with pytest.raises(DataError, match="make no batch of 4800"):
         train(recipe("train.batch=4800"), tmp_path)
-    with join_process_group(lambda local: torch.device("cpu")) as processes:
-        with pytest.raises(TrainingError, match="with 2 processes"):
-            make_trainer(recipe(), replace(processes, size=2), False, Silent())
+    alone = join_process_group(lambda local: torch.device("cpu"))
+    with alone as processes, pytest.raises(TrainingError, match="with 2 processes"):
+        make_trainer(recipe(), replace(processes, size=2), False, Silent())
