@@ -236,7 +236,8 @@ def _candidates(graph: Path, calibration: np.ndarray, out: Path, scheme: Scheme)
 
     from edgecnn.graph.calibration.collect import collect_from_model
     from edgecnn.graph.load import load_graph
-    from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate, judge_candidates
+    from edgecnn.graph.ptq.candidates import give_own_constants, insert_candidate
+    from edgecnn.graph.ptq.judging import judge_candidates
     from edgecnn.graph.qdq.placement import place
     from edgecnn.graph.simplify import simplify_graph
 

@@ -256,17 +256,6 @@ def percentile_interval(ascending: npt.NDArray[Any], percent: float) -> tuple[fl
     return low, None if upper is None or upper >= n else float(ascending[upper])
 
 
-def t_quantile_95(degrees: int) -> float:
-    """What Student's t with so many degrees of freedom stays below in 95 % of cases, to within 3 % (expansion by
-    Cornish and Fisher); exact for one and two, where that is coarse. Raises `ValueError` below one."""
-    if degrees < 1:
-        raise ValueError("no degree of freedom")
-    exact = {1: 6.314, 2: 2.920}
-    z = 1.6448536
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return exact.get(degrees, z + first / degrees + second / degrees**2)
-
-
 def mean_half_width(values: Sequence[float]) -> float:
     """Half of the two-sided 95 % interval of the mean of at least two values, by Student's t; its quantile is within
     1 % (expansion by Cornish and Fisher), exact up to four degrees of freedom."""

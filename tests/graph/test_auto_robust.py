@@ -17,13 +17,15 @@ from edgecnn.errors import GraphError
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.familiarity import logits_distance, measure_told
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.graph.ptq import candidates
+from edgecnn.graph.ptq import candidates, judging
 from edgecnn.graph.ptq.candidates import give_own_constants
 from edgecnn.graph.ptq.channel_ties import tie_channels
 from edgecnn.graph.ptq.equalization import equalize_channels, scale_channels
+from edgecnn.graph.ptq.headroom import Headroom, collect_folds, find_bounded, split_images
 from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
 from edgecnn.graph.qdq.placement import place
+from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.steps.calibrate import check_calibration
 from edgecnn.steps.quantize import quantize
@@ -108,7 +110,9 @@ def test_logits_that_are_not_finite_are_never_taken() -> None:
     assert Scores.joined([poor, broken]).sqnr_db == NOTHING_LEFT_DB
 
 
-def test_few_images_are_each_judged_on_once_by_what_was_made_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [18, 64])
+def test_images_are_judged_on_by_what_was_made_of_others(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few each one, of many every fourth; and what is taken is made of all."""
     fitted: list[set[str]] = []
     made_up = candidates.reconstruct_layers
 
@@ -117,26 +121,74 @@ def test_few_images_are_each_judged_on_once_by_what_was_made_of_the_others(monke
         return made_up(*words, **named)
 
     monkeypatch.setattr(candidates, "reconstruct_layers", watching)
-    data = pictures(18)
+    data = pictures(count)
     report = quantized(uneven(RESIDUAL), data).report
-    assert [row.n for row in report.candidates] == [18] * len(report.candidates)
+    rounded = [row.n for row in report.candidates if "reconstructed" not in row.name]
+    assert rounded == [count] * len(rounded)
+    judged = {row.n for row in report.candidates if "reconstructed" in row.name}
+    assert judged == {count if count < 64 else count // 4}
     *folds, last = fitted
     assert last == set(data.ids), "what is taken is made of all"
     left_out = [set(data.ids) - one for one in folds]
-    assert sorted(k for part in left_out for k in part) == sorted(data.ids)
+    if count < 64:
+        assert sorted(k for part in left_out for k in part) == sorted(data.ids)
+    assert {len(part) for part in left_out} <= {count // 4, count // 4 + 1}
+
+
+def test_images_of_a_folder_in_the_order_of_classes_are_judged_on_from_all_over() -> None:
+    for count in (16, 100, 50_000):
+        parts = split_images(count)
+        assert sum(map(len, parts)) == min(count, 128)
+        assert len({k for part in parts for k in part}) == min(count, 128)
+        for part in parts:
+            assert min(part) < count / 4
+            assert max(part) >= count - count / 4
+
+
+def dazzling(count: int, seed: int) -> Dataset:
+    """One picture in eight is three times as bright."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 1, (count, 4, 8, 8)) * np.where(rng.random((count, 1, 1, 1)) < 1 / 8, 3.0, 1.0)
+    return dataset_of(values.astype(np.float32))
+
+
+def test_ranges_keep_headroom_where_images_that_were_left_out_go_beyond_them() -> None:
+    model, unseen, data = uneven(CHAIN), dazzling(400, 99), dazzling(16, 0)
+    auto, plain = quantized(model, data), quantized(model, data, "mse")
+    exact = logits(model, unseen)
+    assert sqnr_db(exact, logits(auto.model, unseen)) > sqnr_db(exact, logits(plain.model, unseen)) + 5
+    assert any("25 % headroom" in row.name for row in auto.report.candidates)
+
+
+def test_a_tensor_that_is_bounded_needs_no_headroom() -> None:
+    text = "c1 = Conv(input, out=8, k=3)\nr1 = Relu(c1)\nc2 = Conv(r1, out=8, k=3)\ns = Mul(c2, by=20.0)\n"
+    text += "r2 = Clip(s)\nc3 = Conv(r2, out=8, k=1)\ng = GlobalAveragePool(c3)\nlogits = Flatten(g)"
+    model = simplify_graph(build(text))
+    placement, data = place(model, "tensorrt"), pictures(32)
+    folds = collect_folds(model, data)
+    assert find_bounded(placement, folds) == {"r2"}
+    whole = join_scale_groups(placement, collect_from_model(model, "", data).tensors)
+    room = Headroom(1.25, frozenset({"r2"}))
+    for scheme in ("tensorrt", "ort-cpu"):
+        params = {name: choose_params(whole[name], "mse", scheme) for name in ("r1", "r2")}
+        wide = {name: room.widen(one, whole[name]) for name, one in params.items()}
+        assert wide["r1"].scale == 1.25 * params["r1"].scale
+        assert wide["r2"].bounds[1] == pytest.approx(6.0, rel=1e-3)
+        assert Headroom(1.001, frozenset({"r2"})).widen(params["r2"], whole["r2"]).bounds[1] < 6.01
 
 
 def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    inserted = candidates.insert_candidate
+    inserted = judging.insert_candidate
 
     def failing(candidate: candidates.Candidate, placement: Any) -> onnx.ModelProto:
         if "equalized" in candidate.name:
             raise GraphError("its pairs do not fit", "none")
         return inserted(candidate, placement)
 
-    monkeypatch.setattr(candidates, "insert_candidate", failing)
+    monkeypatch.setattr(judging, "insert_candidate", failing)
     report = quantized(uneven(RESIDUAL), pictures(64)).report
     assert "reconstructed, equalized (its pairs do not fit)" in report.left_out
+    assert "the headroom of ranges (its pairs do not fit)" in report.left_out, "it is judged on the equalized graph"
     assert {row.name for row in report.candidates} == {"least squared error", "with offsets", "reconstructed"}
 
 

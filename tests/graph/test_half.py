@@ -192,7 +192,7 @@ def test_an_overflow_is_blamed_on_the_node_that_makes_it(tmp_path: Path) -> None
 
 def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With FP16 around INT8: the figure that `quantize` prints is of the graph that it writes."""
-    from edgecnn.graph.ptq import candidates as auto
+    from edgecnn.graph.ptq import judging as auto
 
     model = build(NET)
     onnx.save(model, tmp_path / "net.onnx")
@@ -202,8 +202,8 @@ def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(auto, "compute_logits", lambda m, data: judged.append(m) or logits_of(m, data))
     report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(64)).report
     kinds = [any(n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16 for n in m.graph.node) for m in judged]
-    assert kinds == [True] * len(report.candidates)
-    assert len(kinds) >= 3
+    assert all(kinds)
+    assert len(kinds) >= len(report.candidates) >= 3
 
 
 def test_bench_says_that_its_speed_is_simulated(tmp_path: Path, edgecnn: Callable[..., Any]) -> None:  # noqa: F811

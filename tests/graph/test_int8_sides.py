@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.graph.ptq import candidates
+from edgecnn.graph.ptq import judging
 from edgecnn.graph.ptq.graph_sides import fits_half
 from edgecnn.graph.ptq.im2col import layer_from_node
 from edgecnn.graph.ptq.quantize import quantize_int8
@@ -28,18 +28,18 @@ Key = tuple[str, str, int]
 
 
 def kept_by(scheme: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[Key], dict[tuple[str, str], np.dtype[Any]]]:
-    """How often each (side, tensor, batch) was put, and of which type, where no channel can be scaled."""
+    """How often each (folder, tensor, batch) was put, and of which type by side, where no channel can be scaled."""
     times: Counter[Key] = Counter()
     types: dict[tuple[str, str], np.dtype[Any]] = {}
     put = ActivationCache.put
 
     def watching(cache: ActivationCache, tensor: str, batch: int, value: np.ndarray) -> None:
-        times[cache.folder.name, tensor, batch] += 1
+        times[str(cache.folder), tensor, batch] += 1
         types[cache.folder.name, tensor] = value.dtype
         put(cache, tensor, batch, value)
 
     monkeypatch.setattr(ActivationCache, "put", watching)
-    monkeypatch.setattr(candidates, "equalize_channels", lambda model, *_: (model, {}))
+    monkeypatch.setattr(judging, "equalize_channels", lambda model, *_: (model, {}))
     model, data = uneven(RESIDUAL), pictures(64)
     ranges = collect_from_model(simplify_graph(model), "", data)
     quantize_int8(model, ranges, scheme, around="fp32", data=data)

@@ -18,15 +18,13 @@ from edgecnn.graph.calibration.histogram import Ranges
 from edgecnn.graph.fp16 import to_fp16
 from edgecnn.graph.onnx_graph import count_multiply_adds, flat_graph
 from edgecnn.graph.ptq.candidates import (
-    FEWEST_IMAGES,
     Candidate,
     compute_logits,
     give_own_constants,
     insert_candidate,
-    judge_candidates,
-    judging_images,
     round_candidate,
 )
+from edgecnn.graph.ptq.judging import FEWEST_IMAGES, judge_candidates, judging_images
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult
 from edgecnn.graph.qdq.exclude import find_by_rules, find_float_convolutions, with_own_weights
 from edgecnn.graph.qdq.float_products import describe_float_products
@@ -38,7 +36,6 @@ from edgecnn.results.engine import Scheme
 from edgecnn.results.quantization import CandidateRow, QuantizationReport, TensorRow
 
 Around = Literal["fp16", "fp32"]
-LOOKED_AT = 64  # images, for whether they are the network's
 ALIKE = 0.1  # of the contrast within the images: what differs between frames of a still camera is less, its noise
 
 
@@ -92,9 +89,7 @@ def quantize_int8(
         parts = ("equalization", "scales by output error", "reconstruction")
         left_out += [f"{what} ({why or doubt})" for what in parts]
     else:
-        judged = judge_candidates(
-            ready, placement, ranges.tensors, half, data, progress, expected=seen_as[: len(judging_images(data))]
-        )
+        judged = judge_candidates(ready, placement, ranges.tensors, half, data, progress, expected=seen_as)
         chosen, compared = judged.best, judged.rows()
         left_out += judged.fallen
     made = insert_candidate(chosen, placement)
@@ -130,13 +125,10 @@ def quantize_int8(
 def _look_at_images(
     model: onnx.ModelProto, data: Dataset, features: bool
 ) -> tuple[npt.NDArray[np.float32] | None, str]:
-    """The float graph's logits of the images to judge on, then of others, `LOOKED_AT` in all or each; or None and why
-    these are too few or too much alike."""
+    """The float graph's logits of the images to judge on; or None and why these are too few or too much alike."""
     if why := "of a features graph, which has no logits" if features else _why_too_few(data):
         return None, why
-    judged = judging_images(data)
-    others = sorted(set(range(len(data))) - set(judged))[: max(0, LOOKED_AT - len(judged))]
-    return compute_logits(model, data.subset([*judged, *others])), ""
+    return compute_logits(model, data.subset(judging_images(data))), ""
 
 
 def distinct_images(data: Dataset) -> Dataset:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.statistics import t_quantile_95
-
 NOTHING_LEFT_DB = -300.0  # of logits that are not finite: never taken, and still JSON
 FINEST = 1e-30
 
@@ -44,6 +42,10 @@ class Scores:
         signal, noise, agrees = zip(*[(p.signal, p.noise, p.agrees) for p in parts], strict=True)
         return Scores(np.concatenate(signal), np.concatenate(noise), np.concatenate(agrees))
 
+    def head(self, count: int) -> Scores:
+        """Of the first images alone."""
+        return Scores(self.signal[:count], self.noise[:count], self.agrees[:count])
+
     @property
     def sqnr_db(self) -> float:
         """Signal to noise over all images."""
@@ -58,8 +60,8 @@ class Scores:
         return 100 * float(self.agrees.mean())
 
     def beats(self, other: Scores) -> bool:
-        """Whether its noise is less over all images, and in the mean of its logarithm by more than 95 % one-sided
-        uncertainty of the paired differences (Student's t)."""
+        """Whether its noise is less over all images, and in the mean of its logarithm by more than the standard error
+        of the paired differences."""
         if self.sqnr_db <= other.sqnr_db:
             return False
         if other.sqnr_db == NOTHING_LEFT_DB:
@@ -68,13 +70,15 @@ class Scores:
         if len(won) < 2:
             return False
         error = float(won.std(ddof=1)) / len(won) ** 0.5
-        return bool(won.mean() > t_quantile_95(len(won) - 1) * error)
+        return bool(won.mean() > error)
 
 
-def choose_best(scores: Sequence[Scores]) -> int:
-    """Which of several to take: each must beat the one before that would be taken."""
-    best = 0
-    for k in range(1, len(scores)):
-        if scores[k].beats(scores[best]):
+def choose_best(scores: Sequence[Scores], first: int = 0) -> int:
+    """Which of several to take: from `first` on, each must beat the one before that would be taken, on the images that
+    both are judged on, which are the first ones of either."""
+    best = first
+    for k in range(first + 1, len(scores)):
+        common = min(len(scores[k].noise), len(scores[best].noise))
+        if scores[k].head(common).beats(scores[best].head(common)):
             best = k
     return best

@@ -1,0 +1,85 @@
+"""How far ranges reach beyond what was seen, and the folds by which that is judged.
+
+A range of least squared error suits the values that were seen. An image that goes beyond it is clipped all along, and
+one such image in twenty can hold most of the noise in the logits; with few images, or of one kind, many are such. How
+much room pays for itself shows on images that are left out of the ranges, each in turn.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from edgecnn.data.dataset import Dataset
+from edgecnn.graph.calibration.collect import collect_from_model
+from edgecnn.graph.calibration.histogram import TensorStatistics
+from edgecnn.graph.qdq.scales import join_scale_groups
+from edgecnn.machine.threads import allowed_threads
+from edgecnn.quantization import Placement, QuantParams
+
+FACTORS = (1.0, 1.12, 1.25)
+FOLDS, JUDGED_IMAGES = 4, 128
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """Ranges are `factor` times as wide as they would be; those of the groups `bounded` not wider than the values."""
+
+    factor: float = 1.0
+    bounded: frozenset[str] = frozenset()
+
+    def widen(self, params: QuantParams, statistics: TensorStatistics) -> QuantParams:
+        """The parameters of a group with these statistics."""
+        factor = self.factor
+        if statistics.name in self.bounded:
+            span = max(statistics.high, 0.0) - min(statistics.low, 0.0)
+            whole = span / 255 if params.dtype == "uint8" else statistics.largest / 127
+            factor = min(factor, max(1.0, whole / params.scale))
+        return replace(params, scale=params.scale * factor)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Images that are judged on, the others, and what the float graph's tensors hold for either."""
+
+    held: list[int]
+    fit: list[int]
+    seen: Mapping[str, TensorStatistics]
+    tensors: Mapping[str, TensorStatistics]
+
+
+def split_images(count: int) -> list[list[int]]:
+    """At most `JUDGED_IMAGES` of so many images in `FOLDS` parts, each spread over all of them."""
+    chosen = np.linspace(0, count - 1, min(count, JUDGED_IMAGES)).round().astype(int).tolist()
+    return [chosen[k::FOLDS] for k in reversed(range(FOLDS))]
+
+
+def collect_folds(model: onnx.ModelProto, data: Dataset) -> list[Fold]:
+    """The folds of the images, each part seen once."""
+    parts = split_images(len(data))
+    of = sum(map(len, parts))
+    seen = [collect_from_model(model, "", data.subset(p), threads=allowed_threads(), of=of).tensors for p in parts]
+    made = []
+    for number, held in enumerate(parts):
+        others = [k for k in range(len(parts)) if k != number]
+        fit = sorted(image for k in others for image in parts[k])
+        made.append(Fold(held, fit, seen[number], _merge_tensors([seen[k] for k in others])))
+    return made
+
+
+def _merge_tensors(parts: Sequence[Mapping[str, TensorStatistics]]) -> dict[str, TensorStatistics]:
+    made = {name: copy.deepcopy(one) for name, one in parts[0].items()}
+    for part in parts[1:]:
+        for name, one in part.items():
+            made[name].merge(one)
+    return made
+
+
+def find_bounded(placement: Placement, folds: Sequence[Fold]) -> frozenset[str]:
+    """The scale groups whose largest value is the same in every part: a ReLU6 or the white of pixels bounds them."""
+    parts = [join_scale_groups(placement, fold.seen) for fold in folds]
+    return frozenset(name for name in parts[0] if len({part[name].largest for part in parts}) == 1)
