@@ -192,6 +192,15 @@ def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytes
     assert {row.name for row in report.candidates} == {"least squared error", "with offsets", "reconstructed"}
 
 
+def test_what_cannot_be_made_of_all_images_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    unsolved = np.linalg.LinAlgError("Matrix is not positive definite")
+    monkeypatch.setattr(judging.Trial, "make_of_all", lambda *_: unsolved)
+    report = quantized(uneven(CHAIN), pictures(64)).report
+    assert any("reconstructed" in line and "not positive definite" in line for line in report.left_out)
+    assert [row.taken for row in report.candidates].count(True) == 1
+    assert "reconstructed" not in next(row.name for row in report.candidates if row.taken)
+
+
 TELLING = """
 c = Conv(input, out=16, k=1)
 r = Relu(c)

@@ -100,7 +100,7 @@ def test_a_candidate_without_a_solution_falls_away_and_that_is_said(
     )
     made, report = quantized.model, quantized.report
     assert {s.name for s in report.candidates} >= {"least squared error", "with offsets"}
-    assert len(report.candidates) == 4 - count
+    assert len([s for s in report.candidates if s.name.startswith("reconstructed")]) == 2 - count
     assert len([line for line in report.left_out if "not positive definite" in line]) == count
     assert sqnr_db(logits(model, data), logits(made, data)) > 20
 
