@@ -164,23 +164,31 @@ def quantize_weights(
     *,
     search: bool,
     tolerated: Floats | float = NOTICED,
+    searched: Array | None = None,
 ) -> QuantizedWeights:
     """Round `weight` to int8 with one symmetric scale per channel of `axis`; with `half` FP16 numbers if they can be.
 
     `tolerated` is that of `fits_fp16`. With `search` each scale is the one of least squared error among shrunken
-    ranges, else it is max|w| / 127.
+    ranges (`searched` [channels] by `least_squares_scales`, where that is known), else it is max|w| / 127.
     """
-    rows = _rows(weight, axis)
+    half = half and fits_fp16(_rows(weight, axis), tolerated)
+    if not search:
+        searched = _largest_scales(_rows(weight, axis))
+    elif searched is None:
+        searched = least_squares_scales(weight, axis)
+    return round_to_nearest(weight, round_scales(searched, half), axis)
+
+
+def _largest_scales(rows: Array) -> Array:
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) if rows.size else np.zeros(len(rows), np.float32)
-    scale = np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
-    half = half and fits_fp16(rows, tolerated)
-    if search:
-        scale = _least_squares_scales(rows, scale)
-    return round_to_nearest(weight, round_scales(scale, half), axis)
+    return np.where(largest > 0, largest / 127, HARMLESS).astype(np.float32)
 
 
-def _least_squares_scales(rows: Array, scale: Array) -> Array:
-    """The one of 31 shares of each row's `scale` with the least squared error, in pieces that stay in the cache."""
+def least_squares_scales(weight: Array, axis: int | None) -> Array:
+    """[channels of `axis`]: the one of 31 shares of max|w| / 127 with the least squared error, before it is rounded; in
+    pieces that stay in the cache."""
+    rows = _rows(weight, axis)
+    scale = _largest_scales(rows)
     chosen: Array = scale.copy()
     step = max(1, _PIECE // max(rows.shape[1], 1))
     space = np.empty((min(step, len(rows)), rows.shape[1]), np.float32)

@@ -21,7 +21,7 @@ from edgecnn.graph.ptq import candidates, judging
 from edgecnn.graph.ptq.candidates import give_own_constants
 from edgecnn.graph.ptq.channel_ties import tie_channels
 from edgecnn.graph.ptq.equalization import equalize_channels, scale_channels
-from edgecnn.graph.ptq.headroom import Headroom, collect_folds, find_bounded, split_images
+from edgecnn.graph.ptq.headroom import Headroom, collect_parts, find_bounded, split_images
 from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
 from edgecnn.graph.qdq.placement import place
@@ -123,10 +123,7 @@ def test_images_are_judged_on_by_what_was_made_of_others(count: int, monkeypatch
     monkeypatch.setattr(candidates, "reconstruct_layers", watching)
     data = pictures(count)
     report = quantized(uneven(RESIDUAL), data).report
-    rounded = [row.n for row in report.candidates if "reconstructed" not in row.name]
-    assert rounded == [count] * len(rounded)
-    judged = {row.n for row in report.candidates if "reconstructed" in row.name}
-    assert judged == {count if count < 64 else count // 4}
+    assert {row.n for row in report.candidates} == {count if count < 64 else count // 4}
     *folds, last = fitted
     assert last == set(data.ids), "what is taken is made of all"
     left_out = [set(data.ids) - one for one in folds]
@@ -165,8 +162,8 @@ def test_a_tensor_that_is_bounded_needs_no_headroom() -> None:
     text += "r2 = Clip(s)\nc3 = Conv(r2, out=8, k=1)\ng = GlobalAveragePool(c3)\nlogits = Flatten(g)"
     model = simplify_graph(build(text))
     placement, data = place(model, "tensorrt"), pictures(32)
-    folds = collect_folds(model, data)
-    assert find_bounded(placement, folds) == {"r2"}
+    seen = collect_parts(model, data)
+    assert find_bounded(placement, seen.values()) == {"r2"}
     whole = join_scale_groups(placement, collect_from_model(model, "", data).tensors)
     room = Headroom(1.25, frozenset({"r2"}))
     for scheme in ("tensorrt", "ort-cpu"):

@@ -199,7 +199,7 @@ def test_candidates_are_judged_as_they_will_be_built(monkeypatch: pytest.MonkeyP
     ranges = collect_ranges(tmp_path / "net.onnx", noise(64))
     judged: list[onnx.ModelProto] = []
     logits_of = auto.compute_logits
-    monkeypatch.setattr(auto, "compute_logits", lambda m, data: judged.append(m) or logits_of(m, data))
+    monkeypatch.setattr(auto, "compute_logits", lambda m, *words: judged.append(m) or logits_of(m, *words))
     report = quantize_int8(model, ranges, "tensorrt", method="auto", around="fp16", data=noise(64)).report
     kinds = [any(n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16 for n in m.graph.node) for m in judged]
     assert all(kinds)

@@ -228,7 +228,7 @@ def test_nodes_that_share_a_weight_are_each_made_up_for(tmp_path: Path) -> None:
     assert len(codes) == 3
     best = max(report.candidates, key=lambda s: s.sqnr_db)
     reached = sqnr_db(logits(model, unseen), logits(made, unseen))
-    assert reached == pytest.approx(best.sqnr_db, abs=3.0), "as it was judged, made of more images"
+    assert reached == pytest.approx(best.sqnr_db, abs=2.0), "as it was judged, made of more images"
     plain_made = quantize_int8(model, ranges, "tensorrt", method="mse", around="fp32").model
     assert reached > sqnr_db(logits(model, unseen), logits(plain_made, unseen)) + 1
 

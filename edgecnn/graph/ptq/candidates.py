@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from edgecnn.backends._onnxruntime import onnxruntime_errors, open_session, run_session
+from edgecnn.backends._onnxruntime import Optimization, onnxruntime_errors, open_session, run_session
 from edgecnn.data.dataset import Dataset, batches
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
@@ -22,9 +22,11 @@ from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_g
 from edgecnn.graph.qdq.insert import insert_qdq
 from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
 from edgecnn.quantization import (
+    NOTICED,
     Placement,
     QuantizedWeights,
     QuantParams,
+    least_squares_scales,
     quantize_weights,
     round_params,
 )
@@ -56,8 +58,10 @@ def round_candidate(
     offsets: bool = False,
     name: str = "",
     headroom: Headroom | None = None,
+    searched: dict[str, npt.NDArray[np.float32]] | None = None,
 ) -> Candidate:
-    """Scales by a range method, weights rounded to the nearest; with offsets where they are free."""
+    """Scales by a range method, weights rounded to the nearest; with offsets where they are free. `searched` holds
+    scales of weights that were found before, and gets those that were not."""
     groups, room = join_scale_groups(placement, tensors), headroom or Headroom()
     scales = {n: room.widen(choose_params(s, method, placement.scheme), s) for n, s in groups.items()}
     if offsets and placement.scheme == "tensorrt":
@@ -65,14 +69,19 @@ def round_candidate(
             if groups[group].low >= 0 and groups[group].largest > 0:
                 scales[group] = add_zero_point(scales[group])
     scales = {n: round_params(s, half) for n, s in scales.items()}
-    graph = OnnxGraph(model)
+    graph, known = OnnxGraph(model), {} if searched is None else searched
+    if method != "minmax":
+        for w in placement.weights:
+            if w.initializer not in known:
+                known[w.initializer] = least_squares_scales(graph.array(w.initializer), w.axis)
     weights = {
         w.initializer: quantize_weights(
             graph.array(w.initializer),
             w.axis,
             half,
             search=method != "minmax",
-            tolerated=find_tolerated_shares(graph, placement, w, tensors, scales),
+            tolerated=find_tolerated_shares(graph, placement, w, tensors, scales) if half else NOTICED,
+            searched=known.get(w.initializer),
         )
         for w in placement.weights
     }
@@ -147,10 +156,12 @@ def give_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def compute_logits(model: onnx.ModelProto, data: Dataset) -> npt.NDArray[np.float32]:
+def compute_logits(
+    model: onnx.ModelProto, data: Dataset, optimization: Optimization = "all"
+) -> npt.NDArray[np.float32]:
     """Logits [N, classes] of all images under ONNX Runtime."""
     with onnxruntime_errors("the graph"):
-        session = open_session(model)
+        session = open_session(model, optimization=optimization)
     graph = OnnxGraph(model)
     return np.concatenate(
         [

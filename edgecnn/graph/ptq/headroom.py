@@ -8,7 +8,7 @@ much room pays for itself shows on images that are left out of the ranges, each 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,8 @@ from edgecnn.machine.threads import allowed_threads
 from edgecnn.quantization import Placement, QuantParams
 
 FACTORS = (1.0, 1.12, 1.25)
-FOLDS, JUDGED_IMAGES = 4, 128
+FOLDS, JUDGED_IMAGES, HEADROOM_IMAGES = 4, 128, 32
+Tensors = Mapping[str, TensorStatistics]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,11 @@ class Headroom:
 
 @dataclass(frozen=True)
 class Fold:
-    """Images that are judged on, the others, and what the float graph's tensors hold for either."""
+    """Images that are judged on, the others, and what the float graph's tensors hold for those."""
 
     held: list[int]
     fit: list[int]
-    seen: Mapping[str, TensorStatistics]
-    tensors: Mapping[str, TensorStatistics]
+    tensors: Tensors
 
 
 def split_images(count: int) -> list[list[int]]:
@@ -58,20 +58,26 @@ def split_images(count: int) -> list[list[int]]:
     return [chosen[k::FOLDS] for k in reversed(range(FOLDS))]
 
 
-def collect_folds(model: onnx.ModelProto, data: Dataset) -> list[Fold]:
-    """The folds of the images, each part seen once."""
+def collect_parts(model: onnx.ModelProto, data: Dataset, numbers: Collection[int] = range(FOLDS)) -> dict[int, Tensors]:
+    """What the tensors of the float graph hold for each of the parts of the images."""
     parts = split_images(len(data))
-    of = sum(map(len, parts))
-    seen = [collect_from_model(model, "", data.subset(p), threads=allowed_threads(), of=of).tensors for p in parts]
-    made = []
+    of, threads = sum(map(len, parts)), allowed_threads()
+    return {k: collect_from_model(model, "", data.subset(parts[k]), threads=threads, of=of).tensors for k in numbers}
+
+
+def make_folds(count: int, seen: Mapping[int, Tensors]) -> list[Fold]:
+    """The folds of so many images of whose other parts it is known what the tensors hold."""
+    parts, made = split_images(count), list[Fold]()
     for number, held in enumerate(parts):
         others = [k for k in range(len(parts)) if k != number]
-        fit = sorted(image for k in others for image in parts[k])
-        made.append(Fold(held, fit, seen[number], _merge_tensors([seen[k] for k in others])))
+        if seen.keys() >= set(others):
+            fit = sorted(image for k in others for image in parts[k])
+            made.append(Fold(held, fit, merge_tensors([seen[k] for k in others])))
     return made
 
 
-def _merge_tensors(parts: Sequence[Mapping[str, TensorStatistics]]) -> dict[str, TensorStatistics]:
+def merge_tensors(parts: Sequence[Tensors]) -> dict[str, TensorStatistics]:
+    """What they hold for the images of all parts."""
     made = {name: copy.deepcopy(one) for name, one in parts[0].items()}
     for part in parts[1:]:
         for name, one in part.items():
@@ -79,7 +85,7 @@ def _merge_tensors(parts: Sequence[Mapping[str, TensorStatistics]]) -> dict[str,
     return made
 
 
-def find_bounded(placement: Placement, folds: Sequence[Fold]) -> frozenset[str]:
+def find_bounded(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str]:
     """The scale groups whose largest value is the same in every part: a ReLU6 or the white of pixels bounds them."""
-    parts = [join_scale_groups(placement, fold.seen) for fold in folds]
+    parts = [join_scale_groups(placement, one) for one in seen]
     return frozenset(name for name in parts[0] if len({part[name].largest for part in parts}) == 1)

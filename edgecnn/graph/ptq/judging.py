@@ -1,14 +1,14 @@
 """`--method auto`: headroom of ranges, zero points, cross-layer equalization and layer-wise reconstruction, judged on
 images that neither the ranges nor the weights of a candidate have seen.
 
-Candidates are judged in folds, each image by what was made of others; where there are many images, weights are fitted
-for one fold alone. What is taken is made of all images.
+Candidates are judged in folds, each image by what was made of others; where there are many images, in one fold alone.
+What is taken is made of all images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,20 @@ from edgecnn.graph.ptq.candidates import (
     round_candidate,
 )
 from edgecnn.graph.ptq.equalization import equalize_channels
-from edgecnn.graph.ptq.headroom import FACTORS, Fold, Headroom, collect_folds, find_bounded, split_images
+from edgecnn.graph.ptq.headroom import (
+    FACTORS,
+    FOLDS,
+    HEADROOM_IMAGES,
+    JUDGED_IMAGES,
+    Fold,
+    Headroom,
+    Tensors,
+    collect_parts,
+    find_bounded,
+    make_folds,
+    merge_tensors,
+    split_images,
+)
 from edgecnn.graph.ptq.scores import Scores, choose_best
 from edgecnn.machine.threads import allowed_threads
 from edgecnn.quantization import Placement
@@ -75,43 +88,60 @@ class Judged:
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidates are made of and judged by; `expected` are the float graph's logits of what the `folds` hold out,
-    in their order."""
+    """What candidates are made of and judged by; `expected` are the float graph's logits of what the folds hold out,
+    in their order; `tensors` is what tensors hold for all images, where it is known, `bounded` which of them are."""
 
     model: onnx.ModelProto
     placement: Placement
     half: bool
     data: Dataset
-    folds: list[Fold]
     expected: npt.NDArray[np.float32]
-    equalized: dict[str, float]
+    tensors: Tensors | None
+    folds: list[Fold] = field(default_factory=list)
+    bounded: frozenset[str] = frozenset()
+    equalized: dict[str, float] = field(default_factory=dict)
+    searched: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def fitted(self) -> list[Fold]:
-        """The folds that weights are fitted for."""
+        """The folds that candidates are judged in."""
         return self.folds if len(self.data) < FEW_IMAGES else self.folds[:1]
 
-    def score(self, made: Sequence[Candidate]) -> Scores:
-        """How the candidates of the first folds do on the images that they have not seen."""
+    def score(self, made: Sequence[Candidate], most: int = JUDGED_IMAGES) -> Scores:
+        """How the candidates of the first folds do on the images that they have not seen, at most so many of each."""
         found, first = [], 0
         for fold, candidate in zip(self.folds, made, strict=False):
-            expected = self.expected[first : first + len(fold.held)]
-            found.append(_score(candidate, self.placement, expected, self.data.subset(fold.held), self.half))
+            chosen = _spread(range(len(fold.held)), most)
+            expected = self.expected[first : first + len(fold.held)][chosen]
+            held = self.data.subset([fold.held[k] for k in chosen])
+            found.append(_score(candidate, self.placement, expected, held, self.half))
             first += len(fold.held)
         return Scores.joined(found)
 
-    def round(
-        self, tensors: Mapping[str, TensorStatistics], name: str, headroom: Headroom, *, offsets: bool = False
-    ) -> Candidate:
+    def round(self, tensors: Tensors, name: str, headroom: Headroom, *, offsets: bool = False) -> Candidate:
         """By least squared error."""
         made = round_candidate(
-            self.model, self.placement, tensors, "mse", self.half, offsets=offsets, name=name, headroom=headroom
+            self.model,
+            self.placement,
+            tensors,
+            "mse",
+            self.half,
+            offsets=offsets,
+            name=name,
+            headroom=headroom,
+            searched=self.searched,
         )
         return replace(made, equalized=self.equalized)
 
     def judge_rounded(self, name: str, headroom: Headroom, *, offsets: bool = False) -> Scores:
-        """How least squared error does in all folds."""
-        return self.score([self.round(fold.tensors, name, headroom, offsets=offsets) for fold in self.folds])
+        """How least squared error does."""
+        return self.score([self.round(fold.tensors, name, headroom, offsets=offsets) for fold in self.fitted])
+
+    def judge_headroom(self, headroom: Headroom) -> Scores:
+        """How least squared error does with it on some images of each fold."""
+        name = EQUALIZED if self.equalized else PLAIN
+        made = [self.round(fold.tensors, name, headroom) for fold in self.folds]
+        return self.score(made, HEADROOM_IMAGES // len(made))
 
     def reconstruct(
         self, starts: Sequence[Candidate], images: Sequence[int], searches: Sequence[bool], progress: Progress | None
@@ -121,9 +151,10 @@ class Trial:
         return reconstruct_candidates(starts, self.placement, self.half, shown, progress, searches)
 
     def make_of_all(
-        self, tensors: Mapping[str, TensorStatistics] | None, name: str, headroom: Headroom, progress: Progress | None
+        self, name: str, headroom: Headroom, progress: Progress | None
     ) -> Candidate | np.linalg.LinAlgError:
-        """The reconstruction of all images, which have these `tensors` if that is known."""
+        """The reconstruction of all images."""
+        tensors = self.tensors
         if tensors is None:
             shown = self.data.subset(_spread(range(len(self.data)), RANGE_IMAGES))
             tensors = collect_from_model(self.model, "", shown, threads=allowed_threads()).tensors
@@ -146,22 +177,26 @@ def judge_candidates(
     if expected is None:
         expected = compute_logits(model, data.subset(judging_images(data)))
     fallen: list[str] = []
-    trial = Trial(model, placement, half, data, collect_folds(model, data), expected, {})
+    trial = Trial(model, placement, half, data, expected, tensors)
     level = _equalize(trial, tensors, fallen)
+    seen = collect_parts(model, data, range(FOLDS) if level is None or len(data) < FEW_IMAGES else range(1, FOLDS))
+    trial = replace(trial, folds=make_folds(len(data), seen), bounded=find_bounded(placement, seen.values()))
     headroom = _find_headroom(level or trial, fallen)
     judged = _judge_ranges(trial, tensors, headroom, fallen)
     groups = _find_groups(trial, level)
     rounds = len(groups) * len(trial.fitted) + 1
     parts = iter([_part_of(progress, number, rounds) for number in range(rounds)])
     for one, names in groups:
-        _judge_reconstructed(one, judged, names, headroom, [next(parts) for _ in trial.fitted])
+        shown = [next(parts) for _ in trial.fitted]
+        if not judged.best.layers:
+            _judge_reconstructed(one, judged, names, headroom, shown)
     last = next(parts)
     while judged.best.layers:
         number = choose_best(judged.scores, judged.plain)
         name = judged.made[number].name
         one = level if level and "equalized" in name else trial
         try:
-            done = one.make_of_all(tensors if one is trial else None, name, headroom, last)
+            done = one.make_of_all(name, headroom, last)
             if isinstance(done, Candidate):
                 judged.made[number] = done
                 break
@@ -184,7 +219,20 @@ def _equalize(trial: Trial, tensors: Mapping[str, TensorStatistics], fallen: lis
     try:
         room = 1 + UNSEEN / len(trial.data)
         flat, factors = equalize_channels(trial.model, trial.placement, tensors, STRENGTH, room)
-        return replace(trial, model=flat, folds=collect_folds(flat, trial.data), equalized=factors) if factors else None
+        if not factors:
+            return None
+        seen = collect_parts(flat, trial.data)
+        return Trial(
+            flat,
+            trial.placement,
+            trial.half,
+            trial.data,
+            trial.expected,
+            merge_tensors(list(seen.values())) if len(trial.data) <= JUDGED_IMAGES else None,
+            make_folds(len(trial.data), seen),
+            find_bounded(trial.placement, seen.values()),
+            factors,
+        )
     except (GraphError, BackendError) as exc:
         fallen.append(f"{EQUALIZED} ({exc.message})")
         return None
@@ -192,13 +240,17 @@ def _equalize(trial: Trial, tensors: Mapping[str, TensorStatistics], fallen: lis
 
 def _find_headroom(trial: Trial, fallen: list[str]) -> Headroom:
     """The headroom with the least noise; in the form of a network in which ill-scaled channels do not hide it."""
-    rooms = [Headroom(factor, find_bounded(trial.placement, trial.folds)) for factor in FACTORS]
+    best, found = Headroom(), -np.inf
     try:
-        name = EQUALIZED if trial.equalized else PLAIN
-        return max(rooms, key=lambda room: trial.judge_rounded(name, room).sqnr_db)
+        for factor in FACTORS:
+            room = Headroom(factor, trial.bounded)
+            reached = trial.judge_headroom(room).sqnr_db
+            if reached <= found:
+                break
+            best, found = room, reached
     except (GraphError, BackendError) as exc:
         fallen.append(f"the headroom of ranges ({exc.message})")
-        return rooms[0]
+    return best
 
 
 def _judge_ranges(
@@ -222,8 +274,8 @@ def _judge_ranges(
 
 
 def _find_groups(trial: Trial, level: Trial | None) -> list[tuple[Trial, list[str]]]:
-    """What is to be reconstructed, those of one graph together: where channels can be scaled equalized, and as it is
-    (not with few images, whose headroom leaves little to scale); else with scales by output error too."""
+    """What is to be reconstructed, those of one graph together, until one is taken: where channels can be scaled
+    equalized, else as it is (not with few images); where they cannot, with scales by output error too."""
     if level is None:
         return [(trial, [RECONSTRUCTED, f"{RECONSTRUCTED}, {SEARCHED}"])]
     groups = [(level, [EQUALIZED]), (trial, [RECONSTRUCTED])]
@@ -278,5 +330,5 @@ def _score(
 ) -> Scores:
     """How the logits of `candidate`, as it will be built, compare with the float graph's."""
     made = insert_candidate(candidate, placement)
-    found = compute_logits(rounded_to_fp16(to_fp16(made, candidate)[0]) if half else made, held_out)
+    found = compute_logits(rounded_to_fp16(to_fp16(made, candidate)[0]) if half else made, held_out, "basic")
     return Scores.between(expected, found)
