@@ -107,7 +107,7 @@ def test_squeezenet_builds_with_each_serving_contract(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "around"), [("lenet5", "fp32"), ("lenet5", "fp16"), ("resnet20_cifar", "fp16")])
 def test_what_auto_makes_builds(name: str, around: Any, tmp_path: Path) -> None:
-    """With all that it tries: equalization, scales by output error, reconstruction."""
+    """With all that it tries: headroom, equalization, reconstruction."""
     graph = exported(name, tmp_path / "model.fp32.onnx")
     data = images(16, tuple(find_model(name).input_shape))
     ranges = calibrated(graph, name)

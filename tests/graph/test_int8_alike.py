@@ -85,7 +85,7 @@ def test_a_network_with_a_nearly_constant_channel_is_reconstructed() -> None:
 def test_a_candidate_without_a_solution_falls_away_and_that_is_said(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the two that are made side by side, or both."""
+    """The equalized one, or the one after it too."""
     solved, first = layer_reconstruction._solve, iter(range(count))
 
     def unsolvable(*words: Any) -> object:

@@ -47,19 +47,14 @@ def kept_by(scheme: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[Key],
 
 
 @pytest.mark.parametrize(("scheme", "codes"), [("tensorrt", "int8"), ("ort-cpu", "uint8")])
-def test_the_float_side_is_computed_once_for_both_candidates(
-    scheme: str, codes: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_side_is_computed_once_and_kept_small(scheme: str, codes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     times, types = kept_by(scheme, monkeypatch)
     assert set(times.values()) == {1}, "each batch of each tensor once"
-    assert {side for side, _ in types} == {"0", "1", "2"}
-    floats = {tensor: kind for (side, tensor), kind in types.items() if side == "0" and tensor != "input"}
-    assert len(floats) >= 3
-    assert set(floats.values()) == {np.dtype("float16")}, floats
-    for side in "12":
-        made = {tensor: kind for (one, tensor), kind in types.items() if one == side and tensor != "input"}
-        assert len(made) == len(floats)
-        assert set(made.values()) == {np.dtype(codes)}, made
+    assert {side for side, _ in types} == {"float", "quantized"}
+    for side, kind in (("float", "float16"), ("quantized", codes)):
+        kept = {tensor: found for (one, tensor), found in types.items() if one == side and tensor != "input"}
+        assert len(kept) >= 3
+        assert set(kept.values()) == {np.dtype(kind)}, kept
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_tolerance import find_tolerated_shares
-from edgecnn.graph.ptq.headroom import Headroom
+from edgecnn.graph.ptq.headroom import widen
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_layers
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
@@ -57,13 +57,16 @@ def round_candidate(
     *,
     offsets: bool = False,
     name: str = "",
-    headroom: Headroom | None = None,
+    bounded: Collection[str] | None = None,
     searched: dict[str, npt.NDArray[np.float32]] | None = None,
 ) -> Candidate:
-    """Scales by a range method, weights rounded to the nearest; with offsets where they are free. `searched` holds
-    scales of weights that were found before, and gets those that were not."""
-    groups, room = join_scale_groups(placement, tensors), headroom or Headroom()
-    scales = {n: room.widen(choose_params(s, method, placement.scheme), s) for n, s in groups.items()}
+    """Scales by a range method, weights rounded to the nearest; with offsets where they are free. With `bounded`, the
+    groups that are not expected to go beyond what was seen, ranges keep headroom. `searched` holds scales of weights
+    that were found before, and gets those that were not."""
+    groups = join_scale_groups(placement, tensors)
+    scales = {n: choose_params(s, method, placement.scheme) for n, s in groups.items()}
+    if bounded is not None:
+        scales = {n: widen(params, groups[n], n in bounded) for n, params in scales.items()}
     if offsets and placement.scheme == "tensorrt":
         for group in find_foldable_groups(model, placement):
             if groups[group].low >= 0 and groups[group].largest > 0:
@@ -96,30 +99,18 @@ def insert_candidate(candidate: Candidate, placement: Placement) -> onnx.ModelPr
     return insert_qdq(model, placement, scales, candidate.weights)
 
 
-def reconstruct_candidates(
-    starts: Sequence[Candidate],
-    placement: Placement,
-    half: bool,
-    data: Dataset,
-    progress: Progress | None,
-    searches: Sequence[bool],
-) -> list[Candidate | np.linalg.LinAlgError]:
-    """Candidates that start alike, with weights and biases made up layer by layer, those of `searches` with scales by
-    the error at layer outputs; or why that could not be."""
-    start = starts[0]
+def reconstruct_candidate(
+    start: Candidate, placement: Placement, half: bool, data: Dataset, progress: Progress | None
+) -> Candidate:
+    """With weights and biases made up layer by layer; raises `LinAlgError` where their equations have no solution."""
     caps = {n: max(s.high, 0.0) - min(s.low, 0.0) if start.scales[n].zero_point else s.largest
             for n, s in join_scale_groups(placement, start.tensors).items()}  # fmt: skip
     rounded = {n for n, weights in start.weights.items() if half and weights.in_fp16}
-    done = reconstruct_layers(
-        start.model, placement, start.scales, caps, data, half, rounded, progress, searches=searches
-    )
-    return [
-        found if isinstance(found, np.linalg.LinAlgError) else _with_layers(one, *found)
-        for one, found in zip(starts, done, strict=True)
-    ]
+    layers = reconstruct_layers(start.model, placement, start.scales, caps, data, rounded, progress)
+    return _with_layers(start, layers)
 
 
-def _with_layers(start: Candidate, scales: dict[str, QuantParams], layers: dict[str, LayerResult]) -> Candidate:
+def _with_layers(start: Candidate, layers: dict[str, LayerResult]) -> Candidate:
     done = onnx.ModelProto()
     done.CopyFrom(start.model)
     held = {i.name: i for i in done.graph.initializer}
@@ -128,7 +119,7 @@ def _with_layers(start: Candidate, scales: dict[str, QuantParams], layers: dict[
         if layer.bias is not None:
             held[nodes[name].input[2]].CopyFrom(numpy_helper.from_array(layer.bias, nodes[name].input[2]))
     weights = {**start.weights, **{nodes[name].input[1]: layer.weights for name, layer in layers.items()}}
-    return replace(start, model=done, float_model=start.model, scales=scales, weights=weights, layers=layers)
+    return replace(start, model=done, float_model=start.model, weights=weights, layers=layers)
 
 
 def give_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:

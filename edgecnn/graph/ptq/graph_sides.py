@@ -1,9 +1,9 @@
-"""The graphs that a reconstruction runs side by side, the float one and one quantized so far for each candidate, each
-from the tensors that it has kept."""
+"""The graphs that a reconstruction runs side by side, the float one and the one quantized so far, each from the tensors
+that it has kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,23 +57,17 @@ class FloatSide:
 
 @dataclass
 class QuantizedSide:
-    """The graph quantized so far, over the same images: `fixed` are the groups whose scale is settled."""
+    """The graph quantized so far, over the same images."""
 
     graph: OnnxGraph
     placement: Placement
-    scales: dict[str, QuantParams]
+    scales: Mapping[str, QuantParams]
     cache: ActivationCache
-    fixed: set[str]
     weights: dict[str, Array] = field(default_factory=dict)
 
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes of the graph quantized so far: pairs of the groups whose scale is fixed."""
-        paired = {
-            (e.node, e.index): q.tensor
-            for q in self.placement.activations
-            if q.scale_group in self.fixed
-            for e in q.edges
-        }
+        """Those of the graph and all pairs."""
+        paired = {(e.node, e.index): q.tensor for q in self.placement.activations for e in q.edges}
         made = []
         for node in self.graph.nodes:
             copy = onnx.NodeProto()
@@ -83,18 +77,16 @@ class QuantizedSide:
                     copy.input[k] = paired[node.name, k] + SUFFIX
             made.append(copy)
         for q in self.placement.activations:
-            if q.scale_group in self.fixed:
-                made += _pair_nodes(q.tensor)
+            made += _pair_nodes(q.tensor)
         return made
 
     def constants(self) -> dict[str, npt.NDArray[Any]]:
         """Scales and zero points of the pairs, and the weights as they are now."""
         made: dict[str, npt.NDArray[Any]] = dict(self.weights)
         for q in self.placement.activations:
-            if q.scale_group in self.fixed:
-                scale = self.scales[q.scale_group]
-                made[f"{q.tensor}_scale"] = np.float32(scale.scale)
-                made[f"{q.tensor}_zero"] = np.array(scale.zero_point, scale.dtype)
+            scale = self.scales[q.scale_group]
+            made[f"{q.tensor}_scale"] = np.float32(scale.scale)
+            made[f"{q.tensor}_zero"] = np.array(scale.zero_point, scale.dtype)
         return made
 
     def part(self, tensor: str, codes: str | None = None) -> Subgraph:

@@ -1,14 +1,14 @@
-"""How far ranges reach beyond what was seen, and the folds by which that is judged.
+"""How far ranges reach beyond what was seen, and the folds by which candidates are judged.
 
 A range of least squared error suits the values that were seen. An image that goes beyond it is clipped all along, and
-one such image in twenty can hold most of the noise in the logits; with few images, or of one kind, many are such. How
-much room pays for itself shows on images that are left out of the ranges, each in turn.
+one such image in twenty can hold most of the noise in the logits; with few images, or of one kind, many are such. Room
+for them costs next to nothing where none comes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,26 +21,20 @@ from edgecnn.graph.qdq.scales import join_scale_groups
 from edgecnn.machine.threads import allowed_threads
 from edgecnn.quantization import Placement, QuantParams
 
-FACTORS = (1.0, 1.12, 1.25)
-FOLDS, JUDGED_IMAGES, HEADROOM_IMAGES = 4, 128, 32
+HEADROOM = 1.2  # as wide as without; how much more pays for itself cannot be told from a few dozen images
+FEW_IMAGES, FOLDS = 64, 4  # below so many, all are judged on in so many folds
+JUDGED_IMAGES, RANGE_IMAGES = 64, 256
 Tensors = Mapping[str, TensorStatistics]
 
 
-@dataclass(frozen=True)
-class Headroom:
-    """Ranges are `factor` times as wide as they would be; those of the groups `bounded` not wider than the values."""
-
-    factor: float = 1.0
-    bounded: frozenset[str] = frozenset()
-
-    def widen(self, params: QuantParams, statistics: TensorStatistics) -> QuantParams:
-        """The parameters of a group with these statistics."""
-        factor = self.factor
-        if statistics.name in self.bounded:
-            span = max(statistics.high, 0.0) - min(statistics.low, 0.0)
-            whole = span / 255 if params.dtype == "uint8" else statistics.largest / 127
-            factor = min(factor, max(1.0, whole / params.scale))
-        return replace(params, scale=params.scale * factor)
+def widen(params: QuantParams, statistics: TensorStatistics, bounded: bool) -> QuantParams:
+    """The parameters of a group with these statistics, with headroom; of a `bounded` one not beyond its values."""
+    factor = HEADROOM
+    if bounded:
+        span = max(statistics.high, 0.0) - min(statistics.low, 0.0)
+        whole = span / 255 if params.dtype == "uint8" else statistics.largest / 127
+        factor = min(factor, max(1.0, whole / params.scale))
+    return replace(params, scale=params.scale * factor)
 
 
 @dataclass(frozen=True)
@@ -53,27 +47,47 @@ class Fold:
 
 
 def split_images(count: int) -> list[list[int]]:
-    """At most `JUDGED_IMAGES` of so many images in `FOLDS` parts, each spread over all of them."""
-    chosen = np.linspace(0, count - 1, min(count, JUDGED_IMAGES)).round().astype(int).tolist()
-    return [chosen[k::FOLDS] for k in reversed(range(FOLDS))]
+    """So many images in parts, each spread over all of them. Few are judged on in turn, part by part; of many every
+    fourth one is, at most `JUDGED_IMAGES`: the first part, beside two of the others, at most `RANGE_IMAGES`."""
+    if count < FEW_IMAGES:
+        return [list(range(k, count, FOLDS)) for k in reversed(range(FOLDS))]
+    quarter = list(range(3, count, 4))
+    held = spread(quarter, JUDGED_IMAGES)
+    others = spread(sorted(set(range(count)) - set(held)), RANGE_IMAGES)
+    return [held, others[0::2], others[1::2]]
 
 
-def collect_parts(model: onnx.ModelProto, data: Dataset, numbers: Collection[int] = range(FOLDS)) -> dict[int, Tensors]:
-    """What the tensors of the float graph hold for each of the parts of the images."""
+def judging_images(count: int) -> list[int]:
+    """Those of so many images that candidates are judged on, in the order in which they are."""
+    parts = split_images(count)
+    return [k for part in (parts if count < FEW_IMAGES else parts[:1]) for k in part]
+
+
+def collect_parts(model: onnx.ModelProto, data: Dataset) -> list[Tensors]:
+    """What the tensors of the float graph hold for each part of the images; of many not for the one judged on."""
     parts = split_images(len(data))
     of, threads = sum(map(len, parts)), allowed_threads()
-    return {k: collect_from_model(model, "", data.subset(parts[k]), threads=threads, of=of).tensors for k in numbers}
+    shown = parts if len(data) < FEW_IMAGES else parts[1:]
+    return [collect_from_model(model, "", data.subset(part), threads=threads, of=of).tensors for part in shown]
 
 
-def make_folds(count: int, seen: Mapping[int, Tensors]) -> list[Fold]:
-    """The folds of so many images of whose other parts it is known what the tensors hold."""
-    parts, made = split_images(count), list[Fold]()
+def make_folds(count: int, seen: Sequence[Tensors]) -> list[Fold]:
+    """The folds of so many images of whose parts it is known what the tensors hold."""
+    parts = split_images(count)
+    if count >= FEW_IMAGES:
+        return [Fold(parts[0], sorted(set(range(count)) - set(parts[0])), merge_tensors(seen))]
+    made = list[Fold]()
     for number, held in enumerate(parts):
         others = [k for k in range(len(parts)) if k != number]
-        if seen.keys() >= set(others):
-            fit = sorted(image for k in others for image in parts[k])
-            made.append(Fold(held, fit, merge_tensors([seen[k] for k in others])))
+        fit = sorted(image for k in others for image in parts[k])
+        made.append(Fold(held, fit, merge_tensors([seen[k] for k in others])))
     return made
+
+
+def spread(images: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int)
+    return [images[k] for k in dict.fromkeys(chosen.tolist())]
 
 
 def merge_tensors(parts: Sequence[Tensors]) -> dict[str, TensorStatistics]:

@@ -24,7 +24,8 @@ from edgecnn.graph.ptq.candidates import (
     insert_candidate,
     round_candidate,
 )
-from edgecnn.graph.ptq.judging import FEWEST_IMAGES, judge_candidates, judging_images
+from edgecnn.graph.ptq.headroom import judging_images
+from edgecnn.graph.ptq.judging import FEWEST_IMAGES, judge_candidates
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult
 from edgecnn.graph.qdq.exclude import find_by_rules, find_float_convolutions, with_own_weights
 from edgecnn.graph.qdq.float_products import describe_float_products
@@ -36,6 +37,7 @@ from edgecnn.results.engine import Scheme
 from edgecnn.results.quantization import CandidateRow, QuantizationReport, TensorRow
 
 Around = Literal["fp16", "fp32"]
+LOOKED_AT = 64  # images, for whether they are the network's
 ALIKE = 0.1  # of the contrast within the images: what differs between frames of a still camera is less, its noise
 
 
@@ -86,7 +88,7 @@ def quantize_int8(
         chosen = round_candidate(ready, placement, ranges.tensors, method, half)
     elif data is None or seen_as is None or doubt:
         chosen = round_candidate(ready, placement, ranges.tensors, "mse", half, offsets=not doubt)
-        parts = ("equalization", "scales by output error", "reconstruction")
+        parts = ("equalization", "reconstruction")
         left_out += [f"{what} ({why or doubt})" for what in parts]
     else:
         judged = judge_candidates(ready, placement, ranges.tensors, half, data, progress, expected=seen_as)
@@ -125,10 +127,13 @@ def quantize_int8(
 def _look_at_images(
     model: onnx.ModelProto, data: Dataset, features: bool
 ) -> tuple[npt.NDArray[np.float32] | None, str]:
-    """The float graph's logits of the images to judge on; or None and why these are too few or too much alike."""
+    """The float graph's logits of the images to judge on, then of others, `LOOKED_AT` in all or each; or None and why
+    these are too few or too much alike."""
     if why := "of a features graph, which has no logits" if features else _why_too_few(data):
         return None, why
-    return compute_logits(model, data.subset(judging_images(data))), ""
+    judged = judging_images(len(data))
+    others = sorted(set(range(len(data))) - set(judged))[: max(0, LOOKED_AT - len(judged))]
+    return compute_logits(model, data.subset([*judged, *others])), ""
 
 
 def distinct_images(data: Dataset) -> Dataset:
@@ -200,7 +205,7 @@ def _describe(quantized: QuantizedTensor, chosen: Candidate) -> TensorRow:
         scale_group=quantized.scale_group,
         readers=len(quantized.edges),
         type=params.dtype,
-        method="least output error" if layers else chosen.name if not chosen.layers else "mse",
+        method="mse" if chosen.layers else chosen.name,
         scale=params.scale,
         offset=0.0 if stored else -params.zero_point * params.scale,
         zero_point=params.zero_point if stored else 0,

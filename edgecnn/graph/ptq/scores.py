@@ -42,10 +42,6 @@ class Scores:
         signal, noise, agrees = zip(*[(p.signal, p.noise, p.agrees) for p in parts], strict=True)
         return Scores(np.concatenate(signal), np.concatenate(noise), np.concatenate(agrees))
 
-    def head(self, count: int) -> Scores:
-        """Of the first images alone."""
-        return Scores(self.signal[:count], self.noise[:count], self.agrees[:count])
-
     @property
     def sqnr_db(self) -> float:
         """Signal to noise over all images."""
@@ -73,12 +69,10 @@ class Scores:
         return bool(won.mean() > error)
 
 
-def choose_best(scores: Sequence[Scores], first: int = 0) -> int:
-    """Which of several to take: from `first` on, each must beat the one before that would be taken, on the images that
-    both are judged on, which are the first ones of either."""
-    best = first
-    for k in range(first + 1, len(scores)):
-        common = min(len(scores[k].noise), len(scores[best].noise))
-        if scores[k].head(common).beats(scores[best].head(common)):
+def choose_best(scores: Sequence[Scores]) -> int:
+    """Which of several to take: each must beat the one before that would be taken."""
+    best = 0
+    for k in range(1, len(scores)):
+        if scores[k].beats(scores[best]):
             best = k
     return best
