@@ -18,14 +18,13 @@ from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.familiarity import logits_distance, measure_told
 from edgecnn.graph.onnx_graph import OnnxGraph
 from edgecnn.graph.ptq import candidates, judging
-from edgecnn.graph.ptq.candidates import give_own_constants
+from edgecnn.graph.ptq.candidates import give_own_constants, round_candidate
 from edgecnn.graph.ptq.channel_ties import tie_channels
 from edgecnn.graph.ptq.equalization import equalize_channels, scale_channels
-from edgecnn.graph.ptq.headroom import HEADROOM, collect_parts, find_bounded, judging_images, split_images, widen
+from edgecnn.graph.ptq.headroom import HEADROOM, collect_parts, find_bounded, judging_images, split_images
 from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
 from edgecnn.graph.qdq.placement import place
-from edgecnn.graph.qdq.scales import choose_params, join_scale_groups
 from edgecnn.graph.simplify import simplify_graph
 from edgecnn.steps.calibrate import check_calibration
 from edgecnn.steps.quantize import quantize
@@ -166,12 +165,10 @@ def test_a_tensor_that_is_bounded_needs_no_headroom() -> None:
     placement, data = place(model, "tensorrt"), pictures(32)
     seen = collect_parts(model, data)
     assert find_bounded(placement, seen) == {"r2"}
-    whole = join_scale_groups(placement, collect_from_model(model, "", data).tensors)
-    for scheme in ("tensorrt", "ort-cpu"):
-        params = {name: choose_params(whole[name], "mse", scheme) for name in ("r1", "r2")}
-        wide = {name: widen(one, whole[name], name == "r2") for name, one in params.items()}
-        assert wide["r1"].scale == HEADROOM * params["r1"].scale
-        assert wide["r2"].bounds[1] == pytest.approx(6.0, rel=1e-3)
+    tensors = collect_from_model(model, "", data).tensors
+    tight, wide = (round_candidate(model, placement, tensors, "mse", False, bounded=b).scales for b in (None, {"r2"}))
+    assert wide["r1"].scale == HEADROOM * tight["r1"].scale
+    assert wide["r2"].scale == tight["r2"].scale
 
 
 def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

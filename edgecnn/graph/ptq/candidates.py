@@ -16,7 +16,7 @@ from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_tolerance import find_tolerated_shares
-from edgecnn.graph.ptq.headroom import widen
+from edgecnn.graph.ptq.headroom import HEADROOM
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_layers
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
@@ -61,12 +61,13 @@ def round_candidate(
     searched: dict[str, npt.NDArray[np.float32]] | None = None,
 ) -> Candidate:
     """Scales by a range method, weights rounded to the nearest; with offsets where they are free. With `bounded`, the
-    groups that are not expected to go beyond what was seen, ranges keep headroom. `searched` holds scales of weights
+    groups that never go beyond what was seen, ranges of the others keep headroom. `searched` holds scales of weights
     that were found before, and gets those that were not."""
     groups = join_scale_groups(placement, tensors)
     scales = {n: choose_params(s, method, placement.scheme) for n, s in groups.items()}
     if bounded is not None:
-        scales = {n: widen(params, groups[n], n in bounded) for n, params in scales.items()}
+        for n in scales.keys() - set(bounded):
+            scales[n] = replace(scales[n], scale=scales[n].scale * HEADROOM)
     if offsets and placement.scheme == "tensorrt":
         for group in find_foldable_groups(model, placement):
             if groups[group].low >= 0 and groups[group].largest > 0:

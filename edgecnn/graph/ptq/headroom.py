@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,22 +19,12 @@ from edgecnn.graph.calibration.collect import collect_from_model
 from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.qdq.scales import join_scale_groups
 from edgecnn.machine.threads import allowed_threads
-from edgecnn.quantization import Placement, QuantParams
+from edgecnn.quantization import Placement
 
 HEADROOM = 1.2  # as wide as without; how much more pays for itself cannot be told from a few dozen images
 FEW_IMAGES, FOLDS = 64, 4  # below so many, all are judged on in so many folds
 JUDGED_IMAGES, RANGE_IMAGES = 64, 256
 Tensors = Mapping[str, TensorStatistics]
-
-
-def widen(params: QuantParams, statistics: TensorStatistics, bounded: bool) -> QuantParams:
-    """The parameters of a group with these statistics, with headroom; of a `bounded` one not beyond its values."""
-    factor = HEADROOM
-    if bounded:
-        span = max(statistics.high, 0.0) - min(statistics.low, 0.0)
-        whole = span / 255 if params.dtype == "uint8" else statistics.largest / 127
-        factor = min(factor, max(1.0, whole / params.scale))
-    return replace(params, scale=params.scale * factor)
 
 
 @dataclass(frozen=True)
