@@ -180,8 +180,9 @@ def _judge_ranges(trial: Trial, tensors: Mapping[str, TensorStatistics], fallen:
     for name in (PLAIN, OFFSETS)[: 1 + (trial.placement.scheme == "tensorrt")]:
         try:
             offsets = name == OFFSETS
-            judged.scores.append(trial.score([trial.round(f.tensors, name, offsets=offsets) for f in trial.folds]))
+            found = trial.score([trial.round(fold.tensors, name, offsets=offsets) for fold in trial.folds])
             judged.made.append(trial.round(tensors, name, offsets=offsets))
+            judged.scores.append(found)
         except (GraphError, BackendError) as exc:
             if name == PLAIN:
                 raise
