@@ -193,9 +193,9 @@ def _export_ensemble(context: typer.Context) -> None:
             f"weights chosen on {chosen['n']} images of {chosen['data']}: log loss {chosen['log_loss']:.4f}, with "
             f"equal weights {chosen['equal_log_loss']:.4f}"
         )
-        for member in row["ensemble"]:
-            if member["weight"] < IDLE:
-                print_text(f"{member['name']} adds next to nothing and costs its time: leave it out")
+    for member in row["ensemble"]:
+        if member["weight"] < IDLE:
+            print_text(f"{member['name']} adds next to nothing and costs its time: leave it out")
 
 
 def _weights(text: str) -> list[float] | None:

@@ -281,6 +281,8 @@ def test_the_command(members: list[Path], tmp_path: Path, capfd: pytest.CaptureF
     assert cli.main(["export", "--ensemble", *named, "-o", out, "--member-weights", "0.5,0.3,0.2", "--json"]) == 0
     row = json.loads(capfd.readouterr().out)
     assert [m["weight"] for m in row["ensemble"]] == [0.5, 0.3, 0.2]
+    assert cli.main(["export", "--ensemble", *named, "-o", out, "--member-weights", "0.6,0.395,0.005"]) == 0
+    assert "run adds next to nothing and costs its time: leave it out" in capfd.readouterr().out
     for more, said in (
         (["--ensemble", *named, "-o", out, "--size", "8", "--weights", "none"], "--weights, --size with --ensemble"),
         (["--ensemble", *named], "--ensemble without -o"),
