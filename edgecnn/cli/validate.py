@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -124,11 +125,8 @@ def validate(
             progress=progress,
         )
     settings = ValidateSettings(batch, threads, strict, trust, trust_code, provider)
-    crops = None
-    if tta or sizes:
-        crops = validate_views(
-            engine, reference, data=data, scales=sizes, ten_crop=bool(tta), settings=settings, progress=progress
-        )
+    more_views = partial(validate_views, scales=sizes, ten_crop=bool(tta), settings=settings, progress=progress)
+    crops = more_views(engine, reference, data=data) if tta or sizes else None
     hops = compare_stages(engine, reference, data=data, settings=settings, geometry=geometry) if stages else []
     if not is_first():
         return
