@@ -15,7 +15,7 @@ from edgecnn.output import print_lines, say
 
 EXAMPLES = """
 edgecnn transfer-table /data/flowers --model resnet18  # needs images, network access
-edgecnn transfer-table DIR --model squeezenet1_1 --weights FILE --last-stages 2 --svg table.svg  # needs images, weights
+edgecnn transfer-table DIR --model squeezenet1_1 --weights FILE --last-stages 3  # needs images, weights
 """
 
 
