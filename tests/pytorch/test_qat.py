@@ -87,7 +87,7 @@ def test_what_was_learned_is_the_same_graph_with_other_weights(
     for name in moved:
         assert np.array_equal(network.codes(name), after.array(name))
 
-    shown = pictures(128, seed=9)
+    shown = pictures(1000, seed=9)
     images = torch.from_numpy(np.stack([shown.tensor(k) for k in range(len(shown))]))
     with torch.no_grad():
         expected = network(images).numpy()
