@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
 pytestmark = pytest.mark.torch
 
-QUICK = ["--threads", "1", "--set", "train.epochs=3", "--set", "bench.duration_s=0.1", "--set", "bench.warmup_ms=0"]
+QUICK = ["--threads", "1", "--set", "train.epochs=1", "--set", "bench.duration_s=0.1", "--set", "bench.warmup_ms=0"]
 
 
 @pytest.fixture(scope="module")
