@@ -56,7 +56,7 @@ def report(
     if format_ == "gradients":
         if recipe:
             raise MeasurementError("--recipe is of a judged run: --format gradients needs no verdict", "leave it out")
-        _show_gradients([Path(run) if Path(run).is_dir() else Path("runs") / run, *(beside or ())], output)
+        _show_gradients([_run_folder(name) for name in (run, *map(str, beside or ()))], output)
         return
     if output is None and format_ is None:
         raise MeasurementError("neither a file nor a format is named", "give -o report.html, or --format csv")
@@ -73,6 +73,11 @@ def report(
             return
         write_bytes(output, text.encode())
     say(f"{output}: written")
+
+
+def _run_folder(name: str) -> Path:
+    path = Path(name)
+    return path if path.is_dir() else Path("runs") / (path.stem if path.suffix == ".toml" else name)
 
 
 def _show_gradients(folders: list[Path], output: Path | None) -> None:

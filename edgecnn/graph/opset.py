@@ -15,6 +15,8 @@ from edgecnn.session import Array
 
 OLD_IR_VERSION = 8
 BATCHES = (1, 2)
+ASIDE = "set.aside"
+PAD_INPUTS = 3  # from opset 18 on a fourth names the axes
 
 
 def lower_opset(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
@@ -22,8 +24,8 @@ def lower_opset(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
     form there, and where the outputs differ or a tensor has another name."""
     if opset_of(model) <= OLD_OPSET:
         return model
-    with onnx_errors(what, f"cannot be converted to opset {OLD_OPSET}"):
-        made = version_converter.convert_version(model, OLD_OPSET)
+    with onnx_errors(what, f"cannot be converted to opset {OLD_OPSET}", "take TensorRT 10, which reads opset 19"):
+        made = _old_pads(version_converter.convert_version(_set_aside_pads(model), OLD_OPSET))
         made.ir_version = OLD_IR_VERSION
         onnx.checker.check_model(made, full_check=True)
     before, after = ({name for node in m.graph.node for name in node.output} for m in (model, made))
@@ -40,6 +42,25 @@ def lower_opset(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
                 f"{what}: at opset {OLD_OPSET} its outputs differ by {differs:.1e} of the largest", "take TensorRT 10"
             )
     return made
+
+
+def _set_aside_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the converter, which has no way back for a Pad, leaves those alone that opset 13 has alike."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.opset_import.append(onnx.helper.make_opsetid(ASIDE, 1))
+    for node in made.graph.node:
+        if node.op_type == "Pad" and not node.domain and len(node.input) <= PAD_INPUTS:
+            node.domain = ASIDE
+    return made
+
+
+def _old_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    for node in model.graph.node:
+        node.domain = "" if node.domain == ASIDE else node.domain
+    for version in [v for v in model.opset_import if v.domain == ASIDE]:
+        model.opset_import.remove(version)
+    return model
 
 
 def _images(model: onnx.ModelProto, batch: int) -> Array:

@@ -39,6 +39,8 @@ def neighbours(index: Path | str, image: Path | str, k: int = 6) -> Neighbours:
     index, image = Path(index), str(image)
     found = read_vectors(index)
     train = [n for n, split in enumerate(found.splits) if split == TRAIN]
+    if len(train) < 2:
+        raise DataError(f"{index}: it has {len(train)} training images, and neighbors need two", "index more images")
     if k < 1 or k >= len(train):
         raise DataError(f"-k {k}: the index has {len(train)} training images", f"take from 1 to {len(train) - 1}")
     asked = _position(index, found, image)

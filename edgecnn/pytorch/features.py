@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from edgecnn.contract import EMBEDDING, INPUT
 from edgecnn.errors import ModelError, nearest
 from edgecnn.pytorch.receptive_field import Fields, over
 from edgecnn.results.summary import FeatureMap
 
 POOL = "pool"
+RESERVED = {INPUT: "input", EMBEDDING: "output of unit length, by which `same` compares,"}
 _FOLLOWING = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 
 
@@ -31,7 +33,7 @@ def find_features(
 
     Those of a stage are its output behind the normalization and activation that follow; the last with stride 2^k are
     C<k>, as feature pyramids call them (Lin et al. 2017). `pool` is what the first layer of the head reads, averaged
-    over its positions where it is a map.
+    over its positions where it is a map. A stage that is called so itself has no feature of its own.
     """
     by_layer = dict[str, FeatureMap]()
     calls = [str(node.target) for node in made if node.op == "call_module"]
@@ -47,7 +49,9 @@ def find_features(
     found = tuple(by_layer.values())
     pyramid = {f.stride.bit_length() - 1: f for f in found if f.stride > 1 and f.stride.bit_count() == 1}
     named = [FeatureMap(f"C{k}", f.stage, f.layer, f.shape, f.stride, f.receptive_field) for k, f in pyramid.items()]
-    return (*named, *found, *_pooled(made, heads))
+    pooled = tuple(_pooled(made, heads))
+    taken = {feature.name for feature in (*named, *pooled)}
+    return (*named, *(feature for feature in found if feature.name not in taken), *pooled)
 
 
 def name_stages(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -70,14 +74,19 @@ def name_stages(network: nn.Module, made: Mapping[fx.Node, Made]) -> tuple[tuple
 
 def choose_features(known: Sequence[FeatureMap], names: Sequence[str]) -> tuple[FeatureMap, ...]:
     """Those of these `names`; raises `ModelError` for a name that is not there, and for two of one layer."""
-    by_name = {feature.name: feature for feature in known}
+    by_name = {feature.name: feature for feature in known if feature.name not in RESERVED}
     for name in names:
+        if name in RESERVED:
+            raise ModelError(
+                f"features {name!r}: a graph's {RESERVED[name]} is called so",
+                "give this part of the network another name" + (f"; there are {', '.join(by_name)}" if by_name else ""),
+            )
         if name not in by_name:
             raise ModelError(f"no features {name!r}", nearest(name, by_name) or f"there are {', '.join(by_name)}")
     chosen = tuple(by_name[name] for name in names)
     for k, one in enumerate(chosen):
         for other in chosen[:k]:
-            if (one.layer, one.name == POOL) == (other.layer, other.name == POOL):
+            if (one.layer, bool(one.stage)) == (other.layer, bool(other.stage)):
                 raise ModelError(f"features {other.name} and {one.name} are the same map", "name it once")
     if not chosen:
         raise ModelError("no features are named", f"there are {', '.join(by_name)}")
@@ -106,7 +115,7 @@ def giving_features(network: nn.Module, features: Sequence[FeatureMap]) -> Itera
 
     handles = [
         network.get_submodule(f.layer).register_forward_pre_hook(keep_input(f.name))
-        if f.name == POOL
+        if not f.stage
         else network.get_submodule(f.layer).register_forward_hook(keep(f.name))
         for f in features
     ]

@@ -15,6 +15,8 @@ SHOWN = 4  # epochs of a table
 
 def require_gradients(folder: Path) -> GradientNorms:
     """Those of a run; raises `MeasurementError` where its training recorded none."""
+    if not folder.is_dir():
+        raise MeasurementError(f"{folder}: no such run", "name a run folder, or the recipe of one in runs/")
     found = read_gradients(folder)
     if found is None:
         raise MeasurementError(

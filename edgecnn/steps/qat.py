@@ -19,6 +19,7 @@ from edgecnn.data.open import images_sha256
 from edgecnn.errors import ArtifactError, GraphError, RecipeError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.recipe.load import load_recipe
+from edgecnn.recipe.rules import find_contradictions
 from edgecnn.recipe.schema import Recipe, fields_of
 from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.qat import QatResult
@@ -77,6 +78,7 @@ def train_quantized(
     for variant in wanted:
         _require_unfinished(folder / variant.graph, resume, retrain)
     images = calibration_images(fp32, data.calibration_source or data.source, calibration=data.calibration)
+    begun = [variant for variant in wanted if (folder / "qat" / variant.scheme / STATE).is_file()]
     return tuple(
         train_graph(
             recipe,
@@ -84,7 +86,7 @@ def train_quantized(
             variant,
             images,
             targets,
-            resume=resume,
+            resume=None if begun and variant not in begun else resume,  # interrupted in the graph before
             threads=threads,
             skip_corrupt=skip_corrupt,
             progress=progress,
@@ -117,7 +119,7 @@ def train_graph(
 
     output, work = folder / variant.graph, folder / "qat" / variant.scheme
     start, parents = work / "start.onnx", (folder / "model.fp32.onnx", folder / RANGES)
-    _prepare(recipe, variant, start, parents, images, targets, threads)
+    _prepare(recipe, variant, start, parents, images, targets, threads, resume=resume)
     source = read_sidecar(start)
     trained = run_training(
         recipe,
@@ -167,6 +169,9 @@ def train_graph(
 
 def _require_trainable(recipe: Recipe) -> None:
     if recipe.qat.epochs == 0:
+        asked = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, epochs=1))
+        if problems := find_contradictions(asked):
+            raise RecipeError(f"{recipe.path}: {problems[0]}", "leave --qat out")
         raise RecipeError(
             f"{recipe.path}: qat.epochs is 0: there is nothing to train", "set it: --set qat.epochs=2, or [qat] epochs"
         )
@@ -183,7 +188,7 @@ def _require_unfinished(graph: Path, resume: bool | None, retrain: bool) -> None
             return
     raise ArtifactError(
         f"{graph}: a trained INT8 graph is there; weights are not replaced unasked",
-        "--retrain trains it anew; or choose another folder with --out",
+        "--resume finishes what was interrupted, --retrain trains it anew; or choose another folder with --out",
     )
 
 
@@ -195,12 +200,21 @@ def _prepare(
     images: Dataset,
     targets: list[Target],
     threads: int | None,
+    *,
+    resume: bool | None,
 ) -> None:
-    """The graph to begin with, unless it is there; another one ends what was trained of the one before."""
+    """The graph to begin with, unless it is there; another one ends what was trained of the one before, which is not
+    resumed: `ArtifactError`."""
     settings, (fp32, ranges) = recipe.quantize, parents
     fields = {**read_sidecar(fp32).fields, **read_sidecar(ranges).fields, **fields_of("quantize", settings)}
-    if stale_reason(start, Sidecar(kind="graph", fields=fields), parents) is None:
+    reason = stale_reason(start, Sidecar(kind="graph", fields=fields), parents)
+    if reason is None:
         return
+    if resume and (start.parent / STATE).is_file():
+        raise ArtifactError(
+            f"{start}: the run began with another graph: {reason}",
+            "resume with the settings it was started with, or start anew without --resume",
+        )
     start.parent.mkdir(parents=True, exist_ok=True)
     (start.parent / STATE).unlink(missing_ok=True)
     quantize(

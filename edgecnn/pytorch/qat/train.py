@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,17 +82,28 @@ def train_quantized(
         learner = Learner(network, network, groups, teacher=known.to(processes.device))
         return Trainer(recipe.train, learner, splits, processes, progress)
 
-    result = train(
-        with_qat_settings(recipe),
-        folder,
-        resume=resume,
-        threads=threads,
-        skip_corrupt=skip_corrupt,
-        progress=progress,
-        make=make,
-    )
+    with _keys_of_qat():
+        result = train(
+            with_qat_settings(recipe),
+            folder,
+            resume=resume,
+            threads=threads,
+            skip_corrupt=skip_corrupt,
+            progress=progress,
+            make=make,
+        )
     network.load_state_dict(read_weights(result.checkpoint))
     return Trained(result, network.cpu().eval())
+
+
+@contextlib.contextmanager
+def _keys_of_qat() -> Iterator[None]:
+    """What the loop says of its settings, by the keys that they have in a recipe."""
+    try:
+        yield
+    except TrainingError as exc:
+        message, hint = (re.sub(r"\btrain\.(epochs|learning_rate)\b", r"qat.\1", s) for s in (exc.message, exc.hint))
+        raise TrainingError(message, hint.removesuffix(", or set train.warmup_epochs")) from exc
 
 
 def with_qat_settings(recipe: Recipe) -> Recipe:
