@@ -166,10 +166,6 @@ def test_bleu_by_hand(module: Callable[[str], ModuleType]) -> None:
     assert bleu(["x"], [true]) == 0
 
 
-def sources(shared: Path) -> dict[str, str]:
-    return {"digits": "digits", "mnist": f"mnist:{shared / 'data' / 'mnist'}"}
-
-
 @pytest.mark.slow
 def test_architecture_search_on_digits(tmp_path: Path) -> None:
     """What was measured is kept: the same search again prints the same."""
@@ -197,7 +193,7 @@ def pasted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("data", ["digits", "mnist"])
 def test_fast_rcnn(data: str, pasted: Path, request: pytest.FixtureRequest) -> None:
     """Well above what any box of any class could get by chance, and INT8 costs it little."""
-    source = "digits" if data == "digits" else sources(request.getfixturevalue("shared"))[data]
+    source = "digits" if data == "digits" else f"mnist:{request.getfixturevalue('shared') / 'data' / 'mnist'}"
     said = run(pasted, "fast_rcnn", "--data", source)
     found = {name: float(value) for name, value in re.findall(r"^(FP32|INT8) +([\d.]+)", said, re.MULTILINE)}
     assert found.keys() == {"FP32", "INT8"}
@@ -206,9 +202,8 @@ def test_fast_rcnn(data: str, pasted: Path, request: pytest.FixtureRequest) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["digits", "mnist"])
-def test_captioning(data: str, pasted: Path, request: pytest.FixtureRequest) -> None:
-    source = "digits" if data == "digits" else sources(request.getfixturevalue("shared"))[data]
+def test_captioning(pasted: Path, shared: Path) -> None:
+    source = f"mnist:{shared / 'data' / 'mnist'}"
     said = run(pasted, "captioning", "--data", source)
     found = {name: float(value) for name, value in re.findall(r"^(FP32|INT8|most frequent) +([\d.]+) %", said, re.M)}
     assert found["FP32"] > 60
