@@ -67,7 +67,7 @@ def test_every_command_with_json_is_held() -> None:
     with_json -= {"sign", "verify"}  # these ask OpenSSH: tests/acceptance holds their keys
     with_json -= {"compare", "explain", "history"}  # tests/report and tests/diagnose hold theirs
     with_json -= {"push", "remote doctor", "remote setup"}  # these ask a server: tests/{bundle,remote}
-    with_json -= {"search", "release", "install", "rollback"}  # docs/schema holds theirs
+    with_json -= {"search", "release", "install", "rollback", "same", "transfer-table"}  # docs/schema holds theirs
     with_json -= {"features", "neighbours"}  # tests/cli holds theirs
     assert [c for c in sorted(with_json) if not any(name == c or name.startswith(f"{c} ") for name in held)] == []
 
