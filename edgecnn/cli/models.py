@@ -52,7 +52,7 @@ def models(
             f"no family {family!r}", nearest(family, families) or f"families: {', '.join(sorted(families))}"
         )
     if plot is not None:
-        _draw(plot, runs, family, against)
+        _draw(plot, runs, family, against, as_json)
         return
     rows = [
         {
@@ -88,14 +88,20 @@ def models(
         print_rows(shown, ["name", "year", "params", "macs", "input_shape", "top1_pct", "weights"])
 
 
-def _draw(plot: Path, runs: list[Path] | None, family: str, against: Literal["macs", "memory", "year"]) -> None:
+def _draw(
+    plot: Path, runs: list[Path] | None, family: str, against: Literal["macs", "memory", "year"], as_json: bool
+) -> None:
     from edgecnn.report.charts.complexity import write_run_plot, write_zoo_plot
     from edgecnn.zoo import cards
 
+    left_out = list[str]()
     if runs:
         write_run_plot(plot, runs)
     else:
         left_out = write_zoo_plot(plot, (card for card in cards().values() if family in ("", card.family)), against)
         if left_out:
             say(f"without a published ImageNet top-1, and so not drawn: {', '.join(left_out)}")
-    print_line(plot)
+    if as_json:
+        print_json({"path": str(plot), "left_out": left_out})
+    else:
+        print_line(plot)

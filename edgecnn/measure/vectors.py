@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -65,7 +66,8 @@ def collect_vectors(
     progress: Progress | None = None,
 ) -> Vectors:
     """The vector of every image of `dataset`; a killed run goes on from its `journal`, for the same engine (`identity`)
-    and images. An unreadable image is left out and listed, or with `strict` raises `DataError`."""
+    and images. An unreadable image is left out and listed, or with `strict` raises `DataError`; a run that goes on looks
+    at it again."""
     preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
     key = [identity, output, split, preprocessing, batch, *dataset.ids]
     position = {name: k for k, name in enumerate(dataset.ids)}
@@ -75,9 +77,12 @@ def collect_vectors(
             rows |= dict(zip(positions, vectors, strict=True))
             shas |= dict(zip(positions, digests, strict=True))
         done = max(rows, default=-1) + 1
-        unreadable = [dataset.ids[k] for k in range(done) if k not in rows]
+        unreadable = list[str]()
         skip = None if strict else lambda name, error: unreadable.append(name)
-        for part in batches(dataset.subset(range(done, len(dataset))), batch, workers, skip, hashed=True):
+        again, left = [k for k in range(done) if k not in rows], range(done, len(dataset))
+        for part in itertools.chain.from_iterable(
+            batches(dataset.subset(some), batch, workers, skip, hashed=True) for some in (again, left) if some
+        ):
             vectors = run_features(session, part.input)[output]
             if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
                 raise MeasurementError(
@@ -90,7 +95,7 @@ def collect_vectors(
             head = json.dumps({"positions": places, "sha256s": part.sha256s}).encode()
             kept.append(head + b"\n" + vectors.astype("<f4").tobytes())
             if progress is not None:
-                progress(places[-1] + 1, len(dataset))
+                progress(len(rows) + len(unreadable), len(dataset))
     if not rows:
         raise DataError(f"{dataset.name}: none of its {len(dataset)} images can be read", "check the files")
     order = sorted(rows)
