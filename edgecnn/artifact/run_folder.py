@@ -213,7 +213,9 @@ def read_gradients(folder: Path) -> GradientNorms | None:
     rows = {len(found.layers)} | {len(row) for row in found.norms}
     negative = any(norm < 0 for row in found.norms for norm in row)
     if len(rows) != 1 or len(found.norms) != len(found.epochs) or not found.layers or not found.epochs or negative:
-        raise ArtifactError(f"{path}: its rows do not belong together, or are no norms", "make it again: `edgecnn train`")
+        raise ArtifactError(
+            f"{path}: its rows do not belong together, or are no norms", "make it again: `edgecnn train`"
+        )
     return found
 
 

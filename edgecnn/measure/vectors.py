@@ -66,8 +66,8 @@ def collect_vectors(
     progress: Progress | None = None,
 ) -> Vectors:
     """The vector of every image of `dataset`; a killed run goes on from its `journal`, for the same engine (`identity`)
-    and images. An unreadable image is left out and listed, or with `strict` raises `DataError`; a run that goes on looks
-    at it again."""
+    and images, and looks again at what it could not read. An unreadable image is left out and listed, or with `strict`
+    raises `DataError`."""
     preprocessing = dataset.preprocessing.sha256 if dataset.preprocessing else ""
     key = [identity, output, split, preprocessing, batch, *dataset.ids]
     position = {name: k for k, name in enumerate(dataset.ids)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k, (pixels, label) in enumerate(zip(*pictures(count, seed=seed), strict=True)):
             (folder / "data" / split / f"<{label}>").mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "data" / split / f"<{label}>" / f"{k}.png")
-    sys.modules.pop("net", None)
     ec.export(
         f"{folder / 'net.py'}:plain",
         folder / "f.fp32.onnx",
@@ -95,9 +94,7 @@ def test_outputs_are_the_networks_at_both_opsets(edgecnn: Callable[..., Result],
     assert said.code == 0, said.said
     assert json.loads(said.out)["features"] == {"C2": [8, 3, 3], "stem": [8, 6, 6], "pool": [8]}
     assert {o.domain: o.version for o in onnx.load(old).opset_import} == {"": 17}
-    space: dict[str, object] = {}
-    exec(NETWORK, space)
-    network = space["plain"]().eval()  # type: ignore[operator]
+    network = runpy.run_path(str(made / "net.py"))["plain"]().eval()
     images = normalized(pictures(5, seed=3)[0])
     with torch.no_grad():
         stem = network.stem(torch.from_numpy(images))

@@ -1,4 +1,4 @@
-"""`train --qat` as a user calls it: two schemes, an interruption between them, a layer left out, and what is refused."""
+"""`train --qat` as a user calls it: two schemes, a kill between them, a layer left out, and what is refused."""
 
 from __future__ import annotations
 
