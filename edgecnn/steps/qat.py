@@ -16,7 +16,7 @@ from edgecnn.artifact.write import write_artifact
 from edgecnn.bundle.manifest import RANGES
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
-from edgecnn.errors import ArtifactError, GraphError, RecipeError
+from edgecnn.errors import ArtifactError, GraphError, RecipeError, TrainingError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.rules import find_contradictions
@@ -25,9 +25,11 @@ from edgecnn.recipe.variants import Variant, variants_of
 from edgecnn.results.qat import QatResult
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_packages
+from edgecnn.steps._shared import rank_and_size
 from edgecnn.steps.calibrate import calibration_images
 from edgecnn.steps.quantize import quantize
 from edgecnn.targets import Target, find_target
+from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:
     import onnx
@@ -75,6 +77,11 @@ def train_quantized(
                 f"make them with `edgecnn run {recipe.path if recipe.path.is_file() else recipe.name} "
                 f"--until calibrate --out {folder}`",
             )
+    if (found := read_sidecar(fp32).facts.get("model")) != (name := find_model(recipe.model.name).name):
+        raise ArtifactError(
+            f"{fp32}: is of {found}, and {recipe.path} of {name}",
+            "name the recipe of this run, or another folder: --out",
+        )
     for variant in wanted:
         _require_unfinished(folder / variant.graph, resume, retrain)
     images = calibration_images(fp32, data.calibration_source or data.source, calibration=data.calibration)
@@ -110,13 +117,18 @@ def train_graph(
     """Write one INT8 graph of `folder`: quantized as `[quantize]` says with the calibration `images`, then trained.
 
     The graph that it begins with, and the checkpoints, lie in `folder`/qat/SCHEME. Raises `GraphError` for a node that
-    cannot be trained, and where the graph does not compute what was trained; the errors of `quantize` and of training.
+    cannot be trained, and where the graph does not compute what was trained, `TrainingError` under torchrun; the errors
+    of `quantize` and of training.
     """
     from edgecnn.graph.load import load_graph
     from edgecnn.graph.serving import load_body
     from edgecnn.graph.simplify import simplify_graph
     from edgecnn.pytorch.qat.train import train_quantized as run_training
 
+    if (processes := rank_and_size()[1]) > 1:
+        raise TrainingError(
+            f"quantization-aware training of {processes} processes", "start it without torchrun: one trains"
+        )
     output, work = folder / variant.graph, folder / "qat" / variant.scheme
     start, parents = work / "start.onnx", (folder / "model.fp32.onnx", folder / RANGES)
     _prepare(recipe, variant, start, parents, images, targets, threads, resume=resume)

@@ -97,6 +97,8 @@ def test_what_is_said_names_the_keys_of_qat(edgecnn: Callable[..., Result], run:
     said.refused("training diverged", "lower qat.learning_rate (now 1e+09)")
     assert "train." not in said.err.split("hint:")[1]
     assert not (run / "model.int8-ort-cpu.onnx").exists()
+    other = trained(edgecnn, run, *EXCLUDED, "--set", "model.name=resnet20_cifar")
+    other.refused("model.fp32.onnx: is of lenet5, and", "of resnet20_cifar")
     own = tmp_path / "own.toml"
     own.write_text('[model]\ntimm = "resnet10t"\nweights = "none"\n[data]\nsource = "digits"\n')
     for recipe, named in (
@@ -107,3 +109,10 @@ def test_what_is_said_names_the_keys_of_qat(edgecnn: Callable[..., Result], run:
     without = ("--set", 'precisions=["fp32", "fp16"]')
     edgecnn("train", "lenet5-digits", "--qat", "--out", run, *without).refused("precisions has no 'int8'")
     edgecnn("train", "lenet5-digits", "--qat", "--out", run).refused("set it: --set qat.epochs=2")
+
+
+def test_one_process_trains(edgecnn: Callable[..., Result], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    trained(edgecnn, run, *EXCLUDED).refused("of 2 processes", "without torchrun")
+    assert not (run / "qat").exists(), "refused before anything is quantized"

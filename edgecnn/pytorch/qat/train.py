@@ -65,17 +65,13 @@ def train_quantized(
     """Train the INT8 `graph` on the recipe's images for `qat.epochs` to give the probabilities of the float graph
     `teacher`, of which it was made; `source` is its sidecar, `folder` holds the checkpoints. Labels only choose the
     best epoch. It resumes as `training.loop.train` does, and raises the same; `GraphError` for a node that cannot be
-    trained, `DataError` for images of other classes than the graph's, `TrainingError` for several processes."""
+    trained, `DataError` for images of other classes than the graph's."""
     preprocessing = preprocessing_from_json(source.preprocessing or {})
     takes_pixels = source.contract.calibrated_input != "normalised"
     pixels = preprocessing if takes_pixels else None
     network, known = QuantizedNetwork(graph, normalized=pixels, bits=bits), QuantizedNetwork(teacher, normalized=pixels)
 
     def make(recipe: Recipe, processes: ProcessGroup, skip_corrupt: bool, progress: Progress) -> Trainer:
-        if processes.size > 1:
-            raise TrainingError(
-                f"quantization-aware training of {processes.size} processes", "start it without torchrun: one trains"
-            )
         splits = _open_splits(recipe, source, preprocessing, processes.device, skip_corrupt)
         network.to(processes.device)
         groups = [ParameterGroup([parameter], step) for parameter, step in network.steps()]
