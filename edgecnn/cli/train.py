@@ -16,7 +16,7 @@ from edgecnn.output import say
 EXAMPLES = """
 edgecnn train lenet5-digits --set train.epochs=1 --out runs/quick
 edgecnn train resnet20-cifar10 --data cifar10:/data/cifar10  # needs data
-edgecnn train lenet5-digits --qat --set qat.epochs=1
+edgecnn train resnet20-cifar10 --qat --set qat.epochs=2  # needs its run, and data
 """
 
 
