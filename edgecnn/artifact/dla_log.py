@@ -19,6 +19,8 @@ AGAIN = "take build.log as build-dla.sh wrote it: edgecnn bundle RUN --for trtex
 ON_DLA, ON_GPU = "---------- Layers Running on DLA ----------", "---------- Layers Running on GPU ----------"
 GRAPH_LINE, PRECISION_LINE = "edgecnn: graph ", "edgecnn: precision "
 
+NAMELESS = "(without a name)"
+
 _Report = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -29,9 +31,12 @@ def read_dla_log(path: Path) -> DlaBuild:
         lines = read_file(path, LARGEST_BYTES).decode(errors="replace").splitlines()
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}", AGAIN) from exc
-    command = re.search(r"^&&&& RUNNING TensorRT\.trtexec \[TensorRT v(\d+)\].*? # (.*)$", "\n".join(lines), re.M)
+    begun = [line for line in lines if line.startswith("&&&& RUNNING TensorRT.trtexec")]
+    command = re.match(r"&&&& RUNNING TensorRT\.trtexec \[TensorRT v(\d+)\].*? # (.*)$", begun[0]) if begun else None
     if command is None:
         raise ArtifactError(f"{path}: no log of trtexec", AGAIN)
+    if len(begun) > 1:
+        raise ArtifactError(f"{path}: {len(begun)} builds by trtexec in one log", AGAIN)
     if not any(line.startswith("&&&& PASSED TensorRT.trtexec") for line in lines):
         raise ArtifactError(f"{path}: trtexec did not pass: a build that failed says nothing of an engine", AGAIN)
     core = re.search(r"(?:^| )--useDLACore=(\d{1,2})(?= |$)", command[2])
@@ -61,8 +66,8 @@ def _reports(lines: Sequence[str]) -> Iterator[_Report]:
             if found is not None:
                 yield tuple(found["Dla"]), tuple(found["Gpu"])
             found = {"Dla": [], "Gpu": []}
-        elif found is not None and (layer := re.search(r"\[TRT\].*? \[(Dla|Gpu)Layer\] (.+)$", line)):
-            found[layer[1]].append(layer[2].strip())
+        elif found is not None and (layer := re.search(r"\[TRT\].*? \[(Dla|Gpu)Layer\](.*)$", line)):
+            found[layer[1]].append(layer[2].strip() or NAMELESS)
     if found is not None and any(line.rstrip().endswith(ON_GPU) for line in lines):
         yield tuple(found["Dla"]), tuple(found["Gpu"])
 

@@ -33,14 +33,8 @@ def make_calibration_images(graph: Path, *, trust_code: bool = False, progress: 
     from edgecnn.pytorch.threads import torch_threads
 
     source = read_sidecar(graph) if sidecar_path(graph).exists() else Sidecar(kind="graph")
-    known = source.facts.keys() >= {"model", "classes"} and (source.parents or "weights" in source.facts)
-    if not known or source.preprocessing is None:
-        raise ArtifactError(
-            f"{graph}: does not say which network of edgecnn's export it is, and with which weights",
-            "calibrate with images: --data",
-        )
-    source.require_classes(f"{graph}: --data-free")
-    preprocessing = preprocessing_from_json(source.preprocessing)
+    _require_known(graph, source)
+    preprocessing = preprocessing_from_json(source.preprocessing or {})
     pixels = source.contract.calibrated_input != "normalised"
     network = _network_of(graph, source, trust_code).eval().requires_grad_(False)
     with torch_threads(1):  # with more, sums are in another order
@@ -51,6 +45,23 @@ def make_calibration_images(graph: Path, *, trust_code: bool = False, progress: 
         dataset = _dataset(_as_pixels(made, preprocessing) if pixels else made)
         _require_same(graph, dataset.subset([0, 1]), _logits_of(network, made[:2]))
     return dataset
+
+
+def _require_known(graph: Path, source: Sidecar) -> None:
+    """Raises `ArtifactError` unless `graph` is float32, gives classes, and its sidecar says of which network it is."""
+    if source.precision_requested not in ("", "fp32"):
+        raise ArtifactError(
+            f"{graph}: its precision is {source.precision_requested}, and --data-free takes a float32 graph",
+            "give the float32 graph that it was made from",
+        )
+    facts = source.facts
+    named = isinstance(facts.get("model"), str) and type(facts.get("classes")) is int
+    if not named or not (source.parents or isinstance(facts.get("weights"), str)) or source.preprocessing is None:
+        raise ArtifactError(
+            f"{graph}: does not say which network of edgecnn's export it is, and with which weights",
+            "calibrate with images: --data",
+        )
+    source.require_classes(f"{graph}: --data-free")
 
 
 def _logits_of(network: nn.Module, images: Array) -> Array:
@@ -95,9 +106,22 @@ def _network_of(graph: Path, source: Sidecar, trust_code: bool) -> nn.Module:
             "calibrate with images: --data",
         )
     card = find_model(source.facts["model"])
+    _require_classes(graph, source.facts["classes"] or card.classes)
     network = build_model(card.name, source.facts["classes"] or None)
     load_weights(network, card, str(checkpoint or source.facts["weights"]))
     return network
+
+
+def _require_classes(graph: Path, classes: int) -> None:
+    """Before a network of so many is made; raises `ArtifactError` where the graph gives another number."""
+    from edgecnn.graph.serving import load_body
+
+    given = load_body(graph).graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    if classes != given:
+        raise ArtifactError(
+            f"{graph}: gives {given} logits, and its sidecar says {classes} classes",
+            "export it again, or calibrate with images: --data",
+        )
 
 
 def _checkpoint_of(graph: Path, source: Sidecar) -> Path | None:
@@ -105,8 +129,9 @@ def _checkpoint_of(graph: Path, source: Sidecar) -> Path | None:
     for name, digest in source.parents.items():
         path = graph.parent / name
         if not path.is_file() or sha256_of(path) != digest:
+            found = "other weights than those that" if path.is_file() else "no weights there, which"
             raise ArtifactError(
-                f"{path}: {'other' if path.is_file() else 'no'} weights than those that {graph} was exported from",
+                f"{path}: {found} {graph} was exported from",
                 "put them back, or calibrate with images: --data",
             )
         return path

@@ -51,6 +51,8 @@ def test_layers_are_counted_and_named(tmp_path: Path) -> None:
     assert again.dla_gpu_layers[1] == "PLUGIN_V2: InstanceNormalization_5"
     log.write_text(BEGIN + BATCH_NORM[: BATCH_NORM.index("[08/31/2023-07:07:49] [I] [TRT] [GpuLayer]")] + END + ADDED)
     assert read_dla_log(log).dla_gpu_layers == ()
+    log.write_text(WHOLE.replace("POOLING: /pool/GlobalAveragePool", ""))
+    assert read_dla_log(log).dla_gpu_layers == ("(without a name)", "SHUFFLE: reshape_after_/linear/Gemm")
 
 
 CUT = BATCH_NORM[: BATCH_NORM.index("[08/31/2023-07:07:49] [I] [TRT] ---------- Layers Running on GPU")]
@@ -65,6 +67,7 @@ REFUSED = {
     "half a second report": (BEGIN + BATCH_NORM + CUT + END + ADDED, "2 reports of where the layers run"),
     "two reports": (BEGIN + BATCH_NORM + GROUP_NORM + END + ADDED, "2 reports of where the layers run, which differ"),
     "of which graph": (BEGIN + BATCH_NORM + END, "does not say once 'precision'"),
+    "two builds": (WHOLE + BEGIN + END.replace("PASSED", "FAILED"), "2 builds by trtexec"),
     "two graphs": (WHOLE + f"edgecnn: graph {'cd' * 32}\n", "does not say once 'graph'"),
     "float32": (WHOLE.replace("precision int8", "precision fp32"), "does not say once 'precision'"),
     "binary": ("\0\udcff\x1b[2J" * 9, "no log of trtexec"),

@@ -145,7 +145,7 @@ def distinct_images(data: Dataset) -> Dataset:
 def _why_too_few(data: Dataset) -> str:
     """Why regressions on these images would hold for nothing but them; "" when they are many and different enough."""
     if len(data) < FEWEST_IMAGES:
-        return f"with {len(data)} different images (at least {FEWEST_IMAGES} are needed)"
+        return f"with {len(data)} different image{'s' * (len(data) != 1)} (at least {FEWEST_IMAGES} are needed)"
     some = np.stack([data.tensor(int(k)) for k in np.linspace(0, len(data) - 1, FEWEST_IMAGES).round()])
     between = float(np.sqrt(some.var(axis=0, dtype=np.float64).mean()))
     return "with images of one scene" if between < ALIKE * float(some.std(dtype=np.float64)) else ""
