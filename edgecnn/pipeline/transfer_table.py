@@ -81,15 +81,18 @@ def transfer_table(
     for step in ("train", "export"):
         require_packages(step)
     require_writable(folder, option="--out")
+    _require_beside(folder, base.data.source)
     plans = [_plan(base, folder, start, last_stages) for start in starts]
     threads = spare_threads(threads)
     rows: list[TransferRow] = []
     with held(folder), TrialLog(folder / ".transfer-table.jsonl", f"transfer table {__version__}") as log:
         kept = Kept(log)
-        for plan in plans:
+        # First what is cheap and tells of a folder with other weights, and of settings that do not train.
+        heads = [train_row(plan.runs[0], threads, retrain, kept, say, progress) for plan in plans]
+        for plan, head in zip(plans, heads, strict=True):
             probes = probe_rows(plan, threads, kept, say)
-            rows += [train_row(run, threads, retrain, kept, say, progress) for run in plan.runs]
-            rows += probes
+            others = [train_row(run, threads, retrain, kept, say, progress) for run in plan.runs[1:]]
+            rows += [head, *others, *probes]
         _require_same_images(rows)
         table = _assemble(base, plans, threads, rows)
         write_json_artifact(folder / FILE, to_plain(table), _provenance(base, folder, table))
@@ -147,6 +150,13 @@ def _load_base(recipe: str, overrides: Sequence[str], data: str) -> Recipe:
     if base.train.epochs == 0:
         raise RecipeError(f"{base.path}: train.epochs is 0: nothing would be trained", "--set train.epochs=10")
     return base
+
+
+def _require_beside(folder: Path, data: str) -> None:
+    """Raises `RecipeError` for a folder inside that of the images, whose runs the next call would take for classes."""
+    images = Path(data)
+    if images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
+        raise RecipeError(f"--out {folder}: it is inside the images ({data})", "choose a folder beside them with --out")
 
 
 def _starts(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, str]]:
