@@ -18,8 +18,7 @@ LARGEST_BYTES = 1 << 28  # a verbose log of a large network takes some tens of M
 AGAIN = "take build.log as build-dla.sh wrote it: edgecnn bundle RUN --for trtexec --dla 0 -o DIR"
 ON_DLA, ON_GPU = "---------- Layers Running on DLA ----------", "---------- Layers Running on GPU ----------"
 GRAPH_LINE, PRECISION_LINE = "edgecnn: graph ", "edgecnn: precision "
-
-NAMELESS = "(without a name)"
+LAYER, NAMELESS = re.compile(r" \[(Dla|Gpu)Layer\](.*)$"), "(without a name)"
 
 _Report = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -66,7 +65,7 @@ def _reports(lines: Sequence[str]) -> Iterator[_Report]:
             if found is not None:
                 yield tuple(found["Dla"]), tuple(found["Gpu"])
             found = {"Dla": [], "Gpu": []}
-        elif found is not None and (layer := re.search(r"\[TRT\].*? \[(Dla|Gpu)Layer\](.*)$", line)):
+        elif found is not None and (layer := LAYER.search(line)) and "[TRT]" in line[: layer.start()]:
             found[layer[1]].append(layer[2].strip() or NAMELESS)
     if found is not None and any(line.rstrip().endswith(ON_GPU) for line in lines):
         yield tuple(found["Dla"]), tuple(found["Gpu"])

@@ -83,6 +83,12 @@ def test_what_says_nothing_of_an_engine_is_refused(tmp_path: Path, case: str) ->
         read_dla_log(tmp_path / "x.dla.log")
 
 
+def test_a_line_without_end_takes_no_more_than_its_length(tmp_path: Path) -> None:
+    log = tmp_path / "int8.dla.log"
+    log.write_text(BEGIN + BATCH_NORM + "[TRT]" * 200_000 + "\n" + END + ADDED)
+    assert len(read_dla_log(log).dla_gpu_layers) == 2
+
+
 def test_what_is_no_plain_file_or_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.dla.log").mkdir()
     with (tmp_path / "large.dla.log").open("wb") as large:
