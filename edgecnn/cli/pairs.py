@@ -18,7 +18,7 @@ def validate_pairs(engine: Path, reference: Path, output: Path | None, data: str
     from edgecnn.remote.engines import validate_verification
     from edgecnn.steps._shared import is_first
 
-    classifying = {k: options[k] for k in ("stages", "bisect", "tta", "reject", "threshold", "geometry")}
+    classifying = {k: options[k] for k in ("stages", "bisect", "tta", "scales", "reject", "threshold", "geometry")}
     if asked := [f"--{name}" for name, value in classifying.items() if value]:
         raise ArtifactError(
             f"{engine}: an embedding network, which has no classes: {', '.join(asked)}",

@@ -77,6 +77,11 @@ def open_dataset(
         return _matched(named[name](Path(root or "."), preprocessing, split), split, labels)
     if Path(source).is_dir():
         return image_folder(Path(source), preprocessing, split, labels, wnids)
+    if name == "lfw" and root:
+        raise DataError(
+            f"{source}: pairs, which `reference` and `validate` of an embedding network take alone",
+            "name the folder with the persons' folders",
+        )
     if not Path(source).exists():
         raise DataError(
             f"no data set {source!r}",

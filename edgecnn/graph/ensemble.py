@@ -56,11 +56,11 @@ def merge_members(members: Sequence[onnx.ModelProto], weights: Sequence[float]) 
 
 
 def average_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes of an ensemble that average; none in another graph."""
-    found = list(nodes)
-    if not any(name == f"{AVERAGE}.weights" for node in found for name in node.input):
-        return []
-    return [node for node in found if node.name.startswith(f"/{AVERAGE}/")]
+    """The nodes of an ensemble that average, and those of an ensemble that is a member; none in another graph."""
+    found, last = list(nodes), f"{AVERAGE}.weights"
+    read = {name for node in found for name in node.input if name == last or name.endswith(f".{last}")}
+    heads = tuple(f"/{name.removesuffix('weights').replace('.', '/')}" for name in read)
+    return [node for node in found if node.name.startswith(heads)]
 
 
 def prove_average(model: onnx.ModelProto, members: Mapping[str, onnx.ModelProto], weights: Sequence[float]) -> float:

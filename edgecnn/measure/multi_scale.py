@@ -7,11 +7,13 @@ it in one query, so it is an upper reference only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import MeasurementError
+from edgecnn.limits import RESIZED_PIXELS
 from edgecnn.measure.predict import Predictions
 from edgecnn.measure.ten_crop import measure_views, ten_crops
 
@@ -51,6 +53,11 @@ def at_scales(dataset: Dataset, sizes: Sequence[int]) -> list[Dataset]:
     if min(sizes) < max(known.size):
         raise MeasurementError(
             f"scale {min(sizes)}: the crop of {max(known.size)} pixels does not fit in", "name larger ones"
+        )
+    if max(sizes) ** 2 > RESIZED_PIXELS:
+        raise MeasurementError(
+            f"scale {max(sizes)}: a picture is resized to at most {math.isqrt(RESIZED_PIXELS)} pixels a side",
+            "name smaller ones",
         )
     return [replace(dataset, preprocessing=replace(known, resize=size)) for size in sizes]
 

@@ -54,7 +54,7 @@ def compare(columns: Sequence[Column]) -> Comparison:
         n=known[0].n if known else None,
         runs=runs,
         engines=tuple(rows),
-        notes=tuple(_notes(runs, rows)),
+        notes=(*_notes(runs, rows), *_of_embeddings(columns)),
     )
 
 
@@ -142,6 +142,13 @@ def _notes(runs: Sequence[ComparedRun], rows: Sequence[ComparedEngine]) -> Itera
         yield "simulated engines carry no latency"
 
 
+def _of_embeddings(columns: Sequence[Column]) -> Iterator[str]:
+    """What takes the place of top-1 where embeddings verify."""
+    for name, _, run, _ in columns:
+        if any(m.verification for m in run.measurements):
+            yield f"{name} is of an embedding network: how it verifies `edgecnn report {run.folder}` shows"
+
+
 def comparison_text(found: Comparison) -> str:
     """The runs, their engines and the notes, in 80 columns."""
     lines = []
@@ -149,7 +156,7 @@ def comparison_text(found: Comparison) -> str:
         verdict = f": {run.verdict}" if run.verdict else ", not judged"
         device = f" ({run.device})" if run.device else ""
         lines += wrap(f"{run.number}  {run.run}: {run.recipe} on {run.target}{device}{verdict}")
-    lines += ["", *wrap(f"{found.data}, n = {found.n}" if found.n else "no accuracy was measured"), ""]
+    lines += ["", *wrap(f"{found.data}, n = {found.n}" if found.n else "no top-1 was measured"), ""]
     lines.append(f"{'engine':15} {'run':>3}  {'top-1 % [95 %]':20}  {'drop pp [95 %]':21} {'p50 ms':>7} {'MB':>6}")
     for row in found.engines:
         cells = f"{_interval(row.top1_pct, row.top1_ci_pct):20}  {_interval(row.drop_pp, row.drop_ci_pp):21}"

@@ -21,7 +21,7 @@ from edgecnn.measure.verification import measure_verification, threshold_of
 from edgecnn.recipe.schema import OrtProvider
 from edgecnn.records import to_plain
 from edgecnn.results.accuracy import AccuracyFile
-from edgecnn.results.verification import Verification
+from edgecnn.results.verification import ChosenThreshold, Verification
 from edgecnn.session import Session
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._embeddings import open_unseen, pairs_in, predict_embeddings
@@ -102,7 +102,7 @@ def validate_verification(
     sidecar = sidecar_of(engine)
     chosen = threshold_of(engine, sidecar)
     images = dataset or open_unseen(engine, sidecar, data)
-    known = _reference_of(reference, sidecar, images, settings)
+    known = _reference_of(reference, sidecar, chosen, images, settings)
     journal = None if output is None else output.with_name(f".{output.name}.partial")
     with open_with_any_outputs(engine, settings.threads, settings.trust, provider=settings.provider) as session:
         found = predict_embeddings(
@@ -138,13 +138,19 @@ def validate_verification(
     return measured
 
 
-def _reference_of(reference: Path, engine: Sidecar, images: Dataset, settings: ValidateSettings) -> Predictions:
+def _reference_of(
+    reference: Path, engine: Sidecar, chosen: ChosenThreshold, images: Dataset, settings: ValidateSettings
+) -> Predictions:
     if not reference.is_file():
         raise ArtifactError(
             f"{reference}: {what_lacks(reference)}", "make it: `edgecnn reference SOURCE --data D -o reference.npz`"
         )
     known = sidecar_of(reference)
-    threshold_of(reference, known)
+    if threshold_of(reference, known) != chosen:
+        raise MeasurementError(
+            f"{reference}: of another training than the engine: {_training(known)}, the engine's {_training(engine)}",
+            "compare an engine with the network that it was made from: embeddings of two have nothing in common",
+        )
     if difference := first_difference(engine.preprocessing or {}, known.preprocessing or {}):
         raise MeasurementError(
             f"{reference}: its preprocessing is not the engine's: {difference} in the reference",
@@ -160,6 +166,11 @@ def _reference_of(reference: Path, engine: Sidecar, images: Dataset, settings: V
             workers=settings.threads or allowed_threads(),
             strict=settings.strict,
         )
+
+
+def _training(sidecar: Sidecar) -> str:
+    told = sidecar.facts["verification"]
+    return f"threshold {told['threshold']:.6g} by {told['validation_pairs']} pairs"
 
 
 def _open_source(source: Path, threads: int | None) -> Session:

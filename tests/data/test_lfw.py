@@ -46,7 +46,7 @@ def test_the_pairs_and_the_pictures_that_they_name(root: Path) -> None:
     [
         ("", "pairs.txt:1: '' is no number"),
         ("10 300 7\n", "pairs.txt:1"),
-        ("1\t2\nAnn_Lee\t1\t3\n", "1 pairs; 4 are promised"),
+        ("1\t2\nAnn_Lee\t1\t3\n", "1 pairs of one person and 0 of two; 2 of each are promised"),
         (PAIRS.replace("Bo_Chan\t1\t2", "Bo_Chan 1 2"), "pairs.txt:3: 'Bo_Chan 1 2' is not NAME"),
         (PAIRS.replace("Cy\t1", "../Cy\t1"), "pairs.txt:4: '../Cy'"),
         (PAIRS.replace("Bo_Chan\t1\t2", "Bo_Chan\t1\t9"), "no Bo_Chan/Bo_Chan_0009.jpg, which pairs.txt names"),

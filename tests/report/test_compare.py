@@ -8,16 +8,21 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgecnn.artifact.run_folder import ResultFile, TargetRun
+from edgecnn.data.pairs import all_pairs
 from edgecnn.errors import MeasurementError
+from edgecnn.measure.predict import Predictions
+from edgecnn.measure.verification import measure_verification
 from edgecnn.output import width_of
 from edgecnn.report.compare import Column, compare, comparison_html, comparison_text
 from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.comparison import ComparedEngine
 from edgecnn.results.device import Device
 from edgecnn.results.latency import LatencyFile, LatencyRow
+from edgecnn.results.verification import ChosenThreshold
 from edgecnn.statistics import difference_interval, drop_interval
 from tests.fakes.measurements import accuracy, engine, latency
 
@@ -107,3 +112,15 @@ def test_the_page_is_whole_refers_to_nothing_outside_and_takes_no_name_for_marku
     assert not re.search(r"src=|href=|url\(|@import", page)
     text = comparison_text(compare([column(name, 1), column("b" * 300, 1)]))
     assert "\x1b" not in text
+
+
+def test_runs_of_embeddings_have_no_top1_and_say_where_their_figures_are() -> None:
+    labels = np.array([0, 0, 1, 1])
+    rows = Predictions(tuple("abcd"), labels, np.eye(4, dtype=np.float32), "p", "d")
+    chosen = ChosenThreshold(0.5, 90.0, 10, ("x", "y"), ("z", "w"))
+    found = measure_verification("int8", rows, rows, all_pairs(labels), chosen)
+    file = ResultFile(Path("int8.accuracy.json"), AccuracyFile(verification=found, engine=engine()), None)
+    columns: list[Column] = [(name, "r", TargetRun(Path(name) / "cpu", (file,), None), "PASS") for name in "ab"]
+    text = comparison_text(compare(columns))
+    assert "no top-1 was measured" in text
+    assert "b is of an embedding network: how it verifies `edgecnn report b/cpu` shows" in " ".join(text.split())

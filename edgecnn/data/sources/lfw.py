@@ -18,6 +18,7 @@ from edgecnn.errors import DataError
 from edgecnn.limits import read_file
 
 PAIRS = "pairs.txt"
+DIGITS = 9  # of a number, at most
 LAYOUT = "NAME<tab>K<tab>L, or NAME<tab>K<tab>NAME<tab>L"
 
 
@@ -35,13 +36,23 @@ def lfw_pairs(root: Path) -> list[tuple[str, str, bool]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}", f"lfw:DIR needs LFW's {PAIRS} in the folder") from exc
     head = lines[0].split() if lines else []
-    if not 1 <= len(head) <= 2 or not all(word.isdecimal() and int(word) for word in head):
+    if not 1 <= len(head) <= 2 or not all(map(_is_number, head)):
         raise DataError(f"{path}:1: {(lines or [''])[0][:40]!r} is no number of folds and of pairs", "fetch it again")
     folds, size = (int(head[0]), int(head[1])) if len(head) == 2 else (1, int(head[0]))
     found = [_pair(f"{path}:{number}", line) for number, line in enumerate(lines[1:], 2) if line.strip()]
-    if len(found) != 2 * folds * size:
-        raise DataError(f"{path}: {len(found)} pairs; {2 * folds * size} are promised in line 1", "fetch it again")
+    of_one, wanted = sum(same for *_, same in found), folds * size
+    if (of_one, len(found) - of_one) != (wanted, wanted):
+        raise DataError(
+            f"{path}: {of_one} pairs of one person and {len(found) - of_one} of two; {wanted} of each are promised in "
+            "line 1",
+            "fetch it again",
+        )
     return found
+
+
+def _is_number(word: str) -> bool:
+    """Whether a count, or what numbers a picture."""
+    return word.isdecimal() and len(word) <= DIGITS and int(word) > 0
 
 
 def _pair(where: str, line: str) -> tuple[str, str, bool]:
@@ -51,11 +62,13 @@ def _pair(where: str, line: str) -> tuple[str, str, bool]:
     elif len(words) != 4:
         raise DataError(f"{where}: {line[:60]!r} is not {LAYOUT}", "fetch it again")
     first, second = (_picture(where, name, k) for name, k in (words[:2], words[2:]))
+    if first == second:
+        raise DataError(f"{where}: {first} is paired with itself", "fetch it again")
     return first, second, words[0] == words[2]
 
 
 def _picture(where: str, name: str, k: str) -> str:
-    if not k.strip().isdecimal() or "/" in name or name in ("", ".", ".."):
+    if not _is_number(k.strip()) or "/" in name or name in ("", ".", ".."):
         raise DataError(f"{where}: {name!r}, {k!r}: not a person and the number of a picture", "fetch it again")
     return f"{name}/{name}_{int(k):04d}.jpg"
 
