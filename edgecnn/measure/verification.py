@@ -64,8 +64,9 @@ def measure_verification(
     sample = _Sample(pairs, ours, theirs, chosen.threshold, told)
     whole, draws = sample.measure(None), [*sample.resample(engine.labels, resampled)]
     changed = (ours <= chosen.threshold) != (theirs <= chosen.threshold)
-    alike, (tar, fine) = _alike(engine, reference), (_tar(far, told, whole, draws) for far in FARS)
-    flips = _no_narrower(_ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, wilson_interval(0, n)[1])
+    none_seen = wilson_interval(0, n)[1]
+    alike, (tar, fine) = _alike(engine, reference), (_tar(far, told, whole, draws, none_seen) for far in FARS)
+    flips = _no_narrower(_ends(draws, lambda d: 100 * d.changed), 100 * whole.changed, none_seen)
     found = Verification(
         name=name,
         verification_data=engine.dataset,
@@ -76,7 +77,7 @@ def measure_verification(
         resampled=resampled,
         verification_threshold=chosen.threshold,
         verification_pct=100 * whole.ours.accuracy,
-        verification_ci_pct=_ends(draws, lambda d: 100 * d.ours.accuracy),
+        verification_ci_pct=_rate_ends(draws, lambda d: 100 * d.ours.accuracy, 100, none_seen),
         reference_verification_pct=100 * whole.theirs.accuracy,
         verification_drop_pp=100 * whole.drop,
         verification_drop_ci_pp=_no_narrower(
@@ -86,9 +87,9 @@ def measure_verification(
         decisions_changed_pct=100 * float(changed.mean()),
         decisions_changed_ci_pct=(max(0.0, flips[0]), min(100.0, flips[1])),
         roc_auc=whole.ours.auc,
-        roc_auc_ci=_ends(draws, lambda d: d.ours.auc),
+        roc_auc_ci=_rate_ends(draws, lambda d: d.ours.auc, 1, none_seen),
         reference_roc_auc=whole.theirs.auc,
-        reference_roc_auc_ci=_ends(draws, lambda d: d.theirs.auc),
+        reference_roc_auc_ci=_rate_ends(draws, lambda d: d.theirs.auc, 1, none_seen),
         tar_at_far_1e2_pct=tar[0],
         tar_at_far_1e2_ci_pct=tar[1],
         reference_tar_at_far_1e2_pct=tar[2],
@@ -161,6 +162,15 @@ def _ends(draws: Sequence[_Drawn], value: Callable[[_Drawn], float]) -> Interval
     return float(low), float(high)
 
 
+def _rate_ends(draws: Sequence[_Drawn], value: Callable[[_Drawn], float], most: float, none_seen: float) -> Interval:
+    """Of a rate from 0 to `most`; where every draw says the same, as far as `none_seen`, a share, leaves open: pairs
+    none of which is wrong are drawn without a wrong one."""
+    low, high = _ends(draws, value)
+    if high - low > 1e-9:
+        return low, high
+    return max(0.0, low - most * none_seen), min(most, high + most * none_seen)
+
+
 def _no_narrower(interval: Interval, value: float, none_seen: float) -> Interval:
     """An interval about `value`, on each side at least as wide as the half-width `none_seen`, a share, of what holds
     where none of so many images shows anything: draws of images among which no decision changed would all say 0."""
@@ -168,14 +178,15 @@ def _no_narrower(interval: Interval, value: float, none_seen: float) -> Interval
 
 
 def _tar(
-    far: float, told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn]
+    far: float, told: Sequence[float], whole: _Drawn, draws: Sequence[_Drawn], none_seen: float
 ) -> tuple[float | None, Interval | None, float | None]:
     """True accepts at a rate of false ones, in per cent: value, interval and the reference's; None where it cannot be
     told."""
     if far not in told:
         return None, None, None
     k = told.index(far)
-    return 100 * whole.ours.tar[k], _ends(draws, lambda d: 100 * d.ours.tar[k]), 100 * whole.theirs.tar[k]
+    interval = _rate_ends(draws, lambda d: 100 * d.ours.tar[k], 100, none_seen)
+    return 100 * whole.ours.tar[k], interval, 100 * whole.theirs.tar[k]
 
 
 def _alike(engine: Predictions, reference: Predictions) -> FeatureAgreement:

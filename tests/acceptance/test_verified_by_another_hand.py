@@ -133,7 +133,7 @@ def angle_model() -> onnx.ModelProto:
 
 def write(path: Path, **changed: Any) -> Path:
     """The graph with what its training would have said of it."""
-    told = {"threshold": THRESHOLD, "validation_pct": 90.0, "validation_pairs": 100}
+    told: dict[str, object] = {"threshold": THRESHOLD, "validation_pct": 90.0, "validation_pairs": 100}
     told |= {"train_classes": ["x", "y"], "validation_classes": ["z", "w"], **changed}
     pixels = {"interpolation": "bilinear"}
     known = Sidecar(
@@ -181,6 +181,8 @@ def test_colors_are_told_apart_without_an_error(edgecnn: Command, engine: Path, 
     assert "hold for these classes alone (blue, green, red)" in " ".join(found.out.split())
     row = json.loads(edgecnn("validate", engine, "--reference", engine, "--data", pictures, "--json").out)
     assert (row["verification_pct"], row["roc_auc"], row["tar_at_far_1e2_pct"]) == (100, 1, None)
+    for low, high in (row["verification_ci_pct"], [100 * end for end in row["roc_auc_ci"]]):
+        assert (70 < low < 80, high) == (True, 100), "12 images without an error do not prove that there are none"
 
 
 def test_what_cannot_be_verified_is_refused(edgecnn: Command, engine: Path, pictures: Path, tmp_path: Path) -> None:
