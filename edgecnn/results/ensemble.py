@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgecnn.records import STRICT
 
+ENSEMBLE_FACTS = ("ensemble", "member_weights")  # of a sidecar
 DIGITS = 12  # of a sha256: enough to tell images apart
 
 

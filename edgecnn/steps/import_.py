@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.artifact.sidecar import Sidecar, parents_of, tool_versions
+from edgecnn.artifact.sidecar import Sidecar, parents_of, read_sidecar, sidecar_path, tool_versions
 from edgecnn.artifact.write import check_output, write_artifact
 from edgecnn.contract import MAX_DIFFERENCE, InputForm, OutputForm, ServingContract
 from edgecnn.errors import GraphError
 from edgecnn.recipe.schema import ExportSettings
 from edgecnn.records import to_plain
+from edgecnn.results.ensemble import ENSEMBLE_FACTS
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_one_of, require_packages
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def write_imported(
     contract = ServingContract(served.input, served.output, made.facts.classes)
     fold_contract(made.model, contract, made.preprocessing)
 
+    told = read_sidecar(source).facts if sidecar_path(source).exists() else {}
     sidecar = Sidecar(
         kind="graph",
         made_by=f"edgecnn import {source.name}",
@@ -129,6 +131,6 @@ def write_imported(
         labels=None if made.labels is None else list(made.labels.names),
         wnids=None if made.labels is None or made.labels.wnids is None else list(made.labels.wnids),
         tools=tool_versions("onnx", "onnxruntime", "onnxruntime-gpu"),
-        facts={**to_plain(made.facts), **contract.facts},
+        facts={**to_plain(made.facts), **contract.facts, **{key: told[key] for key in ENSEMBLE_FACTS if key in told}},
     )
     return write_artifact(path, lambda temporary: onnx.save(made.model, temporary), sidecar)

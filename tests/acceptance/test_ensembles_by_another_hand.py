@@ -16,7 +16,7 @@ from edgecnn.artifact.sidecar import Sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.backends import open_engine
 from edgecnn.session import class_probabilities
-from tests.acceptance.channel_pictures import BLUE, GREEN, PREPROCESSING, RED, SIDE, class_model, save_color
+from tests.acceptance.channel_pictures import BLUE, GREEN, PREPROCESSING, RED, SIDE, class_model, level, save_color
 
 if TYPE_CHECKING:
     from tests.acceptance.channel_pictures import Result
@@ -48,10 +48,13 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 of each class, which the red channel tells of one half of them and the green one of the other."""
     folder, random = tmp_path_factory.mktemp("val"), np.random.default_rng(0)
-    for name in NAMES:
-        for k in range(12):
-            save_color(folder / name / f"{k}.png", random.integers(0, 255, 3).tolist())
+    for number, name in enumerate(NAMES):
+        for k in range(40):
+            color = random.integers(0, 255, 3)
+            color[k % 2] = level(number, len(NAMES))
+            save_color(folder / name / f"{k}.png", color.tolist())
     return folder
 
 
@@ -81,6 +84,20 @@ def test_an_ensemble_is_a_member_and_averages_in_float32_too(
         assert len({v.name.partition("average.")[0] for v in averaged}) == 2, "of the whole, and of the member"
         assert {v.type.tensor_type.elem_type for v in averaged} == {TensorProto.FLOAT}
         assert ec.validate(made, whole, data=pictures).agreement_pct == pytest.approx(100, abs=6)
+
+
+def test_what_is_imported_keeps_saying_which_images_chose_its_weights(
+    edgecnn: Command, members: list[Path], pictures: Path, tmp_path: Path
+) -> None:
+    made, served, own = tmp_path / "e.onnx", tmp_path / "served.onnx", tmp_path / "own.fp32.onnx"
+    named = ["export", "--ensemble", *members[:2], "--member-weights-from", pictures, "-o"]
+    assert edgecnn(*named, made, "--output", "logits").code == 0
+    assert edgecnn("import", made, "-o", own).code == 0
+    for graph in (made, own):
+        findings = ec.validate(graph, members[0], data=pictures).findings
+        assert "120 of 120 images chose the ensemble's weights: it may do worse on others" in findings
+    assert edgecnn(*named, served).code == 0
+    edgecnn("import", served, "-o", own).refused("gives probabilities already", "--output logits")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def _open(
     if own is not None and not (contract := own.contract).is_plain:
         raise GraphError(
             f"{source}: takes {contract.input} and gives {contract.output} already, by its sidecar",
-            "import the graph that it was made from",
+            "import the graph that it was made from, or export it with --output logits and without --input",
         )
     if preprocessing is None:
         preprocessing = find_preprocessing_inside(model, own)
