@@ -46,24 +46,32 @@ def _pair(first: TransferRow, second: TransferRow) -> TransferPair:
     )
 
 
+def answers_for(rows: Sequence[TransferRow], pairs: Sequence[TransferPair]) -> list[TransferAnswer]:
+    """One for each network that has a run that did not fail."""
+    sound = dict.fromkeys(row.model for row in rows if row.trains != PROBE and not row.failed)
+    return [answer_for(model, rows, pairs) for model in sound]
+
+
 def answer_for(model: str, rows: Sequence[TransferRow], pairs: Sequence[TransferPair]) -> TransferAnswer:
-    """Of the runs of a network the one that trains least of those that no other is told to be better than."""
+    """Of the runs of a network the one that trains least of those that no other is told to be better than; those that
+    failed are not asked."""
     runs = [row for row in rows if row.model == model and row.trains != PROBE]
     runs.sort(key=lambda row: (row.params_trained, row.trains == SCRATCH))
+    sound = [row for row in runs if not row.failed]
     gains = {(pair.first, pair.second): (*pair.gain_ci_pp, pair.gain_pp, pair.differs) for pair in pairs}
     gains |= {(second, first): (-high, -low, -gain, told) for (first, second), (low, high, gain, told) in gains.items()}
 
     def beaten(row: TransferRow) -> bool:
-        known = [gains[row.name, other.name] for other in runs if other is not row]
+        known = [gains[row.name, other.name] for other in sound if other is not row]
         return any(told and gain > 0 for _, _, gain, told in known)
 
-    chosen = next(k for k, row in enumerate(runs) if not beaten(row))
-    others = {row.name: gains[runs[chosen].name, row.name][1] for row in runs if row is not runs[chosen]}
+    chosen = next(k for k, row in enumerate(sound) if not beaten(row))
+    others = {row.name: gains[sound[chosen].name, row.name][1] for row in runs if row is not sound[chosen]}
     against = max(others, key=others.__getitem__)
     return TransferAnswer(
         model=model,
-        name=runs[chosen].name,
-        better_than=tuple(row.name for row in runs[:chosen]),
+        name=sound[chosen].name,
+        better_than=tuple(row.name for row in sound[:chosen]),
         against=against,
         lost_pp_max=max(0.0, others[against]),
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from edgecnn.artifact.sidecar import sha256_of, tool_versions
 from edgecnn.artifact.trial_log import TrialLog
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import images_sha256
-from edgecnn.errors import MeasurementError
+from edgecnn.errors import BackendError, GraphError, MeasurementError, MissingPackageError
 from edgecnn.machine.threads import limit_threads
+from edgecnn.measure.classification import measure_accuracy
+from edgecnn.measure.predict import read_predictions
 from edgecnn.pipeline.run import run_recipe
 from edgecnn.pipeline.workshop import ProgressFor
 from edgecnn.recipe.schema import Recipe
@@ -26,10 +28,12 @@ from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.correctness import images_digest, pack_bits
 from edgecnn.results.transfer import PROBE, TransferInt8, TransferRow
 from edgecnn.statistics import wilson_interval
+from edgecnn.steps.reference import reference
 from edgecnn.steps.train import CHECKPOINT
 
 Say = Callable[[str], None]
 TARGET = "cpu"
+NETWORKS_FAULT = (GraphError, MeasurementError, BackendError)  # not the settings', the images' or the disk's
 START_AGAIN = "remove the folder, and start again"
 
 
@@ -75,9 +79,10 @@ class Kept:
 
 
 def train_row(
-    run: TransferRun, threads: int, retrain: bool, kept: Kept, say: Say, progress: ProgressFor
+    run: TransferRun, test: Dataset, threads: int, retrain: bool, kept: Kept, say: Say, progress: ProgressFor
 ) -> TransferRow:
-    """Bring one run up to date, up to `validate`, and read what it came to; raises the errors of a run."""
+    """Bring one run up to date, up to `validate`, and read what it came to; raises the errors of a run, but for those
+    that a trained network is to blame for."""
     from edgecnn.pytorch.checkpoint import seconds_trained
 
     say(f"{run.name}: {run.params_trained} of {run.params} parameters learn")
@@ -89,8 +94,7 @@ def train_row(
     seconds, cpu_seconds = spent + time.monotonic() - begun, time.process_time() - begun_cpu
     if (made := sha256_of(checkpoint)) != before:
         kept.keep(made, [seconds, None if spent else cpu_seconds])
-    run_recipe(run.recipe, run.folder, say, until="validate", threads=threads, progress=progress)
-    found, int8 = _accuracies(run.folder / TARGET)
+    found, int8, failed = _measured(run, test, threads, say, progress)
     minutes, cpu_minutes = ([*map(_minutes, kept.find(made))] or [None, None])[:2]
     return TransferRow(
         name=run.name,
@@ -109,7 +113,36 @@ def train_row(
         int8=int8,
         images_sha256=found.images_sha256,
         top1_bits=found.top1_bits,
+        failed=failed,
     )
+
+
+def _measured(
+    run: TransferRun, test: Dataset, threads: int, say: Say, progress: ProgressFor
+) -> tuple[Accuracy, tuple[TransferInt8, ...], str]:
+    """Top-1, what INT8 costs, and why there is none: where the network cannot be quantized top-1 is the float32
+    graph's, where it cannot be exported PyTorch's."""
+    failed = ""
+    for recipe in (run.recipe, replace(run.recipe, precisions=("fp32",))):
+        try:
+            run_recipe(recipe, run.folder, say, until="validate", threads=threads, progress=progress)
+            found, int8 = _accuracies(run.folder / TARGET)
+        except MissingPackageError:
+            raise
+        except NETWORKS_FAULT as exc:
+            say(f"{run.name}: failed: {exc.message}")
+            failed = failed or exc.message
+        else:
+            return found, () if failed else int8, failed
+    path = reference(
+        run.folder / CHECKPOINT,
+        run.folder / "reference.npz",
+        data=run.recipe.data.source,
+        threads=threads,
+        dataset=test,
+    )
+    ours = read_predictions(path)  # logits that are not finite are wrong
+    return measure_accuracy("pytorch", ours, replace(ours, logits=np.nan_to_num(ours.logits))), (), failed
 
 
 def _minutes(seconds: object) -> float | None:

@@ -18,7 +18,7 @@ from edgecnn.errors import DataError, MeasurementError, RecipeError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.machine.threads import spare_threads
 from edgecnn.pipeline.preflight import check_recipe
-from edgecnn.pipeline.transfer_pairs import answer_for, pair_rows
+from edgecnn.pipeline.transfer_pairs import answers_for, pair_rows
 from edgecnn.pipeline.transfer_rows import Kept, Say, TransferPlan, TransferRun, probe_rows, train_row
 from edgecnn.pipeline.workshop import ProgressFor
 from edgecnn.recipe.load import load_recipe, parse_override
@@ -67,7 +67,8 @@ def transfer_table(
     ("train.epochs=5") up to `validate`, in a folder of its own in `output` (runs/transfer-table); the probes take its
     preprocessing. `weights` are a start for each model, the published ones where they are left out.
 
-    Called again after a kill, it goes on with what is complete. Writes transfer-table.json in `output`. Raises
+    Of a network that training has left dead no INT8 can be made: its row says why (`failed`), and is no answer. Called
+    again after a kill, it goes on with what is complete. Writes transfer-table.json in `output`. Raises
     `DataError` for one class, fewer than two training images of a class or no test split, `RecipeError` for weights
     that nobody has, and for settings that the rows themselves vary, `ModelError` for an unknown network, and the errors
     of a run.
@@ -88,10 +89,10 @@ def transfer_table(
     with held(folder), TrialLog(folder / ".transfer-table.jsonl", f"transfer table {__version__}") as log:
         kept = Kept(log)
         # First what is cheap and tells of a folder with other weights, and of settings that do not train.
-        heads = [train_row(plan.runs[0], threads, retrain, kept, say, progress) for plan in plans]
+        heads = [train_row(plan.runs[0], plan.test, threads, retrain, kept, say, progress) for plan in plans]
         for plan, head in zip(plans, heads, strict=True):
             probes = probe_rows(plan, threads, kept, say)
-            others = [train_row(run, threads, retrain, kept, say, progress) for run in plan.runs[1:]]
+            others = [train_row(run, plan.test, threads, retrain, kept, say, progress) for run in plan.runs[1:]]
             rows += [head, *others, *probes]
         _require_same_images(rows)
         table = _assemble(base, plans, threads, rows)
@@ -112,7 +113,7 @@ def _assemble(base: Recipe, plans: Sequence[TransferPlan], threads: int, rows: S
         threads=threads,
         rows=tuple(rows),
         pairs=tuple(pairs),
-        answers=tuple(answer_for(plan.model, rows, pairs) for plan in plans),
+        answers=tuple(answers_for(rows, pairs)),
     )
 
 

@@ -19,13 +19,16 @@ def transfer_text(found: TransferTable) -> Iterator[str]:
         f"{found.data}: {found.n_train} training images of {found.classes} classes, {found.n} test images; "
         f"epochs: {found.epochs}, threads: {found.threads}"
     )
-    for answer in found.answers:
-        rows = [row for row in found.rows if row.model == answer.model]
+    for model in dict.fromkeys(row.model for row in found.rows):
+        rows = [row for row in found.rows if row.model == model]
         runs, probes = ([row for row in rows if (row.trains == PROBE) is wanted] for wanted in (False, True))
-        gains = {pair.second: pair for pair in found.pairs if pair.first == f"{answer.model} {HEAD}"}
+        gains = {pair.second: pair for pair in found.pairs if pair.first == f"{model} {HEAD}"}
         yield ""
-        yield from wrap(f"{answer.model}: {count_text(runs[0].params)} parameters")
+        yield from wrap(f"{model}: {count_text(runs[0].params)} parameters")
         yield from table_lines(HEADS, [_cells(row.trains, row, gains) + (_int8(row),) for row in runs])
+        for row in runs:
+            if row.failed:
+                yield from wrap(f"{row.trains} failed: {row.failed}")
         yield ""
         yield from table_lines(PROBE_HEADS, [_cells(row.stage, row, gains) for row in probes])
     yield ""
@@ -36,6 +39,9 @@ def transfer_text(found: TransferTable) -> Iterator[str]:
     yield ""
     for answer in found.answers:
         yield from wrap(_answer(answer, found.n, shown))
+    for model in dict.fromkeys(row.model for row in found.rows):
+        if model not in {answer.model for answer in found.answers}:
+            yield from wrap(f"{model}: no answer: every run failed")
     yield from wrap("gain: over the head on the same images; minutes by the clock; INT8: as TensorRT rounds it")
 
 
@@ -61,12 +67,15 @@ def _for_tensorrt(int8: Sequence[TransferInt8]) -> TransferInt8 | None:
 
 def _int8(row: TransferRow) -> str:
     found = _for_tensorrt(row.int8)
+    if row.failed:
+        return "failed"
     return "-" if found is None else f"{found.top1_drop_pp:+.1f} {_ends(found.top1_drop_ci_pp)}"
 
 
 def _short_names(found: TransferTable) -> dict[str, str]:
     """What the runs are called: without their network where there is only one."""
-    return {r.name: r.name if found.answers[1:] else r.trains for r in found.rows if r.trains != PROBE}
+    several = len({row.model for row in found.rows}) > 1
+    return {r.name: r.name if several else r.trains for r in found.rows if r.trains != PROBE}
 
 
 def _difference(pair: TransferPair, shown: dict[str, str]) -> str:

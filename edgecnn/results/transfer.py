@@ -34,7 +34,9 @@ class TransferRow:
     The float32 graph's top-1 on the `n` test images, a probe's in PyTorch. `folder` holds the run, as seen from the
     table's; a probe has none, and no INT8. `minutes` of training by the clock and `cpu_minutes` of processor time,
     epochs of an interrupted run included in the first; None where nobody took them. `top1_bits` are packed bits of
-    which images are right, in the order of their ids; `images_sha256` says which images those are.
+    which images are right, in the order of their ids; `images_sha256` says which images those are. `failed` says why
+    no INT8 could be made of what training came to: `int8` is empty then, and top-1 is PyTorch's where there is no
+    float32 graph either.
     """
 
     __pydantic_config__ = STRICT
@@ -55,6 +57,7 @@ class TransferRow:
     int8: tuple[TransferInt8, ...]
     images_sha256: str
     top1_bits: str
+    failed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,8 @@ class TransferPair:
 @dataclass(frozen=True, kw_only=True)
 class TransferAnswer:
     """Of a network's runs the one that trains least of those that no other is told to be better than; `better_than`
-    are those that train less, each of which some run was told to be better than. Against the run `against` it may lose
-    up to `lost_pp_max`, the largest upper end of the 95 % intervals."""
+    are those that train less, each of which some run was told to be better than; a run that failed is neither. Against
+    the run `against` it may lose up to `lost_pp_max`, the largest upper end of the 95 % intervals."""
 
     __pydantic_config__ = STRICT
 
@@ -92,7 +95,8 @@ class TransferAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferTable:
-    """The rows of one or several networks on the same split, how they differ, and the answer for each network."""
+    """The rows of one or several networks on the same split, how they differ, and the answer for each network that has
+    a run that did not fail."""
 
     __pydantic_config__ = STRICT
 

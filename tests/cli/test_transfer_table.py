@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.artifact.trial_log import TrialLog
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.open import open_dataset
 from edgecnn.data.preprocess import preprocessing_from_json
+from edgecnn.errors import EdgecnnError, GraphError, RecipeError, WriteError
 from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.predict import Predictions
 from edgecnn.pipeline import transfer_rows
+from edgecnn.recipe.load import load_recipe
 from edgecnn.recipe.schema import Recipe
 from edgecnn.records import to_plain
 from edgecnn.results.accuracy import AccuracyFile
 from edgecnn.results.correctness import unpack_bits
 from edgecnn.results.engine import EngineInfo
 from edgecnn.statistics import drop_interval
+from edgecnn.steps.train import take_weights
 from edgecnn.zoo import find_model
 
 if TYPE_CHECKING:  # imported before the first test of this file
@@ -74,10 +78,14 @@ class FakeRuns:
     killed_in: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
     recipes: dict[str, Recipe] = field(default_factory=dict)
+    fails: dict[tuple[str, ...], EdgecnnError] = field(default_factory=dict)
+    weights: str = ""
 
     def __call__(self, recipe: Recipe, folder: Path, say: object, *, until: str, **named: object) -> None:
         assert named["threads"] == 1
         made = folder / ("model.safetensors" if until == "train" else "cpu/fp32.accuracy.json")
+        if until == "validate" and (error := self.fails.get((folder.name, *recipe.precisions))):
+            raise error
         if made.exists():
             return
         if (folder.name, until) == (self.killed_in, "train"):
@@ -87,7 +95,12 @@ class FakeRuns:
         made.parent.mkdir(parents=True, exist_ok=True)
         if until == "train":
             time.sleep(0.01)
-            made.write_bytes(folder.name.encode())
+            if self.weights:
+                given = replace(recipe.model, weights=self.weights, classes=2)
+                plain = replace(recipe, model=given, transfer=replace(recipe.transfer, train=""))
+                take_weights(replace(plain, train=replace(recipe.train, epochs=0)), made)
+            else:
+                made.write_bytes(folder.name.encode())
             return
         wrong = self.wrong[recipe.transfer.train or "scratch"]
         reference = self.predictions(wrong)
@@ -171,6 +184,64 @@ def test_images_that_change_meanwhile_are_no_comparison(
     monkeypatch.setattr("edgecnn.pytorch.probe.FOLDS", 2)
     command = ["transfer-table", images, "--model", "lenet5", "--weights", start, *QUICK, "-o", tmp_path / "table"]
     assert "was measured on other test images" in edgecnn(*command).refused()
+
+
+DEAD = GraphError("the layers before 'logits' are dead", "calibrate with other images")
+
+
+def test_a_network_that_died_is_a_row_and_no_answer(
+    edgecnn: Callable[..., Any], images: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`head` cannot be quantized, `scratch` not even exported."""
+    torch.save(build_model("lenet5", 2).state_dict(), tmp_path / "two.pth")
+    test = open_dataset(str(images), preprocessing_from_json(find_model("lenet5").preprocessing), "test")
+    runs = FakeRuns(test, {"head": 0, "last-2": 2, "all": 1, "scratch": 0}, weights=str(tmp_path / "two.pth"))
+    runs.fails = {("lenet5-head", "fp32", "int8"): DEAD}
+    runs.fails |= {("lenet5-scratch", "fp32", *more): DEAD for more in ((), ("int8",))}
+    monkeypatch.setattr(transfer_rows, "run_recipe", runs)
+    monkeypatch.setattr("edgecnn.pytorch.probe.DECAYS", (0.01,))
+    monkeypatch.setattr("edgecnn.pytorch.probe.FOLDS", 2)
+    out = tmp_path / "table"
+    command = ["transfer-table", images, "--model", "lenet5", "--weights", start, *QUICK, "-o", out]
+    result = edgecnn(*command, "--json")
+    assert result.code == 0, result.err
+    assert result.err.count(f"failed: {DEAD.message}") == 3
+    found = json.loads(result.out)
+    rows = {row["trains"]: row for row in found["rows"]}
+    assert {name: row["failed"] for name, row in rows.items() if row["failed"]} == dict.fromkeys(
+        ("head", "scratch"), DEAD.message
+    )
+    assert [len(rows[name]["int8"]) for name in RUNS] == [0, 2, 2, 0]
+    assert rows["head"]["top1_pct"] == 100
+    assert json.loads((out / "transfer-table.json").read_text())["rows"] == found["rows"]
+    with np.load(out / "lenet5-scratch" / "reference.npz") as made:
+        right = made["logits"].argmax(axis=1) == made["labels"]
+        order = np.argsort(made["ids"])
+    bits = unpack_bits(rows["scratch"]["top1_bits"], 20, rows["scratch"]["top1_n"], "", "")
+    np.testing.assert_array_equal(bits, right[order])
+    [answer] = found["answers"]
+    assert (answer["name"], answer["better_than"]) == ("lenet5 last-2", [])
+    assert f"head failed: {DEAD.message}" in edgecnn(*command).out
+
+    runs.fails = {(f"lenet5-{name}", "fp32", "int8"): DEAD for name in RUNS}
+    for file in out.glob("*/cpu/*.json"):
+        file.unlink()
+    assert "lenet5: no answer: every run failed" in edgecnn(*command, "--svg", tmp_path / "t.svg").out
+
+
+@pytest.mark.parametrize("error", [RecipeError("no such node", "name another"), WriteError("disk full", "make room")])
+def test_what_no_network_is_to_blame_for_ends_the_table(
+    error: EdgecnnError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, until: str, **named: object) -> None:
+        if until == "validate":
+            raise error
+        (tmp_path / "model.safetensors").write_bytes(b"")
+
+    monkeypatch.setattr(transfer_rows, "run_recipe", refuse)
+    run = transfer_rows.TransferRun("m head", "m", "head", load_recipe("lenet5-digits"), tmp_path, 1, 1)
+    with TrialLog(tmp_path / "log", "") as log, pytest.raises(type(error)):
+        transfer_rows.train_row(run, [], 1, False, transfer_rows.Kept(log), print, lambda step: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

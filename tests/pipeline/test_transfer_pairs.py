@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from edgecnn.pipeline.transfer_pairs import answer_for, pair_rows
+from edgecnn.pipeline.transfer_pairs import answer_for, answers_for, pair_rows
 from edgecnn.results.correctness import pack_bits
 from edgecnn.results.transfer import TransferAnswer, TransferPair, TransferRow
 from edgecnn.statistics import drop_interval, mcnemar_p
@@ -73,6 +75,21 @@ def test_the_answer_is_the_cheapest_that_none_is_told_to_beat(
 ) -> None:
     _, answer = table(*wrong)
     assert (answer.name, answer.better_than) == (chosen, better_than)
+
+
+def test_a_run_that_failed_is_no_answer_and_beats_none() -> None:
+    rows = [
+        replace(row("head", range(20), 10), failed="dead"),
+        row("last-2", range(60), 500),
+        replace(row("all", range(5), 1000), failed="dead"),
+        row("scratch", range(90), 1000),
+    ]
+    pairs = pair_rows(rows)
+    answer = answer_for("m", rows, pairs)
+    assert (answer.name, answer.better_than, answer.against) == ("m last-2", (), "m all")
+    failed = [replace(one, failed="dead") for one in rows]
+    other = row("all", range(3), 10, "other"), row("head", range(4), 9, "other")
+    assert [one.model for one in answers_for([*failed, *other], pair_rows([*failed, *other]))] == ["other"]
 
 
 def test_what_the_answer_may_lose_is_the_largest_upper_end() -> None:

@@ -90,6 +90,17 @@ def test_the_text_says_each_figure_and_fits() -> None:
     assert "it may lose up to 7.7 pp against all" in " ".join(text.split())
 
 
+def test_a_run_that_failed_says_why_in_place_of_int8() -> None:
+    found = table("squeezenet1_1", "vgg16")
+    dead = [replace(row, failed="dead", int8=()) if "vgg16 all" in row.name else row for row in found.rows]
+    lines = list(transfer_text(replace(found, rows=tuple(dead), answers=found.answers[:1])))
+    assert [line.split()[-1] for line in lines if line.startswith("all ")] == ["2.5]", "failed", "dead"]
+    assert "vgg16: no answer: every run failed" in lines
+    assert "vgg16 all over vgg16 head" in " ".join(lines)
+    assert max(map(len, lines)) <= 80
+    assert "failed: " in transfer_svg(replace(found, rows=tuple(dead)))
+
+
 def test_of_several_networks_each_run_is_called_by_both_names() -> None:
     text = " ".join("\n".join(transfer_text(table("resnet18", "vgg16"))).split())
     assert "vgg16 all over vgg16 head" in text

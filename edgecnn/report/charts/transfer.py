@@ -62,6 +62,8 @@ def _line(row: TransferRow, y: float, x: float, left: float, right: float) -> It
     probe = row.trains == PROBE
     kind, name = ("probe", f"linear on {row.stage}") if probe else ("run", row.trains)
     tip = f"{row.name}: {row.top1_pct:.2f} % [{row.top1_ci_pct[0]:.2f}, {row.top1_ci_pct[1]:.2f}], n = {row.n}"
+    if row.failed:
+        tip += f"; failed: {row.failed}"
     yield _text(24, y + 4, name)
     yield f'<line class="{kind}" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
     yield (f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{inert_html(inert(tip))}</title></circle>')
