@@ -79,7 +79,7 @@ def open_dataset(
         return image_folder(Path(source), preprocessing, split, labels, wnids)
     if name == "lfw" and root:
         raise DataError(
-            f"{source}: pairs, which `reference` and `validate` of an embedding network take alone",
+            f"{source}: pairs, which `reference` and `validate` of an embedding network take on this machine",
             "name the folder with the persons' folders",
         )
     if not Path(source).exists():

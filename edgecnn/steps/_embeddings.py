@@ -24,11 +24,19 @@ from edgecnn.steps._shared import predict_shared
 
 def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
     """Images to calibrate an embedding network with: of the classes that it was trained on, where the data has those;
-    images of other networks as they come."""
+    images of other networks as they come. Raises `DataError` where the data has such classes, and no image of them."""
     if not sidecar.embeds or dataset.labels is None:
         return dataset
     seen = sidecar.facts.get("verification", {}).get("train_classes", ())
-    return of_classes(dataset, seen) if set(dataset.label_names or ()) & set(seen) else dataset
+    if not set(dataset.label_names or ()) & set(seen):
+        return dataset
+    kept = of_classes(dataset, seen)
+    if not len(kept):
+        raise DataError(
+            f"{dataset.name}: none of its {len(dataset)} images is of a class that the network was trained on",
+            f"calibrate with images of {', '.join(seen[:10])}: those of others are to test it",
+        )
+    return kept
 
 
 def open_unseen(path: Path, sidecar: Sidecar, data: str) -> Dataset:

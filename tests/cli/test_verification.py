@@ -83,6 +83,18 @@ def test_only_the_trained_classes_calibrate(run: Path) -> None:
     assert read_ranges(run / "model.calib.json").images == min(512, len(used))
 
 
+def test_a_manifest_of_unseen_images_calibrates_nothing(edgecnn: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "set.txt"
+    edgecnn("calibration-set", "digits", "--images", "30", "-o", manifest)
+    whole = open_dataset("digits", UNDECODED, "train")
+    assert whole.labels is not None
+    held = {name for name, label in zip(whole.ids, whole.labels, strict=True) if label < 3}
+    lines = [line for line in manifest.read_text().splitlines() if line.startswith("#") or line.split()[0] in held]
+    manifest.write_text("\n".join(lines) + "\n")
+    said = edgecnn("calibrate", run / "model.fp32.onnx", "--data", f"{manifest}:digits", "-o", tmp_path / "c.json")
+    assert "none of its 9 images is of a class that the network was trained on" in said.refused()
+
+
 def test_same_answers_with_distance_and_threshold(
     edgecnn: Callable[..., Any], run: Path, pictures: Callable[[str], list[Path]]
 ) -> None:
