@@ -22,10 +22,6 @@ ORDER = (  # of the flow, then what only looks
     "push", "recipe", "models", "summary", "probe", "transfer-table", "targets", "check", "repro", "sign", "verify",
     "inspect", "layers", "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "same",
     "monitor", "drift", "doctor", "remote",
-    "push", "recipe", "models", "summary", "probe", "transfer-table",
-    "targets", "check", "repro", "sign", "verify", "inspect", "layers",
-    "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "same", "monitor",
-    "drift", "doctor", "remote",
 )  # fmt: skip
 
 
