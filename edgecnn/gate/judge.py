@@ -85,8 +85,7 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
         if limit is None:
             continue
         if not any(rule.measured(m) or rule.why_unserved(m) for m in concerned):
-            open_ = Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent)
-            yield dataclasses.replace(open_, mappable=not rule.must_be_told)
+            yield Check("all", rule.tolerance, None, None, limit, "INCONCLUSIVE", rule.absent, mappable=False)
             continue
         for m in concerned:
             if not rule.serves(m):
@@ -96,7 +95,7 @@ def _check_tolerances(tolerances: Tolerances, measurements: Sequence[Measurement
             elif rule.measured(m):
                 yield rule.judge(m, rule, limit)
             elif rule.owes(m, measurements):
-                yield rule.check(m, limit, "INCONCLUSIVE", rule.absent)
+                yield dataclasses.replace(rule.check(m, limit, "INCONCLUSIVE", rule.absent), mappable=False)
 
 
 def _task(measurement: Measurement) -> str:

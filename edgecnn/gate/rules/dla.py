@@ -40,6 +40,5 @@ RULES = (
         _judge,
         owes=_owes,
         absent="no build for a DLA was reported: put the build.log of build-dla.sh beside the engines as X.dla.log",
-        must_be_told=True,
     ),
 )

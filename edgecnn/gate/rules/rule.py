@@ -55,8 +55,8 @@ class Rule:
     `owe` the value leave it open, and so do those of a task that is not among its `tasks`, and where it `needs_logits`
     (or the probabilities of all classes) those that name their best classes alone. Where the recipe leaves the
     tolerance out, the limit of the one that is its `default` holds as soon as one engine was measured for it. `absent`
-    says of the others what they lack, and what `must_be_told` no recipe maps to a pass then. What `needs_kernels` is
-    said of INT8 where it is known that it is INT8.
+    says of the others what they lack, which no recipe maps to a pass. What `needs_kernels` is said of INT8 where it is
+    known that it is INT8.
     """
 
     tolerance: str
@@ -71,7 +71,6 @@ class Rule:
     absent: str = "not measured"
     needs_logits: bool = False
     needs_kernels: bool = False
-    must_be_told: bool = False
 
     def serves(self, measurement: Measurement) -> bool:
         """Whether the value means anything for what the engine decides; without its accuracy that is not known."""
