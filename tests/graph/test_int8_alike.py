@@ -25,7 +25,7 @@ pytestmark = pytest.mark.onnx
 ONE = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
 NOISE = np.random.default_rng(1).normal(0, 1, (64, 4, 8, 8)).astype(np.float32)
 ALIKE = {
-    "40 equal": (ONE.repeat(40, axis=0), "with 1 different images"),
+    "40 equal": (ONE.repeat(40, axis=0), "with 1 different image"),
     "20 of one color": (
         np.tile(np.array([-2.1, -2.0, -1.8, 0.3], np.float32).reshape(1, 4, 1, 1), (20, 1, 8, 8)),
         "with 1 diff",
