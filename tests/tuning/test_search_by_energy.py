@@ -166,6 +166,7 @@ def test_one_comparison_beside_rails_that_are_read(made: Path, tmp_path: Path, m
     """Nothing made up but the watts: 9 while an engine is queried, 2 before and after."""
     monkeypatch.setattr(measured, "IDLE_S", 0.05)
     monkeypatch.setattr(measured, "PERIOD_S", 0.01)
+    monkeypatch.setattr(measured, "GAP_S", 10.0)  # a busy machine may not run the thread that reads for a while
     monkeypatch.setattr(measured, "BLOCK_S", 0.04)
     monkeypatch.setattr("edgecnn.measure.latency.CLOCK_PERIOD_S", 0.05)
     now = {"watts": 2.0}
