@@ -153,8 +153,8 @@ def answers(client: Any, module: Any, values: Any) -> dict[str, Any]:
     return outputs
 
 
-def check_probabilities(bundle: Bundled, outputs: dict[str, Any], tolerance: float) -> None:
-    """What was answered is what `edgecnn predict` says, image by image."""
+def check_probabilities(bundle: Bundled, outputs: dict[str, Any], tolerance: float, apart: int = 0) -> None:
+    """What was answered is what `edgecnn predict` says; of at most `apart` images within a hundredth."""
     said = bundle.said[: len(next(iter(outputs.values())))]
     classes = np.array([[top["class"] for top in row] for row in said])
     if "top_classes" in outputs:
@@ -164,7 +164,9 @@ def check_probabilities(bundle: Bundled, outputs: dict[str, Any], tolerance: flo
         (scores,) = outputs.values()
         raised = np.exp(scores) if "logits" in outputs else scores
         shares = np.take_along_axis(raised / raised.sum(axis=1, keepdims=True), classes, axis=1)
-    assert shares == pytest.approx(np.array([[top["probability"] for top in row] for row in said]), abs=tolerance)
+    differences = np.abs(shares - np.array([[top["probability"] for top in row] for row in said])).max(axis=1)
+    assert (differences > tolerance).sum() <= apart, differences
+    assert differences.max() <= max(tolerance, 1e-2 if apart else 0.0), differences
 
 
 def check_labels(bundle: Bundled, client: Any, module: Any, output: str) -> None:
@@ -180,7 +182,8 @@ def test_the_client_gets_what_predict_says(
     form: str, bundled: Callable[[str], Bundled], serve: Serve, tritonclient: Any
 ) -> None:
     bundle = bundled(form)
-    images, tolerance = prepared(bundle), 1e-2 if form == "int8" else 2e-6  # a code at an edge differs
+    # `predict` rounds FP16 as TensorRT does, the server here does not: INT8 codes at an edge may fall to the other side
+    images, tolerance, apart = prepared(bundle), *((1e-3, 1) if form == "int8" else (2e-6, 0))
     assert len({row[0]["class"] for row in bundle.said[:LARGEST]}) > 2
     with serve(bundle) as client:
         assert client.is_server_live()
@@ -190,7 +193,7 @@ def test_the_client_gets_what_predict_says(
         assert (told.name, list(told.shape)) == ("input", [-1, *images.shape[1:]])
         assert client.get_model_config(NAME).config.max_batch_size == LARGEST
         for n in (1, 5, LARGEST):
-            check_probabilities(bundle, answers(client, tritonclient, images[:n]), tolerance)
+            check_probabilities(bundle, answers(client, tritonclient, images[:n]), tolerance, apart)
         with pytest.raises(tritonclient.InferenceServerException, match="batch-size must be <= 16"):
             answers(client, tritonclient, images[: LARGEST + 1])
         if form != "bytes":
