@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import pkgutil
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,8 @@ class InOrder(typer.core.TyperGroup):
 
 def application(first_argument: str = "") -> typer.main.Typer:
     """Every command, each a function (or a group) in the module of its name, in the order of the flow; but where
-    `first_argument` is one of them, it alone: the others take a tenth of a second to put together."""
+    `first_argument` is one of them, it alone, and where it asks for help, all without their options: those take as long
+    to put together as everything else."""
     app = typer.Typer(
         name="edgecnn",
         cls=InOrder,
@@ -54,8 +56,15 @@ def application(first_argument: str = "") -> typer.main.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, epilog=examples)
         else:
-            app.command(name, epilog=examples)(command)
+            app.command(name, epilog=examples)(_without_options(command) if first_argument == "--help" else command)
     return app
+
+
+def _without_options(command: Callable[..., Any]) -> Callable[[], None]:
+    def listed() -> None: ...
+
+    listed.__doc__ = command.__doc__
+    return listed
 
 
 def _command_name(module: str) -> str:
