@@ -53,7 +53,7 @@ print(right / len(images))
 
 def measure_network(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both sides of one network, `options.rounds` times in turn."""
-    images = _part_of(options.shared / "data" / "imagenet-500", options.images, folder / "images")
+    images = part_of(options.shared / "data" / "imagenet-500", options.images, folder / "images")
     edgecnn, graph, reference = [sys.executable, "-m", "edgecnn"], folder / "net.onnx", folder / "reference.npz"
     measure_process([*edgecnn, "export", name, "--weights", "none", "-o", graph], tree=options.tree)
     measure_process([*edgecnn, "reference", graph, "--data", images, "-o", reference], tree=options.tree)
@@ -75,7 +75,7 @@ def measure_network(name: str, options: argparse.Namespace, folder: Path) -> dic
     }
 
 
-def _part_of(whole: Path, count: int, folder: Path) -> Path:
+def part_of(whole: Path, count: int, folder: Path) -> Path:
     """Links to `count` images below `whole`, in their class folders; again from the first where there are fewer."""
     paths = sorted(p for p in whole.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not paths:
