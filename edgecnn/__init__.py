@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgecnn.pipeline.transfer_table import transfer_table
     from edgecnn.recipe.load import load_recipe
     from edgecnn.recipe.schema import BatchSettings, Recipe
-    from edgecnn.report import write_report
+    from edgecnn.report.write import write_report
     from edgecnn.results.accuracy import Accuracy
     from edgecnn.results.drift import Drift
     from edgecnn.results.latency import Latency, LatencyFile
@@ -143,7 +143,7 @@ _MODULES = {
     "steps.validate": ("validate",),
     "steps.verification": ("validate_verification",),
     "steps.bench": ("bench",),
-    "report": ("write_report", "RunReport"),  # with what shows one in a notebook
+    "report.write": ("write_report", "RunReport"),  # with what shows one in a notebook
     "recipe.load": ("load_recipe",),
     "recipe.schema": ("Recipe", "BatchSettings"),
     "inspection.drift": ("drift",),

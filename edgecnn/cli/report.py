@@ -46,9 +46,9 @@ def report(
     from edgecnn.artifact.write import write_bytes
     from edgecnn.errors import MeasurementError
     from edgecnn.pipeline.find import find_judged
-    from edgecnn.report import render_report, write_report
     from edgecnn.report.card import model_card
     from edgecnn.report.details import read_details
+    from edgecnn.report.write import render_report, write_report
     from edgecnn.steps.report import report_of
 
     if beside and format_ != "gradients":

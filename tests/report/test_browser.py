@@ -9,8 +9,8 @@ import pytest
 
 from edgecnn.artifact.run_folder import read_target_run
 from edgecnn.recipe.load import load_recipe
-from edgecnn.report import write_report
 from edgecnn.report.details import read_details
+from edgecnn.report.write import write_report
 from edgecnn.steps.report import report_of
 from tests.fakes.browser import Browser, find_chromium
 from tests.fakes.judged_run import HOSTILE, make_judged_run

@@ -10,12 +10,12 @@ import pytest
 from lxml import etree
 from lxml import html as lxml_html
 
-from edgecnn.report import FORMATS
 from edgecnn.report.github import github_annotations
 from edgecnn.report.gitlab import gitlab_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_comment
 from edgecnn.report.terminal import closing_line, terminal_report
+from edgecnn.report.write import FORMATS
 from edgecnn.results.accuracy import ClassLoss
 from edgecnn.results.baseline import Baseline
 from edgecnn.results.device import Device

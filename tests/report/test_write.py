@@ -14,12 +14,12 @@ from lxml import etree
 
 from edgecnn.errors import MeasurementError, WriteError
 from edgecnn.records import record_from_mapping, to_plain
-from edgecnn.report import FORMATS, write_report
 from edgecnn.report.github import append_summary, github_annotations
 from edgecnn.report.gitlab import gitlab_report
 from edgecnn.report.json_file import json_report
 from edgecnn.report.junit import junit_report
 from edgecnn.report.markdown import markdown_comment, markdown_report
+from edgecnn.report.write import FORMATS, write_report
 from edgecnn.results.accuracy import ClassLoss
 from edgecnn.results.accuracy_baseline import BaselineDrop
 from edgecnn.results.baseline import Baseline, BaselineRow
