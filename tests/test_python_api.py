@@ -73,10 +73,10 @@ def test_the_flow_of_a_published_network(published: Path) -> None:
 
 
 def test_names_are_not_shadowed_by_modules() -> None:
-    """In a process where every module is imported that can be: `edgecnn.report`, `edgecnn.gate` are packages."""
+    """In a process where every module that could is an attribute: `edgecnn.report`, `edgecnn.gate` are packages."""
     script = """
 import importlib, inspect, pkgutil, edgecnn
-for module in pkgutil.walk_packages(edgecnn.__path__, "edgecnn."):
+for module in pkgutil.iter_modules(edgecnn.__path__, "edgecnn."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 for name in edgecnn.__all__:
