@@ -14,6 +14,7 @@ from edgecnn.results.device import Device
 
 CPU = "cpu"  # the target that every machine is
 FIRST_IMPLICIT_DLA, LAST_IMPLICIT_DLA, FIRST_TYPED_DLA = (10, 3), (10, 7), (11, 4, 1)  # of TensorRT
+FIRST_BUILD_ROUTES = (11, 1)  # of TensorRT
 TYPED_DLA_TARGET = "agx-orin"
 MEMORY_TOLERANCE = 0.3  # boards reserve a part of their memory, and GB are not GiB
 
@@ -53,6 +54,12 @@ class Target:
     def has_implicit_int8(self) -> bool:
         """Whether its engines are plans of TensorRT, which up to 10 places INT8 by itself when asked to."""
         return self.engine == "plan" and not self.built_anywhere
+
+    @property
+    def has_build_routes(self) -> bool:
+        """Whether its engines are plans of a TensorRT that may be 11.1 or later."""
+        newest = version_tuple(self.tensorrt_max)
+        return self.engine == "plan" and not self.built_anywhere and (not newest or newest >= FIRST_BUILD_ROUTES)
 
     @property
     def has_profiles(self) -> bool:

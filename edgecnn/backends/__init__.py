@@ -13,6 +13,7 @@ Each backend module offers
     machine_facts() -> dict                                 what `edgecnn doctor` prints of the runtime and its device
     why_not() -> str                                        why its engines do not run here; "" where they do
     check_graph(path, build) -> Opinion | None              what the runtime says to a graph; None where it has no say
+    build_knobs() -> tuple[Knob, ...]                       of which a build route is made; () where there is none
     reproducing_script() -> str                             asks the same of graph.onnx beside it, without edgecnn
     recognizes(path, first_bytes) -> bool                   whether a file is one of its engines
     SUFFIXES                                                of its engine files, the one that it writes first
@@ -54,6 +55,16 @@ class Opinion:
 
 
 @dataclass(frozen=True)
+class Knob:
+    """What a build route can set: its name ("-conv_lowering"), the values that it may have, none where these are no
+    closed set, and which it has by itself."""
+
+    name: str
+    values: tuple[str, ...]
+    default: str
+
+
+@dataclass(frozen=True)
 class ImplicitInt8:
     """The scale of each tensor, largest absolute value / 127, read from the file `source`."""
 
@@ -66,7 +77,8 @@ class BuildOptions:
     """What an engine is built for. `threads` matters on a CPU alone; None leaves the choice to the runtime.
 
     `recipe` and `fields` are copied into the engine's sidecar. The rest is TensorRT's: the workspace limit (None: from
-    the memory that is free), the builder's optimization level (0-5; None: its default), on which other GPUs and newer
+    the memory that is free), the builder's optimization level (0-5; None: its default), the build route ("-knob=value",
+    separated by spaces; "": its default), on which other GPUs and newer
     TensorRTs the plan shall run too (each costs speed), and the timing cache's file (None: one per TensorRT, GPU and
     driver; `fresh_timings` uses none, and `locked` takes nothing but the cache and settings of the lock beside the
     plan). `compute_capabilities` ("8.6", "8.9") are TensorRT-RTX's: the GPUs that the plan is for (none: 8.0 and
@@ -78,6 +90,7 @@ class BuildOptions:
     threads: int | None = None
     workspace_mb: float | None = None
     optimization_level: int | None = None
+    build_route: str = ""
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     timing_cache: Path | None = None
@@ -123,6 +136,8 @@ class Backend(Protocol):
     def free_memory_bytes(self) -> int | None: ...
 
     def check_graph(self, path: Path, build: bool = True) -> Opinion | None: ...
+
+    def build_knobs(self) -> tuple[Knob, ...]: ...
 
     def reproducing_script(self) -> str: ...
 

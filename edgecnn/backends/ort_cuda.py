@@ -14,5 +14,6 @@ device, tools, precision_of = _backend.device, _backend.tools, _backend.precisio
 describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts, _backend.check_graph
 why_not = _backend.why_not
 reproducing_script = _backend.reproducing_script
+build_knobs = _backend.build_knobs
 free_memory_bytes = _backend.free_memory_bytes
 build_watched = _backend.build_watched

@@ -14,4 +14,5 @@ describe, machine_facts, check_graph = _backend.describe, _backend.machine_facts
 why_not = _backend.why_not
 free_memory_bytes = _backend.free_memory_bytes
 reproducing_script = _backend.reproducing_script
+build_knobs = _backend.build_knobs
 build_watched = _backend.build_watched

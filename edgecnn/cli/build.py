@@ -58,6 +58,9 @@ def build(
     optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="How hard TensorRT's builder tries; 5 takes longest.")
     ] = None,
+    build_route: Annotated[
+        str, typer.Option(help="What TensorRT 11.1 and later is told beside: --build-route='-knob=value -knob=value'.")
+    ] = "",
     hardware_compatibility: Annotated[
         HardwareCompatibility, typer.Option(help="On which other GPUs the plan runs too, at the price of speed.")
     ] = "none",
@@ -115,6 +118,7 @@ def build(
         threads=threads,
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,
+        build_route=build_route,
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
         timing_cache=timing_cache,

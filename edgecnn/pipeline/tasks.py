@@ -27,11 +27,11 @@ from edgecnn.pipeline.workshop import (
 )
 from edgecnn.recipe.factory import split_factory
 from edgecnn.recipe.schema import Recipe, fields_of
-from edgecnn.recipe.variants import Variant, variants_of
+from edgecnn.recipe.variants import Variant, route_of, variants_of
 from edgecnn.results.device import Device
 from edgecnn.steps._own import import_fields, import_own
 from edgecnn.steps._sessions import VALIDATION_BATCH
-from edgecnn.steps.build import build
+from edgecnn.steps.build import build, route_fields
 from edgecnn.steps.calibrate import calibrate
 from edgecnn.steps.export import export_checkpoint
 from edgecnn.steps.gate import accuracy_baseline_path, baseline_path, gate
@@ -302,7 +302,7 @@ def _engine_tasks(
     images: Mapping[str, str],
 ) -> Iterator[Task]:
     recipe, geometry = shop.recipe, shop.recipe.input.geometry
-    weak = variant.scheme == "implicit"
+    weak, route = variant.scheme == "implicit", route_of(shop.recipe, variant, target)
     graph, predictions = shop.folder / variant.graph, shop.folder / "reference.npz"
     yield Task(
         "build",
@@ -312,6 +312,7 @@ def _engine_tasks(
         {
             **fields_of("batch", recipe.batch),
             **(recipe.values("build.weakly_typed", "quantize.method") if weak else {}),
+            **route_fields(route),
         },
         lambda: build(
             graph,
@@ -319,6 +320,7 @@ def _engine_tasks(
             target=target.name,
             batch=recipe.batch,
             threads=shop.threads,
+            build_route=route,
             weakly_typed=weak,
             ranges=shop.folder / RANGES if weak else None,
             method=recipe.quantize.method,

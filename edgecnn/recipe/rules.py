@@ -67,12 +67,26 @@ def _find_dla_contradictions(recipe: Recipe) -> list[str]:
 
 def _find_build_contradictions(recipe: Recipe) -> list[str]:
     if not recipe.build.weakly_typed:
-        return []
+        return _find_route_contradictions(recipe)
     problems = [] if "int8" in recipe.precisions else ["build.weakly_typed is of INT8: precisions has no 'int8'"]
     known = targets()
     for name in recipe.targets:
         if name in known and known[name].kind == "gpu" and not known[name].has_implicit_int8:
             problems.append(f"build.weakly_typed: only TensorRT 10 has implicit INT8, and target {name!r} is another's")
+    return problems + _find_route_contradictions(recipe)
+
+
+def _find_route_contradictions(recipe: Recipe) -> list[str]:
+    """On a CPU nothing is built."""
+    routes, known = recipe.build.routes or {}, targets()
+    problems = [
+        f"build.routes.{precision}: precisions has no {precision!r}"
+        for precision in routes
+        if precision not in recipe.precisions
+    ]
+    for target in (known[name] for name in recipe.targets if name in known and routes):
+        if target.kind == "gpu" and not target.has_build_routes:
+            problems.append(f"build.routes: only TensorRT 11.1 and later has them, and target {target.name!r} has not")
     return problems
 
 

@@ -256,6 +256,7 @@ class BuildSettings:
 
     rebuilds: PositiveCount = 1  # of each engine, to tell how builds differ: the worst is judged, the median kept
     weakly_typed: bool = False  # of TensorRT 10: a second INT8 engine, for which it places INT8 by itself
+    routes: dict[Precision, str] | None = None  # of TensorRT 11.1 and later: "-knob=value ..." for the engines of each
 
 
 @dataclass(frozen=True)

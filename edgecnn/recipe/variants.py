@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgecnn.recipe.schema import Precision, Recipe
 from edgecnn.results.engine import Scheme
+from edgecnn.targets import Target
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Variant:
         if self.scheme == "implicit":
             return "model.fp32.onnx"
         return f"model.{self.precision}-{self.scheme}.onnx" if self.scheme else f"model.{self.precision}.onnx"
+
+
+def route_of(recipe: Recipe, variant: Variant, target: Target) -> str:
+    """The build route of an engine; "" where TensorRT chooses it, and for what has none: a CPU, implicit INT8."""
+    if variant.scheme == "implicit" or not target.has_build_routes:
+        return ""
+    return " ".join((recipe.build.routes or {}).get(variant.precision, "").split())
 
 
 def variants_of(recipe: Recipe, *, on_cpu: bool) -> list[Variant]:

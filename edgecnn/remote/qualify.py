@@ -19,7 +19,7 @@ from edgecnn.measure.classification import measure_accuracy
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.predict import read_predictions
 from edgecnn.recipe.schema import Recipe, Tolerances
-from edgecnn.recipe.variants import Variant, variants_of
+from edgecnn.recipe.variants import Variant, route_of, variants_of
 from edgecnn.records import record_from_mapping
 from edgecnn.remote.child import Child
 from edgecnn.results.crash import Crash
@@ -190,6 +190,7 @@ def _build(child: Child, question: Question, variant: Variant, output: Path) -> 
         "target": question.target.name,
         "batch": dataclasses.asdict(question.recipe.batch),
         "threads": question.threads,
+        "build_route": route_of(question.recipe, variant, question.target),
     }
     if variant.scheme == "implicit":
         ranges = str((question.folder / RANGES).absolute())

@@ -14,7 +14,7 @@ from edgecnn.backends import BuildOptions, ImplicitInt8, load_backend, provider_
 from edgecnn.errors import ArtifactError, BackendError, DeviceError, RecipeError
 from edgecnn.graph.decision import require_logits
 from edgecnn.limits import what_lacks
-from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, RangeMethod, fields_of
+from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider, RangeMethod, Setting, fields_of
 from edgecnn.steps._arguments import FilePath, path_or_none, require_at_least, require_one_of
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.targets import CPU, find_target, target_mismatch
@@ -31,6 +31,7 @@ def build(
     threads: int | None = None,
     workspace_mb: int | None = None,
     optimization_level: int | None = None,
+    build_route: str = "",
     hardware_compatibility: HardwareCompatibility = "none",
     version_compatible: bool = False,
     timing_cache: FilePath | None = None,
@@ -75,7 +76,7 @@ def build(
         raise ArtifactError(f"{graph}: {what_lacks(graph)}", "export it first, or check the path")
     external_files(graph)
     require_inference_graph(graph)
-    device = find_target(target or module.DEFAULT_TARGET)
+    device, build_route = find_target(target or module.DEFAULT_TARGET), " ".join(build_route.split())
     if device.backend != module.NAME:
         raise DeviceError(
             f"target {device.name} is built with --backend {device.backend}, not {module.NAME}",
@@ -104,6 +105,7 @@ def build(
         threads=threads,
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,
+        build_route=build_route,
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
         timing_cache=path_or_none(timing_cache),
@@ -112,10 +114,20 @@ def build(
         compute_capabilities=tuple(compute_capabilities),
         implicit=implicit,
         recipe=source.recipe,
-        fields={**source.fields, **fields_of("batch", batch), **_implicit_fields(implicit, method)},
+        fields={
+            **source.fields,
+            **fields_of("batch", batch),
+            **_implicit_fields(implicit, method),
+            **route_fields(build_route),
+        },
     )
     module.engine_from_onnx(graph, engine, options)
     return engine
+
+
+def route_fields(route: str) -> dict[str, Setting]:
+    """Of a build route as an engine's `fields` have it; none of a build without one."""
+    return {"build.route": route} if route else {}
 
 
 def _served_batch(source: Sidecar) -> BatchSettings:

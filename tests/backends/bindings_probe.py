@@ -123,6 +123,9 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
         calls["int8"] = lambda: bare("IBuilderConfig").set_flag(trt.BuilderFlag.INT8)
         calls["fp16"] = lambda: bare("IBuilderConfig").set_flag(trt.BuilderFlag.FP16)
         calls["calibration"] = lambda: bare("IBuilderConfig").set_calibration_profile(bare("IOptimizationProfile"))
+    if hasattr(trt.IBuilderConfig, "build_route"):
+        calls["route"] = setting("IBuilderConfig", "build_route", "-conv_lowering=off")
+        calls["routes"] = getting("IBuilderConfig", "all_build_routes")
     for name in ("num_layers", "num_inputs", "num_outputs"):
         calls[f"network.{name}"] = getting("INetworkDefinition", name)
     for name in ("type", "metadata", "num_outputs"):
@@ -135,7 +138,9 @@ def right_calls(logger: Any, monitor: Any, profiler: Any) -> dict[str, Callable[
 def wrong_calls(logger: Any) -> dict[str, Callable[[], Any]]:
     """Calls that must be refused, or this probe would prove nothing."""
     more = {"a calibrator that is none": setting("IBuilderConfig", "int8_calibrator", object())}
+    routes = {"a route that is a list": setting("IBuilderConfig", "build_route", ["-conv_lowering=off"])}
     return {
+        **(routes if hasattr(trt.IBuilderConfig, "build_route") else {}),
         **(more if hasattr(trt, "IInt8EntropyCalibrator2") else {}),
         "a name that no overload has": lambda: bare("Builder").create_network(flag=1),
         "an address that is no number": lambda: bare("IExecutionContext").set_tensor_address("input", "0x7f"),

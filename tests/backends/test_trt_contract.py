@@ -206,6 +206,8 @@ def test_the_fake_offers_nothing_that_the_version_lacks(snapshot: Path) -> None:
                 continue
             if member == "set_calibration_profile" and not api["version"].startswith("10."):
                 continue  # the version's own members are all that an object of the fake has
+            if "build_route" in member and api["version"].startswith(("10.", "11.0.")):
+                continue
             if "unfused_tensors" in member and api["version"].startswith("10.3."):
                 continue
             assert member in known, f"{name}.{member}"

@@ -33,6 +33,12 @@ FORMATS_10 = {"Float": "Row major linear FP32", "Half": "Row major linear FP16 f
 
 ACTIVATION_BYTES = 4096  # for one image
 COMPILE_S = 0.01
+KNOBS = {  # of build routes: the values as TensorRT writes them, and the default
+    "-conv_lowering": ("-conv_lowering=[on|off]", "on"),
+    "-kgen:tiling": ("-kgen:tiling=[0|1|2]", "1"),
+    "-cask_fusion:num_tactics": ("-cask_fusion:num_tactics=int", "10"),
+    "-peep:max": ("-peep:max=[1|2|...]", "1"),
+}
 KERNELS = {"Float": "f32f32_f32f32_f32", "Half": "f16f16_f16f32_f32", "Int8": "i8i8_i8i32_f32"}
 
 
@@ -211,12 +217,35 @@ class BuilderConfig(Strict):
         self._cache: Any = None
         self._cache_given = False
         self.builder_optimization_level = 3
+        self._route = ""
         self.profiling_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
         self.hardware_compatibility_level = module.HardwareCompatibilityLevel.NONE
         self.progress_monitor = None
         self._calibration_profile: Any = None
         if "int8_calibrator" in _all(type(self), "properties"):
             self.int8_calibrator = None
+
+    @property
+    def all_build_routes(self) -> str:
+        """JSON text; TensorRT-RTX has none."""
+        if self._module._compiles:
+            return ""
+        options = [
+            {"option": name, "allowed_values": values, "default_value": default, "help": name.strip("-")}
+            for name, (values, default) in KNOBS.items()
+        ]
+        return json.dumps({"tuner_version": "2.19.45", "tuner_options": options})
+
+    @property
+    def build_route(self) -> str:
+        return self._route
+
+    @build_route.setter
+    def build_route(self, route: str) -> None:
+        """Kept as it is, and looked at by the build; TensorRT-RTX drops it, and says nothing."""
+        if not isinstance(route, str):
+            raise TypeError(f"(): incompatible function arguments: {route!r}; (arg1: str)")
+        self._route = "" if self._module._compiles or "route dropped" in self._module._inject else route
 
     def set_calibration_profile(self, profile: Profile) -> bool:
         self._calibration_profile = profile
@@ -491,20 +520,30 @@ class Builder(Strict):
             return None
         if config._cache_given:
             config._cache()._entries |= kernels
-        module._builds.append({"flags": set(config._flags), "level": config.builder_optimization_level})
+        built = {"flags": set(config._flags), "level": config.builder_optimization_level, "route": config._route}
+        module._builds.append(built)
         return HostMemory(module._plan_bytes(network, config, kernels))
 
     def _kernels(self, names: list[str], config: BuilderConfig) -> set[str]:
         """What the cache has of these layers; a layer that is not in it is timed, which may come to another kernel."""
         known = {e.rpartition("#")[0]: e for e in config._cache()._entries} if config._cache_given else {}
         wanted = [f"{self._module._device.name}:{name}" for name in names]
-        return {known.get(name, f"{name}#{self._module._fastest}") for name in wanted}
+        fastest = self._module._fastest + sum(self._module._by_route.get(word, 0) for word in config._route.split())
+        return {known.get(name, f"{name}#{fastest}") for name in wanted}
 
     def _problem(self, network: Network, config: BuilderConfig) -> str:
         inject = self._module._inject
         typed = network.get_flag(self._module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         if "build_oom" in inject:
             return "Error Code 2: OutOfMemory (Requested size was 9000000000 bytes.)"
+        for word in config._route.split():
+            name, _, value = word.partition("=")
+            if name not in KNOBS:
+                return f"Error Code 3: API Usage Error (Build route knob '{name}' is not a valid knob.)"
+            if f"no build by {word}" in inject:
+                return (
+                    f"Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv, {value}.)"
+                )
         if "build" in inject:
             return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
         if without := next((i for i in inject if i.startswith("no kernel:")), ""):
@@ -960,7 +999,7 @@ SUBCLASSED = {
 def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     """The module `tensorrt` of a version, or with "rtx/" before it `tensorrt_rtx`, as its snapshot has it; what the
     latter compiles for the GPU stands in `_compiled`. `_inject` names failures to come:
-    builder, parse, build, build_oom, runtime, deserialize, context, execute, capture; fp32 (layers told as FP32), mixed
+    builder, parse, build, no build by -knob=value, route dropped, build_oom, runtime, deserialize, context, execute, capture; fp32 (layers told as FP32), mixed
     (INT8 of the first alone, FP16 of the rest), lost (FP16 kernels behind INT8 tensors)."""
     api = json.loads((API / f"{version}.json").read_text())
     rtx = version.startswith("rtx/")
@@ -978,6 +1017,7 @@ def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     module._builds, module._on_step, module._live = [], None, {}
     module._sessions, module._computing = {}, {}
     module._fastest = 0  # which of a layer's kernels the next build finds fastest
+    module._by_route = {}  # which other one it is by a word of a build route, as a difference
     module._wait = lambda thread: thread.join()
     for name, content in api["classes"].items():
         setattr(module, name, _class(module, name, content))
@@ -1034,7 +1074,7 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig, kernels: s
         "told": next((way for way in ("mixed", "lost") if way in module._inject), ""),
         "kernels": {name.partition(":")[2]: int(k) for name, _, k in (e.rpartition("#") for e in kernels)},
     }
-    model = with_faults(module, network)
+    model = with_faults(module, network, config._route)
     more = [t._name for t in network._outputs if t._name not in {o.name for o in model.graph.output}]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
     whole = module._compiles  # TensorRT-RTX compiles a network as one layer, which leaves nothing between layers
@@ -1045,15 +1085,16 @@ def _plan_bytes(module: Any, network: Network, config: BuilderConfig, kernels: s
     ) + model.SerializeToString()
 
 
-def with_faults(module: Any, network: Network) -> Any:
+def with_faults(module: Any, network: Network, route: str = "") -> Any:
     """A copy of the graph in which TensorRT computes some nodes wrongly: a node of "wrong NODE" gives 0.6 of what it
     should; of "wrong fused NODE" only as long as what it makes is no output; of "wrong plain NODE" in no build of which
-    inner tensors are seen."""
+    inner tensors are seen; after "by -knob=value: " only where the build route has that word."""
     model = onnx.ModelProto()
     model.CopyFrom(network._model)
     outputs = {t._name for t in network._outputs}
     seen = network._debugged or len(outputs) > len(network._model.graph.output)
-    for fault in (f.split(" ") for f in module._inject if f.startswith("wrong ")):
+    by_route = [f.removeprefix(f"by {word}: ") for word in route.split() for f in module._inject]
+    for fault in (f.split(" ") for f in dict.fromkeys((*module._inject, *by_route)) if f.startswith("wrong ")):
         node = next(n for n in model.graph.node if n.name == fault[-1])
         if (fault[1] == "fused" and node.output[0] in outputs) or (fault[1] == "plain" and seen):
             continue

@@ -22,7 +22,7 @@ from edgecnn.artifact.sidecar import (
     verified_sidecar,
 )
 from edgecnn.artifact.write import write_artifact
-from edgecnn.backends import BuildOptions, require_inference_graph
+from edgecnn.backends import BuildOptions, Knob, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph, scheme_of_graph
 from edgecnn.backends._graph_file import read_structure
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
@@ -145,6 +145,10 @@ class OrtBackend:
     def check_graph(self, path: Path, build: bool = True) -> None:
         """ONNX Runtime takes what is valid ONNX: there is nothing to warn of."""
 
+    def build_knobs(self) -> tuple[Knob, ...]:
+        """None: nothing is built."""
+        return ()
+
     def reproducing_script(self) -> str:
         """Nothing to reproduce: it is never asked for an opinion."""
         return ""
@@ -212,6 +216,7 @@ def _refuse_options_of_tensorrt(provider: Provider, options: BuildOptions) -> No
         "--profile": options.batch.profiles is not None and provider is not CPU,
         "--workspace-mb": options.workspace_mb is not None,
         "--optimization-level": options.optimization_level is not None,
+        "--build-route": bool(options.build_route),
         "--hardware-compatibility": options.hardware_compatibility != "none",
         "--version-compatible": options.version_compatible,
         "--timing-cache": options.timing_cache is not None,

@@ -12,7 +12,7 @@ from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
     from edgecnn.artifact.sidecar import Sidecar
-    from edgecnn.backends import BuildOptions, Opinion
+    from edgecnn.backends import BuildOptions, Knob, Opinion
     from edgecnn.backends.trt.engine import TrtSession
     from edgecnn.session import Session
 
@@ -87,6 +87,17 @@ class TrtBackend:
         from edgecnn.backends.trt.check import opinion_of
 
         return opinion_of(self._flavor, path, build)
+
+    def build_knobs(self) -> tuple[Knob, ...]:
+        """Those of the builder that is here, TensorRT 11.1 or later; raises as `load_tensorrt` does, and `BackendError`
+        where no builder can be made."""
+        from edgecnn.backends.trt.build import make_builder
+        from edgecnn.backends.trt.library import load_tensorrt, recording
+        from edgecnn.backends.trt.routes import read_knobs
+
+        trt = load_tensorrt(self._flavor)
+        with recording(trt) as messages:
+            return read_knobs(trt, make_builder(trt, None, messages).create_builder_config())
 
     def reproducing_script(self) -> str:
         """A program with NVIDIA's package alone that asks of the graph.onnx beside it what `check_graph` asks."""

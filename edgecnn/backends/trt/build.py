@@ -38,6 +38,7 @@ from edgecnn.backends.trt.network import macs_by_node, requested_precision
 from edgecnn.backends.trt.no_kernel import no_kernel_error
 from edgecnn.backends.trt.profiles import add_profiles
 from edgecnn.backends.trt.progress import BuildProgress, Interruption, progress_monitor
+from edgecnn.backends.trt.routes import set_build_route
 from edgecnn.backends.trt.rtx import set_compute_capabilities
 from edgecnn.backends.trt.timing import BuildCache, unlocked_hint
 from edgecnn.errors import BackendError, DeviceError, GraphError
@@ -104,7 +105,7 @@ def engine_from_onnx(flavor: Flavor, graph: Path, output: Path, options: BuildOp
         )
 
         def write(temporary: Path) -> None:
-            _write(new.plan, temporary)
+            temporary.write_bytes(new.plan)
             if new.kept:
                 new.kept.write_lock(temporary, graph, source, sidecar.facts, layers)
 
@@ -278,6 +279,7 @@ def make_config(
         set_compute_capabilities(trt, config, options.compute_capabilities, messages)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
+    notes += set_build_route(trt, config, options.build_route)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # FP32 means FP32: the reference is
     if options.hardware_compatibility != "none":
@@ -385,6 +387,7 @@ def _facts(trt: Any, config: Any, options: BuildOptions, network: Any) -> dict[s
         ],
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "optimization_level": config.builder_optimization_level,
+        **({"build_route": options.build_route} if options.build_route else {}),
         "system": system_name(),
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
@@ -392,8 +395,3 @@ def _facts(trt: Any, config: Any, options: BuildOptions, network: Any) -> dict[s
         **({"weakly_typed": True} if options.implicit else {}),
         **({"compute_capabilities": list(options.compute_capabilities)} if options.compute_capabilities else {}),
     }
-
-
-def _write(plan: Any, path: Path) -> None:
-    with path.open("wb") as file:
-        file.write(plan)

@@ -25,7 +25,7 @@ from edgecnn.results.device import Device
 from edgecnn.results.layers import EngineLayer
 
 OF_THE_DEVICE = ("board", "gpu_name", "compute_capability", "driver", "cuda", "power_mode")
-OF_THE_OPTIONS = ("optimization_level", "hardware_compatibility", "version_compatible")
+OF_THE_OPTIONS = ("optimization_level", "build_route", "hardware_compatibility", "version_compatible")
 MOST_BYTES = 2**63
 AS_THEN = "give the options of then; or build without --locked, which writes a new lock"
 ANEW = "build it on this machine without --locked, which writes a new lock"
@@ -52,6 +52,7 @@ class EngineLock:
     profiles: tuple[BatchProfile, ...]
     workspace_bytes: int
     optimization_level: int
+    build_route: str = ""
     hardware_compatibility: str
     version_compatible: bool
     weakly_typed: bool
@@ -107,6 +108,7 @@ def write_lock(
         profiles=_profiles(options),
         workspace_bytes=facts["workspace_bytes"],
         optimization_level=facts["optimization_level"],
+        build_route=options.build_route,
         hardware_compatibility=facts["hardware_compatibility"],
         version_compatible=facts["version_compatible"],
         weakly_typed=options.implicit is not None,
@@ -183,6 +185,7 @@ def require_locked_settings(output: Path, lock: EngineLock, optimization_level: 
     now = {
         "profiles": _profiles(options),
         "optimization_level": optimization_level,
+        "build_route": options.build_route,
         "hardware_compatibility": options.hardware_compatibility,
         "version_compatible": options.version_compatible,
     }

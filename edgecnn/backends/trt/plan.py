@@ -165,6 +165,7 @@ def _asked_for(facts: Mapping[str, Any]) -> list[str]:
     asked = [part for profile in said for part in ("--profile", ":".join(map(str, profile)))]
     if (level := facts.get("optimization_level", DEFAULT_LEVEL)) != DEFAULT_LEVEL:
         asked += ["--optimization-level", str(level)]
+    asked += [f"--build-route={route}"] if (route := facts.get("build_route")) else []
     if (reach := facts.get("hardware_compatibility", "none")) != "none":
         asked += ["--hardware-compatibility", str(reach)]
     asked += ["--version-compatible"] if facts.get("version_compatible") else []
@@ -214,6 +215,7 @@ def describe_plan(path: Path) -> dict[str, object]:
         "system": facts.get("system"),
         "hardware_compatibility": facts.get("hardware_compatibility"),
         "version_compatible": facts.get("version_compatible"),
+        "build_route": facts.get("build_route"),
         "compute_capabilities": facts.get("compute_capabilities"),
         "made_from": sidecar.parents,
         "made_by": sidecar.made_by,

@@ -36,7 +36,9 @@ class BuildCache:
         self, trt: Any, config: Any, device: Device, output: Path, options: BuildOptions, lock: EngineLock | None
     ) -> None:
         self._config, self._device, self._output, self._options, self._lock = config, device, output, options, lock
-        self._path = None if options.fresh_timings else options.timing_cache or default_cache_path(device)
+        self._path = None
+        if not options.fresh_timings:
+            self._path = options.timing_cache or default_cache_path(device, of=_of_route(options.build_route))
         self._timed = b""
         if (editable := getattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE", None)) is not None:
             config.set_flag(editable)
@@ -90,9 +92,14 @@ def _locked_cache(config: Any, path: Path) -> Any:
     return cache
 
 
+def _of_route(route: str) -> str:
+    """A route has timings of its own: whether it would choose by those of others is not known."""
+    return f"route-{hashlib.sha256(route.encode()).hexdigest()[:12]}" if route else ""
+
+
 def default_cache_path(device: Device, kind: str = "timing", of: str = "") -> Path:
-    """`$XDG_CACHE_HOME/edgecnn/<kind>/<TensorRT>-<GPU>-<driver>.cache`, where a cache is `of` one plan with its name
-    last."""
+    """`$XDG_CACHE_HOME/edgecnn/<kind>/<TensorRT>-<GPU>-<driver>.cache`, where a cache is `of` one plan or build route
+    with its name last."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     d = device
     keys = [d.tensorrt, d.gpu_name, d.compute_capability, d.driver, d.cuda, d.power_mode, of]

@@ -220,6 +220,7 @@ def _options_of(known: Sidecar) -> BuildOptions:
         batch=BatchSettings(least, best, most, tuple(sizes) if len(sizes) > 1 else None),
         workspace_mb=None if workspace is None else workspace / 1e6,
         optimization_level=facts.get("optimization_level"),
+        build_route=facts.get("build_route", ""),
         hardware_compatibility=facts.get("hardware_compatibility", "none"),
         compute_capabilities=tuple(facts.get("compute_capabilities", ())),
     )
