@@ -13,6 +13,7 @@
        |- MissingPackageError   a package that this step needs is not installed
        |- CrashError        an engine that took its process down
        |- RemoteError       a machine over ssh that was not reached, was lost, or refused
+       |  `- RefusedError   a command that failed there, on a machine that was reached
        `- DeviceError           a device that is absent, unsupported, or failed
 
 Anything else that escapes is a bug in edgecnn (exit code 101, with its traceback). Foreign exceptions are
@@ -105,6 +106,10 @@ class CrashError(BackendError):
 
 class RemoteError(BackendError):
     """A machine over ssh that was not reached, was lost, or refused."""
+
+
+class RefusedError(RemoteError):
+    """A command that failed on a machine over ssh, which was reached."""
 
 
 class DeviceError(BackendError):

@@ -37,9 +37,11 @@ from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.limits import require_regular
 from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
+from edgecnn.results.build_routes import BuildRoutes, Knob
 from edgecnn.results.device import Device
 from edgecnn.results.finding import Finding
 from edgecnn.session import Session
+from edgecnn.targets import find_target
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,6 @@ class Opinion:
     by: str
     findings: tuple[Finding, ...]
     failures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What a build route can set: its name ("-conv_lowering"), the values that it may have, none where these are no
-    closed set, and which it has by itself."""
-
-    name: str
-    values: tuple[str, ...]
-    default: str
 
 
 @dataclass(frozen=True)
@@ -158,6 +150,13 @@ def load_backend(name: str) -> Backend:
 def load_backends() -> list[Backend]:
     """Every backend module."""
     return [load_backend(name) for name in backend_names()]
+
+
+def build_routes(target: str) -> BuildRoutes:
+    """What the build routes of engines for a target are made of on this machine; raises as `Backend.build_knobs`."""
+    module = load_backend(find_target(target).backend)
+    version = next(iter(module.tools().values()), "")
+    return BuildRoutes(target=target, by=f"{module.PROVIDER} {version}".strip(), knobs=module.build_knobs())
 
 
 def recognizing_backend(path: Path) -> Backend | None:

@@ -20,9 +20,9 @@ SHARED_MODULES = {"app", "completion", "on", "options", "pairs", "printing", "pr
 ORDER = (  # of the flow, then what only looks
     "run", "train", "export", "import", "calibration-set", "calibrate", "import-ranges", "quantize", "search",
     "reference", "build", "validate", "bench", "gate", "report", "qualify", "bundle", "release", "install", "rollback",
-    "push", "recipe", "models", "summary", "probe", "transfer-table", "targets", "check", "repro", "sign", "verify",
-    "inspect", "layers", "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours", "same",
-    "monitor", "drift", "doctor", "remote",
+    "push", "recipe", "models", "summary", "probe", "transfer-table", "targets", "routes", "check", "repro", "sign",
+    "verify", "inspect", "layers", "sensitivity", "explain", "compare", "history", "predict", "features", "neighbours",
+    "same", "monitor", "drift", "doctor", "remote",
 )  # fmt: skip
 
 

@@ -84,6 +84,14 @@ def search(
     on: Annotated[
         str, typer.Option(help="Build, judge and time on this machine, as ssh knows it.  [default: this one]")
     ] = "",
+    routes: Annotated[
+        str,
+        typer.Option(
+            help="Build routes of TensorRT 11.1 and later to try on the best graph: all, none, or "
+            "'-knob=[a|b] -knob=c'.  [default: the first 32]",
+            show_default=False,
+        ),
+    ] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> int:
     """Find what to keep out of INT8 for a budget of accuracy.
@@ -100,7 +108,8 @@ def search(
     from edgecnn.report.search import recipe_line, search_page
     from edgecnn.tuning.search import search as find
 
-    given = {"held_out": held_out, "method": method, "target": target, "batch": batch, "threads": threads, "host": on}
+    given = {"held_out": held_out, "method": method, "target": target, "batch": batch, "threads": threads}
+    given |= {"host": on, "routes": routes}
     own = _arguments(source, data, test, ranges, target)
     arguments = {**own, **{name: value for name, value in given.items() if value}}
     if svg is not None:

@@ -1,4 +1,4 @@
-"""Validate and bench engines: native ones in a child process, whose start is in no measured time; others here."""
+"""Build, validate and bench engines: native ones in a child process, whose start is in no measured time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.backends import backend_for
+from edgecnn.backends import backend_for, load_backend
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import ArtifactError, BackendError
-from edgecnn.recipe.schema import BenchSettings, OrtProvider
+from edgecnn.recipe.schema import BatchSettings, BenchSettings, OrtProvider
 from edgecnn.records import record_from_mapping, to_plain
 from edgecnn.remote.child import Child
 from edgecnn.results.accuracy import Accuracy
@@ -28,7 +28,9 @@ from edgecnn.steps import verification as pairs
 from edgecnn.steps._arguments import FilePath
 from edgecnn.steps._images import Progress
 from edgecnn.steps._sessions import CHECKPOINT
+from edgecnn.steps.build import build as build_here
 from edgecnn.steps.engine_bisect import bisect_engine as bisect
+from edgecnn.targets import find_target
 
 
 def is_native(*engines: FilePath | None, provider: OrtProvider | None = None) -> bool:
@@ -42,6 +44,17 @@ def _is_native(path: Path, provider: OrtProvider | None) -> bool:
     with contextlib.suppress(ArtifactError, BackendError):
         return backend_for(path, provider).NATIVE
     return False
+
+
+def build(graph: Path, engine: Path, *, target: str, batch: BatchSettings | None = None, build_route: str = "") -> None:
+    """`steps.build`. Raises `CrashError` where the builder takes its process down."""
+    if not load_backend(find_target(target).backend).NATIVE:
+        build_here(graph, engine, target=target, batch=batch, build_route=build_route)
+        return
+    sizes = None if batch is None else dataclasses.asdict(batch)
+    given = {"graph": graph, "output": engine, "target": target, "batch": sizes, "build_route": build_route}
+    with Child() as child:
+        child.call(str(engine), "build", _as_json(given))
 
 
 def validate(

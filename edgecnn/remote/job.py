@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgecnn.artifact.sidecar import file_sha256
-from edgecnn.errors import RemoteError
+from edgecnn.errors import RefusedError, RemoteError
 from edgecnn.remote.setup import Facts, Say, require_set_up, send, who
 from edgecnn.remote.ssh import Connection, not_understood
 from edgecnn.remote.ssh_errors import AGAIN, KILLED
@@ -97,7 +97,7 @@ def run_job(connection: Connection, job: Job, say: Say) -> Finished:
     if code not in (0, 1, 3):
         told = errors.get(ERROR) or _how(code, connection.host)
         hint = f"on {connection.host}: {errors[HINT]}" if HINT in errors else AGAIN
-        raise RemoteError(f"{connection.host}: {told}", hint)
+        raise RefusedError(f"{connection.host}: {told}", hint)
     return Finished(code, out, files)
 
 

@@ -55,9 +55,10 @@ class Worker:
         tools, device = module.tools(), module.device(threads)
         return {"python": sys.version.split()[0], "tools": tools, "device": to_plain(device)}
 
-    def build(self, graph: str, output: str, batch: Mapping[str, Any], **settings: Any) -> str:
+    def build(self, graph: str, output: str, batch: Mapping[str, Any] | None, **settings: Any) -> str:
         """`steps.build`."""
-        return str(build(graph, output, batch=_record(BatchSettings, batch), **settings))
+        sizes = None if batch is None else _record(BatchSettings, batch)
+        return str(build(graph, output, batch=sizes, **settings))
 
     def validate(self, engine: str, images: str = "", **settings: Any) -> Mapping[str, Any]:
         """`steps.validate`; `images` are opened in place of what `data` names."""

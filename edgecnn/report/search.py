@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 from edgecnn.output import fit, wrap
+from edgecnn.recipe.schema import BatchSettings
 from edgecnn.results.search import Search, SearchPoint
 
 NAME = 30
@@ -43,6 +45,9 @@ def _headline(found: Search) -> Iterator[str]:
             f"{found.energy_ratio:.3f} x the float graph, 95 % interval [{low:.3f}, {high:.3f}]",
             "  ",
         )
+    if found.build_route:
+        yield from wrap(f"built by {found.build_route}", "  ")
+        yield from wrap(build_command(found), "    ")
     if found.power_sensor:
         yield from wrap(f"energy: {found.power_sensor}; a meter at the wall reads more", "  ")
 
@@ -59,11 +64,23 @@ def _answer(found: Search) -> str:
     return f"{found.output}: INT8 ({share}) but for {len(found.kept)} nodes in {float_name}"
 
 
+def build_command(found: Search) -> str:
+    """What builds the answer by its route."""
+    batch = found.latency_batch or 1
+    sizes = [] if batch == 1 else ["--profile", f"{batch}:{batch}:{max(batch, BatchSettings.max)}"]
+    by = [f"--build-route={found.build_route}"] if found.build_route else []
+    return shlex.join(["edgecnn", "build", found.output, "--target", found.target, *sizes, *by])
+
+
 def recipe_line(found: Search) -> str:
-    """What makes the same graph in a recipe; "" where nothing of INT8 is the answer."""
-    if found.answer != "int8" or not found.kept:
-        return ""
-    return f"[quantize] exclude = {json.dumps(list(found.kept), ensure_ascii=False)}"
+    """What makes the same engine in a recipe; "" where it needs nothing said."""
+    lines = []
+    if found.answer == "int8" and found.kept:
+        lines.append(f"[quantize] exclude = {json.dumps(list(found.kept), ensure_ascii=False)}")
+    if found.build_route:
+        precision = "int8" if found.answer == "int8" else found.around
+        lines.append(f"[build.routes] {precision} = {json.dumps(found.build_route)}")
+    return "; ".join(lines)
 
 
 def _lines(found: Search, point: SearchPoint) -> Iterator[str]:
@@ -75,13 +92,15 @@ def _lines(found: Search, point: SearchPoint) -> Iterator[str]:
     if point.latency_ratio is not None and point.latency_ratio_ci is not None:
         low, high = point.latency_ratio_ci
         yield f"{'':{NAME}} {point.latency_ratio:.3f} x [{low:.3f}, {high:.3f}], {point.latency_ms_p50:.3g} ms"
+    if point.route:
+        yield from wrap(f"by {point.route}", "    ")
     if point.energy_ratio is not None and point.energy_ratio_ci is not None:
         low, high = point.energy_ratio_ci
         yield f"{'':{NAME}} {point.energy_ratio:.3f} x [{low:.3f}, {high:.3f}], {point.joules_per_inference:.4g} J"
 
 
 def _name(found: Search, point: SearchPoint) -> str:
-    mark = "* " if found.answer != "none" and point.kept == found.kept else "  "
+    mark = "* " if found.answer != "none" and point.candidate == found.candidate else "  "
     if point.all_float:
         return f"{mark}all"
     if not point.kept:
@@ -95,5 +114,10 @@ def _legend(found: Search) -> Iterator[str]:
         f"end of the 95 % interval that {found.n} images would give; test bound: what the test images gave, which were "
         "asked from the safest graph to the best one until one failed"
     )
+    if found.routes_tried:
+        yield from wrap(
+            f"build routes: {found.routes_tried} of {found.routes_known} tried, on the best graph"
+            + ("" if found.routes_tried == found.routes_known else "; --routes all tries each")
+        )
     for line in found.failed:
         yield from wrap(f"could not be made: {line}")

@@ -12,19 +12,22 @@ from edgecnn.results.engine import Scheme
 Objective = Literal["latency", "coverage", "energy"]
 Answer = Literal["int8", "float", "none"]
 ImageSet = Literal["held-out", "test"]
+Candidate = tuple[tuple[str, ...], str]  # the nodes that a graph keeps in float, and the route that it is built by
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedLine:
     """One comparison that is done: the median latency, or the energy of a query, of the graph that keeps the nodes
     `kept` in float over that of the one that keeps `against`, in turn for `seconds` each, with its 95 % interval; what
-    the latter's is, in ms, or in J by the `power_sensor`. Where the graph could not be made, `failed` says why."""
+    the latter's is, in ms, or in J by the `power_sensor`. The former is built by the build `route`, the latter by none.
+    Where it could not be made, `failed` says why."""
 
     __pydantic_config__ = STRICT
 
     seconds: float
     against: tuple[str, ...]
     kept: tuple[str, ...]
+    route: str = ""
     ratio: float = 1.0
     ratio_ci: Interval = (1.0, 1.0)
     against_ms_p50: float = 0.0
@@ -32,26 +35,38 @@ class ComparedLine:
     power_sensor: str = ""
     failed: str = ""
 
+    @property
+    def candidate(self) -> Candidate:
+        """What was made."""
+        return self.kept, self.route
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedLine:
-    """One graph that was judged: of `n` labelled images, `lost` are right in the float graph alone, `gained` in this
-    one alone. Where it could not be made, `failed` says why."""
+    """One graph that was judged, built by the build `route` where one is named: of `n` labelled images, `lost` are
+    right in the float graph alone, `gained` in this one alone. Where it could not be made, `failed` says why."""
 
     __pydantic_config__ = STRICT
 
     images: ImageSet
     kept: tuple[str, ...]
+    route: str = ""
     n: int = 0
     lost: int = 0
     gained: int = 0
     int8_share_pct: float = 0.0
     failed: str = ""
 
+    @property
+    def candidate(self) -> Candidate:
+        """What was made."""
+        return self.kept, self.route
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPoint:
-    """One graph that was tried: the nodes `kept` in float (every one that can be INT8: `all_float`).
+    """One graph that was tried: the nodes `kept` in float (every one that can be INT8: `all_float`), built by the build
+    `route` where one is named.
 
     `top1_drop_pp` with its 95 % interval is that on the `n` held-out images; `expected_bound_pp` is the upper end of
     the interval that as many images as the verdict has would give with the same shares. `test_*` are those on the test
@@ -77,6 +92,12 @@ class SearchPoint:
     energy_ratio: float | None = None
     energy_ratio_ci: Interval | None = None
     joules_per_inference: float | None = None
+    route: str = ""
+
+    @property
+    def candidate(self) -> Candidate:
+        """What was made."""
+        return self.kept, self.route
 
     @property
     def ratio(self) -> float | None:
@@ -92,7 +113,8 @@ class Search:
     nothing; `held_out_n` others chose among the graphs, `calibration_n` others made them. `output` is the file of the
     answer ("" for none), `around` the precision of what is not INT8. `latency_threads` and `latency_batch` are those of
     every latency and energy; with the objective "coverage" there are none, and on a device no threads. Energies are
-    those of `power_sensor`, above idle.
+    those of `power_sensor`, above idle. `build_route` is that by which the answer is to be built ("": by none), found
+    among `routes_tried` of the `routes_known`.
     """
 
     __pydantic_config__ = STRICT
@@ -126,3 +148,11 @@ class Search:
     energy_ratio_ci: Interval | None = None
     joules_per_inference: float | None = None
     power_sensor: str = ""
+    build_route: str = ""
+    routes_tried: int = 0
+    routes_known: int = 0
+
+    @property
+    def candidate(self) -> Candidate:
+        """The answer, where there is one."""
+        return self.kept, self.build_route

@@ -25,7 +25,10 @@ class Budget:
 
     def holds(self, nodes: Collection[str]) -> bool:
         """Whether the graph that keeps these nodes in float does, as far as the held-out images tell."""
-        line = self.trials.judge(self.trials.task.in_order(frozenset(nodes)))
+        return self.allows(self.trials.judge(self.trials.task.in_order(frozenset(nodes))))
+
+    def allows(self, line: JudgedLine) -> bool:
+        """Whether what was judged does."""
         return not line.failed and self.bound(line) <= self._most
 
     def bound(self, line: JudgedLine) -> float:

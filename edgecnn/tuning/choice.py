@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgecnn.results.search import ComparedLine, JudgedLine
+from edgecnn.results.search import Candidate, ComparedLine, JudgedLine
 from edgecnn.statistics import drop_interval
 from edgecnn.tuning.budget import Budget
 from edgecnn.tuning.trials import Trials
@@ -22,24 +22,29 @@ class Chosen:
     energies of these over the float graph's."""
 
     answer: JudgedLine | None
-    asked: dict[Kept, JudgedLine]
-    compared: dict[Kept, ComparedLine]
+    asked: dict[Candidate, JudgedLine]
+    compared: dict[Candidate, ComparedLine]
 
 
 def find_front(
-    lines: Sequence[JudgedLine], cost: Callable[[Kept], float], bound: Callable[[JudgedLine], float]
+    lines: Sequence[JudgedLine], cost: Callable[[Candidate], float], bound: Callable[[JudgedLine], float]
 ) -> list[JudgedLine]:
     """Those that no cheaper one is as safe as, the cheapest first. Of two that the images tell no difference of, the
-    one with more in float is taken for the safer: on images that trained the network INT8 may lose nothing at all.
+    one with more in float is taken for the safer, and then the one that is built by no route: on images that trained
+    the network INT8 may lose nothing at all.
     """
+
+    def risk(line: JudgedLine) -> tuple[float, int, bool]:
+        return bound(line), -len(line.kept), bool(line.route)
+
     front: list[JudgedLine] = []
-    for line in sorted(lines, key=lambda line: (cost(line.kept), bound(line), len(line.kept))):
-        if not front or (bound(line), -len(line.kept)) < (bound(front[-1]), -len(front[-1].kept)):
+    for line in sorted(lines, key=lambda line: (cost(line.candidate), bound(line), len(line.kept))):
+        if not front or risk(line) < risk(front[-1]):
             front.append(line)
     return front
 
 
-def choose(trials: Trials, budget: Budget, most: float, costs: dict[Kept, float]) -> Chosen:
+def choose(trials: Trials, budget: Budget, most: float, costs: dict[Candidate, float]) -> Chosen:
     """The cheapest graph whose drop on the test images has its upper 95 % bound within `most`, a proportion.
 
     The order of the hypotheses is fixed before the first test image is looked at: the float graph, then the front from
@@ -48,23 +53,28 @@ def choose(trials: Trials, budget: Budget, most: float, costs: dict[Kept, float]
     Principles in Clinical and Preclinical Trials, 1995), however many graphs were tried on the held-out images.
     """
     task = trials.task
-    plain = task.all_float
-    lines = [line for line in trials.judged if line.kept in costs and line.kept != plain]
-    lines = [line for line in lines if budget.holds(line.kept) and costs[line.kept] < costs[plain]]
+    plain: Candidate = (task.all_float, "")
+    lines = [line for line in trials.judged if line.candidate in costs and line.candidate != plain]
+    lines = [line for line in lines if budget.allows(line) and costs[line.candidate] < costs[plain]]
     front = _spread(find_front(lines, costs.__getitem__, budget.bound))
-    compared: dict[Kept, ComparedLine] = {}
+    compared: dict[Candidate, ComparedLine] = {}
     if task.measures and front:
-        seconds = SECONDS[task.objective]
-        compared = {line.kept: line for line in trials.compare(plain, [line.kept for line in front], seconds)}
-        fresh = {kept: line.ratio for kept, line in compared.items() if line.ratio < 1}
-        front = find_front([line for line in front if line.kept in fresh], fresh.__getitem__, budget.bound)
-    asked: dict[Kept, JudgedLine] = {}
+        by_route: dict[str, list[Kept]] = {}
+        for line in front:
+            by_route.setdefault(line.route, []).append(line.kept)
+        for route, several in by_route.items():
+            found = trials.compare(task.all_float, several, SECONDS[task.objective], route)
+            compared |= {line.candidate: line for line in found}
+        fresh = {candidate: line.ratio for candidate, line in compared.items() if line.ratio < 1}
+        front = find_front([line for line in front if line.candidate in fresh], fresh.__getitem__, budget.bound)
+    asked: dict[Candidate, JudgedLine] = {}
     answer = None
-    for kept in (plain, *(line.kept for line in reversed(front))):
-        asked[kept] = trials.judge(kept, "test")
-        if not proves(asked[kept], most):
+    for candidate in (plain, *(line.candidate for line in reversed(front))):
+        kept, route = candidate
+        asked[candidate] = trials.judge(kept, "test", route)
+        if not proves(asked[candidate], most):
             break
-        answer = asked[kept]
+        answer = asked[candidate]
     return Chosen(answer, asked, compared)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.data.dataset import Dataset
+from edgecnn.errors import BackendError, RefusedError
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.records import record_from_mapping
 from edgecnn.remote.command import Argument, Output, Source, command_on
 from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.build_routes import BuildRoutes, Knob
 from edgecnn.results.latency import LatencyFile
 from edgecnn.tuning.workbench import WARMUP_MS, Workbench
 
@@ -19,13 +21,19 @@ AGAIN = "bring the edgecnn of that machine up to this one: edgecnn remote setup 
 
 class HostWorkbench(Workbench):
     """Each step is the command of that name on the task's `host`, to which files go once. Raises `RemoteError` where it
-    is lost, or where it refuses a graph: which of both is in the words of that machine."""
+    is lost, or where it refuses a graph built by no route: which of both is in the words of that machine."""
 
-    def _build(self, graph: Path, engine: Path) -> None:
+    def build_knobs(self) -> tuple[Knob, ...]:
+        found = self._run("routes", f"--target={self.task.target.name}")
+        listed: BuildRoutes = record_from_mapping(BuildRoutes, found, f"{self.task.host}: its answer", AGAIN)
+        return listed.knobs
+
+    def _build(self, graph: Path, engine: Path, route: str) -> None:
         batch = self.task.batch
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = [] if frozen else [f"--profile={batch}:{batch}:{max(batch, BatchSettings.max)}"]
-        self._run("build", f"--target={self.task.target.name}", *sizes, Output(engine, "--output"), Source(graph))
+        by = [f"--build-route={route}"] if route else []
+        self._run("build", f"--target={self.task.target.name}", *sizes, *by, Output(engine, "--output"), Source(graph))
 
     def _validate(self, engine: Path, reference: Path, output: Path, data: Dataset, file: str) -> Accuracy:
         found = self._run("validate", Source(reference, "--reference"), Source(Path(file), "--data"), Source(engine))
@@ -39,6 +47,8 @@ class HostWorkbench(Workbench):
 
     def _run(self, *arguments: Argument) -> Any:
         (lane,) = command_on([self.task.host], arguments, as_json=True)
+        if self._route and isinstance(lane.error, RefusedError):  # a build route that fails there ends no search
+            raise BackendError(lane.error.message, lane.error.hint)
         if lane.error is not None:
             raise lane.error
         assert lane.found is not None

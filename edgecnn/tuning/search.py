@@ -20,7 +20,7 @@ from edgecnn.machine.threads import allowed_threads, limit_threads
 from edgecnn.recipe.schema import Around, QuantizeSettings, RangeMethod
 from edgecnn.records import to_plain
 from edgecnn.results.device import Device
-from edgecnn.results.search import ComparedLine, JudgedLine, Objective, Search, SearchPoint
+from edgecnn.results.search import Candidate, ComparedLine, JudgedLine, Objective, Search, SearchPoint
 from edgecnn.statistics import drop_interval
 from edgecnn.steps import TOOLS
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_one_of, require_packages
@@ -36,6 +36,7 @@ from edgecnn.tuning.fastest import SECONDS, find_fastest
 from edgecnn.tuning.images import open_search_images
 from edgecnn.tuning.on_host import HostWorkbench
 from edgecnn.tuning.ranking import Ranking, find_nodes, rank_nodes
+from edgecnn.tuning.routes import Routes, choose_routes, try_routes
 from edgecnn.tuning.trials import Say, Trials
 from edgecnn.tuning.workbench import Kept, SearchTask, Workbench
 from edgecnn.version import __version__
@@ -63,6 +64,7 @@ def search(
     threads: int | None = None,
     calibration: Dataset | None = None,
     host: str = "",
+    routes: str = "",
     say: Say = lambda line: None,
     progress: Progress | None = None,
 ) -> Search:
@@ -78,7 +80,8 @@ def search(
     test images of `data`, or of `test`. Graphs are chosen by at most `images` of the training images of `data` that are
     not among those of `ranges` (left out: X.calib.json beside the graph; their images are found again where they were,
     unless they are `calibration`), or by those of `held_out`. `method`, `around`, `exclude` and `global_pool` are those
-    of `quantize`.
+    of `quantize`. `routes` says which build routes are tried on the best graph where TensorRT has them: the first
+    32 (""), "all", "none", or "-knob=[a|b] -knob=c".
 
     Writes the graph that was found (X.int8-SCHEME-search.onnx beside the input, or `output`; none where the answer is
     "none", or the graph as it is), the result beside it (.search.json), and each trial (.trials.jsonl), from which the
@@ -133,14 +136,15 @@ def search(
     key = _key(task, measured_on)
     folder = output.with_name(f".{output.stem}.search")
     bench = (HostWorkbench if host else Workbench)(task, folder, key)
+    chosen_routes = choose_routes(() if routes == "none" else bench.build_knobs(), routes)
     power_sensor = bench.require_power_sensor() if objective == "energy" else ""
     with limit_threads(task.threads), TrialLog(output.with_name(f"{output.stem}.trials.jsonl"), key) as log:
         trials = Trials(bench, log, say, power_sensor)
         noise = rank_nodes(ranking, found.calibration, log, progress)
-        costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise)
+        costs, chosen = _search(trials, max_drop_pp / 100, ranking, noise, chosen_routes.tried)
         result = output.with_name(f"{output.stem}.search.json")
         file = _write_graph(chosen, bench, output, result)
-        made = _result(trials, chosen, costs, max_drop_pp, file)
+        made = _result(trials, chosen, costs, max_drop_pp, file, chosen_routes)
         provenance = derived(source, result, (graph, ranges), step="search", kind="search")
         provenance = dataclasses.replace(provenance, scheme=scheme, tools=_tools(task), device=measured_on)
         write_json_artifact(result, to_plain(made), provenance)
@@ -178,8 +182,8 @@ def _tools(task: SearchTask) -> dict[str, str]:
 
 
 def _search(
-    trials: Trials, most: float, ranking: Ranking, noise: Mapping[str, float]
-) -> tuple[dict[Kept, float], Chosen]:
+    trials: Trials, most: float, ranking: Ranking, noise: Mapping[str, float], routes: Sequence[str]
+) -> tuple[dict[Candidate, float], Chosen]:
     """The costs of what was tried, and what came of it."""
     task = trials.task
     budget = Budget(trials, len(task.images.test), most)
@@ -192,11 +196,12 @@ def _search(
     trials.judge(task.all_float)
     _judge_safer(budget, starts[0], ranking.by_noise(noise))
     if not task.measures:
-        costs = {line.kept: -line.int8_share_pct for line in trials.judged}
+        costs = {line.candidate: -line.int8_share_pct for line in trials.judged}
     else:
-        tried = [line.kept for line in trials.judged if line.kept != task.all_float]
-        costs = {line.kept: line.ratio for line in trials.compare(task.all_float, tried, SECONDS[task.objective])}
-        costs[task.all_float] = 1.0
+        tried = [line.kept for line in trials.judged if line.kept != task.all_float and not line.route]
+        compared = trials.compare(task.all_float, tried, SECONDS[task.objective])
+        costs = {(task.all_float, ""): 1.0} | {line.candidate: line.ratio for line in compared}
+        costs |= try_routes(budget, costs, routes)
     return costs, choose(trials, budget, most, costs)
 
 
@@ -223,12 +228,17 @@ def _write_graph(chosen: Chosen, bench: Workbench, output: Path, result: Path) -
 
 
 def _result(
-    trials: Trials, chosen: Chosen, costs: Mapping[Kept, float], max_drop_pp: float, file: Path | None
+    trials: Trials,
+    chosen: Chosen,
+    costs: Mapping[Candidate, float],
+    max_drop_pp: float,
+    file: Path | None,
+    routes: Routes,
 ) -> Search:
     task, answer = trials.task, chosen.answer
     points = [_point(trials, line, chosen) for line in trials.judged]
-    points.sort(key=lambda point: (costs.get(point.kept, 0.0), point.expected_bound_pp))
-    of_answer = next((point for point in points if answer is not None and point.kept == answer.kept), None)
+    points.sort(key=lambda point: (costs.get(point.candidate, 0.0), point.expected_bound_pp))
+    of_answer = next((point for point in points if answer is not None and point.candidate == answer.candidate), None)
     return Search(
         graph=task.graph.name,
         graph_sha256=sha256_of(task.graph),
@@ -259,14 +269,17 @@ def _result(
         energy_ratio_ci=of_answer.energy_ratio_ci if of_answer else None,
         joules_per_inference=of_answer.joules_per_inference if of_answer else None,
         power_sensor=trials.power_sensor,
+        build_route="" if answer is None else answer.route,
+        routes_tried=len(routes.tried),
+        routes_known=routes.known,
     )
 
 
 def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:
     task = trials.task
-    found = chosen.compared.get(line.kept) or _compared(trials, line.kept)
+    found = chosen.compared.get(line.candidate) or _compared(trials, line)
     time, energy = (None, found) if task.objective == "energy" else (found, None)
-    test = chosen.asked.get(line.kept)
+    test = chosen.asked.get(line.candidate)
     known = test is not None and not test.failed
     n = len(task.images.test)
     return SearchPoint(
@@ -286,14 +299,15 @@ def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:
         energy_ratio=energy.ratio if energy else None,
         energy_ratio_ci=energy.ratio_ci if energy else None,
         joules_per_inference=energy.ratio * energy.against_joules if energy else None,
+        route=line.route,
     )
 
 
-def _compared(trials: Trials, kept: Kept) -> ComparedLine | None:
+def _compared(trials: Trials, line: JudgedLine) -> ComparedLine | None:
     task = trials.task
-    if not task.measures or kept == task.all_float:
+    if not task.measures or line.candidate == (task.all_float, ""):
         return None
-    return next(iter(trials.compare(task.all_float, [kept], SECONDS[task.objective])), None)
+    return next(iter(trials.compare(task.all_float, [line.kept], SECONDS[task.objective], line.route)), None)
 
 
 def _drop(line: JudgedLine) -> float:

@@ -6,9 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from edgecnn.errors import BackendError, DeviceError, GraphError, MissingPackageError, RemoteError, WriteError
+from edgecnn.errors import (
+    BackendError,
+    CrashError,
+    DeviceError,
+    GraphError,
+    MissingPackageError,
+    RemoteError,
+    WriteError,
+)
 from edgecnn.records import record_and_problems, to_plain
-from edgecnn.results.search import ComparedLine, ImageSet, JudgedLine
+from edgecnn.results.search import Candidate, ComparedLine, ImageSet, JudgedLine
 from edgecnn.tuning.workbench import Kept, Workbench
 
 HERE = (DeviceError, MissingPackageError, RemoteError, WriteError)  # of a machine, and of no graph: a call goes on
@@ -31,8 +39,8 @@ class Trials:
     def __init__(self, bench: Workbench, log: Log, say: Say, power_sensor: str = "") -> None:
         self.task, self._bench, self._log, self._say = bench.task, bench, log, say
         self.power_sensor = power_sensor
-        self._compared: dict[tuple[float, Kept, Kept], ComparedLine] = {}
-        self._judged: dict[tuple[ImageSet, Kept], JudgedLine] = {}
+        self._compared: dict[tuple[float, Kept, Candidate], ComparedLine] = {}
+        self._judged: dict[tuple[ImageSet, Candidate], JudgedLine] = {}
         for content in log:
             compared, problems = record_and_problems(ComparedLine, content)
             if compared is not None and not problems and self._can_be(compared):
@@ -45,67 +53,76 @@ class Trials:
     def failed(self) -> tuple[str, ...]:
         """What could not be made, and why, a sentence each."""
         lines: tuple[ComparedLine | JudgedLine, ...] = (*self._compared.values(), *self._judged.values())
-        return tuple(dict.fromkeys(f"{describe(line.kept)}: {line.failed}" for line in lines if line.failed))
+        return tuple(dict.fromkeys(f"{describe(*line.candidate)}: {line.failed}" for line in lines if line.failed))
 
     @property
     def judged(self) -> tuple[JudgedLine, ...]:
         """All that was judged on held-out images."""
         return tuple(line for (images, _), line in self._judged.items() if images == "held-out" and not line.failed)
 
-    def judge(self, kept: Kept, images: ImageSet = "held-out") -> JudgedLine:
+    def judge(self, kept: Kept, images: ImageSet = "held-out", route: str = "") -> JudgedLine:
         """Its predictions on these images beside the float graph's."""
-        if (images, kept) not in self._judged:
+        if (images, (kept, route)) not in self._judged:
             try:
-                line = self._bench.judge(kept, images)
+                line = self._bench.by(route).judge(kept, images)
             except HERE:
                 raise
             except (GraphError, BackendError) as exc:
-                line = JudgedLine(images=images, kept=kept, failed=exc.reason)
+                line = JudgedLine(images=images, kept=kept, route=route, failed=exc.reason)
             self._keep(line)
             what = line.failed or f"{line.lost} lost, {line.gained} gained of {line.n} {images} images"
-            self._say(f"{describe(kept)}: {what}")
-        return self._judged[images, kept]
+            self._say(f"{describe(kept, route)}: {what}")
+        return self._judged[images, (kept, route)]
 
-    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[ComparedLine]:
-        """The latency or the energy of each of `others` over that of `against`, those that could be made, in their
-        order."""
-        new = [kept for kept in dict.fromkeys(others) if (seconds, against, kept) not in self._compared]
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "") -> list[ComparedLine]:
+        """The latency or the energy of each of `others`, built by the `route`, over that of `against`, built by none:
+        those that could be made, in their order."""
+        new = [kept for kept in dict.fromkeys(others) if (seconds, against, (kept, route)) not in self._compared]
         for kept in list(new):
             try:
-                self._bench.require_made(kept)
+                self._bench.by(route).require_made(kept)
             except HERE:
                 raise
             except (GraphError, BackendError) as exc:
-                self._keep(ComparedLine(seconds=seconds, against=against, kept=kept, failed=exc.reason))
+                self._keep(ComparedLine(seconds=seconds, against=against, kept=kept, route=route, failed=exc.reason))
                 new.remove(kept)
         for start in range(0, len(new), self._bench.at_once):
             some = new[start : start + self._bench.at_once]
-            for line in self._measure(against, some, seconds):
-                self._keep(line)
-                if line.against_joules:
-                    self._say(f"{describe(line.kept)}: {line.ratio:.3f} x the energy, {_between(line.ratio_ci)}")
-        found = [self._compared[seconds, against, kept] for kept in dict.fromkeys(others)]
+            try:
+                for line in self._measure(against, some, seconds, route):
+                    self._keep(line)
+                    if line.against_joules or route:
+                        what = f"{line.ratio:.3f} x the {self.task.objective}, {_between(line.ratio_ci)}"
+                        self._say(f"{describe(*line.candidate)}: {what}")
+            except CrashError as exc:
+                if not route:
+                    raise
+                self._keep(ComparedLine(seconds=seconds, against=against, kept=some[0], route=route, failed=exc.reason))
+        found = [self._compared[seconds, against, (kept, route)] for kept in dict.fromkeys(others)]
         return [line for line in found if not line.failed]
 
-    def _measure(self, against: Kept, others: Sequence[Kept], seconds: float) -> Iterator[ComparedLine]:
+    def _measure(self, against: Kept, others: Sequence[Kept], seconds: float, route: str) -> Iterator[ComparedLine]:
+        bench = self._bench.by(route)
         if self.task.objective == "energy":
             for kept in others:
-                energy = self._bench.compare_energy(against, kept, seconds)
+                energy = bench.compare_energy(against, kept, seconds)
                 yield ComparedLine(
                     seconds=seconds,
                     against=against,
                     kept=kept,
+                    route=route,
                     ratio=energy.ratio,
                     ratio_ci=energy.ci,
                     against_joules=energy.against_joules,
                     power_sensor=energy.power_sensor,
                 )
             return
-        for kept, ratio in self._bench.compare(against, others, seconds).items():
+        for kept, ratio in bench.compare(against, others, seconds).items():
             yield ComparedLine(
                 seconds=seconds,
                 against=against,
                 kept=kept,
+                route=route,
                 ratio=ratio.latency_ratio,
                 ratio_ci=ratio.latency_ratio_ci,
                 against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
@@ -113,7 +130,7 @@ class Trials:
 
     def _can_be(self, line: ComparedLine | JudgedLine) -> bool:
         """Whether a search has written this line of an earlier one's: another one is tried again."""
-        if line.kept != self.task.in_order(frozenset(line.kept)):
+        if line.kept != self.task.in_order(frozenset(line.kept)) or line.route != " ".join(line.route.split()):
             return False
         if line.failed:
             return True
@@ -131,16 +148,16 @@ class Trials:
 
     def _know(self, line: ComparedLine | JudgedLine) -> None:
         if isinstance(line, ComparedLine):
-            self._compared[line.seconds, line.against, line.kept] = line
+            self._compared[line.seconds, line.against, line.candidate] = line
         else:
-            self._judged[line.images, line.kept] = line
+            self._judged[line.images, line.candidate] = line
 
 
 def _between(interval: tuple[float, float]) -> str:
     return "95 % interval [{:.3f}, {:.3f}]".format(*interval)
 
 
-def describe(kept: Kept) -> str:
-    """A graph by what it keeps in float."""
+def describe(kept: Kept, route: str = "") -> str:
+    """A graph by what it keeps in float, and the route that it is built by."""
     few = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-    return f"INT8 but for {few}" if kept else "all INT8"
+    return (f"INT8 but for {few}" if kept else "all INT8") + (f", by {route}" if route else "")

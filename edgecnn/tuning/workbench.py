@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from edgecnn.artifact.write import atomic_path
 from edgecnn.backends import load_backend
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.sources.packed import write_packed
+from edgecnn.errors import BackendError, DeviceError
 from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.energy import require_energy
@@ -23,6 +25,7 @@ from edgecnn.measure.energy_ratio import EnergyRatio, energy_ratio
 from edgecnn.recipe.schema import Around, BatchSettings, RangeMethod
 from edgecnn.remote import engines
 from edgecnn.results.accuracy import Accuracy
+from edgecnn.results.build_routes import Knob
 from edgecnn.results.latency import LatencyFile, LatencyRatio
 from edgecnn.results.search import ImageSet, JudgedLine, Objective
 from edgecnn.session import Session
@@ -91,6 +94,17 @@ class Workbench:
 
     def __init__(self, task: SearchTask, folder: Path, key: str) -> None:
         self.task, self._folder, self._key = task, folder, key
+        self._route = ""
+
+    def by(self, route: str) -> Workbench:
+        """One that builds by a build route ("": by none) what it judges, and compares with others."""
+        made = copy.copy(self)
+        made._route = route
+        return made
+
+    def build_knobs(self) -> tuple[Knob, ...]:
+        """Of which routes are made where engines are built; none where there is no such thing."""
+        return load_backend(self.task.target.backend).build_knobs() if self.task.elsewhere else ()
 
     @property
     def at_once(self) -> int:
@@ -122,14 +136,15 @@ class Workbench:
 
     def judge(self, kept: Kept, images: ImageSet) -> JudgedLine:
         """Against the float graph, on these images: the engine where one can be built, else the graph."""
-        graph, found = self.graph(kept), self._named("json", images, *kept)
+        graph, found = self.graph(kept), self._named("json", images, *kept, self._route)
         data, file = self._images(images)
         if graph == self.task.graph:
             return JudgedLine(images=images, kept=kept, n=len(data))
-        accuracy = self._validate(self._engine(graph), self._reference(images, data), found, data, file)
+        accuracy = self._validate(self._engine(graph, self._route), self._reference(images, data), found, data, file)
         return JudgedLine(
             images=images,
             kept=kept,
+            route=self._route,
             n=accuracy.n_labelled,
             lost=accuracy.top1_lost or 0,
             gained=accuracy.top1_gained or 0,
@@ -137,9 +152,9 @@ class Workbench:
         )
 
     def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
-        """The latency of each of `others` over that of `against`, all in turn on one batch, or on a device each in turn
-        with that one. The codes of the weights do not matter to it: those of the method "auto" are left to what is
-        judged."""
+        """The latency of each of `others` over that of `against`, built by no route: all in turn on one batch, or on a
+        device each in turn with that one. The codes of the weights do not matter to it: those of the method "auto" are
+        left to what is judged."""
         if self.task.elsewhere:
             return {kept: self._compare_elsewhere(against, kept, seconds) for kept in others}
         with contextlib.ExitStack() as stack:
@@ -151,9 +166,9 @@ class Workbench:
         return {kept: found[str(k)] for k, kept in enumerate(others, 1)}
 
     def compare_energy(self, against: Kept, kept: Kept, seconds: float) -> EnergyRatio:
-        """The energy of a query of `kept` over that of `against`: four runs, forwards and backwards, each with the idle
-        power before and after it."""
-        first, second = (self._engine(self._timed_graph(one)) for one in (against, kept))
+        """The energy of a query of `kept` over that of `against`, built by no route: four runs, forwards and backwards,
+        each with the idle power before and after it."""
+        first, second = self._two(against, kept)
         theirs, ours, ours_again, theirs_again = (
             require_energy(self._bench(engine, None, seconds)) for engine in (first, second, second, first)
         )
@@ -167,10 +182,13 @@ class Workbench:
 
     def require_made(self, kept: Kept) -> None:
         """Make the engine whose latency is asked for; raises what its making raises."""
-        self._engine(self._timed_graph(kept))
+        self._engine(self._timed_graph(kept), self._route)
+
+    def _two(self, against: Kept, kept: Kept) -> tuple[Path, Path]:
+        return self._engine(self._timed_graph(against)), self._engine(self._timed_graph(kept), self._route)
 
     def _compare_elsewhere(self, against: Kept, kept: Kept, seconds: float) -> LatencyRatio:
-        first, second = (self._engine(self._timed_graph(one)) for one in (against, kept))
+        first, second = self._two(against, kept)
         found = self._bench(second, first, seconds).measurements[0].ratio
         assert found is not None
         return found
@@ -199,10 +217,17 @@ class Workbench:
             threads=None if self.task.elsewhere else self.task.threads,
         )
 
-    def _build(self, graph: Path, engine: Path) -> None:
+    def _build(self, graph: Path, engine: Path, route: str) -> None:
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = BatchSettings(self.task.batch, self.task.batch, max(self.task.batch, BatchSettings.max))
-        build(graph, engine, target=self.task.target.name, batch=None if frozen else sizes)
+        how: dict[str, Any] = {"target": self.task.target.name, "batch": None if frozen else sizes}
+        if not route:
+            build(graph, engine, **how)
+            return
+        try:
+            engines.build(graph, engine, **how, build_route=route)
+        except DeviceError as exc:  # it built by no route: it is this one that asks for too much
+            raise BackendError(exc.message, exc.hint) from exc
 
     def _open(self, stack: contextlib.ExitStack, several: Sequence[Kept]) -> Iterator[tuple[str, Session]]:
         for k, kept in enumerate(several):
@@ -213,13 +238,13 @@ class Workbench:
         path = self._named("onnx", self.task.method, *kept)
         return path if path.exists() else self.graph(kept, "mse" if self.task.method == "auto" else None)
 
-    def _engine(self, graph: Path) -> Path:
+    def _engine(self, graph: Path, route: str = "") -> Path:
         task = self.task
         if not self.task.elsewhere:
             return graph
-        engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem)
+        engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem, route)
         if not engine.exists():
-            self._build(graph, engine)
+            self._build(graph, engine, route)
         return engine
 
     def _fp16(self) -> Path:

@@ -537,13 +537,10 @@ class Builder(Strict):
         if "build_oom" in inject:
             return "Error Code 2: OutOfMemory (Requested size was 9000000000 bytes.)"
         for word in config._route.split():
-            name, _, value = word.partition("=")
-            if name not in KNOBS:
+            if (name := word.partition("=")[0]) not in KNOBS:
                 return f"Error Code 3: API Usage Error (Build route knob '{name}' is not a valid knob.)"
             if f"no build by {word}" in inject:
-                return (
-                    f"Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv, {value}.)"
-                )
+                return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
         if "build" in inject:
             return "Error Code 10: Internal Error (Could not find any implementation for node /conv/Conv.)"
         if without := next((i for i in inject if i.startswith("no kernel:")), ""):
@@ -999,8 +996,9 @@ SUBCLASSED = {
 def fake_tensorrt(version: str, device: FakeDevice) -> types.ModuleType:
     """The module `tensorrt` of a version, or with "rtx/" before it `tensorrt_rtx`, as its snapshot has it; what the
     latter compiles for the GPU stands in `_compiled`. `_inject` names failures to come:
-    builder, parse, build, no build by -knob=value, route dropped, build_oom, runtime, deserialize, context, execute, capture; fp32 (layers told as FP32), mixed
-    (INT8 of the first alone, FP16 of the rest), lost (FP16 kernels behind INT8 tensors)."""
+    builder, parse, build, no build by -knob=value, route dropped, build_oom, runtime, deserialize, context, execute,
+    capture; fp32 (layers told as FP32), mixed (INT8 of the first alone, FP16 of the rest), lost (FP16 kernels behind
+    INT8 tensors)."""
     api = json.loads((API / f"{version}.json").read_text())
     rtx = version.startswith("rtx/")
     name_of_module = "tensorrt_rtx" if rtx else "tensorrt"

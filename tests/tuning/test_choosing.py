@@ -38,27 +38,37 @@ class MadeUp(Trials):
         made |= {"nodes": tuple(nodes), "weighted": tuple(nodes), "objective": objective, "target": find_target("cpu")}
         self.task = SearchTask(**made)
         self.cost, self.lost = cost, lost
-        self.tried: dict[tuple[ImageSet, Kept], JudgedLine] = {}
+        self.tried: dict[tuple[ImageSet, Kept, str], JudgedLine] = {}
+        self.by_route: dict[str, tuple[float, int]] = {}  # by a word of it: the time that it leaves, images lost more
         self.asked: list[Kept] = []
 
-    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> list[ComparedLine]:
-        ratios = {kept: self.cost(kept) / self.cost(against) for kept in others}
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "") -> list[ComparedLine]:
+        faster = 1.0
+        for word in route.split():
+            faster *= self.by_route.get(word, (1.0, 0))[0]
+        if not faster:
+            return []  # it cannot be built
+        ratios = {kept: faster * self.cost(kept) / self.cost(against) for kept in others}
         return [
-            ComparedLine(seconds=seconds, against=against, kept=kept, ratio=r, ratio_ci=(0.99 * r, 1.01 * r))
+            ComparedLine(
+                seconds=seconds, against=against, kept=kept, route=route, ratio=r, ratio_ci=(0.99 * r, 1.01 * r)
+            )
             for kept, r in ratios.items()
         ]
 
-    def judge(self, kept: Kept, images: ImageSet = "held-out") -> JudgedLine:
-        if (images, kept) not in self.tried:
+    def judge(self, kept: Kept, images: ImageSet = "held-out", route: str = "") -> JudgedLine:
+        if (images, kept, route) not in self.tried:
             self.asked += [kept] * (images == "test")
             lost, gained = self.lost(kept, images)
+            lost += sum(self.by_route.get(word, (1.0, 0))[1] for word in route.split())
             n = 1000 if images == "held-out" else 2000
-            self.tried[images, kept] = JudgedLine(images=images, kept=kept, n=n, lost=lost, gained=gained)
-        return self.tried[images, kept]
+            line = JudgedLine(images=images, kept=kept, route=route, n=n, lost=lost, gained=gained)
+            self.tried[images, kept, route] = line
+        return self.tried[images, kept, route]
 
     @property
     def judged(self) -> tuple[JudgedLine, ...]:
-        return tuple(line for (images, _), line in self.tried.items() if images == "held-out")
+        return tuple(line for (images, *_), line in self.tried.items() if images == "held-out")
 
 
 def conversions(kept: Collection[str]) -> int:
@@ -99,8 +109,13 @@ def test_the_front() -> None:
     losses = {"": 9, "a": 9, "ab": 9, "b": 4, "bcd": 6}
     lines = [JudgedLine(images="held-out", kept=tuple(k), n=100, lost=n) for k, n in losses.items()]
     costs = {(): 1.0, ("a",): 3.0, ("a", "b"): 2.0, ("b",): 4.0, ("b", "c", "d"): 5.0}
-    front = find_front(lines, costs.__getitem__, lambda line: line.lost)
+    front = find_front(lines, lambda candidate: costs[candidate[0]], lambda line: line.lost)
     assert [line.kept for line in front] == [(), ("a", "b"), ("b",)]
+    routed = JudgedLine(images="held-out", kept=(), route="-x=on", n=100, lost=9)
+    front = find_front(
+        [*lines, routed], lambda candidate: costs[candidate[0]] - bool(candidate[1]), lambda line: line.lost
+    )
+    assert [line.candidate for line in front] == [((), "-x=on"), ((), ""), (("a", "b"), ""), (("b",), "")]
 
 
 def searched(lost: Losses, most: float = 0.01) -> tuple[MadeUp, Kept | None]:
@@ -110,7 +125,7 @@ def searched(lost: Losses, most: float = 0.01) -> tuple[MadeUp, Kept | None]:
     costs = {kept: 1.0 + len(kept) for kept in ((), ("a",), ("a", "b"), tuple("abcd"), trials.task.all_float)}
     for kept in costs:
         trials.judge(kept)
-    chosen = choose(trials, budget, most, {k: v / 17 for k, v in costs.items()})
+    chosen = choose(trials, budget, most, {(k, ""): v / 17 for k, v in costs.items()})
     return trials, None if chosen.answer is None else chosen.answer.kept
 
 
@@ -142,8 +157,8 @@ def test_choosing_among_many_does_not_cost_the_level(monkeypatch: pytest.MonkeyP
     wrong = wrong_at_will = looked = 0
     for _ in range(runs):
         trials = MadeUp(lambda kept: 1.0 + len(kept), lost)
-        costs = {kept: (1.0 + len(kept)) / 20 for kept in candidates} | {NODES: 1.0}
-        for kept in costs:
+        costs = {(kept, ""): (1.0 + len(kept)) / 20 for kept in candidates} | {(NODES, ""): 1.0}
+        for kept, _ in costs:
             trials.judge(kept)
         answer = choose(trials, Budget(trials, 2000, most), most, costs).answer
         looked += len(trials.asked) > 1
@@ -157,6 +172,7 @@ def test_choosing_among_many_does_not_cost_the_level(monkeypatch: pytest.MonkeyP
 def test_a_graph_in_words() -> None:
     assert describe(()) == "all INT8"
     assert describe(("a", "b", "c", "d")) == "INT8 but for a, b, c and 1 more"
+    assert describe((), "-x=on") == "all INT8, by -x=on"
     task = cast(Any, SimpleNamespace(nodes=("a", "b"), weighted=("a",), all_float=("a", "b")))
     assert SearchTask.in_order(task, frozenset("a")) == ("a", "b")  # no product is left
     assert SearchTask.in_order(task, frozenset("b")) == ("b",)

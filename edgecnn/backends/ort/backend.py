@@ -22,7 +22,7 @@ from edgecnn.artifact.sidecar import (
     verified_sidecar,
 )
 from edgecnn.artifact.write import write_artifact
-from edgecnn.backends import BuildOptions, Knob, require_inference_graph
+from edgecnn.backends import BuildOptions, require_inference_graph
 from edgecnn.backends._graph_facts import describe_graph, precision_of_graph, scheme_of_graph
 from edgecnn.backends._graph_file import read_structure
 from edgecnn.backends.ort.provider import CPU, CUDA, RTX, TENSORRT, Provider
@@ -30,6 +30,7 @@ from edgecnn.backends.ort.session import OrtSession, require_classifier
 from edgecnn.errors import ArtifactError, BackendError, EdgecnnError, WriteError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.build_routes import Knob
 from edgecnn.results.device import Device
 from edgecnn.session import Session
 

@@ -12,8 +12,9 @@ from edgecnn.results.device import Device
 
 if TYPE_CHECKING:
     from edgecnn.artifact.sidecar import Sidecar
-    from edgecnn.backends import BuildOptions, Knob, Opinion
+    from edgecnn.backends import BuildOptions, Opinion
     from edgecnn.backends.trt.engine import TrtSession
+    from edgecnn.results.build_routes import Knob
     from edgecnn.session import Session
 
 

@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from edgecnn.backends import Knob
 from edgecnn.errors import BackendError, nearest
 from edgecnn.records import parse_json
+from edgecnn.results.build_routes import Knob
 
 _CLOSED = re.compile(r"\[([^\]]*)\]")  # [on|off]; [0|1|...] goes on, and what is no list is a type: int
 _OPEN_ENDED = "..."

@@ -53,13 +53,14 @@ def search_svg(found: Search) -> str:
 def _place(found: Search, point: SearchPoint) -> float | None:
     if found.objective == "coverage":
         return point.int8_share_pct
-    return 1.0 if point.all_float else point.ratio
+    return 1.0 if point.all_float and not point.route else point.ratio
 
 
 def _dot(found: Search, point: SearchPoint, x: float, y: float) -> Iterator[str]:
-    asked, answer = point.test_n is not None, found.answer != "none" and point.kept == found.kept
+    asked, answer = point.test_n is not None, found.answer != "none" and point.candidate == found.candidate
     fill, ring = "#2f78a8" if asked else "none", ' stroke-width="3"' if answer else ""
     kept = "all" if point.all_float else ", ".join(point.kept) or "none"
+    kept += f" by {point.route}" if point.route else ""
     tip = f"in float: {kept}; drop {point.top1_drop_pp:.2f} pp, {point.int8_share_pct:.1f} % in INT8"
     yield (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{fill}" stroke="{"#d98200" if answer else "#2f78a8"}"{ring}>'
