@@ -81,6 +81,10 @@ QUESTIONS = (
         ("int8.band_pct", "int8.different_engines"),
     ),
     Question(
+        "routes", "build routes: how one is taken and read back, and what it does to kernels and latency", trt.routes,
+        BUILT, 100, ("knobs.count", "known.after", "unknown.after", "ratio.latency_ratio"),
+    ),
+    Question(
         "trtexec", "our latency over trtexec's", trt.trtexec, BUILT, 60,
         ("fp16.ratio.latency_ms_p50", "int8.ratio.latency_ms_p50"),
     ),

@@ -176,6 +176,38 @@ def rebuilds(work: Work, answer: Answer) -> None:
         answer.ask(precision, band, precision)
 
 
+def routes(work: Work, answer: Answer) -> str | None:
+    """Build routes: what a configuration says once one is set, and what the first knob's other value does to a plan."""
+    from edgecnn.backends import build_routes
+    from edgecnn.backends.trt.lock import read_lock
+
+    found = build_routes("gpu")
+    single = [f"{knob.name}={value}" for knob in found.knobs for value in knob.values if value != knob.default]
+    if not single:
+        return f"{found.by} has no build routes"
+    answer.ask("knobs", lambda: {"count": len(found.knobs), "closed_sets": sum(bool(k.values) for k in found.knobs)})
+    for name, route in (("known", single[0]), ("joined", " ".join(single[::-1][:2])), ("unknown", "-no_such_knob=on")):
+        answer.ask(name, _read_back, route)
+    plain, routed = work.engine("int8.plan"), work.engine("routed.plan")
+    how = {"target": "gpu", "batch": batch_settings(), "build_route": single[0]}
+    if answer.ask("build", built, work.graph(work.small, "int8"), routed, **how) and plain.exists():
+        answer.ask("kernels", lambda: {"same": read_lock(plain).kernels_sha256 == read_lock(routed).kernels_sha256})
+        answer.ask("ratio", measured_ratio, routed, plain, work.seconds)
+    return None
+
+
+def _read_back(route: str) -> dict[str, Any]:
+    from edgecnn.backends.trt.build import make_builder
+    from edgecnn.backends.trt.library import errors_in, load_tensorrt, recording
+
+    trt = load_tensorrt()
+    with recording(trt) as messages:
+        settings = make_builder(trt, None, messages).create_builder_config()
+        before = settings.build_route
+        settings.build_route = route
+        return {"before": before, "set": route, "after": settings.build_route, "said": errors_in(messages)}
+
+
 def weakly_typed(work: Work, answer: Answer) -> str | None:
     """The INT8 of old by our ranges, against the explicit one and against FP16."""
     if int(str(work.earlier("tensorrt")["version"]).split(".")[0]) > 10:

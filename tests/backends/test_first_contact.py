@@ -17,6 +17,8 @@ import pytest
 from benchmarks.first_contact.answer import ABSENT, ANSWERED, Answer, Work, failed_parts
 from benchmarks.first_contact.questions import QUESTIONS
 from benchmarks.first_contact.table import by_gpu, table
+from tests.backends.conftest import install
+from tests.fakes.fake_cuda import FakeDevice
 
 if TYPE_CHECKING:
     from tests.fakes.fake_onnxruntime import FakeRuntime
@@ -119,6 +121,22 @@ def test_tensorrt_is_asked_everything(one_trt: Any, work: Work, short_blocks: No
     assert found["rebuilds"]["int8"]["different_engines"] == 1
     assert found["weakly_typed"]["tiny"]["precision_obtained"]
     assert found["int8_speed"]["batch8"]["latency_ratio"] > 0
+
+
+def test_build_routes_are_asked_about_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Work, short_blocks: None
+) -> None:
+    install(monkeypatch, tmp_path, "10.16.1.11", FakeDevice())
+    reason = OF["routes"].ask(work, Answer(work.folder / "answers" / "routes.json"))
+    assert reason == "TensorRT 10.16.1.11 has no build routes"
+    newest = install(monkeypatch, tmp_path, "11.4.0.106", FakeDevice())
+    newest._by_route["-conv_lowering=off"] = 3
+    found = asked(work, "tensorrt", "trt_build", "routes")["routes"]
+    assert found["knobs"] == {"count": 4, "closed_sets": 2}
+    assert found["known"]["after"] == found["known"]["set"] == "-conv_lowering=off"
+    assert found["unknown"]["after"] == "-no_such_knob=on"
+    assert found["kernels"] == {"same": False}
+    assert found["ratio"]["latency_ratio"] == pytest.approx(1.3, rel=0.05)
 
 
 def test_tensorrt_rtx_is_asked_everything(fake_rtx: Any, work: Work, short_blocks: None) -> None:

@@ -82,6 +82,27 @@ def test_a_second_run_does_nothing_and_another_tensorrt_builds_again(
     assert any("10.16.1.11" in line and "10.16.2" in line for line in again), again
 
 
+def test_a_build_route_of_a_recipe_builds_its_precision_anew(
+    monkeypatch: pytest.MonkeyPatch, recipe: Recipe, on_the_host: Path, tmp_path: Path
+) -> None:
+    newest = install(monkeypatch, tmp_path, "11.4.0.106", FakeDevice())
+    folder = tmp_path / "run"
+    shutil.copytree(on_the_host, folder)
+
+    def routes(*overrides: str) -> list[str]:
+        before = len(newest._builds)
+        ours = load_recipe("lenet5-digits", ['targets=["gpu"]', *QUICK, *overrides])
+        run_recipe(ours, folder, lambda text: None, until="build")
+        return [built["route"] for built in newest._builds[before:]]
+
+    assert routes() == ["", "", ""]
+    assert routes('build.routes.int8="-conv_lowering=off   -kgen:tiling=2"') == ["-conv_lowering=off -kgen:tiling=2"]
+    assert read_sidecar(folder / "gpu" / "int8.plan").facts["build_route"] == "-conv_lowering=off -kgen:tiling=2"
+    assert routes('build.routes.int8="-conv_lowering=off -kgen:tiling=2"') == []
+    assert routes('build.routes.int8="-conv_lowering=off"') == ["-conv_lowering=off"]
+    assert routes() == [""]
+
+
 def test_an_engine_of_another_precision_fails_the_recipe(
     one_trt: Any,
     recipe: Recipe,
