@@ -99,6 +99,7 @@ def build(
     if timing_cache is not None:
         cache = Path(timing_cache)
         check_output(cache, cache.suffix, graph, engine, path_or_none(ranges), option="--timing-cache")
+    own = _implicit_fields(implicit, method) | route_fields(build_route)
     options = BuildOptions(
         target=device.name,
         batch=batch,
@@ -114,12 +115,7 @@ def build(
         compute_capabilities=tuple(compute_capabilities),
         implicit=implicit,
         recipe=source.recipe,
-        fields={
-            **source.fields,
-            **fields_of("batch", batch),
-            **_implicit_fields(implicit, method),
-            **route_fields(build_route),
-        },
+        fields={**source.fields, **fields_of("batch", batch), **own},
     )
     module.engine_from_onnx(graph, engine, options)
     return engine

@@ -103,8 +103,7 @@ def search(
     source = sidecar_of(graph, verified=True).require_classes(graph)
     sidecar_of(ranges)
     measured_on = _require_device(device, objective, host)
-    if objective != "coverage":
-        _require_batch(graph, batch)
+    _require_batch(graph, batch, objective)
     found = open_search_images(
         graph,
         ranges,
@@ -169,9 +168,10 @@ def _require_device(target: Target, objective: Objective, host: str) -> Device |
     return here
 
 
-def _require_batch(graph: Path, batch: int) -> None:
-    with open_any(graph) as session:
-        require_batch(graph, session, batch)
+def _require_batch(graph: Path, batch: int, objective: Objective) -> None:
+    if objective != "coverage":
+        with open_any(graph) as session:
+            require_batch(graph, session, batch)
 
 
 def _tools(task: SearchTask) -> dict[str, str]:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -220,12 +220,12 @@ class Workbench:
     def _build(self, graph: Path, engine: Path, route: str) -> None:
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = BatchSettings(self.task.batch, self.task.batch, max(self.task.batch, BatchSettings.max))
-        how: dict[str, Any] = {"target": self.task.target.name, "batch": None if frozen else sizes}
+        target, batch = self.task.target.name, None if frozen else sizes
         if not route:
-            build(graph, engine, **how)
+            build(graph, engine, target=target, batch=batch)
             return
         try:
-            engines.build(graph, engine, **how, build_route=route)
+            engines.build(graph, engine, target=target, batch=batch, build_route=route)
         except DeviceError as exc:  # it built by no route: it is this one that asks for too much
             raise BackendError(exc.message, exc.hint) from exc
 

@@ -3,6 +3,7 @@
 FAKE_TENSORRT is the version, FAKE_GPU the device. FAKE_DIES is the signal by which an engine ends its process as it
 runs, and FAKE_DIES_OF a word that stands in the graph of the engines that do so. FAKE_KERNEL is the kernel that a build
 finds fastest, each a tenth of a query slower than the one before; with FAKE_WRONG engines answer the opposite.
+FAKE_DIES_BUILDING_BY is the word of a build route by which a builder ends its process.
 """
 
 from __future__ import annotations
@@ -54,4 +55,14 @@ def tensorrt() -> Any:
             return run(self, stream_handle)
 
         module.IExecutionContext.execute_async_v3 = dying
+    if word := os.environ.get("FAKE_DIES_BUILDING_BY"):
+        build = module.Builder.build_serialized_network
+
+        def aborting(self: Any, network: Any, config: Any) -> Any:
+            if word in config._route.split():
+                signal.signal(signal.SIGABRT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGABRT)
+            return build(self, network, config)
+
+        module.Builder.build_serialized_network = aborting
     return module

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.write import write_artifact
 from edgecnn.bundle.release import GOLDEN, REFERENCE, ReleasedEngine
 from edgecnn.errors import BackendError, CrashError
@@ -24,9 +24,12 @@ from edgecnn.pipeline.install import self_test
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.remote.child import Child
 from edgecnn.remote.engines import bench, bisect_engine, is_native, validate
+from edgecnn.remote.engines import build as build_engine
 from edgecnn.results.device import Device
 from edgecnn.steps.build import build
 from edgecnn.steps.reference import reference
+from tests.backends.conftest import install
+from tests.fakes.fake_cuda import FakeDevice
 
 pytestmark = pytest.mark.onnx
 
@@ -118,6 +121,27 @@ def test_an_engine_that_takes_its_process_down_is_an_error_with_the_signal(
             "error",
             "hint",
         ]
+
+
+def test_a_builder_that_a_route_takes_down_is_an_error(
+    trt_on_disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that takes it builds as this process would."""
+    from tests.fakes.tiny import tiny_graph
+
+    install(monkeypatch, tmp_path, "11.4.0.106", FakeDevice())
+    monkeypatch.setattr("edgecnn.backends.trt.NATIVE", True)
+    monkeypatch.setenv("FAKE_TENSORRT", "11.4.0.106")
+    monkeypatch.setenv("FAKE_DIES_BUILDING_BY", "-kgen:tiling=0")
+    graph, engine = tmp_path / "model.fp32.onnx", tmp_path / "x.plan"
+    graph.write_bytes(tiny_graph("fp32").SerializeToString())
+    with pytest.raises(CrashError, match="SIGABRT"):
+        build_engine(graph, engine, target="gpu", build_route="-kgen:tiling=0")
+    assert not engine.exists()
+    build_engine(graph, engine, target="gpu", batch=BatchSettings(1, 2, 4), build_route="-kgen:tiling=2")
+    made = read_sidecar(engine)
+    assert made.facts["build_route"] == "-kgen:tiling=2"
+    assert [made.facts["profiles"][0][key][0] for key in ("min", "opt", "max")] == [1, 2, 4]
 
 
 def test_errors_come_back_as_they_are(plan: Path) -> None:

@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 
 import edgecnn as ec
+from edgecnn.artifact.sidecar import Sidecar
+from edgecnn.artifact.write import write_artifact
 from edgecnn.cli import main
+from edgecnn.errors import BackendError, RefusedError, RemoteError
 from edgecnn.measure.energy import require_energy
 from edgecnn.records import to_plain
 from edgecnn.remote.command import Source
+from edgecnn.results.build_routes import Knob
 from edgecnn.results.device import Device
 from edgecnn.results.latency import LatencyFile, LatencyRatio, LatencyRow
+from edgecnn.targets import find_target
 from edgecnn.tuning.on_host import HostWorkbench
 from edgecnn.tuning.workbench import Kept
 from tests.fakes.fake_ssh import ssh_here
@@ -46,6 +51,39 @@ def test_an_energy_is_asked_for_by_bench_alone(tmp_path: Path, monkeypatch: pyte
     assert require_energy(bench._bench(tmp_path / "e.plan", None, 4.0)).joules_per_inference == 0.02
     numbers = ["--batch=4", "--duration=4", "--warmup=50"]
     assert asked == ["jetson", "bench", *numbers, Source(tmp_path / "e.plan", "--engine"), True]
+
+
+ROUTE = "-conv_lowering=off"
+
+
+def test_routes_are_asked_for_and_a_failed_one_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[object]] = []
+    knobs = [{"name": "-conv_lowering", "values": ["on", "off"], "default": "on"}]
+    answers: list[Any] = [
+        SimpleNamespace(error=None, found=SimpleNamespace(result={"target": "gpu", "by": "TensorRT", "knobs": knobs})),
+        *(SimpleNamespace(error=RefusedError("jetson: no code", "h"), found=None) for _ in range(2)),
+        SimpleNamespace(error=RemoteError("jetson: was started anew", "h"), found=None),
+    ]
+
+    def command_on(hosts: Sequence[str], arguments: Sequence[object], *, as_json: bool) -> Any:
+        asked.append([word for word in arguments if isinstance(word, str)])
+        return (answers.pop(0),)
+
+    monkeypatch.setattr("edgecnn.tuning.on_host.command_on", command_on)
+    write_artifact(tmp_path / "g.onnx", lambda path: path.write_bytes(b"g") and None, Sidecar(kind="graph"))
+    task = SimpleNamespace(host="jetson", batch=1, elsewhere=True, target=find_target("gpu"))
+    bench = HostWorkbench(task, tmp_path, "key")  # type: ignore[arg-type]
+    assert bench.build_knobs() == (Knob("-conv_lowering", ("on", "off"), "on"),)
+    with pytest.raises(RefusedError, match="no code"):
+        bench._engine(tmp_path / "g.onnx")
+    with pytest.raises(BackendError, match="no code") as told:
+        bench.by(ROUTE)._engine(tmp_path / "g.onnx", ROUTE)
+    assert type(told.value) is BackendError, "a failed trial"
+    with pytest.raises(RemoteError, match="started anew"):
+        bench.by(ROUTE)._engine(tmp_path / "g.onnx", ROUTE)
+    sizes = ["build", "--target=gpu", "--profile=1:1:8"]
+    by = [*sizes, f"--build-route={ROUTE}"]
+    assert asked == [["routes", "--target=gpu"], sizes, by, by]
 
 
 @pytest.mark.slow
