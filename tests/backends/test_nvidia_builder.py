@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from edgecnn import cli
     from edgecnn.artifact.sidecar import Sidecar, read_sidecar
-    from edgecnn.backends import recognizing_backend
+    from edgecnn.backends import load_backend, recognizing_backend
+    from edgecnn.backends.trt.build import make_builder
+    from edgecnn.backends.trt.flavor import RTX
+    from edgecnn.backends.trt.library import load_tensorrt, recording
     from edgecnn.backends.trt.plan import describe_plan, read_plan_header
     from edgecnn.errors import BackendError, EdgecnnError, GraphError
     from edgecnn.graph.calibration.collect import collect_from_model
@@ -126,6 +129,19 @@ def test_a_plan_says_what_it_is(tmp_path: Path) -> None:
     )
     assert "timing_cache" not in sidecar.facts
     assert describe_plan(renamed)["kind"] == "TensorRT-RTX plan"
+
+
+def test_a_build_route_is_dropped_without_a_word_and_so_refused(tmp_path: Path) -> None:
+    (tmp_path / "fp16.onnx").write_bytes(tiny_graph("fp16").SerializeToString())
+    assert load_backend("trt-rtx").build_knobs() == ()
+    with pytest.raises(BackendError, match="no build routes"):
+        built(tmp_path / "fp16.onnx", build_route="-conv_lowering=off")
+    trt = load_tensorrt(RTX)
+    with recording(trt) as messages:
+        settings = make_builder(trt, None, messages).create_builder_config()
+        settings.build_route = "-conv_lowering=off"
+        assert (settings.build_route, settings.all_build_routes) == ("", "")
+    assert [text for _, text in messages if "route" in text.lower()] == []
 
 
 def test_compute_capabilities_are_built_for_or_refused(tmp_path: Path) -> None:
