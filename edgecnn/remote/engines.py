@@ -28,7 +28,7 @@ from edgecnn.steps import verification as pairs
 from edgecnn.steps._arguments import FilePath
 from edgecnn.steps._images import Progress
 from edgecnn.steps._sessions import CHECKPOINT
-from edgecnn.steps.build import build as build_here
+from edgecnn.steps.build import rebuild
 from edgecnn.steps.engine_bisect import bisect_engine as bisect
 from edgecnn.targets import find_target
 
@@ -46,15 +46,23 @@ def _is_native(path: Path, provider: OrtProvider | None) -> bool:
     return False
 
 
-def build(graph: Path, engine: Path, *, target: str, batch: BatchSettings | None = None, build_route: str = "") -> None:
-    """`steps.build`. Raises `CrashError` where the builder takes its process down."""
+def build(
+    graph: Path,
+    engine: Path,
+    *,
+    target: str,
+    batch: BatchSettings | None = None,
+    build_route: str = "",
+    rebuilds: int = 1,
+) -> None:
+    """`steps.rebuild`. Raises `CrashError` where the builder takes its process down."""
     if not load_backend(find_target(target).backend).NATIVE:
-        build_here(graph, engine, target=target, batch=batch, build_route=build_route)
+        rebuild(graph, engine, rebuilds=rebuilds, target=target, batch=batch, build_route=build_route)
         return
     sizes = None if batch is None else dataclasses.asdict(batch)
-    given = {"graph": graph, "output": engine, "target": target, "batch": sizes, "build_route": build_route}
+    how = {"target": target, "batch": sizes, "build_route": build_route, "rebuilds": rebuilds}
     with Child() as child:
-        child.call(str(engine), "build", _as_json(given))
+        child.call(str(engine), "build", _as_json({"graph": graph, "output": engine, **how}))
 
 
 def validate(

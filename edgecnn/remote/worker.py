@@ -32,7 +32,7 @@ from edgecnn.steps._images import Progress, open_images
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import batch_of, open_any
 from edgecnn.steps._shared import predict_shared
-from edgecnn.steps.build import build
+from edgecnn.steps.build import rebuild
 from edgecnn.steps.end_to_end import EndToEndSettings, bench_end_to_end
 from edgecnn.steps.engine_bisect import bisect_engine
 from edgecnn.steps.validate import validate
@@ -56,9 +56,9 @@ class Worker:
         return {"python": sys.version.split()[0], "tools": tools, "device": to_plain(device)}
 
     def build(self, graph: str, output: str, batch: Mapping[str, Any] | None, **settings: Any) -> str:
-        """`steps.build`."""
+        """`steps.rebuild`; the first of them."""
         sizes = None if batch is None else _record(BatchSettings, batch)
-        return str(build(graph, output, batch=sizes, **settings))
+        return str(rebuild(graph, output, batch=sizes, **{"rebuilds": 1, **settings})[0])
 
     def validate(self, engine: str, images: str = "", **settings: Any) -> Mapping[str, Any]:
         """`steps.validate`; `images` are opened in place of what `data` names."""

@@ -19,8 +19,9 @@ Candidate = tuple[tuple[str, ...], str]  # the nodes that a graph keeps in float
 class ComparedLine:
     """One comparison that is done: the median latency, or the energy of a query, of the graph that keeps the nodes
     `kept` in float over that of the one that keeps `against`, in turn for `seconds` each, with its 95 % interval; what
-    the latter's is, in ms, or in J by the `power_sensor`. The former is built by the build `route`, the latter by none.
-    Where it could not be made, `failed` says why."""
+    the latter's is, in ms, or in J by the `power_sensor`. The former is built by the build `route`, the latter by none;
+    of several builds of both that were timed anew it is the `build`th. Where it could not be made, `failed` says why.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -28,6 +29,7 @@ class ComparedLine:
     against: tuple[str, ...]
     kept: tuple[str, ...]
     route: str = ""
+    build: int = 0
     ratio: float = 1.0
     ratio_ci: Interval = (1.0, 1.0)
     against_ms_p50: float = 0.0

@@ -147,8 +147,13 @@ def rebuild(
             "leave one of them out",
         )
     first = build(graph, output, fresh_timings=True, **settings)
-    others = [first.with_name(f"{first.stem}.build{k}{first.suffix}") for k in range(2, rebuilds + 1)]
+    others = [rebuilt_path(first, k) for k in range(2, rebuilds + 1)]
     return [first, *(build(graph, other, fresh_timings=True, **settings) for other in others)]
+
+
+def rebuilt_path(first: Path, k: int) -> Path:
+    """The `k`th of several builds, counted from 1, beside the first."""
+    return first if k == 1 else first.with_name(f"{first.stem}.build{k}{first.suffix}")
 
 
 def _implicit(graph: Path, weakly_typed: bool, ranges: Path | None, method: RangeMethod) -> ImplicitInt8 | None:

@@ -14,7 +14,7 @@ from edgecnn.remote.command import Argument, Output, Source, command_on
 from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.build_routes import BuildRoutes, Knob
 from edgecnn.results.latency import LatencyFile
-from edgecnn.tuning.workbench import WARMUP_MS, Workbench
+from edgecnn.tuning.workbench import REBUILDS, WARMUP_MS, Workbench
 
 AGAIN = "bring the edgecnn of that machine up to this one: edgecnn remote setup HOST"
 
@@ -33,6 +33,7 @@ class HostWorkbench(Workbench):
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = [] if frozen else [f"--profile={batch}:{batch}:{max(batch, BatchSettings.max)}"]
         by = [f"--build-route={route}"] if route else []
+        by += [f"--rebuilds={REBUILDS}"] if self.nth else []
         self._run("build", f"--target={self.task.target.name}", *sizes, *by, Output(engine, "--output"), Source(graph))
 
     def _validate(self, engine: Path, reference: Path, output: Path, data: Dataset, file: str) -> Accuracy:
@@ -47,7 +48,7 @@ class HostWorkbench(Workbench):
 
     def _run(self, *arguments: Argument) -> Any:
         (lane,) = command_on([self.task.host], arguments, as_json=True)
-        if self._route and isinstance(lane.error, RefusedError):  # a build route that fails there ends no search
+        if self.route and isinstance(lane.error, RefusedError):  # a build route that fails there ends no search
             raise BackendError(lane.error.message, lane.error.hint)
         if lane.error is not None:
             raise lane.error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.results.build_routes import Knob
 from edgecnn.results.search import Candidate, ComparedLine
 from edgecnn.tuning.budget import Budget
 from edgecnn.tuning.fastest import SECONDS
+from edgecnn.tuning.workbench import REBUILDS
 
 FIRST = 32  # of the routes that there are, where none are named: each is a build, which takes minutes on a small board
 EXAMPLE = "as in --routes '-conv_lowering=[on|off] -kgen:tiling=[0|1|2]'; `edgecnn routes` lists what there is"
@@ -47,7 +49,9 @@ def choose_routes(knobs: Sequence[Knob], asked: str) -> Routes:
 def try_routes(budget: Budget, costs: Mapping[Candidate, float], routes: Sequence[str]) -> dict[Candidate, float]:
     """The cheapest graph that holds the budget, built by each of the `routes` and measured in turn with itself as
     TensorRT builds it; then by all words together that helped beyond the noise. What a route makes of it is judged on
-    the held-out images, the best first, until one holds; its cost is returned, or nothing."""
+    the held-out images, the best first, until one holds the budget. Builds differ, and the best of many was lucky: both
+    are built `REBUILDS` times more, and it counts only where it helps in each; its cost is then that of the middle one,
+    or nothing is returned."""
     trials = budget.trials
     holding = [candidate for candidate in costs if budget.holds(candidate[0])]
     if not holding or not routes:
@@ -61,7 +65,9 @@ def try_routes(budget: Budget, costs: Mapping[Candidate, float], routes: Sequenc
         better.sort(key=lambda line: line.ratio)
     for line in better:
         if budget.allows(trials.judge(kept, route=line.route)):
-            return {(kept, line.route): costs[best] * line.ratio}
+            anew = [trials.compare(kept, [kept], seconds, line.route, nth) for nth in range(1, REBUILDS + 1)]
+            ratios = [again.ratio for lines in anew for again in lines if again.ratio_ci[1] < 1]
+            return {(kept, line.route): costs[best] * median(ratios)} if len(ratios) == REBUILDS else {}
     return {}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from edgecnn.errors import (
     BackendError,
-    CrashError,
     DeviceError,
     GraphError,
     MissingPackageError,
@@ -39,7 +39,7 @@ class Trials:
     def __init__(self, bench: Workbench, log: Log, say: Say, power_sensor: str = "") -> None:
         self.task, self._bench, self._log, self._say = bench.task, bench, log, say
         self.power_sensor = power_sensor
-        self._compared: dict[tuple[float, Kept, Candidate], ComparedLine] = {}
+        self._compared: dict[tuple[float, Kept, Candidate, int], ComparedLine] = {}
         self._judged: dict[tuple[ImageSet, Candidate], JudgedLine] = {}
         for content in log:
             compared, problems = record_and_problems(ComparedLine, content)
@@ -74,35 +74,42 @@ class Trials:
             self._say(f"{describe(kept, route)}: {what}")
         return self._judged[images, (kept, route)]
 
-    def compare(self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "") -> list[ComparedLine]:
+    def compare(
+        self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "", nth: int = 0
+    ) -> list[ComparedLine]:
         """The latency or the energy of each of `others`, built by the `route`, over that of `against`, built by none:
-        those that could be made, in their order."""
-        new = [kept for kept in dict.fromkeys(others) if (seconds, against, (kept, route)) not in self._compared]
+        those that could be made, in their order. Of several builds of both, each timed anew, the `nth`."""
+        known, bench = self._compared, self._bench.by(route, nth)
+        new = [kept for kept in dict.fromkeys(others) if (seconds, against, (kept, route), nth) not in known]
+        blank = ComparedLine(seconds=seconds, against=against, kept=(), route=route, build=nth)
         for kept in list(new):
             try:
-                self._bench.by(route).require_made(kept)
+                bench.require_made(kept)
             except HERE:
                 raise
             except (GraphError, BackendError) as exc:
-                self._keep(ComparedLine(seconds=seconds, against=against, kept=kept, route=route, failed=exc.reason))
+                self._keep(replace(blank, kept=kept, failed=exc.reason))
                 new.remove(kept)
-        for start in range(0, len(new), self._bench.at_once):
-            some = new[start : start + self._bench.at_once]
+        for start in range(0, len(new), bench.at_once):
+            some = new[start : start + bench.at_once]
             try:
-                for line in self._measure(against, some, seconds, route):
+                for line in self._measure(bench, against, some, seconds):
                     self._keep(line)
                     if line.against_joules or route:
                         what = f"{line.ratio:.3f} x the {self.task.objective}, {_between(line.ratio_ci)}"
                         self._say(f"{describe(*line.candidate)}: {what}")
-            except CrashError as exc:
+            except HERE:
+                raise
+            except BackendError as exc:
                 if not route:
                     raise
-                self._keep(ComparedLine(seconds=seconds, against=against, kept=some[0], route=route, failed=exc.reason))
-        found = [self._compared[seconds, against, (kept, route)] for kept in dict.fromkeys(others)]
+                self._keep(replace(blank, kept=some[0], failed=exc.reason))
+        found = [known[seconds, against, (kept, route), nth] for kept in dict.fromkeys(others)]
         return [line for line in found if not line.failed]
 
-    def _measure(self, against: Kept, others: Sequence[Kept], seconds: float, route: str) -> Iterator[ComparedLine]:
-        bench = self._bench.by(route)
+    def _measure(
+        self, bench: Workbench, against: Kept, others: Sequence[Kept], seconds: float
+    ) -> Iterator[ComparedLine]:
         if self.task.objective == "energy":
             for kept in others:
                 energy = bench.compare_energy(against, kept, seconds)
@@ -110,7 +117,8 @@ class Trials:
                     seconds=seconds,
                     against=against,
                     kept=kept,
-                    route=route,
+                    route=bench.route,
+                    build=bench.nth,
                     ratio=energy.ratio,
                     ratio_ci=energy.ci,
                     against_joules=energy.against_joules,
@@ -122,7 +130,8 @@ class Trials:
                 seconds=seconds,
                 against=against,
                 kept=kept,
-                route=route,
+                route=bench.route,
+                build=bench.nth,
                 ratio=ratio.latency_ratio,
                 ratio_ci=ratio.latency_ratio_ci,
                 against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
@@ -148,7 +157,7 @@ class Trials:
 
     def _know(self, line: ComparedLine | JudgedLine) -> None:
         if isinstance(line, ComparedLine):
-            self._compared[line.seconds, line.against, line.candidate] = line
+            self._compared[line.seconds, line.against, line.candidate, line.build] = line
         else:
             self._judged[line.images, line.candidate] = line
 

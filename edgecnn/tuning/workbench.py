@@ -33,7 +33,7 @@ from edgecnn.steps._images import open_images
 from edgecnn.steps._provenance import sidecar_of
 from edgecnn.steps._sessions import open_any
 from edgecnn.steps.bench import input_for
-from edgecnn.steps.build import build
+from edgecnn.steps.build import build, rebuilt_path
 from edgecnn.steps.quantize import GlobalPool, quantize
 from edgecnn.steps.reference import reference
 from edgecnn.targets import Target
@@ -42,6 +42,7 @@ from edgecnn.tuning.images import SearchImages
 Kept = tuple[str, ...]  # nodes that stay in float, in the order of the graph
 WARMUP_MS = 50.0
 SENSED_S = 2.5  # until a sensor that averages over a second has told one of queries alone
+REBUILDS = 3  # of an engine, timed anew, by which luck is told from speed
 AT_ONCE = 8  # engines on a processor that are open together
 
 
@@ -94,12 +95,13 @@ class Workbench:
 
     def __init__(self, task: SearchTask, folder: Path, key: str) -> None:
         self.task, self._folder, self._key = task, folder, key
-        self._route = ""
+        self.route, self.nth = "", 0
 
-    def by(self, route: str) -> Workbench:
-        """One that builds by a build route ("": by none) what it judges, and compares with others."""
+    def by(self, route: str, nth: int = 0) -> Workbench:
+        """One that builds by a build route ("": by none) what it judges, and compares with others: the `nth` of
+        `REBUILDS` builds, each timed anew, as those that it compares with are then; 0 for one of their own."""
         made = copy.copy(self)
-        made._route = route
+        made.route, made.nth = route, nth
         return made
 
     def build_knobs(self) -> tuple[Knob, ...]:
@@ -136,15 +138,15 @@ class Workbench:
 
     def judge(self, kept: Kept, images: ImageSet) -> JudgedLine:
         """Against the float graph, on these images: the engine where one can be built, else the graph."""
-        graph, found = self.graph(kept), self._named("json", images, *kept, self._route)
+        graph, found = self.graph(kept), self._named("json", images, *kept, self.route)
         data, file = self._images(images)
         if graph == self.task.graph:
             return JudgedLine(images=images, kept=kept, n=len(data))
-        accuracy = self._validate(self._engine(graph, self._route), self._reference(images, data), found, data, file)
+        accuracy = self._validate(self._engine(graph, self.route), self._reference(images, data), found, data, file)
         return JudgedLine(
             images=images,
             kept=kept,
-            route=self._route,
+            route=self.route,
             n=accuracy.n_labelled,
             lost=accuracy.top1_lost or 0,
             gained=accuracy.top1_gained or 0,
@@ -182,10 +184,10 @@ class Workbench:
 
     def require_made(self, kept: Kept) -> None:
         """Make the engine whose latency is asked for; raises what its making raises."""
-        self._engine(self._timed_graph(kept), self._route)
+        self._engine(self._timed_graph(kept), self.route)
 
     def _two(self, against: Kept, kept: Kept) -> tuple[Path, Path]:
-        return self._engine(self._timed_graph(against)), self._engine(self._timed_graph(kept), self._route)
+        return self._engine(self._timed_graph(against)), self._engine(self._timed_graph(kept), self.route)
 
     def _compare_elsewhere(self, against: Kept, kept: Kept, seconds: float) -> LatencyRatio:
         first, second = self._two(against, kept)
@@ -221,11 +223,12 @@ class Workbench:
         frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = BatchSettings(self.task.batch, self.task.batch, max(self.task.batch, BatchSettings.max))
         target, batch = self.task.target.name, None if frozen else sizes
-        if not route:
+        if not route and not self.nth:
             build(graph, engine, target=target, batch=batch)
             return
+        rebuilds = REBUILDS if self.nth else 1
         try:
-            engines.build(graph, engine, target=target, batch=batch, build_route=route)
+            engines.build(graph, engine, target=target, batch=batch, build_route=route, rebuilds=rebuilds)
         except DeviceError as exc:  # it built by no route: it is this one that asks for too much
             raise BackendError(exc.message, exc.hint) from exc
 
@@ -242,9 +245,11 @@ class Workbench:
         task = self.task
         if not self.task.elsewhere:
             return graph
-        engine = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem, route)
+        anew = ["anew"] if self.nth else []
+        first = self._named(f"engine{load_backend(task.target.backend).SUFFIXES[0]}", graph.stem, route, *anew)
+        engine = rebuilt_path(first, self.nth) if self.nth else first
         if not engine.exists():
-            self._build(graph, engine, route)
+            self._build(graph, first, route)
         return engine
 
     def _fp16(self) -> Path:

@@ -61,7 +61,7 @@ def test_routes_are_asked_for_and_a_failed_one_is_no_end(tmp_path: Path, monkeyp
     knobs = [{"name": "-conv_lowering", "values": ["on", "off"], "default": "on"}]
     answers: list[Any] = [
         SimpleNamespace(error=None, found=SimpleNamespace(result={"target": "gpu", "by": "TensorRT", "knobs": knobs})),
-        *(SimpleNamespace(error=RefusedError("jetson: no code", "h"), found=None) for _ in range(2)),
+        *(SimpleNamespace(error=RefusedError("jetson: no code", "h"), found=None) for _ in range(3)),
         SimpleNamespace(error=RemoteError("jetson: was started anew", "h"), found=None),
     ]
 
@@ -79,11 +79,13 @@ def test_routes_are_asked_for_and_a_failed_one_is_no_end(tmp_path: Path, monkeyp
     with pytest.raises(BackendError, match="no code") as told:
         bench.by(ROUTE)._engine(tmp_path / "g.onnx", ROUTE)
     assert type(told.value) is BackendError, "a failed trial"
+    with pytest.raises(BackendError, match="no code"):
+        bench.by(ROUTE, 2)._engine(tmp_path / "g.onnx", ROUTE)
     with pytest.raises(RemoteError, match="started anew"):
         bench.by(ROUTE)._engine(tmp_path / "g.onnx", ROUTE)
     sizes = ["build", "--target=gpu", "--profile=1:1:8"]
     by = [*sizes, f"--build-route={ROUTE}"]
-    assert asked == [["routes", "--target=gpu"], sizes, by, by]
+    assert asked == [["routes", "--target=gpu"], sizes, by, [*by, "--rebuilds=3"], by]
 
 
 @pytest.mark.slow

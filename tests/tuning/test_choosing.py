@@ -42,7 +42,9 @@ class MadeUp(Trials):
         self.by_route: dict[str, tuple[float, int]] = {}  # by a word of it: the time that it leaves, images lost more
         self.asked: list[Kept] = []
 
-    def compare(self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "") -> list[ComparedLine]:
+    def compare(
+        self, against: Kept, others: Sequence[Kept], seconds: float, route: str = "", nth: int = 0
+    ) -> list[ComparedLine]:
         faster = 1.0
         for word in route.split():
             faster *= self.by_route.get(word, (1.0, 0))[0]
