@@ -148,6 +148,7 @@ class Flow:
             "recipe list": ask("recipe", "list"),
             "recipe show": ask("recipe", "show", self.recipe),
             "reference": ask("reference", graph, "--data", self.pictures, "-o", work / "reference.npz"),
+            "routes": ask("routes", "--target", "cpu"),
             "run": ask("run", self.recipe, "--out", self.copied(), *ALONE),
             "sensitivity": ask(
                 "sensitivity", graph, "--ranges", ranges, "--data", "digits", "--images", 32, "-o", work / "nodes.json"
