@@ -30,18 +30,25 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgecnn.artifact.sidecar import Sidecar, read_sidecar, sidecar_path
 from edgecnn.artifact.signature import require_signature
 from edgecnn.errors import ArtifactError, BackendError, nearest
 from edgecnn.limits import require_regular
-from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
-from edgecnn.results.build_routes import BuildRoutes, Knob
-from edgecnn.results.device import Device
-from edgecnn.results.finding import Finding
-from edgecnn.session import Session
-from edgecnn.targets import find_target
+
+if TYPE_CHECKING:
+    from edgecnn.recipe.schema import BatchSettings, HardwareCompatibility, OrtProvider
+    from edgecnn.results.build_routes import BuildRoutes, Knob
+    from edgecnn.results.device import Device
+    from edgecnn.results.finding import Finding
+    from edgecnn.session import Session
+
+
+def _default_batch() -> BatchSettings:
+    from edgecnn.recipe.schema import BatchSettings
+
+    return BatchSettings()
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class BuildOptions:
     """
 
     target: str = "cpu"
-    batch: BatchSettings = field(default_factory=BatchSettings)
+    batch: BatchSettings = field(default_factory=_default_batch)
     threads: int | None = None
     workspace_mb: float | None = None
     optimization_level: int | None = None
@@ -154,6 +161,9 @@ def load_backends() -> list[Backend]:
 
 def build_routes(target: str) -> BuildRoutes:
     """What the build routes of engines for a target are made of on this machine; raises as `Backend.build_knobs`."""
+    from edgecnn.results.build_routes import BuildRoutes
+    from edgecnn.targets import find_target
+
     module = load_backend(find_target(target).backend)
     version = next(iter(module.tools().values()), "")
     return BuildRoutes(target=target, by=f"{module.PROVIDER} {version}".strip(), knobs=module.build_knobs())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ edgecnn calibrate runs/lenet5-digits/model.fp32.onnx --data digits -o lenet5.cal
 edgecnn calibrate lenet5.fp32.onnx --data calibration/mine.txt --check  # needs a graph and a manifest
 edgecnn calibrate resnet20.fp32.onnx --data-free -o resnet20.calib.json  # needs a graph with batch normalization
 """
+
+LOADED_OBJECTS = 200_000  # that loading packages leaves, about: to look for garbage among them takes a tenth of that
 
 
 def calibrate(
@@ -50,6 +53,7 @@ def calibrate(
 
     Interrupted, the same command goes on where it stopped.
     """
+    gc.set_threshold(LOADED_OBJECTS)
     from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError

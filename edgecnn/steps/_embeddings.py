@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from edgecnn.data.pairs import Pairs, all_pairs
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.lfw import lfw, lfw_pairs, lfw_root
 from edgecnn.errors import DataError
-from edgecnn.measure.predict import Predictions
-from edgecnn.measure.verification import threshold_of
-from edgecnn.session import Session
 from edgecnn.steps._shared import predict_shared
+
+if TYPE_CHECKING:
+    from edgecnn.measure.predict import Predictions
+    from edgecnn.session import Session
 
 
 def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
@@ -42,6 +43,8 @@ def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
 def open_unseen(path: Path, sidecar: Sidecar, data: str) -> Dataset:
     """The images of `data` that can test an embedding network: of classes that neither its training nor its threshold
     saw, of the test split where there is one; or those in LFW's pairs. Raises `DataError` where there are none."""
+    from edgecnn.measure.verification import threshold_of
+
     chosen = threshold_of(path, sidecar)
     preprocessing = preprocessing_from_json(sidecar.preprocessing) if sidecar.preprocessing else None
     known = {*chosen.train_classes, *chosen.validation_classes}

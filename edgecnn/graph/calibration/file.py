@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -17,12 +16,12 @@ from edgecnn.artifact.sidecar import Sidecar, read_json, tool_versions
 from edgecnn.artifact.write import write_bytes, write_json_artifact
 from edgecnn.errors import ArtifactError
 from edgecnn.graph.calibration.histogram import BINS, Counts, Ranges, TensorStatistics
-from edgecnn.graph.calibration.thresholds import PERCENTILES, percentiles, threshold
+from edgecnn.graph.calibration.thresholds import PERCENTILES, filled_bins, percentiles, threshold
 
 KIND = "ranges"
 MOST_CHANNELS = 1 << 18  # of a tensor: what is deflated may unpack to a thousand times its size
 _Row = dict[str, Any]  # of one tensor, or of all
-_Key = tuple[bytes, float, float | None]  # counts, largest, the scale of a calibration cache
+_Key = tuple[str, str | None, float, float | None]  # counts, largest, the scale of a calibration cache
 
 
 def write_ranges(ranges: Ranges, path: Path, sidecar: Sidecar) -> None:
@@ -88,14 +87,12 @@ def implicit_scales(ranges: Ranges, method: str) -> dict[str, float]:
 
 
 def _tensor_to_json(statistics: TensorStatistics, known: dict[_Key, _Row]) -> _Row:
-    """One row of the file; `known` are the parts of rows that follow from counts, which moved tensors share."""
-    digest = hashlib.sha256()
-    for counts in (statistics.positive, statistics.negative):
-        used = np.flatnonzero(() if counts is None else counts)
-        digest.update(used.tobytes() + (b"" if counts is None else counts[used].tobytes()) + b"|")
-    key = digest.digest(), statistics.largest, statistics.scale
+    """One row of the file; `known` are the thresholds that follow from counts, which moved tensors share."""
+    positive = _packed(statistics.positive)
+    negative = None if statistics.negative is None else _packed(statistics.negative)
+    key = positive, negative, statistics.largest, statistics.scale
     if key not in known:
-        known[key] = _counts_to_json(statistics)
+        known[key] = _thresholds_to_json(statistics)
     return {
         "name": statistics.name,
         "counted": statistics.counted,
@@ -106,18 +103,19 @@ def _tensor_to_json(statistics: TensorStatistics, known: dict[_Key, _Row]) -> _R
         "channel_min": _packed(statistics.channel_low),
         "channel_max": _packed(statistics.channel_high),
         **known[key],
+        "positive": positive,
+        "negative": negative,
         **({} if statistics.scale is None else {"scale": statistics.scale}),
     }
 
 
-def _counts_to_json(statistics: TensorStatistics) -> _Row:
+def _thresholds_to_json(statistics: TensorStatistics) -> _Row:
     made: _Row = {}
+    statistics = dataclasses.replace(statistics, positive=filled_bins(statistics.magnitudes), negative=None)
     for percent, value in zip(PERCENTILES, percentiles(statistics), strict=True):
         made[f"percentile_{percent}"] = _short(value)
     for method in ("entropy", "mse"):
         made[method] = _short(threshold(statistics, method))
-    made["positive"] = _packed(statistics.positive)
-    made["negative"] = None if statistics.negative is None else _packed(statistics.negative)
     return made
 
 

@@ -60,14 +60,22 @@ def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tu
 
 def percentiles(statistics: TensorStatistics, percents: Sequence[float] = PERCENTILES) -> list[float]:
     """The values below which so many per cent of the counted magnitudes lie; within a bin, linear."""
-    above = _count_above(statistics.magnitudes)
+    above = _count_above(filled_bins(statistics.magnitudes))
     return [_tail_edge(above, (1 - p / 100) * float(above[0]), statistics.largest) for p in percents]
+
+
+def filled_bins(counts: Counts) -> Counts:
+    """The counts up to the last bin that holds anything; at least one."""
+    filled = counts != 0
+    last = len(counts) - int(np.argmax(filled[::-1]))
+    return counts[:last] if filled[last - 1] else counts[:1]
 
 
 def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     """Sum of squared rounding and clipping errors for each threshold, values spread evenly over their bin."""
-    top = max(len(np.trim_zeros(counts, "b")), 1)
-    weights, low = counts[:top].astype(np.float64), _edges()[:top]
+    weights = filled_bins(counts).astype(np.float64)
+    top = len(weights)
+    low = _edges()[:top]
     width = np.maximum(np.minimum(_edges()[1 : top + 1], thresholds.max()) - low, 0.0)
     width[:1] = 0.0
     middles = low + width / 2
@@ -75,12 +83,13 @@ def squared_errors(counts: Counts, thresholds: Floats, levels: int) -> Floats:
     steps = np.maximum(thresholds, 1e-30)[:, None] / levels
     ends = steps * (np.arange(levels) + 0.5)  # where each rounded value ends
     bins = np.minimum(find_bins(ends), top - 1)
-    share = np.ceil((ends - low[bins]) / np.maximum(width, 1e-300)[bins] * _POINTS - 0.5)
-    share = np.clip(share, 0, _POINTS) / _POINTS  # of the points of that bin that are before it
+    begin, wide = low[bins], width[bins]
+    share = np.ceil((ends - begin) / np.maximum(wide, 1e-300) * _POINTS - 0.5)
+    share = np.minimum(np.maximum(share, 0), _POINTS) / _POINTS  # of the points of that bin that are before it
     mass, first = _cumulated(weights), _cumulated(weights * middles)
     partly = weights[bins] * share
     mass = _between(mass[bins] + partly, mass[-1])
-    first = _between(first[bins] + partly * (low[bins] + share * width[bins] / 2), first[-1])
+    first = _between(first[bins] + partly * (begin + share * wide / 2), first[-1])
     rounded = steps * np.arange(levels + 1)  # sum w (p - r)^2 is sum w p^2 - r (2 sum w p - r sum w) of each of them
     errors: Floats = np.maximum(squares - (rounded * (2 * first - rounded * mass)).sum(axis=1), 0.0)
     return errors
@@ -91,7 +100,7 @@ def entropy_threshold(counts: Counts, largest: float, levels: int) -> float:
 
     `levels` + 1 quantized values are compared with 2048 bins of equal width up to `largest`.
     """
-    histogram = _even_bins(counts, largest)
+    histogram = _even_bins(filled_bins(counts), largest)
     histogram[0] = 0.0  # zeros are exact whatever the threshold, and would drown everything else
     groups = levels + 1
     stops = np.arange(groups, _ENTROPY_BINS + 1, 16)
