@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,14 @@ OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "saf
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (left out: that of the process) and return its exit code (see the README's table); every error
     becomes its exit code here and nowhere else."""
+    gc.disable()  # of the parser that is loaded nothing is garbage
+    try:
+        return _main(sys.argv[1:] if arguments is None else [*arguments])
+    finally:
+        gc.enable()
+
+
+def _main(arguments: list[str]) -> int:
     import typer
 
     from edgecnn.cli.app import application
@@ -33,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
     )
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is counted, or refused with its name
-    arguments = sys.argv[1:] if arguments is None else [*arguments]
     with Termination() as termination, listing_each_folder_once():
         code = _run(arguments, application, click_exception, typer.Abort)
     if code == INTERRUPTED:
