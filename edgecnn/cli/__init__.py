@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if arguments is None else [*arguments])
     finally:
+        gc.unfreeze()
         gc.enable()
 
 

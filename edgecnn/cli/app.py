@@ -83,4 +83,5 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    gc.freeze()
     gc.enable()  # `main` has kept it off until a command begins

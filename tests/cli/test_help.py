@@ -83,6 +83,22 @@ def test_what_checks_files_is_imported_when_one_is_read() -> None:
     assert done.stderr.split() == ["False", "True"]
 
 
+def test_calibrate_loads_no_recipe_and_looks_for_no_garbage_among_what_it_loads(tmp_path: Path) -> None:
+    script = (
+        "import gc, sys\n"
+        "runs = []\n"
+        "gc.callbacks.append(lambda phase, info: runs.append(phase))\n"
+        "from edgecnn.cli import main\n"
+        "before = len(runs)\n"
+        "code = main(['calibrate', 'none.onnx', '--data', 'none', '-o', 'x.calib.json'])\n"
+        "import edgecnn.graph.calibration.collect\n"
+        "loaded = {'edgecnn.recipe.schema', 'edgecnn.results.accuracy', 'typer', 'onnx'} & set(sys.modules)\n"
+        "print(code, len(runs) - before, gc.isenabled(), *sorted(loaded))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["2", "0", "True", "onnx", "typer"]
+
+
 def test_help_costs_little(root: Path, tmp_path: Path) -> None:
     """At most three times the processor time of importing Typer and what it draws with, each at its best of five: 0.3 s
     where that takes 0.1. With bytecode, which what is installed has."""
