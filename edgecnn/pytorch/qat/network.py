@@ -18,16 +18,18 @@ from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import GraphError
 from edgecnn.pytorch.qat.fake_quantize import quantize, round_to_half
 from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS, Attributes
-from edgecnn.quantization import Dtype, QuantParams
+from edgecnn.quantization import FP16_LARGEST, FP16_SMALLEST, Dtype, QuantParams
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+STEP = 0.1  # TODO
 _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 @dataclass(frozen=True)
 class _Learned:
     """An initializer that learns, held in float32: int8 codes as the codes before rounding, int32 as the numbers that
-    it stands for by its `scale` [one, or one a channel of `axis`], else as FP16 (`half`) or float32."""
+    it stands for by its `scale` [one, or one a channel of `axis`], a scale of activations (`step`) as the log2 of what
+    it has grown by, else as FP16 (`half`) or float32. Those with the same `key` learn as one."""
 
     name: str
     key: str
@@ -36,6 +38,7 @@ class _Learned:
     largest: float
     half: bool
     codes: bool
+    step: bool = False
 
 
 class QuantizedNetwork(nn.Module):
@@ -55,6 +58,7 @@ class QuantizedNetwork(nn.Module):
         graph = rounded_to_fp16(model).graph
         self._input, self._output = (graph.input[0].name, graph.output[0].name)
         held = {t.name: t for t in graph.initializer}
+        self._casts = _find_casts(graph)
         self._learned = {one.name: one for one in self._find_learned(graph, held)}
         self._integers: dict[str, Tensor] = {}
         self._names: dict[str, str] = {}
@@ -64,7 +68,8 @@ class QuantizedNetwork(nn.Module):
         self._nodes = [node for node in graph.node if not self._fold(node)]
         self._attributes = [attributes_of(node) for node in self._nodes]
         for one in self._learned.values():
-            self.register_parameter(one.key, nn.Parameter(self._start(one)))
+            if one.key not in self._parameters:
+                self.register_parameter(one.key, nn.Parameter(self._start(one)))
         self._last = {name: k for k, node in enumerate(self._nodes) for name in node.input}
         self._pixels = normalized is not None
         if normalized is not None:
@@ -106,6 +111,8 @@ class QuantizedNetwork(nn.Module):
         """A learned initializer as the graph holds it: int8 codes, int32 biases, FP16 or float32 values."""
         one = self._learned[name]
         values = self.get_parameter(one.key).detach().cpu().numpy()
+        if one.step:
+            values = self._grown(one).detach().cpu().numpy()
         if one.scale is None:
             return values.astype(np.float16 if one.half else np.float32)
         if one.codes:
@@ -115,16 +122,20 @@ class QuantizedNetwork(nn.Module):
         return np.asarray(np.rint(values.astype(np.float64) / scale.reshape(shape)), np.int32)
 
     def steps(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """(what learns, the size of a quantization step in its unit): 1 for codes, else 1/127 of its largest number."""
-        for one in self._learned.values():
+        """(what learns, the size of a quantization step in its unit): 1 for codes, STEP for scales, else 1/127 of its
+        largest number."""
+        for one in {one.key: one for one in self._learned.values()}.values():
             parameter = self.get_parameter(one.key)
-            yield parameter, 1.0 if one.codes else float(parameter.detach().abs().max()) / 127 or 1 / 127
+            largest = float(parameter.detach().abs().max())
+            yield parameter, STEP if one.step else 1.0 if one.codes else largest / 127 or 1 / 127
 
     def quantizers(self) -> Iterator[tuple[str, QuantParams]]:
         """(tensor, how it is stored) of every QuantizeLinear."""
         for node in self._nodes:
             if node.op_type == "QuantizeLinear":
-                scale, zero = (self._constant(name) for name in node.input[1:3])
+                scale, zero = (self._read(self._casts.get(name, name), {}) for name in node.input[1:3])
+                assert scale is not None
+                assert zero is not None
                 dtype: Dtype = "uint8" if self._kinds[node.input[2]] == "uint8" else "int8"
                 yield node.input[0], QuantParams(float(scale), int(zero), dtype)
 
@@ -146,14 +157,22 @@ class QuantizedNetwork(nn.Module):
                 continue
             largest, axis = (127 if kind == TensorProto.INT8 else 2**30), attributes_of(node).get("axis", 1)
             yield _Learned(name, key, node.input[1], axis, largest, False, kind == TensorProto.INT8)
+        if not any(held[name].data_type == TensorProto.INT32 for name in found):
+            yield from _find_steps(graph, held)
 
     def _start(self, one: _Learned) -> Tensor:
         values = self._constant(one.name).float()
+        if one.step:
+            return torch.zeros_like(values)
         if one.scale is None:
             return values
         if one.codes:  # whole: halfway between two codes a weight follows the least of updates, and many do so at once
             return torch.clamp((values / self._coarser).round(), -self._bound(one), self._bound(one))
         return values * along(self._constant(one.scale), one.axis, values.ndim)
+
+    def _grown(self, one: _Learned) -> Tensor:
+        made = self._constant(one.name) * torch.exp2(self.get_parameter(one.key))
+        return made.clamp(FP16_SMALLEST, FP16_LARGEST) if one.half else made
 
     def _bound(self, one: _Learned) -> float:
         return (one.largest + 1) / self._coarser - 1 if one.codes else one.largest
@@ -189,6 +208,8 @@ class QuantizedNetwork(nn.Module):
         one = self._learned.get(name)
         if one is None:
             return self._constant(name)
+        if one.step:
+            return round_to_half(self._grown(one)) if one.half else self._grown(one)
         parameter = self.get_parameter(one.key)
         if one.scale is None:
             return round_to_half(parameter) if one.half else parameter
@@ -231,6 +252,31 @@ class QuantizedNetwork(nn.Module):
         axis = attributes.get("axis", 1) if scale.ndim else None
         step, offset = (along(value, axis, codes.ndim) for value in (scale * by, (zero / by).round()))
         return (codes - offset) * step
+
+
+def _find_steps(graph: onnx.GraphProto, held: dict[str, TensorProto]) -> Iterator[_Learned]:
+    """The scales of activations; equal ones learn as one, since what only moves codes has the same before and behind."""
+    cast, read = _find_casts(graph), dict[str, bool]()
+    for node in graph.node:
+        quantizes = node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in held
+        for k, name in enumerate(cast.get(name, name) for name in node.input):
+            if name in held and node.output[0] not in cast:
+                read[name] = read.get(name, True) and quantizes and k == 1
+    keys = dict[bytes, str]()
+    for name, only in read.items():
+        scale = numpy_helper.to_array(held[name])
+        if only and scale.size == 1 and scale > 0:
+            key = keys.setdefault(scale.tobytes(), name.replace(".", "/"))
+            yield _Learned(name, key, None, None, 0.0, scale.dtype == np.float16, False, step=True)
+
+
+def _find_casts(graph: onnx.GraphProto) -> dict[str, str]:
+    """What each Cast is made of, over all Casts before it."""
+    found = dict[str, str]()
+    for node in graph.node:
+        if node.op_type == "Cast":
+            found[node.output[0]] = found.get(node.input[0], node.input[0])
+    return found
 
 
 def along(values: Tensor, axis: int | None, rank: int) -> Tensor:
