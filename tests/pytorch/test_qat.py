@@ -76,13 +76,17 @@ def test_what_was_learned_is_the_same_graph_with_other_weights(
 
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
+        for parameter, step in network.steps():
+            parameter.mul_(1 + 0.05 * torch.randn_like(parameter)).add_(step * torch.randn_like(parameter).sign())
     trained = network.written_to(model)
     before, after = OnnxGraph(model), OnnxGraph(trained)
     moved = {name for name in before.initializers if not np.array_equal(before.array(name), after.array(name))}
     products = sum(node.op_type in ("Conv", "Gemm") for node in before.nodes)
-    assert len(moved) == 2 * products, "each weight and each bias, and no scale or zero point"
+    scales = {node.input[1] for node in before.nodes if node.op_type == "QuantizeLinear"}
+    learn = {"tensorrt": len(scales) - 1, "ort-cpu": 0}[KINDS[kind][1]]
+    scales &= moved
+    assert len(moved - scales) == 2 * products, "each weight and each bias, and no scale of weights or zero point"
+    assert len(scales) == learn, "all but that of the folded zero point, or none beside integer biases"
     assert [n.SerializeToString() for n in before.nodes] == [n.SerializeToString() for n in after.nodes]
     for name in moved:
         assert np.array_equal(network.codes(name), after.array(name))
@@ -133,6 +137,45 @@ def test_gradients_pass_a_rounding_and_end_where_it_saturates() -> None:
     (quantize(x, step, zero, -128, 127) * step).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+def test_a_scale_has_the_gradient_of_a_learned_step_size() -> None:
+    """Esser et al. 2020, equation 3: round(x / s) - x / s within, the bound outside."""
+    x, scale, zero = torch.tensor([-200.0, -0.3, 0.26, 1.4, 300.0]), torch.tensor([0.5], requires_grad=True), 0.0
+    (quantize(x, scale, torch.tensor([zero]), -16, 15) * scale).sum().backward()
+    assert scale.grad is not None
+    assert scale.grad.item() == pytest.approx(-16 + (-1 + 0.6) + (1 - 0.52) + (3 - 2.8) + 15, abs=1e-5)
+
+
+def test_equal_scales_learn_as_one_and_those_of_offsets_stand(made: Callable[[str], QuantizedGraph]) -> None:
+    joined = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+c2 = Conv(r1, out=8, k=3)
+r2 = Relu(c2)
+j = Concat(r1, r2, axis=1)
+c3 = Conv(j, out=8, k=3)
+r3 = Relu(c3)
+f = Flatten(r3)
+logits = Gemm(f, rows=512, out=5)
+"""
+    model, data = uneven(joined), pictures(32)
+    ranges = collect_from_model(simplify_graph(model), "", data)
+    graph = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp32", data=data)
+    network = QuantizedNetwork(graph.model)
+    before = dict(network.quantizers())
+    with torch.no_grad():
+        for parameter, step in network.steps():
+            parameter.add_(step)
+    after = dict(network.quantizers())
+    assert before["r1"] == before["r2"] == before["j"]
+    assert after["r1"] == after["r2"] == after["j"]
+    assert before["r1"] != after["r1"]
+    folded = made("residual, a folded zero point")
+    [offset] = {q.tensor for q in folded.placement.activations if folded.candidate.scales[q.scale_group].zero_point}
+    network = QuantizedNetwork(folded.model)
+    assert f"{offset}_scale_fp16" not in network.learned
+    assert "r1_scale_fp16" in network.learned
 
 
 def test_every_weight_learns_through_the_graph(made: Callable[[str], QuantizedGraph]) -> None:

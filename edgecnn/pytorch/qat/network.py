@@ -28,7 +28,7 @@ _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
 @dataclass(frozen=True)
 class _Learned:
     """An initializer that learns, held in float32: int8 codes as the codes before rounding, int32 as the numbers that
-    it stands for by its `scale` [one, or one a channel of `axis`], a scale of activations (`step`) as the log2 of what
+    it stands for by its `scale` [one, or one a channel of `axis`], a scale of activations (`grows`) as the log2 of what
     it has grown by, else as FP16 (`half`) or float32. Those with the same `key` learn as one."""
 
     name: str
@@ -38,7 +38,7 @@ class _Learned:
     largest: float
     half: bool
     codes: bool
-    step: bool = False
+    grows: bool = False
 
 
 class QuantizedNetwork(nn.Module):
@@ -111,7 +111,7 @@ class QuantizedNetwork(nn.Module):
         """A learned initializer as the graph holds it: int8 codes, int32 biases, FP16 or float32 values."""
         one = self._learned[name]
         values = self.get_parameter(one.key).detach().cpu().numpy()
-        if one.step:
+        if one.grows:
             values = self._grown(one).detach().cpu().numpy()
         if one.scale is None:
             return values.astype(np.float16 if one.half else np.float32)
@@ -127,7 +127,7 @@ class QuantizedNetwork(nn.Module):
         for one in {one.key: one for one in self._learned.values()}.values():
             parameter = self.get_parameter(one.key)
             largest = float(parameter.detach().abs().max())
-            yield parameter, STEP if one.step else 1.0 if one.codes else largest / 127 or 1 / 127
+            yield parameter, STEP if one.grows else 1.0 if one.codes else largest / 127 or 1 / 127
 
     def quantizers(self) -> Iterator[tuple[str, QuantParams]]:
         """(tensor, how it is stored) of every QuantizeLinear."""
@@ -137,7 +137,7 @@ class QuantizedNetwork(nn.Module):
                 assert scale is not None
                 assert zero is not None
                 dtype: Dtype = "uint8" if self._kinds[node.input[2]] == "uint8" else "int8"
-                yield node.input[0], QuantParams(float(scale), int(zero), dtype)
+                yield node.input[0], QuantParams(float(scale.detach()), int(zero), dtype)
 
     def _find_learned(self, graph: onnx.GraphProto, held: dict[str, TensorProto]) -> Iterator[_Learned]:
         producer = {name: node for node in graph.node for name in node.output}
@@ -158,11 +158,11 @@ class QuantizedNetwork(nn.Module):
             largest, axis = (127 if kind == TensorProto.INT8 else 2**30), attributes_of(node).get("axis", 1)
             yield _Learned(name, key, node.input[1], axis, largest, False, kind == TensorProto.INT8)
         if not any(held[name].data_type == TensorProto.INT32 for name in found):
-            yield from _find_steps(graph, held)
+            yield from _find_scales(graph, held, self._casts)
 
     def _start(self, one: _Learned) -> Tensor:
         values = self._constant(one.name).float()
-        if one.step:
+        if one.grows:
             return torch.zeros_like(values)
         if one.scale is None:
             return values
@@ -208,7 +208,7 @@ class QuantizedNetwork(nn.Module):
         one = self._learned.get(name)
         if one is None:
             return self._constant(name)
-        if one.step:
+        if one.grows:
             return round_to_half(self._grown(one)) if one.half else self._grown(one)
         parameter = self.get_parameter(one.key)
         if one.scale is None:
@@ -254,20 +254,25 @@ class QuantizedNetwork(nn.Module):
         return (codes - offset) * step
 
 
-def _find_steps(graph: onnx.GraphProto, held: dict[str, TensorProto]) -> Iterator[_Learned]:
-    """The scales of activations; equal ones learn as one, since what only moves codes has the same before and behind."""
-    cast, read = _find_casts(graph), dict[str, bool]()
+def _find_scales(graph: onnx.GraphProto, held: dict[str, TensorProto], cast: dict[str, str]) -> Iterator[_Learned]:
+    """The scales of activations that learn. Equal ones learn as one, since what only moves codes has the same scale
+    before and behind. What a product gives without a ReLU may have an offset in its bias, in steps: its scale stands."""
+    products = {node.output[0] for node in graph.node if node.op_type in _WEIGHTED}
+    found, kept = dict[str, TensorProto](), set[bytes]()
     for node in graph.node:
-        quantizes = node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in held
-        for k, name in enumerate(cast.get(name, name) for name in node.input):
-            if name in held and node.output[0] not in cast:
-                read[name] = read.get(name, True) and quantizes and k == 1
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in held:
+            continue
+        name = cast.get(node.input[1], node.input[1])
+        if name not in held or held[name].dims not in ([], [1]):
+            continue
+        found[name] = held[name]
+        if cast.get(node.input[0], node.input[0]) in products:
+            kept.add(numpy_helper.to_array(held[name]).tobytes())
     keys = dict[bytes, str]()
-    for name, only in read.items():
-        scale = numpy_helper.to_array(held[name])
-        if only and scale.size == 1 and scale > 0:
-            key = keys.setdefault(scale.tobytes(), name.replace(".", "/"))
-            yield _Learned(name, key, None, None, 0.0, scale.dtype == np.float16, False, step=True)
+    for name, tensor in found.items():
+        if (scale := numpy_helper.to_array(tensor).tobytes()) not in kept:
+            key = keys.setdefault(scale, name.replace(".", "/"))
+            yield _Learned(name, key, None, None, 0.0, tensor.data_type == TensorProto.FLOAT16, False, grows=True)
 
 
 def _find_casts(graph: onnx.GraphProto) -> dict[str, str]:
