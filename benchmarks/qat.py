@@ -1,12 +1,13 @@
 """What quantization-aware training wins back: at 8 bits, and at fewer, where quantization alone loses.
 
     python benchmarks/qat.py [--bits 8 5] [--epochs 1] [--learning-rate 0.02] [--threads 1] [--shared DIR]
+        [--folder DIR]
 
 ResNet-20 with the weights and the CIFAR-10 images of the shared folder: its graph for TensorRT as `auto` quantizes it,
 then trained as `edgecnn train --qat` trains it, of the 20 000 training images nine tenths. Top-1 of all test images,
 each of which is judged before and after: the drop is paired. With fewer bits, which only this program can ask for, each
 step of 8 bits is 2^(8 - bits) times as large. At 8 bits the graph that was written runs in ONNX Runtime beside the
-network, on `COMPARED` test images.
+network, on `COMPARED` test images. A call that was ended goes on in the next with the same `--folder`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import dataclasses
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +54,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("EDGECNN_SHARED", ROOT / ".." / "shared")))
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if options.folder is None else nullcontext(options.folder) as folder:
         for bits in options.bits:
             words = f"--bits {bits} --epochs {options.epochs} --learning-rate {options.learning_rate:g}"
             recorder = Recorder("qat", f"python benchmarks/qat.py {words}", tools=("torch", "onnxruntime"))
@@ -88,10 +91,9 @@ def measure(bits: int, options: argparse.Namespace, folder: Path) -> dict[str, A
     described = dataclasses.replace(read_sidecar(int8), labels=list(test.label_names or ()))
     started = time.process_time()
     work = folder / str(bits)
-    trained = train_quantized(
-        recipe, model, simplify_graph(onnx.load(fp32)), described, work, threads=options.threads, bits=bits
-    )
-    spent = time.process_time() - started
+    begun, teacher = work.exists(), simplify_graph(onnx.load(fp32))
+    trained = train_quantized(recipe, model, teacher, described, work, resume=None, threads=options.threads, bits=bits)
+    spent = None if begun else round(time.process_time() - started, 1)
     before = dataclasses.replace(trained, network=QuantizedNetwork(model, bits=bits).eval())
     exact = compute_logits(onnx.load(fp32), test)
 
@@ -110,8 +112,8 @@ def measure(bits: int, options: argparse.Namespace, folder: Path) -> dict[str, A
         "qat_top1_pct": round(100 * float(new.mean()), 2),
         "drop_to_ptq_pp": round(100 * (lost - gained) / n, 2),
         "drop_to_ptq_ci_pp": [round(100 * float(end), 2) for end in drop_interval(lost, gained, n)],
-        "recovered_pct": round(100 * float((new.mean() - old.mean()) / (whole.mean() - old.mean())), 1),
-        "cpu_s": round(spent, 1),
+        "recovered_pct": round(100 * (lost - gained) / loss, 1) if (loss := int(old.sum() - whole.sum())) < 0 else None,
+        "cpu_s": spent,
     }
     if bits == 8:
         shown = test.subset(list(range(0, n, n // COMPARED)))

@@ -39,8 +39,8 @@ class _Half(torch.autograd.Function):
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor, low: float, high: float) -> Tensor:
-    """The codes of `x`, as whole floats within [low, high]; `scale` and `zero` broadcast against it. A scale that learns
-    is one number."""
+    """The codes of `x`, as whole floats within [low, high]; `scale` and `zero` broadcast against it. A scale with a
+    gradient is one number."""
     return torch.as_tensor(_Codes.apply(x, scale, zero, low, high))
 
 

@@ -20,8 +20,8 @@ from edgecnn.pytorch.qat.fake_quantize import quantize, round_to_half
 from edgecnn.pytorch.qat.operators import ADVICE, OPERATORS, Attributes
 from edgecnn.quantization import FP16_LARGEST, FP16_SMALLEST, Dtype, QuantParams
 
+GROWTH = 0.5  # of a scale in one step, as log2
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-STEP = 0.1  # TODO
 _KINDS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
@@ -45,11 +45,11 @@ class QuantizedNetwork(nn.Module):
     """An INT8 graph (Q/DQ pairs, FP16 or float32 around them) as a network: images [N, C, H, W] -> logits [N, classes].
 
     Weights and biases of every Conv, Gemm and MatMul learn, held in float32 and rounded in each pass to what the graph
-    holds, quantized weights in steps of their scales; scales and zero points, and what else the graph has, stand. It
-    begins as what the graph computes; a float graph has no roundings and is computed as it is. `normalized` is the
-    preprocessing of the images that it is given where the graph itself takes pixels (0 to 255). With fewer `bits` every
-    step of 8 bits is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError` for a node that cannot be
-    trained.
+    holds, quantized weights in steps of their scales. So do the scales of activations, but where an offset or an
+    integer bias is in units of them; other scales, zero points, and what else the graph has, stand. It begins as what
+    the graph computes; a float graph has no roundings and is computed as it is. `normalized` is the preprocessing of
+    the images that it is given where the graph itself takes pixels (0 to 255). With fewer `bits` every step of 8 bits
+    is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError` for a node that cannot be trained.
     """
 
     def __init__(self, model: onnx.ModelProto, *, normalized: Preprocessing | None = None, bits: int = 8) -> None:
@@ -110,9 +110,8 @@ class QuantizedNetwork(nn.Module):
     def codes(self, name: str) -> npt.NDArray[Any]:
         """A learned initializer as the graph holds it: int8 codes, int32 biases, FP16 or float32 values."""
         one = self._learned[name]
-        values = self.get_parameter(one.key).detach().cpu().numpy()
-        if one.grows:
-            values = self._grown(one).detach().cpu().numpy()
+        held = self._grown(one) if one.grows else self.get_parameter(one.key)
+        values = held.detach().cpu().numpy()
         if one.scale is None:
             return values.astype(np.float16 if one.half else np.float32)
         if one.codes:
@@ -122,12 +121,12 @@ class QuantizedNetwork(nn.Module):
         return np.asarray(np.rint(values.astype(np.float64) / scale.reshape(shape)), np.int32)
 
     def steps(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """(what learns, the size of a quantization step in its unit): 1 for codes, STEP for scales, else 1/127 of its
-        largest number."""
+        """(what learns, the size of a step in its unit): 1 for codes, `GROWTH` for scales, else 1/127 of its largest
+        number."""
         for one in {one.key: one for one in self._learned.values()}.values():
             parameter = self.get_parameter(one.key)
             largest = float(parameter.detach().abs().max())
-            yield parameter, STEP if one.grows else 1.0 if one.codes else largest / 127 or 1 / 127
+            yield parameter, GROWTH if one.grows else 1.0 if one.codes else largest / 127 or 1 / 127
 
     def quantizers(self) -> Iterator[tuple[str, QuantParams]]:
         """(tensor, how it is stored) of every QuantizeLinear."""
@@ -171,6 +170,7 @@ class QuantizedNetwork(nn.Module):
         return values * along(self._constant(one.scale), one.axis, values.ndim)
 
     def _grown(self, one: _Learned) -> Tensor:
+        """A scale, always positive: its log2 learns (S. Jain et al., "Trained quantization thresholds", MLSys 2020)."""
         made = self._constant(one.name) * torch.exp2(self.get_parameter(one.key))
         return made.clamp(FP16_SMALLEST, FP16_LARGEST) if one.half else made
 
@@ -256,7 +256,8 @@ class QuantizedNetwork(nn.Module):
 
 def _find_scales(graph: onnx.GraphProto, held: dict[str, TensorProto], cast: dict[str, str]) -> Iterator[_Learned]:
     """The scales of activations that learn. Equal ones learn as one, since what only moves codes has the same scale
-    before and behind. What a product gives without a ReLU may have an offset in its bias, in steps: its scale stands."""
+    before and behind. What a product gives without a ReLU may have an offset, in steps, in its bias: the scale stands.
+    """
     products = {node.output[0] for node in graph.node if node.op_type in _WEIGHTED}
     found, kept = dict[str, TensorProto](), set[bytes]()
     for node in graph.node:
