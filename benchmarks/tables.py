@@ -343,6 +343,27 @@ TABLES = {
             "CPU s": value("made_s", 0),
         },
     ),
+    "qat": Table(
+        "qat",
+        "Top-1 in per cent: in float, as `auto` quantized it, and after `train --qat`; how much less it is than before,"
+        " paired, with its 95 % interval, and what it recovers of what quantization lost. Fewer bits than 8 are the"
+        " benchmark's own: as many codes fewer, each step as much larger.",
+        {
+            "network": key("network"),
+            "bits": value("bits", 0),
+            "updates": value("steps", 0),
+            "n": value("n", 0),
+            "float": value("float_top1_pct"),
+            "quantized": value("ptq_top1_pct"),
+            "trained": value("qat_top1_pct"),
+            "drop, points": value("drop_to_ptq_pp"),
+            "its 95 %": interval("drop_to_ptq_ci_pp", 2),
+            "recovered, %": value("recovered_pct", 0),
+            "graph, dB": value("graph_sqnr_db", 1),
+            "same top-1": text("same_top1"),
+            "CPU s": value("cpu_s", 0),
+        },
+    ),
     "auto-cost": Table(
         "auto_cost",
         "`quantize --method auto` as a whole, in turn with the checkout of before and with a process that runs the"
