@@ -178,41 +178,6 @@ logits = Gemm(f, rows=512, out=5)
     assert "r1_scale_fp16" in network.learned
 
 
-def test_a_scale_has_the_gradient_of_a_learned_step_size() -> None:
-    """Esser et al. 2020, equation 3: round(x / s) - x / s within, the bound outside."""
-    x, scale, zero = torch.tensor([-200.0, -0.3, 0.26, 1.4, 300.0]), torch.tensor([0.5], requires_grad=True), 0.0
-    (quantize(x, scale, torch.tensor([zero]), -16, 15) * scale).sum().backward()
-    assert scale.grad is not None
-    assert scale.grad.item() == pytest.approx(-16 + (-1 + 0.6) + (1 - 0.52) + (3 - 2.8) + 15, abs=1e-5)
-
-
-def test_equal_scales_learn_as_one_and_those_of_offsets_stand(made: Callable[[str], QuantizedGraph]) -> None:
-    moving = """
-c1 = Conv(input, out=8, k=3)
-r1 = Relu(c1)
-m = MaxPool(r1, kernel_shape=[2, 2], strides=[2, 2])
-c2 = Conv(m, out=8, k=3)
-r2 = Relu(c2)
-f = Flatten(r2)
-logits = Gemm(f, rows=128, out=5)
-"""
-    model, data = uneven(moving), pictures(32)
-    ranges = collect_from_model(simplify_graph(model), "", data)
-    graph = quantize_int8(model, ranges, "tensorrt", method="minmax", around="fp16", data=data)
-    network = QuantizedNetwork(graph.model)
-    before = dict(network.quantizers())
-    with torch.no_grad():
-        for parameter, step in network.steps():
-            parameter.add_(step * torch.randn_like(parameter))
-    after = dict(network.quantizers())
-    assert after["r1"] == after["m"] != before["r1"] == before["m"]
-    folded = made("residual, a folded zero point")
-    [offset] = {q.tensor for q in folded.placement.activations if folded.candidate.scales[q.scale_group].zero_point}
-    network = QuantizedNetwork(folded.model)
-    assert f"{offset}_scale_fp16" not in network.learned
-    assert "r1_scale_fp16" in network.learned
-
-
 def test_every_weight_learns_through_the_graph(made: Callable[[str], QuantizedGraph]) -> None:
     network = QuantizedNetwork(made("depthwise, a folded zero point, FP32 around").model)
     shown = pictures(32)

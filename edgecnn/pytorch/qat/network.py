@@ -46,10 +46,11 @@ class QuantizedNetwork(nn.Module):
 
     Weights and biases of every Conv, Gemm and MatMul learn, held in float32 and rounded in each pass to what the graph
     holds, quantized weights in steps of their scales. So do the scales of activations, but where an offset in a bias
-    may be, or an integer bias is, in units of them; other scales, zero points, and what else the graph has, stand. It begins as what
-    the graph computes; a float graph has no roundings and is computed as it is. `normalized` is the preprocessing of
-    the images that it is given where the graph itself takes pixels (0 to 255). With fewer `bits` every step of 8 bits
-    is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError` for a node that cannot be trained.
+    may be, or an integer bias is, in units of them; other scales, zero points, and what else the graph has, stand. It
+    begins as what the graph computes; a float graph has no roundings and is computed as it is. `normalized` is the
+    preprocessing of the images that it is given where the graph itself takes pixels (0 to 255). With fewer `bits` every
+    step of 8 bits is 2^(8 - bits) times as large, of as many codes fewer. Raises `GraphError` for a node that cannot be
+    trained.
     """
 
     def __init__(self, model: onnx.ModelProto, *, normalized: Preprocessing | None = None, bits: int = 8) -> None:
