@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from edgecnn.graph.ptq import candidates, judging
 from edgecnn.graph.ptq.candidates import give_own_constants, round_candidate
 from edgecnn.graph.ptq.channel_ties import tie_channels
 from edgecnn.graph.ptq.equalization import equalize_channels, scale_channels
-from edgecnn.graph.ptq.headroom import HEADROOM, collect_parts, find_bounded, judging_images, split_images
+from edgecnn.graph.ptq.gptq import Samples
+from edgecnn.graph.ptq.headroom import (
+    HEADROOM,
+    collect_parts,
+    find_bounded,
+    find_headroom,
+    judging_images,
+    split_images,
+)
 from edgecnn.graph.ptq.quantize import QuantizedGraph, quantize_int8
 from edgecnn.graph.ptq.scores import NOTHING_LEFT_DB, Scores, choose_best
 from edgecnn.graph.qdq.placement import place
@@ -48,6 +57,34 @@ f = Flatten(g)
 logits = Gemm(f, out=5)
 """
 
+SEPARABLE = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+d1 = Conv(r1, out=8, k=3, group=8)
+r2 = Relu(d1)
+p1 = Conv(r2, out=8, k=1)
+r3 = Relu(p1)
+g = GlobalAveragePool(r3)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+MOBILE = """
+c1 = Conv(input, out=8, k=3)
+r1 = Relu(c1)
+d1 = Conv(r1, out=8, k=3, group=8)
+r2 = Relu(d1)
+p1 = Conv(r2, out=8, k=1)
+a1 = Add(p1, r1)
+r3 = Relu(a1)
+d2 = Conv(r3, out=8, k=3, group=8)
+r4 = Relu(d2)
+p2 = Conv(r4, out=8, k=1)
+r5 = Relu(p2)
+g = GlobalAveragePool(r5)
+f = Flatten(g)
+logits = Gemm(f, out=5)
+"""
+
 
 def quantized(model: onnx.ModelProto, data: Dataset, method: str = "auto", around: Any = "fp32") -> QuantizedGraph:
     ranges = collect_from_model(model, "", data)
@@ -63,6 +100,18 @@ def rescaled(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return scale_channels(model, graph, channels, dict(zip(sorted(roots), (2.0**drawn).tolist(), strict=True)))
 
 
+def redrawn(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """The same with other weights, unless the seed is 0: channels of very different size."""
+    rng = np.random.default_rng(1000 + seed)
+    for held in model.graph.initializer if seed else ():
+        array = numpy_helper.to_array(held)
+        if array.ndim > 1:
+            uneven_rows = np.exp(rng.normal(0, 1, (len(array), *[1] * (array.ndim - 1))))
+            values = uneven_rows * rng.normal(0, (2 / np.prod(array.shape[1:])) ** 0.5, array.shape)
+            held.CopyFrom(numpy_helper.from_array(values.astype(np.float32), held.name))
+    return model
+
+
 @pytest.mark.parametrize(("text", "seed"), [(CHAIN, 1), (RESIDUAL, 0)], ids=["chain", "residual"])
 def test_the_form_of_a_network_costs_auto_at_most_a_decibel(text: str, seed: int) -> None:
     model, data, unseen = uneven(text), pictures(64), pictures(128, seed=9)
@@ -73,6 +122,19 @@ def test_the_form_of_a_network_costs_auto_at_most_a_decibel(text: str, seed: int
     poor = sqnr_db(exact, logits(quantized(other, data, "mse").model, unseen))
     assert poor < reached - 3.0, "or nothing was rescaled"
     assert sqnr_db(exact, logits(quantized(other, data).model, unseen)) > reached - 1.0
+
+
+@pytest.mark.parametrize(("text", "weights"), [(SEPARABLE, 0), (MOBILE, 3)], ids=["separable", "mobile"])
+def test_the_form_of_a_depthwise_network_costs_auto_at_most_a_decibel_with_twenty_images(
+    text: str, weights: int
+) -> None:
+    model = redrawn(give_own_constants(simplify_graph(build(text))), weights)
+    data, unseen = pictures(20), pictures(400, seed=900)
+    exact = logits(model, unseen)
+    reached = sqnr_db(exact, logits(quantized(model, data).model, unseen))
+    for seed in (11, 101):
+        other = quantized(rescaled(model, seed), data).model
+        assert sqnr_db(exact, logits(other, unseen)) > reached - 1.0, seed
 
 
 def test_channels_keep_headroom_for_what_was_not_seen() -> None:
@@ -166,9 +228,35 @@ def test_a_tensor_that_is_bounded_needs_no_headroom() -> None:
     seen = collect_parts(model, data)
     assert find_bounded(placement, seen) == {"r2"}
     tensors = collect_from_model(model, "", data).tensors
+    expected = candidates.compute_logits(model, data.subset(judging_images(32)))
+    trial = judging.Trial(model, placement, False, data, expected, tensors)
+    assert trial.looked_at().bounded == {"r2"}
+    level = replace(trial, equalized={"r1": 0.5}).looked_at()
+    assert level.bounded == frozenset(), "channels brought to what was seen of them often end alike in all parts"
     tight, wide = (round_candidate(model, placement, tensors, "mse", False, bounded=b).scales for b in (None, {"r2"}))
     assert wide["r1"].scale == pytest.approx(HEADROOM * tight["r1"].scale)
     assert wide["r2"].scale == tight["r2"].scale
+
+
+def test_what_has_one_value_in_each_image_has_headroom_for_the_images_not_seen() -> None:
+    model, data = give_own_constants(simplify_graph(build(SEPARABLE))), pictures(20)
+    placement, tensors = place(model, "tensorrt"), collect_from_model(model, "", data).tensors
+    headroom = find_headroom(placement, tensors)
+    assert headroom == {"input": HEADROOM, "r1": HEADROOM, "r2": HEADROOM, "f": 1 + 16 / 20}
+    assert (
+        find_headroom(placement, {n: replace(t, positive=0 * t.positive) for n, t in tensors.items()})["f"] == HEADROOM
+    )
+
+
+def test_a_gain_on_few_samples_is_taken_only_where_it_can_be_told() -> None:
+    rng = np.random.default_rng(0)
+    none, change = np.zeros((1, 1, 1)), np.ones((1, 1, 1))
+    for count, told in ((5, False), (5000, True)):
+        x = rng.normal(0, 1, (1, count, 1)).astype(np.float32)
+        held = Samples(np.zeros((1, 1), np.float32))
+        held.add(x, 0.6 * x + rng.normal(0, 2, x.shape).astype(np.float32))
+        assert held.tell(change, none) == told
+        assert not held.tell(none, none)
 
 
 def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

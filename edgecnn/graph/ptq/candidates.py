@@ -16,7 +16,7 @@ from edgecnn.graph.calibration.histogram import TensorStatistics
 from edgecnn.graph.calibration.observe import fill_batch, frozen_batch
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
 from edgecnn.graph.ptq.channel_tolerance import find_tolerated_shares
-from edgecnn.graph.ptq.headroom import HEADROOM
+from edgecnn.graph.ptq.headroom import find_headroom
 from edgecnn.graph.ptq.layer_reconstruction import LayerResult, reconstruct_layers
 from edgecnn.graph.ptq.zero_point_folding import add_zero_point, find_foldable_groups, fold_zero_points
 from edgecnn.graph.qdq.insert import insert_qdq
@@ -66,8 +66,9 @@ def round_candidate(
     groups = join_scale_groups(placement, tensors)
     scales = {n: choose_params(s, method, placement.scheme) for n, s in groups.items()}
     if bounded is not None:
+        headroom = find_headroom(placement, tensors)
         for n in scales.keys() - set(bounded):
-            scales[n] = replace(scales[n], scale=scales[n].scale * HEADROOM)
+            scales[n] = replace(scales[n], scale=scales[n].scale * headroom[n])
     if offsets and placement.scheme == "tensorrt":
         for group in find_foldable_groups(model, placement):
             if groups[group].low >= 0 and groups[group].largest > 0:

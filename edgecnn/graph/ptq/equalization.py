@@ -26,7 +26,7 @@ from edgecnn.quantization import Placement
 
 Floats = npt.NDArray[np.float64]
 SMALLEST_SHARE = 2.0**-7  # of the tensor's range that a channel is taken to fill
-USUAL_OCTAVES, MOST_OCTAVES = 1.0, 6.0  # that columns lie apart as trained, and that they are moved by
+USUAL_OCTAVES, MOST_OCTAVES = 1.0, 12.0  # that columns lie apart as trained, and that they are moved by
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,25 @@ def _level_columns(
     """By channel, what brings the weights that read it to within `USUAL_OCTAVES` of its stream's median, and all the
     way where half of them lie further apart than that; such that the stream's largest value stays what it was.
 
-    A row of weights counts relative to what it adds up, so that only columns matter.
+    A row of weights counts relative to what it adds up, so that only columns matter. Between the groups of a grouped
+    convolution nothing is added up, and by what was seen to reach furthest channels would have no headroom: there the
+    rows that write the channels are brought together.
     """
+    read = _read_by_weights(graph, placement, tensors, channels)
+    written: dict[int, list[float]] = {}
+    for one in read:
+        roots = channels.roots(one.made).tolist() if one.made in channels.ids else []
+        powers = one.whole(one.reach).reshape(-1).tolist()
+        if len(powers) == len(roots):  # else its outputs are not the tensor's channels
+            for root, power in zip(roots, powers, strict=True):
+                written.setdefault(root, []).append(power)
     squares: dict[int, list[float]] = {}
-    for one in placement.weights:
-        node = graph.node[one.node]
-        layer = layer_from_node(graph, node)
-        weight = graph.array(layer.weight)
-        tensor = node.input[0]
-        if tensor not in channels.ids or tensor not in tensors or (node.op_type == "MatMul" and weight.ndim > 2):
-            continue
-        reach, roots = _magnitudes(tensors[tensor]), channels.roots(tensor)
-        power = np.square(layer.matrix(weight))
-        if len(reach) != len(roots) or power.shape[0] * power.shape[2] % len(reach) or len(reach) % layer.groups:
-            continue  # its channels are not the tensor's
-        power = power.reshape(*power.shape[:2], len(reach) // layer.groups, -1).sum(axis=3)
-        whole = (power * np.square(reach).reshape(layer.groups, 1, -1)).sum(axis=2, keepdims=True)
-        columns = (power / np.maximum(whole, 1e-30)).mean(axis=1).reshape(-1)
-        for root, column in zip(roots.tolist(), columns.tolist(), strict=True):
+    for one in read:
+        reach, grouped = one.reach, len(one.power) > 1
+        if grouped and all(max(written.get(r, [0.0])) > 0 for r in one.roots):
+            reach = np.array([np.mean(written[r]) ** 0.5 for r in one.roots])
+        columns = (one.power / np.maximum(one.whole(reach), 1e-30)[:, :, None]).mean(axis=1).reshape(-1)
+        for root, column in zip(one.roots, columns.tolist(), strict=True):
             squares.setdefault(root, []).append(column)
     levels: dict[int, float] = {}
     for stream in find_streams(placement, tensors, channels):
@@ -99,6 +100,41 @@ def _level_columns(
             grown = max(share / found.get(r, 1.0) for r, share in stream.shares.items()) / max(stream.shares.values())
             levels.update({r: grown * found.get(r, 1.0) for r in stream.shares})
     return levels
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What weights make of a tensor: `power` [groups, outputs, channels] of the columns of each of its channels, their
+    `roots` and the `reach` [channels] seen; `made` is what comes out."""
+
+    power: Floats
+    roots: list[int]
+    reach: Floats
+    made: str
+
+    def whole(self, reach: Floats) -> Floats:
+        """[groups, outputs]: the power of the outputs, of channels that reach as far."""
+        return np.asarray((self.power * np.square(reach).reshape(len(self.power), 1, -1)).sum(axis=2))
+
+
+def _read_by_weights(
+    graph: OnnxGraph, placement: Placement, tensors: Mapping[str, TensorStatistics], channels: TiedChannels
+) -> list[_Read]:
+    found = []
+    for one in placement.weights:
+        node = graph.node[one.node]
+        layer = layer_from_node(graph, node)
+        weight = graph.array(layer.weight)
+        tensor = node.input[0]
+        if tensor not in channels.ids or tensor not in tensors or (node.op_type == "MatMul" and weight.ndim > 2):
+            continue
+        reach, roots = _magnitudes(tensors[tensor]), channels.roots(tensor)
+        power = np.square(layer.matrix(weight))
+        if len(reach) != len(roots) or power.shape[0] * power.shape[2] % len(reach) or len(reach) % layer.groups:
+            continue  # its channels are not the tensor's
+        power = power.reshape(*power.shape[:2], len(reach) // layer.groups, -1).sum(axis=3)
+        found.append(_Read(power, roots.tolist(), reach, node.output[0]))
+    return found
 
 
 def find_streams(

@@ -22,6 +22,7 @@ BLOCK, PANEL, SPAN = 64, 192, 768  # columns at a time, of the rounding, of the 
 SAMPLES = 2048  # that wait to be summed up together
 DAMPING = 0.01  # of the mean diagonal, for the rounding
 DOUBT = 4 * float(np.finfo(np.float32).eps)  # of a sum of squares, for one column; errors add up as their squares do
+SURE = 2.0  # standard errors that a gain over samples must exceed
 LARGE = 1000  # columns from which on single precision is used, and fewer strengths are tried
 
 
@@ -116,12 +117,24 @@ class Samples:
             self._parts = [(x, r)]
         return self._parts[0]
 
+    def left(self, change: Floats) -> Floats:
+        """[g, n, o]: errors of the outputs with weights moved by `change`."""
+        x, r = self.joined()
+        return np.asarray(r - np.matmul(x, change.astype(np.float32).transpose(0, 2, 1)))
+
+    def tell(self, change: Floats, other: Floats) -> bool:
+        """Whether it can be told that `change` leaves less error than `other`, each with its best bias: the mean of the
+        gain is more than `SURE` standard errors."""
+        left = [self.left(c) for c in (other, change)]
+        before, after = (np.square(e - e.mean(axis=1, keepdims=True)).sum(axis=(0, 2), dtype=np.float64) for e in left)
+        gain = before - after
+        return bool(len(gain) > 1 and gain.mean() > SURE * gain.std(ddof=1) / len(gain) ** 0.5)
+
     def error(self, change: Floats, offset: Floats | None = None) -> Floats:
         """[g, o]: mean squared error of the outputs with weights moved by `change`; with the best bias, if no `offset`
         is given."""
         assert self.pilot is not None, "no samples"
-        x, r = self.joined()
-        left = r - np.matmul(x, change.astype(np.float32).transpose(0, 2, 1))
+        left = self.left(change)
         spread = left.var(axis=1, dtype=np.float64)
         if offset is None:
             return np.asarray(spread)

@@ -36,6 +36,7 @@ from edgecnn.graph.ptq.headroom import (
     judging_images,
     make_folds,
     merge_tensors,
+    room_beside,
     spread,
 )
 from edgecnn.graph.ptq.scores import Scores, choose_best
@@ -43,7 +44,6 @@ from edgecnn.quantization import Placement
 from edgecnn.results.quantization import CandidateRow
 
 STRENGTH = 0.5  # of the equalization
-UNSEEN = 16.0  # images that may reach beyond those seen: with as many the range of a channel is taken to be doubled
 RECONSTRUCTION_IMAGES = 192
 FEWEST_IMAGES = 16
 PLAIN, OFFSETS = "least squared error", "with offsets"
@@ -96,9 +96,10 @@ class Trial:
     searched: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def looked_at(self) -> Trial:
-        """The same with its folds, by a pass of the float graph."""
+        """The same with its folds, by a pass of the float graph. Scaling bounds nothing: channels brought to what was
+        seen of them have the same largest value in every part by that alone."""
         seen = collect_parts(self.model, self.data)
-        bounded = find_bounded(self.placement, seen)
+        bounded = self.bounded if self.equalized else find_bounded(self.placement, seen)
         return replace(self, tensors=merge_tensors(seen), folds=make_folds(len(self.data), seen), bounded=bounded)
 
     def score(self, made: Sequence[Candidate]) -> Scores:
@@ -166,7 +167,7 @@ def judge_candidates(
 def _equalize(trial: Trial, tensors: Mapping[str, TensorStatistics], fallen: list[str]) -> Trial | None:
     """The same with channels scaled; None where none can be, or why it cannot in `fallen`."""
     try:
-        room = 1 + UNSEEN / len(trial.data)
+        room = room_beside(len(trial.data))
         flat, factors = equalize_channels(trial.model, trial.placement, tensors, STRENGTH, room)
         return replace(trial, model=flat, equalized=factors, searched={}).looked_at() if factors else None
     except (GraphError, BackendError) as exc:

@@ -158,7 +158,8 @@ def _per_image(layer: Layer, work: Work) -> int:
 
 def _solve(graph: OnnxGraph, layer: Layer, moments: tuple[Moments, Samples], half: bool) -> LayerResult:
     """Weights and bias of one layer. How far the regression may go is settled on a quarter of the images, which it
-    does not see; then everything is fitted to all of them."""
+    does not see; then everything is fitted to all of them. Behind a global pool an image is one sample: what wins on
+    few of them must do so by more than these leave open."""
     original = graph.array(layer.weight)
     weight = layer.matrix(original)
     train = moments[0].centered()
@@ -170,15 +171,19 @@ def _solve(graph: OnnxGraph, layer: Layer, moments: tuple[Moments, Samples], hal
     name, aim = "feedback", weight
     kept = float(held.error(np.zeros_like(weight), train.r).sum())
     both = train.plus(moments[1]) if moments[1].count else train
-    if errors[best] < kept:
+    told = moments[1].tell if moments[1].count else lambda *_: True
+    if errors[best] < kept and told(changes[best], np.zeros_like(weight)):
         name, aim = f"ridge {best}", weight + (changes[best] if wide else solve_ridge(both, best))
     tried: dict[str, tuple[Floats, Floats]] = {}
     scale = search_row_scales(weight, both, half)
     tried["nearest"] = (np.clip(np.rint(weight / scale[:, :, None]), -127, 127), scale)
     scale = search_row_scales(aim, both, half)
     tried[name] = (GptqRounding.of(both).rounded(aim, scale), scale)
-    noise = {k: float(held.error(c * s[:, :, None] - weight).sum()) for k, (c, s) in tried.items()}
+    moved = {k: c * s[:, :, None] - weight for k, (c, s) in tried.items()}
+    noise = {k: float(held.error(change).sum()) for k, change in moved.items()}
     chosen = min(noise, key=lambda k: noise[k])
+    if chosen != "nearest" and not told(moved[chosen], moved["nearest"]):
+        chosen = "nearest"
     codes, scale = tried[chosen]
     bias = None
     if layer.bias:
