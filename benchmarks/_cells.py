@@ -59,7 +59,19 @@ def quality(method: str | None = None) -> Cell:
 
     def text(row: Row) -> str:
         found = row if method is None else row.get("edgecnn", {}).get(method, {})
-        return f"{found['sqnr_db']:.2f} / {found['agreement_pct']:.1f}" if "sqnr_db" in found else "fails"
+        if "sqnr_db" in found:
+            return f"{found['sqnr_db']:.2f} / {found['agreement_pct']:.1f}"
+        return "-" if method else "illegal" if "illegal" in row else "fails"
+
+    return text
+
+
+def times_cpu(method: str) -> Cell:
+    """CPU seconds of ours by a method, as a multiple of the tool's."""
+
+    def text(row: Row) -> str:
+        ours, theirs = row.get("edgecnn", {}).get(method, {}).get("cpu_s"), row.get("cpu_s")
+        return f"{ours / theirs:.1f}" if ours and theirs else "-"
 
     return text
 

@@ -1,11 +1,12 @@
 """INT8 graphs beside those of other quantizers at an equal share of INT8, each tool in a process of its own.
 
     python benchmarks/int8_vs_peers.py CASES [--case NAME ...] [--scheme tensorrt|ort-cpu] [--tools TOOL,...]
-                                       [--modelopt PYTHON] [--nncf PYTHON]
+                                       [--modelopt PYTHON] [--nncf PYTHON] [--aimet PYTHON] [--quark PYTHON]
+                                       [--keep DIR]
 
 CASES holds NAME.onnx (float32, input `input`, output `logits`) and NAME.npz (`cal`, `x`: preprocessed images, `y`:
-labels). Tools: ort-MinMax, ort-Entropy, ort-Percentile; modelopt-max, modelopt-entropy and nncf run when the Python of
-an environment that has them is named. All are given the float graph as `simplify_graph` leaves it, so that a node has
+labels). Tools: ort-MinMax, ort-Entropy, ort-Percentile; those of `PEERS` run when the Python of an environment that
+has them is named. All are given the float graph as `simplify_graph` leaves it, so that a node has
 one name everywhere. What a tool leaves out of INT8 is read in its graph, and edgecnn makes one by `mse` and one by
 `auto` without the same nodes: all three have the same share of multiply-adds between Q/DQ pairs, counted in each. A
 tool edgecnn-METHOD is a row of its own without peer, edgecnn-candidates what `auto` chooses from, a row each (printed
@@ -39,8 +40,18 @@ if TYPE_CHECKING:
 
 TOOLS = "ort-MinMax,ort-Percentile"
 METHODS = ("mse", "auto")
-PACKAGES = {"ort": "onnxruntime", "modelopt": "nvidia-modelopt", "nncf": "nncf"}
+PACKAGES = {
+    "ort": "onnxruntime", "modelopt": "nvidia-modelopt", "nncf": "nncf", "aimet": "aimet-onnx", "quark": "amd-quark",
+}  # fmt: skip
+PEERS = {
+    "modelopt": ("modelopt-max", "modelopt-entropy"),
+    "nncf": ("nncf",),
+    "aimet": ("aimet-cle", "aimet-adaround"),
+    "quark": ("quark-cle", "quark-adaround", "quark-adaquant"),
+}
+TARGETS = {"tensorrt": ("cpu", "orin-nx-16gb"), "ort-cpu": ("cpu",)}  # what has to take a graph
 BATCH = 8
+ITERATIONS = 1000  # of learned rounding, a layer: Quark's default, a tenth of AIMET's
 
 
 def main() -> None:
@@ -50,8 +61,9 @@ def main() -> None:
     parser.add_argument("--case", action="append")
     parser.add_argument("--scheme", choices=("tensorrt", "ort-cpu"), default="tensorrt")
     parser.add_argument("--tools", default=TOOLS)
-    parser.add_argument("--modelopt")
-    parser.add_argument("--nncf")
+    for peer in PEERS:
+        parser.add_argument(f"--{peer}", metavar="PYTHON")
+    parser.add_argument("--keep", type=Path, help="a folder for the other tools' graphs, which are made once")
     parser.add_argument("--one", nargs=4, metavar=("TOOL", "GRAPH", "NPZ", "OUT"), help=argparse.SUPPRESS)
     parser.add_argument("--without", default="[]", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,17 +73,20 @@ def main() -> None:
         return
     from _result import Recorder
 
+    pythons = {peer: python for peer in PEERS if (python := getattr(options, peer))}
     tools = [tool for tool in options.tools.split(",") if tool]
-    tools += ["modelopt-max", "modelopt-entropy"] if options.modelopt else []
-    tools += ["nncf"] if options.nncf else []
-    pythons = {"modelopt": options.modelopt, "nncf": options.nncf}
+    tools += [tool for peer in pythons for tool in PEERS[peer] if not any(t.startswith(peer) for t in tools)]
     asked = f"--scheme {options.scheme} --tools '{options.tools}'"
-    asked += "".join(f" --{name} PYTHON" for name, python in pythons.items() if python)
+    asked += "".join(f" --{name} PYTHON" for name in pythons) + " --keep DIR" * bool(options.keep)
     recorder = Recorder("int8_vs_peers", f"python benchmarks/int8_vs_peers.py CASES {asked}", tools=("onnxruntime",))
     names = options.case or sorted(p.stem for p in options.cases.glob("*.onnx") if p.with_suffix(".npz").exists())
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            case = Case(options.cases / name, options.scheme, Path(folder), pythons)
+            kept = (options.keep or Path(folder)) / name / options.scheme
+            kept.mkdir(parents=True, exist_ok=True)
+            case = Case(options.cases / name, options.scheme, kept, pythons)
+            for tool in tools:
+                case.quantise(tool)
             for tool in tools:
                 found = case.measure(tool)
                 if tool == "edgecnn-candidates":
@@ -85,7 +100,7 @@ def main() -> None:
 class Case:
     """One network's float graph and images, and what its INT8 graphs are compared with."""
 
-    def __init__(self, path: Path, scheme: Scheme, folder: Path, pythons: dict[str, str | None]) -> None:
+    def __init__(self, path: Path, scheme: Scheme, folder: Path, pythons: dict[str, str]) -> None:
         import onnx
 
         from edgecnn.graph.load import load_graph
@@ -104,23 +119,26 @@ class Case:
 
     def measure(self, tool: str) -> dict[str, Any]:
         """One tool's graph; of a peer beside ours by each method with the same nodes in float."""
-        found = self._quantise(tool, ())
-        if tool.startswith("edgecnn") or "failed" in found:
+        found = self.quantise(tool)
+        if tool.startswith("edgecnn") or "float_nodes" not in found:
             return found
-        ours = {method: self._quantise(f"edgecnn-{method}", tuple(found["float_nodes"])) for method in METHODS}
+        ours = {method: self.quantise(f"edgecnn-{method}", tuple(found["float_nodes"])) for method in METHODS}
         for row in ours.values():
             if row.get("float_nodes") != found["float_nodes"]:
                 sys.exit(f"{self.graph.stem}, {tool}: not at the same share: {row} beside {found}")
         return found | {"edgecnn": ours}
 
-    def _quantise(self, tool: str, without: tuple[str, ...]) -> dict[str, Any]:
+    def quantise(self, tool: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """One tool's graph, scored."""
         if (tool, without) not in self._made:
             self._made[tool, without] = self._quantise_anew(tool, without)
         return self._made[tool, without]
 
     def _quantise_anew(self, tool: str, without: tuple[str, ...]) -> dict[str, Any]:
         python, made = self.pythons.get(tool.split("-")[0]) or sys.executable, self.folder / f"{tool}.made.onnx"
-        own = self.folder / "own.onnx"
+        own, said = self.folder / "own.onnx", made.with_suffix(".json")
+        if said.exists() and not tool.startswith("edgecnn"):
+            return json.loads(said.read_text()) | self._score(made)
         own.write_bytes(self.graph.read_bytes())  # ModelOpt rewrites the file that it is given
         command = [python, __file__, self.folder, "--scheme", self.scheme, "--without", json.dumps(without)]
         run = subprocess.run(
@@ -132,10 +150,24 @@ class Case:
         if (names := facts.pop("candidates", None)) is not None:
             files = {name: made.with_suffix(f".{k}.onnx") for k, name in enumerate(names)}
             return {name: facts | self._score(file) for name, file in files.items()}
+        said.write_text(json.dumps(facts))
         return facts | self._score(made)
 
     def _score(self, file: Path) -> dict[str, Any]:
+        if refused := self._refused(file):
+            return {"illegal": refused}
         return {"n": len(self.y)} | self._shares(file) | score(self.exact, logits(file, self.x), self.y)
+
+    def _refused(self, file: Path) -> str | None:
+        """Why ONNX Runtime, or the TensorRT of the scheme, takes no such graph; None where they do."""
+        import onnx
+
+        from edgecnn.graph.lint import lint
+        from edgecnn.targets import find_target
+
+        model = onnx.load(file)
+        found = [f for name in TARGETS[self.scheme] for f in lint(model, find_target(name)) if f.severity == "error"]
+        return f"{found[0].where}: {found[0].what} ({len(found)} errors)" if found else None
 
     def _shares(self, file: Path) -> dict[str, Any]:
         """Share of multiply-adds between Q/DQ pairs in this graph, and the nodes of the float graph that are not."""
@@ -192,31 +224,16 @@ def quantise_one(tool: str, graph: Path, images: Path, out: Path, scheme: Scheme
         facts["candidates"] = _candidates(graph, calibration, out, scheme)
     elif kind == "edgecnn":
         _edgecnn(graph, calibration, out, scheme, method, without)
-    elif kind == "ort":
-        _onnxruntime(graph, calibration, out, method)
-    elif kind == "modelopt":
-        from modelopt.onnx.quantization import quantize
-
-        quantize(
-            str(graph), quantize_mode="int8", calibration_data={"input": calibration}, calibration_method=method,
-            calibration_eps=["cpu"], output_path=str(out), high_precision_dtype="fp32", log_level="ERROR",
-        )  # fmt: skip
-    elif kind == "nncf":
-        import nncf
-        import onnx
-
-        parts = [calibration[i : i + BATCH] for i in range(0, len(calibration), BATCH)]
-        made = nncf.quantize(
-            onnx.load(graph), nncf.Dataset(parts, lambda part: {"input": part}), subset_size=len(parts),
-            preset=nncf.QuantizationPreset.PERFORMANCE, target_device=nncf.TargetDevice.ANY,
-        )  # fmt: skip
-        onnx.save(made, out)
+    elif kind in PACKAGES:
+        own = {"ort": _onnxruntime, "modelopt": _modelopt, "nncf": _nncf, "aimet": _aimet, "quark": _quark}
+        own[kind](graph, calibration, out, method)
     else:
         raise SystemExit(f"no tool {tool!r}")
     if kind in PACKAGES:
         facts["version"] = version(PACKAGES[kind])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps(facts | {"seconds": round(time.perf_counter() - started, 2), "peak_mb": peak}))
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    facts |= {"seconds": round(time.perf_counter() - started, 2), "peak_mb": spent.ru_maxrss // 1024}
+    print(json.dumps(facts | {"cpu_s": round(spent.ru_utime + spent.ru_stime, 1)}))
 
 
 def _edgecnn(
@@ -265,10 +282,77 @@ def _dataset(calibration: np.ndarray) -> Dataset:
     )
 
 
-def _onnxruntime(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
-    from onnxruntime import quantization as q
+def _parts(calibration: np.ndarray) -> list[np.ndarray]:
+    return [calibration[i : i + BATCH] for i in range(0, len(calibration), BATCH)]
 
-    class Reader(q.CalibrationDataReader):  # type: ignore[misc]
+
+def _modelopt(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        str(graph), quantize_mode="int8", calibration_data={"input": calibration}, calibration_method=method,
+        calibration_eps=["cpu"], output_path=str(out), high_precision_dtype="fp32", log_level="ERROR",
+    )  # fmt: skip
+
+
+def _nncf(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
+    import nncf
+    import onnx
+
+    parts = _parts(calibration)
+    made = nncf.quantize(
+        onnx.load(graph), nncf.Dataset(parts, lambda part: {"input": part}), subset_size=len(parts),
+        preset=nncf.QuantizationPreset.PERFORMANCE, target_device=nncf.TargetDevice.ANY,
+    )  # fmt: skip
+    onnx.save(made, out)
+
+
+def _aimet(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
+    """Its default placement, with symmetric activations."""
+    import aimet_onnx
+    import onnx
+    from aimet_onnx.common import quantsim_config
+    from aimet_onnx.cross_layer_equalization import equalize_model
+
+    config = json.loads((Path(quantsim_config.__file__).parent / "default_config_per_channel.json").read_text())
+    config["defaults"]["ops"]["is_symmetric"] = "True"
+    (symmetric := out.with_suffix(".config")).write_text(json.dumps(config))
+    model, feeds = onnx.load(graph), [{"input": part} for part in _parts(calibration)]
+    if method == "cle":
+        equalize_model(model)
+    made = aimet_onnx.QuantizationSimModel(
+        model, param_type="int8", activation_type="int8", quant_scheme="min_max", config_file=str(symmetric)
+    )
+    if method == "adaround":
+        aimet_onnx.apply_adaround(made, feeds, num_iterations=ITERATIONS)
+    made.compute_encodings(feeds)
+    onnx.save(made.to_onnx_qdq(prequantize_constants=True, force_activation_as="signed"), out)
+
+
+def _quark(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
+    """Its A8W8 presets, with scales per channel and float biases."""
+    from quark import onnx as q
+    from quark.onnx.quantization.config.spec import QuantGranularity
+
+    layers = q.QLayerConfig(
+        activation=q.Int8Spec(calibration_method=q.CalibMethod.MinMax),
+        weight=q.Int8Spec(calibration_method=q.CalibMethod.MinMax, quant_granularity=QuantGranularity.Channel),
+    )
+    algorithms = {
+        "minmax": [],
+        "cle": [q.CLEConfig()],
+        "adaround": [q.AdaRoundConfig(learning_rate=0.1, num_iterations=ITERATIONS, batch_size=BATCH)],
+        "adaquant": [q.AdaQuantConfig(learning_rate=1e-5, num_iterations=ITERATIONS, batch_size=BATCH)],
+    }
+    preset = {"AlignSlice": False, "FoldRelu": True, "AlignConcat": True}
+    config = q.QConfig(layers, algo_config=algorithms[method], QuantizeBias=False, **preset)
+    q.ModelQuantizer(config).quantize_model(str(graph), str(out), _reader(calibration))
+
+
+def _reader(calibration: np.ndarray) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         start = 0
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -277,10 +361,16 @@ def _onnxruntime(graph: Path, calibration: np.ndarray, out: Path, method: str) -
             self.start += BATCH
             return {"input": calibration[self.start - BATCH : self.start]}
 
+    return Reader()
+
+
+def _onnxruntime(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None:
+    from onnxruntime import quantization as q
+
     simple = out.with_suffix(".pre.onnx")
     q.quant_pre_process(str(graph), str(simple), skip_symbolic_shape=True)
     q.quantize_static(
-        str(simple), str(out), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+        str(simple), str(out), _reader(calibration), quant_format=q.QuantFormat.QDQ, per_channel=True,
         calibrate_method=getattr(q.CalibrationMethod, method),
         activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from _cells import Cell, either, gain, interval, key, quality, text, tool, value
+from _cells import Cell, either, gain, interval, key, quality, text, times_cpu, tool, value
 from _result import RESULTS, ROOT, Row, read_rows
 
 from edgecnn.zoo import cards
@@ -108,7 +108,8 @@ def in_order_of_the_zoo(rows: Sequence[Row]) -> list[Row]:
 TABLES = {
     "int8-peers": Table(
         "int8_vs_peers",
-        "SQNR in dB / agreement in %; both of edgecnn's graphs leave out what the tool left out.",
+        "SQNR in dB / agreement in %; both of edgecnn's graphs leave out what the tool left out. Illegal: refused by"
+        " TensorRT's rules, and not scored.",
         {
             "network": key("network"),
             "scheme": key("scheme"),
@@ -119,6 +120,7 @@ TABLES = {
             "the tool": quality(),
             "edgecnn mse": quality("mse"),
             "edgecnn auto": quality("auto"),
+            "CPU, auto / tool": times_cpu("auto"),
         },
         lambda rows: sorted(rows, key=lambda row: (row["scheme"] == "ort-cpu", row["network"])),
     ),
