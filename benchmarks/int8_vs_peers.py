@@ -46,8 +46,8 @@ PACKAGES = {
 PEERS = {
     "modelopt": ("modelopt-max", "modelopt-entropy"),
     "nncf": ("nncf",),
-    "aimet": ("aimet-cle", "aimet-adaround"),
-    "quark": ("quark-cle", "quark-adaround", "quark-adaquant"),
+    "aimet": ("aimet-minmax", "aimet-cle", "aimet-adaround"),
+    "quark": ("quark-minmax", "quark-cle", "quark-adaround"),
 }
 TARGETS = {"tensorrt": ("cpu", "orin-nx-16gb"), "ort-cpu": ("cpu",)}  # what has to take a graph
 BATCH = 8
@@ -342,7 +342,6 @@ def _quark(graph: Path, calibration: np.ndarray, out: Path, method: str) -> None
         "minmax": [],
         "cle": [q.CLEConfig()],
         "adaround": [q.AdaRoundConfig(learning_rate=0.1, num_iterations=ITERATIONS, batch_size=BATCH)],
-        "adaquant": [q.AdaQuantConfig(learning_rate=1e-5, num_iterations=ITERATIONS, batch_size=BATCH)],
     }
     preset = {"AlignSlice": False, "FoldRelu": True, "AlignConcat": True}
     config = q.QConfig(layers, algo_config=algorithms[method], QuantizeBias=False, **preset)
