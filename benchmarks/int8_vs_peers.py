@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--scheme", choices=("tensorrt", "ort-cpu"), default="tensorrt")
     parser.add_argument("--tools", default=TOOLS)
     for peer in PEERS:
-        parser.add_argument(f"--{peer}", metavar="PYTHON")
+        parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON")
     parser.add_argument("--keep", type=Path, help="a folder for the other tools' graphs, which are made once")
     parser.add_argument("--one", nargs=4, metavar=("TOOL", "GRAPH", "NPZ", "OUT"), help=argparse.SUPPRESS)
     parser.add_argument("--without", default="[]", help=argparse.SUPPRESS)
@@ -73,7 +73,7 @@ def main() -> None:
         return
     from _result import Recorder
 
-    pythons = {peer: python for peer in PEERS if (python := getattr(options, peer))}
+    pythons = {peer: str(python.absolute()) for peer in PEERS if (python := getattr(options, peer))}
     tools = [tool for tool in options.tools.split(",") if tool]
     tools += [tool for peer in pythons for tool in PEERS[peer] if not any(t.startswith(peer) for t in tools)]
     asked = f"--scheme {options.scheme} --tools '{options.tools}'"
@@ -107,6 +107,7 @@ class Case:
         from edgecnn.graph.onnx_graph import flat_graph
         from edgecnn.graph.simplify import simplify_graph
 
+        path, folder = path.absolute(), folder.absolute()
         self.images, self.scheme, self.folder, self.pythons = path.with_suffix(".npz"), scheme, folder, pythons
         self.graph = folder / path.with_suffix(".onnx").name
         simple = simplify_graph(load_graph(path.with_suffix(".onnx")))
@@ -142,8 +143,9 @@ class Case:
         own.write_bytes(self.graph.read_bytes())  # ModelOpt rewrites the file that it is given
         command = [python, __file__, self.folder, "--scheme", self.scheme, "--without", json.dumps(without)]
         run = subprocess.run(
-            [*command, "--one", tool, own, self.images, made], capture_output=True, text=True, check=False
-        )
+            [*command, "--one", tool, own, self.images, made],
+            capture_output=True, text=True, check=False, cwd=self.folder,
+        )  # fmt: skip
         if run.returncode:
             return {"failed": (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1][:200]}
         facts = json.loads(run.stdout.strip().splitlines()[-1])
