@@ -360,7 +360,9 @@ TABLES = {
             "trained": value("qat_top1_pct"),
             "drop, points": value("drop_to_ptq_pp"),
             "its 95 %": interval("drop_to_ptq_ci_pp", 2),
-            "recovered, %": value("recovered_pct", 0),
+            "recovered, %": lambda row: (
+                value("recovered_pct", 0)(row) if row["float_top1_pct"] > row["ptq_top1_pct"] else "-"
+            ),
             "graph, dB": value("graph_sqnr_db", 1),
             "same top-1": text("same_top1"),
             "CPU s": value("cpu_s", 0),
