@@ -242,7 +242,7 @@ def test_what_has_one_value_in_each_image_has_headroom_for_the_images_not_seen()
     model, data = give_own_constants(simplify_graph(build(SEPARABLE))), pictures(20)
     placement, tensors = place(model, "tensorrt"), collect_from_model(model, "", data).tensors
     headroom = find_headroom(placement, tensors)
-    assert headroom == {"input": HEADROOM, "r1": HEADROOM, "r2": HEADROOM, "f": 1 + 16 / 20}
+    assert headroom == {"input": HEADROOM, "r1": HEADROOM, "r2": HEADROOM, "f": 1 + 8 / 20}
     assert (
         find_headroom(placement, {n: replace(t, positive=0 * t.positive) for n, t in tensors.items()})["f"] == HEADROOM
     )

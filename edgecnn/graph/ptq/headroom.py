@@ -22,7 +22,7 @@ from edgecnn.machine.threads import allowed_threads
 from edgecnn.quantization import Placement
 
 HEADROOM = 1.2  # as wide as without; how much more pays for itself cannot be told from a few dozen images
-UNSEEN = 16.0  # that may reach beyond those seen: with as many, what a channel reaches is taken to be doubled
+FEW_VALUES = 8.0  # of a channel, with which a range is doubled; from 40 on, `HEADROOM` is more
 FEW_IMAGES, FOLDS = 64, 4  # below so many, all are judged on in so many folds
 JUDGED_IMAGES, RANGE_IMAGES = 64, 256
 Tensors = Mapping[str, TensorStatistics]
@@ -90,20 +90,16 @@ def merge_tensors(parts: Sequence[Tensors]) -> dict[str, TensorStatistics]:
     return made
 
 
-def room_beside(count: float) -> float:
-    """How many times what so many images, or values, showed of a channel may come."""
-    return 1 + UNSEEN / count
-
-
 def find_headroom(placement: Placement, tensors: Tensors) -> dict[str, float]:
-    """By scale group, how much wider its range is than what was seen of it: `HEADROOM`, or the room beside the values
-    seen of a channel where that is more. Behind a global pool a channel has one value in each image."""
+    """By scale group, how much wider its range is than what was seen of it: by `HEADROOM`, or by `FEW_VALUES` over the
+    values that were seen of a channel where that is more. Behind a global pool a channel has one value in each image.
+    """
     counts: dict[str, float] = {}
     for q in placement.activations:
         one = tensors[q.tensor]
         count = one.counted * one.step**2 / len(one.channel_high)
         counts[q.scale_group] = max(counts.get(q.scale_group, 0.0), count)
-    return {name: max(HEADROOM, room_beside(count)) if count else HEADROOM for name, count in counts.items()}
+    return {name: max(HEADROOM, 1 + FEW_VALUES / count) if count else HEADROOM for name, count in counts.items()}
 
 
 def find_bounded(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str]:

@@ -36,7 +36,6 @@ from edgecnn.graph.ptq.headroom import (
     judging_images,
     make_folds,
     merge_tensors,
-    room_beside,
     spread,
 )
 from edgecnn.graph.ptq.scores import Scores, choose_best
@@ -44,6 +43,7 @@ from edgecnn.quantization import Placement
 from edgecnn.results.quantization import CandidateRow
 
 STRENGTH = 0.5  # of the equalization
+UNSEEN = 16.0  # images that may reach beyond those seen: with as many the range of a channel is taken to be doubled
 RECONSTRUCTION_IMAGES = 192
 FEWEST_IMAGES = 16
 PLAIN, OFFSETS = "least squared error", "with offsets"
@@ -167,7 +167,7 @@ def judge_candidates(
 def _equalize(trial: Trial, tensors: Mapping[str, TensorStatistics], fallen: list[str]) -> Trial | None:
     """The same with channels scaled; None where none can be, or why it cannot in `fallen`."""
     try:
-        room = room_beside(len(trial.data))
+        room = 1 + UNSEEN / len(trial.data)
         flat, factors = equalize_channels(trial.model, trial.placement, tensors, STRENGTH, room)
         return replace(trial, model=flat, equalized=factors, searched={}).looked_at() if factors else None
     except (GraphError, BackendError) as exc:
