@@ -65,9 +65,9 @@ class Trials:
         if (images, (kept, route)) not in self._judged:
             try:
                 line = self._bench.by(route).judge(kept, images)
-            except HERE:
-                raise
             except (GraphError, BackendError) as exc:
+                if _ends(exc, route):
+                    raise
                 line = JudgedLine(images=images, kept=kept, route=route, failed=exc.reason)
             self._keep(line)
             what = line.failed or f"{line.lost} lost, {line.gained} gained of {line.n} {images} images"
@@ -85,9 +85,9 @@ class Trials:
         for kept in list(new):
             try:
                 bench.require_made(kept)
-            except HERE:
-                raise
             except (GraphError, BackendError) as exc:
+                if _ends(exc, route):
+                    raise
                 self._keep(replace(blank, kept=kept, failed=exc.reason))
                 new.remove(kept)
         for start in range(0, len(new), bench.at_once):
@@ -98,10 +98,8 @@ class Trials:
                     if line.against_joules or route:
                         what = f"{line.ratio:.3f} x the {self.task.objective}, {_between(line.ratio_ci)}"
                         self._say(f"{describe(*line.candidate)}: {what}")
-            except HERE:
-                raise
             except BackendError as exc:
-                if not route:
+                if not route or _ends(exc, route):
                     raise
                 self._keep(replace(blank, kept=some[0], failed=exc.reason))
         found = [known[seconds, against, (kept, route), nth] for kept in dict.fromkeys(others)]
@@ -160,6 +158,12 @@ class Trials:
             self._compared[line.seconds, line.against, line.candidate, line.build] = line
         else:
             self._judged[line.images, line.candidate] = line
+
+
+def _ends(exc: Exception, route: str) -> bool:
+    """Whether a failure ends the search. The device was enough for the graph by no route: a route that asks for more of
+    it has failed alone."""
+    return isinstance(exc, HERE) and not (route and isinstance(exc, DeviceError))
 
 
 def _between(interval: tuple[float, float]) -> str:

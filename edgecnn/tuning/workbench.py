@@ -17,7 +17,6 @@ from edgecnn.artifact.write import atomic_path
 from edgecnn.backends import load_backend
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.sources.packed import write_packed
-from edgecnn.errors import BackendError, DeviceError
 from edgecnn.machine.threads import spin_while_waiting
 from edgecnn.measure.comparison import compare_latency
 from edgecnn.measure.energy import require_energy
@@ -227,10 +226,7 @@ class Workbench:
             build(graph, engine, target=target, batch=batch)
             return
         rebuilds = REBUILDS if self.nth else 1
-        try:
-            engines.build(graph, engine, target=target, batch=batch, build_route=route, rebuilds=rebuilds)
-        except DeviceError as exc:  # it built by no route: it is this one that asks for too much
-            raise BackendError(exc.message, exc.hint) from exc
+        engines.build(graph, engine, target=target, batch=batch, build_route=route, rebuilds=rebuilds)
 
     def _open(self, stack: contextlib.ExitStack, several: Sequence[Kept]) -> Iterator[tuple[str, Session]]:
         for k, kept in enumerate(several):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from edgecnn.errors import RecipeError
+from edgecnn.errors import DeviceError, RecipeError
 from edgecnn.results.build_routes import Knob
+from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.search import Candidate, ComparedLine, ImageSet, JudgedLine
 from edgecnn.targets import find_target
 from edgecnn.tuning.budget import Budget
 from edgecnn.tuning.choice import choose
 from edgecnn.tuning.routes import FIRST, choose_routes, try_routes
 from edgecnn.tuning.trials import Trials
-from edgecnn.tuning.workbench import Kept, SearchTask
+from edgecnn.tuning.workbench import Kept, SearchTask, Workbench
 
 KNOBS = (
     Knob("-lowering", ("on", "off"), "on"),
@@ -162,3 +164,48 @@ def test_nothing_holds_and_nothing_is_tried() -> None:
         trials.tried["held-out", kept, ""] = line
     assert try_routes(Budget(trials, 1000, 0.01), COSTS, SINGLE) == {}
     assert trials.built == []
+
+
+class Failing(Workbench):
+    """A device that is too small for what a route asks of it, and, where it `is_gone`, for anything."""
+
+    def __init__(self, where: str, is_gone: bool = False) -> None:
+        made: dict[str, object] = dict.fromkeys(SearchTask.__dataclass_fields__)
+        made |= {"nodes": PLAIN, "weighted": PLAIN, "objective": "latency", "target": find_target("gpu")}
+        super().__init__(SearchTask(**made), Path(), "")  # type: ignore[arg-type]
+        self.where, self.is_gone = where, is_gone
+
+    def _fail(self, where: str) -> None:
+        if where == self.where and (self.route or self.is_gone):
+            raise DeviceError("out of memory", "free some")
+
+    def require_made(self, kept: Kept) -> None:
+        self._fail("made")
+
+    def compare(self, against: Kept, others: Sequence[Kept], seconds: float) -> dict[Kept, LatencyRatio]:
+        self._fail("compared")
+        raise AssertionError
+
+    def judge(self, kept: Kept, images: ImageSet) -> JudgedLine:
+        self._fail("judged")
+        raise AssertionError
+
+
+class Lines(list[dict[str, object]]):
+    """A log."""
+
+
+@pytest.mark.parametrize("where", ["made", "compared", "judged"])
+def test_a_route_that_asks_for_too_much_is_a_failed_trial(where: str) -> None:
+    log = Lines()
+    for _ in range(2):  # and is known after a kill
+        trials = Trials(Failing(where), log, lambda line: None)
+        if where == "judged":
+            assert trials.judge((), route="-tiling=2").failed == "out of memory; free some"
+        else:
+            assert trials.compare((), [()], 1.0, "-tiling=2") == []
+        assert trials.failed == ("all INT8, by -tiling=2: out of memory; free some",)
+    assert len(log) == 1
+    gone = Trials(Failing(where, is_gone=True), Lines(), lambda line: None)
+    with pytest.raises(DeviceError):
+        gone.judge(()) if where == "judged" else gone.compare((), [()], 1.0)
