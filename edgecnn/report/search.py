@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 
-from edgecnn.output import fit, wrap
+from edgecnn.output import fit, inert, wrap
 from edgecnn.recipe.schema import BatchSettings
 from edgecnn.results.search import Search, SearchPoint
 
@@ -47,7 +47,7 @@ def _headline(found: Search) -> Iterator[str]:
         )
     if found.build_route:
         yield from wrap(f"built by {found.build_route}", "  ")
-        yield from wrap(build_command(found), "    ")
+        yield inert(f"    {build_command(found)}")  # to be copied
     if found.power_sensor:
         yield from wrap(f"energy: {found.power_sensor}; a meter at the wall reads more", "  ")
 
@@ -78,7 +78,7 @@ def recipe_line(found: Search) -> str:
     if found.answer == "int8" and found.kept:
         lines.append(f"[quantize] exclude = {json.dumps(list(found.kept), ensure_ascii=False)}")
     if found.build_route:
-        precision = "int8" if found.answer == "int8" else found.around
+        precision = "int8" if found.answer == "int8" else "fp16"  # that is the float graph where there are routes
         lines.append(f"[build.routes] {precision} = {json.dumps(found.build_route)}")
     return "; ".join(lines)
 

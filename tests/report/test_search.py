@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_the_page() -> None:
     plain = replace(FOUND, answer="float", kept=FLOAT.kept, output="g.onnx", objective="coverage", latency_ratio=None)
     assert any(line.startswith("  all FP32: no graph with INT8") for line in search_page(plain).split("\n"))
     assert recipe_line(plain) == ""
+
+
+def test_the_command_of_a_build_route_can_be_copied() -> None:
+    route = "-conv_lowering=off -kgen:tiling=2 -cask_fusion:num_tactics=20 -peep:max=3"
+    found = replace(FOUND, target="gpu", around="fp16", output="it's one.onnx", latency_batch=4, build_route=route)
+    (line,) = (line for line in search_page(found).split("\n") if "edgecnn build" in line)
+    words = ["edgecnn", "build", "it's one.onnx", "--target", "gpu", "--profile", "4:4:8", f"--build-route={route}"]
+    assert shlex.split(line) == words
+    assert recipe_line(found).endswith(f'; [build.routes] int8 = "{route}"')
+    plain = replace(found, answer="float", around="fp32")  # of a target with routes the float graph is FP16
+    assert recipe_line(plain) == f'[build.routes] fp16 = "{route}"'
 
 
 def test_energies_on_the_page_and_as_dots() -> None:
