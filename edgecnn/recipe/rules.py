@@ -7,6 +7,7 @@ import re
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.recipe.schema import ExportSettings, Recipe
 from edgecnn.recipe.verification import VerificationSettings
+from edgecnn.results.build_routes import problem_of
 from edgecnn.targets import targets
 
 VERIFYING = ("verification_drop_pp_max", "embedding_cosine_min")
@@ -84,6 +85,7 @@ def _find_route_contradictions(recipe: Recipe) -> list[str]:
         for precision in routes
         if precision not in recipe.precisions
     ]
+    problems += [f"build.routes.{name}: {problem}" for name, route in routes.items() if (problem := problem_of(route))]
     for target in (known[name] for name in recipe.targets if name in known and routes):
         if target.kind == "gpu" and not target.has_build_routes:
             problems.append(f"build.routes: only TensorRT 11.1 and later has them, and target {target.name!r} has not")

@@ -95,13 +95,13 @@ def _named(knobs: Sequence[Knob], asked: str) -> Iterator[str]:
             raise RecipeError(f"--routes: {name} stands there more than once", "leave one of them out")
         seen.add(name)
         values = [value] if value else [one.strip() for one in listed.split("|")]
-        allowed = known[name].values
-        if wrong := [one for one in values if not one or (allowed and one not in allowed)]:
-            raise RecipeError(f"--routes: {name}={wrong[0]}: no value of that knob", f"allowed: {', '.join(allowed)}")
+        if wrong := [one for one in values if not known[name].takes(one)]:
+            allowed = ", ".join(known[name].values) or "single ones"
+            raise RecipeError(f"--routes: {name}={wrong[0]}: no value of that knob", f"allowed: {allowed}")
         if value:
             fixed.append(word)
         else:
             varied += [f"{name}={one}" for one in dict.fromkeys(values) if one != known[name].default]
-    if fixed:
+    if any(word.partition("=")[2] != known[word.partition("=")[0]].default for word in fixed):
         yield " ".join(fixed)
     yield from (" ".join([*fixed, word]) for word in varied)

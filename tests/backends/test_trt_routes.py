@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,12 @@ def test_a_locked_build_holds_to_its_route(newest: Any, graph: Graph) -> None:
         ("-conv_lowerin=off", "no knob -conv_lowerin"),
         ("-conv_lowering=maybe", "-conv_lowering=maybe: no value of that knob"),
         ("-conv_lowering=off -conv_lowering=on", "more than once"),
+        ("-cask_fusion:num_tactics=5|10", "no value of that knob"),
+        ("-cask_fusion:num_tactics=[5|10]", "no value of that knob"),
+        ("-peep:max=...", "no value of that knob"),
+        ("-cask_fusion:num_tactics=\x1b[2J", "is not -knob=value"),
+        ("-cask_fusion:num_tactics=5\x00", "is not -knob=value"),
+        ("-cask_fusion:num_tactics=\u200b5", "is not -knob=value"),
     ],
 )
 def test_what_no_route_is_made_of_is_refused_before_the_build(
@@ -108,6 +115,32 @@ def test_a_route_that_tensorrt_drops_is_no_build_by_it(newest: Any, graph: Graph
     with injected(newest, "route dropped"), pytest.raises(BackendError, match="does not take -conv_lowering=off"):
         build(graph(), build_route=ROUTE)
     assert newest._builds == []
+
+
+def refuse(route: str) -> str:
+    raise RuntimeError(f"no such route: {route}")
+
+
+@pytest.mark.parametrize("answer", [refuse, lambda route: None, lambda route: route.replace(" ", ",")])
+def test_what_tensorrt_makes_of_a_route_is_looked_at(
+    newest: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], str]
+) -> None:
+    told: list[str] = []
+    read_back = property(lambda settings: answer(told[-1]), lambda settings, route: told.append(route))
+    monkeypatch.setattr(newest.IBuilderConfig, "build_route", read_back)
+    with pytest.raises(BackendError, match="does not take"):
+        build(graph(), build_route=ROUTE)
+    assert newest._builds == []
+
+
+def test_a_route_may_be_read_back_in_another_order(newest: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_back = property(
+        lambda settings: "\t".join(reversed(settings._route.split())),
+        lambda settings, route: settings.__dict__.update(_route=route),
+    )
+    monkeypatch.setattr(newest.IBuilderConfig, "build_route", read_back)
+    build(graph(), build_route=ROUTE)
+    assert [built["route"] for built in newest._builds] == [ROUTE]
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.0.0.114", f"rtx/{TENSORRT_RTX}"])
@@ -135,7 +168,20 @@ def test_the_knobs_are_read(newest: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         Knob("-cask_fusion:num_tactics", (), "10"),
         Knob("-peep:max", (), "1"),
     )
-    for text in ("[1]", '{"tuner_options": [{"option": "-x"}]}', "not JSON"):
+    damaged: list[object] = [
+        "[1]",
+        '{"tuner_options": [{"option": "-x"}]}',
+        "not JSON",
+        "null",
+        "[" * 9999,
+        None,
+        5,
+        {},
+    ]
+    damaged += [f'{{"tuner_options": {options}}}' for options in ("null", "{}", "[null]")]
+    whole = {"option": "-x", "allowed_values": "[1|2]", "default_value": "1"}
+    damaged += [json.dumps({"tuner_options": [{**whole, key: other}]}) for key in whole for other in (1, None, ["1"])]
+    for text in damaged:
         monkeypatch.setattr(newest.IBuilderConfig, "all_build_routes", text)
         with pytest.raises(BackendError, match="not what was expected"):
             load_backend("trt").build_knobs()

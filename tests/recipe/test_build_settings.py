@@ -37,6 +37,9 @@ ROUTE = 'build.routes.int8="-conv_lowering=off"'
         (['targets=["ort-cuda"]'], "target 'ort-cuda' has not"),
         (['build.routes.int4="-a=b"'], "int4"),
         (["build.routes.int8=3"], "build.routes.int8"),
+        (['build.routes.int8="conv_lowering=off"'], "build.routes.int8: 'conv_lowering=off' is not -knob=value"),
+        (['build.routes.fp16="-a=1 -b=2 -a=3"'], "build.routes.fp16: -a stands there more than once"),
+        (['build.routes.int8="-a=\\u001b"'], "is not -knob=value"),
     ],
 )
 def test_what_contradicts_a_build_route_is_refused(overrides: list[str], says: str) -> None:

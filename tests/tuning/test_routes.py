@@ -90,6 +90,7 @@ def test_an_expression_names_what_varies_and_what_stands() -> None:
     assert choose_routes(KNOBS, "-tiling=[0|1|2] -tactics=[5|10]").tried == ("-tiling=0", "-tiling=2", "-tactics=5")
     named = choose_routes(KNOBS, "-lowering=off  -tiling=[2|0]")
     assert named.tried == ("-lowering=off", "-lowering=off -tiling=2", "-lowering=off -tiling=0")
+    assert choose_routes(KNOBS, "-lowering=on -tiling=[2]").tried == ("-lowering=on -tiling=2",)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,11 @@ def test_an_expression_names_what_varies_and_what_stands() -> None:
         ("-tiling=[0|2", "neither -knob=value nor"),
         ("-tiling=[0 | 2]", "neither -knob=value nor"),
         ("-tiling=[1]", "nothing but defaults"),
+        ("-tiling=1 -lowering=on", "nothing but defaults"),
+        ("-tactics=5|20", "-tactics=5|20: no value"),
+        ("-tactics=[5|...]", "-tactics=...: no value"),
+        ("-tactics=[5|\x1b]", "no value of that knob"),
+        ("-tactics=é", "no value of that knob"),
         ("-tiling=0 -tiling=2", "more than once"),
     ],
 )

@@ -9,12 +9,11 @@ of the JSON as sampleTuning.cpp of TensorRT's samples reads them.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
 from edgecnn.errors import BackendError, nearest
 from edgecnn.records import parse_json
-from edgecnn.results.build_routes import Knob
+from edgecnn.results.build_routes import Knob, problem_of
 
 _CLOSED = re.compile(r"\[([^\]]*)\]")  # [on|off]; [0|1|...] goes on, and what is no list is a type: int
 _OPEN_ENDED = "..."
@@ -23,18 +22,18 @@ _OPEN_ENDED = "..."
 def read_knobs(trt: Any, settings: Any) -> tuple[Knob, ...]:
     """What the builder's `settings` offer; none where this TensorRT has no build routes. Raises `BackendError` for
     other text than NVIDIA documents."""
-    text = getattr(settings, "all_build_routes", "")
-    if not text.strip():
-        return ()
     try:
+        text = _text(getattr(settings, "all_build_routes", ""))
+        if not text.strip():
+            return ()
         return tuple(
-            Knob(one["option"], _closed_set(one["allowed_values"]), one["default_value"])
-            for one in parse_json(text)["tuner_options"]
+            Knob(_text(one["option"]), _closed_set(one["allowed_values"]), _text(one["default_value"]))
+            for one in _listed(parse_json(text)["tuner_options"])
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise BackendError(
             f"TensorRT {trt.__version__}: its list of build routes is not what was expected: {exc!r}",
-            "report it with the first lines of `trtexec --helpBuildRoute`",
+            "report it with the first lines of `trtexec --helpBuildRoute`; `edgecnn search --routes none` does without",
         ) from exc
 
 
@@ -52,13 +51,20 @@ def set_build_route(trt: Any, settings: Any, route: str) -> list[str]:
             f"the TensorRT that is here, {trt.__version__}, has no build routes",
             "TensorRT has them from 11.1 on, TensorRT-RTX and Windows never: leave --build-route or build.routes out",
         )
+    if problem := problem_of(route):
+        raise BackendError(f"build route: {problem}", "for example --build-route='-conv_lowering=off -kgen:tiling=2'")
     words = route.split()
     for word in words:
         _require_listed(knobs, word)
-    if twice := [name for name, n in Counter(word.partition("=")[0] for word in words).items() if n > 1]:
-        raise BackendError(f"build route {route!r}: {twice[0]} stands there more than once", "leave one of them out")
-    settings.build_route = route
-    if lost := [word for word in words if word not in settings.build_route.split()]:
+    try:
+        settings.build_route = route
+        taken = _text(settings.build_route).split()
+    except (TypeError, ValueError, RuntimeError) as exc:
+        raise BackendError(
+            f"TensorRT {trt.__version__} does not take the build route {route!r}: {exc}",
+            "build without it; and report it with TensorRT's version",
+        ) from exc
+    if lost := [word for word in words if word not in taken]:
         raise BackendError(
             f"TensorRT {trt.__version__} does not take {' '.join(lost)} of the build route {route!r}",
             "build without it; and report it with TensorRT's version",
@@ -68,13 +74,24 @@ def set_build_route(trt: Any, settings: Any, route: str) -> list[str]:
 
 def _require_listed(knobs: dict[str, Knob], word: str) -> None:
     name, _, value = word.partition("=")
-    if not name or not value:
-        raise BackendError(f"build route: {word!r} is not -knob=value", "for example --build-route=-conv_lowering=off")
     if name not in knobs:
         close = nearest(name, knobs) or "`trtexec --helpBuildRoute` lists them"
         raise BackendError(f"build route: this TensorRT has no knob {name}", close)
-    if (values := knobs[name].values) and value not in values:
-        raise BackendError(f"build route: {word}: no value of that knob", f"allowed: {', '.join(values)}")
+    if not knobs[name].takes(value):
+        allowed = ", ".join(knobs[name].values) or "a single one"
+        raise BackendError(f"build route: {word}: no value of that knob", f"allowed: {allowed}")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _closed_set(text: str) -> tuple[str, ...]:
