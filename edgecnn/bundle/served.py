@@ -16,7 +16,8 @@ from edgecnn.contract import ServingContract
 from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.recipe.schema import Precision, Recipe
-from edgecnn.targets import targets, version_tuple
+from edgecnn.recipe.variants import route_words
+from edgecnn.targets import FIRST_BUILD_ROUTES, targets, version_tuple
 
 GRAPH, FLOAT_GRAPH, PLAN, CACHE, LABELS = "model.onnx", "model.fp32.onnx", "model.plan", "model.cache", "labels.txt"
 README = "README.txt"
@@ -138,8 +139,9 @@ def readme(served: Served, lines: list[str]) -> str:
 
 
 def typed_options(served: Served) -> list[str]:
-    """Of a strongly typed build: TensorRT 11 knows no other."""
-    return ["--stronglyTyped"] if served.version < (11,) else []
+    """Of a strongly typed build: TensorRT 11 knows no other, and from 11.1 on the recipe's build route."""
+    route = route_words(served.recipe, served.precision) if served.version >= FIRST_BUILD_ROUTES else ""
+    return [*(["--stronglyTyped"] if served.version < (11,) else []), *([f"--setBuildRoute={route}"] if route else [])]
 
 
 def shape_options(served: Served) -> list[str]:

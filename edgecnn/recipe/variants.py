@@ -30,7 +30,12 @@ def route_of(recipe: Recipe, variant: Variant, target: Target) -> str:
     """The build route of an engine; "" where TensorRT chooses it, and for what has none: a CPU, implicit INT8."""
     if variant.scheme == "implicit" or not target.has_build_routes:
         return ""
-    return " ".join((recipe.build.routes or {}).get(variant.precision, "").split())
+    return route_words(recipe, variant.precision)
+
+
+def route_words(recipe: Recipe, precision: Precision) -> str:
+    """The build route of a precision, one space between its words; "" where TensorRT chooses it."""
+    return " ".join((recipe.build.routes or {}).get(precision, "").split())
 
 
 def variants_of(recipe: Recipe, *, on_cpu: bool) -> list[Variant]:

@@ -116,7 +116,7 @@ class Search:
     answer ("" for none), `around` the precision of what is not INT8. `latency_threads` and `latency_batch` are those of
     every latency and energy; with the objective "coverage" there are none, and on a device no threads. Energies are
     those of `power_sensor`, above idle. `build_route` is that by which the answer is to be built ("": by none), found
-    among `routes_tried` of the `routes_known`.
+    among `routes_tried` of the `routes_known`. `batch_is_frozen`: the graph takes that batch alone.
     """
 
     __pydantic_config__ = STRICT
@@ -153,6 +153,7 @@ class Search:
     build_route: str = ""
     routes_tried: int = 0
     routes_known: int = 0
+    batch_is_frozen: bool = False
 
     @property
     def candidate(self) -> Candidate:

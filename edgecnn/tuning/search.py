@@ -272,6 +272,7 @@ def _result(
         build_route="" if answer is None else answer.route,
         routes_tried=len(routes.tried),
         routes_known=routes.known,
+        batch_is_frozen=isinstance(read_sidecar(task.graph).facts.get("batch"), int),
     )
 
 

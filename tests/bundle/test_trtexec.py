@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 
 from edgecnn.artifact.calibration_cache import read_calibration_cache
-from edgecnn.artifact.sidecar import sha256_of
+from edgecnn.artifact.sidecar import Sidecar, sha256_of
 from edgecnn.backends.trt.plan import read_plan_header
+from edgecnn.bundle.served import Served, build_script, typed_options
+from edgecnn.bundle.trtexec import STRONGLY_TYPED
 from edgecnn.cli import main
 from edgecnn.graph.calibration.file import implicit_scales, read_ranges
+from edgecnn.recipe.load import load_recipe
 from tests.bundle.conftest import Build
 
 if TYPE_CHECKING:
@@ -74,6 +79,17 @@ def test_up_to_tensorrt_10_there_is_a_calibration_cache_of_that_very_version(
     assert sorted(p.name for p in eleven.iterdir()) == ["README.txt", "build.sh", "model.onnx"]
     code, asked, _ = build(eleven / "build.sh", 110401, header=(11, 4, 1, 0))
     assert (code, "--stronglyTyped" in asked) == (0, False)
+
+
+def test_the_build_route_of_the_recipe_is_in_the_script(tmp_path: Path) -> None:
+    recipe = load_recipe("lenet5-digits", ['targets=["gpu"]', 'build.routes.int8="-conv_lowering=off   -kgen:tiling=2"'])
+    graph, sidecar = tmp_path / "g.onnx", Sidecar(kind="graph", facts={"input_shape": [1, 32, 32]})
+    served = Served(recipe, "int8", graph, sidecar, graph, graph, "11.4")
+    route = "--setBuildRoute=-conv_lowering=off -kgen:tiling=2"
+    assert typed_options(served) == [route]
+    assert shlex.quote(route) in build_script(served, typed_options(served), STRONGLY_TYPED, shapes=[])
+    assert typed_options(replace(served, precision="fp16")) == typed_options(replace(served, tensorrt="11.0")) == []
+    assert typed_options(replace(served, tensorrt="10.16")) == ["--stronglyTyped"]
 
 
 def test_tensorrt_8_gets_the_float_graph_at_opset_17(digits: Path, tmp_path: Path, build: Build) -> None:

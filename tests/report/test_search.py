@@ -10,7 +10,7 @@ from lxml import etree
 
 from edgecnn.output import width_of
 from edgecnn.report.charts.search import search_svg
-from edgecnn.report.search import recipe_line, search_page
+from edgecnn.report.search import build_command, recipe_line, search_page
 from edgecnn.results.search import Search, SearchPoint
 
 HOSTILE = "名" * 40 + '</text>"\x1b[2J'
@@ -58,6 +58,8 @@ def test_the_command_of_a_build_route_can_be_copied() -> None:
     (line,) = (line for line in search_page(found).split("\n") if "edgecnn build" in line)
     words = ["edgecnn", "build", "it's one.onnx", "--target", "gpu", "--profile", "4:4:8", f"--build-route={route}"]
     assert shlex.split(line) == words
+    frozen = build_command(replace(found, batch_is_frozen=True))  # its build takes no other sizes
+    assert shlex.split(frozen) == [*words[:5], *words[7:]]
     assert recipe_line(found).endswith(f'; [build.routes] int8 = "{route}"')
     plain = replace(found, answer="float", around="fp32")  # of a target with routes the float graph is FP16
     assert recipe_line(plain) == f'[build.routes] fp16 = "{route}"'
