@@ -155,11 +155,11 @@ def _request(job: Job, facts: Facts) -> Facts:
     }
 
 
-def _killed(host: str, found: Facts) -> RemoteError:
+def _killed(host: str, found: Facts) -> RefusedError:
     before, after, peak = found["memory_before"], found["memory"], int(found["peak_bytes"])
     struck = after.get("oom_kill", 0) - before.get("oom_kill", 0)
     counted = "its kernel counts one more killed" if struck else "its kernel counts none more killed for want of memory"
-    return RemoteError(
+    return RefusedError(
         f"{host}: 'Killed' (exit code {KILLED}; {counted}): the process had {_gb(peak)} of "
         f"{_gb(after.get('MemTotal'))}, {_gb(before.get('MemAvailable'))} were free before it began, "
         f"swap {_gb(after.get('SwapTotal'))}",

@@ -67,7 +67,9 @@ def _answer(found: Search) -> str:
 def build_command(found: Search) -> str:
     """What builds the answer by its route."""
     batch = found.latency_batch or 1
-    sizes = [] if batch == 1 or found.batch_is_frozen else ["--profile", f"{batch}:{batch}:{max(batch, BatchSettings.max)}"]
+    sizes = (
+        [] if batch == 1 or found.batch_is_frozen else ["--profile", f"{batch}:{batch}:{max(batch, BatchSettings.max)}"]
+    )
     by = [f"--build-route={found.build_route}"] if found.build_route else []
     return shlex.join(["edgecnn", "build", found.output, "--target", found.target, *sizes, *by])
 

@@ -144,7 +144,8 @@ class Trials:
         if isinstance(line, ComparedLine):
             ratios = (line.ratio, *line.ratio_ci)
             known = 0 <= line.against_ms_p50 < math.inf and 0 <= line.against_joules < math.inf
-            return all(0 < value < math.inf for value in ratios) and known and line.power_sensor == self.power_sensor
+            possible = all(0 < value < math.inf for value in ratios) and line.ratio_ci[0] <= line.ratio_ci[1]
+            return possible and known and line.power_sensor == self.power_sensor
         data = self.task.images.held_out if line.images == "held-out" else self.task.images.test
         counted = min(line.lost, line.gained) >= 0 and line.lost + line.gained <= line.n
         return line.n == len(data) and counted and 0 <= line.int8_share_pct <= 100

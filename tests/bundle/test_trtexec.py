@@ -82,7 +82,9 @@ def test_up_to_tensorrt_10_there_is_a_calibration_cache_of_that_very_version(
 
 
 def test_the_build_route_of_the_recipe_is_in_the_script(tmp_path: Path) -> None:
-    recipe = load_recipe("lenet5-digits", ['targets=["gpu"]', 'build.routes.int8="-conv_lowering=off   -kgen:tiling=2"'])
+    recipe = load_recipe(
+        "lenet5-digits", ['targets=["gpu"]', 'build.routes.int8="-conv_lowering=off   -kgen:tiling=2"']
+    )
     graph, sidecar = tmp_path / "g.onnx", Sidecar(kind="graph", facts={"input_shape": [1, 32, 32]})
     served = Served(recipe, "int8", graph, sidecar, graph, graph, "11.4")
     route = "--setBuildRoute=-conv_lowering=off -kgen:tiling=2"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.cli import main
-from edgecnn.errors import EdgecnnError, RemoteError
+from edgecnn.errors import EdgecnnError, RefusedError, RemoteError
 from edgecnn.remote import job as jobs
 from edgecnn.remote.host import folder_name, require_host, require_hosts
 from edgecnn.remote.job import Finished, Job, Made, Piece, fetch, run_job, whole_file
@@ -261,7 +261,7 @@ def test_a_command_has_its_arguments_and_its_words_come_at_once(
 
 def test_a_killed_command_is_told_with_the_memory(device: Callable[[str], None]) -> None:
     device("import os, signal; x = bytearray(40_000_000); os.kill(os.getpid(), signal.SIGKILL)")
-    with Connection("a", SET_UP) as connection, pytest.raises(RemoteError) as caught:
+    with Connection("a", SET_UP) as connection, pytest.raises(RefusedError) as caught:  # it was the command's fault
         work(connection, [])
     assert "a: 'Killed' (exit code 137; its kernel counts " in caught.value.message
     assert "the process had 0.0" in caught.value.message

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.errors import DeviceError, RecipeError
+from edgecnn.records import to_plain
 from edgecnn.results.build_routes import Knob
 from edgecnn.results.latency import LatencyRatio
 from edgecnn.results.search import Candidate, ComparedLine, ImageSet, JudgedLine
@@ -215,3 +216,13 @@ def test_a_route_that_asks_for_too_much_is_a_failed_trial(where: str) -> None:
     gone = Trials(Failing(where, is_gone=True), Lines(), lambda line: None)
     with pytest.raises(DeviceError):
         gone.judge(()) if where == "judged" else gone.compare((), [()], 1.0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{}, {"ratio_ci": (0.95, 0.85)}, {"ratio": 0.0}, {"route": "-tiling=2 "}, {"route": 2}, {"build": -1}, {"kept": ("z",)}],
+)  # fmt: skip
+def test_a_line_that_no_search_has_written_is_tried_again(damage: dict[str, object]) -> None:
+    line = ComparedLine(seconds=1.0, against=(), kept=(), route="-tiling=2", ratio=0.9, ratio_ci=(0.85, 0.95))
+    trials = Trials(Failing("compared"), Lines([to_plain(line) | damage]), lambda said: None)
+    assert bool(trials.compare((), [()], 1.0, "-tiling=2")) == (not damage)
