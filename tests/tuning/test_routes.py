@@ -220,8 +220,16 @@ def test_a_route_that_asks_for_too_much_is_a_failed_trial(where: str) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [{}, {"ratio_ci": (0.95, 0.85)}, {"ratio": 0.0}, {"route": "-tiling=2 "}, {"route": 2}, {"build": -1}, {"kept": ("z",)}],
-)  # fmt: skip
+    [
+        {},
+        {"ratio_ci": (0.95, 0.85)},
+        {"ratio": 0.0},
+        {"route": "-tiling=2 "},
+        {"route": 2},
+        {"build": -1},
+        {"kept": ("z",)},
+    ],
+)
 def test_a_line_that_no_search_has_written_is_tried_again(damage: dict[str, object]) -> None:
     line = ComparedLine(seconds=1.0, against=(), kept=(), route="-tiling=2", ratio=0.9, ratio_ci=(0.85, 0.95))
     trials = Trials(Failing("compared"), Lines([to_plain(line) | damage]), lambda said: None)
