@@ -47,9 +47,12 @@ def pictures(count: int = 96, seed: int = 3) -> Dataset:
 
 
 def logits(model: onnx.ModelProto, data: Dataset) -> np.ndarray:
+    """With Q/DQ in float: the sums of ONNX Runtime's integer kernels saturate on a processor without VNNI."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     batch = np.stack([data.tensor(i) for i in range(len(data))])
     return np.asarray(session.run(None, {"input": batch})[0])
 
