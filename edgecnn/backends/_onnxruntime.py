@@ -55,6 +55,8 @@ def open_session(
         options.optimized_model_filepath = str(optimized)
     if earliest_first:
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
+    # where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in (config or {}).items():

@@ -103,7 +103,8 @@ def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:
     """What this CPU's instructions do to INT8 figures of ONNX Runtime, or None when they are sound.
 
     `cpuinfo` is the text of /proc/cpuinfo (read here when None), `machine` as `platform.machine()`. Without VNNI,
-    x86 multiplies uint8 by int8 with saturating 16-bit sums (ONNX Runtime, "Quantize ONNX models").
+    x86 multiplies uint8 by int8 with saturating 16-bit sums (ONNX Runtime, "Quantize ONNX models"), which our sessions
+    avoid (`session.x64quantprecision`).
     """
     machine = (machine or platform.machine()).lower()
     if cpuinfo is None:
@@ -120,8 +121,8 @@ def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:
         if words & VNNI_X86:
             return None
         return (
-            "this CPU has no VNNI instructions: ONNX Runtime's INT8 sums saturate here, and INT8 accuracy reads "
-            "several points lower than on a CPU with them or on the target"
+            "this CPU has no VNNI instructions: ONNX Runtime's INT8 takes kernels here that do not saturate, and its "
+            "latency reads higher than on a CPU with them"
         )
     if machine in ("aarch64", "arm64"):
         if words & DOT_PRODUCT_ARM:

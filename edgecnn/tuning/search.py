@@ -272,8 +272,12 @@ def _result(
         build_route="" if answer is None else answer.route,
         routes_tried=len(routes.tried),
         routes_known=routes.known,
-        batch_is_frozen=isinstance(read_sidecar(task.graph).facts.get("batch"), int),
+        batch_is_frozen=_is_frozen(task.graph),
     )
+
+
+def _is_frozen(graph: Path) -> bool:
+    return sidecar_path(graph).exists() and isinstance(read_sidecar(graph).facts.get("batch"), int)
 
 
 def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:

@@ -25,7 +25,6 @@ ALLOWED = {
     "edgecnn/data/sources/packed.py: rows.open": "a temporary folder's, in which images are packed",
     "edgecnn/data/sources/packed.py: zipfile.ZipFile": "the same",
     "edgecnn/data/sources/packed.py: archive.open": "the same",
-    "edgecnn/backends/trt/build.py: path.open": "a temporary file, given by write_artifact",
     "edgecnn/pytorch/export/onnx_writer.py: path.open": "the same",
     "edgecnn/measure/predict.py: np.savez": "the same",
     "edgecnn/measure/vectors.py: np.savez": "the same",

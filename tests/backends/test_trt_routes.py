@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar
-from edgecnn.backends import BuildOptions, Knob, backend_names, load_backend
+from edgecnn.backends import BuildOptions, backend_names, load_backend
 from edgecnn.backends.trt.lock import read_lock
 from edgecnn.cli import main
 from edgecnn.errors import BackendError
 from edgecnn.inspection.artifact import describe
 from edgecnn.recipe.schema import BatchSettings
+from edgecnn.results.build_routes import Knob
 from tests.backends.conftest import TENSORRT_RTX, install
 from tests.fakes.fake_cuda import FakeDevice
 from tests.fakes.fake_tensorrt import injected

@@ -58,4 +58,5 @@ def logits(model: onnx.ModelProto, data: Dataset) -> np.ndarray:
 
 
 def sqnr_db(exact: np.ndarray, made: np.ndarray) -> float:
-    return float(10 * np.log10(np.square(exact).sum() / np.square(exact - made).sum()))
+    lost = np.square(exact - made).sum()
+    return float(10 * np.log10(np.square(exact).sum() / lost)) if lost else np.inf

@@ -156,6 +156,7 @@ def open_graph(path: Path) -> Any:
     """A session of one thread that says nothing."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(str(path), options)
 
 

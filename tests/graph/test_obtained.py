@@ -43,6 +43,7 @@ def quantised(text: str, scheme: Scheme) -> tuple[onnx.ModelProto, onnx.ModelPro
 
 def run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"input": batch})[0])

@@ -230,7 +230,7 @@ def test_the_least_of_updates_changes_no_code_and_some_more_learn(made: Callable
         assert distance().item() <= 1.02 * first.item()
 
     optimizer = torch.optim.Adam([{"params": [p], "lr": 0.01 * step} for p, step in network.steps()])
-    for _ in range(20):
+    for _ in range(30):
         optimizer.zero_grad()
         distance().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
