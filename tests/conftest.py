@@ -97,8 +97,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test whose call costs more processor time than CPU_LIMIT_S, ended child processes and threads included.
-    `cpu_s(SECONDS)` sets another limit, and a slower machine grants as much more. Exempt: what is marked slow or gpu, and fixtures, for one of a session or
-    module serves many tests."""
+    `cpu_s(SECONDS)` sets another limit, and a slower machine grants as much more. Exempt: what is marked slow or gpu,
+    and fixtures, for one of a session or module serves many tests."""
     before = sum(os.times()[:4])
     result = yield
     spent = sum(os.times()[:4]) - before
