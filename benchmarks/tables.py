@@ -227,6 +227,21 @@ TABLES = {
         },
         not_passed,
     ),
+    "steps-cost": Table(
+        "steps_cost",
+        "CPU seconds of whole processes, this checkout and BASE in turn, the median of the rounds; MB: peak memory."
+        " `again` is a run that finds everything up to date.",
+        {
+            "network": key("network"),
+            "step": text("step"),
+            "CPU ratio": value("cpu_ratio"),
+            "CPU s": value("made_cpu_s", 1),
+            "BASE CPU s": value("base_cpu_s", 1),
+            "MB": value("made_peak_mb", 0),
+            "BASE MB": value("base_peak_mb", 0),
+            "BASE": lambda row: row["base_commit"][:10],
+        },
+    ),
     "validate-speed": Table(
         "validate_speed",
         "Whole processes in turn, two threads each: `edgecnn validate`, and a plain loop of PIL and ONNX Runtime over"
