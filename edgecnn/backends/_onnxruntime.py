@@ -55,8 +55,6 @@ def open_session(
         options.optimized_model_filepath = str(optimized)
     if earliest_first:
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
-    # where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot
-    options.add_session_config_entry("session.x64quantprecision", "1")
     if not may_spin():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in (config or {}).items():
@@ -65,6 +63,21 @@ def open_session(
         source: str | bytes = str(graph)
     else:
         source = graph if isinstance(graph, bytes) else _serialized(graph, outputs)
+    return _without_saturation(source, options)
+
+
+def _without_saturation(source: str | bytes, options: Any) -> onnxruntime.InferenceSession:
+    """Where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot;
+    or in float, for a graph in which two nodes share a weight: ONNX Runtime fails to change that a second time."""
+    runtime = load_onnxruntime()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return runtime.InferenceSession(source, options, providers=[PROVIDER])
+    except Exception as exc:  # of ONNX Runtime's own kinds
+        if "Attempt to replace the existing tensor" not in str(exc):
+            raise
+    options.add_session_config_entry("session.x64quantprecision", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return runtime.InferenceSession(source, options, providers=[PROVIDER])
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime import quantization
 
+from edgecnn.backends._onnxruntime import open_session
 from edgecnn.backends.ort.session import OrtSession
 from edgecnn.errors import EdgecnnError
 from edgecnn.graph.calibration.collect import collect_from_model, collect_ranges
@@ -154,10 +154,7 @@ def make_images(graph: RandomGraph, seed: int) -> np.ndarray:
 
 def open_graph(path: Path) -> Any:
     """A session of one thread that says nothing."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    return onnxruntime.InferenceSession(str(path), options)
+    return open_session(path, threads=1)
 
 
 def batch_of(session: Any) -> int | None:
