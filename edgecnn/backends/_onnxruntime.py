@@ -68,14 +68,11 @@ def open_session(
 
 def _without_saturation(source: str | bytes, options: Any) -> onnxruntime.InferenceSession:
     """Where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot;
-    or in float, for a graph in which two nodes share a weight: ONNX Runtime fails to change that a second time."""
+    or in float, where ONNX Runtime fails to change a weight (one that two nodes share, one of a QGemm)."""
     runtime = load_onnxruntime()
     options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
+    with contextlib.suppress(Exception):  # a mistake of the graph's own is raised below
         return runtime.InferenceSession(source, options, providers=[PROVIDER])
-    except Exception as exc:  # of ONNX Runtime's own kinds
-        if "Attempt to replace the existing tensor" not in str(exc):
-            raise
     options.add_session_config_entry("session.x64quantprecision", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return runtime.InferenceSession(source, options, providers=[PROVIDER])

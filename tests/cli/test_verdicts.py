@@ -753,6 +753,7 @@ def test_a_latency_file_of_another_tool_is_named(
     assert "latency.json: damaged, or of another version" in edgecnn("gate", "small").refused()
 
 
+@pytest.mark.cpu_s(30)
 def test_a_damaged_value_is_an_error_or_open_and_never_a_bug(edgecnn: Callable[..., Any], run_folder: Path) -> None:
     assert edgecnn("gate", "small").code == 0
     for name in ("int8.accuracy.json", "latency.json", "verdict.json"):

@@ -71,6 +71,7 @@ def export_and_inspect(name: str, tmp_path: Path, size: int | None = None) -> se
     return {(n.op_type, *sorted(a.name for a in n.attribute)) for n in model.graph.node}
 
 
+@pytest.mark.cpu_s(30)
 @pytest.mark.parametrize("name", cheapest_of_each_family())
 def test_one_of_each_family(name: str, tmp_path: Path) -> None:
     """Of small images, where the network takes them: its operators and names are those of large ones."""
