@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROVIDER = "CPUExecutionProvider"
 _DAMAGED = {"InvalidProtobuf", "InvalidGraph", "NoSuchFile"}
+_WEIGHT_NOT_CHANGED = ("Attempt to replace the existing tensor", "kernel for com.microsoft.QGemm")
 Optimization = Literal["none", "basic", "all"]
 
 
@@ -67,12 +68,16 @@ def open_session(
 
 
 def _without_saturation(source: str | bytes, options: Any) -> onnxruntime.InferenceSession:
-    """Where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot;
-    or in float, where ONNX Runtime fails to change a weight (one that two nodes share, one of a QGemm)."""
+    """Where uint8 by int8 would be summed in 16 bits, which saturate (x86 without VNNI), uint8 by uint8, which cannot.
+    ONNX Runtime fails to change a weight that two nodes share: such a graph is computed in float; and that of a QGemm:
+    a graph which has one of its own is computed as it stands, and its sums may saturate."""
     runtime = load_onnxruntime()
     options.add_session_config_entry("session.x64quantprecision", "1")
-    with contextlib.suppress(Exception):  # a mistake of the graph's own is raised below
+    try:
         return runtime.InferenceSession(source, options, providers=[PROVIDER])
+    except Exception as exc:  # of ONNX Runtime's own kinds
+        if not any(words in str(exc) for words in _WEIGHT_NOT_CHANGED):
+            raise
     options.add_session_config_entry("session.x64quantprecision", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return runtime.InferenceSession(source, options, providers=[PROVIDER])

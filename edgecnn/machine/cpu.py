@@ -104,7 +104,7 @@ def int8_guard(cpuinfo: str | None = None, machine: str = "") -> str | None:
 
     `cpuinfo` is the text of /proc/cpuinfo (read here when None), `machine` as `platform.machine()`. Without VNNI,
     x86 multiplies uint8 by int8 with saturating 16-bit sums (ONNX Runtime, "Quantize ONNX models"), which our sessions
-    avoid (`session.x64quantprecision`).
+    avoid (`session.x64quantprecision`) but for a graph with a QGemm of its own.
     """
     machine = (machine or platform.machine()).lower()
     if cpuinfo is None:
