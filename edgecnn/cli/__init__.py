@@ -25,11 +25,13 @@ OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "saf
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (left out: that of the process) and return its exit code (see the README's table); every error
     becomes its exit code here and nowhere else."""
+    thresholds = gc.get_threshold()
     gc.disable()  # of the parser that is loaded nothing is garbage
     try:
         return _main(sys.argv[1:] if arguments is None else [*arguments])
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
         gc.enable()
 
 

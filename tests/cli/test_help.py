@@ -85,18 +85,27 @@ def test_what_checks_files_is_imported_when_one_is_read() -> None:
 
 def test_calibrate_loads_no_recipe_and_looks_for_no_garbage_among_what_it_loads(tmp_path: Path) -> None:
     script = (
-        "import gc, sys\n"
-        "runs = []\n"
+        "import functools, gc, sys\n"
+        "import edgecnn.cli.calibrate as module\n"
+        "command, runs, thresholds = module.calibrate, [], gc.get_threshold()\n"
+        "@functools.wraps(command)\n"
+        "def and_load(**given):\n"
+        "    try:\n"
+        "        return command(**given)\n"
+        "    finally:\n"
+        "        import edgecnn.graph.calibration.collect\n"
+        "        runs.append(len(runs) - before)\n"
+        "module.calibrate = and_load\n"
         "gc.callbacks.append(lambda phase, info: runs.append(phase))\n"
         "from edgecnn.cli import main\n"
         "before = len(runs)\n"
         "code = main(['calibrate', 'none.onnx', '--data', 'none', '-o', 'x.calib.json'])\n"
-        "import edgecnn.graph.calibration.collect\n"
         "loaded = {'edgecnn.recipe.schema', 'edgecnn.results.accuracy', 'typer', 'onnx'} & set(sys.modules)\n"
-        "print(code, len(runs) - before, gc.isenabled(), *sorted(loaded))\n"
+        "counted = [run for run in runs if isinstance(run, int)]\n"
+        "print(code, *counted, gc.isenabled(), gc.get_threshold() == thresholds, *sorted(loaded))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.split() == ["2", "0", "True", "onnx", "typer"]
+    assert done.stdout.split() == ["2", "0", "True", "True", "onnx", "typer"]
 
 
 def test_help_costs_little(root: Path, tmp_path: Path) -> None:
