@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.data.dataset import Dataset
 from edgecnn.errors import BackendError, RefusedError
 from edgecnn.recipe.schema import BatchSettings
@@ -14,7 +13,7 @@ from edgecnn.remote.command import Argument, Output, Source, command_on
 from edgecnn.results.accuracy import Accuracy
 from edgecnn.results.build_routes import BuildRoutes, Knob
 from edgecnn.results.latency import LatencyFile
-from edgecnn.tuning.workbench import REBUILDS, WARMUP_MS, Workbench
+from edgecnn.tuning.workbench import REBUILDS, WARMUP_MS, Workbench, batch_is_frozen
 
 AGAIN = "bring the edgecnn of that machine up to this one: edgecnn remote setup HOST"
 
@@ -30,8 +29,7 @@ class HostWorkbench(Workbench):
 
     def _build(self, graph: Path, engine: Path, route: str) -> None:
         batch = self.task.batch
-        frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
-        sizes = [] if frozen else [f"--profile={batch}:{batch}:{max(batch, BatchSettings.max)}"]
+        sizes = [] if batch_is_frozen(graph) else [f"--profile={batch}:{batch}:{max(batch, BatchSettings.max)}"]
         by = [f"--build-route={route}"] if route else []
         by += [f"--rebuilds={REBUILDS}"] if self.nth else []
         self._run("build", f"--target={self.task.target.name}", *sizes, *by, Output(engine, "--output"), Source(graph))

@@ -38,7 +38,7 @@ from edgecnn.tuning.on_host import HostWorkbench
 from edgecnn.tuning.ranking import Ranking, find_nodes, rank_nodes
 from edgecnn.tuning.routes import Routes, choose_routes, try_routes
 from edgecnn.tuning.trials import Say, Trials
-from edgecnn.tuning.workbench import Kept, SearchTask, Workbench
+from edgecnn.tuning.workbench import Kept, SearchTask, Workbench, batch_is_frozen
 from edgecnn.version import __version__
 
 HELD_OUT_IMAGES = 4096
@@ -272,12 +272,8 @@ def _result(
         build_route="" if answer is None else answer.route,
         routes_tried=len(routes.tried),
         routes_known=routes.known,
-        batch_is_frozen=_is_frozen(task.graph),
+        batch_is_frozen=batch_is_frozen(task.graph),
     )
-
-
-def _is_frozen(graph: Path) -> bool:
-    return sidecar_path(graph).exists() and isinstance(read_sidecar(graph).facts.get("batch"), int)
 
 
 def _point(trials: Trials, line: JudgedLine, chosen: Chosen) -> SearchPoint:

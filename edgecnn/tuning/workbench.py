@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgecnn.artifact.sidecar import read_sidecar
+from edgecnn.artifact.sidecar import read_sidecar, sidecar_path
 from edgecnn.artifact.write import atomic_path
 from edgecnn.backends import load_backend
 from edgecnn.data.dataset import Dataset
@@ -219,9 +219,8 @@ class Workbench:
         )
 
     def _build(self, graph: Path, engine: Path, route: str) -> None:
-        frozen = isinstance(read_sidecar(graph).facts.get("batch"), int)
         sizes = BatchSettings(self.task.batch, self.task.batch, max(self.task.batch, BatchSettings.max))
-        target, batch = self.task.target.name, None if frozen else sizes
+        target, batch = self.task.target.name, None if batch_is_frozen(graph) else sizes
         if not route and not self.nth:
             build(graph, engine, target=target, batch=batch)
             return
@@ -279,3 +278,8 @@ class Workbench:
     def _named(self, ending: str, *words: str) -> Path:
         content = "\n".join([self._key, *words])
         return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.{ending}"
+
+
+def batch_is_frozen(graph: Path) -> bool:
+    """Whether a graph takes one batch alone, by its sidecar; not where it has none."""
+    return sidecar_path(graph).exists() and isinstance(read_sidecar(graph).facts.get("batch"), int)
