@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from edgecnn.backends._onnxruntime import open_session
 from edgecnn.errors import GraphError
-from edgecnn.graph.calibration import watch
+from edgecnn.graph.calibration import tally, watch
 from edgecnn.graph.calibration.collect import collect_from_model, find_observed_tensors
 from edgecnn.graph.calibration.histogram import empty_statistics, upper_halves
 from edgecnn.graph.calibration.observe import Observer
@@ -62,6 +62,19 @@ def test_extremes_are_exact_to_the_bit_behind_every_activation(
         expected.count(upper_halves(watch.take_counted(values, made[name].step)))
         np.testing.assert_array_equal(made[name].magnitudes, expected.magnitudes, name)
         assert made[name].images == 21
+
+
+def test_values_that_wait_are_those_of_their_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an image fills the memory in which they are taken in, the next one is written over it."""
+    monkeypatch.setattr(tally, "_WAITING_BYTES", 0)
+    images, model = noise(3), simplify_graph(build(NET, 24))
+    made = collect_from_model(model, "", dataset_of(images), batch=1, threads=1).tensors
+    names = [n for n in made if n != "input"]
+    found = dict(zip(names, open_session(model, names, threads=1).run(None, {"input": images}), strict=True))
+    for name, values in found.items():
+        expected = empty_statistics(name, values.shape[1])
+        expected.add(values)
+        np.testing.assert_array_equal(made[name].magnitudes, expected.magnitudes, name)
 
 
 def test_tensors_with_other_than_the_batch_in_front_are_taken_in_too() -> None:

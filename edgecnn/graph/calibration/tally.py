@@ -108,7 +108,7 @@ class JoinedTallies:
             return
         rows, start = self._rows[: self._images], 0
         for tally, width in zip(self._tallies, self._widths, strict=True):
-            tally.count(rows[:, start : start + width].reshape(-1))
+            tally.count(rows[:, start : start + width].flatten())  # a copy: the rows are written over
             tally.images += self._images
             start += width
         self._images = 0
