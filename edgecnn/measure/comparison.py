@@ -144,7 +144,7 @@ def _medians(
     name: str, reference: str, blocks: Mapping[str, list[Floats]], seed: int
 ) -> tuple[float, float, tuple[float, float]]:
     """Both medians, and the 95 % interval of their ratio: block bootstrap (Kuensch, Annals of Statistics 17, 1989) by
-    resampled rounds."""
+    resampled rounds. Of a side that was starved it reaches to what the fastest query of that side says."""
     rounds = len(blocks[name])
     draws = np.random.default_rng(seed).multinomial(rounds, np.full(rounds, 1 / rounds), RESAMPLES)
     medians = {side: _weighted_medians(blocks[side], draws) for side in (name, reference)}
@@ -152,7 +152,8 @@ def _medians(
     centre = np.log(ours / theirs)
     spread = np.percentile(np.log(medians[name] / medians[reference]), [2.5, 97.5]) - centre
     low, high = np.exp(centre + WIDENING * spread)
-    return ours, theirs, (float(low), float(high))
+    slower = [_starvation(np.concatenate(blocks[side])) or 1.0 for side in (name, reference)]
+    return ours, theirs, (float(low / slower[0]), float(high * slower[1]))
 
 
 def _against_fp16(
@@ -165,13 +166,18 @@ def _against_fp16(
     return replace(told, latency_ratio_warnings=(*told.latency_ratio_warnings, *said))
 
 
-def _slowed(name: str, ms: Floats) -> str:
-    """What is to be said of a session whose usual query is far from its fastest; a ratio with it may not hold."""
+def _starvation(ms: Floats) -> float:
+    """How far the usual query of a session that shares its processors with other work is from its fastest; 0 of one
+    that does not."""
     share = float(np.median(ms) / ms.min())
-    if share <= SLOWED:
-        return ""
+    return share if share > SLOWED else 0.0
+
+
+def _slowed(name: str, ms: Floats) -> str:
+    """What is to be said of a session that was starved; a ratio with it may not hold."""
+    share = _starvation(ms)
     advice = "stop other work, or use --threads 1"
-    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}"
+    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}" if share else ""
 
 
 def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Floats:

@@ -297,6 +297,10 @@ def test_the_latency_gate_uses_the_interval_of_the_ratio() -> None:
         assert found.verdict == outcome
         assert "median 0.700 x fp32, 95 % interval [0.680, 0.720], 20 interleaved rounds" in found.evidence
         assert ("a longer --duration narrows it" in found.evidence) == (outcome == "INCONCLUSIVE")
+    starved = replace(ratio(0.7, (0.68, 2.8)), latency_ratio_warnings=("pytorch: it was starved",))
+    found = only(judge(Tolerances(latency_ratio_max=1), [measurement(ratio=starved)]))
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.evidence.endswith("; pytorch: it was starved")
     untimed = only(judge(Tolerances(latency_ratio_max=1), [measurement(latency=latency())]))
     assert (untimed.verdict, untimed.evidence) == ("INCONCLUSIVE", "not measured")
 

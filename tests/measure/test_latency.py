@@ -194,6 +194,8 @@ def test_a_ratio_with_a_session_that_is_starved_says_so(monkeypatch: pytest.Monk
         (warning,) = found.latency_ratio_warnings
         slow = "a" if first is starved else "b"
         assert warning.startswith(f"{slow}: the median query took 4 times as long as the fastest")
+        expected = (1, 4) if slow == "b" else (0.25, 1)  # up to what it were if nobody was starved
+        assert found.latency_ratio_ci == pytest.approx(expected)
     [found] = compare_latency({"a": steady, "b": time.session("c", lambda k: 1 / 64)}, BATCH, **settings).values()
     assert found.latency_ratio_warnings == ()
 

@@ -56,7 +56,8 @@ def _judge_interval(
         f"{measurement.ratio.latency_ratio_rounds} interleaved rounds of {measurement.ratio.latency_ratio_mode} queries"
     )
     if outcome == "INCONCLUSIVE":
-        evidence += "; a longer --duration narrows it"
+        said = [w for w in measurement.ratio.latency_ratio_warnings if w != measurement.ratio.why_not_int8]
+        evidence += f"; {'; '.join(said) or 'a longer --duration narrows it'}"
     return rule.check(measurement, limit, outcome, evidence, value, interval)
 
 
