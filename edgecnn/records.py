@@ -15,10 +15,12 @@ Its fields are the keys of the JSON. pydantic's `TypeAdapter` does the work and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
+import os
 import re
 import sys
 import typing
@@ -32,6 +34,7 @@ from edgecnn.limits import require_depth
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 FLAT: Mapping[str, Any] = {"flat": True}
 SHOWN_PROBLEMS = 8
+_DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"  # docs.pydantic.dev, "Plugins"
 _SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 Record = TypeVar("Record")
@@ -171,8 +174,23 @@ def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
+        with _no_plugins():
+            _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
+
+
+@contextlib.contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Within the block pydantic does not look for plugins in the metadata of every installed package."""
+    before = os.environ.get(_DISABLE_PLUGINS)
+    os.environ[_DISABLE_PLUGINS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_DISABLE_PLUGINS]
+        else:
+            os.environ[_DISABLE_PLUGINS] = before
 
 
 def _has_field(kind: Any, name: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -314,3 +316,18 @@ def test_an_interval_of_other_than_two_numbers_is_refused_by_its_place(numbers: 
     with pytest.raises(ArtifactError, match="top1_drop_ci_pp") as caught:
         record_from_mapping(Measurement, content, WHERE, HINT)
     assert said in caught.value.message
+
+
+def test_what_pydantic_finds_installed_has_no_part_in_reading() -> None:
+    """To look for plugins takes longer than to read most files."""
+    script = (
+        "import importlib.metadata, os\n"
+        "def look(**given): raise AssertionError('looked for plugins')\n"
+        "importlib.metadata.entry_points = look\n"
+        "from edgecnn.artifact.sidecar import Sidecar\n"
+        "from edgecnn.records import record_from_mapping\n"
+        "before = dict(os.environ)\n"
+        "print(record_from_mapping(Sidecar, {'kind': 'graph'}, 'x', 'y').kind, os.environ == before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "graph True\n"

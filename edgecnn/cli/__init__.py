@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     becomes its exit code here and nowhere else."""
     thresholds = gc.get_threshold()
     gc.disable()  # of the parser that is loaded nothing is garbage
+    atexit.register(gc.freeze)  # nor does a process that ends look for any: that takes longer than to load it all
     try:
         return _main(sys.argv[1:] if arguments is None else [*arguments])
     finally:

@@ -54,6 +54,9 @@ def calibrate(
     Interrupted, the same command goes on where it stopped.
     """
     gc.set_threshold(LOADED_OBJECTS)
+    from edgecnn.machine.threads import load_numpy
+
+    load_numpy()
     from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from edgecnn.data.preprocess import Preprocessing, is_colored, orientation_of
 from edgecnn.errors import DataError
 from edgecnn.machine.threads import Seats
 from edgecnn.output import say
-from edgecnn.session import Array
+
+if TYPE_CHECKING:
+    from edgecnn.session import Array
 
 Split = Literal["train", "test"]
 Labels = npt.NDArray[np.int64]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecnn.data.dataset import Labels
-from edgecnn.session import Array
+
+if TYPE_CHECKING:
+    from edgecnn.session import Array
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,9 @@ from PIL import Image
 from edgecnn.contract import InputForm
 from edgecnn.errors import DataError
 from edgecnn.limits import RESIZED_PIXELS
-from edgecnn.session import Array
+
+if TYPE_CHECKING:
+    from edgecnn.session import Array
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -145,7 +147,7 @@ class Preprocessing:
             return self.normalize(pixels)
         rows = pixels.reshape(*pixels.shape[:2], self.channels)
         if form == "uint8-nhwc":
-            return cast(Array, np.ascontiguousarray(rows))
+            return cast("Array", np.ascontiguousarray(rows))
         return np.ascontiguousarray(rows.transpose(2, 0, 1), np.float32)
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -31,7 +32,9 @@ from edgecnn.errors import DataError, GraphError
 from edgecnn.graph.importing.names import free_name, replace_tensor
 from edgecnn.graph.load import load_graph
 from edgecnn.graph.onnx_graph import OnnxGraph, attribute
-from edgecnn.session import Array, class_probabilities
+
+if TYPE_CHECKING:
+    from edgecnn.session import Array
 
 LARGEST_DIFFERENCE = 1e-5  # between a folded graph and the plain one: of max |logit|, or of a probability
 PROVEN_BATCHES = (1, 2)
@@ -285,6 +288,8 @@ def _difference(found: Sequence[Array], logits: Array, contract: ServingContract
     names a class that is not as probable as it says."""
     if contract.output == "logits":
         return float(np.abs(found[0] - logits).max() / max(float(np.abs(logits).max()), 1e-30))
+    from edgecnn.session import class_probabilities
+
     expected = class_probabilities(logits, 0.0)[:, -logits.shape[1] :]
     if contract.output == "probabilities":
         return float(np.abs(found[0] - expected).max())

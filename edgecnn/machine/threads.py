@@ -24,6 +24,7 @@ from edgecnn.machine.load import other_load_cores, read_cpu_time
 
 LOAD_WINDOW_S = 0.25
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # GNU's and LLVM's OpenMP; read once, when it is loaded
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"  # of the OpenBLAS in NumPy's wheels; read once, when it is loaded
 
 _allowed: ContextVar[int | None] = ContextVar("allowed threads", default=None)
 _spinning: ContextVar[bool] = ContextVar("spinning", default=False)
@@ -124,6 +125,18 @@ def passive_openmp() -> Iterator[None]:
         for name in added:
             del os.environ[name]
         _torch_is_passive |= bool(added) and "torch" in sys.modules
+
+
+def load_numpy() -> None:
+    """Load NumPy with one thread for its BLAS: others would wait actively from the moment they are started. Without
+    effect where it is loaded already, or where the environment says how many."""
+    alone = {} if "numpy" in sys.modules or _BLAS_THREADS in os.environ else {_BLAS_THREADS: "1"}
+    os.environ.update(alone)
+    try:
+        import numpy  # noqa: F401
+    finally:
+        for name in alone:
+            del os.environ[name]
 
 
 def torch_is_passive() -> bool:

@@ -33,19 +33,20 @@ def derived(
     *,
     step: str,
     kind: str,
+    known: Mapping[Path, str] | None = None,
     fields: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     recipe: str = "",
 ) -> Sidecar:
     """The sidecar of what `step` makes from `source`: its preprocessing, labels and facts, the values that the steps
-    before were given, and this step's own `fields`."""
+    before were given, and this step's own `fields`; `known` are hashes of `parents`, of the content that was read."""
     return Sidecar(
         kind=kind,
         made_by=f"edgecnn {step}",
         scheme=source.scheme,
         precision_requested=source.precision_requested,
         precision_obtained=source.precision_obtained,
-        parents=parents_of(output, *parents),
+        parents=parents_of(output, *parents, known=known),
         recipe=recipe or source.recipe,
         fields={**source.fields, **(fields or {})},
         preprocessing=source.preprocessing,

@@ -13,21 +13,18 @@ import numpy as np
 from edgecnn.artifact.write import check_output
 from edgecnn.data.calibration_set import find_manifest, is_manifest, read_manifest
 from edgecnn.data.dataset import Dataset, spread
-from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_duplicates
 from edgecnn.errors import DataError
 from edgecnn.machine.cpu import cpu_device
 from edgecnn.machine.threads import limit_threads, spare_threads
-from edgecnn.results.calibration import CalibrationCheck
 from edgecnn.steps import CALIBRATION_IMAGES
 from edgecnn.steps._arguments import FilePath, named, path_or_none, require_at_least, require_packages
-from edgecnn.steps._data_free import make_calibration_images
 from edgecnn.steps._embeddings import without_unseen
 from edgecnn.steps._images import CORRUPT, DATA_FREE, Progress, open_images, without_corrupt
 from edgecnn.steps._provenance import derived, sidecar_of
 from edgecnn.steps._shared import collect_shared, is_first
 
 if TYPE_CHECKING:
-    pass
+    from edgecnn.results.calibration import CalibrationCheck
 
 COMPARED = 256  # images of each set at most
 
@@ -77,6 +74,8 @@ def calibrate(
     check_output(output, ".json", graph)
     source = sidecar_of(graph, verified=True)
     if data_free:
+        from edgecnn.steps._data_free import make_calibration_images
+
         dataset = make_calibration_images(graph, trust_code=trust_code, progress=progress)
         facts = {**(facts or {}), DATA_FREE: dataset.name}
     chosen = dataset or calibration_images(graph, calibration_source or data, calibration=calibration, images=images)
@@ -96,7 +95,16 @@ def calibrate(
             fields = {"data.source": data, "data.calibration": calibration}
             fields |= {"data.calibration_source": calibration_source} if calibration_source else {}
             facts = {**(facts or {}), "data_sha256": ranges.data_sha256}
-            made = derived(source, output, (graph,), step="calibrate", kind="ranges", fields=fields, facts=facts)
+            made = derived(
+                source,
+                output,
+                (graph,),
+                known={graph: ranges.graph_sha256},
+                step="calibrate",
+                kind="ranges",
+                fields=fields,
+                facts=facts,
+            )
             write_ranges(ranges, output, dataclasses.replace(made, device=cpu_device(threads)))
     return output
 
@@ -143,7 +151,9 @@ def check_calibration(
     """
     if len(calibration) == 0 or len(test) == 0:
         raise DataError("a calibration check needs images in both sets", "name two data sets that are not empty")
+    from edgecnn.data.leakage import count_repeated, find_duplicates, find_near_duplicates
     from edgecnn.graph.calibration.sufficiency import images_for_ranges, measure_range_moves
+    from edgecnn.results.calibration import CalibrationCheck
 
     same = find_duplicates(calibration, test)
     near, checked = find_near_duplicates(calibration, test, set(same))

@@ -83,6 +83,18 @@ def test_what_checks_files_is_imported_when_one_is_read() -> None:
     assert done.stderr.split() == ["False", "True"]
 
 
+def test_a_process_that_ends_looks_for_no_garbage() -> None:
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(len(gc.get_objects()), gc.get_freeze_count()))  # the last to be called\n"
+        "from edgecnn.cli import main\n"
+        "main(['--version'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    looked_at, left_out = map(int, done.stdout.split()[-2:])
+    assert looked_at < 100 < 10_000 < left_out
+
+
 def test_calibrate_loads_no_recipe_and_looks_for_no_garbage_among_what_it_loads(tmp_path: Path) -> None:
     script = (
         "import functools, gc, sys\n"
@@ -100,7 +112,9 @@ def test_calibrate_loads_no_recipe_and_looks_for_no_garbage_among_what_it_loads(
         "from edgecnn.cli import main\n"
         "before = len(runs)\n"
         "code = main(['calibrate', 'none.onnx', '--data', 'none', '-o', 'x.calib.json'])\n"
-        "loaded = {'edgecnn.recipe.schema', 'edgecnn.results.accuracy', 'typer', 'onnx'} & set(sys.modules)\n"
+        "loaded = {'edgecnn.recipe.schema', 'edgecnn.results.accuracy', 'typer', 'onnx'}\n"
+        "loaded |= {'edgecnn.session', 'edgecnn.zoo', 'edgecnn.quantization', 'edgecnn.data.leakage'}\n"
+        "loaded &= set(sys.modules)\n"
         "counted = [run for run in runs if isinstance(run, int)]\n"
         "print(code, *counted, gc.isenabled(), gc.get_threshold() == thresholds, *sorted(loaded))\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -117,6 +118,21 @@ def test_blas_has_one_thread_within_a_limit_and_its_own_after_it() -> None:
         with threads.limit_threads(2):
             assert blas() <= {1}
         assert blas() == before
+
+
+@pytest.mark.skipif(threads.available_cores() < 2, reason="BLAS has one thread anyway")
+def test_numpy_is_loaded_without_threads_that_wait() -> None:
+    pytest.importorskip("threadpoolctl")
+    script = (
+        "import os\n"
+        "from edgecnn.machine.threads import load_numpy\n"
+        "load_numpy()\n"
+        "import threadpoolctl\n"
+        "print([b['num_threads'] for b in threadpoolctl.threadpool_info()], 'OPENBLAS_NUM_THREADS' in os.environ)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[1] False\n"
 
 
 def test_openmp_is_told_to_wait_passively_while_pytorch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from edgecnn.data.sources.devkit import FILES, class_order
 from edgecnn.errors import DataError
 from edgecnn.limits import read_file
-from edgecnn.zoo import imagenet_classes
 
 NAMES = (
     "ILSVRC2012_validation_ground_truth.txt",
@@ -122,6 +121,8 @@ def _by_name(path: Path, lines: Sequence[str], images: Sequence[Path]) -> list[s
 def _counted_from_zero(path: Path, classes: list[str]) -> list[str]:
     if all(WNID.fullmatch(c) for c in classes):
         return classes
+    from edgecnn.zoo import imagenet_classes
+
     wnids = imagenet_classes()[1]
     if any(WNID.fullmatch(c) for c in classes) or "0" not in classes or not all(int(c) < 1000 for c in classes):
         raise DataError(f"{path}: its numbers are not surely those of the classes from 0 to 999", "write wnids")

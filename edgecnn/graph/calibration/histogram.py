@@ -21,9 +21,10 @@ LOWEST = (127 - 30) << 7  # what is smaller than 2^-30 is counted with zero, in 
 INFINITE = 255 << 7
 BINS = INFINITE - LOWEST
 _SIGN = 1 << 15
-CHUNK = 1 << 16  # values counted at once
+CHUNK = 1 << 16  # values that are worth counting: the bins cost as much as some ten thousand of them
+_MOST = 2 * CHUNK  # values counted at once
 UPPER = 1 if sys.byteorder == "little" else 0  # where the upper half of a float32 is
-_ZERO_BINS = (np.arange(CHUNK) % 64).astype(np.uint16)
+_ZERO_BINS = (np.arange(_MOST) % 64).astype(np.uint16)
 
 
 def bin_edges() -> Floats:
@@ -102,10 +103,10 @@ class TensorStatistics:
         What ends in bin 0 (zero: half of all values after a Relu) is spread over patterns below `LOWEST` first, for
         counting in one place again and again waits each time for the store before. -0.0 is a zero, not a negative.
         """
-        for start in range(0, len(halves), CHUNK):
-            piece = halves[start : start + CHUNK]
+        for start in range(0, len(halves), _MOST):
+            piece = halves[start : start + _MOST]
             piece = np.maximum(piece, _ZERO_BINS[: len(piece)])
-            found = np.bincount(piece.astype(np.intp))
+            found = np.bincount(piece)
             _add_bins(self.positive, found[:INFINITE])
             below = found[_SIGN:]
             if len(below):

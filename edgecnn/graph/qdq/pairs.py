@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import onnx
 
 from edgecnn.graph.onnx_graph import OnnxGraph
-from edgecnn.quantization import Edge, QuantizedTensor
+
+if TYPE_CHECKING:
+    from edgecnn.quantization import QuantizedTensor
 
 # Nodes that move values without changing them (a padding of zeros is exact at any scale).
 MOVES = frozenset(
@@ -69,6 +71,8 @@ class PlacedPairs:
                 narrowest[leads[1]], widest[leads[1]] = low, high
 
     def tensors(self, graph: OnnxGraph) -> tuple[QuantizedTensor, ...]:
+        from edgecnn.quantization import Edge, QuantizedTensor
+
         made = itertools.chain(graph.inputs, (name for node in graph.nodes for name in node.output))
         rank = {id(node): k for k, node in enumerate(graph.nodes)}
         order = [name for name in made if name in self._uses]
