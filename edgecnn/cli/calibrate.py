@@ -53,10 +53,7 @@ def calibrate(
 
     Interrupted, the same command goes on where it stopped.
     """
-    gc.set_threshold(LOADED_OBJECTS)
-    from edgecnn.machine.threads import load_numpy
-
-    load_numpy()
+    _begin_to_load()
     from edgecnn.artifact.sidecar import sha256_of
     from edgecnn.artifact.write import check_output
     from edgecnn.errors import RecipeError
@@ -116,6 +113,13 @@ def calibrate(
         said = f"calibrated without images: {made['n']} were made" if data_free else f"over {made['n']} images"
         say(f"{output}: {len(made['tensors'])} tensors {said}")
     return 0
+
+
+def _begin_to_load() -> None:
+    gc.set_threshold(LOADED_OBJECTS)
+    from edgecnn.machine.threads import load_numpy
+
+    load_numpy()
 
 
 def _check(graph: Path, data: str, images: int, test: str, skip_corrupt: bool, as_json: bool) -> int:
