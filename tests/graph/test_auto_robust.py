@@ -248,15 +248,20 @@ def test_what_has_one_value_in_each_image_has_headroom_for_the_images_not_seen()
     )
 
 
+def told(x: list[float], noise: float = 0.0) -> bool:
+    """Whether samples x that all of the weight is missing for, and as much noise, speak for adding it."""
+    held, values = Samples(np.zeros((1, 1), np.float32)), np.array(x, np.float32).reshape(1, -1, 1)
+    missed = values + np.random.default_rng(0).normal(0, noise, values.shape)
+    held.add(values, missed.astype(np.float32))
+    return held.tell(np.ones((1, 1, 1)), np.zeros((1, 1, 1)))
+
+
 def test_a_gain_on_few_samples_is_taken_only_where_it_can_be_told() -> None:
-    rng = np.random.default_rng(0)
-    none, change = np.zeros((1, 1, 1)), np.ones((1, 1, 1))
-    for count, told in ((5, False), (5000, True)):
-        x = rng.normal(0, 1, (1, count, 1)).astype(np.float32)
-        held = Samples(np.zeros((1, 1), np.float32))
-        held.add(x, 0.6 * x + rng.normal(0, 2, x.shape).astype(np.float32))
-        assert held.tell(change, none) == told
-        assert not held.tell(none, none)
+    assert told([1, -1, 1, -1, 1], noise=0.1)
+    assert not told([1, -1, 1, -1, 1], noise=2.0)
+    assert not told([1, -1, 0.5, -0.5]), "2.9 standard errors, of four samples"
+    assert not told([1]), "one says nothing"
+    assert told([1, -1] * 15, noise=2.0), "more samples settle it"
 
 
 def test_a_candidate_that_cannot_be_made_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

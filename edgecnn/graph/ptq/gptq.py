@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecnn.quantization import HARMLESS, round_scales
+from edgecnn.statistics import mean_half_width
 
 Floats = npt.NDArray[np.floating[Any]]
 BLOCK, PANEL, SPAN = 64, 192, 768  # columns at a time, of the rounding, of the factor and of sums
 SAMPLES = 2048  # that wait to be summed up together
 DAMPING = 0.01  # of the mean diagonal, for the rounding
 DOUBT = 4 * float(np.finfo(np.float32).eps)  # of a sum of squares, for one column; errors add up as their squares do
-SURE = 2.0  # standard errors that a gain over samples must exceed
+FEW_SAMPLES = 30  # below so many the mean gain says little; of more, small gains of many layers add up
 LARGE = 1000  # columns from which on single precision is used, and fewer strengths are tried
 
 
@@ -123,12 +124,14 @@ class Samples:
         return np.asarray(r - np.matmul(x, change.astype(np.float32).transpose(0, 2, 1)))
 
     def tell(self, change: Floats, other: Floats) -> bool:
-        """Whether it can be told that `change` leaves less error than `other`, each with its best bias: the mean of the
-        gain is more than `SURE` standard errors."""
+        """Whether `change`, which leaves less error than `other`, each with its best bias, is to be believed: of fewer
+        than `FEW_SAMPLES`, where the 95 % interval of the mean gain lies above zero."""
+        if self.count >= FEW_SAMPLES:
+            return True
         left = [self.left(c) for c in (other, change)]
         before, after = (np.square(e - e.mean(axis=1, keepdims=True)).sum(axis=(0, 2), dtype=np.float64) for e in left)
         gain = before - after
-        return bool(len(gain) > 1 and gain.mean() > SURE * gain.std(ddof=1) / len(gain) ** 0.5)
+        return bool(len(gain) > 1 and gain.mean() > mean_half_width(gain.tolist()))
 
     def error(self, change: Floats, offset: Floats | None = None) -> Floats:
         """[g, o]: mean squared error of the outputs with weights moved by `change`; with the best bias, if no `offset`
