@@ -23,6 +23,7 @@ import json
 import os
 import re
 import sys
+import threading
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -168,13 +169,14 @@ def to_plain(record: Any) -> Any:
 
 
 _ADAPTERS: dict[Any, Any] = {}
+_MAKING = threading.RLock()  # the environment is of all threads
 
 
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     if kind not in _ADAPTERS:
-        with _no_plugins():
+        with _MAKING, _no_plugins():
             _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
 
+from edgecnn import records
 from edgecnn.errors import ArtifactError, RecipeError
 from edgecnn.records import FLAT, STRICT, mapping_from_json, record_from_json, record_from_mapping, to_plain
 from edgecnn.results.accuracy import AccuracyFile
@@ -331,3 +335,23 @@ def test_what_pydantic_finds_installed_has_no_part_in_reading() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "graph True\n"
+
+
+def test_threads_that_read_their_first_records_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydantic
+
+    def slowly(kind: Any) -> Any:
+        time.sleep(0.1)
+        return kind
+
+    monkeypatch.setattr(pydantic, "TypeAdapter", slowly)
+    monkeypatch.setattr(records, "_ADAPTERS", {})
+    before = dict(os.environ)
+    reading = [threading.Thread(target=records._adapter, args=(kind,)) for kind in (int, float, str)]
+    for thread in reading:
+        thread.start()
+        time.sleep(0.03)
+    for thread in reading:
+        thread.join()
+    assert os.environ == before
+    assert {int: int, float: float, str: str} == records._ADAPTERS

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     becomes its exit code here and nowhere else."""
     thresholds = gc.get_threshold()
     gc.disable()  # of the parser that is loaded nothing is garbage
-    atexit.register(gc.freeze)  # nor does a process that ends look for any: that takes longer than to load it all
+    if arguments is None:  # nor does a process of ours that ends look for any: that takes longer than to load it all
+        atexit.register(gc.freeze)
     try:
         return _main(sys.argv[1:] if arguments is None else [*arguments])
     finally:

@@ -152,8 +152,8 @@ def _medians(
     centre = np.log(ours / theirs)
     spread = np.percentile(np.log(medians[name] / medians[reference]), [2.5, 97.5]) - centre
     low, high = np.exp(centre + WIDENING * spread)
-    slower = [_starvation(np.concatenate(blocks[side])) or 1.0 for side in (name, reference)]
-    return ours, theirs, (float(low / slower[0]), float(high * slower[1]))
+    own, other = (_starvation(np.concatenate(blocks[side])) for side in (name, reference))
+    return ours, theirs, (float(low / own), float(high * other))
 
 
 def _against_fp16(
@@ -167,17 +167,17 @@ def _against_fp16(
 
 
 def _starvation(ms: Floats) -> float:
-    """How far the usual query of a session that shares its processors with other work is from its fastest; 0 of one
-    that does not."""
+    """How many times as long as its fastest the usual query of a session took that shares its processors with other
+    work; 1 of one that does not."""
     share = float(np.median(ms) / ms.min())
-    return share if share > SLOWED else 0.0
+    return share if share > SLOWED else 1.0
 
 
 def _slowed(name: str, ms: Floats) -> str:
     """What is to be said of a session that was starved; a ratio with it may not hold."""
     share = _starvation(ms)
     advice = "stop other work, or use --threads 1"
-    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}" if share else ""
+    return f"{name}: the median query took {share:.3g} times as long as the fastest: {advice}" if share > 1 else ""
 
 
 def _weighted_medians(blocks: list[Floats], draws: npt.NDArray[np.int64]) -> Floats:

@@ -127,6 +127,11 @@ def test_install_tests_an_engine_and_rollback_serves_the_one_before_without_the_
     assert "serves again" in done.stdout + done.stderr
 
 
+def reaches_an_index(folder: Path) -> bool:
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    return subprocess.run([*download, "annotated-types"], capture_output=True, check=False).returncode == 0
+
+
 def test_the_core_is_small_and_cold_starts_are_short(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +140,7 @@ def test_the_core_is_small_and_cold_starts_are_short(
     try:
         python = light.install(tmp_path)
     except subprocess.CalledProcessError as exc:
-        if "pip" not in exc.cmd:
+        if "pip" not in exc.cmd or reaches_an_index(tmp_path):
             raise
         pytest.skip("pip cannot install the core here: no package index is reached")
     assert light.size_mb(tmp_path / "env") < 150

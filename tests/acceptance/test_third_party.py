@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +16,6 @@ from PIL import Image
 
 from tests.acceptance.channel_pictures import Result, write_json
 from tests.acceptance.nets import PREPROCESSING, SIZE, Floats, Net, normalized, pictures, run
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.torch
 

@@ -85,14 +85,21 @@ def test_what_checks_files_is_imported_when_one_is_read() -> None:
 
 def test_a_process_that_ends_looks_for_no_garbage() -> None:
     script = (
-        "import atexit, gc\n"
+        "import atexit, gc, sys\n"
         "atexit.register(lambda: print(len(gc.get_objects()), gc.get_freeze_count()))  # the last to be called\n"
         "from edgecnn.cli import main\n"
-        "main(['--version'])\n"
+        "arguments = sys.argv[2:] if sys.argv[1] == 'another' else None\n"
+        "sys.argv[1:] = sys.argv[2:]\n"
+        "main(arguments)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    looked_at, left_out = map(int, done.stdout.split()[-2:])
-    assert looked_at < 100 < 10_000 < left_out
+    for process in ("own", "another"):
+        command = [sys.executable, "-c", script, process, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        looked_at, left_out = map(int, done.stdout.split()[-2:])
+        if process == "own":
+            assert looked_at < 100 < 10_000 < left_out
+        else:
+            assert left_out == 0 < looked_at, "a program that calls it keeps its own collector"
 
 
 def test_calibrate_loads_no_recipe_and_looks_for_no_garbage_among_what_it_loads(tmp_path: Path) -> None:
