@@ -41,8 +41,8 @@ class Clocks:
 @dataclass(frozen=True)
 class LatencyRatio:
     """Median of an engine over the median of `latency_reference`, from interleaved blocks of one mode, with its 95 %
-    interval; and where an INT8 and an FP16 engine were among those in turn, that of the INT8 one over that of
-    `fp16_reference`."""
+    interval, which reaches to what it were by the fastest query of a side that was starved of processors; and where an
+    INT8 and an FP16 engine were among those in turn, that of the INT8 one over that of `fp16_reference`."""
 
     __pydantic_config__ = STRICT
 
