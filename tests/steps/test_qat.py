@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 pytestmark = [pytest.mark.torch, pytest.mark.onnx]
 
 TENSORRT = 'targets=["agx-orin"]'
+GRAPH = "model.int8-tensorrt.onnx"
 
 
 class Interrupt(Silent):
@@ -48,41 +49,57 @@ def run_folder(digits: Path, folder: Path) -> Path:
     return folder
 
 
-def test_killed_and_resumed_it_is_the_same_graph_which_a_run_takes(digits: Path, tmp_path: Path) -> None:
-    whole, killed = (run_folder(digits, tmp_path / name) for name in ("whole", "killed"))
-    [made] = train_quantized(recipe(), whole, threads=1)
+@pytest.fixture(scope="module")
+def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose INT8 graph was trained for two epochs."""
+    folder = run_folder(digits, tmp_path_factory.mktemp("qat") / "whole")
+    train_quantized(recipe(), folder, threads=1)
+    return folder
+
+
+def test_killed_and_resumed_it_is_the_same_graph(whole: Path, digits: Path, tmp_path: Path) -> None:
+    killed = run_folder(digits, tmp_path / "killed")
     with pytest.raises(KeyboardInterrupt):
         train_quantized(recipe(), killed, threads=1, progress=Interrupt())
-    assert not (killed / "model.int8-tensorrt.onnx").exists()
+    assert not (killed / GRAPH).exists()
     torch.rand(7)  # the state of the process must not matter
     [again] = train_quantized(recipe(), killed, threads=1, resume=True)
-    assert again.graph.read_bytes() == made.graph.read_bytes()
+    assert again.graph.read_bytes() == (whole / GRAPH).read_bytes()
+    sidecar = verified_sidecar(again.graph)
+    assert again.sqnr_db == sidecar.facts["qat_sqnr_db"] >= 40
 
-    before, after = (OnnxGraph(onnx.load(path)) for path in (whole / "qat/tensorrt/start.onnx", made))
+
+def test_weights_and_scales_have_moved_and_nothing_else(whole: Path) -> None:
+    before, after = (OnnxGraph(onnx.load(whole / name)) for name in ("qat/tensorrt/start.onnx", GRAPH))
     assert [n.SerializeToString() for n in before.nodes] == [n.SerializeToString() for n in after.nodes]
     moved = {n for n in before.initializers if (before.array(n) != after.array(n)).any()}
     scales = {node.input[1] for node in before.nodes if node.op_type == "QuantizeLinear"}
     assert 5 <= len(moved - scales) <= 10, "weights and biases of five layers"
     assert moved & scales, "and how finely activations are read"
-    sidecar = verified_sidecar(made.graph)
+
+
+def test_a_run_takes_the_graph_until_a_setting_changes(whole: Path) -> None:
+    sidecar = verified_sidecar(whole / GRAPH)
     assert (sidecar.scheme, sidecar.precision_obtained, sidecar.facts["method"]) == ("tensorrt", "int8", "mse")
     assert sidecar.fields["qat.epochs"] == 2
     assert sidecar.fields["quantize.method"] == "mse"
     assert sidecar.facts[TRAIN_IMAGES]
     assert set(sidecar.parents) == {"model.fp32.onnx", "model.calib.json"}
-    assert made.sqnr_db == sidecar.facts["qat_sqnr_db"] >= 40
 
     def due(settings: Recipe) -> list[str]:
-        return [reason for task, reason in plan(settings, whole, until="quantize") if task.output == made.graph]
+        return [reason for task, reason in plan(settings, whole, until="quantize") if task.output == whole / GRAPH]
 
     assert due(recipe()) == []
     assert due(recipe("qat.learning_rate=0.2")) == ["qat.learning_rate changed from 0.1 to 0.2"]
     assert due(recipe("qat.epochs=0")) == ["qat.epochs changed from 2 to None"]
 
+
+def test_a_trained_graph_is_trained_again_where_that_is_asked_for(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(ArtifactError, match="a trained INT8 graph is there"):
-        train_quantized(recipe(), whole, threads=1)
-    [other] = train_quantized(recipe("qat.epochs=1"), whole, threads=1, retrain=True)
-    assert other.graph.read_bytes() != again.graph.read_bytes()
+        train_quantized(recipe(), folder, threads=1)
+    [other] = train_quantized(recipe("qat.epochs=1"), folder, threads=1, retrain=True)
+    assert other.graph.read_bytes() != (whole / GRAPH).read_bytes()
 
 
 @pytest.mark.parametrize(
