@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -191,8 +192,8 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of lenet5-digits, made once for all workers of the session; copy it to change it."""
+def _digits_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of lenet5-digits, made once for all workers of the session: `digits` alone sees it."""
     from edgecnn.cli import main
 
     everyone = tmp_path_factory.getbasetemp()
@@ -206,6 +207,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["run", "lenet5-digits", "--out", str(made)]) == 0
             made.rename(folder)
     return folder
+
+
+@pytest.fixture
+def digits(_digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run folder of lenet5-digits, a copy for each test: what one changes no other sees."""
+    folder = Path(shutil.copytree(_digits_made, tmp_path_factory.mktemp("digits") / "lenet5-digits"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

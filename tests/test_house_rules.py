@@ -249,6 +249,28 @@ def test_a_test_has_a_limit_of_processor_time(pytester: pytest.Pytester) -> None
     )
 
 
+SHARING = """
+import pytest
+
+@pytest.fixture(scope="session")
+def _digits_made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "verdict.json").write_text("pass")
+    return folder
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_judges(digits, verdict):
+    assert (digits / "verdict.json").read_text() == "pass"
+    (digits / "verdict.json").write_text(verdict)
+"""
+
+
+def test_what_a_test_does_to_the_run_of_the_digits_no_other_sees(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
+    pytester.makepyfile(SHARING)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
 NEEDING = """
 import pytest
 
