@@ -45,10 +45,11 @@ def push_to_hub(repository: str, files: Mapping[str, Path], card: str, *, privat
     address. Raises `ModelError` for what the Hub refuses."""
     require_repository(repository)
     with hub(repository) as api:
-        from huggingface_hub import CommitOperationAdd
-
         api.create_repo(repository, private=private, exist_ok=True)
-        added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-        added.append(CommitOperationAdd(CARD, card.encode()))
+    from huggingface_hub import CommitOperationAdd
+
+    added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    added.append(CommitOperationAdd(CARD, card.encode()))
+    with hub(repository) as api:
         done = api.create_commit(repository, added, commit_message="edgecnn push")
     return str(done.commit_url)

@@ -13,7 +13,7 @@ import pytest
 
 from edgecnn.artifact.sidecar import read_sidecar
 from edgecnn.cli import main
-from tests.fakes.hub import StandIn, stand_in
+from tests.fakes.hub import Handler, StandIn, stand_in
 
 if TYPE_CHECKING:  # imported before the first test of this file
     import timm
@@ -130,3 +130,61 @@ def test_what_is_not_there_is_refused(
     assert "the Hub's client says" in refusal(capsys, "push", digits, "me/digits")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert "edgecnn[hub]" in refusal(capsys, "push", digits, "me/digits")
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9", "http://host:port", "http://127.0.0.1:9"])
+def test_an_endpoint_that_is_none_is_a_mistake(
+    endpoint: str, hub: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert "the Hub's client says" in refusal(capsys, "export", "hf://nobody/nothing")
+
+
+@pytest.mark.parametrize("answer", [b"<html>Log in first</html>", b'{"status": "ok"}'])
+def test_an_answer_that_is_not_the_hubs_is_refused(
+    answer: bytes, hub: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as that of a network's login page."""
+    monkeypatch.setattr(Handler, "do_GET", lambda handler: handler._send(200, answer))
+    assert "the Hub's client says" in refusal(capsys, "export", "hf://nobody/nothing")
+
+
+@pytest.mark.parametrize("bug", [TypeError, AttributeError, NameError, AssertionError, IndexError])
+def test_a_call_that_is_wrong_is_our_bug_and_no_failure_of_the_network(
+    bug: type[Exception],
+    hub: StandIn,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def wrong(*given: object, **options: object) -> None:
+        raise bug("unexpected keyword argument")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", wrong)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", wrong)
+    for command in (["export", "hf://me/digits"], ["push", str(digits), "me/digits"]):
+        capsys.readouterr()
+        assert main(command) == 101
+        said = capsys.readouterr().err
+        assert "this is a bug in edgecnn" in said
+        assert f"{bug.__name__}: unexpected keyword argument" in said
+
+
+@pytest.mark.parametrize("bug", [ValueError, RuntimeError, KeyError])
+def test_what_is_wrong_between_the_calls_is_our_bug_too(
+    bug: type[Exception],
+    hub: StandIn,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a kind that the client raises of the network as well."""
+    hub.repositories["me/digits"] = {"model.safetensors": b""}
+
+    def wrong(*given: object, **options: object) -> None:
+        raise bug("ours")
+
+    monkeypatch.setattr("edgecnn.artifact.hub.HubFiles", wrong)
+    monkeypatch.setattr("huggingface_hub.CommitOperationAdd", wrong)
+    for command in (["export", "hf://me/digits"], ["push", str(digits), "me/digits"]):
+        assert main(command) == 101
