@@ -21,6 +21,14 @@ from edgecnn.output import print_lines, say
 INTERRUPTED, TERMINATED = 130, 143
 BUG = 101
 OF_THE_HOST = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors"}  # absent on a device
+OF_THE_CORE = {  # what is imported, and what pip installs: a checkout that was copied may lack it
+    "numpy": "numpy>=1.24",
+    "PIL": "pillow>=10.1",
+    "pydantic": "pydantic>=2.7",
+    "typer": "typer>=0.19",
+    "rich": "rich>=13",
+    **({"tomli": "tomli>=2"} if sys.version_info < (3, 11) else {}),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    import typer
+    try:
+        import typer
 
-    from edgecnn.cli.app import application
+        from edgecnn.cli.app import application
+    except ModuleNotFoundError as exc:
+        return _unexpected(exc)
 
     # Typer >= 0.26 carries click inside itself: its base exception is reached through a public subclass.
     click_exception: type[typer.BadParameter] = next(  # really its base class
@@ -89,17 +100,7 @@ def _run(
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
     except Exception as exc:  # noqa: BLE001 - the one place where a bug becomes an exit code
-        package = exc.name.partition(".")[0] if isinstance(exc, ModuleNotFoundError) and exc.name else ""
-        if package in OF_THE_HOST:
-            from edgecnn.machine.packages import missing_package
-
-            missing = missing_package(package, "this command", "cpu")
-            return _fail(missing.message, missing.hint, missing.exit_code)
-        for line in traceback.format_exc().rstrip("\n").split("\n"):
-            say(line)
-        say("error: this is a bug in edgecnn, not a mistake of yours")
-        say("hint: report it with the traceback above and the output of `edgecnn doctor`")
-        return BUG
+        return _unexpected(exc)
     return result if isinstance(result, int) else 0  # Typer makes INTERRUPTED of KeyboardInterrupt by itself
 
 
@@ -128,6 +129,27 @@ class Termination:
         self.asked = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise KeyboardInterrupt
+
+
+def _unexpected(error: Exception) -> int:
+    """The exit code of what nothing has translated: a package that is missing, or a bug."""
+    package = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if package in OF_THE_CORE:
+        import importlib.util
+
+        absent = [name for name in OF_THE_CORE if name == package or importlib.util.find_spec(name) is None]
+        wanted = " ".join(f"'{OF_THE_CORE[name]}'" for name in absent)
+        return _fail(f"edgecnn needs {', '.join(absent)}: not installed here", f"install with: pip install {wanted}", 2)
+    if package in OF_THE_HOST:
+        from edgecnn.machine.packages import missing_package
+
+        missing = missing_package(package, "this command", "cpu")
+        return _fail(missing.message, missing.hint, missing.exit_code)
+    for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
+        say(line)
+    say("error: this is a bug in edgecnn, not a mistake of yours")
+    say("hint: report it with the traceback above and the output of `edgecnn doctor`")
+    return BUG
 
 
 def _fail(message: str, hint: str, code: int) -> int:
