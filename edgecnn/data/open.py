@@ -1,8 +1,8 @@
 """Labelled images as numpy batches, in a deterministic order, from a data set named on the command line.
 
-`digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder, a calibration manifest, or an `.npz`: packed
-images, or an array `input` that is already preprocessed. The split ("train" or "test") comes from what the data is used
-for.
+`digits`, `mnist:DIR`, `cifar10:DIR`, `imagenet:DIR`, an image folder (`./digits` where it has the name of a data set),
+a calibration manifest, or an `.npz`: packed images, or an array `input` that is already preprocessed. The split
+("train" or "test") comes from what the data is used for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edgecnn.data.sources.folder import (
     how_to_sort,
     image_folder,
     image_marks,
+    image_names,
     split_folder,
 )
 from edgecnn.data.sources.imagenet import has_validation_images, imagenet, imagenet_marks
@@ -32,6 +33,8 @@ from edgecnn.data.sources.listing import listing_each_folder_once, once
 from edgecnn.data.sources.packed import is_packed, packed, packed_facts
 from edgecnn.data.sources.pixels import cifar10, cifar10_files, digits, mnist, mnist_files
 from edgecnn.errors import DataError, nearest
+
+NAMED = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
 
 __all__ = [
     "Batch",
@@ -70,11 +73,11 @@ def open_dataset(
         )
     if source.endswith(".npz"):
         return _matched(packed(Path(source), preprocessing, split), split, labels)
-    named = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
     if name == "imagenet" and root:
         return imagenet(Path(root), preprocessing, split, labels, wnids)
-    if name in named:
-        return _matched(named[name](Path(root or "."), preprocessing, split), split, labels)
+    if name in NAMED:
+        _require_one_meaning(source)
+        return _matched(NAMED[name](Path(root or "."), preprocessing, split), split, labels)
     if Path(source).is_dir():
         return image_folder(Path(source), preprocessing, split, labels, wnids)
     if name == "lfw" and root:
@@ -85,7 +88,7 @@ def open_dataset(
     if not Path(source).exists():
         raise DataError(
             f"no data set {source!r}",
-            (nearest(name, named) or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, a folder, a manifest, an .npz")
+            (nearest(name, NAMED) or "name digits, mnist:DIR, cifar10:DIR, imagenet:DIR, a folder, a manifest, an .npz")
             + f"; a path counts from {Path.cwd()}",
         )
     if Path(source).suffix.lower() in (".csv", ".tsv"):
@@ -93,12 +96,27 @@ def open_dataset(
     raise DataError(f"{source}: not a data set", "name an image folder, a manifest (.txt) or an .npz")
 
 
+def _require_one_meaning(source: str) -> None:
+    """Raise `DataError` where the name of a data set is a folder of images here too."""
+    if source in NAMED and Path(source).is_dir() and image_names(Path(source)):
+        other = "rename the folder" if source == "digits" else f"write {source}:DIR"
+        raise DataError(
+            f"{source}: the data set of that name, or the folder of images {Path(source).absolute()}",
+            f"write ./{source} for the folder; for the data set {other}",
+        )
+
+
+def _is_folder(source: str) -> bool:
+    """Whether `source` names a folder of images: what has the name of a data set is that one."""
+    return source.partition(":")[0] not in NAMED and Path(source).is_dir()
+
+
 def has_test_split(source: str) -> bool:
     """Whether what `source` names has test images of its own: a folder may hold training images alone, an .npz does."""
     name, _, root = source.partition(":")
     if name == "imagenet" and root:
         return has_validation_images(Path(root))
-    if Path(source).is_dir():
+    if _is_folder(source):
         return has_test_folder(Path(source))
     return not source.endswith(".npz")
 
@@ -109,7 +127,7 @@ def is_split(source: str) -> bool:
     if source.endswith(".npz"):
         return False
     folder = Path(source)
-    return not folder.is_dir() or split_folder(folder, "train") != split_folder(folder, "test")
+    return not _is_folder(source) or split_folder(folder, "train") != split_folder(folder, "test")
 
 
 def images_sha256(source: str, split: Split) -> str | None:
@@ -122,10 +140,10 @@ def images_sha256(source: str, split: Split) -> str | None:
 def _images_sha256(source: str, split: Split) -> str | None:
     marks: Iterable[str]
     name, _, root = source.partition(":")
-    named = {"mnist": mnist_files, "cifar10": cifar10_files}
+    files = {"mnist": mnist_files, "cifar10": cifar10_files}
     try:
-        if name in named:
-            marks = [sha256_of(path) for path in named[name](Path(root or "."), split)]
+        if name in files:
+            marks = [sha256_of(path) for path in files[name](Path(root or "."), split)]
         elif name == "imagenet" and root:
             marks = imagenet_marks(Path(root), split)
         elif source == "digits":

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgecnn.data.calibration_set import make_manifest, open_data, read_manifest, select, write_manifest
 from edgecnn.data.dataset import Split, batches, stratified
-from edgecnn.data.open import has_test_split, images_sha256, open_dataset
+from edgecnn.data.open import has_test_split, images_sha256, is_split, open_dataset
 from edgecnn.data.preprocess import Preprocessing
 from edgecnn.errors import DataError
 
@@ -215,6 +215,33 @@ def test_what_identifies_files_of_rows_is_their_content(tmp_path: Path) -> None:
     assert zeros != ones
     assert images_sha256(f"cifar10:{tmp_path}", "train") is None
     assert images_sha256("digits", "test") != images_sha256("digits", "train")
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_a_folder_of_images_with_the_name_of_a_data_set_is_asked_about(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    folder.rename(name)
+    with pytest.raises(
+        DataError, match=f"^{name}: the data set of that name, or the folder of images /.*/{name}$"
+    ) as e:
+        open_data(name, SMALL, "test")
+    assert f"write ./{name} for the folder" in e.value.hint
+    assert open_data(f"./{name}", SMALL, "test").ids[0] == "n01/0.png"
+
+
+def test_another_folder_with_the_name_of_a_data_set_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one for the results of a run."""
+    monkeypatch.chdir(tmp_path)
+    known = open_dataset("digits", SMALL, "test").ids, images_sha256("digits", "test")
+    (tmp_path / "digits" / "cpu").mkdir(parents=True)
+    (tmp_path / "digits" / "cpu" / "report.json").write_text("{}")
+    assert has_test_split("digits")
+    assert is_split("digits")
+    assert (open_dataset("digits", SMALL, "test").ids, images_sha256("digits", "test")) == known
 
 
 def test_the_classes_of_a_named_data_set_are_matched_by_name(tmp_path: Path) -> None:
