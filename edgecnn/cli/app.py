@@ -14,6 +14,7 @@ import typer.core
 
 import edgecnn.cli
 from edgecnn.cli.options import epilog
+from edgecnn.errors import RecipeError
 from edgecnn.output import print_line
 from edgecnn.version import __version__
 
@@ -33,6 +34,22 @@ class InOrder(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command, once."""
         return [name for name in ORDER if name in self.commands]
+
+
+class EachOnce(typer.core.TyperCommand):
+    """A command that refuses a second value where Typer would drop the first one unsaid."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises `RecipeError` for an option with one value, or a flag with its opposite, that is given again."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)  # which ends with the help where that is asked for
+        order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(given)[2]
+        for one in [p for p in self.params if isinstance(p, typer.core.TyperOption) and not p.multiple]:
+            if order.count(one) > 1 and (not one.is_flag or one.secondary_opts):
+                names = "/".join([*one.opts, *one.secondary_opts])
+                hint = f"leave one; `{ctx.command_path} --help` says what is repeatable"
+                raise RecipeError(f"{names}: given more than once", hint)
+        return rest
 
 
 def application(first_argument: str = "") -> typer.main.Typer:
@@ -55,9 +72,12 @@ def application(first_argument: str = "") -> typer.main.Typer:
         module = importlib.import_module(f"edgecnn.cli.{module_name}")
         command, examples = getattr(module, module_name), epilog(module.EXAMPLES)
         if isinstance(command, typer.Typer):
+            for inner in command.registered_commands:
+                inner.cls = EachOnce
             app.add_typer(command, name=name, epilog=examples)
         else:
-            app.command(name, epilog=examples)(_without_options(command) if first_argument == "--help" else command)
+            shown = _without_options(command) if first_argument == "--help" else command
+            app.command(name, cls=EachOnce, epilog=examples)(shown)
     return app
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from edgecnn.cli.app import ORDER, application
+from edgecnn.cli.app import ORDER, EachOnce, application
 
 pytestmark = pytest.mark.torch
 
@@ -221,6 +221,30 @@ def test_completion_is_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["modells"], ["models", "--famly", "x"], ["inspect"]])
 def test_mistakes_are_two_lines(edgecnn: Callable[..., Any], arguments: list[str]) -> None:
     edgecnn(*arguments).refused()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["bench", "--engine", "a.onnx", "--engine", "b.onnx"], "--engine"),
+        (["bench", "--engine", "a.onnx", "--transfers", "--no-transfers"], "--transfers/--no-transfers"),
+        (["quantize", "g.onnx", "--precision", "int8", "-o", "a.onnx", "--output=b.onnx"], "--output/-o"),
+        (["remote", "setup", "host", "--python", "a", "--python", "b"], "--python"),
+    ],
+)
+def test_a_second_value_is_refused_where_one_is_taken(
+    edgecnn: Callable[..., Any], arguments: list[str], named: str
+) -> None:
+    assert f"error: {named}: given more than once\n" in edgecnn(*arguments).refused()
+    assert edgecnn(*arguments, "--help").code == 0
+
+
+def test_what_is_repeatable_and_a_flag_may_be_given_again(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
+    settings = ["--set", "train.epochs=3", "--set", "train.seed=7"]
+    found = edgecnn("run", "lenet5-digits", *settings, "--out", tmp_path / "run", "--dry-run", "--dry-run", "--json")
+    assert found.code == 0, found.err
+    for path, command in commands():
+        assert hasattr(command, "commands") or isinstance(command, EachOnce), path
 
 
 def test_a_choice_that_is_none_is_told_with_the_choices(edgecnn: Callable[..., Any]) -> None:
