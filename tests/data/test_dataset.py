@@ -236,12 +236,15 @@ def test_another_folder_with_the_name_of_a_data_set_changes_nothing(
 ) -> None:
     """Such as one for the results of a run."""
     monkeypatch.chdir(tmp_path)
-    known = open_dataset("digits", SMALL, "test").ids, images_sha256("digits", "test")
-    (tmp_path / "digits" / "cpu").mkdir(parents=True)
-    (tmp_path / "digits" / "cpu" / "report.json").write_text("{}")
-    assert has_test_split("digits")
-    assert is_split("digits")
-    assert (open_dataset("digits", SMALL, "test").ids, images_sha256("digits", "test")) == known
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3073 * 2))
+    for name in ("digits", "cifar10"):
+        known = images_sha256(name, "test")
+        (tmp_path / name / "cpu").mkdir(parents=True)
+        (tmp_path / name / "cpu" / "report.json").write_text("{}")
+        assert has_test_split(name)
+        assert is_split(name)
+        assert images_sha256(name, "test") == known is not None
+    assert len(open_dataset("cifar10", SMALL, "test")) == 2
 
 
 def test_the_classes_of_a_named_data_set_are_matched_by_name(tmp_path: Path) -> None:
