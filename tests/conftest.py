@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import functools
+import hashlib
 import importlib.util
 import os
 import re
@@ -23,6 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "timm")
 IMPORTED = pytest.StashKey[set[str]]()
+MADE = pytest.StashKey[dict[str, dict[Path, tuple[tuple[int, ...], bytes]]]]()
 CPU_LIMIT_S = 10.0
 USUAL_LOOP_S = 0.05  # of processor time: see `slowness`
 UNLIMITED = ("slow", "gpu")
@@ -153,6 +155,51 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
                 patch.setattr(socket.socket, name, only_here(getattr(socket.socket, name), position))
             patch.setattr(socket, "getaddrinfo", only_here(socket.getaddrinfo, 0))
         return (yield)
+
+
+def state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written; () where there is none."""
+    if not path.is_file():
+        return ()
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def content(path: Path) -> bytes:
+    """The digest of a file's content; b"" where there is none."""
+    return hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Note the files that a fixture makes which serves several tests."""
+    if fixturedef.scope == "function" or "tmp_path_factory" not in fixturedef.argnames:
+        return (yield)
+    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    before = set(base.iterdir())
+    made = yield
+    folders = {path for path in set(base.iterdir()) - before if not path.is_symlink()}
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    request.config.stash.setdefault(MADE, {})[fixturedef.argname] = {p: (state(p), content(p)) for p in files}
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Fail a test that changes or removes a file which a fixture made for several tests: they would depend on their
+    order. It may add others."""
+    made = pyfuncitem.config.stash.get(MADE, {})
+    files = {path: seen for name in pyfuncitem.fixturenames for path, seen in made.get(name, {}).items()}
+    for path, (then, _) in files.items():
+        if state(path) != then:  # another fixture's doing
+            files[path] = state(path), content(path)
+    result = yield
+    changed = [path for path, (then, what) in files.items() if state(path) != then and content(path) != what]
+    if changed:
+        pytest.fail(f"changed what other tests read, of a fixture: {', '.join(map(str, changed))}", pytrace=False)
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)

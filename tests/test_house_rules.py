@@ -271,6 +271,50 @@ def test_what_a_test_does_to_the_run_of_the_digits_no_other_sees(pytester: pytes
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
+WIDE = """
+import pytest
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("made")
+    for name in ("a", "b", "c"):
+        (made / name).write_text(name)
+    return made
+
+@pytest.fixture(scope="module")
+def more(folder):
+    (folder / "a").write_text("another fixture may")
+    return folder
+
+def test_reads_and_adds(folder, more):
+    (folder / "new").write_text((folder / "b").read_text())
+
+def test_changes_what_a_test_added(folder):
+    (folder / "new").write_text("")
+
+def test_writes_the_same(folder):
+    (folder / "b").write_text("b")
+
+def test_changes(folder):
+    (folder / "b").write_text("B")
+
+def test_removes(more):
+    (more / "c").unlink()
+
+def test_comes_later(folder):
+    pass
+"""
+
+
+def test_what_a_fixture_made_for_several_tests_none_of_them_changes(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
+    pytester.makepyfile(WIDE)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=4, failed=2)
+    lines = ["*_ test_changes _*", "changed what other tests read, *: */made0/b", "*_ test_removes _*", "*/made0/c"]
+    result.stdout.fnmatch_lines(lines)
+
+
 NEEDING = """
 import pytest
 

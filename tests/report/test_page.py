@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import shlex
+import shutil
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -355,8 +356,11 @@ def test_a_latency_that_no_clock_tells_does_not_break_the_page(results: RunRepor
 
 
 def test_the_commands_on_the_page_are_those_of_the_run(
-    results: RunReport, details: RunDetails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    run = read_target_run(own / "run" / "cpu")
+    results, details = report_of(run, load_recipe(str(own / "made-up.toml"))), read_details(run)
     anew, judge, write = (shlex.split(line) for line in commands(results, details))
     assert anew[:2] == ["edgecnn", "run"]
     assert load_recipe(anew[2]).name == "made-up"
