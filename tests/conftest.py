@@ -7,6 +7,7 @@ import fcntl
 import functools
 import hashlib
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -174,8 +175,9 @@ def content(path: Path) -> bytes:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Note the files that a fixture makes which serves several tests."""
-    if fixturedef.scope == "function" or "tmp_path_factory" not in fixturedef.argnames:
+    """Note the files of a fixture that serves several tests; one that yields may run a program, which writes."""
+    wide = fixturedef.scope != "function" and "tmp_path_factory" in fixturedef.argnames
+    if not wide or inspect.isgeneratorfunction(fixturedef.func):
         return (yield)
     base = request.getfixturevalue("tmp_path_factory").getbasetemp()
     before = set(base.iterdir())

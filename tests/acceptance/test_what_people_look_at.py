@@ -71,9 +71,11 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(judged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(judged)
-    return judged
+def here(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy: some judge the run anew."""
+    own = Path(shutil.copytree(judged, tmp_path / "people look"))
+    monkeypatch.chdir(own)
+    return own
 
 
 def problems(name: str, content: Any) -> list[str]:
