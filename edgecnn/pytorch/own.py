@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,8 @@ _WRAPPED = {  # what a network is wrapped in for other purposes, and what gives 
     torch.jit.ScriptModule: "return the module that it was scripted or traced from",
     torch.nn.DataParallel: "return what it wraps: .module",
     torch.nn.parallel.DistributedDataParallel: "return what it wraps: .module",
-    torch._dynamo.OptimizedModule: "return what torch.compile was given: ._orig_mod",
 }
+_COMPILED = "return what torch.compile was given: ._orig_mod"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def code_of(checkpoint: Path, sidecar: Sidecar) -> dict[Path, str]:
 
 
 def _require_plain(name: str, module: nn.Module) -> None:
-    for kind, hint in _WRAPPED.items():
+    compiled = {torch._dynamo.OptimizedModule: _COMPILED} if "torch._dynamo" in sys.modules else {}  # loads slowly
+    for kind, hint in (_WRAPPED | compiled).items():
         if isinstance(module, kind):
             raise ModelError(f"{name}: is a {kind.__name__}, which cannot be exported", hint)
 

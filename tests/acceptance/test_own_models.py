@@ -106,6 +106,10 @@ def wrapped():
     return nn.DataParallel(Colors())
 
 
+def compiled():
+    return torch.compile(Colors())
+
+
 def traced():
     return torch.jit.trace(Colors(), torch.zeros(1, 12, 20, 3))
 
@@ -238,6 +242,7 @@ def test_nothing_of_the_file_is_run_unasked(edgecnn: Command, here: Path) -> Non
         ("Dropout", "at each call"),
         ("Pair", "tuple"),
         ("wrapped", "DataParallel"),
+        ("compiled", "OptimizedModule"),
         pytest.param("traced", "ScriptModule", marks=pytest.mark.filterwarnings("ignore")),
         ("not a name", "FILE.py:FUNCTION"),
     ],
