@@ -13,10 +13,16 @@ from edgecnn.errors import DataError
 
 if TYPE_CHECKING:  # imported before the first test of this file
     from edgecnn.pytorch.models import build_model
-    from edgecnn.pytorch.probe import TOGETHER, probe
+    from edgecnn.pytorch.probe import DECAYS, TOGETHER, probe
     from edgecnn.pytorch.training.transfer import stage_names
 
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def two_decays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least and the largest: each costs five fits for every stage."""
+    monkeypatch.setattr("edgecnn.pytorch.probe.DECAYS", (DECAYS[0], DECAYS[-1]))
 
 
 def folder(root: Path, learnable: bool, per_class: int = 60) -> Path:
@@ -32,6 +38,7 @@ def folder(root: Path, learnable: bool, per_class: int = 60) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("two_decays")
 def test_every_stage_is_probed_and_the_difference_is_found(tmp_path: Path) -> None:
     rows = probe("resnet20_cifar", str(folder(tmp_path, learnable=True)), "none")
     assert [r.name for r in rows] == [*stage_names(build_model("resnet20_cifar")), TOGETHER]
@@ -43,6 +50,7 @@ def test_every_stage_is_probed_and_the_difference_is_found(tmp_path: Path) -> No
         assert row.top1_pct > 95
 
 
+@pytest.mark.usefixtures("two_decays")
 def test_where_there_is_nothing_to_learn_it_says_chance(tmp_path: Path) -> None:
     rows = probe("resnet20_cifar", str(folder(tmp_path, learnable=False)), "none", images=100)
     for row in rows:
