@@ -34,6 +34,9 @@ NEEDS = re.compile(r"^pytestmark = .*\bmark\.(torch|onnx)\b", re.MULTILINE)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: PyTorch's threads of one wait for the other's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # where the environment says how OpenMP waits, no bench loads PyTorch anew in a process of its own (steps/_fresh.py)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
