@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.fakes.ci_runner import EDGECNN, EDGECNN_STUB, Runner, clean_runner
+from tests.fakes.ci_runner import EDGECNN_STUB, Runner, clean_runner, edgecnn_here
 
 pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]
 
@@ -38,7 +38,7 @@ def board(tmp_path: Path) -> Runner:
 def checkout(tmp_path: Path, root: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """A clone on a hosted runner, with the graphs of an earlier run from the cache and its measurements."""
     monkeypatch.setenv("PYTHONPATH", str(root))
-    runner = clean_runner(tmp_path, edgecnn=EDGECNN)
+    runner = clean_runner(tmp_path, edgecnn=edgecnn_here())
     for name in ("recipes", "calibration"):
         shutil.copytree(root / name, runner.folder / name)
     shutil.copytree(digits, runner.folder / "runs" / "lenet5-digits")
@@ -59,6 +59,8 @@ def test_every_action_is_pinned_by_its_hash(text: Any) -> None:
 
 
 def test_a_pull_request_is_measured_and_judged(text: Any, checkout: Runner) -> None:
+    """Of an earlier run the cache holds what is made before anything is measured."""
+    shutil.rmtree(checkout.folder / "runs" / "lenet5-digits" / "cpu")
     codes = checkout.github(text("github.yml"), "gate", PULL_REQUEST)
     assert codes == dict.fromkeys(("Install", "Measure", "Judge", "Comment"), 0), checkout.output
     assert checkout.said[0] == "pip install .[cpu]"
