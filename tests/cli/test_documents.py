@@ -65,19 +65,38 @@ def allowed_codes(body: str) -> set[int]:
     return {0, *(int(code) for code in re.findall(r"#.*\bexit code (\d+)\b", body))}
 
 
-def plain_commands(body: str) -> list[list[str]] | None:
-    """The arguments of a block that holds nothing but calls of `edgecnn`; None where it needs a shell."""
-    calls = [shlex.split(line, comments=True) for line in body.replace("\\\n", " ").splitlines()]
-    calls = [call for call in calls if call]
-    plain = all(call[0] == "edgecnn" and not re.search(r"[|&;<>$`*?(){}~\\]", "".join(call)) for call in calls)
-    return [call[1:] for call in calls] if plain else None
+SHELL = r"[|&;<>$`*?(){}~\\]"
+HEREDOC = r"^(?:cat > [\w.-]+|python -) <<'(?P<end>\w+)'\n(?:.*\n)*?(?P=end)\n"
+FILES = rf"{HEREDOC}|^(?:python|cp|mkdir)(?: [\w./-]+)+\n|^echo '[^']*' > [\w.-]+\n"  # they leave but files behind
+
+
+def parts(body: str) -> list[str | list[str]]:
+    """A block as calls of `edgecnn`, each the list of its arguments, and between them text for a shell; all of it for a
+    shell where its lines may hang together otherwise than by files."""
+    found: list[str | list[str]] = []
+    joined = body.replace("\\\n", " ") if "<<" not in body else body
+    while joined:
+        if alone := re.match(FILES, joined):
+            found.append(alone[0])
+            joined = joined[alone.end() :]
+            continue
+        line, _, joined = joined.partition("\n")
+        call = shlex.split(line, comments=True)
+        if call and (call[0] != "edgecnn" or re.search(SHELL, "".join(call))):
+            return [body]
+        found += [call[1:]] if call else []
+    return found
 
 
 def test_what_needs_no_shell() -> None:
     body = "edgecnn a --set 'b=[\"c\"]'  # a; comment\n\nedgecnn d \\\n  -o e\n"
-    assert plain_commands(body) == [["a", "--set", 'b=["c"]'], ["d", "-o", "e"]]
+    assert parts(body) == [["a", "--set", 'b=["c"]'], ["d", "-o", "e"]]
     for shell in ("edgecnn a | head", "edgecnn a > b", "edgecnn $A", "cd a\nedgecnn b", "A=1 edgecnn b", "edgecnn a*"):
-        assert plain_commands(shell) is None
+        assert parts(shell) == [shell]
+    text = "cat > a.py <<'END'\nedgecnn = 'b'\n\nEND\n"
+    assert parts(f"{text}python a.py\nedgecnn c\n") == [text, "python a.py\n", ["c"]]
+    assert parts("echo '{}' > a.json\nedgecnn b a.json\n") == ["echo '{}' > a.json\n", ["b", "a.json"]]
+    assert parts(f"{text}edgecnn c | head\n") == [f"{text}edgecnn c | head\n"]
 
 
 @pytest.mark.cpu_s(45)
@@ -94,14 +113,15 @@ def test_blocks(path: Path, scratch: Path, edgecnn: Callable[..., Any], monkeypa
     monkeypatch.chdir(scratch)
     before = set(scratch.iterdir())
     for body in blocks(path):
-        for call in plain_commands(body) or ():
-            found = edgecnn(*call)
-            assert found.code in allowed_codes(body), f"{call}\n{found.out}\n{found.err}"
-        if plain_commands(body) is None:
+        for part in parts(body):
+            if isinstance(part, list):
+                found = edgecnn(*part)
+                assert found.code in allowed_codes(body), f"{part}\n{found.out}\n{found.err}"
+                continue
             done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", body], cwd=scratch, env=environment, capture_output=True, text=True
+                ["bash", "-euo", "pipefail", "-c", part], cwd=scratch, env=environment, capture_output=True, text=True
             )
-            assert done.returncode in allowed_codes(body), f"{body}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode in allowed_codes(body), f"{part}\n{done.stdout}\n{done.stderr}"
     if path.name == "README.md":
         left = {f"{made.name}/" for made in set(scratch.iterdir()) - before}
         assert left <= set((ROOT / ".gitignore").read_text().split()), "a checkout stays clean"
