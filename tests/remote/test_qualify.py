@@ -219,31 +219,37 @@ def test_on_a_processor(on_the_host: Path, tmp_path: Path, short_blocks: None, e
     assert found["measurements"][0]["latency_ratio"] > 0
 
 
-def test_implicit_int8_and_several_profiles_are_built_as_the_run_builds_them(
-    trt_on_disk: Any,
-    on_the_host: Path,
-    tmp_path: Path,
-    short_blocks: None,
-    monkeypatch: pytest.MonkeyPatch,
-    other: Callable[..., Path],
-    edgecnn: Call,
-) -> None:
+@pytest.fixture
+def implicit(
+    trt_on_disk: Any, on_the_host: Path, tmp_path: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run of INT8 by TensorRT 10.16's own means too, with two profiles."""
     folder = shutil.copytree(on_the_host / "run", tmp_path / "run")
     changes = ['precisions=["int8"]', "build.weakly_typed=true", "batch.max=8", "batch.profiles=[[1, 1, 1], [4, 8, 8]]"]
     recipe = load_recipe(str(on_the_host / "tiny.toml"), changes)
     with monkeypatch.context() as patch:
         patch.setattr("edgecnn.backends.trt.NATIVE", False)
         run_recipe(recipe, folder, lambda text: None, threads=1)
-    code, out, err = edgecnn("qualify", folder, "--python", other(FAKE_TENSORRT="10.3.0"), "--json")
+    return folder
+
+
+def test_implicit_int8_and_several_profiles_are_built_as_the_run_builds_them(
+    implicit: Path, other: Callable[..., Path], edgecnn: Call
+) -> None:
+    code, out, err = edgecnn("qualify", implicit, "--python", other(FAKE_TENSORRT="10.3.0"), "--json")
     assert code in (0, 1, 3), err
-    found = json.loads(out)
-    rows = {row["name"]: row for row in found["measurements"]}
+    rows = {row["name"]: row for row in json.loads(out)["measurements"]}
     assert {name: (row["scheme"], row["precision_obtained"]) for name, row in rows.items()} == {
         "int8": ("tensorrt", "int8"),
         "int8-implicit": ("implicit", "int8"),
     }
     assert all(row["n"] == 40 and row["latency_ratio"] for row in rows.values())
-    code, out, err = edgecnn("qualify", folder, "--python", other(FAKE_TENSORRT="11.4.0.106"), "--json")
+
+
+def test_implicit_int8_fails_where_tensorrt_has_it_no_more(
+    implicit: Path, other: Callable[..., Path], edgecnn: Call
+) -> None:
+    code, out, err = edgecnn("qualify", implicit, "--python", other(FAKE_TENSORRT="11.4.0.106"), "--json")
     assert code == 1, err
     checks = {(c["name"], c["tolerance"]): c for c in json.loads(out)["checks"]}
     assert checks["int8-implicit", "runs"]["verdict"] == "FAIL"
