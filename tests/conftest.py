@@ -244,8 +244,8 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _digits_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of lenet5-digits, made once for all workers of the session: `digits` alone sees it."""
+def digits_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of lenet5-digits, made once for all workers of the session: what serves a module reads it."""
     from edgecnn.cli import main
 
     everyone = tmp_path_factory.getbasetemp()
@@ -262,9 +262,9 @@ def _digits_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def digits(_digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def digits(digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The run folder of lenet5-digits, a copy for each test: what one changes no other sees."""
-    folder = Path(shutil.copytree(_digits_made, tmp_path_factory.mktemp("digits") / "lenet5-digits"))
+    folder = Path(shutil.copytree(digits_made, tmp_path_factory.mktemp("digits") / "lenet5-digits"))
     yield folder
     shutil.rmtree(folder)
 

@@ -253,7 +253,7 @@ SHARING = """
 import pytest
 
 @pytest.fixture(scope="session")
-def _digits_made(tmp_path_factory):
+def digits_made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     (folder / "verdict.json").write_text("pass")
     return folder

@@ -50,9 +50,9 @@ def run_folder(digits: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose INT8 graph was trained for two epochs."""
-    folder = run_folder(digits, tmp_path_factory.mktemp("qat") / "whole")
+    folder = run_folder(digits_made, tmp_path_factory.mktemp("qat") / "whole")
     train_quantized(recipe(), folder, threads=1)
     return folder
 
