@@ -17,7 +17,7 @@ from edgecnn.data.preprocess import Preprocessing, preprocessing_from_json
 from edgecnn.errors import ArtifactError, WriteError
 from edgecnn.recipe.schema import Precision, Recipe
 from edgecnn.recipe.variants import route_words
-from edgecnn.targets import FIRST_BUILD_ROUTES, targets, version_tuple
+from edgecnn.targets import targets, version_tuple
 
 GRAPH, FLOAT_GRAPH, PLAN, CACHE, LABELS = "model.onnx", "model.fp32.onnx", "model.plan", "model.cache", "labels.txt"
 README = "README.txt"
@@ -139,8 +139,8 @@ def readme(served: Served, lines: list[str]) -> str:
 
 
 def typed_options(served: Served) -> list[str]:
-    """Of a strongly typed build: TensorRT 11 knows no other, and from 11.1 on the recipe's build route."""
-    route = route_words(served.recipe, served.precision) if served.version >= FIRST_BUILD_ROUTES else ""
+    """Of a strongly typed build, TensorRT 11 knows no other; and the recipe's build route."""
+    route = route_words(served.recipe, served.precision)
     return [*(["--stronglyTyped"] if served.version < (11,) else []), *([f"--setBuildRoute={route}"] if route else [])]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from edgecnn.artifact.hold import LOCK, held
@@ -42,6 +41,7 @@ from edgecnn.pipeline.tasks import all_tasks
 from edgecnn.pipeline.workshop import HOST, Workshop, source_of_tests, test_set_of
 from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Recipe
+from edgecnn.recipe.variants import recipe_for
 from edgecnn.steps._arguments import require_one_of
 from edgecnn.steps._images import open_images
 from edgecnn.steps.recipe_copy import keep_recipe
@@ -83,7 +83,8 @@ def bundle(recipe: Recipe, folder: Path, output: Path, *, target: str, images: I
             "send the pictures: --images files; or leave input.geometry out of what the device judges",
         )
     check_output(output, ".tar")
-    device, own = find_target(target), replace(recipe, targets=(target,))
+    device = find_target(target)
+    own = recipe_for(recipe, device)
     there = bundled_images(recipe, folder)
     tasks = [t for t in all_tasks(Workshop(own, folder, images=there)) if t.target == HOST]
     for task, reason in stale_tasks(tasks):

@@ -21,8 +21,9 @@ from edgecnn.pipeline.tasks import all_tasks
 from edgecnn.pipeline.workshop import HOST, Task, Workshop
 from edgecnn.recipe.rules import require_classifier
 from edgecnn.recipe.schema import Precision, Recipe
+from edgecnn.recipe.variants import route_words
 from edgecnn.steps._arguments import require_packages
-from edgecnn.targets import Target, targets, version_tuple
+from edgecnn.targets import FIRST_BUILD_ROUTES, Target, targets, version_tuple
 
 DESTINATIONS: dict[str, Callable[[Served, Path], None]] = {
     "triton": write_for_triton,
@@ -48,9 +49,9 @@ def bundle_for_serving(
 
     The graph is that of `precision`, by default the smallest that the recipe has; `tensorrt` is the version there, by
     default the oldest that this project builds for on the recipe's targets; `dla` is the core that trtexec builds for
-    (none: the GPU). Raises `RecipeError` for a precision that
-    the recipe does not have, `ArtifactError` for a run that is not up to date, `WriteError`, and what the destination
-    raises.
+    (none: the GPU). Raises `RecipeError` for a precision that the recipe does not have, and where the recipe has a
+    build route that the script would not, `ArtifactError` for a run that is not up to date, `WriteError`, and what the
+    destination raises.
     """
     require_classifier(recipe, "a bundle")
     require_packages("quantize")
@@ -64,6 +65,7 @@ def bundle_for_serving(
     version = tensorrt or _oldest_tensorrt(recipe)
     if not re.fullmatch(r"\d{1,2}\.\d{1,2}(\.\d{1,2})?", version):
         raise RecipeError(f"--tensorrt {version}: no version of TensorRT", "write it as 10.3, or 8.6.2")
+    _require_routes(recipe, folder, chosen, version, dla)
     with whole_folder(output) as made:
         for task, reason in stale_tasks(_tasks_of_host(recipe, folder)):
             raise ArtifactError(
@@ -76,6 +78,20 @@ def bundle_for_serving(
         verified_sidecar(served.fp32)
         DESTINATIONS[destination](served, made)
     return served
+
+
+def _require_routes(recipe: Recipe, folder: Path, precision: Precision, version: str, dla: int | None) -> None:
+    """Raise `RecipeError` where the recipe has a build route for what is served, and the script would not."""
+    if not route_words(recipe, precision) or (dla is None and version_tuple(version) >= FIRST_BUILD_ROUTES):
+        return
+    why = (
+        f"--tensorrt {version}: build routes exist from TensorRT 11.1 on" if dla is None else f"--dla {dla} takes none"
+    )
+    raise RecipeError(
+        f"{folder}: its recipe has build.routes.{precision}, and {why}",
+        ("name the TensorRT there, 11.1 or later; or " if dla is None else "")
+        + f"do without routes: edgecnn run {folder} --until reference --set 'build.routes={{}}'",
+    )
 
 
 def _tasks_of_host(recipe: Recipe, folder: Path) -> list[Task]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from edgecnn.errors import RecipeError, nearest
 from edgecnn.recipe.schema import ExportSettings, Recipe
 from edgecnn.recipe.verification import VerificationSettings
 from edgecnn.results.build_routes import problem_of
-from edgecnn.targets import targets
+from edgecnn.targets import Target, targets
 
 VERIFYING = ("verification_drop_pp_max", "embedding_cosine_min")
 CLASSIFYING = (
@@ -70,26 +71,33 @@ def _find_build_contradictions(recipe: Recipe) -> list[str]:
     if not recipe.build.weakly_typed:
         return _find_route_contradictions(recipe)
     problems = [] if "int8" in recipe.precisions else ["build.weakly_typed is of INT8: precisions has no 'int8'"]
-    known = targets()
-    for name in recipe.targets:
-        if name in known and known[name].kind == "gpu" and not known[name].has_implicit_int8:
-            problems.append(f"build.weakly_typed: only TensorRT 10 has implicit INT8, and target {name!r} is another's")
+    problems += [
+        f"build.weakly_typed: only TensorRT 10 has implicit INT8, and target {name!r} is another's"
+        for name in _targets_without(recipe, lambda target: target.has_implicit_int8)
+    ]
     return problems + _find_route_contradictions(recipe)
 
 
+def _targets_without(recipe: Recipe, has: Callable[[Target], bool]) -> list[str]:
+    """The GPUs without what plans of TensorRT have; a CPU only where nothing beside it has it."""
+    known = targets()
+    named = [known[name] for name in recipe.targets if name in known]
+    some = any(map(has, named))
+    return [target.name for target in named if not has(target) and (target.kind == "gpu" or not some)]
+
+
 def _find_route_contradictions(recipe: Recipe) -> list[str]:
-    """On a CPU nothing is built."""
-    routes, known = recipe.build.routes or {}, targets()
+    routes = recipe.build.routes or {}
     problems = [
         f"build.routes.{precision}: precisions has no {precision!r}"
         for precision in routes
         if precision not in recipe.precisions
     ]
     problems += [f"build.routes.{name}: {problem}" for name, route in routes.items() if (problem := problem_of(route))]
-    for target in (known[name] for name in recipe.targets if name in known and routes):
-        if target.kind == "gpu" and not target.has_build_routes:
-            problems.append(f"build.routes: only TensorRT 11.1 and later has them, and target {target.name!r} has not")
-    return problems
+    without = _targets_without(recipe, lambda target: target.has_build_routes) if routes else []
+    return problems + [
+        f"build.routes: only TensorRT 11.1 and later has them, and target {name!r} has not" for name in without
+    ]
 
 
 def _find_profile_contradictions(recipe: Recipe) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecnn.recipe.schema import Precision, Recipe
 from edgecnn.results.engine import Scheme
@@ -24,6 +24,12 @@ class Variant:
         if self.scheme == "implicit":
             return "model.fp32.onnx"
         return f"model.{self.precision}-{self.scheme}.onnx" if self.scheme else f"model.{self.precision}.onnx"
+
+
+def recipe_for(recipe: Recipe, target: Target) -> Recipe:
+    """The recipe for one of its targets alone: for a CPU without what TensorRT is told for the others."""
+    build = replace(recipe.build, weakly_typed=False, routes=None) if target.kind == "cpu" else recipe.build
+    return replace(recipe, targets=(target.name,), build=build)
 
 
 def route_of(recipe: Recipe, variant: Variant, target: Target) -> str:

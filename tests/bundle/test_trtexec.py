@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +91,32 @@ def test_the_build_route_of_the_recipe_is_in_the_script(tmp_path: Path) -> None:
     route = "--setBuildRoute=-conv_lowering=off -kgen:tiling=2"
     assert typed_options(served) == [route]
     assert shlex.quote(route) in build_script(served, typed_options(served), STRONGLY_TYPED, shapes=[])
-    assert typed_options(replace(served, precision="fp16")) == typed_options(replace(served, tensorrt="11.0")) == []
-    assert typed_options(replace(served, tensorrt="10.16")) == ["--stronglyTyped"]
+    assert typed_options(replace(served, precision="fp16")) == []
+
+
+def test_a_build_route_that_the_script_would_not_have_is_refused(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(digits, run)
+    ask = ["bundle", str(run), "-o", str(out), "--for"]
+    to_reference = ["run", str(run), "--threads", "1", "--until", "reference"]
+    changes = ('targets=["cpu", "agx-orin"]', 'build.routes.int8="-conv_lowering=off"')
+    assert main([*to_reference, *(word for change in changes for word in ("--set", change))]) == 0
+    for server, *more in (["trtexec"], ["deepstream"], ["trtexec", "--tensorrt", "11.0"], ["trtexec", "--dla", "0"]):
+        capsys.readouterr()
+        assert main([*ask, server, *more]) == 2
+        said = capsys.readouterr().err
+        assert "build.routes.int8" in said
+        assert ("--dla 0 takes none" if "--dla" in more else "build routes exist from TensorRT 11.1 on") in said
+        assert not out.exists()
+    assert main([*ask, "trtexec", "--precision", "fp16"]) == 0
+    shutil.rmtree(out)
+    assert main([*ask, "trtexec", "--tensorrt", "11.4"]) == 0
+    assert "--setBuildRoute=-conv_lowering=off" in (out / "build.sh").read_text()
+    shutil.rmtree(out)
+    assert main([*to_reference, "--set", "build.routes={}"]) == 0
+    assert main([*ask, "trtexec"]) == 0
 
 
 def test_tensorrt_8_gets_the_float_graph_at_opset_17(digits: Path, tmp_path: Path, build: Build) -> None:

@@ -196,6 +196,20 @@ def test_what_cannot_be_packed(host: Path, tmp_path: Path, capsys: pytest.Captur
     assert not out.exists()
 
 
+def test_a_cpu_is_sent_nothing_of_what_tensorrt_is_told(host: Path, tmp_path: Path) -> None:
+    """Its recipe would be refused there."""
+    run, packed = tmp_path / "run", tmp_path / "x.tar"
+    shutil.copytree(host / "run", run)
+    changes = ('targets=["cpu", "agx-orin"]', 'build.routes.int8="-conv_lowering=off"', "build.weakly_typed=true")
+    ask = ["run", str(run), "--threads", "1", "--until", "reference"]
+    assert main([*ask, *(word for change in changes for word in ("--set", change))]) == 0
+    for target, has in (("cpu", False), ("agx-orin", True)):
+        assert main(["bundle", str(run), "--for", target, "-o", str(packed)]) == 0
+        folder = unpack(packed, tmp_path / target, lambda line: None)
+        found = load_recipe(str(folder / "insects.toml")).build
+        assert (bool(found.routes), found.weakly_typed) == (has, has)
+
+
 def test_a_device_remakes_nothing_that_the_bundle_has_to_bring(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

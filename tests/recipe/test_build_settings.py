@@ -17,6 +17,7 @@ IMPLICIT = "int8-implicit"
     [
         (['precisions=["fp32", "fp16"]'], "precisions has no 'int8'"),
         (['targets=["rtx"]'], "target 'rtx' is another's"),
+        (['targets=["cpu"]'], "target 'cpu' is another's"),
         (["build.weakly_typed=1"], "build.weakly_typed"),
     ],
 )
@@ -35,6 +36,7 @@ ROUTE = 'build.routes.int8="-conv_lowering=off"'
         (['precisions=["fp32", "fp16"]'], "build.routes.int8: precisions has no 'int8'"),
         (['targets=["gpu", "rtx"]'], "target 'rtx' has not"),
         (['targets=["ort-cuda"]'], "target 'ort-cuda' has not"),
+        (['targets=["cpu"]'], "build.routes: only TensorRT 11.1 and later has them, and target 'cpu' has not"),
         (['build.routes.int4="-a=b"'], "int4"),
         (["build.routes.int8=3"], "build.routes.int8"),
         (['build.routes.int8="conv_lowering=off"'], "build.routes.int8: 'conv_lowering=off' is not -knob=value"),
