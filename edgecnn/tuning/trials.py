@@ -10,6 +10,7 @@ from typing import Protocol
 from edgecnn.errors import (
     BackendError,
     DeviceError,
+    EdgecnnError,
     GraphError,
     MissingPackageError,
     RemoteError,
@@ -66,9 +67,7 @@ class Trials:
             try:
                 line = self._bench.by(route).judge(kept, images)
             except (GraphError, BackendError) as exc:
-                if _ends(exc, route):
-                    raise
-                line = JudgedLine(images=images, kept=kept, route=route, failed=exc.reason)
+                line = JudgedLine(images=images, kept=kept, route=route, failed=self._reason(exc, route))
             self._keep(line)
             what = line.failed or f"{line.lost} lost, {line.gained} gained of {line.n} {images} images"
             self._say(f"{describe(kept, route)}: {what}")
@@ -86,9 +85,7 @@ class Trials:
             try:
                 bench.require_made(kept)
             except (GraphError, BackendError) as exc:
-                if _ends(exc, route):
-                    raise
-                self._keep(replace(blank, kept=kept, failed=exc.reason))
+                self._keep(replace(blank, kept=kept, failed=self._reason(exc, route)))
                 new.remove(kept)
         for start in range(0, len(new), bench.at_once):
             some = new[start : start + bench.at_once]
@@ -99,9 +96,9 @@ class Trials:
                         what = f"{line.ratio:.3f} x the {self.task.objective}, {_between(line.ratio_ci)}"
                         self._say(f"{describe(*line.candidate)}: {what}")
             except BackendError as exc:
-                if not route or _ends(exc, route):
+                if not route:
                     raise
-                self._keep(replace(blank, kept=some[0], failed=exc.reason))
+                self._keep(replace(blank, kept=some[0], failed=self._reason(exc, route)))
         found = [known[seconds, against, (kept, route), nth] for kept in dict.fromkeys(others)]
         return [line for line in found if not line.failed]
 
@@ -135,6 +132,14 @@ class Trials:
                 against_ms_p50=ratio.reference_latency_ms_p50 or 0.0,
             )
 
+    def _reason(self, exc: EdgecnnError, route: str) -> str:
+        """Why a trial failed; raises what ends the search. The device was enough for the graph by no route: a route
+        that asks for more of it has failed alone, while the device still runs what it ran before."""
+        if isinstance(exc, HERE) and not (route and isinstance(exc, DeviceError)):
+            raise exc
+        self._bench.require_device()
+        return exc.reason
+
     def _can_be(self, line: ComparedLine | JudgedLine) -> bool:
         """Whether a search has written this line of an earlier one's: another one is tried again."""
         if line.kept != self.task.in_order(frozenset(line.kept)) or line.route != " ".join(line.route.split()):
@@ -159,12 +164,6 @@ class Trials:
             self._compared[line.seconds, line.against, line.candidate, line.build] = line
         else:
             self._judged[line.images, line.candidate] = line
-
-
-def _ends(exc: Exception, route: str) -> bool:
-    """Whether a failure ends the search. The device was enough for the graph by no route: a route that asks for more of
-    it has failed alone."""
-    return isinstance(exc, HERE) and not (route and isinstance(exc, DeviceError))
 
 
 def _between(interval: tuple[float, float]) -> str:

@@ -41,6 +41,7 @@ from edgecnn.tuning.images import SearchImages
 Kept = tuple[str, ...]  # nodes that stay in float, in the order of the graph
 WARMUP_MS = 50.0
 SENSED_S = 2.5  # until a sensor that averages over a second has told one of queries alone
+MOMENT_S = 0.1
 REBUILDS = 3  # of an engine, timed anew, by which luck is told from speed
 AT_ONCE = 8  # engines on a processor that are open together
 
@@ -180,6 +181,12 @@ class Workbench:
         does."""
         engine = self._engine(self._timed_graph(self.task.all_float))
         return require_energy(self._bench(engine, None, SENSED_S)).sensor_with_rails
+
+    def require_device(self) -> None:
+        """Time the float graph's engine for a moment, where engines are built; raises what that raises, as on a device
+        that was lost."""
+        if self.task.elsewhere:
+            self._bench(self._engine(self._timed_graph(self.task.all_float)), None, MOMENT_S)
 
     def require_made(self, kept: Kept) -> None:
         """Make the engine whose latency is asked for; raises what its making raises."""

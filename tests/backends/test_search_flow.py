@@ -162,3 +162,31 @@ def test_the_knobs_are_listed(newest: Any, capsys: pytest.CaptureFixture[str]) -
     listed = json.loads(capsys.readouterr().out)
     assert listed["by"] == "TensorRT 11.4.0.106"
     assert listed["knobs"][1] == {"name": "-kgen:tiling", "values": ["0", "1", "2"], "default": "1"}
+
+
+def test_a_device_that_is_lost_among_the_routes(
+    newest: Any, device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search ends with the second, and goes on with it."""
+    folder = write_searched(tmp_path)
+    really, left = Workbench.require_made, 1
+
+    def require_made(bench: Workbench, kept: Kept) -> None:
+        nonlocal left
+        left -= bool(bench.route)
+        if left < 0:
+            device.fail |= {"cudaGetDeviceProperties": 100, "cudaMalloc": 100}
+        really(bench, kept)
+
+    monkeypatch.setattr(Workbench, "require_made", require_made)
+    assert searched(folder, monkeypatch)[0] == 2
+    assert "cudaErrorNoDevice" in capsys.readouterr().err
+    monkeypatch.setattr(Workbench, "require_made", really)
+    trials = [json.loads(line) for line in (folder / "s.trials.jsonl").read_text().splitlines()]
+    assert {line["route"] for line in trials if line.get("route")} == {"-conv_lowering=off"}
+    device.fail.clear()
+    device.last_error = 0  # of a process that has ended
+    code, found = searched(folder, monkeypatch)
+    assert (code, found["build_route"], found["routes_tried"]) == (0, "-conv_lowering=off", 3)
+    assert {line["route"] for line in found["points"]} >= {"-kgen:tiling=2"}
+    assert not any("NoDevice" in line for line in found["failed"])

@@ -174,13 +174,18 @@ def test_nothing_holds_and_nothing_is_tried() -> None:
 
 
 class Failing(Workbench):
-    """A device that is too small for what a route asks of it, and, where it `is_gone`, for anything."""
+    """A device that is too small for what a route asks of it, and, where it `is_gone`, for anything; with `lost` it was
+    there until then."""
 
-    def __init__(self, where: str, is_gone: bool = False) -> None:
+    def __init__(self, where: str, is_gone: bool = False, lost: Exception | None = None) -> None:
         made: dict[str, object] = dict.fromkeys(SearchTask.__dataclass_fields__)
         made |= {"nodes": PLAIN, "weighted": PLAIN, "objective": "latency", "target": find_target("gpu")}
         super().__init__(SearchTask(**made), Path(), "")  # type: ignore[arg-type]
-        self.where, self.is_gone = where, is_gone
+        self.where, self.is_gone, self.lost = where, is_gone, lost
+
+    def require_device(self) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def _fail(self, where: str) -> None:
         if where == self.where and (self.route or self.is_gone):
@@ -216,6 +221,15 @@ def test_a_route_that_asks_for_too_much_is_a_failed_trial(where: str) -> None:
     gone = Trials(Failing(where, is_gone=True), Lines(), lambda line: None)
     with pytest.raises(DeviceError):
         gone.judge(()) if where == "judged" else gone.compare((), [()], 1.0)
+
+
+@pytest.mark.parametrize("where", ["made", "compared", "judged"])
+def test_a_route_by_which_the_device_was_lost_was_not_tried(where: str) -> None:
+    log = Lines()
+    trials = Trials(Failing(where, lost=DeviceError("no device", "look at dmesg")), log, lambda line: None)
+    with pytest.raises(DeviceError, match="no device"):
+        trials.judge((), route="-tiling=2") if where == "judged" else trials.compare((), [()], 1.0, "-tiling=2")
+    assert (log, trials.failed) == ([], ())
 
 
 @pytest.mark.parametrize(
