@@ -16,7 +16,8 @@ from edgecnn.data.pairs import Pairs, all_pairs
 from edgecnn.data.preprocess import preprocessing_from_json
 from edgecnn.data.sources.lfw import lfw, lfw_pairs, lfw_root
 from edgecnn.errors import DataError
-from edgecnn.steps._shared import predict_shared
+from edgecnn.output import say
+from edgecnn.steps._shared import is_first, predict_shared
 
 if TYPE_CHECKING:
     from edgecnn.measure.predict import Predictions
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
     """Images to calibrate an embedding network with: of the classes that it was trained on, where the data has those;
-    images of other networks as they come. Raises `DataError` where the data has such classes, and no image of them."""
+    images of other networks as they come. What is left out is said on stderr. Raises `DataError` where the data has
+    such classes, and no image of them."""
     if not sidecar.embeds or dataset.labels is None:
         return dataset
     seen = sidecar.facts.get("verification", {}).get("train_classes", ())
@@ -37,6 +39,11 @@ def without_unseen(sidecar: Sidecar, dataset: Dataset) -> Dataset:
             f"{dataset.name}: none of its {len(dataset)} images is of a class that the network was trained on",
             f"calibrate with images of {', '.join(seen[:10])}: those of others are to test it",
         )
+    if len(kept) < len(dataset) and is_first():
+        others = [name for k, name in enumerate(dataset.label_names or ()) if k in dataset.labels and name not in seen]
+        few = ", ".join(others[:10]) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
+        n = len(dataset)
+        say(f"{dataset.name}: {n - len(kept)} of {n} images left out, of classes that did not train the network: {few}")
     return kept
 
 

@@ -83,9 +83,12 @@ def test_only_the_trained_classes_calibrate(run: Path) -> None:
     assert read_ranges(run / "model.calib.json").images == min(512, len(used))
 
 
-def test_a_manifest_of_unseen_images_calibrates_nothing(edgecnn: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+def test_of_a_manifest_unseen_images_are_left_out_aloud(edgecnn: Callable[..., Any], run: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "set.txt"
     edgecnn("calibration-set", "digits", "--images", "30", "-o", manifest)
+    mixed = edgecnn("calibrate", run / "model.fp32.onnx", "--data", f"{manifest}:digits", "-o", tmp_path / "c.json")
+    assert "15 of 30 images left out, of classes that did not train the network: 0, 1, 2, 3, 4" in mixed.err
+    assert read_ranges(tmp_path / "c.json").images == 15
     whole = open_dataset("digits", UNDECODED, "train")
     assert whole.labels is not None
     held = {name for name, label in zip(whole.ids, whole.labels, strict=True) if label < 3}
