@@ -164,6 +164,17 @@ def test_an_interval_holds_zero_and_leans_to_the_side_of_the_values() -> None:
     assert interval(statistics_of(np.abs(values)), "mse")[0] == 0.0
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_the_smallest_value_makes_room_below_zero_where_none_there_was_counted(method: str) -> None:
+    values = np.abs(np.random.default_rng(1).normal(size=(1, 1, 40_000))).astype(np.float32)
+    statistics = statistics_of(values)
+    statistics.widen(np.array([-0.25], np.float32), values.max(axis=2)[0], 0)
+    counted = statistics_of(np.append(values, np.full((1, 1, 1), -0.25, np.float32), axis=2))
+    assert statistics.negative is None
+    assert interval(statistics, method) == interval(counted, method)
+    assert interval(statistics, method)[0] <= (-0.05 if method == "mse" else -0.2)
+
+
 def test_two_processes_see_what_one_sees(net: Path) -> None:
     data = images(13)
     whole = collect_ranges(net, data, batch=4)

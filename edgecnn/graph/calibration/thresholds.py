@@ -7,12 +7,13 @@ Percentiles; the threshold of least squared error; and the one of least Kullback
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecnn.graph.calibration.histogram import Counts, Floats, TensorStatistics, bin_edges, find_bins
+from edgecnn.graph.calibration.histogram import BINS, Counts, Floats, TensorStatistics, bin_edges, find_bins
 
 PERCENTILES = (99.9, 99.99, 99.999)
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -42,8 +43,13 @@ def threshold(statistics: TensorStatistics, method: str, levels: int = 127) -> f
 def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tuple[float, float]:
     """The (low, high) that an unsigned type with a zero point represents; it always holds zero."""
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
-    if statistics.negative is None or low == 0.0:
+    if low == 0.0:
         return 0.0, threshold(statistics, method, levels)
+    if statistics.negative is None:  # of what was counted; the smallest value of all was seen all the same
+        negative = np.zeros(BINS, np.int64)
+        negative[find_bins(np.array([-low]))] = 1
+        statistics = replace(statistics, negative=negative)
+    assert statistics.negative is not None
     if method == "minmax":
         return low, high
     if method == "percentile":
