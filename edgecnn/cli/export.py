@@ -51,7 +51,8 @@ def export(
     ] = "default",
     ema: Annotated[bool, EMA] = False,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of classes.  [default: the checkpoint's, or the zoo's]")
+        int | None,
+        typer.Option(min=1, max=1 << 20, help="Number of classes.  [default: the checkpoint's, or the zoo's]"),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="A file of class names: one a line, or JSON.")] = None,
     size: Annotated[

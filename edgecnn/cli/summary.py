@@ -18,7 +18,9 @@ edgecnn summary mobilenet_v2 --classes 37 --size 160 --json
 
 def summary(
     model: Annotated[str, MODEL],
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.  [default: the zoo's]")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1 << 20, help="Number of classes.  [default: the zoo's]")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Input height and width, pixels.  [default: the network's]")
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 
 from edgecnn.records import STRICT
 
@@ -18,7 +18,7 @@ class VerificationSettings:
 
     __pydantic_config__ = STRICT
 
-    embedding: Annotated[int, Ge(1)] = 64  # numbers in it: the outputs of the network's last layer
+    embedding: Annotated[int, Interval(ge=1, le=1 << 16)] = 64  # numbers in it: the outputs of the network's last layer
     margin: Annotated[float, Ge(0)] | None = (
         None  # left out: 0.2 of the triplet loss (squared distance), 1 of the contrastive (distance)
     )

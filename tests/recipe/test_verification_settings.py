@@ -23,6 +23,7 @@ from edgecnn.recipe.rules import require_classifier
         ('verification.test_classes=["1","1"]', "'1' stands there more than once"),
         ('verification.test_classes=["1","3"]', "'3' is one of the validation classes too"),
         ("verification.test_classes=[]", "verification.test_classes"),
+        ("verification.embedding=65537", "verification.embedding = 65537: must be at most 65536"),
         ("verification.images_per_class=1", "verification.images_per_class"),
     ],
 )
