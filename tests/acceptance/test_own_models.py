@@ -165,6 +165,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_a_rectangle_of_bgr_in_nhwc_goes_to_a_pass(edgecnn: Command, here: Path) -> None:
     done = edgecnn("run", "mine.toml", "--trust-code", "--until", "validate", "--json")
     assert done.code == 0, done.said

@@ -21,7 +21,7 @@ from tests.backends.conftest import install
 from tests.fakes.fake_cuda import FakeDevice
 from tests.fakes.searched import GUILTY, compare_made_up, write_searched
 
-pytestmark = pytest.mark.onnx
+pytestmark = [pytest.mark.onnx, pytest.mark.usefixtures("short_blocks")]
 
 
 def test_engines_are_judged_and_timed(one_trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

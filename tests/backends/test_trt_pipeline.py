@@ -29,7 +29,7 @@ from tests.fakes.device_flow import recipe_report
 from tests.fakes.fake_cuda import FakeDevice
 from tests.fakes.fake_onnxruntime import FakeRuntime
 
-pytestmark = [pytest.mark.onnx, pytest.mark.torch]
+pytestmark = [pytest.mark.onnx, pytest.mark.torch, pytest.mark.usefixtures("short_blocks")]
 
 IMPLICIT, WEAKLY = "int8-implicit", BuildSettings(weakly_typed=True)
 QUICK = ("train.epochs=1", "bench.duration_s=0.1", "bench.warmup_ms=0", "batch.max=32")

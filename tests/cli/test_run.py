@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edgecnn.artifact.sidecar import read_json, read_sidecar, sha256_of, sidecar_path
 from edgecnn.machine.cpu import available_cores
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch._dynamo  # noqa: F401 - which a training loads
 
 pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]  # whole flows, with PyTorch in two processes
 

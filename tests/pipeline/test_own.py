@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported before the first test of this file
 
     from edgecnn.pytorch import run_factory
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("short_blocks")]
 
 NET = """from torch import nn
 
