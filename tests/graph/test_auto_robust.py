@@ -28,6 +28,7 @@ from edgecnn.graph.ptq.headroom import (
     collect_parts,
     find_bounded,
     find_headroom,
+    find_signed,
     judging_images,
     split_images,
 )
@@ -255,6 +256,22 @@ def test_a_tensor_that_is_bounded_needs_no_headroom() -> None:
     tight, wide = (round_candidate(model, placement, tensors, "mse", False, bounded=b).scales for b in (None, {"r2"}))
     assert wide["r1"].scale == pytest.approx(HEADROOM * tight["r1"].scale)
     assert wide["r2"].scale == tight["r2"].scale
+
+
+@pytest.mark.parametrize("count", [32, 64])
+def test_with_many_images_values_of_either_sign_need_no_headroom(count: int) -> None:
+    """As behind the linear bottleneck of a MobileNetV2."""
+    text = "c1 = Conv(input, out=8, k=3)\nr1 = Relu(c1)\nc2 = Conv(r1, out=8, k=1)\nc3 = Conv(c2, out=8, k=1)\n"
+    text += "r3 = Relu(c3)\ng = GlobalAveragePool(r3)\nlogits = Flatten(g)"
+    model = simplify_graph(build(text))
+    placement, data = place(model, "tensorrt"), pictures(count)
+    assert find_signed(placement, collect_parts(model, data)) == {"input", "c2"}
+    tensors = collect_from_model(model, "", data).tensors
+    expected = candidates.compute_logits(model, data.subset(judging_images(count)))
+    trial = judging.Trial(model, placement, False, data, expected, tensors).looked_at()
+    made, tight = trial.round(tensors, ""), round_candidate(model, placement, tensors, "mse", False)
+    wider = {name: made.scales[name].scale / tight.scales[name].scale for name in ("c2", "r1")}
+    assert wider == pytest.approx({"c2": HEADROOM if count < 64 else 1.0, "r1": HEADROOM})
 
 
 def test_what_has_one_value_in_each_image_has_headroom_for_the_images_not_seen() -> None:

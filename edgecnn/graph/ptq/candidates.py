@@ -61,7 +61,7 @@ def round_candidate(
     searched: dict[str, npt.NDArray[np.float32]] | None = None,
 ) -> Candidate:
     """Scales by a range method, weights rounded to the nearest; with offsets where they are free. With `bounded`, the
-    groups that never go beyond what was seen, ranges of the others keep headroom. `searched` holds scales of weights
+    groups whose ranges stay as they are, those of the others keep headroom. `searched` holds scales of weights
     that were found before, and gets those that were not."""
     groups = join_scale_groups(placement, tensors)
     scales = {n: choose_params(s, method, placement.scheme) for n, s in groups.items()}

@@ -106,3 +106,10 @@ def find_bounded(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str
     """The scale groups whose largest value is the same in every part: a ReLU6 or the white of pixels bounds them."""
     parts = [join_scale_groups(placement, one) for one in seen]
     return frozenset(name for name in parts[0] if len({part[name].largest for part in parts}) == 1)
+
+
+def find_signed(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str]:
+    """The scale groups with values on both sides of zero. What is clipped of them errs both ways and cancels in what
+    the layers behind add up; behind a ReLU it errs one way, all along in an image that goes beyond the range."""
+    parts = [join_scale_groups(placement, one) for one in seen]
+    return frozenset(name for name in parts[0] if min(part[name].low for part in parts) < 0)

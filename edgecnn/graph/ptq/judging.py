@@ -33,6 +33,7 @@ from edgecnn.graph.ptq.headroom import (
     Tensors,
     collect_parts,
     find_bounded,
+    find_signed,
     judging_images,
     make_folds,
     merge_tensors,
@@ -97,9 +98,12 @@ class Trial:
 
     def looked_at(self) -> Trial:
         """The same with its folds, by a pass of the float graph. Scaling bounds nothing: channels brought to what was
-        seen of them have the same largest value in every part by that alone."""
+        seen of them have the same largest value in every part by that alone. With many images ranges of values of
+        either sign do without headroom too."""
         seen = collect_parts(self.model, self.data)
         bounded = self.bounded if self.equalized else find_bounded(self.placement, seen)
+        if len(self.data) >= FEW_IMAGES:
+            bounded |= find_signed(self.placement, seen)
         return replace(self, tensors=merge_tensors(seen), folds=make_folds(len(self.data), seen), bounded=bounded)
 
     def score(self, made: Sequence[Candidate]) -> Scores:
