@@ -23,6 +23,7 @@ from edgecnn.quantization import Placement
 
 HEADROOM = 1.2  # as wide as without; how much more pays for itself cannot be told from a few dozen images
 FEW_VALUES = 8.0  # of a channel, with which a range is doubled; from 40 on, `HEADROOM` is more
+SIGNED = 0.5  # of its largest magnitude: the smaller side of what has values of either sign
 FEW_IMAGES, FOLDS = 64, 4  # below so many, all are judged on in so many folds
 JUDGED_IMAGES, RANGE_IMAGES = 64, 256
 Tensors = Mapping[str, TensorStatistics]
@@ -109,7 +110,9 @@ def find_bounded(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str
 
 
 def find_signed(placement: Placement, seen: Iterable[Tensors]) -> frozenset[str]:
-    """The scale groups with values on both sides of zero. What is clipped of them errs both ways and cancels in what
-    the layers behind add up; behind a ReLU it errs one way, all along in an image that goes beyond the range."""
+    """The scale groups that reach at least `SIGNED` as far on one side of zero as on the other. What is clipped of them
+    errs both ways and cancels in what the layers behind add up; behind a ReLU or a SiLU it errs one way, all along in
+    an image that goes beyond the range."""
     parts = [join_scale_groups(placement, one) for one in seen]
-    return frozenset(name for name in parts[0] if min(part[name].low for part in parts) < 0)
+    reach = {name: (-min(p[name].low for p in parts), max(p[name].high for p in parts)) for name in parts[0]}
+    return frozenset(name for name, sides in reach.items() if min(sides) >= SIGNED * max(sides) > 0)
