@@ -6,6 +6,7 @@ import ast
 import fcntl
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -96,9 +97,12 @@ def import_late(module: ModuleType) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Import what the test's file keeps below `if TYPE_CHECKING:`, before its first test."""
+    """Import what the test's file keeps below `if TYPE_CHECKING:`, before its first test; with PyTorch what the first
+    optimizer and the first export would load, so that no test is charged with those seconds."""
     if isinstance(item, pytest.Function):
         import_late(item.module)
+        if "torch" in sys.modules:
+            importlib.import_module("torch._dynamo")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

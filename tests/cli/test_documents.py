@@ -11,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
 
 from edgecnn.cli.app import application
+
+if TYPE_CHECKING:  # imported before the first test of this file
+    import torch  # noqa: F401 - which most commands load
 
 pytestmark = pytest.mark.torch
 

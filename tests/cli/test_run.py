@@ -21,7 +21,7 @@ from edgecnn.artifact.sidecar import read_json, read_sidecar, sha256_of, sidecar
 from edgecnn.machine.cpu import available_cores
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    import torch._dynamo  # noqa: F401 - which a training loads
+    import torch  # noqa: F401 - which a training loads
 
 pytestmark = [pytest.mark.torch, pytest.mark.cpu_s(30)]  # whole flows, with PyTorch in two processes
 

@@ -12,8 +12,6 @@ from PIL import Image
 from edgecnn.errors import DataError
 
 if TYPE_CHECKING:  # imported before the first test of this file
-    import torch._dynamo  # noqa: F401 - which the first optimizer loads
-
     from edgecnn.pytorch.models import build_model
     from edgecnn.pytorch.probe import DECAYS, TOGETHER, probe
     from edgecnn.pytorch.training.transfer import stage_names
