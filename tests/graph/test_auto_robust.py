@@ -159,6 +159,16 @@ def test_with_many_images_values_of_either_sign_need_no_headroom(count: int) -> 
     assert wider == pytest.approx({"c2": HEADROOM if count < 64 else 1.0, "r1": HEADROOM})
 
 
+def test_what_reaches_far_on_one_side_alone_is_not_of_either_sign() -> None:
+    """As behind a SiLU, whose smallest value is -0.28."""
+    text = "c1 = Conv(input, out=8, k=3)\ns1 = Sigmoid(c1)\nm1 = Mul(c1, s1)\nc2 = Conv(m1, out=8, k=1)\n"
+    model = simplify_graph(build(text + "g = GlobalAveragePool(c2)\nlogits = Flatten(g)"))
+    placement, parts = place(model, "tensorrt"), collect_parts(model, pictures(64))
+    assert min(part["m1"].low for part in parts) < 0
+    assert "m1" in parts[0].keys() & {q.scale_group for q in placement.activations}
+    assert find_signed(placement, parts) == {"input"}
+
+
 def test_what_has_one_value_in_each_image_has_headroom_for_the_images_not_seen() -> None:
     model, data = give_own_constants(simplify_graph(build(SEPARABLE))), pictures(20)
     placement, tensors = place(model, "tensorrt"), collect_from_model(model, "", data).tensors

@@ -45,17 +45,17 @@ def interval(statistics: TensorStatistics, method: str, levels: int = 255) -> tu
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     if low == 0.0:
         return 0.0, threshold(statistics, method, levels)
-    if statistics.negative is None:  # of what was counted; the smallest value of all was seen all the same
+    negative = statistics.negative
+    if negative is None:  # of what was counted; the smallest value of all was seen all the same
         negative = np.zeros(BINS, np.int64)
         negative[find_bins(np.array([-low]))] = 1
         statistics = replace(statistics, negative=negative)
-    assert statistics.negative is not None
     if method == "minmax":
         return low, high
     if method == "percentile":
         tail = (1 - DEFAULT_PERCENTILE / 100) * statistics.counted
         return (
-            -_tail_edge(_count_above(statistics.negative), tail, -low),
+            -_tail_edge(_count_above(negative), tail, -low),
             _tail_edge(_count_above(statistics.positive), tail, high),
         )
     if method == "entropy":
