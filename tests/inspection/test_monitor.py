@@ -275,7 +275,7 @@ def test_sigterm_writes_what_was_counted_and_a_restart_goes_on(log: Path, tmp_pa
 
 def test_a_kill_loses_nothing_that_was_written(log: Path) -> None:
     process = start(log)
-    feed(process, 70_000)  # more than one line takes
+    feed(process, 140_000)  # more than one line takes, before or after a minute that ends among them
     wait_for(lambda: log.exists() and log.stat().st_size and read_sample(log).total.n > 65_536)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
