@@ -47,6 +47,13 @@ class EdgecnnError(Exception):
         return _remade, (type(self), self.message, self.hint)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a foreign exception says that memory, the machine's or a device's, is used up: PyTorch raises a plain
+    `RuntimeError` for the former."""
+    signs = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in signs))
+
+
 class RecipeError(EdgecnnError):
     """A recipe, or a setting given on the command line."""
 

@@ -66,6 +66,45 @@ def test_a_package_of_the_core_that_is_missing_is_no_bug(
     ]
 
 
+def test_a_package_that_lacks_another_is_installed_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pydantic"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def command(*words: str) -> None:
+        importlib.import_module("pydantic")
+
+    monkeypatch.setattr("edgecnn.cli.app.application", command)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: pydantic needs pydantic_core: not installed here",
+        "hint: what is installed is not whole: pip install --force-reinstall pydantic",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (MemoryError(), "the machine has no more"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried\nat"), "DefaultCPUAllocator"),
+    ],
+)
+def test_memory_that_is_used_up_is_no_bug(
+    raised: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*words: str) -> None:
+        raise raised
+
+    monkeypatch.setattr("edgecnn.cli.app.application", command)
+    assert main(["doctor"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: not enough memory: ")
+    assert told in error
+    assert hint == "hint: use a smaller batch or input size"
+
+
 def test_a_package_that_nobody_asks_for_is_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from edgecnn.data.sources.listing import listing_each_folder_once
-from edgecnn.errors import EdgecnnError
+from edgecnn.errors import EdgecnnError, is_out_of_memory
 from edgecnn.output import print_lines, say
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -91,8 +91,6 @@ def _run(
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError as exc:
-        return _fail(f"not enough memory: {exc or 'the machine has no more'}", "use a smaller batch or input size", 2)
     except UnicodeEncodeError as exc:  # a file's name with bytes that are no UTF-8
         before, after = exc.object[: exc.start].rpartition("\n")[2], exc.object[exc.start :].partition("\n")[0]
         return _fail(f"{before + after!a}: the name is not valid UTF-8", "rename the file or folder", 2)
@@ -100,6 +98,9 @@ def _run(
         where = f"{exc.filename}: " if exc.filename else ""
         return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
     except Exception as exc:  # noqa: BLE001 - the one place where a bug becomes an exit code
+        if is_out_of_memory(exc):
+            said = str(exc).partition("\n")[0][:200] or "the machine has no more"
+            return _fail(f"not enough memory: {said}", "use a smaller batch or input size", 2)
         return _unexpected(exc)
     return result if isinstance(result, int) else 0  # Typer makes INTERRUPTED of KeyboardInterrupt by itself
 
@@ -145,11 +146,25 @@ def _unexpected(error: Exception) -> int:
 
         missing = missing_package(package, "this command", "cpu")
         return _fail(missing.message, missing.hint, missing.exit_code)
+    importer = _importer(error)
+    if package not in ("", "edgecnn") and importer not in {"", "edgecnn", *sys.stdlib_module_names}:
+        from importlib.metadata import packages_distributions
+
+        wanted = " ".join(packages_distributions().get(importer, [importer]))
+        hint = f"what is installed is not whole: pip install --force-reinstall {wanted}"
+        return _fail(f"{importer} needs {package}: not installed here", hint, 2)
     for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
         say(line)
     say("error: this is a bug in edgecnn, not a mistake of yours")
     say("hint: report it with the traceback above and the output of `edgecnn doctor`")
     return BUG
+
+
+def _importer(error: Exception) -> str:
+    """The package whose module raised `error` or called the importlib that did."""
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.partition(".")[0] for name in names]
+    return next((package for package in reversed(packages) if package != "importlib"), "")
 
 
 def _fail(message: str, hint: str, code: int) -> int:

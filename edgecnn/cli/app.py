@@ -42,7 +42,12 @@ class EachOnce(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises `RecipeError` for an option with one value, or a flag with its opposite, that is given again."""
         given = list(args)
-        rest = super().parse_args(ctx, args)  # which ends with the help where that is asked for
+        try:
+            rest = super().parse_args(ctx, args)  # which ends with the help where that is asked for
+        except Exception as exc:  # an option without its value is told without the command
+            if getattr(exc, "ctx", ctx) is None:
+                vars(exc)["ctx"] = ctx
+            raise
         order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(given)[2]
         for one in [p for p in self.params if isinstance(p, typer.core.TyperOption) and not p.multiple]:
             if order.count(one) > 1 and (not one.is_flag or one.secondary_opts):

@@ -239,6 +239,12 @@ def test_a_second_value_is_refused_where_one_is_taken(
     assert edgecnn(*arguments, "--help").code == 0
 
 
+@pytest.mark.parametrize("words", ["bench --engine", "recipe copy --set", "validate --no-such-option 3"])
+def test_a_wrong_option_leads_to_the_help_of_its_command(words: str, edgecnn: Callable[..., Any]) -> None:
+    command = words.partition(" --")[0]
+    assert f"hint: `edgecnn {command} --help` shows what is allowed\n" in edgecnn(*words.split()).refused()
+
+
 def test_what_is_repeatable_and_a_flag_may_be_given_again(edgecnn: Callable[..., Any], tmp_path: Path) -> None:
     settings = ["--set", "train.epochs=3", "--set", "train.seed=7"]
     found = edgecnn("run", "lenet5-digits", *settings, "--out", tmp_path / "run", "--dry-run", "--dry-run", "--json")

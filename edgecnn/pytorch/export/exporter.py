@@ -23,7 +23,7 @@ from torch import nn
 from edgecnn.backends._onnxruntime import onnxruntime_errors
 from edgecnn.contract import BATCH, INPUT, IR_VERSION, MAX_DIFFERENCE, OPSET, OUTPUT
 from edgecnn.data.preprocess import preprocessing_from_json
-from edgecnn.errors import EdgecnnError, GraphError, ModelError
+from edgecnn.errors import EdgecnnError, GraphError, ModelError, is_out_of_memory
 from edgecnn.pytorch.export.aten_to_onnx import Translation
 from edgecnn.pytorch.export.call import ADVICE
 from edgecnn.pytorch.export.onnx_writer import session_on, write_onnx
@@ -153,7 +153,7 @@ def compute_logits(module: nn.Module, card: ModelCard, images: Array) -> Array:
     except EdgecnnError:
         raise
     except (Exception, SystemExit) as exc:  # a network of one's own raises what it likes
-        if "allocate memory" in str(exc):
+        if is_out_of_memory(exc):
             raise ModelError(
                 f"{card.name}: not enough memory for the {len(images)} images it is compared on: {_first_line(exc)}",
                 "lower the resolution, or export where there is more",

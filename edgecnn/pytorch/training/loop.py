@@ -23,7 +23,7 @@ from edgecnn.artifact.sidecar import Sidecar, read_sidecar
 from edgecnn.artifact.stale import TRAIN_IMAGES
 from edgecnn.artifact.write import write_artifact
 from edgecnn.data.open import images_sha256
-from edgecnn.errors import ArtifactError, RecipeError, TrainingError
+from edgecnn.errors import ArtifactError, RecipeError, TrainingError, is_out_of_memory
 from edgecnn.machine.threads import allowed_threads, limit_threads, spare_threads
 from edgecnn.pytorch.checkpoint import (
     STATE_NAME,
@@ -132,8 +132,7 @@ def _batch_errors(recipe: Recipe, processes: ProcessGroup) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
-        signs = ("out of memory", "can't allocate memory", "not enough memory")
-        if not isinstance(exc, (MemoryError, torch.OutOfMemoryError)) and not any(s in str(exc) for s in signs):
+        if not is_out_of_memory(exc):
             raise
         where = f"rank {processes.rank} on {processes.device}" if processes.size > 1 else str(processes.device)
         raise TrainingError(
