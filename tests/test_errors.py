@@ -67,20 +67,25 @@ def test_a_package_of_the_core_that_is_missing_is_no_bug(
 
 
 def test_a_package_that_lacks_another_is_installed_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pydantic_core", None)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "pydantic"]:
-        monkeypatch.delitem(sys.modules, name)
+    for name, text in {
+        "carrier/__init__.py": "import a_part_of_it",
+        "the_carrier-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: the-carrier\nVersion: 1.0\n",
+        "the_carrier-1.0.dist-info/top_level.txt": "carrier\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
 
     def command(*words: str) -> None:
-        importlib.import_module("pydantic")
+        importlib.import_module("carrier")
 
     monkeypatch.setattr("edgecnn.cli.app.application", command)
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: pydantic needs pydantic_core: not installed here",
-        "hint: what is installed is not whole: pip install --force-reinstall pydantic",
+        "error: carrier needs a_part_of_it: not installed here",
+        "hint: what is installed is not whole: pip install --force-reinstall the-carrier",
     ]
 
 
