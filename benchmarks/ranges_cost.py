@@ -53,10 +53,10 @@ def measure_cost(name: str, count: int, rounds: int, shared: Path, folder: Path)
         graph = other.submit(_prepare, name, shared, count, folder).result()
     images = folder / "images.npz"
     plain = [sys.executable, "-c", PLAIN, str(graph), str(images), str(count)]
-    options = ["--data", str(images), "--images", str(count), "--threads", str(THREADS)]
-    calibrate = [sys.executable, "-m", "edgecnn", "calibrate", str(graph), *options, "-o", str(folder / "x.calib.json")]
-    measure_process([*calibrate, "--images", 2])  # what is measured finds bytecode, as one that is installed does
-    runs = [(measure_process(plain), measure_process(calibrate)) for _ in range(rounds)]
+    options = ["--data", str(images), "--threads", str(THREADS), "-o", str(folder / "x.calib.json")]
+    calibrate = [sys.executable, "-m", "edgecnn", "calibrate", str(graph), *options, "--images"]
+    measure_process([*calibrate, 2])  # what is measured finds bytecode, as one that is installed does
+    runs = [(measure_process(plain), measure_process([*calibrate, count])) for _ in range(rounds)]
     return {
         "cpu_ratio": round(statistics.median(c.cpu_s / p.cpu_s for p, c in runs), 2),
         "plain_cpu_s": [round(p.cpu_s, 2) for p, _ in runs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -132,3 +133,21 @@ def test_the_benchmarks_that_are_run_are_there_and_described(root: Path) -> None
     for name in names[0]:
         assert (root / name).is_file()
         assert f"`{Path(name).stem}`" in described
+
+
+@pytest.mark.slow
+def test_the_short_benchmarks_run_to_their_end(root: Path, shared: Path, tmp_path: Path) -> None:
+    """In a clone of what is committed, for they write their rows beside themselves."""
+    subprocess.run(["git", "clone", "-q", root, tmp_path / "clone"], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "clone"), "EDGECNN_SHARED": str(shared)}
+    run = partial(subprocess.run, cwd=tmp_path / "clone", env=environment, capture_output=True, text=True)
+    done = run([sys.executable, "benchmarks/bench.py", "--short"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
+    names = re.findall(
+        r"benchmarks/(\w+)\.py", run([sys.executable, "benchmarks/bench.py", "--short", "--list"]).stdout
+    )
+    assert len(names) >= 5
+    for name in names:
+        rows = rows_of(tmp_path / "clone" / "benchmarks" / "results" / f"{name}.json")
+        assert commit in [row["made"]["commit"] for row in rows], f"{name} filed nothing"
