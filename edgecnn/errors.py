@@ -49,9 +49,10 @@ class EdgecnnError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a foreign exception says that memory, the machine's or a device's, is used up: PyTorch raises a plain
-    `RuntimeError` for the former."""
+    `RuntimeError` for the former, the system an `OSError` for a process or a mapping."""
     signs = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in signs))
+    told = isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in signs)
+    return told or isinstance(error, MemoryError)
 
 
 class RecipeError(EdgecnnError):

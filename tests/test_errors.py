@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pickle
@@ -89,11 +90,22 @@ def test_a_package_that_lacks_another_is_installed_again(
     ]
 
 
+def test_a_module_of_ones_own_that_lacks_a_package_is_not_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a_module_of_mine.py").write_text("import a_part_of_it", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("edgecnn.cli.app.application", lambda *words: importlib.import_module("a_module_of_mine"))
+    assert main(["doctor"]) == 101
+    assert "pip install" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("raised", "told"),
     [
         (MemoryError(), "the machine has no more"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried\nat"), "DefaultCPUAllocator"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "Cannot allocate memory"),
     ],
 )
 def test_memory_that_is_used_up_is_no_bug(

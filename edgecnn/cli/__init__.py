@@ -94,13 +94,13 @@ def _run(
     except UnicodeEncodeError as exc:  # a file's name with bytes that are no UTF-8
         before, after = exc.object[: exc.start].rpartition("\n")[2], exc.object[exc.start :].partition("\n")[0]
         return _fail(f"{before + after!a}: the name is not valid UTF-8", "rename the file or folder", 2)
-    except OSError as exc:
-        where = f"{exc.filename}: " if exc.filename else ""
-        return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
     except Exception as exc:  # noqa: BLE001 - the one place where a bug becomes an exit code
         if is_out_of_memory(exc):
             said = str(exc).partition("\n")[0][:200] or "the machine has no more"
             return _fail(f"not enough memory: {said}", "use a smaller batch or input size", 2)
+        if isinstance(exc, OSError):
+            where = f"{exc.filename}: " if exc.filename else ""
+            return _fail(f"{where}{exc.strerror or exc}", "check the path, its permissions and the free space", 2)
         return _unexpected(exc)
     return result if isinstance(result, int) else 0  # Typer makes INTERRUPTED of KeyboardInterrupt by itself
 
@@ -147,12 +147,12 @@ def _unexpected(error: Exception) -> int:
         missing = missing_package(package, "this command", "cpu")
         return _fail(missing.message, missing.hint, missing.exit_code)
     importer = _importer(error)
-    if package not in ("", "edgecnn") and importer not in {"", "edgecnn", *sys.stdlib_module_names}:
+    if package not in ("", "edgecnn") and importer != "edgecnn":
         from importlib.metadata import packages_distributions
 
-        wanted = " ".join(packages_distributions().get(importer, [importer]))
-        hint = f"what is installed is not whole: pip install --force-reinstall {wanted}"
-        return _fail(f"{importer} needs {package}: not installed here", hint, 2)
+        if owners := packages_distributions().get(importer):
+            hint = f"what is installed is not whole: pip install --force-reinstall {' '.join(owners)}"
+            return _fail(f"{importer} needs {package}: not installed here", hint, 2)
     for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
         say(line)
     say("error: this is a bug in edgecnn, not a mistake of yours")

@@ -141,12 +141,11 @@ def test_the_short_benchmarks_run_to_their_end(root: Path, shared: Path, tmp_pat
     subprocess.run(["git", "clone", "-q", root, tmp_path / "clone"], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "clone"), "EDGECNN_SHARED": str(shared)}
     run = partial(subprocess.run, cwd=tmp_path / "clone", env=environment, capture_output=True, text=True)
-    done = run([sys.executable, "benchmarks/bench.py", "--short"])
+    command = [sys.executable, "benchmarks/bench.py", "--short"]
+    done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
-    names = re.findall(
-        r"benchmarks/(\w+)\.py", run([sys.executable, "benchmarks/bench.py", "--short", "--list"]).stdout
-    )
+    names = re.findall(r"benchmarks/(\w+)\.py", run([*command, "--list"]).stdout)
     assert len(names) >= 5
     for name in names:
         rows = rows_of(tmp_path / "clone" / "benchmarks" / "results" / f"{name}.json")
